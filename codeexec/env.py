@@ -1,0 +1,383 @@
+"""The configuration: each setting with its default, its meaning and what it may be.
+
+Values come from `config/code-executor.conf` (environment-variable format); real environment
+variables win. Everything that can't be is refused at once, in one message, before anything starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from codeexec.sizes import ALLOWED as SIZE_ALLOWED
+from codeexec.sizes import parse_size
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+CONF_FILE = BASE_DIR / "config" / "code-executor.conf"
+CONF_FILE_VARIABLE = "CODE_EXECUTOR_CONF"
+
+Values = Mapping[str, Any]
+
+
+class ConfigurationError(Exception):
+    """Some settings can't be what they are; the text has a line for each of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting. `parse` turns its text into its value and raises ValueError where it can't."""
+
+    name: str
+    default: str
+    parse: Callable[[str], Any]
+    allowed: str
+    meaning: str
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "on": True}
+    known |= {"false": False, "0": False, "no": False, "off": False}
+    if value.lower() not in known:
+        raise ValueError(value)
+    return known[value.lower()]
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError(value)
+        return number
+
+    return parse
+
+
+def _decimal(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        number = float(value)
+        if not low <= number <= high:  # also refuses NaN
+            raise ValueError(value)
+        return number
+
+    return parse
+
+
+def _size(low: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        size = parse_size(value)
+        if size < low:
+            raise ValueError(value)
+        return size
+
+    return parse
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(value)
+        return value
+
+    return parse
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.upper() not in words:
+            raise ValueError(value)
+        return value.upper()
+
+    return parse
+
+
+def _database_url(value: str) -> str:
+    if value and urlsplit(value).scheme not in ("postgres", "postgresql"):
+        raise ValueError(value)
+    return value
+
+
+def _docker_socket(value: str) -> str:
+    if value.startswith("/"):
+        return f"unix://{value}"
+    parts = urlsplit(value)
+    if not (parts.scheme == "unix" and parts.path) and not (parts.scheme == "tcp" and parts.port):
+        raise ValueError(value)
+    return value
+
+
+def _list(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _labels(value: str) -> dict[str, str]:
+    pairs = [part.split("=", 1) for part in _list(value)]
+    if any(len(pair) != 2 or not pair[0] for pair in pairs):
+        raise ValueError(value)
+    return {name: text for name, text in pairs}
+
+
+def _path(value: str) -> Path:
+    return Path(value) if value.startswith("/") else BASE_DIR / value
+
+
+_MIB = 1024 * 1024
+_BOOLEAN = "true or false"
+_NAME = r"[a-z0-9]+(?:[._-][a-z0-9]+)*"
+
+
+def _setting(
+    name: str, default: str, parse: Callable[[str], Any], allowed: str, meaning: str
+) -> Setting:
+    return Setting(name=name, default=default, parse=parse, allowed=allowed, meaning=meaning)
+
+
+SETTINGS = (
+    _setting(
+        "DATABASE_URL",
+        "",
+        _database_url,
+        "postgresql://user:password@host:port/name",
+        "PostgreSQL; without it, the private server that the scripts keep in DATA_DIR",
+    ),
+    _setting(
+        "DOCKER_SOCKET",
+        "unix:///var/run/docker.sock",
+        _docker_socket,
+        "unix:///path, /path or tcp://host:port",
+        "the Docker Engine of this node; the API needs none",
+    ),
+    _setting(
+        "DOCKER_IMAGE_PREFIX",
+        "code-executor",
+        _matching(_NAME + r"(?:/" + _NAME + r")*"),
+        "lower-case letters, digits and single separators",
+        "images are named <prefix>-<image of the environment>",
+    ),
+    _setting(
+        "CONTAINER_MEMORY_LIMIT",
+        "256m",
+        _size(16 * _MIB),
+        f"{SIZE_ALLOWED}, 16m or more",
+        "memory of a sandbox, its workspace included; there is no swap",
+    ),
+    _setting(
+        "CONTAINER_CPU_LIMIT",
+        "0.5",
+        _decimal(0.05, 256),
+        "a number of cores from 0.05 to 256",
+        "CPU of a sandbox, 1 being one core",
+    ),
+    _setting(
+        "CONTAINER_PIDS_LIMIT",
+        "50",
+        _whole(4, 100_000),
+        "a whole number from 4 to 100000",
+        "processes and threads of a sandbox at one time",
+    ),
+    _setting(
+        "TMPFS_SIZE",
+        "64m",
+        _size(_MIB),
+        f"{SIZE_ALLOWED}, 1m or more",
+        "size of a sandbox's workspace, and of its /tmp",
+    ),
+    _setting(
+        "OUTPUT_LIMIT",
+        "1m",
+        _size(1024),
+        f"{SIZE_ALLOWED}, 1k or more",
+        "what a program may write to stdout, and to stderr, before it is ended",
+    ),
+    _setting(
+        "EXECUTION_TIMEOUT",
+        "30",
+        _decimal(0.1, 86_400),
+        "a number of seconds from 0.1 to 86400",
+        "wall-clock time of a program",
+    ),
+    _setting(
+        "NETWORK_DISABLED",
+        "true",
+        _flag,
+        _BOOLEAN,
+        "sandboxes get no network, unless their environment says `network: true`",
+    ),
+    _setting(
+        "NO_NEW_PRIVILEGES",
+        "true",
+        _flag,
+        _BOOLEAN,
+        "programs can't gain privileges by set-user-ID files",
+    ),
+    _setting(
+        "CONTAINER_LABELS",
+        "",
+        _labels,
+        "name=value pairs, separated by commas",
+        "labels on every sandbox's container, besides the service's own",
+    ),
+    _setting(
+        "SESSION_TTL",
+        "3600",
+        _whole(1, 30 * 86_400),
+        "a whole number of seconds from 1 to 2592000",
+        "a session ends this long after its last activity",
+    ),
+    _setting(
+        "REQUEST_TIMEOUT",
+        "120",
+        _decimal(1, 3_600),
+        "a number of seconds from 1 to 3600",
+        "how long a request waits for its execution's result, queue and start included",
+    ),
+    _setting(
+        "MAX_REQUEST_SIZE",
+        "10m",
+        _size(1024),
+        f"{SIZE_ALLOWED}, 1k or more",
+        "largest body of a request",
+    ),
+    _setting(
+        "EXECUTION_LEASE",
+        "10",
+        _whole(3, 600),
+        "a whole number of seconds from 3 to 600",
+        "a worker that doesn't renew its execution for this long is taken for dead",
+    ),
+    _setting(
+        "NODE_NAME",
+        socket.gethostname(),
+        _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"),
+        "letters, digits, dots, dashes and underscores, 100 at most",
+        "name of this worker node; default: the host's name",
+    ),
+    _setting(
+        "NODE_CAPACITY",
+        "50",
+        _whole(1, 10_000),
+        "a whole number from 1 to 10000",
+        "sandboxes that this node runs at one time",
+    ),
+    _setting(
+        "WORKER_CONCURRENCY",
+        "4",
+        _whole(1, 256),
+        "a whole number from 1 to 256",
+        "worker processes of this node: executions that run at one time",
+    ),
+    _setting(
+        "API_HOST",
+        "0.0.0.0",  # noqa: S104 -- what existing installations expect; README says how to narrow it
+        _text,
+        "an address or host name",
+        "address that the API listens on",
+    ),
+    _setting(
+        "API_PORT", "8000", _whole(1, 65_535), "a port from 1 to 65535", "port of the API"
+    ),
+    _setting(
+        "API_DEBUG",
+        "false",
+        _flag,
+        _BOOLEAN,
+        "answers failures of ours with a traceback; never in production",
+    ),
+    _setting(
+        "API_THREADS",
+        "8",
+        _whole(1, 256),
+        "a whole number from 1 to 256",
+        "threads of the API that use the database, each with a connection of its own",
+    ),
+    _setting(
+        "ALLOWED_HOSTS",
+        "*",
+        _list,
+        "host names, separated by commas, or *",
+        "names under which the API answers",
+    ),
+    _setting(
+        "CSRF_TRUSTED_ORIGINS",
+        "",
+        _list,
+        "origins such as https://code.example.org, separated by commas",
+        "where the admin is reached from when a proxy ends TLS",
+    ),
+    _setting(
+        "SECRET_KEY",
+        "",
+        _text,
+        "any text, the longer the better",
+        "signs admin sessions and queue messages; default: made once, kept in DATA_DIR",
+    ),
+    _setting(
+        "DATA_DIR",
+        ".data",
+        _path,
+        "a folder; a relative one is below the project's",
+        "secret key, private PostgreSQL, logs",
+    ),
+    _setting(
+        "ENVIRONMENTS_FILE",
+        "config/environments.yaml",
+        _path,
+        "a YAML file; a relative path is below the project's",
+        "what `manage.py seed_environments` reads",
+    ),
+    _setting(
+        "LOG_LEVEL",
+        "INFO",
+        _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "DEBUG, INFO, WARNING or ERROR",
+        "least important messages that are logged",
+    ),
+)
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Values:
+    """All settings by name. Raises ConfigurationError naming each that can't be."""
+    conf_file = Path(environ.get(CONF_FILE_VARIABLE) or CONF_FILE)
+    given = _read(conf_file, required=CONF_FILE_VARIABLE in environ)
+    problems = _unknown_names(given, conf_file)
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        text = environ.get(setting.name, given.get(setting.name) or "") or setting.default
+        try:
+            values[setting.name] = setting.parse(text.strip())
+        except ValueError:
+            problems.append(f"{setting.name}: {text!r} can't be; allowed: {setting.allowed}")
+    if problems:
+        raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
+    return values
+
+
+def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:
+    if not conf_file.is_file():
+        if required:
+            raise ConfigurationError(f"{CONF_FILE_VARIABLE}: there is no file {conf_file}")
+        return {}
+    return dotenv_values(conf_file, interpolate=False)
+
+
+def _unknown_names(given: Mapping[str, str | None], conf_file: Path) -> list[str]:
+    names = [setting.name for setting in SETTINGS]
+    problems = []
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; do you mean {close[0]}?" if close else ""
+            problems.append(f"{name}: no such setting (in {conf_file}){hint}")
+    return problems

@@ -1,0 +1,142 @@
+"""Errors that a client is told about, and the one place that turns exceptions into answers.
+
+    ServiceError                       code, http_status, fields for the body
+    ├── InvalidRequest        400      invalid_request
+    │   ├── InvalidPath       400      invalid_path
+    │   ├── UnknownEnvironment 400     unknown_environment
+    │   └── LimitExceeded     400      limit_exceeded
+    ├── NotFound              404      not_found
+    ├── SessionClosed         409      session_closed
+    ├── NoCapacity            503      no_capacity (with Retry-After)
+    └── ResultPending         504      result_pending
+
+Every error body is `{"detail": "<one sentence>", "code": "<machine name>", ...fields}`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions as drf
+from rest_framework.response import Response
+from rest_framework.views import exception_handler as drf_exception_handler
+from rest_framework.views import set_rollback
+
+logger = logging.getLogger(__name__)
+
+
+class ServiceError(Exception):
+    """Something that a client did or must know. Its text is the answer's `detail`."""
+
+    code = "error"
+    http_status = 500
+    retry_after_seconds: int | None = None
+
+    def __init__(self, detail: str, **fields: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.fields = fields
+
+    def body(self) -> dict[str, Any]:
+        return {"detail": self.detail, "code": self.code, **self.fields}
+
+
+class InvalidRequest(ServiceError):
+    code = "invalid_request"
+    http_status = 400
+
+
+class InvalidPath(InvalidRequest):
+    code = "invalid_path"
+
+
+class UnknownEnvironment(InvalidRequest):
+    code = "unknown_environment"
+
+
+class LimitExceeded(InvalidRequest):
+    code = "limit_exceeded"
+
+
+class NotFound(ServiceError):
+    code = "not_found"
+    http_status = 404
+
+
+class SessionClosed(ServiceError):
+    code = "session_closed"
+    http_status = 409
+
+
+class NoCapacity(ServiceError):
+    code = "no_capacity"
+    http_status = 503
+    retry_after_seconds = 5
+
+
+class ResultPending(ServiceError):
+    code = "result_pending"
+    http_status = 504
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
+    """REST framework's hook: the answer to an exception, or None to let it be a 500."""
+    if isinstance(exc, ServiceError):
+        set_rollback()
+        return _service_error_response(exc)
+    response = drf_exception_handler(exc, context)
+    if response is not None:
+        response.data = _framework_body(exc, response.data)
+    return response
+
+
+def _service_error_response(error: ServiceError) -> Response:
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    return Response(error.body(), status=error.http_status, headers=headers)
+
+
+def _framework_body(exc: Exception, data: Any) -> dict[str, Any]:
+    if isinstance(exc, drf.ValidationError):
+        return _invalid_fields_body(data)
+    code = "not_found" if isinstance(exc, Http404) else getattr(exc, "default_code", "error")
+    return {"detail": str(data.get("detail", exc)), "code": code}
+
+
+def _invalid_fields_body(errors: Any) -> dict[str, Any]:
+    """One sentence about the first wrong field, and all of them under `errors`."""
+    name, message = _first_message(errors)
+    detail = f"{name}: {message}" if name else message
+    return {"detail": detail, "code": InvalidRequest.code, "errors": errors}
+
+
+def _first_message(errors: Any, name: str = "") -> tuple[str, str]:
+    if isinstance(errors, dict):
+        key = next(iter(errors))
+        inner = name if key == "non_field_errors" else f"{name}.{key}".lstrip(".")
+        return _first_message(errors[key], inner)
+    if isinstance(errors, list):
+        return _first_message(errors[0], name)
+    return name, str(errors)
+
+
+def error_page(status: int, detail: str, code: str) -> JsonResponse:
+    return JsonResponse({"detail": detail, "code": code}, status=status)
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+    detail = f"There is nothing at {request.path}; the calls are described at /docs."
+    return error_page(404, detail, "not_found")
+
+
+def server_error(request: HttpRequest) -> JsonResponse:
+    return error_page(500, "The service failed; its log says why.", "internal_error")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
+    detail = str(exception) if settings.DEBUG else "The request can't be understood."
+    return error_page(400, detail, "bad_request")

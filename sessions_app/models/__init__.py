@@ -1,0 +1,11 @@
+"""The rows that are the truth about sessions. Each transition of a status is written here, once,
+as a conditional UPDATE that names the statuses it starts from; False or None says that somebody
+else was faster.
+"""
+
+from sessions_app.models.execution import Execution
+from sessions_app.models.node import Node
+from sessions_app.models.sandbox import Sandbox
+from sessions_app.models.session import Session
+
+__all__ = ["Execution", "Node", "Sandbox", "Session"]

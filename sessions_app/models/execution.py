@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from codeexec.notifications import publish
+from codeexec.sandbox.types import RunResult
+from sessions_app.models.session import Session
+
+
+class Status(models.TextChoices):
+    QUEUED = "queued", "queued"
+    RUNNING = "running", "running"
+    COMPLETED = "completed", "completed"
+    """The program was run, however it ended: the verdict says how."""
+    ERROR = "error", "error"
+    """We failed; `error_reason` says why."""
+    CANCELLED = "cancelled", "cancelled"
+
+
+class Verdict(models.TextChoices):
+    """How the program ended."""
+
+    OK = "ok", "ok"
+    RUNTIME_ERROR = "runtime_error", "runtime error"
+    COMPILE_ERROR = "compile_error", "compile error"
+    TIME_LIMIT = "time_limit", "time limit"
+    MEMORY_LIMIT = "memory_limit", "memory limit"
+    OUTPUT_LIMIT = "output_limit", "output limit"
+    CANCELLED = "cancelled", "cancelled"
+    INTERNAL_ERROR = "internal_error", "internal error"
+
+
+UNFINISHED = (Status.QUEUED, Status.RUNNING)
+FINISHED = (Status.COMPLETED, Status.ERROR, Status.CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a worker found out by running an execution."""
+
+    verdict: Verdict
+    compilation: RunResult | None
+    run: RunResult | None
+    """None when the compilation failed."""
+
+
+class ExecutionQuerySet(models.QuerySet["Execution"]):
+    def queued(self) -> Self:
+        return self.filter(status=Status.QUEUED)
+
+    def running(self) -> Self:
+        return self.filter(status=Status.RUNNING)
+
+    def unfinished(self) -> Self:
+        return self.filter(status__in=UNFINISHED)
+
+    def abandoned(self) -> Self:
+        """Running, but their worker has stopped renewing the lease."""
+        return self.running().filter(lease_expires_at__lte=timezone.now())
+
+    def transition(self, to: Status, *, expected: tuple[Status, ...], **changes: Any) -> bool:
+        """Change status if it is still an expected one; False: somebody else was faster."""
+        return self.filter(status__in=expected).update(status=to, **changes) > 0
+
+
+class Execution(models.Model):
+    """One press of Run: what was asked for, and what came of it."""
+
+    Status = Status
+    Verdict = Verdict
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    session = models.ForeignKey(Session, on_delete=models.PROTECT, related_name="executions")
+    sequence = models.PositiveIntegerField(help_text="1, 2, 3 … within its session.")
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+
+    code = models.TextField()
+    filename = models.CharField(max_length=255)
+    stdin = models.BinaryField(default=bytes)
+    args = models.JSONField(default=list)
+    env = models.JSONField(default=dict)
+    files = models.JSONField(
+        default=dict, help_text='Path to text, or to {"base64": "..."}, besides the code.'
+    )
+    timeout_seconds = models.FloatField()
+
+    verdict = models.CharField(max_length=20, choices=Verdict, blank=True)
+    exit_code = models.IntegerField(null=True)
+    signal = models.CharField(max_length=20, blank=True)
+    stdout = models.BinaryField(default=bytes)
+    stderr = models.BinaryField(default=bytes)
+    stdout_truncated = models.BooleanField(default=False)
+    stderr_truncated = models.BooleanField(default=False)
+    wall_seconds = models.FloatField(null=True)
+    cpu_seconds = models.FloatField(null=True)
+    memory_peak_bytes = models.BigIntegerField(null=True)
+
+    compile_exit_code = models.IntegerField(null=True)
+    compile_stdout = models.BinaryField(default=bytes)
+    compile_stderr = models.BinaryField(default=bytes)
+    compile_wall_seconds = models.FloatField(null=True)
+
+    error_reason = models.TextField(blank=True)
+    worker = models.CharField(max_length=120, blank=True, help_text="Node and process id.")
+    queued_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+
+    objects = ExecutionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-queued_at",)
+        constraints = [
+            models.UniqueConstraint(fields=["session", "sequence"], name="execution_sequence"),
+            models.UniqueConstraint(
+                fields=["session"], condition=Q(status="running"), name="execution_one_at_a_time"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=UNFINISHED, finished_at__isnull=True)
+                | Q(status__in=FINISHED, finished_at__isnull=False),
+                name="execution_finished_has_time",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="queued", started_at__isnull=True)
+                | Q(status="running", started_at__isnull=False, lease_expires_at__isnull=False)
+                | Q(status__in=FINISHED),
+                name="execution_running_has_lease",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="completed", exit_code__isnull=False)
+                & ~Q(verdict__in=["", "cancelled", "internal_error"])
+                | Q(status="error", verdict="internal_error") & ~Q(error_reason="")
+                | Q(status="cancelled", verdict="cancelled")
+                | Q(status__in=UNFINISHED, verdict=""),
+                name="execution_verdict_fits_status",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["session", "sequence"],
+                condition=Q(status="queued"),
+                name="execution_queued",
+            ),
+            models.Index(
+                fields=["lease_expires_at"],
+                condition=Q(status="running"),
+                name="execution_lease",
+            ),
+            models.Index(fields=["-queued_at", "id"], name="execution_newest"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in FINISHED
+
+    @property
+    def was_compiled(self) -> bool:
+        return self.compile_exit_code is not None
+
+    @staticmethod
+    def row(execution_id: UUID | str) -> ExecutionQuerySet:
+        return Execution.objects.filter(pk=execution_id)
+
+    def claim(self, worker: str) -> bool:
+        """queued → running, with a lease that the worker renews while it runs."""
+        return Execution.row(self.pk).transition(
+            Status.RUNNING,
+            expected=(Status.QUEUED,),
+            worker=worker,
+            started_at=Now(),
+            lease_expires_at=next_lease(),
+        )
+
+    def renew_lease(self) -> bool:
+        """False when the run is not wanted any more: it, or its session, was ended."""
+        wanted = Execution.row(self.pk).running()
+        wanted = wanted.filter(session__status=Session.Status.EXECUTING)
+        return wanted.update(lease_expires_at=next_lease()) > 0
+
+    def complete(self, outcome: Outcome) -> bool:
+        """running → completed (or cancelled, where the run was ended on request)."""
+        cancelled = outcome.verdict == Verdict.CANCELLED
+        return self._finish(
+            Status.CANCELLED if cancelled else Status.COMPLETED,
+            expected=(Status.RUNNING,),
+            verdict=outcome.verdict,
+            **_result_columns(outcome),
+        )
+
+    def fail(self, reason: str) -> bool:
+        """queued or running → error."""
+        return self._finish(
+            Status.ERROR,
+            expected=UNFINISHED,
+            verdict=Verdict.INTERNAL_ERROR,
+            error_reason=reason,
+        )
+
+    def cancel(self, *, expected: tuple[Status, ...] = UNFINISHED) -> bool:
+        """queued or running → cancelled."""
+        return self._finish(Status.CANCELLED, expected=expected, verdict=Verdict.CANCELLED)
+
+    def _finish(self, to: Status, *, expected: tuple[Status, ...], **changes: Any) -> bool:
+        finished = Execution.row(self.pk).transition(
+            to, expected=expected, finished_at=Now(), lease_expires_at=None, **changes
+        )
+        if finished:
+            publish(self.pk)
+        return finished
+
+
+def next_lease() -> datetime:
+    return timezone.now() + timedelta(seconds=settings.CODE_EXECUTOR["EXECUTION_LEASE"])
+
+
+def _result_columns(outcome: Outcome) -> dict[str, Any]:
+    """A failed compilation is the answer itself: clients show `stderr` where nothing else ran."""
+    columns: dict[str, Any] = {}
+    last = outcome.run or outcome.compilation
+    if last is not None:
+        columns |= {
+            "exit_code": last.exit_code,
+            "signal": last.signal or "",
+            "stdout": last.stdout,
+            "stderr": last.stderr,
+            "stdout_truncated": last.stdout_truncated,
+            "stderr_truncated": last.stderr_truncated,
+            "wall_seconds": last.wall_seconds,
+            "cpu_seconds": last.cpu_seconds,
+            "memory_peak_bytes": last.memory_peak_bytes,
+        }
+    if outcome.compilation is not None:
+        columns |= {
+            "compile_exit_code": outcome.compilation.exit_code,
+            "compile_stdout": outcome.compilation.stdout,
+            "compile_stderr": outcome.compilation.stderr,
+            "compile_wall_seconds": outcome.compilation.wall_seconds,
+        }
+    return columns

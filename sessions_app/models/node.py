@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Self
+from uuid import uuid4
+
+from django.db import models
+from django.db.models import Count, F, Q
+from django.utils import timezone
+
+LOST_AFTER = timedelta(seconds=15)
+"""A node that gave no sign of life for this long is lost. Its upkeep beats every second."""
+
+
+class NodeQuerySet(models.QuerySet["Node"]):
+    def active(self) -> Self:
+        """Nodes that take new sessions: active, and heard of lately."""
+        return self.filter(
+            status=Node.Status.ACTIVE, heartbeat_at__gt=timezone.now() - LOST_AFTER
+        )
+
+    def silent(self) -> Self:
+        """Nodes that are not marked lost yet, and should be."""
+        return self.exclude(status=Node.Status.LOST).filter(
+            heartbeat_at__lte=timezone.now() - LOST_AFTER
+        )
+
+    def with_room(self) -> Self:
+        """Active nodes that can start one more sandbox for a session, the emptiest first.
+
+        Idle sandboxes don't count: they make room when they must.
+        """
+        used = Count("sandboxes", filter=~Q(sandboxes__status="idle"))
+        return (
+            self.active()
+            .filter(engine_error="")
+            .annotate(used=used)
+            .filter(used__lt=F("capacity"))
+            .order_by("used", "name")
+        )
+
+
+class Node(models.Model):
+    """A worker host with a Docker Engine of its own."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active", "active"
+        DRAINING = "draining", "draining"
+        """Finishes the sessions that it has, takes no new ones."""
+        LOST = "lost", "lost"
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    name = models.CharField(max_length=100, unique=True)
+    status = models.CharField(max_length=10, choices=Status, default=Status.ACTIVE)
+    capacity = models.PositiveIntegerField(help_text="Sandboxes at one time.")
+    concurrency = models.PositiveIntegerField(help_text="Executions at one time.")
+    engine_error = models.TextField(
+        blank=True, help_text="Why its Docker Engine can't be used; empty: it can."
+    )
+    started_at = models.DateTimeField(default=timezone.now)
+    heartbeat_at = models.DateTimeField(default=timezone.now)
+
+    objects = NodeQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("name",)
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=["active", "draining", "lost"]), name="node_status_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def beat(self, *, engine_error: str) -> None:
+        """A sign of life. A lost node that beats again is active; a draining one stays so."""
+        nodes = Node.objects.filter(pk=self.pk)
+        nodes.update(heartbeat_at=timezone.now(), engine_error=engine_error)
+        nodes.filter(status=Node.Status.LOST).update(status=Node.Status.ACTIVE)
+
+    def mark_lost(self) -> bool:
+        lost = Node.objects.silent().filter(pk=self.pk).update(status=Node.Status.LOST)
+        return lost == 1

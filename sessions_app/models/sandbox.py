@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Self
+from uuid import uuid4
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from codeexec.sandbox.types import SandboxHandle
+from environments_app.models import Environment, EnvironmentRevision
+from sessions_app.models.node import Node
+
+
+class SandboxQuerySet(models.QuerySet["Sandbox"]):
+    def idle(self) -> Self:
+        """Warm sandboxes that wait for a session."""
+        return self.filter(status=Sandbox.Status.IDLE)
+
+    def warm(self) -> Self:
+        """Idle ones, and those that are being started to become idle."""
+        return self.filter(status__in=[Sandbox.Status.WARMING, Sandbox.Status.IDLE])
+
+    def abandoned(self) -> Self:
+        """Those whose starting took longer than it may: their worker died."""
+        return self.filter(status=Sandbox.Status.WARMING, lease_expires_at__lte=timezone.now())
+
+
+class Sandbox(models.Model):
+    """A container of ours, from the moment before it is created to the moment after it is removed.
+
+    Its id is the id of the session that it belongs to or will belong to, which is why a warm
+    container carries the right `session_id` label before that session exists.
+    """
+
+    class Status(models.TextChoices):
+        WARMING = "warming", "warming"
+        """Being started for the warm pool."""
+        IDLE = "idle", "idle"
+        """Started, waiting in the warm pool."""
+        IN_USE = "in_use", "in use"
+        """A session's: being started for it, or claimed by it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="sandboxes")
+    environment = models.ForeignKey(
+        Environment, on_delete=models.PROTECT, related_name="sandboxes"
+    )
+    revision = models.ForeignKey(
+        EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sandboxes"
+    )
+    status = models.CharField(max_length=10, choices=Status)
+    container_id = models.CharField(max_length=64, blank=True)
+    image_id = models.CharField(max_length=100, blank=True)
+    token = models.CharField(max_length=64, blank=True, editable=False)
+    workspace_dir = models.CharField(max_length=255, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    lease_expires_at = models.DateTimeField(
+        null=True, help_text="While it is warming: when its worker is taken for dead."
+    )
+
+    objects = SandboxQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "sandboxes"
+        ordering = ("-created_at",)
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=["warming", "idle", "in_use"]), name="sandbox_status_known"
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="idle") | (~Q(container_id="") & ~Q(token="")),
+                name="sandbox_idle_is_started",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="warming") | Q(lease_expires_at__isnull=False),
+                name="sandbox_warming_has_lease",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["environment", "created_at"],
+                condition=Q(status="idle"),
+                name="sandbox_idle",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.environment_id} {self.id}"
+
+    def handle(self) -> SandboxHandle:
+        return SandboxHandle(
+            sandbox_id=str(self.id),
+            container_id=self.container_id,
+            token=self.token,
+            image_id=self.image_id,
+            workspace_dir=self.workspace_dir,
+        )
+
+    def record_start(
+        self, handle: SandboxHandle, revision: EnvironmentRevision, *, status: str
+    ) -> bool:
+        """warming → idle, or in_use → in_use: its container runs."""
+        changed = Sandbox.objects.filter(pk=self.pk, status=self.status).update(
+            status=status,
+            container_id=handle.container_id,
+            image_id=handle.image_id,
+            token=handle.token,
+            workspace_dir=handle.workspace_dir,
+            revision=revision,
+            lease_expires_at=None,
+        )
+        return changed == 1
+
+    def retire(self, *, before: datetime | None = None) -> bool:
+        """Take an idle sandbox out of the pool; whoever gets True destroys its container."""
+        idle = Sandbox.objects.idle().filter(pk=self.pk)
+        if before is not None:
+            idle = idle.filter(created_at__lt=before)
+        deleted, _ = idle.delete()
+        return deleted > 0

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from environments_app.models import Environment, EnvironmentRevision
+from sessions_app.models.node import Node
+
+START_LEASE = timedelta(seconds=30)
+"""How long a start may take, or wait in the queue, before it is given to another worker."""
+
+MAX_STARTS = 5
+"""How often a sandbox is started for one session before the session is given up."""
+
+
+class Status(models.TextChoices):
+    PENDING = "pending", "pending"
+    """No worker has taken it up yet."""
+    CREATING = "creating", "creating"
+    READY = "ready", "ready"
+    EXECUTING = "executing", "executing"
+    STOPPING = "stopping", "stopping"
+    """Asked to end; its container goes."""
+    STOPPED = "stopped", "stopped"
+    ERROR = "error", "error"
+    """Given up; `error_reason` says why."""
+
+
+OPEN = (Status.PENDING, Status.CREATING, Status.READY, Status.EXECUTING)
+"""Takes executions."""
+LIVE = (*OPEN, Status.STOPPING)
+CLOSED = (Status.STOPPED, Status.ERROR)
+
+
+class SessionQuerySet(models.QuerySet["Session"]):
+    def open(self) -> Self:
+        return self.filter(status__in=OPEN)
+
+    def live(self) -> Self:
+        return self.filter(status__in=LIVE)
+
+    def expired(self) -> Self:
+        """Open, past their time, and not in the middle of a run."""
+        return (
+            self.open().exclude(status=Status.EXECUTING).filter(expires_at__lte=timezone.now())
+        )
+
+    def unattended(self) -> Self:
+        """Not started, and whoever should be at it is taking too long."""
+        return self.filter(
+            status__in=[Status.PENDING, Status.CREATING], lease_expires_at__lte=timezone.now()
+        )
+
+    def transition(self, to: Status, *, expected: tuple[Status, ...], **changes: Any) -> bool:
+        """Change status if it is still an expected one; False: somebody else was faster."""
+        return self.filter(status__in=expected).update(status=to, **changes) > 0
+
+
+class Session(models.Model):
+    """One interview's place to run code: a sandbox, and the executions in it."""
+
+    Status = Status
+
+    class StopReason(models.TextChoices):
+        CLIENT = "client", "stopped by the client"
+        EXPIRED = "expired", "expired"
+        FINISHED = "finished", "its one run is done"
+        OPERATOR = "operator", "stopped by an operator"
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    environment = models.ForeignKey(
+        Environment, on_delete=models.PROTECT, related_name="sessions"
+    )
+    revision = models.ForeignKey(
+        EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sessions"
+    )
+    node = models.ForeignKey(
+        Node, on_delete=models.PROTECT, null=True, related_name="sessions"
+    )
+    status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
+    one_shot = models.BooleanField(
+        default=False, help_text="Made for one run, and stopped after it."
+    )
+    metadata = models.JSONField(default=dict, blank=True)
+    ttl_seconds = models.PositiveIntegerField()
+    container_id = models.CharField(max_length=64, blank=True)
+    starts = models.PositiveSmallIntegerField(
+        default=0, help_text="How often a sandbox was started for it."
+    )
+    last_sequence = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now)
+    ready_at = models.DateTimeField(null=True)
+    last_activity_at = models.DateTimeField(default=timezone.now)
+    last_execution_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+    lease_expires_at = models.DateTimeField(
+        null=True, help_text="While it is pending or creating: when its start is given on."
+    )
+    stop_reason = models.CharField(max_length=10, choices=StopReason, blank=True)
+    error_reason = models.TextField(blank=True)
+
+    objects = SessionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-created_at",)
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=[*LIVE, *CLOSED]), name="session_status_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=CLOSED, closed_at__isnull=False)
+                | Q(status__in=LIVE, closed_at__isnull=True),
+                name="session_closed_has_time",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="error") | ~Q(error_reason=""), name="session_error_has_reason"
+            ),
+            models.CheckConstraint(
+                condition=~Q(status__in=["stopping", "stopped"]) | ~Q(stop_reason=""),
+                name="session_stop_has_reason",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status__in=["creating", "ready", "executing"])
+                | Q(node__isnull=False),
+                name="session_started_has_node",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status__in=["pending", "creating"])
+                | Q(lease_expires_at__isnull=False),
+                name="session_start_has_lease",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["expires_at"], condition=Q(status__in=OPEN), name="session_expiry"
+            ),
+            models.Index(
+                fields=["lease_expires_at"],
+                condition=Q(status__in=["pending", "creating"]),
+                name="session_start_lease",
+            ),
+            models.Index(fields=["-created_at", "id"], name="session_newest"),
+            models.Index(fields=["node", "status"], name="session_node_status"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in OPEN
+
+    @staticmethod
+    def row(session_id: UUID | str) -> SessionQuerySet:
+        return Session.objects.filter(pk=session_id)
+
+    def claim_start(self, node: Node) -> bool:
+        """pending → creating: a worker of this node starts its sandbox."""
+        return Session.row(self.pk).transition(
+            Status.CREATING,
+            expected=(Status.PENDING,),
+            node=node,
+            starts=F("starts") + 1,
+            lease_expires_at=timezone.now() + START_LEASE,
+        )
+
+    def mark_ready(self, container_id: str, revision: EnvironmentRevision) -> bool:
+        """creating → ready: its sandbox answers."""
+        return Session.row(self.pk).transition(
+            Status.READY,
+            expected=(Status.CREATING,),
+            container_id=container_id,
+            revision=revision,
+            ready_at=Now(),
+            expires_at=self.next_expiry(),
+            lease_expires_at=None,
+        )
+
+    def begin_execution(self) -> bool:
+        """ready → executing: a worker has taken up its next execution."""
+        return Session.row(self.pk).transition(Status.EXECUTING, expected=(Status.READY,))
+
+    def end_execution(self) -> bool:
+        """executing → ready: its execution has ended, well or not."""
+        now = timezone.now()
+        return Session.row(self.pk).transition(
+            Status.READY,
+            expected=(Status.EXECUTING,),
+            last_activity_at=now,
+            last_execution_at=now,
+            expires_at=self.next_expiry(),
+        )
+
+    def restart(self) -> bool:
+        """Back to pending: its sandbox is lost, a worker starts another with an empty workspace."""
+        return Session.row(self.pk).transition(
+            Status.PENDING,
+            expected=(Status.CREATING, Status.READY, Status.EXECUTING),
+            node=None,
+            container_id="",
+            lease_expires_at=timezone.now() + START_LEASE,
+        )
+
+    def request_stop(self, reason: StopReason | str) -> bool:
+        """Any open status → stopping."""
+        return Session.row(self.pk).transition(
+            Status.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
+        )
+
+    def mark_stopped(self) -> bool:
+        """stopping → stopped: its container is gone."""
+        return Session.row(self.pk).transition(
+            Status.STOPPED, expected=(Status.STOPPING,), closed_at=Now(), container_id=""
+        )
+
+    def fail(self, reason: str) -> bool:
+        """Any open status → error."""
+        return Session.row(self.pk).transition(
+            Status.ERROR,
+            expected=OPEN,
+            error_reason=reason,
+            closed_at=Now(),
+            container_id="",
+            lease_expires_at=None,
+        )
+
+    def next_expiry(self) -> datetime:
+        return timezone.now() + timedelta(seconds=self.ttl_seconds)
+
+
+def default_ttl_seconds() -> int:
+    return int(settings.CODE_EXECUTOR["SESSION_TTL"])
