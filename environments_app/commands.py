@@ -1,0 +1,143 @@
+"""Commands: from the template of an environment to the words that a sandbox executes.
+
+A template is split into words first and filled in afterwards, so that no file name can become two
+words. Inside a shell's script (`sh -c "…"`) a value is quoted for the shell.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from environments_app.models import Environment
+
+PLACEHOLDERS = ("file_path", "filename", "output_path")
+
+# `${HOME}` is the shell's own, `{print $1}` awk's: neither looks like one of ours.
+_PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SHELLS = {"sh", "bash", "dash", "ash", "ksh", "zsh"}
+_SCRIPT_OPTION = re.compile(r"-[A-Za-z]*c")
+_USES_ARGUMENTS = re.compile(r"\$[@*#1-9]|\$\{[@*#1-9]")
+_ENDS_A_COMPOUND = re.compile(r"(?:^|[\s;])(?:fi|done|esac|\})$|\)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commands:
+    """What one run executes, as words."""
+
+    compile: tuple[str, ...] | None
+    run: tuple[str, ...]
+
+
+def build_commands(environment: Environment, filename: str, args: Sequence[str] = ()) -> Commands:
+    """The commands for one file of the workspace; `args` reach the program that is run."""
+    values = placeholder_values(environment.workspace_dir, filename)
+    compile_command = environment.compile_command
+    return Commands(
+        compile=render(compile_command, values) if compile_command else None,
+        run=render(environment.run_command, values, args),
+    )
+
+
+def placeholder_values(workspace_dir: str, filename: str) -> dict[str, str]:
+    """Values of the placeholders. A file without an extension gets its output beside it."""
+    file_path = posixpath.join(workspace_dir, filename)
+    stem, extension = posixpath.splitext(file_path)
+    return {
+        "file_path": file_path,
+        "filename": filename,
+        "output_path": stem if extension else f"{file_path}.out",
+    }
+
+
+def check_command(template: str) -> None:
+    """Raise ValueError, saying what is wrong, for a template that can't be rendered."""
+    for name in _PLACEHOLDER.findall(template):
+        if name not in PLACEHOLDERS:
+            known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
+            raise ValueError(f"{{{name}}} is no placeholder; allowed: {known}")
+    if "\x00" in template:
+        raise ValueError("a command can't contain NUL")
+    try:
+        words = shlex.split(template)
+    except ValueError as error:
+        raise ValueError("its quotes are not balanced") from error
+    if not words or not words[0]:
+        raise ValueError("there is no program in it")
+
+
+def render(template: str, values: Mapping[str, str], args: Sequence[str] = ()) -> tuple[str, ...]:
+    words = shlex.split(template)
+    script = _script_index(words)
+    filled = [
+        _fill_script(word, values)
+        if index == script or re.search(r"\s", word)
+        else _PLACEHOLDER.sub(lambda match: values[match[1]], word)
+        for index, word in enumerate(words)
+    ]
+    if not args:
+        return tuple(filled)
+    if script is None or script < len(words) - 1:
+        return (*filled, *args)
+    return (*filled[:script], _passing_arguments(filled[script]), "sh", *args)
+
+
+def _script_index(words: Sequence[str]) -> int | None:
+    """Where the script of a `sh -c SCRIPT` stands, also in `env A=1 bash -ec SCRIPT`."""
+    shell = next((i for i, w in enumerate(words) if posixpath.basename(w) in _SHELLS), None)
+    if shell is None:
+        return None
+    for index in range(shell + 1, len(words) - 1):
+        if _SCRIPT_OPTION.fullmatch(words[index]):
+            return index + 1
+    return None
+
+
+def _fill_script(script: str, values: Mapping[str, str]) -> str:
+    """Fill in a shell script, each value quoted for the place where it stands."""
+    parts, start, quote = [], 0, ""
+    for match in _PLACEHOLDER.finditer(script):
+        between = script[start : match.start()]
+        quote = _open_quote(between, quote)
+        parts += [between, _quoted(values[match[1]], quote)]
+        start = match.end()
+    return "".join([*parts, script[start:]])
+
+
+def _open_quote(text: str, quote: str) -> str:
+    """The quotation mark that is open after a piece of script; empty: none."""
+    escaped = False
+    for character in text:
+        if escaped:
+            escaped = False
+        elif character == "\\" and quote != "'":
+            escaped = True
+        elif character == quote:
+            quote = ""
+        elif character in "'\"" and not quote:
+            quote = character
+    return quote
+
+
+def _quoted(value: str, quote: str) -> str:
+    if quote == "'":
+        return value.replace("'", "'\"'\"'")
+    if quote == '"':
+        return re.sub(r'([\\$`"])', r"\\\1", value)
+    return shlex.quote(value)
+
+
+def _passing_arguments(script: str) -> str:
+    """A script whose last program gets the script's own arguments, unless it uses them itself.
+
+    After `fi`, `done` and the like nothing can be appended: such a script has to say `"$@"`.
+    """
+    stripped = script.rstrip("; \t\n")
+    if _USES_ARGUMENTS.search(script) or _ENDS_A_COMPOUND.search(stripped):
+        return script
+    return f'{stripped} "$@"'

@@ -1,0 +1,308 @@
+"""Environments: what a program can be run in, and which images they had over time."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import F, Q
+
+from codeexec.sizes import format_size
+from environments_app import rules, validators
+from environments_app.limits import LIMITS, EnvironmentLimits, limits_of
+
+DEFINING_FIELDS = (
+    "default_filename",
+    "file_extension",
+    "run_command",
+    "compile_command",
+    "workspace_dir",
+    "executor_user",
+    "runtime",
+)
+"""Columns that a revision keeps as they are."""
+
+
+class EnvironmentQuerySet(models.QuerySet["Environment"]):
+    def enabled(self) -> EnvironmentQuerySet:
+        """Those that sessions can be opened in."""
+        return self.filter(enabled=True)
+
+    def default(self) -> EnvironmentQuerySet:
+        """The one, at most, that is meant where none is named."""
+        return self.filter(is_default=True)
+
+    def with_current_revision(self) -> EnvironmentQuerySet:
+        """Adds `current_revision_number` (None before the first build), for lists."""
+        numbers = EnvironmentRevision.objects.filter(environment=models.OuterRef("pk"))
+        latest = numbers.order_by("-number").values("number")[:1]
+        return self.annotate(current_revision_number=models.Subquery(latest))
+
+
+def _limit_constraints() -> list[models.BaseConstraint]:
+    """Each limit and its maximum positive, and the limit not above its maximum."""
+    constraints: list[models.BaseConstraint] = []
+    for limit in LIMITS:
+        field, maximum = limit.field, limit.maximum_field
+        positive = (Q(**{f"{field}__isnull": True}) | Q(**{f"{field}__gt": 0})) & (
+            Q(**{f"{maximum}__isnull": True}) | Q(**{f"{maximum}__gt": 0})
+        )
+        ordered = (
+            Q(**{f"{field}__isnull": True})
+            | Q(**{f"{maximum}__isnull": True})
+            | Q(**{f"{field}__lte": F(maximum)})
+        )
+        constraints.append(
+            models.CheckConstraint(
+                condition=positive & ordered,
+                name=f"environment_{field}",
+                violation_error_message=f"{limit.key}: positive, and the limit within its maximum.",
+            )
+        )
+    return constraints
+
+
+class Environment(models.Model):
+    """A language or tool set that programs run in: an image, its commands and its limits.
+
+    Seeded from `config/environments.yaml` and edited in the admin. A limit that is null is the
+    setting's (`CONTAINER_MEMORY_LIMIT` …); a maximum that is null is the limit itself.
+    """
+
+    name = models.CharField(
+        max_length=rules.NAME.max_length,
+        unique=True,
+        validators=[validators.name],
+        help_text="What clients call it, and the name of its folder in environments/: "
+        "lower-case letters, digits and dashes.",
+    )
+    description = models.CharField(
+        max_length=rules.DESCRIPTION.max_length, blank=True, help_text="Shown to clients."
+    )
+    enabled = models.BooleanField(
+        default=True, help_text="Off: no new sessions in it; those that are open go on."
+    )
+    is_default = models.BooleanField(
+        "default",
+        default=False,
+        help_text="Meant where a client names no environment. Only one can be.",
+    )
+    image = models.CharField(
+        max_length=rules.IMAGE.max_length,
+        validators=[validators.image],
+        help_text="Image without the prefix of DOCKER_IMAGE_PREFIX: python is the image "
+        "code-executor-python.",
+    )
+    default_filename = models.CharField(
+        max_length=rules.FILENAME.max_length,
+        validators=[validators.filename],
+        help_text="Where the code goes when a client names no file, such as main.py.",
+    )
+    file_extension = models.CharField(
+        max_length=rules.EXTENSION.max_length,
+        validators=[validators.extension],
+        help_text="Extension of its source files, with the dot.",
+    )
+    run_command = models.CharField(
+        max_length=rules.MAX_COMMAND_LENGTH,
+        validators=[validators.command],
+        help_text="Runs the program. {file_path} is /workspace/main.py, {filename} main.py, "
+        '{output_path} /workspace/main. Several steps: sh -c "first && second".',
+    )
+    compile_command = models.CharField(
+        max_length=rules.MAX_COMMAND_LENGTH,
+        blank=True,
+        validators=[validators.command],
+        help_text="Runs first, with the same placeholders; when it fails, the verdict is "
+        "compile_error. Empty: nothing to compile.",
+    )
+    workspace_dir = models.CharField(
+        max_length=rules.WORKSPACE_DIR.max_length,
+        default="/workspace",
+        validators=[validators.workspace_dir],
+        help_text="Where the files of a session are, and where programs start.",
+    )
+    executor_user = models.CharField(
+        max_length=rules.USER.max_length,
+        default="executor",
+        validators=[validators.user],
+        help_text="User of the image that programs run as; root is refused.",
+    )
+    runtime = models.CharField(
+        max_length=rules.RUNTIME.max_length,
+        blank=True,
+        validators=[validators.runtime],
+        help_text="OCI runtime, such as runsc (gVisor). Empty: the Docker Engine's default.",
+    )
+    network = models.BooleanField(
+        null=True,
+        blank=True,
+        help_text="Unknown: as NETWORK_DISABLED says. Yes lets programs reach the network.",
+    )
+    warm_pool_size = models.PositiveSmallIntegerField(
+        default=1,
+        help_text="Sandboxes that each node keeps started, so that a session is ready at once. "
+        f"0 to {rules.MAX_WARM_POOL}.",
+    )
+
+    memory_bytes = models.BigIntegerField("memory", null=True, blank=True)
+    cpus = models.FloatField("CPUs", null=True, blank=True)
+    pids = models.PositiveIntegerField("processes", null=True, blank=True)
+    timeout_seconds = models.FloatField("time-out (s)", null=True, blank=True)
+    tmpfs_bytes = models.BigIntegerField("workspace size", null=True, blank=True)
+    output_bytes = models.BigIntegerField("output", null=True, blank=True)
+
+    max_memory_bytes = models.BigIntegerField("maximum memory", null=True, blank=True)
+    max_cpus = models.FloatField("maximum CPUs", null=True, blank=True)
+    max_pids = models.PositiveIntegerField("maximum processes", null=True, blank=True)
+    max_timeout_seconds = models.FloatField("maximum time-out (s)", null=True, blank=True)
+    max_tmpfs_bytes = models.BigIntegerField("maximum workspace size", null=True, blank=True)
+    max_output_bytes = models.BigIntegerField("maximum output", null=True, blank=True)
+
+    seeded = models.JSONField(
+        null=True,
+        editable=False,
+        help_text="The values last taken from the file. Where the row differs from them, an "
+        "operator changed it, and seeding keeps it. Null: not from the file.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = EnvironmentQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.CheckConstraint(
+                condition=Q(name__regex=rules.NAME_PATTERN),
+                name="environment_name",
+                violation_error_message=f"The name must be {rules.NAME.allowed}.",
+            ),
+            models.CheckConstraint(
+                condition=Q(image__regex=rules.IMAGE_PATTERN),
+                name="environment_image",
+                violation_error_message=f"The image must be {rules.IMAGE.allowed}.",
+            ),
+            models.CheckConstraint(
+                condition=~Q(run_command="") & ~Q(default_filename="") & ~Q(file_extension=""),
+                name="environment_can_run",
+                violation_error_message="A run command, a file name and an extension are needed.",
+            ),
+            models.CheckConstraint(
+                condition=Q(workspace_dir__startswith="/") & ~Q(workspace_dir="/"),
+                name="environment_workspace_dir",
+                violation_error_message="The workspace must be an absolute path.",
+            ),
+            models.CheckConstraint(
+                condition=~Q(executor_user__in=["", "root", "0"]),
+                name="environment_executor_user",
+                violation_error_message="Programs can't run as root.",
+            ),
+            models.CheckConstraint(
+                condition=Q(warm_pool_size__lte=rules.MAX_WARM_POOL),
+                name="environment_warm_pool_size",
+                violation_error_message=f"The warm pool holds {rules.MAX_WARM_POOL} at most.",
+            ),
+            models.UniqueConstraint(
+                fields=["is_default"],
+                condition=Q(is_default=True),
+                name="environment_one_default",
+                violation_error_message="Another environment is the default already.",
+            ),
+            *_limit_constraints(),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if self.is_default and not self.enabled:
+            raise ValidationError({"enabled": "The default environment must be enabled."})
+        self._clean_maxima()
+
+    def _clean_maxima(self) -> None:
+        """A maximum below a limit that comes from the settings: no constraint can see that."""
+        for limit in LIMITS:
+            maximum, own = getattr(self, limit.maximum_field), getattr(self, limit.field)
+            if maximum is not None and own is None and maximum < limit.default():
+                default = limit.default()
+                shown = format_size(int(default)) if limit.is_size else default
+                message = f"Below the limit, which is {limit.setting.name} = {shown}."
+                raise ValidationError({limit.maximum_field: message})
+
+    @property
+    def image_reference(self) -> str:
+        """The image's full name, such as `code-executor-python`."""
+        return f"{settings.CODE_EXECUTOR['DOCKER_IMAGE_PREFIX']}-{self.image}"
+
+    @property
+    def current_revision(self) -> EnvironmentRevision | None:
+        """The latest one; None before the first build."""
+        return self.revisions.order_by("-number").first()
+
+    @property
+    def network_enabled(self) -> bool:
+        if self.network is None:
+            return not settings.CODE_EXECUTOR["NETWORK_DISABLED"]
+        return self.network
+
+    def limits(self) -> EnvironmentLimits:
+        """What a run gets that asks for nothing else."""
+        return limits_of({limit.field: getattr(self, limit.field) for limit in LIMITS})
+
+    def maxima(self) -> EnvironmentLimits:
+        """What a run can ask for: never less than what it gets anyway."""
+        limits = self.limits()
+        return EnvironmentLimits(
+            **{
+                limit.field: max(
+                    getattr(self, limit.maximum_field) or 0, getattr(limits, limit.field)
+                )
+                for limit in LIMITS
+            }
+        )
+
+    def definition(self) -> dict[str, Any]:
+        """What decides how its programs run, limits from the settings included, as JSON values."""
+        limits, maxima = self.limits(), self.maxima()
+        return {
+            "image": self.image_reference,
+            **{name: getattr(self, name) for name in DEFINING_FIELDS},
+            "network": self.network_enabled,
+            "limits": {limit.field: getattr(limits, limit.field) for limit in LIMITS},
+            "maxima": {limit.field: getattr(maxima, limit.field) for limit in LIMITS},
+        }
+
+
+class EnvironmentRevision(models.Model):
+    """What an environment was from one moment on: its image, its commands and limits. History."""
+
+    environment = models.ForeignKey(
+        Environment, on_delete=models.PROTECT, related_name="revisions", editable=False
+    )
+    number = models.PositiveIntegerField(editable=False, help_text="1, 2, 3 … per environment.")
+    image_id = models.CharField(max_length=100, editable=False, help_text="Digest: sha256:…")
+    size_bytes = models.BigIntegerField(editable=False, help_text="Size of the image.")
+    definition = models.JSONField(
+        editable=False, help_text="Commands and limits as they were: Environment.definition()."
+    )
+    created_at = models.DateTimeField(auto_now_add=True, editable=False)
+
+    class Meta:
+        ordering = ["environment", "-number"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(
+                fields=["environment", "number"], name="environment_revision_number"
+            ),
+            models.CheckConstraint(
+                condition=Q(number__gte=1), name="environment_revision_number_from_1"
+            ),
+            models.CheckConstraint(
+                condition=~Q(image_id="") & Q(size_bytes__gte=0), name="environment_revision_image"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.environment} {self.number}"

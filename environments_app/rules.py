@@ -1,0 +1,72 @@
+"""What an environment's texts may be. The YAML file and the admin refuse by the same rules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+IMAGE_PATTERN = r"^[a-z0-9]+([._-][a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?$"
+_PATH_PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+
+# A tmpfs is mounted over the workspace: these must stay what the image has there.
+_SYSTEM_FOLDERS = (
+    "bin|boot|dev|etc|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|usr|opt/code-executor"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRule:
+    """A pattern for the whole text, what is refused though it matches, and both in words."""
+
+    pattern: str
+    allowed: str
+    max_length: int
+    refused: str = r"(?!)"
+
+    def check(self, text: str) -> None:
+        """Raise ValueError, with what is allowed as its text."""
+        matches = re.fullmatch(self.pattern, text) and not re.fullmatch(self.refused, text)
+        if not matches or len(text) > self.max_length:
+            raise ValueError(self.allowed)
+
+
+NAME = TextRule(
+    pattern=NAME_PATTERN,
+    allowed="lower-case letters and digits, with single dashes between them, 63 at most",
+    max_length=63,
+)
+IMAGE = TextRule(
+    pattern=IMAGE_PATTERN,
+    allowed="lower-case letters and digits with single separators, such as python-ml, and a tag",
+    max_length=200,
+)
+FILENAME = TextRule(
+    pattern=rf"{_PATH_PART}(/{_PATH_PART})*",
+    allowed="a path inside the workspace, such as main.py",
+    max_length=200,
+)
+EXTENSION = TextRule(
+    pattern=r"(\.[A-Za-z0-9_+-]+)+", allowed="an extension with its dot, such as .py", max_length=20
+)
+WORKSPACE_DIR = TextRule(
+    pattern=rf"(/{_PATH_PART})+",
+    refused=rf"/({_SYSTEM_FOLDERS})(/.*)?",
+    allowed="an absolute path such as /workspace, not below a folder of the system",
+    max_length=200,
+)
+USER = TextRule(
+    pattern=r"[a-z_][a-z0-9_-]*|[0-9]+(:[0-9]+)?",
+    refused=r"root|0+(:[0-9]+)?",
+    allowed="a user's name in the image, a uid or uid:gid, but not root",
+    max_length=32,
+)
+RUNTIME = TextRule(
+    pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    allowed="a runtime that the Docker Engine knows, such as runc or runsc",
+    max_length=100,
+)
+DESCRIPTION = TextRule(pattern=r"[^\x00]*", allowed="1000 characters at most", max_length=1000)
+
+MAX_COMMAND_LENGTH = 2000
+MAX_WARM_POOL = 100

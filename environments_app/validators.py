@@ -1,0 +1,50 @@
+"""The rules of `rules` and `commands` as Django validators."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ValidationError
+
+from environments_app import rules
+from environments_app.commands import check_command
+
+
+def _check(rule: rules.TextRule, value: str) -> None:
+    try:
+        rule.check(value)
+    except ValueError as error:
+        raise ValidationError(f"'{value}' can't be; allowed: {error}.") from error
+
+
+def name(value: str) -> None:
+    _check(rules.NAME, value)
+
+
+def image(value: str) -> None:
+    _check(rules.IMAGE, value)
+
+
+def filename(value: str) -> None:
+    _check(rules.FILENAME, value)
+
+
+def extension(value: str) -> None:
+    _check(rules.EXTENSION, value)
+
+
+def workspace_dir(value: str) -> None:
+    _check(rules.WORKSPACE_DIR, value)
+
+
+def user(value: str) -> None:
+    _check(rules.USER, value)
+
+
+def runtime(value: str) -> None:
+    _check(rules.RUNTIME, value)
+
+
+def command(value: str) -> None:
+    try:
+        check_command(value)
+    except ValueError as error:
+        raise ValidationError(f"This command can't be: {error}.") from error
