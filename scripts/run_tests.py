@@ -1,0 +1,116 @@
+"""What `scripts/test` does once Python's packages are installed: lint, the set-up, then pytest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from codeexec import env
+from scripts import apt
+from scripts.base_image import ensure_base_image
+from scripts.docker_engine import running_engine
+from scripts.local_postgres import LocalPostgres
+from scripts.management import manage_step
+from scripts.steps import (
+    ROOT,
+    SetUpError,
+    Stopped,
+    ignore_signals,
+    reported,
+    step,
+    stop_on_signals,
+)
+
+PYTEST_END_SECONDS = 60.0
+
+
+def _set_up(config: env.Values, stack: ExitStack) -> None:
+    logs = config["DATA_DIR"] / "logs"
+    log = logs / "test-set-up.log"
+    logs.mkdir(parents=True, exist_ok=True)
+    _start_database(config["DATA_DIR"] / "test-postgres", logs / "test-database.log", stack)
+    _run([str(ROOT / "scripts" / "lint")])
+    docker_socket = config["DOCKER_SOCKET"]
+    client = stack.enter_context(running_engine(docker_socket, logs))
+    ensure_base_image(client, docker_socket, log)
+    _ensure_compose(log)
+    manage_step("Database schema", "migrate", "--no-input", log=log)
+    manage_step("Environments of the file", "seed_environments", log=log)
+    manage_step(
+        "Runner and environments", "build_environments", log=log, doing="building what is missing"
+    )
+
+
+def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
+    """A throw-away one, whatever DATABASE_URL says: tests never touch an operator's data."""
+    with step("PostgreSQL") as current:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        stack.callback(shutil.rmtree, folder)
+        database = LocalPostgres(folder, log, durable=False)
+        stack.callback(database.stop)
+        database.start()
+        current.outcome = "throw-away server is running"
+    os.environ["DATABASE_URL"] = database.url
+
+
+def _ensure_compose(log: Path) -> None:
+    with step("Docker Compose") as current:
+        current.outcome = "present"
+        if _has_compose():
+            return
+        if not apt.can_install():
+            raise SetUpError("Install Docker Compose: a test brings the compose stack up.")
+        apt.install("docker-compose", log=log)
+        current.outcome = "installed"
+
+
+def _has_compose() -> bool:
+    if shutil.which("docker-compose") is not None:
+        return True
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
+
+
+def _run(argv: Sequence[str]) -> None:
+    """Runs a program on our own terminal; its failure ends the run with its exit code."""
+    process = subprocess.Popen(argv, cwd=ROOT)
+    try:
+        code = process.wait()
+    except Stopped as stopped:
+        if str(stopped) != signal.SIGINT.name:  # a terminal sends Ctrl-C to both of us
+            process.send_signal(signal.SIGINT)
+        process.wait(timeout=PYTEST_END_SECONDS)
+        raise
+    if code != 0:
+        sys.exit(code)
+
+
+def main() -> None:
+    """Ends with pytest's exit code."""
+    stop_on_signals()
+    # Sandboxes of the tests are another node's than those of a server on this same machine.
+    os.environ.setdefault("NODE_NAME", f"tests-{socket.gethostname()}")
+    with reported(), ExitStack() as stack:
+        try:
+            config = env.load()
+            _set_up(config, stack)
+            _run([sys.executable, "-m", "pytest", *sys.argv[1:]])
+        except env.ConfigurationError as error:
+            raise SetUpError(str(error)) from error
+        except Stopped:
+            sys.exit(130)
+        finally:
+            ignore_signals()
+
+
+if __name__ == "__main__":
+    main()

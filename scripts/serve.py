@@ -1,0 +1,166 @@
+"""What `scripts/server` does once Python's packages are installed: the rest of the set-up, the
+first program, and serving until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import yaml
+
+from codeexec import env
+from scripts.base_image import ensure_base_image
+from scripts.docker_engine import running_engine
+from scripts.first_program import Answer, run_first_program, wait_until_healthy
+from scripts.local_postgres import LocalPostgres
+from scripts.management import manage, manage_output, manage_step
+from scripts.preconditions import only_one, require_free_port
+from scripts.processes import BackgroundCommand, Part
+from scripts.static_files import collect_static_files
+from scripts.steps import (
+    SetUpError,
+    Stopped,
+    ignore_signals,
+    reported,
+    run_logged,
+    say,
+    step,
+    stop_on_signals,
+)
+
+WATCH_SECONDS = 0.5
+
+
+class Server:
+    """One run of the service on this machine. What it starts, `stack` stops, in reverse."""
+
+    def __init__(self, config: env.Values, stack: ExitStack) -> None:
+        self._config = config
+        self._stack = stack
+        self._data: Path = config["DATA_DIR"]
+        self._logs = self._data / "logs"
+        self._log = self._logs / "set-up.log"
+        self._parts: list[Part] = []
+        self._address = f"http://{_reachable(config['API_HOST'])}:{config['API_PORT']}"
+        self._environment = _default_environment(config["ENVIRONMENTS_FILE"])
+
+    def set_up(self) -> None:
+        """Everything that has to be there before the service can start."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._stack.enter_context(only_one(self._data / "server.lock"))
+        require_free_port(self._config["API_HOST"], self._config["API_PORT"])
+        socket = self._config["DOCKER_SOCKET"]
+        client = self._stack.enter_context(running_engine(socket, self._logs))
+        ensure_base_image(client, socket, self._log)
+        if not self._config["DATABASE_URL"]:
+            self._start_database()
+        manage_step("Database schema", "migrate", "--no-input", log=self._log)
+        manage_step("Environments of the file", "seed_environments", log=self._log)
+        collect_static_files(self._data, self._log)
+        title = f"Runner and environment {self._environment}"
+        command = ("build_environments", self._environment)
+        manage_step(title, *command, log=self._log, doing="building what is missing")
+
+    def start(self) -> None:
+        """Starts worker and API, has them run a program, and shows its answer."""
+        admin = manage_output("create_admin")
+        self._stack.callback(self._remove_sandboxes)
+        with step("API and worker") as current:
+            self._start_part("worker", manage("run_worker"), stop_seconds=20)
+            self._start_part("API", manage("run_api"), stop_seconds=10)
+            wait_until_healthy(f"{self._address}/api/v1", self._require_parts)
+            current.outcome = "healthy"
+        with step("First program through the API") as current:
+            answer = run_first_program(f"{self._address}/api/v1", self._environment)
+            current.outcome = "the right answer" if answer else "none for this environment"
+        self._show(answer, admin)
+
+    def serve(self) -> None:
+        """Builds the other environments beside it, and keeps the parts running. Never returns."""
+        building = BackgroundCommand("[environments] ", manage("build_environments"))
+        self._stack.callback(building.stop)
+        while True:
+            for part in self._parts:
+                part.watch()
+            time.sleep(WATCH_SECONDS)
+
+    def _start_database(self) -> None:
+        with step("PostgreSQL") as current:
+            database = LocalPostgres(self._data / "postgres", self._logs / "database.log")
+            self._stack.callback(database.stop)
+            database.start()
+            current.outcome = "private server is running"
+        self._parts.append(database.part)
+        os.environ["DATABASE_URL"] = database.url  # for every process that is started from here
+
+    def _start_part(self, name: str, argv: list[str], *, stop_seconds: float) -> None:
+        part = Part(name, argv, self._logs / f"{name.lower()}.log", stop_seconds=stop_seconds)
+        self._stack.callback(part.stop)
+        part.start()
+        self._parts.append(part)
+
+    def _require_parts(self) -> None:
+        for part in self._parts:
+            part.require()
+
+    def _remove_sandboxes(self) -> None:
+        try:
+            run_logged(manage("cleanup_sessions", "--all"), self._log)
+        except SetUpError as error:
+            say(f"Sandboxes may be left: {error}")
+
+    def _show(self, answer: Answer | None, admin: str) -> None:
+        if answer is not None:
+            print(f"\n{_indented(answer.program)}\n{_indented('→ ' + answer.stdout)}")
+            print(f"  answered in {1000 * answer.seconds:.0f} ms\n")
+        print(f"  API       {self._address}/api/v1")
+        print(f"  Try it    {self._address}/docs  (reference: {self._address}/redoc)")
+        print(f"  Admin     {self._address}/admin/  {admin}")
+        print(f"  Logs      {self._logs}")
+        print("\n  Ctrl-C stops everything.\n", flush=True)
+
+
+def _reachable(host: str) -> str:
+    """An address to reach a listener by: one that listens everywhere is reached on loopback."""
+    if host in ("0.0.0.0", ""):  # noqa: S104 -- compared, not listened on
+        return "127.0.0.1"
+    return f"[{'::1' if host == '::' else host}]" if ":" in host else host
+
+
+def _default_environment(environments_file: Path) -> str:
+    content = yaml.safe_load(environments_file.read_text()) or {}
+    return str((content.get("defaults") or {}).get("default_environment") or "python")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _configuration() -> env.Values:
+    try:
+        return env.load()
+    except env.ConfigurationError as error:
+        raise SetUpError(str(error)) from error
+
+
+def main() -> None:
+    """Serves until SIGINT or SIGTERM."""
+    stop_on_signals()
+    with reported(), ExitStack() as stack:
+        try:
+            server = Server(_configuration(), stack)
+            server.set_up()
+            server.start()
+            server.serve()
+        except Stopped:
+            say("Stopping")
+        finally:
+            ignore_signals()
+    say("Stopped")
+
+
+if __name__ == "__main__":
+    main()
