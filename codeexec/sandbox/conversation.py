@@ -1,0 +1,238 @@
+"""A client's side of a conversation with a runner, over any stream of bytes.
+
+What can be sent without an answer is not waited for: the hello, the files and the command leave in
+one piece when `run` is called, and their answers are read together.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from codeexec.sandbox import protocol
+from codeexec.sandbox.driver import KeepGoing, always
+from codeexec.sandbox.errors import CommandNotStarted, SandboxLost, WorkspaceWriteFailed
+from codeexec.sandbox.protocol import Ask, Cause, Ending, Flag, Frame, Stage, Tell
+from codeexec.sandbox.types import Command, RunResult, Verdict, WorkspaceFile
+
+HANDSHAKE_SECONDS = 5.0
+KEEP_GOING_SECONDS = 1.0
+GRACE_SECONDS = 7.0
+"""Beyond its wall-clock limit: the runner takes up to 2 s to end everything, then must report."""
+SEND_SOON_BYTES = 1024 * 1024
+
+TIME_LIMIT_EXIT_CODE = 124
+MEMORY_LIMIT_EXIT_CODE = 137
+
+
+class Stream(Protocol):
+    def send(self, data: bytes) -> None: ...
+
+    def receive(self, seconds: float) -> bytes | None: ...
+
+
+class Conversation:
+    """The `driver.Attachment` of a real runner."""
+
+    def __init__(self, stream: Stream, *, token: str, workspace_dir: str) -> None:
+        nonce = protocol.new_nonce()
+        self._stream = stream
+        self._workspace_dir = workspace_dir
+        self._reader = protocol.FrameReader(nonce)
+        self._frames: list[Frame] = []
+        self._run_id = protocol.first_run_id(nonce)
+        self._unsent = bytearray(protocol.encode_hello(token, nonce))
+        self._unsynced = False
+
+    def write_files(self, files: Iterable[WorkspaceFile]) -> None:
+        """Files go out with the run that follows, which then raises what went wrong with them."""
+        for file in files:
+            mode = 0o755 if file.executable else 0o644
+            self._unsynced = True
+            for frame in protocol.encode_file(self._run_id, file.path, file.content, mode=mode):
+                self._unsent += frame
+                if len(self._unsent) >= SEND_SOON_BYTES:
+                    self._send()
+
+    def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
+        feed = _Feed(command.stdin)
+        self._unsent += self._encode_exec(command)
+        self._unsent += feed.frames(self._run_id)
+        self._send()
+        run = _Run(command)
+        deadline = time.monotonic() + HANDSHAKE_SECONDS
+        self._await_acknowledgement(deadline)
+        self._unsynced = False
+        deadline = time.monotonic() + command.wall_seconds + GRACE_SECONDS
+        while (frame := self._next_frame(deadline, keep_going)).type != Tell.RESULT:
+            if frame.type == Tell.GRANT:
+                feed.grant(protocol.decode_grant(frame.payload))
+                self._unsent += feed.frames(self._run_id)
+                self._send()
+            else:
+                run.take_output(frame)
+        self._run_id = protocol.next_run_id(self._run_id)
+        return run.result(protocol.decode_result(frame.payload))
+
+    def settle(self) -> None:
+        """Wait until everything asked for is done. Raises what `write_files` should have."""
+        if self._unsynced:
+            self._unsent += protocol.encode_frame(Ask.SYNC, self._run_id)
+        self._send()
+        deadline = time.monotonic() + HANDSHAKE_SECONDS
+        self._await_acknowledgement(deadline)
+        while self._unsynced and self._next_frame(deadline, always).type != Tell.SYNCED:
+            pass
+        self._unsynced = False
+
+    def _encode_exec(self, command: Command) -> bytes:
+        cwd = command.cwd or self._workspace_dir
+        try:
+            return protocol.encode_exec(
+                self._run_id,
+                argv=command.argv,
+                env={"PWD": cwd, **command.env},
+                cwd=cwd,
+                wall_ms=max(1, round(command.wall_seconds * 1000)),
+                output_bytes=command.output_bytes,
+            )
+        except protocol.ProtocolError as error:
+            raise CommandNotStarted(f"The command can't be started: {error}.") from error
+
+    def _send(self) -> None:
+        if self._unsent:
+            data, self._unsent = bytes(self._unsent), bytearray()
+            self._stream.send(data)
+
+    def _await_acknowledgement(self, deadline: float) -> None:
+        while not self._reader.acknowledged:
+            self._receive(deadline, KEEP_GOING_SECONDS)
+
+    def _next_frame(self, deadline: float, keep_going: KeepGoing) -> Frame:
+        """The next frame of this run; a FAILED is raised. Asks `keep_going` while none comes."""
+        ask_at = time.monotonic() + KEEP_GOING_SECONDS
+        while True:
+            while self._frames:
+                frame = self._frames.pop(0)
+                self._refuse_other_client(frame)
+                if frame.run_id == self._run_id:
+                    return self._checked(frame)
+            self._receive(deadline, ask_at - time.monotonic())
+            if time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + KEEP_GOING_SECONDS
+                if not keep_going():
+                    self._unsent += protocol.encode_frame(Ask.KILL, self._run_id)
+                    self._send()
+
+    def _receive(self, deadline: float, seconds: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise SandboxLost("The sandbox's runner doesn't answer.")
+        data = self._stream.receive(min(left, seconds))
+        try:
+            self._frames += self._reader.feed(data) if data else []
+        except protocol.ProtocolError as error:
+            raise SandboxLost(f"The sandbox's runner sent {error}.") from error
+
+    def _refuse_other_client(self, frame: Frame) -> None:
+        if frame.type == Tell.ACK:
+            raise SandboxLost("Another client has taken the sandbox over.")
+
+    def _checked(self, frame: Frame) -> Frame:
+        if frame.type != Tell.FAILED:
+            return frame
+        self._run_id = protocol.next_run_id(self._run_id)
+        self._unsynced = False
+        stage, number = protocol.decode_failed(frame.payload)
+        reason = f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
+        if stage == Stage.FILE:
+            raise WorkspaceWriteFailed(f"A file could not be written: {reason}.")
+        if stage == Stage.EXEC:
+            raise CommandNotStarted(f"The command can't be started: {reason}.")
+        raise SandboxLost("The sandbox's runner could not make sense of what it got.")
+
+
+class _Feed:
+    """Stdin, cut to what the runner has room for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._sent = 0
+        self._allowed = protocol.STDIN_WINDOW
+        self._ended = False
+
+    def grant(self, count: int) -> None:
+        self._allowed += count
+
+    def frames(self, run_id: int) -> bytes:
+        """All that may be sent now, and the end once it is reached."""
+        piece = self._data[self._sent : self._allowed]
+        self._sent += len(piece)
+        sent = protocol.encode_frame(Ask.STDIN, run_id, piece) if piece else b""
+        if self._sent == len(self._data) and not self._ended:
+            self._ended = True
+            sent += protocol.encode_frame(Ask.STDIN_EOF, run_id)
+        return sent
+
+
+class _Run:
+    """What a program has written so far."""
+
+    def __init__(self, command: Command) -> None:
+        self._argv = command.argv
+        self._output: dict[int, list[bytes]] = {Tell.STDOUT: [], Tell.STDERR: []}
+
+    def take_output(self, frame: Frame) -> None:
+        if (pieces := self._output.get(frame.type)) is not None:
+            pieces.append(frame.payload)
+
+    def result(self, ending: Ending) -> RunResult:
+        verdict = judge(ending)
+        return RunResult(
+            verdict=verdict,
+            exit_code=_exit_code(ending, verdict),
+            signal=signal_name(ending.signal),
+            stdout=b"".join(self._output[Tell.STDOUT]),
+            stderr=b"".join(self._output[Tell.STDERR]),
+            stdout_truncated=Flag.STDOUT_CUT in ending.flags,
+            stderr_truncated=Flag.STDERR_CUT in ending.flags,
+            wall_seconds=ending.wall_ns / 1e9,
+            cpu_seconds=ending.cpu_ns / 1e9,
+            memory_peak_bytes=ending.peak_bytes,
+            clean=Flag.UNCLEAN not in ending.flags,
+        )
+
+
+def judge(ending: Ending) -> Verdict:
+    """One verdict, the most telling one: a program that hangs because the kernel killed its child
+    for memory has hit the memory limit, whatever the clock says."""
+    if ending.cause == Cause.CLIENT:
+        return Verdict.CANCELLED
+    if Flag.OOM in ending.flags and ending.exit_code != 0:
+        return Verdict.MEMORY_LIMIT
+    if ending.cause == Cause.CLOCK:
+        return Verdict.TIME_LIMIT
+    if ending.cause == Cause.OUTPUT:
+        return Verdict.OUTPUT_LIMIT
+    return Verdict.OK if ending.exit_code == 0 else Verdict.RUNTIME_ERROR
+
+
+def _exit_code(ending: Ending, verdict: Verdict) -> int:
+    if verdict == Verdict.TIME_LIMIT:
+        return TIME_LIMIT_EXIT_CODE
+    if verdict == Verdict.MEMORY_LIMIT:
+        return MEMORY_LIMIT_EXIT_CODE
+    return ending.exit_code if ending.signal is None else 128 + ending.signal  # type: ignore[return-value]
+
+
+def signal_name(number: int | None) -> str | None:
+    if number is None:
+        return None
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

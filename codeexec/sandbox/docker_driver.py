@@ -1,0 +1,168 @@
+"""Sandboxes as Docker containers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError
+
+from codeexec.sandbox import policy, stream
+from codeexec.sandbox.conversation import Conversation
+from codeexec.sandbox.driver import OnLine
+from codeexec.sandbox.engine import Engine, gone_is_fine, translated
+from codeexec.sandbox.errors import EngineUnavailable, SandboxLost, SandboxStartFailed
+from codeexec.sandbox.images import Image, Images
+from codeexec.sandbox.protocol import new_token
+from codeexec.sandbox.runner_image import RunnerImage
+from codeexec.sandbox.types import ImageInfo, SandboxHandle, SandboxInfo, SandboxSpec
+
+
+class DockerDriver:
+    """The `driver.Driver` of one Docker Engine. Cheap to make; safe to share between threads and
+    to carry over a fork."""
+
+    def __init__(
+        self,
+        base_url: str = "unix:///var/run/docker.sock",
+        *,
+        image_prefix: str = "code-executor",
+    ) -> None:
+        """`base_url`: `unix:///path` or `tcp://host:port`. `image_prefix` names the runner's image
+        and volume."""
+        self._base_url = base_url
+        self._engine = Engine(base_url)
+        self._images = Images(self._engine)
+        self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
+
+    def ping(self) -> None:
+        with translated():
+            self._engine.api.ping()
+
+    # ---- sandboxes
+
+    def start(self, spec: SandboxSpec) -> SandboxHandle:
+        image = self._images.inspect(spec.image)
+        token = new_token()
+        config = self._config(spec, image, token)
+        try:
+            return self._start(spec, image, token, config)
+        except _RunnerMissingError:
+            self._runner.install()
+        try:
+            return self._start(spec, image, token, config)
+        except _RunnerMissingError as error:
+            raise SandboxStartFailed(f"The runner is not in its volume: {error}") from error
+
+    def _config(self, spec: SandboxSpec, image: Image, token: str) -> dict[str, Any]:
+        return policy.container_config(
+            spec,
+            image_id=image.info.image_id,
+            image_env=image.env,
+            identity=self._images.identity(image.info.image_id, spec.user),
+            token=token,
+            runner_name=self._runner.file_name,
+            runner_volume=self._runner.volume,
+        )
+
+    def _start(
+        self, spec: SandboxSpec, image: Image, token: str, config: dict[str, Any]
+    ) -> SandboxHandle:
+        name = policy.container_name(spec.sandbox_id)
+        with translated(SandboxStartFailed):
+            container_id = self._engine.create_container(config, name)
+        try:
+            self._start_container(container_id)
+            handle = SandboxHandle(
+                sandbox_id=spec.sandbox_id,
+                container_id=container_id,
+                token=token,
+                image_id=image.info.image_id,
+                workspace_dir=spec.workspace_dir,
+            )
+            self._shake_hands(handle)
+        except BaseException:
+            with contextlib.suppress(EngineUnavailable):
+                self._remove(container_id)
+            raise
+        return handle
+
+    def _start_container(self, container_id: str) -> None:
+        with translated(SandboxStartFailed):
+            try:
+                self._engine.api.start(container_id)
+            except APIError as error:
+                reason = str(error.explanation)
+                if self._runner.file_name in reason and "no such file" in reason:
+                    raise _RunnerMissingError(reason) from error
+                raise
+
+    def _shake_hands(self, handle: SandboxHandle) -> None:
+        try:
+            with self.attach(handle):
+                pass
+        except SandboxLost as error:
+            raise SandboxStartFailed(f"The sandbox did not come up: {error}") from error
+
+    @contextlib.contextmanager
+    def attach(self, handle: SandboxHandle) -> Iterator[Conversation]:
+        """What `write_files` could not do is raised by the `run` that follows, or at the end."""
+        with stream.attached(self._base_url, handle.container_id) as attached:
+            conversation = Conversation(
+                attached, token=handle.token, workspace_dir=handle.workspace_dir
+            )
+            yield conversation
+            conversation.settle()
+
+    def destroy(self, sandbox_id: str) -> bool:
+        return self._remove(policy.container_name(sandbox_id))
+
+    def _remove(self, container: str) -> bool:
+        with translated(), gone_is_fine():
+            self._engine.api.remove_container(container, force=True, v=True)
+            return True
+        return False
+
+    def list_sandboxes(self, *, node: str | None = None) -> list[SandboxInfo]:
+        labels = [f"{policy.LABEL}=true"]
+        if node is not None:
+            labels.append(f"{policy.NODE_LABEL}={node}")
+        with translated():
+            found = self._engine.api.containers(all=True, filters={"label": labels})
+        return [_sandbox_info(container) for container in found]
+
+    # ---- images
+
+    def inspect_image(self, reference: str) -> ImageInfo:
+        return self._images.inspect(reference).info
+
+    def build_image(
+        self,
+        context: Path,
+        reference: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        on_line: OnLine | None = None,
+    ) -> ImageInfo:
+        return self._images.build(context, reference, labels=labels, on_line=on_line)
+
+    def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
+        return self._runner.build(on_line=on_line)
+
+
+class _RunnerMissingError(Exception):
+    """The volume has no runner of this version: a new one, or one that was removed."""
+
+
+def _sandbox_info(container: dict[str, Any]) -> SandboxInfo:
+    labels = container["Labels"]
+    return SandboxInfo(
+        sandbox_id=labels.get(policy.SESSION_LABEL, ""),
+        container_id=container["Id"],
+        node=labels.get(policy.NODE_LABEL, ""),
+        environment=labels.get(policy.ENVIRONMENT_LABEL, ""),
+        running=container["State"] == "running",
+        created_at=float(container["Created"]),
+    )

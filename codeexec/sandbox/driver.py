@@ -1,0 +1,77 @@
+"""What a sandbox driver is. `docker_driver` runs containers, `fake` keeps everything in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from codeexec.sandbox.types import (
+    Command,
+    ImageInfo,
+    RunResult,
+    SandboxHandle,
+    SandboxInfo,
+    SandboxSpec,
+    WorkspaceFile,
+)
+
+KeepGoing = Callable[[], bool]
+"""Called about once a second while a program runs; False ends the program (verdict `cancelled`)."""
+
+OnLine = Callable[[str], None]
+
+
+def always() -> bool:
+    return True
+
+
+class Attachment(Protocol):
+    """An open conversation with one sandbox's runner, which has ended what another client left."""
+
+    def write_files(self, files: Iterable[WorkspaceFile]) -> None:
+        """Write files into the workspace, making parent folders. Raises WorkspaceWriteFailed."""
+
+    def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
+        """Run one program to its end, and end all that it started.
+
+        Raises CommandNotStarted, SandboxLost.
+        """
+
+
+class Driver(Protocol):
+    def ping(self) -> None:
+        """Raise EngineUnavailable unless sandboxes can be started."""
+
+    def start(self, spec: SandboxSpec) -> SandboxHandle:
+        """Start a sandbox and shake hands with its runner.
+
+        Leaves nothing behind when it fails. Raises ImageMissing, SandboxStartFailed,
+        EngineUnavailable.
+        """
+
+    def attach(self, handle: SandboxHandle) -> AbstractContextManager[Attachment]:
+        """Open a conversation with a sandbox's runner. Raises SandboxLost."""
+
+    def destroy(self, sandbox_id: str) -> bool:
+        """Remove a sandbox and all that runs in it; False when there was none."""
+
+    def list_sandboxes(self, *, node: str | None = None) -> list[SandboxInfo]:
+        """All containers of ours that this driver's daemon has, or those of one node."""
+
+    def inspect_image(self, reference: str) -> ImageInfo:
+        """Raises ImageMissing."""
+
+    def build_image(
+        self,
+        context: Path,
+        reference: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        on_line: OnLine | None = None,
+    ) -> ImageInfo:
+        """Build a folder with a Dockerfile; `on_line` gets its output. Raises ImageBuildFailed."""
+
+    def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
+        """Build the runner's image unless this version of it is there already."""

@@ -1,0 +1,43 @@
+"""Failures of ours. A program that fails is a `RunResult`, never one of these.
+
+SandboxError
+├── EngineUnavailable      the Docker Engine doesn't answer
+├── ImageMissing           an image has not been built here
+├── ImageBuildFailed       a Dockerfile's build ended with an error
+├── SandboxStartFailed     the container or its runner did not come up
+├── SandboxLost            the container is gone, or its runner doesn't answer
+├── CommandNotStarted      the command can't be executed at all (no such program)
+└── WorkspaceWriteFailed   a file could not be written (the workspace is full, a bad path)
+"""
+
+
+class SandboxError(Exception):
+    """Base of all. Its text is one sentence that an operator can act on."""
+
+
+class EngineUnavailable(SandboxError):
+    """The Docker Engine doesn't answer."""
+
+
+class ImageMissing(SandboxError):
+    """An image has not been built on this node."""
+
+
+class ImageBuildFailed(SandboxError):
+    """A Dockerfile's build ended with an error."""
+
+
+class SandboxStartFailed(SandboxError):
+    """The container or its runner did not come up."""
+
+
+class SandboxLost(SandboxError):
+    """The container is gone, or its runner doesn't answer."""
+
+
+class CommandNotStarted(SandboxError):
+    """The command can't be executed at all: the environment is misconfigured."""
+
+
+class WorkspaceWriteFailed(SandboxError):
+    """A file could not be written into the workspace."""

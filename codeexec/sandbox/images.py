@@ -1,0 +1,143 @@
+"""Images: looking at them, building them, and reading who their programs run as."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.errors import NotFound
+
+from codeexec.sandbox.driver import OnLine
+from codeexec.sandbox.engine import Engine, gone_is_fine, translated
+from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing, SandboxStartFailed
+from codeexec.sandbox.policy import Identity
+from codeexec.sandbox.types import ImageInfo
+
+UNKNOWN_USER = Identity(uid=10001, gid=10001)
+"""Who programs run as in an image that lacks the user asked for."""
+LINES_IN_ERROR = 20
+_MAX_PASSWD_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    info: ImageInfo
+    env: tuple[str, ...]
+
+
+class Images:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._identities: dict[tuple[str, str], Identity] = {}
+
+    def inspect(self, reference: str) -> Image:
+        """Raises ImageMissing."""
+        try:
+            with translated():
+                found = self._engine.api.inspect_image(reference)  # type: ignore[no-untyped-call]
+        except ImageMissing as error:
+            raise ImageMissing(f"The image {reference} has not been built here.") from error
+        info = ImageInfo(
+            reference=reference,
+            image_id=found["Id"],
+            size_bytes=found["Size"],
+            created_at=found["Created"],
+        )
+        return Image(info=info, env=tuple(found["Config"].get("Env") or ()))
+
+    def build(
+        self,
+        context: Path,
+        reference: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        on_line: OnLine | None = None,
+    ) -> ImageInfo:
+        """Raises ImageBuildFailed, whose text ends with the last lines of the build."""
+        lines: list[str] = []
+        with translated(ImageBuildFailed):
+            events = self._engine.api.build(
+                path=str(context),
+                tag=reference,
+                labels=dict(labels or {}),
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for line in _build_lines(events, lines, reference):
+                if on_line is not None:
+                    on_line(line)
+        return self.inspect(reference).info
+
+    def identity(self, image_id: str, user: str) -> Identity:
+        """By number, who `user` is in an image. Raises SandboxStartFailed for root."""
+        key = (image_id, user)
+        if key not in self._identities:
+            self._identities[key] = self._resolve(image_id, user)
+        return self._identities[key]
+
+    def _resolve(self, image_id: str, user: str) -> Identity:
+        name, _, group = user.partition(":")
+        if name.isdecimal() and group.isdecimal():
+            found = Identity(uid=int(name), gid=int(group))
+        else:
+            found = find_user(self._read_passwd(image_id), name)
+        if found.uid == 0:
+            raise SandboxStartFailed(
+                f"Programs must not run as root, which {user!r} is in the image {image_id[:19]}: "
+                "give the image a user of its own, or name another as the environment's user."
+            )
+        return found
+
+    def _read_passwd(self, image_id: str) -> str:
+        """From a container that is made for it and never started; empty when there is none."""
+        with translated(SandboxStartFailed):
+            api = self._engine.api
+            container = self._engine.create_container(
+                {"Image": image_id, "Entrypoint": ["/-"], "NetworkDisabled": True}
+            )
+            try:
+                chunks, _ = api.get_archive(container, "/etc/passwd")
+                return _first_file(b"".join(chunks))
+            except NotFound:
+                return ""
+            finally:
+                with gone_is_fine():
+                    api.remove_container(container, force=True, v=True)
+
+
+def find_user(passwd: str, name: str) -> Identity:
+    """The line of /etc/passwd with that name or number; someone unprivileged when there is none."""
+    for line in passwd.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 4 and name in (fields[0], fields[2]) and fields[3].isdecimal():
+            return Identity(uid=int(fields[2]), gid=int(fields[3]))
+    if name.isdecimal():
+        return Identity(uid=int(name), gid=int(name))
+    return UNKNOWN_USER
+
+
+def _first_file(archive: bytes) -> str:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            file = tar.extractfile(member) if member.isfile() else None
+            if file is not None:
+                return file.read(_MAX_PASSWD_BYTES).decode(errors="replace")
+    return ""
+
+
+def _build_lines(
+    events: Iterator[dict[str, Any]], lines: list[str], reference: str
+) -> Iterator[str]:
+    for event in events:
+        if "error" in event:
+            tail = "\n".join([*lines[-LINES_IN_ERROR:], event["error"].strip()])
+            raise ImageBuildFailed(f"The image {reference} could not be built:\n{tail}")
+        for line in str(event.get("stream", "")).splitlines():
+            if line.strip():
+                lines.append(line)
+                yield line

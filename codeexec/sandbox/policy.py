@@ -1,0 +1,138 @@
+"""The hardening, all of it: what a sandbox's container may and may not.
+
+Read `container_config`: it is the body of the Engine's `POST /containers/create`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from codeexec.sandbox.types import SandboxSpec
+
+LABEL = "code-executor"
+SESSION_LABEL = "session_id"
+ENVIRONMENT_LABEL = "environment"
+NODE_LABEL = "node"
+
+RUNNER_DIR = "/opt/code-executor"
+TOKEN_VARIABLE = "RUNNER_TOKEN"  # noqa: S105  # a name, no secret
+"""The runner takes it out of its environment before it does anything else."""
+
+DEFAULT_ENV = {"HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108  # the sandbox's own /tmp
+SHM_BYTES = 16 * 1024 * 1024
+MAX_FILES = 65536
+OPEN_FILES = {"Soft": 1024, "Hard": 4096}
+GVISOR = "runsc"
+GVISOR_HOST_THREADS = 400
+"""gVisor's kernel needs threads of the host, which the container's pids limit counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who programs run as, by number: never root."""
+
+    uid: int
+    gid: int
+
+
+def container_name(sandbox_id: str) -> str:
+    return f"code-executor-{sandbox_id}"
+
+
+def container_config(
+    spec: SandboxSpec,
+    *,
+    image_id: str,
+    image_env: Iterable[str],
+    identity: Identity,
+    token: str,
+    runner_name: str,
+    runner_volume: str,
+) -> dict[str, Any]:
+    limits = spec.limits
+    config = {
+        # What runs: the runner and nothing else, unprivileged, reached by its stdin and stdout.
+        "Image": image_id,
+        "Entrypoint": [f"{RUNNER_DIR}/{runner_name}"],
+        "Cmd": ["serve", spec.workspace_dir, str(spec.max_idle_seconds)],
+        "User": f"{identity.uid}:{identity.gid}",
+        "WorkingDir": spec.workspace_dir,
+        "Env": [*default_env(image_env), f"{TOKEN_VARIABLE}={token}"],
+        "Labels": {**spec.labels, **standard_labels(spec)},
+        "OpenStdin": True,
+        "StdinOnce": False,  # a client that leaves must not end the sandbox
+        "Tty": False,
+        "AttachStdout": True,
+        "StopSignal": "SIGKILL",  # PID 1 hears no other
+        "Healthcheck": {"Test": ["NONE"]},
+        "NetworkDisabled": not spec.network,
+    }
+    host = {
+        # What it can reach.
+        "NetworkMode": "bridge" if spec.network else "none",
+        "ReadonlyRootfs": True,
+        "Binds": [f"{runner_volume}:{RUNNER_DIR}:ro,nocopy"],
+        "Tmpfs": {
+            spec.workspace_dir: tmpfs_options(spec, identity, mode="0755"),
+            "/tmp": tmpfs_options(spec, identity, mode="1777"),  # noqa: S108
+        },
+        "IpcMode": "private",
+        "ShmSize": SHM_BYTES,
+        # What it may do. The daemon's default seccomp profile applies as well.
+        "CapDrop": ["ALL"],
+        "Privileged": False,
+        "SecurityOpt": ["no-new-privileges"] if spec.no_new_privileges else [],
+        # What it may use.
+        "Memory": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes,  # the sum of both: no swap
+        "NanoCpus": round(limits.cpus * 1e9),
+        "PidsLimit": limits.pids + 1,  # the runner counts too
+        "Ulimits": [
+            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "nofile", **OPEN_FILES},
+        ],
+        "Sysctls": {"kernel.shm_rmid_forced": "1"},  # no shared memory outlives its run
+        # What becomes of it.
+        "LogConfig": {"Type": "none", "Config": {}},
+        "AutoRemove": True,
+        "RestartPolicy": {"Name": "no"},
+        "Runtime": spec.runtime,
+    }
+    if spec.runtime == GVISOR:
+        host |= _gvisor(spec, host["Ulimits"])
+    return {**config, "HostConfig": host}
+
+
+def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
+    """Its kernel counts processes itself, per user, and knows no System V sysctl."""
+    most = spec.limits.pids + 1
+    return {
+        "PidsLimit": most + GVISOR_HOST_THREADS,
+        "Ulimits": [*ulimits, {"Name": "nproc", "Soft": most, "Hard": most}],
+        "Sysctls": {},
+    }
+
+
+def tmpfs_options(spec: SandboxSpec, identity: Identity, *, mode: str) -> str:
+    """Programs are compiled here, so `exec`. Its size is the sandbox's disk quota."""
+    return (
+        f"rw,exec,nosuid,nodev,size={spec.limits.tmpfs_bytes},nr_inodes={MAX_FILES},"
+        f"mode={mode},uid={identity.uid},gid={identity.gid}"
+    )
+
+
+def standard_labels(spec: SandboxSpec) -> dict[str, str]:
+    return {
+        LABEL: "true",
+        SESSION_LABEL: spec.sandbox_id,
+        ENVIRONMENT_LABEL: spec.environment,
+        NODE_LABEL: spec.node,
+    }
+
+
+def default_env(image_env: Iterable[str]) -> list[str]:
+    """What an image that says nothing else leaves unset."""
+    said = {variable.partition("=")[0] for variable in image_env}
+    return [f"{name}={value}" for name, value in DEFAULT_ENV.items() if name not in said]

@@ -1,0 +1,254 @@
+"""What a client and the runner in a container say to each other. Pure: bytes in, values out.
+
+The wire is the container's stdin and stdout. Both directions carry frames:
+
+    u8 type | u32 run id | u32 length | payload | u8 0          numbers big-endian
+
+A conversation begins with a *hello*, which is no frame: the 16-byte secret token of the sandbox,
+then a 16-byte nonce. The runner finds it anywhere in its input, so that half a frame of a client that
+died harms nobody: a token has no zero byte and a frame ends in one, so the two can't be confused,
+and programs never learn the token. The runner ends what is running, forgets what it had to say and
+answers an `ACK` with the nonce. The client discards everything before that ACK.
+
+The first run id is the nonce's first four bytes. A frame with that id plus one moves on to the next
+run; frames of any other id (those of a client that has been superseded) are ignored. A run is
+
+    FILE, FILE_DATA…                          any number of files, written in the workspace
+    SYNC                                      optional; answered by SYNCED when all that is done
+    EXEC, then STDIN… and STDIN_EOF           STDOUT and STDERR come back as they are written,
+                                              GRANT as stdin is consumed, RESULT at the end
+    KILL                                      ends it: RESULT follows
+
+and nothing needs to wait for the answer to what was sent before it. Instead of its answer a FAILED
+may come: then the rest of what was sent under this run id has been ignored. At most `STDIN_WINDOW`
+bytes of stdin may be on their way; each GRANT allows so many more.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+PROTOCOL_VERSION = 1
+TOKEN_BYTES = 16
+NONCE_BYTES = 16
+MAX_PAYLOAD = 256 * 1024
+STDIN_WINDOW = 64 * 1024
+
+_HEADER = struct.Struct("!BII")
+_END = b"\0"
+_EXEC = struct.Struct("!IQQHH")
+_RESULT = struct.Struct("!BBBBQQQ")
+_FAILED = struct.Struct("!BI")
+_U32 = struct.Struct("!I")
+_MAX_STRINGS = 8192
+
+
+class ProtocolError(Exception):
+    """Bytes that no runner of this version sends."""
+
+
+class Ask(IntEnum):
+    """Client to runner."""
+
+    FILE = ord("F")
+    FILE_DATA = ord("D")
+    SYNC = ord("Y")
+    EXEC = ord("X")
+    STDIN = ord("I")
+    STDIN_EOF = ord("E")
+    KILL = ord("K")
+
+
+class Tell(IntEnum):
+    """Runner to client."""
+
+    ACK = ord("A")
+    SYNCED = ord("Y")
+    STDOUT = ord("o")
+    STDERR = ord("e")
+    GRANT = ord("G")
+    RESULT = ord("R")
+    FAILED = ord("!")
+
+
+class Stage(IntEnum):
+    """What a FAILED was about."""
+
+    FILE = 1
+    EXEC = 2
+    PROTOCOL = 3
+
+
+class Cause(IntEnum):
+    """Who ended a program."""
+
+    ITSELF = 0
+    CLOCK = 1
+    OUTPUT = 2
+    CLIENT = 3
+
+
+class Flag(IntFlag):
+    OOM = 1
+    UNCLEAN = 2
+    STDOUT_CUT = 4
+    STDERR_CUT = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    type: int
+    run_id: int
+    payload: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """The payload of RESULT."""
+
+    exit_code: int | None
+    """None when a signal ended the program."""
+    signal: int | None
+    cause: Cause
+    flags: Flag
+    wall_ns: int
+    cpu_ns: int
+    peak_bytes: int
+
+
+def new_token() -> str:
+    """A secret without a zero byte, in hexadecimal digits."""
+    return bytes(secrets.randbelow(255) + 1 for _ in range(TOKEN_BYTES)).hex()
+
+
+def new_nonce() -> bytes:
+    return secrets.token_bytes(NONCE_BYTES)
+
+
+def first_run_id(nonce: bytes) -> int:
+    return int.from_bytes(nonce[:4], "big")
+
+
+def next_run_id(run_id: int) -> int:
+    return (run_id + 1) & 0xFFFFFFFF
+
+
+def encode_hello(token: str, nonce: bytes) -> bytes:
+    return bytes.fromhex(token) + nonce
+
+
+def encode_frame(type_: int, run_id: int, payload: bytes = b"") -> bytes:
+    if len(payload) > MAX_PAYLOAD:
+        raise ProtocolError(f"a frame of {len(payload)} bytes, where {MAX_PAYLOAD} are the most")
+    return _HEADER.pack(type_, run_id, len(payload)) + payload + _END
+
+
+def encode_file(run_id: int, path: str, content: bytes, *, mode: int) -> Iterator[bytes]:
+    yield encode_frame(Ask.FILE, run_id, _U32.pack(mode) + path.encode())
+    for start in range(0, len(content), MAX_PAYLOAD):
+        yield encode_frame(Ask.FILE_DATA, run_id, content[start : start + MAX_PAYLOAD])
+
+
+def encode_exec(
+    run_id: int,
+    *,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    wall_ms: int,
+    output_bytes: int,
+) -> bytes:
+    """Raises ProtocolError for what can't be said: zero bytes in a string, too much of it."""
+    strings = [cwd, *argv, *(f"{name}={value}" for name, value in env.items())]
+    if any("\0" in text for text in strings):
+        raise ProtocolError("a zero byte in an argument or an environment variable")
+    if len(argv) > _MAX_STRINGS or len(env) > _MAX_STRINGS:
+        raise ProtocolError(f"more than {_MAX_STRINGS} arguments or environment variables")
+    head = _EXEC.pack(wall_ms, output_bytes, output_bytes, len(argv), len(env))
+    texts = b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
+    return encode_frame(Ask.EXEC, run_id, head + texts)
+
+
+def encode_ack(nonce: bytes) -> bytes:
+    """The exact bytes with which a runner of this version answers a hello."""
+    return encode_frame(Tell.ACK, first_run_id(nonce), nonce + bytes([PROTOCOL_VERSION]))
+
+
+def decode_result(payload: bytes) -> Ending:
+    try:
+        signalled, code, cause, flags, wall_ns, cpu_ns, peak = _RESULT.unpack(payload)
+        return Ending(
+            exit_code=None if signalled else code,
+            signal=code if signalled else None,
+            cause=Cause(cause),
+            flags=Flag(flags),
+            wall_ns=wall_ns,
+            cpu_ns=cpu_ns,
+            peak_bytes=peak,
+        )
+    except (struct.error, ValueError) as error:
+        raise ProtocolError(f"a result that can't be read: {payload!r}") from error
+
+
+def decode_failed(payload: bytes) -> tuple[Stage, int]:
+    """The stage and the errno."""
+    try:
+        stage, error = _FAILED.unpack(payload)
+        return Stage(stage), error
+    except (struct.error, ValueError) as problem:
+        raise ProtocolError(f"a failure that can't be read: {payload!r}") from problem
+
+
+def decode_grant(payload: bytes) -> int:
+    try:
+        (granted,) = _U32.unpack(payload)
+    except struct.error as error:
+        raise ProtocolError(f"a grant that can't be read: {payload!r}") from error
+    return int(granted)
+
+
+class FrameReader:
+    """Takes bytes in pieces of any size and gives whole frames, from the ACK to `nonce` on."""
+
+    def __init__(self, nonce: bytes) -> None:
+        self._ack = encode_ack(nonce)
+        self._pending = bytearray()
+        self.acknowledged = False
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes, the ACK itself left out. Raises ProtocolError."""
+        self._pending += data
+        if not self.acknowledged and not self._find_ack():
+            return []
+        frames, at = [], 0
+        while (frame := self._frame_at(at)) is not None:
+            frames.append(frame)
+            at += _HEADER.size + len(frame.payload) + len(_END)
+        del self._pending[:at]
+        return frames
+
+    def _find_ack(self) -> bool:
+        at = self._pending.find(self._ack)
+        self.acknowledged = at >= 0
+        keep_from = at + len(self._ack) if at >= 0 else len(self._pending) - len(self._ack) + 1
+        del self._pending[: max(0, keep_from)]
+        return self.acknowledged
+
+    def _frame_at(self, at: int) -> Frame | None:
+        if len(self._pending) < at + _HEADER.size:
+            return None
+        type_, run_id, length = _HEADER.unpack_from(self._pending, at)
+        if length > MAX_PAYLOAD:
+            raise ProtocolError(f"a frame of {length} bytes")
+        begin = at + _HEADER.size
+        if len(self._pending) < begin + length + len(_END):
+            return None
+        if self._pending[begin + length] != 0:
+            raise ProtocolError("a frame without its end")
+        return Frame(
+            type=type_, run_id=run_id, payload=bytes(self._pending[begin : begin + length])
+        )

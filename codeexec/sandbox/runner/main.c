@@ -1,0 +1,271 @@
+#define _GNU_SOURCE
+#include "runner.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum exit_code { EXIT_DONE = 0, EXIT_UNCLEAN = 70, EXIT_USAGE = 64, EXIT_SETUP = 71 };
+
+static struct {
+    uint32_t id;
+    bool failed, spent; /* of run `id`: nothing more is done; its program was started */
+    bool greeted, hello_waits;
+    unsigned char nonce[NONCE_BYTES];
+    int64_t heard;
+} talk;
+
+/* ---- what a client asks ---- */
+
+static void tell_failed(enum stage stage, int error)
+{
+    unsigned char bytes[5] = {(unsigned char)stage};
+    store_u32(bytes + 1, (uint32_t)error);
+    out_frame(TELL_FAILED, talk.id, bytes, sizeof bytes);
+    talk.failed = true;
+}
+
+static void protocol_broken(void)
+{
+    run_abandon();
+    tell_failed(STAGE_PROTOCOL, EPROTO);
+    in_ignore_until_hello();
+}
+
+/* What an earlier client started ends first; the answer follows in acknowledge(). */
+static void hello(const unsigned char nonce[NONCE_BYTES])
+{
+    memcpy(talk.nonce, nonce, NONCE_BYTES);
+    talk.hello_waits = true;
+    talk.heard = now_ns();
+    workspace_close();
+    run_abandon();
+    out_drop();
+}
+
+static void acknowledge(void)
+{
+    unsigned char bytes[NONCE_BYTES + 1];
+    memcpy(bytes, talk.nonce, NONCE_BYTES);
+    bytes[NONCE_BYTES] = PROTOCOL_VERSION;
+    talk.id = load_u32(talk.nonce);
+    talk.failed = talk.spent = talk.hello_waits = false;
+    talk.greeted = true;
+    out_drop();
+    out_frame(TELL_ACK, talk.id, bytes, sizeof bytes);
+}
+
+static void open_file(const struct frame *frame)
+{
+    int error = frame->length < 4 ? EINVAL
+                                  : workspace_open(frame->payload + 4, frame->length - 4,
+                                                   load_u32(frame->payload) & 0777);
+    if (error)
+        tell_failed(STAGE_FILE, error);
+}
+
+static void append_to_file(const struct frame *frame)
+{
+    int error = workspace_append(frame->payload, frame->length);
+    if (error)
+        tell_failed(STAGE_FILE, error);
+}
+
+static void execute(const struct frame *frame)
+{
+    workspace_close();
+    int error = run_start(frame->id, frame->payload, frame->length);
+    if (error)
+        tell_failed(STAGE_EXEC, error);
+}
+
+static void obey(const struct frame *frame)
+{
+    talk.heard = now_ns();
+    if (frame->id == talk.id + 1 && !run_active()) {
+        talk.id = frame->id;
+        talk.failed = talk.spent = false;
+    }
+    if (!talk.greeted || frame->id != talk.id || talk.failed)
+        return;
+    if (run_unclean())
+        _exit(EXIT_UNCLEAN);
+    switch (frame->type) {
+    case ASK_FILE:
+        open_file(frame);
+        break;
+    case ASK_FILE_DATA:
+        append_to_file(frame);
+        break;
+    case ASK_SYNC:
+        workspace_close();
+        out_frame(TELL_SYNCED, frame->id, NULL, 0);
+        break;
+    case ASK_EXEC:
+        if (!talk.spent && !run_active())
+            execute(frame);
+        talk.spent = true;
+        break;
+    case ASK_STDIN:
+        if (!run_feed(frame->payload, frame->length))
+            protocol_broken();
+        break;
+    case ASK_STDIN_EOF:
+        run_feed_end();
+        break;
+    case ASK_KILL:
+        run_kill(BY_CLIENT);
+        break;
+    default:
+        protocol_broken();
+    }
+}
+
+static void obey_all(void)
+{
+    struct frame frame;
+    bool broken = false;
+    while (!talk.hello_waits && in_next(&frame, &broken))
+        obey(&frame);
+    if (broken)
+        protocol_broken();
+}
+
+/* Obeys what has come, as far as what is running lets it. */
+static void advance(void)
+{
+    run_advance();
+    if (talk.hello_waits && !run_active()) {
+        if (run_unclean())
+            _exit(EXIT_UNCLEAN);
+        acknowledge();
+    }
+    obey_all();
+}
+
+/* ---- the loop ---- */
+
+static int poll_timeout_ms(int64_t idle_ns)
+{
+    int64_t deadline = run_deadline_ns();
+    if (deadline < 0)
+        deadline = talk.heard + idle_ns;
+    int64_t left = deadline - now_ns();
+    return left <= 0 ? 0 : left / 1000000 >= 60000 ? 60000 : (int)(left / 1000000) + 1;
+}
+
+static void clear_signal(int fd)
+{
+    struct signalfd_siginfo info;
+    if (read(fd, &info, sizeof info) == sizeof info)
+        run_reap();
+}
+
+static int serve(int child_fd, int64_t idle_ns)
+{
+    struct pollfd fds[3 + RUN_POLL_FDS];
+    talk.heard = now_ns();
+    for (;;) {
+        fds[0] = (struct pollfd){.fd = in_has_room() ? STDIN_FILENO : -1, .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = out_pending() ? STDOUT_FILENO : -1, .events = POLLOUT};
+        fds[2] = (struct pollfd){.fd = child_fd, .events = POLLIN};
+        run_poll_fds(fds + 3);
+        if (poll(fds, 3 + RUN_POLL_FDS, poll_timeout_ms(idle_ns)) < 0 && errno != EINTR)
+            return EXIT_SETUP;
+        if (fds[0].revents && !in_read(hello))
+            return EXIT_DONE;
+        run_poll_results(fds + 3);
+        if (fds[2].revents)
+            clear_signal(child_fd);
+        advance();
+        if (!out_flush())
+            return EXIT_DONE;
+        if (!run_active() && now_ns() >= talk.heard + idle_ns)
+            return EXIT_DONE;
+    }
+}
+
+/* ---- the start ---- */
+
+static void close_inherited(void)
+{
+    if (syscall(SYS_close_range, 3U, ~0U, 0U) == 0)
+        return;
+    for (int fd = 3; fd < 1024; fd++)
+        close(fd);
+}
+
+static int watch_children(void)
+{
+    sigset_t all, child;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+static int set_up_and_serve(const char *workspace, const char *idle_seconds)
+{
+    prctl(PR_SET_DUMPABLE, 0);
+    close_inherited();
+    umask(022);
+    if (!token_take() || workspace_enter(workspace) != 0)
+        return EXIT_SETUP;
+    int child_fd = watch_children();
+    if (child_fd < 0)
+        return EXIT_SETUP;
+    oom_counter_open();
+    fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
+    fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
+    return serve(child_fd, atoll(idle_seconds) * 1000000000);
+}
+
+static bool copy_all(int from, int to)
+{
+    char bytes[65536];
+    ssize_t got;
+    while ((got = read(from, bytes, sizeof bytes)) > 0)
+        if (write(to, bytes, (size_t)got) != got)
+            return false;
+    return got == 0;
+}
+
+/* A copy of this program appears under `path`, whole or not at all. */
+static int install(const char *path)
+{
+    char temporary[4096];
+    uint32_t unique = 0;
+    if (getrandom(&unique, sizeof unique, 0) < 0)
+        return EXIT_SETUP;
+    snprintf(temporary, sizeof temporary, "%s.%08x", path, unique);
+    int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    int to = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
+    bool copied = from >= 0 && to >= 0 && copy_all(from, to) && fchmod(to, 0755) == 0 &&
+                  close(to) == 0 && rename(temporary, path) == 0;
+    if (!copied) {
+        perror(path);
+        unlink(temporary);
+    }
+    return copied ? EXIT_DONE : EXIT_SETUP;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "install") == 0)
+        return install(argv[2]);
+    if (argc == 4 && strcmp(argv[1], "serve") == 0)
+        return set_up_and_serve(argv[2], argv[3]);
+    fprintf(stderr, "usage: runner install <path> | runner serve <workspace> <idle seconds>\n");
+    return EXIT_USAGE;
+}

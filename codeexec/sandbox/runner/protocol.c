@@ -1,0 +1,260 @@
+/*
+ * Both buffers. Every frame ends in a zero byte and a token has none, so the beginning of a token
+ * can never complete the half frame that a dead client has left behind.
+ */
+#define _GNU_SOURCE
+#include "runner.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define TOKEN_VARIABLE "RUNNER_TOKEN="
+#define HELLO_BYTES (TOKEN_BYTES + NONCE_BYTES)
+#define OUTPUT_ROOM (4 * FRAME_BYTES(64 * 1024))
+#define OUT_RESERVE 4096
+
+extern char **environ;
+
+static unsigned char token[TOKEN_BYTES];
+static struct {
+    unsigned char bytes[FRAME_BYTES(MAX_PAYLOAD) + 64 * 1024];
+    size_t start, end;
+    size_t scanned; /* no token begins before this place */
+    bool hello_begun, deaf;
+} in;
+static struct {
+    unsigned char bytes[OUTPUT_ROOM + OUT_RESERVE]; /* [0] always begins a frame */
+    size_t sent, end;
+} out;
+
+uint32_t load_u32(const unsigned char *at)
+{
+    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+uint64_t load_u64(const unsigned char *at)
+{
+    return (uint64_t)load_u32(at) << 32 | load_u32(at + 4);
+}
+
+void store_u32(unsigned char *at, uint32_t value)
+{
+    for (int i = 3; i >= 0; i--, value >>= 8)
+        at[i] = (unsigned char)value;
+}
+
+void store_u64(unsigned char *at, uint64_t value)
+{
+    store_u32(at, (uint32_t)(value >> 32));
+    store_u32(at + 4, (uint32_t)value);
+}
+
+/* ---- the token ---- */
+
+static int hex_digit(char digit)
+{
+    if (digit >= '0' && digit <= '9')
+        return digit - '0';
+    return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
+}
+
+static bool token_parse(const char *text)
+{
+    if (strlen(text) != 2 * TOKEN_BYTES)
+        return false;
+    for (int i = 0; i < TOKEN_BYTES; i++) {
+        int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
+        if (high < 0 || low < 0 || (high | low) == 0)
+            return false;
+        token[i] = (unsigned char)(high << 4 | low);
+    }
+    return true;
+}
+
+bool token_take(void)
+{
+    bool taken = false;
+    char **kept = environ;
+    for (char **variable = environ; *variable; variable++) {
+        if (strncmp(*variable, TOKEN_VARIABLE, strlen(TOKEN_VARIABLE)) != 0) {
+            *kept++ = *variable;
+            continue;
+        }
+        taken = token_parse(*variable + strlen(TOKEN_VARIABLE));
+        explicit_bzero(*variable, strlen(*variable));
+    }
+    *kept = NULL;
+    return taken;
+}
+
+void token_wipe(void)
+{
+    explicit_bzero(token, sizeof token);
+}
+
+/* ---- input ---- */
+
+static void in_compact(void)
+{
+    if (in.start == 0)
+        return;
+    memmove(in.bytes, in.bytes + in.start, in.end - in.start);
+    in.end -= in.start;
+    in.scanned = in.scanned > in.start ? in.scanned - in.start : 0;
+    in.start = 0;
+}
+
+bool in_has_room(void)
+{
+    return in.end - in.start < sizeof in.bytes;
+}
+
+void in_ignore_until_hello(void)
+{
+    in.deaf = true;
+}
+
+/* Finds tokens in what is new; everything before one is forgotten. */
+static void in_take_hellos(hello_handler *on_hello)
+{
+    for (;;) {
+        unsigned char *at = memmem(in.bytes + in.scanned, in.end - in.scanned, token, TOKEN_BYTES);
+        in.hello_begun = at != NULL;
+        if (!at)
+            break;
+        in.start = in.scanned = (size_t)(at - in.bytes);
+        if (in.end - in.start < HELLO_BYTES)
+            return;
+        explicit_bzero(at, TOKEN_BYTES);
+        in.start = in.scanned = in.start + HELLO_BYTES;
+        in.deaf = false;
+        on_hello(at + TOKEN_BYTES);
+    }
+    size_t tail = in.end - in.start < TOKEN_BYTES ? in.end - in.start : TOKEN_BYTES - 1;
+    if (in.scanned < in.end - tail)
+        in.scanned = in.end - tail;
+    if (in.deaf)
+        in.start = in.scanned;
+}
+
+bool in_read(hello_handler *on_hello)
+{
+    in_compact();
+    ssize_t got = read(STDIN_FILENO, in.bytes + in.end, sizeof in.bytes - in.end);
+    if (got < 0)
+        return errno == EAGAIN || errno == EINTR;
+    in.end += (size_t)got;
+    in_take_hellos(on_hello);
+    return got > 0;
+}
+
+/* The next whole frame, valid until the next read. `broken`: what is there can't be one. */
+bool in_next(struct frame *frame, bool *broken)
+{
+    const unsigned char *at = in.bytes + in.start;
+    *broken = false;
+    if (in.deaf || in.hello_begun || in.end - in.start < HEADER_BYTES)
+        return false;
+    *frame = (struct frame){at[0], load_u32(at + 1), load_u32(at + 5), at + HEADER_BYTES};
+    if (frame->length > MAX_PAYLOAD) {
+        *broken = true;
+        return false;
+    }
+    if (in.end - in.start < FRAME_BYTES(frame->length))
+        return false;
+    *broken = at[HEADER_BYTES + frame->length] != 0;
+    if (!*broken)
+        in.start += FRAME_BYTES(frame->length);
+    if (in.scanned < in.start)
+        in.scanned = in.start;
+    return !*broken;
+}
+
+/* ---- output ---- */
+
+static size_t out_size_at(size_t at)
+{
+    return FRAME_BYTES(load_u32(out.bytes + at + 5));
+}
+
+/* Where the first frame begins that is not wholly sent. */
+static size_t out_unsent(void)
+{
+    size_t at = 0;
+    while (at < out.sent && at + out_size_at(at) <= out.sent)
+        at += out_size_at(at);
+    return at;
+}
+
+static void out_compact(void)
+{
+    size_t unsent = out_unsent();
+    memmove(out.bytes, out.bytes + unsent, out.end - unsent);
+    out.sent -= unsent;
+    out.end -= unsent;
+}
+
+bool out_pending(void)
+{
+    return out.sent < out.end;
+}
+
+size_t out_room(void)
+{
+    return out.end < OUTPUT_ROOM ? OUTPUT_ROOM - out.end : 0;
+}
+
+static void out_seal(uint8_t type, uint32_t id, size_t length)
+{
+    unsigned char *at = out.bytes + out.end;
+    at[0] = type;
+    store_u32(at + 1, id);
+    store_u32(at + 5, (uint32_t)length);
+    at[HEADER_BYTES + length] = 0;
+    out.end += FRAME_BYTES(length);
+}
+
+bool out_frame(uint8_t type, uint32_t id, const void *payload, size_t length)
+{
+    if (out.end + FRAME_BYTES(length) > sizeof out.bytes)
+        return false;
+    if (length > 0)
+        memcpy(out.bytes + out.end + HEADER_BYTES, payload, length);
+    out_seal(type, id, length);
+    return true;
+}
+
+/* Reads straight into a frame; returns what read() did. */
+ssize_t out_frame_from(int fd, uint8_t type, uint32_t id, size_t at_most)
+{
+    size_t room = out_room() - FRAME_BYTES(0);
+    ssize_t got = read(fd, out.bytes + out.end + HEADER_BYTES, at_most < room ? at_most : room);
+    if (got > 0)
+        out_seal(type, id, (size_t)got);
+    return got;
+}
+
+/* Forgets what nobody got. A frame that was begun is finished, so that whoever still listens
+ * stays in step. */
+void out_drop(void)
+{
+    size_t unsent = out_unsent();
+    out.end = unsent < out.sent ? unsent + out_size_at(unsent) : unsent;
+}
+
+bool out_flush(void)
+{
+    while (out_pending()) {
+        ssize_t wrote = write(STDOUT_FILENO, out.bytes + out.sent, out.end - out.sent);
+        if (wrote < 0 && errno == EINTR)
+            continue;
+        if (wrote < 0)
+            return errno == EAGAIN ? (out_compact(), true) : false;
+        out.sent += (size_t)wrote;
+    }
+    out.sent = out.end = 0;
+    return true;
+}

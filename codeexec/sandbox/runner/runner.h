@@ -1,0 +1,106 @@
+/*
+ * The runner: PID 1 of every sandbox, an unprivileged process without a capability.
+ *
+ * A client attaches to the container's stdin and stdout and speaks frames; ../protocol.py describes
+ * them in full. In short: `u8 type | u32 run id | u32 length | payload | u8 0`, numbers big-endian.
+ * A conversation begins with the secret token and a nonce, recognised anywhere in the input.
+ *
+ *     main.c       start, the poll loop, what each frame asks for
+ *     protocol.c   both buffers: frames and tokens in, frames out
+ *     run.c        one program: start, feed, watch, end, report
+ *     workspace.c  files written on a client's behalf
+ *     limits.c     clock and the kernel's count of out-of-memory kills
+ */
+#ifndef RUNNER_H
+#define RUNNER_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define PROTOCOL_VERSION 1
+#define TOKEN_BYTES 16
+#define NONCE_BYTES 16
+#define HEADER_BYTES 9
+#define FRAME_BYTES(payload) (HEADER_BYTES + (size_t)(payload) + 1)
+#define MAX_PAYLOAD (256 * 1024)
+#define STDIN_WINDOW (64 * 1024)
+
+enum asked { /* client to runner */
+    ASK_FILE = 'F',      /* u32 mode, path: create or replace, what follows goes there */
+    ASK_FILE_DATA = 'D', /* bytes of that file */
+    ASK_SYNC = 'Y',      /* answer TELL_SYNCED once everything before it is done */
+    ASK_EXEC = 'X',      /* run a program, see run_start() */
+    ASK_STDIN = 'I',     /* bytes for its stdin, never more than was granted */
+    ASK_STDIN_EOF = 'E',
+    ASK_KILL = 'K',
+};
+
+enum told { /* runner to client */
+    TELL_ACK = 'A', /* nonce, u8 protocol version */
+    TELL_SYNCED = 'Y',
+    TELL_STDOUT = 'o',
+    TELL_STDERR = 'e',
+    TELL_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
+    TELL_RESULT = 'R', /* see report() in run.c; ends the run */
+    TELL_FAILED = '!', /* u8 stage, u32 errno; the rest of this run id is ignored */
+};
+
+enum stage { STAGE_FILE = 1, STAGE_EXEC = 2, STAGE_PROTOCOL = 3 };
+
+struct frame {
+    uint8_t type;
+    uint32_t id;
+    uint32_t length;
+    const unsigned char *payload;
+};
+
+/* protocol.c */
+typedef void hello_handler(const unsigned char nonce[NONCE_BYTES]);
+bool token_take(void); /* from the environment, wiping it there; false when it is no token */
+void token_wipe(void); /* in a child, before it may be looked at */
+bool in_has_room(void);
+bool in_read(hello_handler *on_hello); /* false: the input has ended */
+bool in_next(struct frame *frame, bool *broken);
+void in_ignore_until_hello(void);
+uint32_t load_u32(const unsigned char *at);
+uint64_t load_u64(const unsigned char *at);
+void store_u32(unsigned char *at, uint32_t value);
+void store_u64(unsigned char *at, uint64_t value);
+bool out_pending(void);
+size_t out_room(void); /* for program output; a reserve for other frames is kept out of it */
+bool out_frame(uint8_t type, uint32_t id, const void *payload, size_t length);
+ssize_t out_frame_from(int fd, uint8_t type, uint32_t id, size_t at_most);
+void out_drop(void);
+bool out_flush(void); /* false: the output is gone */
+
+/* run.c */
+enum cause { BY_ITSELF = 0, BY_CLOCK, BY_OUTPUT, BY_CLIENT };
+enum { RUN_POLL_FDS = 3 };
+bool run_active(void); /* until its result was told */
+bool run_unclean(void);
+int run_start(uint32_t id, const unsigned char *payload, size_t length); /* 0 or errno */
+bool run_feed(const unsigned char *data, size_t length);                 /* false: over the window */
+void run_feed_end(void);
+void run_kill(enum cause cause);
+void run_abandon(void); /* kill, and tell nobody the result */
+void run_reap(void);
+void run_poll_fds(struct pollfd fds[RUN_POLL_FDS]);
+void run_poll_results(const struct pollfd fds[RUN_POLL_FDS]);
+void run_advance(void);       /* whatever time or reaping has made possible */
+int64_t run_deadline_ns(void); /* when to call run_advance() at the latest; -1: no need */
+
+/* workspace.c: each returns 0 or errno */
+int workspace_enter(const char *folder);
+int workspace_open(const unsigned char *path, size_t length, mode_t mode);
+int workspace_append(const unsigned char *data, size_t length);
+void workspace_close(void);
+
+/* limits.c */
+int64_t now_ns(void);
+void oom_counter_open(void);
+int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
+
+#endif

@@ -1,0 +1,84 @@
+"""The runner's image, and the volume through which containers get the runner."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from codeexec.sandbox.driver import OnLine
+from codeexec.sandbox.engine import Engine, gone_is_fine, translated
+from codeexec.sandbox.errors import ImageMissing, SandboxStartFailed
+from codeexec.sandbox.images import Images
+from codeexec.sandbox.policy import RUNNER_DIR
+from codeexec.sandbox.types import ImageInfo
+
+SOURCES = Path(__file__).parent / "runner"
+_HASH_DIGITS = 12
+
+
+@functools.cache
+def runner_version() -> str:
+    """Names the sources: another content, another version."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        if path.suffix in (".c", ".h") or path.name == "Dockerfile":
+            content = path.read_bytes()
+            digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:_HASH_DIGITS]
+
+
+class RunnerImage:
+    """Versions of the runner live side by side in one volume, so an update disturbs no sandbox."""
+
+    def __init__(self, engine: Engine, images: Images, *, prefix: str) -> None:
+        self._engine = engine
+        self._images = images
+        self.reference = f"{prefix}-runner:{runner_version()}"
+        self.volume = f"{prefix}-runner"
+        self.file_name = f"runner-{runner_version()}"
+
+    def build(self, *, on_line: OnLine | None = None) -> ImageInfo:
+        """Build the image unless it is there. Raises ImageBuildFailed."""
+        try:
+            return self._images.inspect(self.reference).info
+        except ImageMissing:
+            return self._images.build(SOURCES, self.reference, on_line=on_line)
+
+    def install(self) -> None:
+        """Put this version's file into the volume, which is made when it is missing.
+
+        Raises ImageMissing, SandboxStartFailed.
+        """
+        self._images.inspect(self.reference)
+        with translated(SandboxStartFailed):
+            api = self._engine.api
+            container = self._engine.create_container(self._installer())
+            try:
+                api.start(container)
+                code = api.wait(container, timeout=30)["StatusCode"]
+                said = api.logs(container).decode(errors="replace").strip() if code else ""
+            finally:
+                with gone_is_fine():
+                    api.remove_container(container, force=True)
+        if code:
+            raise SandboxStartFailed(
+                f"The runner could not be put into the volume {self.volume}: {said}"
+            )
+
+    def _installer(self) -> dict[str, Any]:
+        """Root, for the volume is root's; no capability, no network, and our own program alone."""
+        return {
+            "Image": self.reference,
+            "Cmd": ["install", f"{RUNNER_DIR}/{self.file_name}"],
+            "User": "0:0",
+            "NetworkDisabled": True,
+            "HostConfig": {
+                "Binds": [f"{self.volume}:{RUNNER_DIR}:nocopy"],
+                "NetworkMode": "none",
+                "ReadonlyRootfs": True,
+                "CapDrop": ["ALL"],
+                "SecurityOpt": ["no-new-privileges"],
+            },
+        }

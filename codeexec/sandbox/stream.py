@@ -1,0 +1,144 @@
+"""A container's stdin and stdout over the Docker Engine's socket.
+
+The Engine turns an HTTP request for `attach` into a plain connection. It is spoken directly:
+the vendor's library reads ahead into a buffer of its own there, so early output can be lost, and
+its time-outs bound no attached read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
+
+CONNECT_SECONDS = 5.0
+SEND_SECONDS = 10.0
+_MUX_HEADER = struct.Struct("!B3xI")
+_MAX_HEAD_BYTES = 16 * 1024
+_READ_BYTES = 128 * 1024
+
+
+class Demultiplexer:
+    """Takes the Engine's framing (stream number and length before each piece) off again."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """What the container wrote to stdout, as far as it has come. stderr isn't attached."""
+        self._pending += data
+        pieces, at = [], 0
+        while len(self._pending) >= at + _MUX_HEADER.size:
+            _, length = _MUX_HEADER.unpack_from(self._pending, at)
+            begin = at + _MUX_HEADER.size
+            if len(self._pending) < begin + length:
+                break
+            pieces.append(bytes(self._pending[begin : begin + length]))
+            at = begin + length
+        del self._pending[:at]
+        return b"".join(pieces)
+
+
+class ContainerStream:
+    """An attached container: bytes out to its stdin, bytes in from its stdout."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._demultiplexer = Demultiplexer()
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+
+    def send(self, data: bytes) -> None:
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            raise SandboxLost(f"The sandbox takes no more input: {error}.") from error
+
+    def receive(self, seconds: float) -> bytes | None:
+        """What comes within that time; None when nothing does. Raises SandboxLost at the end."""
+        if not self._poll.poll(max(0.0, seconds) * 1000):
+            return None
+        try:
+            data = self._connection.recv(_READ_BYTES)
+        except OSError as error:
+            raise SandboxLost(f"The connection to the sandbox broke: {error}.") from error
+        if not data:
+            raise SandboxLost("The sandbox has ended.")
+        return self._demultiplexer.feed(data)
+
+
+def connect(base_url: str) -> socket.socket:
+    """Open a connection to `unix:///path`, or to `tcp://host:port`. Raises EngineUnavailable."""
+    url = urlsplit(base_url)
+    try:
+        if url.scheme in ("unix", "http+unix"):
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(CONNECT_SECONDS)
+            with _closed_on_failure(connection):
+                connection.connect(url.path)
+            return connection
+        if url.scheme in ("tcp", "http") and url.hostname:
+            connection = socket.create_connection(
+                (url.hostname, url.port or 2375), timeout=CONNECT_SECONDS
+            )
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+    except (OSError, ValueError) as error:
+        raise EngineUnavailable(
+            f"The Docker Engine at {base_url} can't be reached: {error}."
+        ) from error
+    raise EngineUnavailable(f"{base_url} is no address of a Docker Engine: unix:// or tcp://.")
+
+
+@contextlib.contextmanager
+def _closed_on_failure(connection: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+@contextlib.contextmanager
+def attached(base_url: str, container_id: str) -> Iterator[ContainerStream]:
+    """A container's stdin and stdout. Raises SandboxLost, EngineUnavailable."""
+    with contextlib.closing(connect(base_url)) as connection:
+        _upgrade(connection, container_id)
+        connection.settimeout(SEND_SECONDS)
+        yield ContainerStream(connection)
+
+
+def _upgrade(connection: socket.socket, container_id: str) -> None:
+    request = (
+        f"POST /containers/{container_id}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\n"
+        "Host: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
+    )
+    try:
+        connection.sendall(request.encode())
+        head = _read_head(connection)
+    except OSError as error:
+        raise EngineUnavailable(f"The Docker Engine doesn't answer: {error}.") from error
+    status = head.split(b" ", 2)[1:2]
+    if status in ([b"101"], [b"200"]):
+        return
+    if status in ([b"404"], [b"409"]):
+        raise SandboxLost(f"The container {container_id[:12]} is gone or isn't running.")
+    line = head.split(b"\r\n", 1)[0].decode(errors="replace")
+    raise EngineUnavailable(f"The Docker Engine refused to attach: {line!r}.")
+
+
+def _read_head(connection: socket.socket) -> bytes:
+    """The answer's head. Nothing of the stream follows it before the container was spoken to."""
+    head, deadline = b"", time.monotonic() + CONNECT_SECONDS
+    while b"\r\n\r\n" not in head:
+        data = connection.recv(4096)
+        if not data or len(head) > _MAX_HEAD_BYTES or time.monotonic() > deadline:
+            raise OSError("no answer to attach")
+        head += data
+    return head
