@@ -95,6 +95,8 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+# Of asynchronous views, in place of MIDDLEWARE: coroutines only, see `codeexec.serving`.
+ASYNC_MIDDLEWARE = ["codeexec.middleware.browser_safety"]
 ROOT_URLCONF = "codeexec.urls"
 ASGI_APPLICATION = "codeexec.asgi.application"
 APPEND_SLASH = True
@@ -139,14 +141,16 @@ REST_FRAMEWORK = {
 }
 
 # The queue. A task carries an id; whether it may run at all is decided by a conditional UPDATE on
-# its row, so that a message that comes twice does nothing the second time.
+# its row, so that a message that comes twice does nothing the second time. A message whose worker
+# died comes again after `retry` seconds, and so, harmlessly, does that of a run that takes longer.
+# `timeout` is for scheduled tasks; what `codeexec.queueing.enqueue` sends has none.
 Q_CLUSTER = {
-    "name": "code-executor",
+    "name": "shared",  # codeexec.queueing.SHARED_QUEUE: where schedules send their tasks
     "broker_class": "codeexec.broker.PostgresBroker",
     "workers": CODE_EXECUTOR["WORKER_CONCURRENCY"],
-    "retry": 300,
-    "timeout": None,  # runs are bounded by the runner, and leases find dead workers
-    "queue_limit": CODE_EXECUTOR["WORKER_CONCURRENCY"],
+    "retry": 120,
+    "timeout": 120,
+    "queue_limit": 1,  # the least that is taken ahead of the workers
     "save_limit": -1,
     "max_attempts": 3,
     "catch_up": False,

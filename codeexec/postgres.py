@@ -1,0 +1,24 @@
+"""PostgreSQL connections besides Django's own: for LISTEN, which must outlive any transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import connection
+
+# A host that vanishes without a word is noticed within seconds, not after TCP's quarter of an hour.
+_LIVENESS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+def connection_parameters(application_name: str) -> dict[str, Any]:
+    """What psycopg needs to reach Django's default database; what DATABASE_URL sets wins."""
+    parameters = connection.get_connection_params()
+    for django_only in ("context", "cursor_factory"):
+        parameters.pop(django_only, None)
+    return {"application_name": application_name, **_LIVENESS, **parameters}

@@ -1,0 +1,59 @@
+"""Sending tasks to workers: which queues there are, and how a message gets into one.
+
+A message names a function and carries ids, nothing else. It is written in the caller's
+transaction, so that a row and the message about it are committed together or not at all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import cast
+
+from django.db import connection
+from django.utils import timezone
+from django_q.signing import SignedPackage
+
+SHARED_QUEUE = "shared"
+CHANNEL = "code_executor_queue"
+"""PostgreSQL channel; the payload of a notification is the queue that got a message."""
+
+NO_TIMEOUT = -1
+_LONGEST_NAME = 100  # django_q.models.Task.name
+
+_SEND = """
+    WITH sent AS (
+        INSERT INTO django_q_ormq (key, payload, lock) VALUES (%s, %s, now()) RETURNING id, key
+    )
+    SELECT id, pg_notify(%s, key) FROM sent
+"""
+
+
+def node_queue(node_name: str) -> str:
+    """Name of the queue that only the workers of that node take from."""
+    return f"node:{node_name}"
+
+
+def enqueue(task: str, *args: str, queue: str = SHARED_QUEUE) -> None:
+    """Have a worker of `queue` call the function with the dotted path `task`.
+
+    Delivered at least once: a message whose worker died comes again. What a task does must
+    therefore begin with a conditional UPDATE that only one delivery can win.
+    """
+    message = {
+        "id": uuid.uuid4().hex,
+        "name": (" ".join(args) or task)[:_LONGEST_NAME],
+        "func": task,
+        "args": args,
+        "kwargs": {},
+        "started": timezone.now(),
+        "save": False,
+        "timeout": NO_TIMEOUT,
+    }
+    send(queue, SignedPackage.dumps(message))
+
+
+def send(queue: str, payload: str) -> int:
+    """Put a signed package into a queue and wake who waits for it; returns the message's id."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SEND, [queue, payload, CHANNEL])
+        return cast(int, cursor.fetchone()[0])

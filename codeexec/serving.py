@@ -1,0 +1,238 @@
+"""Django as an ASGI application, with its threads bounded and its hops to them counted.
+
+Django's own handler takes a new thread and a new database connection for each request, and a hop
+to a thread for nearly each middleware. Here a request whose view is synchronous is one piece of
+work in one of the API's threads, all of MIDDLEWARE included. One whose view is asynchronous stays
+in the event loop, passes the short ASYNC_MIDDLEWARE, and takes threads as its view asks for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import closing
+from typing import IO, Any
+
+from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
+from django.conf import settings
+from django.core import signals
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix
+from django.core.handlers.base import BaseHandler
+from django.core.handlers.exception import convert_exception_to_response
+from django.db import close_old_connections, reset_queries
+from django.http import FileResponse, Http404, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import ResolverMatch, get_resolver, set_script_prefix
+from django.utils.module_loading import import_string
+
+from codeexec.errors import error_page
+from codeexec.notifications import hub
+from codeexec.sizes import format_size
+from codeexec.threads import RequestExecutor, in_thread, threads
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class BodyTooLargeError(Exception):
+    """A request's body is larger than MAX_REQUEST_SIZE."""
+
+
+class _SyncHandler(BaseHandler):
+    """Runs MIDDLEWARE and a synchronous view, all in the calling thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_middleware()
+
+    def resolve_request(self, request: Any) -> ResolverMatch:
+        return _resolved(request) or super().resolve_request(request)
+
+
+class Application(ASGIHandler):
+    """The service's ASGI application: HTTP, and the lifespan events that start and stop the hub."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sync_handler = _SyncHandler()
+        # The threads do this before each piece of work; as signals they would cost hops.
+        signals.request_started.disconnect(reset_queries)
+        signals.request_started.disconnect(close_old_connections)
+        signals.request_finished.disconnect(close_old_connections)
+
+    def load_middleware(self, is_async: bool = True) -> None:
+        """Asynchronous views pass ASYNC_MIDDLEWARE, coroutine functions all."""
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        handler = convert_exception_to_response(self._get_response_async)
+        for path in reversed(settings.ASYNC_MIDDLEWARE):
+            handler = convert_exception_to_response(import_string(path)(handler))
+        self._middleware_chain = handler
+
+    def resolve_request(self, request: Any) -> ResolverMatch:
+        return _resolved(request) or super().resolve_request(request)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        executor = RequestExecutor()
+        try:
+            async with ThreadSensitiveContext(executor=executor):
+                await self.handle(scope, receive, send)
+        finally:
+            executor.shutdown()
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await _read_body(scope, receive)
+        except RequestAborted:
+            return
+        except BodyTooLargeError:
+            await self.send_response(_body_too_large(), send)
+            return
+        with closing(body):
+            set_script_prefix(get_script_prefix(scope))
+            await signals.request_started.asend(sender=self.__class__, scope=scope)
+            request, refusal = self.create_request(scope, body)
+            if request is None:
+                await self.send_response(refusal, send)
+            elif _view_is_async(request):
+                await self._answer_while_connected(request, receive, send)
+            else:
+                await self._answer(request, send)
+
+    async def _answer_while_connected(
+        self, request: ASGIRequest, receive: Receive, send: Send
+    ) -> None:
+        """Cancel the view when its client goes away."""
+        answer = asyncio.create_task(self._answer(request, send))
+        gone = asyncio.create_task(_disconnect(receive))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            finished = answer.done()
+            for task in (answer, gone):
+                task.cancel()
+            await asyncio.wait((answer, gone))
+        if finished or not answer.cancelled():
+            answer.result()
+
+    async def _answer(self, request: ASGIRequest, send: Send) -> None:
+        response = await self.run_get_response(request)
+        try:
+            await self.send_response(response, send)
+        finally:
+            response.close()  # sends request_finished; none of its receivers blocks
+
+    async def run_get_response(self, request: ASGIRequest) -> HttpResponseBase:
+        if _view_is_async(request):
+            return await super().run_get_response(request)
+        response = await in_thread(self._sync_handler.get_response, request)
+        response._handler_class = self.__class__
+        if isinstance(response, FileResponse):
+            response.block_size = self.chunk_size
+        return response
+
+    async def send_response(self, response: HttpResponseBase, send: Send) -> None:
+        if isinstance(response, StreamingHttpResponse) and not response.is_async:
+            parts: Iterator[bytes] = iter(response.streaming_content)  # type: ignore[arg-type]
+            response.streaming_content = _iterate_in_threads(parts)
+        await super().send_response(response, send)
+
+
+def _resolved(request: Any) -> ResolverMatch | None:
+    """What `_view_is_async` has found already, unless middleware has changed the URLconf since."""
+    return None if hasattr(request, "urlconf") else request.resolver_match
+
+
+def _view_is_async(request: Any) -> bool:
+    if request.resolver_match is None:
+        try:
+            request.resolver_match = get_resolver().resolve(request.path_info)
+        except Http404:
+            return False  # the synchronous handler answers it, static files and redirects included
+    return bool(iscoroutinefunction(request.resolver_match.func))
+
+
+async def _iterate_in_threads(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (part := await in_thread(next, parts, None)) is not None:
+        yield part
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _read_body(scope: Scope, receive: Receive) -> IO[bytes]:
+    limit_bytes = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    if _declared_length(scope) > 2 * limit_bytes:
+        raise BodyTooLargeError  # at once: a client that waits for `100 Continue` sends nothing
+    body = tempfile.SpooledTemporaryFile(  # noqa: SIM115 -- handed to the caller
+        max_size=settings.FILE_UPLOAD_MAX_MEMORY_SIZE
+    )
+    try:
+        await _receive_into(body, receive, limit_bytes)
+    except BaseException:
+        body.close()
+        raise
+    body.seek(0)
+    return body
+
+
+async def _receive_into(body: IO[bytes], receive: Receive, limit_bytes: int) -> None:
+    received, more = 0, True
+    # A body somewhat over the limit is read to its end and dropped: a client that is still sending
+    # when the connection closes would see a broken connection instead of the answer.
+    while more and received <= 2 * limit_bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestAborted
+        part = message.get("body", b"")
+        received += len(part)
+        if received <= limit_bytes:
+            body.write(part)
+        more = message.get("more_body", False)
+    if received > limit_bytes:
+        raise BodyTooLargeError
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0
+
+
+def _body_too_large() -> HttpResponseBase:
+    limit = format_size(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+    response = error_page(413, f"The body is larger than {limit}.", "request_too_large")
+    response.headers["Connection"] = "close"
+    response.headers["Content-Length"] = str(len(response.content))
+    return response
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """The server's start and stop."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            # What asgiref sends elsewhere (error pages, logging) runs in the same threads.
+            asyncio.get_running_loop().set_default_executor(threads.executor)
+            await hub.start()
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await hub.stop()
+            threads.close()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
