@@ -285,9 +285,7 @@ SETTINGS = (
         "an address or host name",
         "address that the API listens on",
     ),
-    _setting(
-        "API_PORT", "8000", _whole(1, 65_535), "a port from 1 to 65535", "port of the API"
-    ),
+    _setting("API_PORT", "8000", _whole(1, 65_535), "a port from 1 to 65535", "port of the API"),
     _setting(
         "API_DEBUG",
         "false",

@@ -15,9 +15,7 @@ LOST_AFTER = timedelta(seconds=15)
 class NodeQuerySet(models.QuerySet["Node"]):
     def active(self) -> Self:
         """Nodes that take new sessions: active, and heard of lately."""
-        return self.filter(
-            status=Node.Status.ACTIVE, heartbeat_at__gt=timezone.now() - LOST_AFTER
-        )
+        return self.filter(status=Node.Status.ACTIVE, heartbeat_at__gt=timezone.now() - LOST_AFTER)
 
     def silent(self) -> Self:
         """Nodes that are not marked lost yet, and should be."""

@@ -44,9 +44,7 @@ class Sandbox(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     node = models.ForeignKey(Node, on_delete=models.PROTECT, related_name="sandboxes")
-    environment = models.ForeignKey(
-        Environment, on_delete=models.PROTECT, related_name="sandboxes"
-    )
+    environment = models.ForeignKey(Environment, on_delete=models.PROTECT, related_name="sandboxes")
     revision = models.ForeignKey(
         EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sandboxes"
     )

@@ -48,9 +48,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
 
     def expired(self) -> Self:
         """Open, past their time, and not in the middle of a run."""
-        return (
-            self.open().exclude(status=Status.EXECUTING).filter(expires_at__lte=timezone.now())
-        )
+        return self.open().exclude(status=Status.EXECUTING).filter(expires_at__lte=timezone.now())
 
     def unattended(self) -> Self:
         """Not started, and whoever should be at it is taking too long."""
@@ -75,15 +73,11 @@ class Session(models.Model):
         OPERATOR = "operator", "stopped by an operator"
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
-    environment = models.ForeignKey(
-        Environment, on_delete=models.PROTECT, related_name="sessions"
-    )
+    environment = models.ForeignKey(Environment, on_delete=models.PROTECT, related_name="sessions")
     revision = models.ForeignKey(
         EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sessions"
     )
-    node = models.ForeignKey(
-        Node, on_delete=models.PROTECT, null=True, related_name="sessions"
-    )
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True, related_name="sessions")
     status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
     one_shot = models.BooleanField(
         default=False, help_text="Made for one run, and stopped after it."
@@ -128,8 +122,7 @@ class Session(models.Model):
                 name="session_stop_has_reason",
             ),
             models.CheckConstraint(
-                condition=~Q(status__in=["creating", "ready", "executing"])
-                | Q(node__isnull=False),
+                condition=~Q(status__in=["creating", "ready", "executing"]) | Q(node__isnull=False),
                 name="session_started_has_node",
             ),
             models.CheckConstraint(

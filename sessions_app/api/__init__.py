@@ -1,0 +1,1 @@
+"""The HTTP API: views that validate, call one service and serialize."""

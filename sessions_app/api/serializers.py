@@ -1,0 +1,353 @@
+"""What comes in and goes out, with the names that clients rely on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from environments_app.models import Environment
+from sessions_app.api.fields import (
+    ArgumentText,
+    Files,
+    InputText,
+    Metadata,
+    Variables,
+    VerbatimText,
+    WorkspacePath,
+)
+from sessions_app.models import Execution, Session
+from sessions_app.models.session import CLOSED
+from sessions_app.services.executions import RunRequest
+
+MAX_TTL_SECONDS = 30 * 86_400
+NOT_RUN = -1
+"""`exit_code` where no program was run to its end."""
+
+
+class OpenSessionSerializer(serializers.Serializer[Any]):
+    """Request of `POST /sessions`."""
+
+    environment = serializers.CharField(
+        required=False, allow_null=True, help_text="Its name; default: the default environment."
+    )
+    ttl = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=MAX_TTL_SECONDS,
+        help_text="Seconds that the session lives after its last activity.",
+    )
+    metadata = Metadata(
+        required=False,
+        allow_null=True,
+        help_text="Any JSON object of yours; it can be filtered by.",
+    )
+
+
+class RunSerializer(serializers.Serializer[Any]):
+    """Request of `POST /sessions/{id}/execute`."""
+
+    code = VerbatimText(required=False, allow_null=True, help_text="The program.")
+    filename = WorkspacePath(
+        required=False,
+        allow_null=True,
+        help_text="Where the code goes in the workspace; default: the environment's own.",
+    )
+    stdin = InputText(required=False, allow_null=True, help_text="What the program reads.")
+    args = serializers.ListField(
+        child=ArgumentText(), required=False, allow_null=True, max_length=1000
+    )
+    env = Variables(required=False, allow_null=True)
+    files = Files(required=False, allow_null=True, help_text="Files besides the code, or instead.")
+    timeout = serializers.FloatField(
+        required=False,
+        allow_null=True,
+        min_value=0.1,
+        help_text="Wall-clock seconds, up to the environment's maximum.",
+    )
+
+    def run_request(self) -> RunRequest:
+        data = self.validated_data
+        return RunRequest(
+            code=data.get("code"),
+            filename=data.get("filename"),
+            stdin=data.get("stdin") or "",
+            args=data.get("args") or [],
+            env=data.get("env") or {},
+            files=data.get("files") or {},
+            timeout_seconds=data.get("timeout"),
+        )
+
+
+class SingleRunSerializer(RunSerializer):
+    """Request of `POST /execute`."""
+
+    environment = serializers.CharField(required=False, allow_null=True)
+
+
+class SessionOpenedSerializer(serializers.ModelSerializer[Session]):
+    """Answer to `POST /sessions`."""
+
+    session_id = serializers.UUIDField(source="id")
+    environment = serializers.CharField(source="environment.name")
+    message = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Session
+        fields = ("session_id", "status", "environment", "message", "expires_at")
+
+    def get_message(self, session: Session) -> str:
+        if session.status == Session.Status.READY:
+            return "Session is ready."
+        return "Session created. Container is starting..."
+
+
+class SessionSerializer(serializers.ModelSerializer[Session]):
+    session_id = serializers.UUIDField(source="id")
+    environment = serializers.CharField(source="environment.name")
+    container_id = serializers.SerializerMethodField()
+    last_execution = serializers.DateTimeField(source="last_execution_at", allow_null=True)
+    ttl = serializers.IntegerField(source="ttl_seconds")
+    stop_reason = serializers.SerializerMethodField()
+    error = serializers.SerializerMethodField(help_text="Why it was given up.")
+
+    class Meta:
+        model = Session
+        fields = (
+            "session_id",
+            "status",
+            "environment",
+            "container_id",
+            "created_at",
+            "last_execution",
+            "ready_at",
+            "expires_at",
+            "closed_at",
+            "ttl",
+            "metadata",
+            "stop_reason",
+            "error",
+        )
+
+    def get_container_id(self, session: Session) -> str | None:
+        return None if session.status in CLOSED else session.container_id or None
+
+    def get_stop_reason(self, session: Session) -> str | None:
+        return session.stop_reason or None
+
+    def get_error(self, session: Session) -> str | None:
+        return session.error_reason or None
+
+
+class SessionStoppedSerializer(serializers.ModelSerializer[Session]):
+    """Answer to `DELETE /sessions/{id}`."""
+
+    session_id = serializers.UUIDField(source="id")
+    message = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Session
+        fields = ("session_id", "status", "message")
+
+    def get_message(self, session: Session) -> str:
+        if session.status in CLOSED:
+            return "Session has been stopped."
+        return "Session is being stopped..."
+
+
+class CompileSerializer(serializers.Serializer[Any]):
+    """How the compilation went."""
+
+    stdout = serializers.CharField()
+    stderr = serializers.CharField()
+    exit_code = serializers.IntegerField()
+    execution_time = serializers.FloatField(help_text="Seconds.")
+
+
+class ExecutionSerializer(serializers.ModelSerializer[Execution]):
+    """A run and how it ended. Before its end the results are empty."""
+
+    execution_id = serializers.UUIDField(source="id")
+    stdout = serializers.SerializerMethodField()
+    stderr = serializers.SerializerMethodField()
+    exit_code = serializers.SerializerMethodField(
+        help_text="The program's own; 124 out of time, 137 killed (memory too), 128 + N by signal N,"
+        " -1 where no program ran to its end."
+    )
+    execution_time = serializers.SerializerMethodField(help_text="Wall-clock seconds.")
+    verdict = serializers.SerializerMethodField()
+    signal = serializers.SerializerMethodField()
+    cpu_time = serializers.FloatField(source="cpu_seconds", help_text="CPU seconds, all processes.")
+    memory_peak = serializers.IntegerField(
+        source="memory_peak_bytes", help_text="Bytes, of the largest process."
+    )
+    compile = serializers.SerializerMethodField()
+    error = serializers.SerializerMethodField(help_text="Why we failed, where `status` is `error`.")
+
+    class Meta:
+        model = Execution
+        fields = (
+            "session_id",
+            "execution_id",
+            "sequence",
+            "status",
+            "verdict",
+            "stdout",
+            "stderr",
+            "exit_code",
+            "execution_time",
+            "signal",
+            "cpu_time",
+            "memory_peak",
+            "stdout_truncated",
+            "stderr_truncated",
+            "compile",
+            "error",
+            "queued_at",
+            "started_at",
+            "finished_at",
+        )
+
+    def get_stdout(self, execution: Execution) -> str:
+        return _text(execution.stdout)
+
+    def get_stderr(self, execution: Execution) -> str:
+        return _text(execution.stderr)
+
+    def get_exit_code(self, execution: Execution) -> int:
+        return NOT_RUN if execution.exit_code is None else execution.exit_code
+
+    def get_execution_time(self, execution: Execution) -> float:
+        return execution.wall_seconds or 0.0
+
+    @extend_schema_field(
+        serializers.ChoiceField(choices=Execution.Verdict.choices, allow_null=True)
+    )
+    def get_verdict(self, execution: Execution) -> str | None:
+        return execution.verdict or None
+
+    def get_signal(self, execution: Execution) -> str | None:
+        return execution.signal or None
+
+    def get_error(self, execution: Execution) -> str | None:
+        return execution.error_reason or None
+
+    @extend_schema_field(CompileSerializer(allow_null=True))
+    def get_compile(self, execution: Execution) -> dict[str, Any] | None:
+        if not execution.was_compiled:
+            return None
+        return {
+            "stdout": _text(execution.compile_stdout),
+            "stderr": _text(execution.compile_stderr),
+            "exit_code": execution.compile_exit_code,
+            "execution_time": execution.compile_wall_seconds,
+        }
+
+
+class TimelineSerializer(ExecutionSerializer):
+    """A run with what was asked for."""
+
+    stdin = serializers.SerializerMethodField()
+    timeout = serializers.FloatField(source="timeout_seconds")
+    args = serializers.ListField(child=serializers.CharField())
+    env = Variables()
+    files = Files()
+
+    class Meta(ExecutionSerializer.Meta):
+        fields = (  # type: ignore[assignment]
+            *ExecutionSerializer.Meta.fields,
+            "code",
+            "filename",
+            "stdin",
+            "args",
+            "env",
+            "files",
+            "timeout",
+        )
+
+    def get_stdin(self, execution: Execution) -> str:
+        return _text(execution.stdin)
+
+
+class ExecutionQueuedSerializer(serializers.ModelSerializer[Execution]):
+    """Answer to a run that nobody waits for."""
+
+    execution_id = serializers.UUIDField(source="id")
+
+    class Meta:
+        model = Execution
+        fields = ("execution_id", "status", "session_id", "sequence")
+
+
+class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
+    limits = serializers.SerializerMethodField()
+    maxima = serializers.SerializerMethodField()
+    network = serializers.BooleanField(source="network_enabled")
+    revision = serializers.SerializerMethodField()
+    image = serializers.CharField(source="image_reference")
+    image_digest = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Environment
+        fields = (
+            "name",
+            "description",
+            "is_default",
+            "default_filename",
+            "file_extension",
+            "run_command",
+            "compile_command",
+            "limits",
+            "maxima",
+            "network",
+            "runtime",
+            "warm_pool_size",
+            "image",
+            "revision",
+            "image_digest",
+        )
+
+    def get_limits(self, environment: Environment) -> dict[str, float]:
+        return _limits(environment.limits())
+
+    def get_maxima(self, environment: Environment) -> dict[str, float]:
+        return _limits(environment.maxima())
+
+    def get_revision(self, environment: Environment) -> int | None:
+        revision = environment.current_revision
+        return revision.number if revision else None
+
+    def get_image_digest(self, environment: Environment) -> str | None:
+        revision = environment.current_revision
+        return revision.image_id if revision else None
+
+
+class ErrorSerializer(serializers.Serializer[Any]):
+    """The body of every error."""
+
+    detail = serializers.CharField(help_text="One sentence.")
+    code = serializers.CharField(help_text="A name for programs.")
+
+
+class HealthSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["healthy", "degraded", "unhealthy"])
+    service = serializers.CharField()
+    checks = serializers.DictField(child=serializers.CharField())
+
+
+def _text(data: bytes | memoryview) -> str:
+    return bytes(data).decode(errors="replace")
+
+
+def _limits(limits: Any) -> dict[str, float]:
+    """In the units of requests: bytes, cores, seconds."""
+    return {
+        "memory": limits.memory_bytes,
+        "cpu": limits.cpus,
+        "pids": limits.pids,
+        "timeout": limits.timeout_seconds,
+        "tmpfs": limits.tmpfs_bytes,
+        "output": limits.output_bytes,
+    }

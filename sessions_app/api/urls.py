@@ -1,0 +1,27 @@
+from django.urls import path
+
+from sessions_app.api.views import (
+    EnvironmentViewSet,
+    ExecutionViewSet,
+    HealthViewSet,
+    SessionViewSet,
+)
+from sessions_app.api.waiting import waiting_for_result
+
+execute = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
+run_once = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
+
+urlpatterns = [
+    path("health", HealthViewSet.as_view({"get": "retrieve"})),
+    path("environments", EnvironmentViewSet.as_view({"get": "list"})),
+    path("environments/<str:name>", EnvironmentViewSet.as_view({"get": "retrieve"})),
+    path("execute", run_once),
+    path("executions/<uuid:execution_id>", ExecutionViewSet.as_view({"get": "retrieve"})),
+    path("sessions", SessionViewSet.as_view({"get": "list", "post": "create"})),
+    path(
+        "sessions/<uuid:session_id>",
+        SessionViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
+    ),
+    path("sessions/<uuid:session_id>/execute", execute),
+    path("sessions/<uuid:session_id>/executions", SessionViewSet.as_view({"get": "executions"})),
+]

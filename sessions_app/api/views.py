@@ -1,0 +1,174 @@
+"""The calls of `/api/v1`. Each validates, calls one service, and serializes."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import ViewSet
+
+from codeexec.errors import NotFound
+from environments_app.models import Environment
+from sessions_app.api import examples, schema
+from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
+from sessions_app.api.serializers import (
+    EnvironmentSerializer,
+    ExecutionQueuedSerializer,
+    HealthSerializer,
+    OpenSessionSerializer,
+    RunSerializer,
+    SessionOpenedSerializer,
+    SessionSerializer,
+    SessionStoppedSerializer,
+    SingleRunSerializer,
+    TimelineSerializer,
+)
+from sessions_app.health import check_health
+from sessions_app.models import Execution, Session
+from sessions_app.services import executions
+from sessions_app.services.executions import submit_execution, submit_single_run
+from sessions_app.services.sessions import find_session, open_session, stop_session
+
+
+@extend_schema(tags=["sessions"])
+class SessionViewSet(ViewSet):
+    @extend_schema(
+        summary="Open a session",
+        request=OpenSessionSerializer,
+        responses=schema.responses(SessionOpenedSerializer, 201, 400, 503),
+        examples=examples.OPEN_SESSION,
+    )
+    def create(self, request: Request) -> Response:
+        """`ready` at once when a warm sandbox was there, else `pending`: an execution may be sent
+        right away all the same, it waits until the session is ready.
+        """
+        wanted = OpenSessionSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        session = open_session(
+            environment_name=wanted.validated_data.get("environment"),
+            ttl_seconds=wanted.validated_data.get("ttl"),
+            metadata=wanted.validated_data.get("metadata"),
+        )
+        return Response(SessionOpenedSerializer(session).data, status=201)
+
+    @extend_schema(
+        summary="List sessions",
+        parameters=schema.SESSION_FILTERS,
+        responses=schema.page(SessionSerializer),
+    )
+    def list(self, request: Request) -> Response:
+        """Newest first, in pages: `next` and `previous` are addresses, or null."""
+        sessions = filter_sessions(Session.objects.select_related("environment"), request)
+        return _page(NewestFirst(), sessions, SessionSerializer, request)
+
+    @extend_schema(summary="One session", responses=schema.responses(SessionSerializer, 200, 404))
+    def retrieve(self, request: Request, session_id: UUID) -> Response:
+        return Response(SessionSerializer(find_session(session_id)).data)
+
+    @extend_schema(
+        summary="Stop a session", responses=schema.responses(SessionStoppedSerializer, 200, 404)
+    )
+    def destroy(self, request: Request, session_id: UUID) -> Response:
+        """Its container goes, its history stays. Repeating it is harmless."""
+        return Response(SessionStoppedSerializer(stop_session(session_id)).data)
+
+    @extend_schema(
+        summary="Run code in a session",
+        request=RunSerializer,
+        parameters=schema.WAIT,
+        responses=schema.run_responses(404, 409),
+        examples=examples.EXECUTE,
+    )
+    def execute(self, request: Request, session_id: UUID, execution_id: UUID) -> Response:
+        """Answers when the program has ended, however it ended: `verdict` says how. Runs of one
+        session take place one at a time, in the order of their arrival.
+        """
+        wanted = RunSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        execution = submit_execution(session_id, wanted.run_request(), execution_id=execution_id)
+        return Response(ExecutionQueuedSerializer(execution).data, status=202)
+
+    @extend_schema(
+        summary="A session's timeline",
+        responses=schema.page(TimelineSerializer, 404),
+        parameters=schema.PAGING,
+    )
+    def executions(self, request: Request, session_id: UUID) -> Response:
+        """Every run with its code, input, output, verdict and times, in order."""
+        session = find_session(session_id)
+        found = Execution.objects.filter(session=session)
+        return _page(BySequence(), found, TimelineSerializer, request)
+
+
+@extend_schema(tags=["executions"])
+class ExecutionViewSet(ViewSet):
+    @extend_schema(
+        summary="One execution", responses=schema.responses(TimelineSerializer, 200, 404)
+    )
+    def retrieve(self, request: Request, execution_id: UUID) -> Response:
+        return Response(TimelineSerializer(executions.find_execution(execution_id)).data)
+
+    @extend_schema(
+        summary="Run code once",
+        request=SingleRunSerializer,
+        parameters=schema.WAIT,
+        responses=schema.run_responses(503),
+        examples=examples.RUN_ONCE,
+    )
+    def run_once(self, request: Request, execution_id: UUID) -> Response:
+        """One run in a fresh sandbox that is thrown away after it."""
+        wanted = SingleRunSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        execution = submit_single_run(
+            wanted.validated_data.get("environment"),
+            wanted.run_request(),
+            execution_id=execution_id,
+        )
+        return Response(ExecutionQueuedSerializer(execution).data, status=202)
+
+
+@extend_schema(tags=["environments"])
+class EnvironmentViewSet(ViewSet):
+    @extend_schema(
+        summary="Names of the environments",
+        responses={200: OpenApiResponse({"type": "array", "items": {"type": "string"}})},
+        examples=examples.ENVIRONMENTS,
+    )
+    def list(self, request: Request) -> Response:
+        names = Environment.objects.enabled().order_by("name").values_list("name", flat=True)
+        return Response(list(names))
+
+    @extend_schema(
+        summary="One environment in full",
+        responses=schema.responses(EnvironmentSerializer, 200, 404),
+    )
+    def retrieve(self, request: Request, name: str) -> Response:
+        """Its limits and maxima in bytes, cores and seconds."""
+        environment = Environment.objects.enabled().filter(name=name).first()
+        if environment is None:
+            raise NotFound(f"There is no environment {name!r}; GET /environments names them.")
+        return Response(EnvironmentSerializer(environment).data)
+
+
+@extend_schema(tags=["service"])
+class HealthViewSet(ViewSet):
+    @extend_schema(
+        summary="Whether the service can do its job",
+        responses={200: HealthSerializer, 503: HealthSerializer},
+    )
+    def retrieve(self, request: Request) -> Response:
+        """503 when it can't; `degraded` (200) when it can do part of it."""
+        health = check_health()
+        body = {"status": health.status, "service": "code-executor", "checks": health.checks}
+        return Response(body, status=503 if health.status == "unhealthy" else 200)
+
+
+def _page(
+    paginator: CursorPagination, rows: Any, serializer: type[Any], request: Request
+) -> Response:
+    page = paginator.paginate_queryset(rows, request)
+    return paginator.get_paginated_response(serializer(page, many=True).data)

@@ -1,0 +1,95 @@
+"""Removing what nobody needs any more: expired sessions, and containers that belong to nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from django.conf import settings
+from django.utils import timezone
+from django_q.models import Schedule
+
+from codeexec.sandbox.types import SandboxInfo
+from environments_app.engine import get_driver
+from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.sandboxes import destroy_sandbox
+from sessions_app.services.sessions import stop_session
+
+CLEAN_UP_TASK = "sessions_app.tasks.clean_up_all_nodes"
+YOUNG = timedelta(minutes=2)
+"""A container this young may belong to a row that is being written."""
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What was removed, or would be."""
+
+    sessions: list[str] = field(default_factory=list)
+    containers: list[SandboxInfo] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.sessions or self.containers)
+
+    def __str__(self) -> str:
+        return f"{len(self.sessions)} sessions stopped, {len(self.containers)} containers removed"
+
+
+def clean_up(*, everything: bool = False, dry_run: bool = False) -> Report:
+    """Stop expired sessions and remove orphaned containers of this node.
+
+    `everything`: all open sessions, and all sandboxes of this node, warm ones too. Containers of
+    other deployments on the same Docker Engine are never touched. Raises EngineUnavailable.
+    """
+    report = Report()
+    reason = Session.StopReason.OPERATOR if everything else Session.StopReason.EXPIRED
+    sessions = Session.objects.open() if everything else Session.objects.expired()
+    for session in sessions:
+        report.sessions.append(str(session.pk))
+        if not dry_run:
+            stop_session(session.pk, reason)
+    node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
+    if node is not None:
+        report.containers = _orphans(node, everything=everything)
+        if not dry_run:
+            for container in report.containers:
+                destroy_sandbox(container.sandbox_id)
+    if everything and not dry_run:
+        _finish_stopping(node)
+    return report
+
+
+def _orphans(node: Node, *, everything: bool) -> list[SandboxInfo]:
+    """Containers of this node without a row that says that they are needed."""
+    needed = (
+        set() if everything else {str(pk) for pk in Sandbox.objects.values_list("pk", flat=True)}
+    )
+    newest = (timezone.now() - YOUNG).timestamp()
+    return [
+        container
+        for container in get_driver().list_sandboxes(node=str(node.pk))
+        if container.sandbox_id not in needed
+        and (everything or not container.running or container.created_at < newest)
+    ]
+
+
+def _finish_stopping(node: Node | None) -> None:
+    """With `everything`, no worker may be left to do it: runs end, sessions are stopped."""
+    for execution in Execution.objects.running().filter(session__status="stopping"):
+        execution.cancel()
+    for session in Session.objects.filter(status=Session.Status.STOPPING, node=node):
+        session.mark_stopped()
+    Sandbox.objects.filter(node=node).delete()
+
+
+def schedule_clean_up() -> None:
+    """The django-q2 schedule: every five minutes, on whichever node takes it."""
+    Schedule.objects.update_or_create(
+        name="cleanup_sessions",
+        defaults={
+            "func": CLEAN_UP_TASK,
+            "schedule_type": Schedule.MINUTES,
+            "minutes": 5,
+            "repeats": -1,
+        },
+    )

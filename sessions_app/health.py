@@ -1,0 +1,47 @@
+"""Whether the service can do its job, and what is in its way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.db import DatabaseError
+
+from environments_app.models import Environment
+from sessions_app.models import Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    status: str
+    """`healthy`, `degraded` (part of the job can be done) or `unhealthy`."""
+    checks: dict[str, str]
+    """Part to `ok`, or to what is wrong with it."""
+
+
+def check_health() -> Health:
+    try:
+        nodes, environments = _check_nodes(), _check_environments()
+    except DatabaseError as error:
+        reason = str(error).strip().splitlines()[0]
+        return Health(status="unhealthy", checks={"database": reason})
+    checks = {"database": "ok", "workers": nodes, "environments": environments}
+    if not Node.objects.active().filter(engine_error="").exists():
+        return Health(status="unhealthy", checks=checks)
+    degraded = any(check != "ok" for check in checks.values())
+    return Health(status="degraded" if degraded else "healthy", checks=checks)
+
+
+def _check_nodes() -> str:
+    active = list(Node.objects.active())
+    if not active:
+        return "no worker node is up: start one with `manage.py run_worker`"
+    broken = [f"{node.name}: {node.engine_error}" for node in active if node.engine_error]
+    return "; ".join(broken) or "ok"
+
+
+def _check_environments() -> str:
+    enabled = Environment.objects.enabled()
+    if not enabled.exists():
+        return "no environment is enabled: `manage.py seed_environments`"
+    missing = [environment.name for environment in enabled.filter(revisions=None)]
+    return f"not built yet: {', '.join(missing)}" if missing else "ok"

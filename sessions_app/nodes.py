@@ -1,0 +1,28 @@
+"""The worker node that this process belongs to."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.utils import timezone
+
+from sessions_app.models import Node
+
+
+def register_node() -> Node:
+    """This node's row, as its configuration says it is now. A draining node stays draining."""
+    now = timezone.now()
+    described = {
+        "capacity": settings.CODE_EXECUTOR["NODE_CAPACITY"],
+        "concurrency": settings.CODE_EXECUTOR["WORKER_CONCURRENCY"],
+        "started_at": now,
+        "heartbeat_at": now,
+    }
+    node, _ = Node.objects.update_or_create(
+        name=settings.CODE_EXECUTOR["NODE_NAME"], defaults=described
+    )
+    return node
+
+
+def this_node() -> Node:
+    """The row as it is now. The node must have been registered."""
+    return Node.objects.get(name=settings.CODE_EXECUTOR["NODE_NAME"])

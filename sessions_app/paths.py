@@ -1,0 +1,36 @@
+"""Paths inside a workspace, validated once, where they come in."""
+
+from __future__ import annotations
+
+from codeexec.errors import InvalidPath
+
+MAX_LENGTH = 255
+MAX_DEPTH = 16
+
+
+def workspace_path(text: str) -> str:
+    """The path, relative to the workspace and in its plainest form (`./a//b.py` is `a/b.py`).
+
+    Raises InvalidPath for anything that is not a file below the workspace.
+    """
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    reason = _refusal(text, parts)
+    if reason:
+        raise InvalidPath(f"{text!r} can't be a file in the workspace: {reason}.", path=text)
+    return "/".join(parts)
+
+
+def _refusal(text: str, parts: list[str]) -> str:
+    if not parts or text.endswith("/"):
+        return "it names no file"
+    if text.startswith("/"):
+        return "it must be relative to the workspace"
+    if ".." in parts:
+        return "it must not leave the workspace"
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        return "it must not contain control characters"
+    if "\\" in text:
+        return "folders are separated by /"
+    if len(text.encode()) > MAX_LENGTH or len(parts) > MAX_DEPTH:
+        return f"at most {MAX_LENGTH} bytes and {MAX_DEPTH} levels"
+    return ""

@@ -1,0 +1,251 @@
+"""Accepting executions, taking them up one at a time, and ending them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, SessionClosed
+from codeexec.queueing import enqueue, node_queue
+from codeexec.sandbox.types import WorkspaceFile
+from codeexec.sizes import format_size
+from environments_app.models import Environment
+from sessions_app.models import Execution, Session
+from sessions_app.models.execution import Outcome
+from sessions_app.services.sessions import (
+    enqueue_stop,
+    open_session,
+    restart_session,
+    stop_session,
+)
+
+RUN_TASK = "sessions_app.tasks.run_session"
+
+FileContent = str | Mapping[str, str]
+"""Text, or {"base64": "..."}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a client asks to be run. Paths are validated and relative to the workspace."""
+
+    code: str | None = None
+    filename: str | None = None
+    stdin: str = ""
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, FileContent] = field(default_factory=dict)
+    timeout_seconds: float | None = None
+
+
+def submit_execution(
+    session_id: UUID | str, request: RunRequest, *, execution_id: UUID | None = None
+) -> Execution:
+    """Queue one run in a session. Runs of one session take place one at a time, in this order.
+
+    Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded.
+    """
+    with transaction.atomic():
+        session = _lock_session(session_id)
+        execution = _new_execution(session, request)
+        if execution_id is not None:
+            execution.id = execution_id
+        execution.save(force_insert=True)
+        Session.row(session.pk).update(
+            last_sequence=execution.sequence,
+            last_activity_at=timezone.now(),
+            expires_at=session.next_expiry(),
+        )
+        # In any other status whoever changes it to ready looks for queued executions then.
+        if session.status == Session.Status.READY:
+            enqueue_run(session)
+    return execution
+
+
+def submit_single_run(
+    environment_name: str | None, request: RunRequest, *, execution_id: UUID | None = None
+) -> Execution:
+    """One run in a session of its own, which ends with it. Raises as both of its halves do."""
+    with transaction.atomic():
+        session = open_session(environment_name=environment_name, one_shot=True)
+        return submit_execution(session.pk, request, execution_id=execution_id)
+
+
+def _lock_session(session_id: UUID | str) -> Session:
+    locked = Session.objects.select_for_update(of=("self",)).select_related("environment", "node")
+    session = locked.filter(pk=session_id).first()
+    if session is None:
+        raise NotFound(f"There is no session {session_id}.")
+    if not session.is_open or session.expires_at <= timezone.now():
+        raise SessionClosed(_closed_detail(session), status=session.status)
+    return session
+
+
+def _closed_detail(session: Session) -> str:
+    if session.status == Session.Status.ERROR:
+        return f"The session was given up: {session.error_reason} Open a new one."
+    if session.is_open or session.stop_reason == Session.StopReason.EXPIRED:
+        return "The session has expired. Open a new one."
+    return "The session has been stopped. Open a new one."
+
+
+def _new_execution(session: Session, request: RunRequest) -> Execution:
+    environment = session.environment
+    filename = request.filename or environment.default_filename
+    execution = Execution(
+        session=session,
+        sequence=session.last_sequence + 1,
+        code=request.code or "",
+        filename=filename,
+        stdin=request.stdin.encode(),
+        args=list(request.args),
+        env=dict(request.env),
+        files=_files_besides_code(request, filename),
+        timeout_seconds=_timeout(environment, request.timeout_seconds),
+    )
+    _require_space(environment, execution)
+    return execution
+
+
+def _files_besides_code(request: RunRequest, filename: str) -> dict[str, FileContent]:
+    if request.code is not None and filename in request.files:
+        raise InvalidRequest(f"`code` and `files` both give {filename}: leave one of them out.")
+    if request.code is None and filename not in request.files:
+        raise InvalidRequest(
+            f"Nothing to run: give `code`, or {filename} in `files`, or a `filename` that is there."
+        )
+    return dict(request.files)
+
+
+def _timeout(environment: Environment, wanted: float | None) -> float:
+    maximum = environment.maxima().timeout_seconds
+    if wanted is not None and wanted > maximum:
+        raise LimitExceeded(
+            f"timeout: {wanted:g} s is more than the {maximum:g} s that environment "
+            f"{environment.name!r} allows.",
+            limit="timeout",
+            maximum=maximum,
+        )
+    return environment.limits().timeout_seconds if wanted is None else wanted
+
+
+def _require_space(environment: Environment, execution: Execution) -> None:
+    size = sum(len(file.content) for file in workspace_files(execution))
+    room = environment.limits().tmpfs_bytes
+    if size > room:
+        raise LimitExceeded(
+            f"The files have {size} bytes, the workspace holds {format_size(room)}.",
+            limit="tmpfs",
+            maximum=room,
+        )
+
+
+def workspace_files(execution: Execution) -> list[WorkspaceFile]:
+    """The files that a run begins with: those of the request, and its code."""
+    files = [
+        WorkspaceFile(path=path, content=_content(content))
+        for path, content in execution.files.items()
+    ]
+    if execution.filename not in execution.files:
+        files.append(WorkspaceFile(path=execution.filename, content=execution.code.encode()))
+    return files
+
+
+def _content(content: FileContent) -> bytes:
+    return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"])
+
+
+def enqueue_run(session: Session) -> None:
+    if session.node is None:
+        raise ValueError(f"session {session.pk} is on no node")
+    enqueue(RUN_TASK, str(session.pk), queue=node_queue(session.node.name))
+
+
+def claim_next_execution(session_id: UUID | str, worker: str) -> Execution | None:
+    """Take up the oldest queued execution of a session that is ready; None: there is nothing to do.
+
+    Whoever loses a race here may go away: the winner looks for more when it has finished.
+    """
+    with transaction.atomic():
+        queued = Execution.objects.filter(session_id=session_id).queued()
+        execution = (
+            queued.select_related("session__environment", "session__node")
+            .order_by("sequence")
+            .first()
+        )
+        if execution is None or not execution.session.begin_execution():
+            return None
+        if not execution.claim(worker):  # cancelled just now, with others behind it, perhaps
+            _release_session(execution.session)
+            return None
+        return execution
+
+
+def _release_session(session: Session) -> None:
+    """The session is free for its next execution; one that is queued is sent to a worker."""
+    if not session.end_execution():
+        enqueue_stop(session)  # it was stopped meanwhile, and the stop waits for this run
+    elif Execution.objects.filter(session=session).queued().exists():
+        enqueue_run(session)
+
+
+def finish_execution(execution: Execution, outcome: Outcome) -> bool:
+    """Keep what a run came to, and free its session. False: somebody ended it before."""
+    with transaction.atomic():
+        finished = execution.complete(outcome)
+        if finished:
+            _release_session(execution.session)
+    _after_run(execution)
+    return finished
+
+
+def fail_execution(execution: Execution, reason: str) -> bool:
+    """We failed to run it: it ends with the reason, its session goes on with the next one."""
+    with transaction.atomic():
+        failed = execution.fail(reason)
+        if failed:
+            _release_session(execution.session)
+    _after_run(execution)
+    return failed
+
+
+def fail_execution_with_sandbox(execution: Execution, reason: str) -> None:
+    """The sandbox is lost together with the run: the session gets a new, empty one."""
+    session = execution.session
+    with transaction.atomic():
+        status = Session.objects.select_for_update().values_list("status").get(pk=session.pk)[0]
+        if status == Session.Status.STOPPING:
+            execution.cancel()
+        elif execution.fail(reason) and not session.one_shot:
+            restart_session(session)
+    _after_run(execution)
+
+
+def _after_run(execution: Execution) -> None:
+    """A session for one run ends with it."""
+    if execution.session.one_shot:
+        stop_session(execution.session_id, Session.StopReason.FINISHED)
+
+
+def reap_abandoned_executions() -> int:
+    """End runs whose worker has died; how many those were. What had begun is never run again."""
+    abandoned = Execution.objects.abandoned().select_related("session__node")
+    reaped = 0
+    for execution in abandoned[:100]:
+        reaped += fail_execution(
+            execution, f"The worker that ran it has died ({execution.worker}); run it again."
+        )
+    return reaped
+
+
+def find_execution(execution_id: UUID | str) -> Execution:
+    """Raises NotFound."""
+    found = Execution.objects.select_related("session").filter(pk=execution_id).first()
+    if found is None:
+        raise NotFound(f"There is no execution {execution_id}.")
+    return found

@@ -1,0 +1,117 @@
+"""What workers do. Each task gets an id, looks at the row, and does nothing where the row says that
+nothing is to be done: a message may come twice, late, or after its worker has died.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from codeexec.queueing import enqueue, node_queue
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError
+from sessions_app import runs
+from sessions_app.cleanup import clean_up
+from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models.session import MAX_STARTS
+from sessions_app.nodes import this_node
+from sessions_app.sandboxes import destroy_sandbox, reserve_sandbox, start_sandbox
+from sessions_app.services import executions
+from sessions_app.services.sessions import START_TASK, fail_session, restart_session
+
+CLEAN_UP_TASK = "sessions_app.tasks.clean_up_node"
+
+logger = logging.getLogger(__name__)
+
+
+def start_session(session_id: str) -> None:
+    """pending → creating → ready: start the session's sandbox on this node, then run what waits."""
+    session = Session.objects.select_related("environment").filter(pk=session_id).first()
+    if session is None or session.status != Session.Status.PENDING:
+        return
+    node = this_node()
+    if not Node.objects.with_room().filter(pk=node.pk).exists() and _pass_on(session, node):
+        return
+    if session.claim_start(node):
+        session.refresh_from_db()
+        _start_claimed(session, node)
+
+
+def _pass_on(session: Session, node: Node) -> bool:
+    """This node is full or draining: give the start to one that has room, if there is one."""
+    other = Node.objects.with_room().exclude(pk=node.pk).first()
+    if other is not None:
+        enqueue(START_TASK, str(session.pk), queue=node_queue(other.name))
+    return other is not None
+
+
+def _start_claimed(session: Session, node: Node) -> None:
+    sandbox = reserve_sandbox(session, node)
+    try:
+        revision = start_sandbox(sandbox, ttl_seconds=session.ttl_seconds)
+    except SandboxError as error:
+        logger.warning("session %s: its sandbox did not start: %s", session.pk, error)
+        _start_failed(session, error)
+        return
+    if session.mark_ready(sandbox.container_id, revision):
+        run_session(str(session.pk))
+    else:
+        destroy_sandbox(str(session.pk))  # it was stopped while its sandbox started
+        session.mark_stopped()
+
+
+def _start_failed(session: Session, error: SandboxError) -> None:
+    destroy_sandbox(str(session.pk))
+    retry = isinstance(error, EngineUnavailable) and session.starts < MAX_STARTS
+    if not (retry and restart_session(session)):
+        fail_session(session, str(error))
+        session.mark_stopped()
+
+
+def run_session(session_id: str) -> None:
+    """Run the session's next execution, if it has one and nobody else is at it."""
+    execution = executions.claim_next_execution(session_id, runs.worker_name())
+    if execution is not None:
+        runs.run_execution(execution)
+
+
+def stop_session(session_id: str) -> None:
+    """stopping → stopped: remove the container. A running execution is ended by its own worker
+    first, which sends this task again.
+    """
+    session = Session.objects.filter(pk=session_id).first()
+    if session is None or session.is_open:
+        return
+    if Execution.objects.filter(session=session).running().exists():
+        return
+    destroy_sandbox(session_id)
+    session.mark_stopped()
+
+
+def warm_sandbox(sandbox_id: str) -> None:
+    """warming → idle: start a sandbox that waits for its session."""
+    sandboxes = Sandbox.objects.select_related("environment", "node")
+    sandbox = sandboxes.filter(pk=sandbox_id, status=Sandbox.Status.WARMING).first()
+    if sandbox is None:
+        return
+    try:
+        start_sandbox(sandbox)
+    except SandboxError as error:
+        logger.warning("no warm sandbox of %s: %s", sandbox.environment.name, error)
+        destroy_sandbox(sandbox_id)
+
+
+def remove_sandbox(sandbox_id: str) -> None:
+    """Remove the container of a sandbox that was taken out of the pool."""
+    destroy_sandbox(sandbox_id)
+
+
+def clean_up_all_nodes() -> None:
+    """The schedule's task, on whichever node takes it: each node removes its own containers."""
+    for node in Node.objects.active():
+        enqueue(CLEAN_UP_TASK, queue=node_queue(node.name))
+
+
+def clean_up_node() -> None:
+    """What `manage.py cleanup_sessions` does."""
+    report = clean_up()
+    if report.changed:
+        logger.info("cleanup: %s", report)

@@ -1,0 +1,208 @@
+"""What a node's parent process does about once a second: signs of life, and mending what a part
+that died has left. It never takes part in running code.
+
+Every step is safe to take on several nodes at once: each ends in a conditional UPDATE.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, transaction
+from django.utils import timezone
+
+from codeexec.queueing import SHARED_QUEUE, enqueue
+from codeexec.sandbox.errors import EngineUnavailable, ImageMissing
+from environments_app.engine import get_driver
+from environments_app.models import Environment
+from environments_app.services import record_image
+from sessions_app.cleanup import schedule_clean_up
+from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models.session import MAX_STARTS, START_LEASE, Status
+from sessions_app.nodes import register_node, this_node
+from sessions_app.sandboxes import fill_pools, retire_stale
+from sessions_app.services.executions import enqueue_run, reap_abandoned_executions
+from sessions_app.services.sessions import (
+    START_TASK,
+    enqueue_stop,
+    expire_sessions,
+    fail_session,
+    restart_session,
+)
+
+logger = logging.getLogger(__name__)
+
+STUCK_AFTER = timedelta(seconds=10)
+"""A message that has had no effect for this long was lost with the worker that had it."""
+
+
+def node_started() -> None:
+    """Register this node, see whether its Docker Engine answers, and note what it has built."""
+    node = register_node()
+    node.beat(engine_error=_engine_error())
+    if not node.engine_error:
+        record_images()
+    schedule_clean_up()
+    logger.info("node %s is up", node.name)
+
+
+def node_stopped() -> None:
+    """Its sessions stay: their containers run on, and the node takes them up when it is back."""
+    Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).update(
+        heartbeat_at=timezone.now() - timedelta(days=1)
+    )
+
+
+class Rhythm:
+    """Steps with intervals in seconds, and the one that tells that this process slept itself."""
+
+    def __init__(self, steps: dict[Callable[[], object], float]) -> None:
+        self._steps = steps
+        self._due = dict.fromkeys(steps, 0.0)
+
+    def tick(self) -> None:
+        """Take each step that is due. The first failure of one step must not stop the others."""
+        for step, interval in self._steps.items():
+            if time.monotonic() >= self._due[step]:
+                self._due[step] = time.monotonic() + interval
+                step()
+
+
+class Reaper:
+    """Ends abandoned runs, but gives live workers time to renew their leases when the database, or
+    this machine, has been away for a while.
+    """
+
+    def __init__(self) -> None:
+        self._last_seen = time.monotonic()
+        self._not_before = 0.0
+
+    def __call__(self) -> None:
+        lease = float(settings.CODE_EXECUTOR["EXECUTION_LEASE"])
+        now = time.monotonic()
+        try:
+            if now - self._last_seen > lease / 2:
+                self._not_before = now + lease
+            Node.objects.exists()
+        except DatabaseError:
+            return
+        self._last_seen = now
+        if now >= self._not_before:
+            reap_abandoned_executions()
+
+
+def beat() -> None:
+    this_node().beat(engine_error=_engine_error())
+
+
+def _engine_error() -> str:
+    try:
+        get_driver().ping()
+    except EngineUnavailable as error:
+        return str(error)
+    return ""
+
+
+def tend_pool() -> None:
+    node = this_node()
+    retire_stale(node)
+    fill_pools(node)
+
+
+def record_images() -> None:
+    """Note images that were built by hand, so that sessions are opened in them."""
+    for environment in Environment.objects.enabled():
+        try:
+            record_image(environment, get_driver().inspect_image(environment.image_reference))
+        except (ImageMissing, EngineUnavailable):
+            continue
+
+
+def mark_lost_nodes() -> None:
+    """Sessions of a node that is gone are started anew on others; what ran there has failed."""
+    for node in Node.objects.silent():
+        if node.mark_lost():
+            logger.warning("node %s is lost", node.name)
+
+
+def move_sessions_of_lost_nodes() -> None:
+    """Only after a good while: a node that merely restarts finds its sessions as they were."""
+    gone = timezone.now() - timedelta(seconds=60)
+    lost = Node.objects.filter(status=Node.Status.LOST, heartbeat_at__lt=gone)
+    for session in Session.objects.live().filter(node__in=lost)[:100]:
+        if session.status == Status.STOPPING:
+            session.mark_stopped()
+        elif session.status != Status.EXECUTING and Node.objects.active().exists():
+            _start_anew(session)
+
+
+def nudge_unattended_sessions() -> None:
+    """Starts whose message or worker was lost go back to the queue, a few times."""
+    for session in Session.objects.unattended()[:100]:
+        if session.starts >= MAX_STARTS:
+            fail_session(session, f"Its sandbox did not start in {session.starts} attempts.")
+        elif session.status == Status.CREATING:
+            _start_anew(session)
+        else:
+            _queue_start_again(session)
+
+
+def _start_anew(session: Session) -> None:
+    logger.warning("session %s: its sandbox is started anew", session.pk)
+    restart_session(session)
+
+
+def _queue_start_again(session: Session) -> None:
+    with transaction.atomic():
+        still = Session.objects.unattended().filter(pk=session.pk)
+        if still.update(lease_expires_at=timezone.now() + START_LEASE):
+            enqueue(START_TASK, str(session.pk), queue=SHARED_QUEUE)
+
+
+def nudge_waiting_executions() -> None:
+    """A ready session with a queued execution that nobody takes up: its message was lost."""
+    waiting = Execution.objects.queued().filter(
+        session__status=Status.READY, queued_at__lt=timezone.now() - STUCK_AFTER
+    )
+    for execution in waiting.select_related("session__node")[:100]:
+        enqueue_run(execution.session)
+
+
+def nudge_stopping_sessions() -> None:
+    """A session that is stopping, with nothing running: the message or its worker was lost."""
+    stopping = Session.objects.filter(status=Status.STOPPING).exclude(
+        executions__status=Execution.Status.RUNNING
+    )
+    for session in stopping[:100]:
+        enqueue_stop(session)
+
+
+def drop_abandoned_warm_sandboxes() -> None:
+    """Rows of warm sandboxes whose worker died; the cleanup removes what there is of containers."""
+    Sandbox.objects.abandoned().delete()
+
+
+_rhythm = Rhythm(
+    {
+        beat: 3,
+        Reaper(): 1,
+        expire_sessions: 1,
+        tend_pool: 1,
+        record_images: 10,
+        mark_lost_nodes: 5,
+        move_sessions_of_lost_nodes: 10,
+        nudge_unattended_sessions: 2,
+        nudge_waiting_executions: 10,
+        nudge_stopping_sessions: 10,
+        drop_abandoned_warm_sandboxes: 5,
+    }
+)
+
+
+def tick() -> None:
+    """One round; the caller logs what it raises and calls again."""
+    _rhythm.tick()
