@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from environments_app.rules import MAX_COMMAND_LENGTH
+
 if TYPE_CHECKING:
     from environments_app.models import Environment
 
@@ -61,8 +63,8 @@ def check_command(template: str) -> None:
         if name not in PLACEHOLDERS:
             known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
             raise ValueError(f"{{{name}}} is no placeholder; allowed: {known}")
-    if "\x00" in template:
-        raise ValueError("a command can't contain NUL")
+    if "\x00" in template or len(template) > MAX_COMMAND_LENGTH:
+        raise ValueError(f"allowed: {MAX_COMMAND_LENGTH} characters at most, and no NUL")
     try:
         words = shlex.split(template)
     except ValueError as error:

@@ -167,6 +167,9 @@ class Environment(models.Model):
         help_text="The values last taken from the file. Where the row differs from them, an "
         "operator changed it, and seeding keeps it. Null: not from the file.",
     )
+    seeded_as_default = models.BooleanField(
+        default=False, editable=False, help_text="Whether the file last named it the default."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

@@ -28,7 +28,7 @@ class TextRule:
         """Raise ValueError, with what is allowed as its text."""
         matches = re.fullmatch(self.pattern, text) and not re.fullmatch(self.refused, text)
         if not matches or len(text) > self.max_length:
-            raise ValueError(self.allowed)
+            raise ValueError(f"allowed: {self.allowed}")
 
 
 NAME = TextRule(

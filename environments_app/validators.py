@@ -12,7 +12,7 @@ def _check(rule: rules.TextRule, value: str) -> None:
     try:
         rule.check(value)
     except ValueError as error:
-        raise ValidationError(f"'{value}' can't be; allowed: {error}.") from error
+        raise ValidationError(f"'{value}' can't be; {error}.") from error
 
 
 def name(value: str) -> None:

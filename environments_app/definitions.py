@@ -1,0 +1,177 @@
+"""`config/environments.yaml`: what it may say, and the values that it says.
+
+A file with any problem is refused whole, with every problem's line and key. Where an optional key
+is left out, the setting or the default of this module holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from codeexec.sizes import format_size
+from environments_app import rules
+from environments_app.commands import check_command
+from environments_app.limits import LIMITS, Limit
+from environments_app.yaml_nodes import (
+    DefinitionsError,
+    Value,
+    known_entries,
+    read_document,
+    suggestion,
+)
+
+__all__ = ["Definition", "Definitions", "DefinitionsError", "read_definitions"]
+
+_TEXTS = {
+    "image": rules.IMAGE,
+    "default_filename": rules.FILENAME,
+    "file_extension": rules.EXTENSION,
+    "description": rules.DESCRIPTION,
+    "runtime": rules.RUNTIME,
+}
+_COMMANDS = ("run_command", "compile_command")
+_FLAGS = ("enabled", "network")
+_KEYS = (*_TEXTS, *_COMMANDS, *_FLAGS, "warm_pool_size", "limits", "maxima")
+_DEFAULTS = {"workspace_dir": rules.WORKSPACE_DIR, "executor_user": rules.USER}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """One environment as the file has it. The names are those of the model's columns."""
+
+    name: str
+    image: str
+    default_filename: str
+    file_extension: str
+    run_command: str
+    compile_command: str = ""
+    description: str = ""
+    enabled: bool = True
+    warm_pool_size: int = 1
+    runtime: str = ""
+    network: bool | None = None
+    workspace_dir: str = "/workspace"
+    executor_user: str = "executor"
+    limits: Mapping[str, int | float] = field(default_factory=dict)
+    """Limits and maxima that the file gives, by column."""
+
+    def columns(self) -> dict[str, Any]:
+        """Values for the model's columns, without the name; all of them can stand in JSON."""
+        names = [limit.field for limit in LIMITS] + [limit.maximum_field for limit in LIMITS]
+        plain = {key: value for key, value in vars(self).items() if key not in ("name", "limits")}
+        return plain | {name: self.limits.get(name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definitions:
+    """The whole file."""
+
+    environments: tuple[Definition, ...]
+    default_environment: str | None
+
+
+def read_definitions(path: Path) -> Definitions:
+    """The environments of a file. Raises DefinitionsError, naming each problem."""
+    document = read_document(path)
+    top = known_entries(document, ["environments", "defaults"])
+    if "environments" not in top:
+        document.missing("environments")
+    defaults = (
+        known_entries(top["defaults"], ["default_environment", *_DEFAULTS])
+        if ("defaults" in top)
+        else {}
+    )
+    shared = {
+        key: defaults[key].checked(rule.check) for key, rule in _DEFAULTS.items() if key in defaults
+    }
+    environments = _environments(top["environments"], shared) if "environments" in top else []
+    default = _default_environment(defaults.get("default_environment"), environments)
+    document.problems.raise_if_any()
+    return Definitions(environments=tuple(environments), default_environment=default)
+
+
+def _environments(value: Value, shared: Mapping[str, Any]) -> list[Definition]:
+    environments = [_definition(name, entry, shared) for name, entry in value.mapping().items()]
+    if not environments:
+        value.problem("there is no environment in it")
+    return environments
+
+
+def _definition(name: str, value: Value, shared: Mapping[str, Any]) -> Definition:
+    value.check_name(name, rules.NAME.check)
+    entries = known_entries(value, _KEYS)
+    for key in ("default_filename", "run_command"):
+        if key not in entries:
+            value.missing(key)
+    columns = {"image": name, "default_filename": "", "run_command": "", **_columns(entries)}
+    if "file_extension" not in columns:
+        columns["file_extension"] = _extension_of(columns["default_filename"], value)
+    return Definition(name=name, **columns, **shared)
+
+
+def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:
+    """What the file gives. None where it can't be: its problem is noted, the file is refused."""
+    columns: dict[str, Any] = {}
+    for key, entry in entries.items():
+        if key in _TEXTS:
+            columns[key] = entry.checked(_TEXTS[key].check)
+        elif key in _COMMANDS:
+            columns[key] = entry.checked(check_command)
+        elif key in _FLAGS:
+            columns[key] = entry.flag()
+        elif key == "warm_pool_size":
+            columns[key] = entry.parsed(_pool_size, f"a number from 0 to {rules.MAX_WARM_POOL}")
+    return columns | {"limits": _limits(entries)}
+
+
+def _pool_size(text: str) -> int:
+    size = int(text)
+    if not 0 <= size <= rules.MAX_WARM_POOL:
+        raise ValueError(text)
+    return size
+
+
+def _extension_of(filename: str | None, value: Value) -> str:
+    suffix = PurePosixPath(filename or "").suffix
+    if filename and not suffix:
+        value.missing("file_extension")
+    return suffix
+
+
+def _limits(entries: Mapping[str, Value]) -> dict[str, Any]:
+    keys = [limit.key for limit in LIMITS]
+    limits = known_entries(entries["limits"], keys) if "limits" in entries else {}
+    maxima = known_entries(entries["maxima"], keys) if "maxima" in entries else {}
+    columns: dict[str, Any] = {}
+    for limit in LIMITS:
+        if limit.key in limits:
+            columns[limit.field] = limits[limit.key].parsed(limit.parse, limit.setting.allowed)
+        if limit.key in maxima:
+            maximum = maxima[limit.key].parsed(limit.parse, limit.setting.allowed)
+            columns[limit.maximum_field] = maximum
+            _check_order(limit, columns.get(limit.field), maximum, maxima[limit.key])
+    return columns
+
+
+def _check_order(limit: Limit, own: float | None, maximum: float | None, value: Value) -> None:
+    holds = limit.default() if own is None else own
+    if maximum is not None and maximum < holds:
+        source = limit.setting.name if own is None else f"limits.{limit.key}"
+        shown = format_size(int(holds)) if limit.is_size else f"{holds:g}"
+        value.problem(f"is below the limit, which is {shown} ({source})")
+
+
+def _default_environment(value: Value | None, environments: list[Definition]) -> str | None:
+    name = value.text() if value else None
+    if value is None or name is None:
+        return None
+    found = next((each for each in environments if each.name == name), None)
+    if found is None:
+        names = [each.name for each in environments]
+        value.problem(f"there is no environment {name!r}{suggestion(name, names)}")
+    elif found.enabled is False:
+        value.problem(f"{name!r} is not enabled")
+    return name

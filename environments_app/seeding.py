@@ -1,0 +1,114 @@
+"""From the file to the rows, without overwriting what an operator changed.
+
+A row remembers in `seeded` what the file last said. Where the row says something else, an operator
+changed it in the admin, and it is kept as it is, until it is forced. Which environment is the
+default is one choice over all of them, and is judged by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from environments_app.definitions import Definition, Definitions
+from environments_app.models import Environment
+from environments_app.services import record_definition
+
+
+class Outcome(StrEnum):
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    KEPT = "kept"
+    """An operator changed it, and the file does not say the same."""
+    NOT_IN_FILE = "not in the file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded:
+    """What became of one environment, or (name None) of the choice of the default."""
+
+    name: str | None
+    outcome: Outcome
+    fields: tuple[str, ...] = ()
+    """Updated: the columns that changed. Kept: those that an operator changed."""
+    default: str | None = None
+    """For the choice of the default: what it is now."""
+
+
+class _DryRun(Exception):
+    pass
+
+
+def seed(definitions: Definitions, *, force: bool = False, dry_run: bool = False) -> list[Seeded]:
+    """Take a file into the database and report on every environment that is there.
+
+    `force` takes the file's word everywhere; `dry_run` reports and changes nothing.
+    """
+    report: list[Seeded] = []
+    try:
+        with transaction.atomic():
+            report = _seed(definitions, force=force)
+            if dry_run:
+                raise _DryRun
+    except _DryRun:
+        pass
+    return report
+
+
+def _seed(definitions: Definitions, *, force: bool) -> list[Seeded]:
+    rows = {row.name: row for row in Environment.objects.select_for_update()}
+    report = [
+        _seed_one(definition, rows.pop(definition.name, None), force=force)
+        for definition in definitions.environments
+    ]
+    report += [Seeded(name=name, outcome=Outcome.NOT_IN_FILE) for name in sorted(rows)]
+    if definitions.default_environment:
+        report.append(_seed_default(definitions.default_environment, force=force))
+    return report
+
+
+def _seed_one(definition: Definition, row: Environment | None, *, force: bool) -> Seeded:
+    columns = definition.columns()
+    if row is None:
+        Environment.objects.create(name=definition.name, seeded=columns, **columns)
+        return Seeded(name=definition.name, outcome=Outcome.CREATED)
+    now = {name: getattr(row, name) for name in columns}
+    changed = _differing(now, row.seeded or columns)
+    news = _differing(now, columns)
+    if news and changed and not force:
+        return Seeded(name=row.name, outcome=Outcome.KEPT, fields=changed)
+    _write(row, columns)
+    outcome = Outcome.UPDATED if news else Outcome.UNCHANGED
+    return Seeded(name=row.name, outcome=outcome, fields=news)
+
+
+def _differing(now: dict[str, Any], other: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the columns with another value. A column that `other` doesn't know is the same."""
+    return tuple(name for name in now if name in other and now[name] != other[name])
+
+
+def _write(row: Environment, columns: dict[str, Any]) -> None:
+    if row.seeded == columns and not _differing(vars(row), columns):
+        return
+    Environment.objects.filter(pk=row.pk).update(
+        seeded=columns, updated_at=timezone.now(), **columns
+    )
+    record_definition(row)
+
+
+def _seed_default(name: str, *, force: bool) -> Seeded:
+    """Make one environment the default, unless an operator chose otherwise than the file had."""
+    now = Environment.objects.default().first()
+    before = Environment.objects.filter(seeded_as_default=True).first()
+    agreed = now is not None and now.name == name
+    if now != before and not agreed and not force:
+        return Seeded(name=None, outcome=Outcome.KEPT, default=now.name if now else None)
+    Environment.objects.exclude(name=name).update(is_default=False, seeded_as_default=False)
+    Environment.objects.filter(name=name).update(is_default=True, seeded_as_default=True)
+    outcome = Outcome.UNCHANGED if agreed else Outcome.UPDATED
+    return Seeded(name=None, outcome=outcome, default=name)
