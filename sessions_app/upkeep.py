@@ -22,7 +22,7 @@ from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.cleanup import schedule_clean_up
 from sessions_app.models import Execution, Node, Sandbox, Session
-from sessions_app.models.session import MAX_STARTS, START_LEASE, Status
+from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
 from sessions_app.nodes import register_node, this_node
 from sessions_app.sandboxes import fill_pools, retire_stale
 from sessions_app.services.executions import enqueue_run, reap_abandoned_executions
@@ -134,9 +134,9 @@ def move_sessions_of_lost_nodes() -> None:
     gone = timezone.now() - timedelta(seconds=60)
     lost = Node.objects.filter(status=Node.Status.LOST, heartbeat_at__lt=gone)
     for session in Session.objects.live().filter(node__in=lost)[:100]:
-        if session.status == Status.STOPPING:
+        if session.status == SessionStatus.STOPPING:
             session.mark_stopped()
-        elif session.status != Status.EXECUTING and Node.objects.active().exists():
+        elif session.status != SessionStatus.EXECUTING and Node.objects.active().exists():
             _start_anew(session)
 
 
@@ -145,7 +145,7 @@ def nudge_unattended_sessions() -> None:
     for session in Session.objects.unattended()[:100]:
         if session.starts >= MAX_STARTS:
             fail_session(session, f"Its sandbox did not start in {session.starts} attempts.")
-        elif session.status == Status.CREATING:
+        elif session.status == SessionStatus.CREATING:
             _start_anew(session)
         else:
             _queue_start_again(session)
@@ -166,7 +166,7 @@ def _queue_start_again(session: Session) -> None:
 def nudge_waiting_executions() -> None:
     """A ready session with a queued execution that nobody takes up: its message was lost."""
     waiting = Execution.objects.queued().filter(
-        session__status=Status.READY, queued_at__lt=timezone.now() - STUCK_AFTER
+        session__status=SessionStatus.READY, queued_at__lt=timezone.now() - STUCK_AFTER
     )
     for execution in waiting.select_related("session__node")[:100]:
         enqueue_run(execution.session)
@@ -174,7 +174,7 @@ def nudge_waiting_executions() -> None:
 
 def nudge_stopping_sessions() -> None:
     """A session that is stopping, with nothing running: the message or its worker was lost."""
-    stopping = Session.objects.filter(status=Status.STOPPING).exclude(
+    stopping = Session.objects.filter(status=SessionStatus.STOPPING).exclude(
         executions__status=Execution.Status.RUNNING
     )
     for session in stopping[:100]:

@@ -47,6 +47,7 @@ class Conversation:
         self._run_id = protocol.first_run_id(nonce)
         self._unsent = bytearray(protocol.encode_hello(token, nonce))
         self._unsynced = False
+        self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
 
     def write_files(self, files: Iterable[WorkspaceFile]) -> None:
         """Files go out with the run that follows, which then raises what went wrong with them."""
@@ -113,20 +114,24 @@ class Conversation:
             self._receive(deadline, KEEP_GOING_SECONDS)
 
     def _next_frame(self, deadline: float, keep_going: KeepGoing) -> Frame:
-        """The next frame of this run; a FAILED is raised. Asks `keep_going` while none comes."""
-        ask_at = time.monotonic() + KEEP_GOING_SECONDS
+        """The next frame of this run; a FAILED is raised. Asks `keep_going` when it is due, also
+        where a program that writes without a pause leaves no moment without a frame."""
         while True:
+            self._ask_if_due(keep_going)
             while self._frames:
                 frame = self._frames.pop(0)
                 self._refuse_other_client(frame)
                 if frame.run_id == self._run_id:
                     return self._checked(frame)
-            self._receive(deadline, ask_at - time.monotonic())
-            if time.monotonic() >= ask_at:
-                ask_at = time.monotonic() + KEEP_GOING_SECONDS
-                if not keep_going():
-                    self._unsent += protocol.encode_frame(Ask.KILL, self._run_id)
-                    self._send()
+            self._receive(deadline, self._ask_at - time.monotonic())
+
+    def _ask_if_due(self, keep_going: KeepGoing) -> None:
+        if time.monotonic() < self._ask_at:
+            return
+        self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
+        if not keep_going():
+            self._unsent += protocol.encode_frame(Ask.KILL, self._run_id)
+            self._send()
 
     def _receive(self, deadline: float, seconds: float) -> None:
         left = deadline - time.monotonic()

@@ -91,7 +91,7 @@ class Variables(serializers.DictField):
         "example": {"data/numbers.txt": "1 2 3\n", "logo.png": {"base64": "iVBORw0KGgo="}},
     }
 )
-class Files(serializers.Field):
+class Files(serializers.Field[Any, Any, Any, Any]):
     """Path to text, or to {"base64": "..."}; paths come out in their plainest form."""
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ METADATA_PREFIX = "metadata."
 
 
 class NewestFirst(CursorPagination):
-    ordering = ("-created_at", "id")
+    ordering: tuple[str, ...] = ("-created_at", "id")
     page_size = 50
     page_size_query_param = "page_size"
     max_page_size = 200
@@ -46,7 +46,7 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
 
 def _metadata_filters(request: Request) -> list[tuple[str, str]]:
     return [
-        (name.removeprefix(METADATA_PREFIX), value)
+        (name.removeprefix(METADATA_PREFIX), str(value))
         for name, value in request.query_params.items()
         if name.startswith(METADATA_PREFIX)
     ]

@@ -173,8 +173,8 @@ class ExecutionSerializer(serializers.ModelSerializer[Execution]):
     stdout = serializers.SerializerMethodField()
     stderr = serializers.SerializerMethodField()
     exit_code = serializers.SerializerMethodField(
-        help_text="The program's own; 124 out of time, 137 killed (memory too), 128 + N by signal N,"
-        " -1 where no program ran to its end."
+        help_text="The program's own; 124 out of time, 137 killed (memory too), 128 + N by signal"
+        " N, -1 where no program ran to its end."
     )
     execution_time = serializers.SerializerMethodField(help_text="Wall-clock seconds.")
     verdict = serializers.SerializerMethodField()

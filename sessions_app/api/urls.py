@@ -1,3 +1,5 @@
+from typing import Any
+
 from django.urls import path
 
 from sessions_app.api.views import (
@@ -8,8 +10,8 @@ from sessions_app.api.views import (
 )
 from sessions_app.api.waiting import waiting_for_result
 
-execute = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
-run_once = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
+execute: Any = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
+run_once: Any = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
 
 urlpatterns = [
     path("health", HealthViewSet.as_view({"get": "retrieve"})),

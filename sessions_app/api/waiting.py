@@ -70,7 +70,7 @@ def _waits(request: HttpRequest) -> bool:
 
 
 async def _result(execution_id: UUID, waiter: Waiter) -> bytes | None:
-    """The finished execution as JSON; None when it isn't finished in the time that a request has."""
+    """The finished execution as JSON; None where the request's time is over first."""
     deadline = time.monotonic() + settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
     read = partial(_read_if_finished, execution_id)
     while (left := deadline - time.monotonic()) > 0:

@@ -16,7 +16,7 @@ from codeexec.sandbox.types import RunResult
 from sessions_app.models.session import Session
 
 
-class Status(models.TextChoices):
+class ExecutionStatus(models.TextChoices):
     QUEUED = "queued", "queued"
     RUNNING = "running", "running"
     COMPLETED = "completed", "completed"
@@ -39,8 +39,8 @@ class Verdict(models.TextChoices):
     INTERNAL_ERROR = "internal_error", "internal error"
 
 
-UNFINISHED = (Status.QUEUED, Status.RUNNING)
-FINISHED = (Status.COMPLETED, Status.ERROR, Status.CANCELLED)
+UNFINISHED = (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING)
+FINISHED = (ExecutionStatus.COMPLETED, ExecutionStatus.ERROR, ExecutionStatus.CANCELLED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ class Outcome:
 
 class ExecutionQuerySet(models.QuerySet["Execution"]):
     def queued(self) -> Self:
-        return self.filter(status=Status.QUEUED)
+        return self.filter(status=ExecutionStatus.QUEUED)
 
     def running(self) -> Self:
-        return self.filter(status=Status.RUNNING)
+        return self.filter(status=ExecutionStatus.RUNNING)
 
     def unfinished(self) -> Self:
         return self.filter(status__in=UNFINISHED)
@@ -67,7 +67,9 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         """Running, but their worker has stopped renewing the lease."""
         return self.running().filter(lease_expires_at__lte=timezone.now())
 
-    def transition(self, to: Status, *, expected: tuple[Status, ...], **changes: Any) -> bool:
+    def transition(
+        self, to: ExecutionStatus, *, expected: tuple[ExecutionStatus, ...], **changes: Any
+    ) -> bool:
         """Change status if it is still an expected one; False: somebody else was faster."""
         return self.filter(status__in=expected).update(status=to, **changes) > 0
 
@@ -75,13 +77,15 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
 class Execution(models.Model):
     """One press of Run: what was asked for, and what came of it."""
 
-    Status = Status
+    Status = ExecutionStatus
     Verdict = Verdict
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     session = models.ForeignKey(Session, on_delete=models.PROTECT, related_name="executions")
     sequence = models.PositiveIntegerField(help_text="1, 2, 3 … within its session.")
-    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+    status = models.CharField(
+        max_length=10, choices=ExecutionStatus, default=ExecutionStatus.QUEUED
+    )
 
     code = models.TextField()
     filename = models.CharField(max_length=255)
@@ -177,8 +181,8 @@ class Execution(models.Model):
     def claim(self, worker: str) -> bool:
         """queued → running, with a lease that the worker renews while it runs."""
         return Execution.row(self.pk).transition(
-            Status.RUNNING,
-            expected=(Status.QUEUED,),
+            ExecutionStatus.RUNNING,
+            expected=(ExecutionStatus.QUEUED,),
             worker=worker,
             started_at=Now(),
             lease_expires_at=next_lease(),
@@ -194,8 +198,8 @@ class Execution(models.Model):
         """running → completed (or cancelled, where the run was ended on request)."""
         cancelled = outcome.verdict == Verdict.CANCELLED
         return self._finish(
-            Status.CANCELLED if cancelled else Status.COMPLETED,
-            expected=(Status.RUNNING,),
+            ExecutionStatus.CANCELLED if cancelled else ExecutionStatus.COMPLETED,
+            expected=(ExecutionStatus.RUNNING,),
             verdict=outcome.verdict,
             **_result_columns(outcome),
         )
@@ -203,17 +207,19 @@ class Execution(models.Model):
     def fail(self, reason: str) -> bool:
         """queued or running → error."""
         return self._finish(
-            Status.ERROR,
+            ExecutionStatus.ERROR,
             expected=UNFINISHED,
             verdict=Verdict.INTERNAL_ERROR,
             error_reason=reason,
         )
 
-    def cancel(self, *, expected: tuple[Status, ...] = UNFINISHED) -> bool:
+    def cancel(self, *, expected: tuple[ExecutionStatus, ...] = UNFINISHED) -> bool:
         """queued or running → cancelled."""
-        return self._finish(Status.CANCELLED, expected=expected, verdict=Verdict.CANCELLED)
+        return self._finish(ExecutionStatus.CANCELLED, expected=expected, verdict=Verdict.CANCELLED)
 
-    def _finish(self, to: Status, *, expected: tuple[Status, ...], **changes: Any) -> bool:
+    def _finish(
+        self, to: ExecutionStatus, *, expected: tuple[ExecutionStatus, ...], **changes: Any
+    ) -> bool:
         finished = Execution.row(self.pk).transition(
             to, expected=expected, finished_at=Now(), lease_expires_at=None, **changes
         )

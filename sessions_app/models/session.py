@@ -20,7 +20,7 @@ MAX_STARTS = 5
 """How often a sandbox is started for one session before the session is given up."""
 
 
-class Status(models.TextChoices):
+class SessionStatus(models.TextChoices):
     PENDING = "pending", "pending"
     """No worker has taken it up yet."""
     CREATING = "creating", "creating"
@@ -33,10 +33,10 @@ class Status(models.TextChoices):
     """Given up; `error_reason` says why."""
 
 
-OPEN = (Status.PENDING, Status.CREATING, Status.READY, Status.EXECUTING)
+OPEN = (SessionStatus.PENDING, SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING)
 """Takes executions."""
-LIVE = (*OPEN, Status.STOPPING)
-CLOSED = (Status.STOPPED, Status.ERROR)
+LIVE = (*OPEN, SessionStatus.STOPPING)
+CLOSED = (SessionStatus.STOPPED, SessionStatus.ERROR)
 
 
 class SessionQuerySet(models.QuerySet["Session"]):
@@ -48,15 +48,22 @@ class SessionQuerySet(models.QuerySet["Session"]):
 
     def expired(self) -> Self:
         """Open, past their time, and not in the middle of a run."""
-        return self.open().exclude(status=Status.EXECUTING).filter(expires_at__lte=timezone.now())
+        return (
+            self.open()
+            .exclude(status=SessionStatus.EXECUTING)
+            .filter(expires_at__lte=timezone.now())
+        )
 
     def unattended(self) -> Self:
         """Not started, and whoever should be at it is taking too long."""
         return self.filter(
-            status__in=[Status.PENDING, Status.CREATING], lease_expires_at__lte=timezone.now()
+            status__in=[SessionStatus.PENDING, SessionStatus.CREATING],
+            lease_expires_at__lte=timezone.now(),
         )
 
-    def transition(self, to: Status, *, expected: tuple[Status, ...], **changes: Any) -> bool:
+    def transition(
+        self, to: SessionStatus, *, expected: tuple[SessionStatus, ...], **changes: Any
+    ) -> bool:
         """Change status if it is still an expected one; False: somebody else was faster."""
         return self.filter(status__in=expected).update(status=to, **changes) > 0
 
@@ -64,7 +71,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
 class Session(models.Model):
     """One interview's place to run code: a sandbox, and the executions in it."""
 
-    Status = Status
+    Status = SessionStatus
 
     class StopReason(models.TextChoices):
         CLIENT = "client", "stopped by the client"
@@ -78,7 +85,7 @@ class Session(models.Model):
         EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sessions"
     )
     node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True, related_name="sessions")
-    status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
+    status = models.CharField(max_length=10, choices=SessionStatus, default=SessionStatus.PENDING)
     one_shot = models.BooleanField(
         default=False, help_text="Made for one run, and stopped after it."
     )
@@ -158,8 +165,8 @@ class Session(models.Model):
     def claim_start(self, node: Node) -> bool:
         """pending → creating: a worker of this node starts its sandbox."""
         return Session.row(self.pk).transition(
-            Status.CREATING,
-            expected=(Status.PENDING,),
+            SessionStatus.CREATING,
+            expected=(SessionStatus.PENDING,),
             node=node,
             starts=F("starts") + 1,
             lease_expires_at=timezone.now() + START_LEASE,
@@ -168,8 +175,8 @@ class Session(models.Model):
     def mark_ready(self, container_id: str, revision: EnvironmentRevision) -> bool:
         """creating → ready: its sandbox answers."""
         return Session.row(self.pk).transition(
-            Status.READY,
-            expected=(Status.CREATING,),
+            SessionStatus.READY,
+            expected=(SessionStatus.CREATING,),
             container_id=container_id,
             revision=revision,
             ready_at=Now(),
@@ -179,14 +186,16 @@ class Session(models.Model):
 
     def begin_execution(self) -> bool:
         """ready → executing: a worker has taken up its next execution."""
-        return Session.row(self.pk).transition(Status.EXECUTING, expected=(Status.READY,))
+        return Session.row(self.pk).transition(
+            SessionStatus.EXECUTING, expected=(SessionStatus.READY,)
+        )
 
     def end_execution(self) -> bool:
         """executing → ready: its execution has ended, well or not."""
         now = timezone.now()
         return Session.row(self.pk).transition(
-            Status.READY,
-            expected=(Status.EXECUTING,),
+            SessionStatus.READY,
+            expected=(SessionStatus.EXECUTING,),
             last_activity_at=now,
             last_execution_at=now,
             expires_at=self.next_expiry(),
@@ -195,8 +204,8 @@ class Session(models.Model):
     def restart(self) -> bool:
         """Back to pending: its sandbox is lost, a worker starts another with an empty workspace."""
         return Session.row(self.pk).transition(
-            Status.PENDING,
-            expected=(Status.CREATING, Status.READY, Status.EXECUTING),
+            SessionStatus.PENDING,
+            expected=(SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING),
             node=None,
             container_id="",
             lease_expires_at=timezone.now() + START_LEASE,
@@ -205,19 +214,22 @@ class Session(models.Model):
     def request_stop(self, reason: StopReason | str) -> bool:
         """Any open status → stopping."""
         return Session.row(self.pk).transition(
-            Status.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
+            SessionStatus.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
         )
 
     def mark_stopped(self) -> bool:
         """stopping → stopped: its container is gone."""
         return Session.row(self.pk).transition(
-            Status.STOPPED, expected=(Status.STOPPING,), closed_at=Now(), container_id=""
+            SessionStatus.STOPPED,
+            expected=(SessionStatus.STOPPING,),
+            closed_at=Now(),
+            container_id="",
         )
 
     def fail(self, reason: str) -> bool:
         """Any open status → error."""
         return Session.row(self.pk).transition(
-            Status.ERROR,
+            SessionStatus.ERROR,
             expected=OPEN,
             error_reason=reason,
             closed_at=Now(),

@@ -78,8 +78,7 @@ def _require_room(environment: Environment) -> None:
             f"The image of environment {environment.name!r} has not been built yet: "
             f"`manage.py build_environments {environment.name}` builds it."
         )
-    room = sum(node.capacity - node.used for node in Node.objects.with_room())
-    if room <= Session.objects.filter(status=Session.Status.PENDING).count():
+    if Node.objects.total_room() <= Session.objects.filter(status=Session.Status.PENDING).count():
         raise NoCapacity("All sandboxes are in use; try again when a session has ended.")
 
 
@@ -94,9 +93,9 @@ def find_session(session_id: UUID | str) -> Session:
 def stop_session(
     session_id: UUID | str, reason: Session.StopReason = Session.StopReason.CLIENT
 ) -> Session:
-    """Ask a session to end: what waits in it is cancelled, its container goes. Repeating is harmless.
+    """Ask a session to end: what waits in it is cancelled, its container goes.
 
-    Raises NotFound.
+    Repeating it is harmless. Raises NotFound.
     """
     session = find_session(session_id)
     with transaction.atomic():
