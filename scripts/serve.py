@@ -59,7 +59,7 @@ class Server:
             self._start_database()
         manage_step("Database schema", "migrate", "--no-input", log=self._log)
         manage_step("Environments of the file", "seed_environments", log=self._log)
-        collect_static_files(self._data, self._log)
+        collect_static_files(self._log)
         title = f"Runner and environment {self._environment}"
         command = ("build_environments", self._environment)
         manage_step(title, *command, log=self._log, doing="building what is missing")

@@ -10,9 +10,12 @@ from scripts.steps import ROOT, run_logged, step
 from scripts.virtualenv import VENV
 
 
-def collect_static_files(data_dir: Path, log: Path) -> None:
-    """Collects them below `data_dir` unless packages and own files are those of the last time."""
-    stamp = data_dir / "static" / ".collected"
+COLLECTED = ROOT / ".static"
+
+
+def collect_static_files(log: Path) -> None:
+    """Collects them unless packages and own files are those of the last time."""
+    stamp = COLLECTED / ".stamp"
     wanted = _fingerprint()
     with step("Static files") as current:
         if stamp.is_file() and stamp.read_text() == wanted:

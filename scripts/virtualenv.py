@@ -43,7 +43,7 @@ def ensure(requirements: Path, log: Path) -> Path:
 
 def fingerprint(requirements: Path) -> str:
     """Changes with any file that `requirements` includes, the interpreter and the folder."""
-    digest = hashlib.sha256(f"{sys.version} {VENV}".encode())
+    digest = hashlib.sha256(f"{sys.version_info} {VENV}".encode())
     for path in _included(requirements):
         digest.update(path.read_bytes())
     return digest.hexdigest()
