@@ -46,6 +46,7 @@ class Images:
             image_id=found["Id"],
             size_bytes=found["Size"],
             created_at=found["Created"],
+            labels=found["Config"].get("Labels") or {},
         )
         return Image(info=info, env=tuple(found["Config"].get("Env") or ()))
 

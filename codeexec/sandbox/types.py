@@ -37,7 +37,7 @@ class SandboxSpec:
     """Everything that is needed to start one sandbox."""
 
     sandbox_id: str
-    """UUID. The container is named `code-executor-<sandbox_id>` and labelled `session_id` with it."""
+    """UUID. In the container's name, `code-executor-<sandbox_id>`, and its label `session_id`."""
     node: str
     """Identity of the node that owns the container: its label `node`."""
     environment: str
@@ -92,6 +92,7 @@ class ImageInfo:
     size_bytes: int
     created_at: str
     """ISO 8601."""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
