@@ -40,23 +40,14 @@ class Seeded:
     """For the choice of the default: what it is now."""
 
 
-class _DryRun(Exception):
-    pass
-
-
 def seed(definitions: Definitions, *, force: bool = False, dry_run: bool = False) -> list[Seeded]:
     """Take a file into the database and report on every environment that is there.
 
     `force` takes the file's word everywhere; `dry_run` reports and changes nothing.
     """
-    report: list[Seeded] = []
-    try:
-        with transaction.atomic():
-            report = _seed(definitions, force=force)
-            if dry_run:
-                raise _DryRun
-    except _DryRun:
-        pass
+    with transaction.atomic():
+        report = _seed(definitions, force=force)
+        transaction.set_rollback(dry_run)
     return report
 
 

@@ -54,7 +54,8 @@ def _detail(seeded: Seeded) -> str:
 
 
 def _label(column: str) -> str:
-    return str(Environment._meta.get_field(column).verbose_name)
+    labels = {each.name: str(each.verbose_name) for each in Environment._meta.fields}
+    return labels[column]
 
 
 def _default_row(seeded: Seeded) -> str:

@@ -1,0 +1,157 @@
+"""Building the images: which environments, whether they need it, and what became of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from django.conf import settings
+
+from codeexec.sandbox.driver import Driver, OnLine
+from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing
+from codeexec.sandbox.types import ImageInfo
+from environments_app.models import Environment
+from environments_app.services import record_image
+
+CONTEXT_LABEL = "code-executor.context"
+"""Label of an image with the hash of what it was built from."""
+
+_FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", re.IGNORECASE | re.MULTILINE)
+
+
+class UnknownBuildError(Exception):
+    """An environment that was asked for can't be built; the text says what to do."""
+
+
+class Outcome(StrEnum):
+    BUILT = "built"
+    UNCHANGED = "unchanged"
+    """Nothing to do: the image is what it was before."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What became of one image."""
+
+    name: str
+    image: str
+    outcome: Outcome
+    seconds: float
+    size_bytes: int | None = None
+    error: str = ""
+
+
+def folders() -> Path:
+    """Where each environment has its folder."""
+    path: Path = settings.BASE_DIR / "environments"
+    return path
+
+
+def environments_to_build(
+    names: Iterable[str], *, with_disabled: bool = False
+) -> list[Environment]:
+    """The named ones, or all that are enabled and have a folder. Raises UnknownBuildError."""
+    chosen = list(names)
+    if chosen:
+        return [_named(name) for name in dict.fromkeys(chosen)]
+    rows = Environment.objects.all() if with_disabled else Environment.objects.enabled()
+    return [row for row in rows if _dockerfile(row.name).is_file()]
+
+
+def _named(name: str) -> Environment:
+    row = Environment.objects.filter(name=name).first()
+    has_folder = _dockerfile(name).is_file()
+    if row and has_folder:
+        return row
+    if row:
+        raise UnknownBuildError(f"{name}: there is no environments/{name}/Dockerfile.")
+    if has_folder:
+        raise UnknownBuildError(
+            f"{name}: environments/{name}/ is there, but no such environment. Add it to "
+            f"{settings.CODE_EXECUTOR['ENVIRONMENTS_FILE']} and run `manage.py seed_environments`."
+        )
+    known = [row.name for row in environments_to_build([], with_disabled=True)]
+    raise UnknownBuildError(f"There is no '{name}'; known: {', '.join(known) or 'none'}.")
+
+
+def _dockerfile(name: str) -> Path:
+    return folders() / name / "Dockerfile"
+
+
+def build_runner(driver: Driver, on_line: OnLine) -> Built:
+    """The runner's image, which every sandbox needs."""
+    return _timed("runner", "", None, lambda: driver.build_runner(on_line=on_line))
+
+
+def build_environment(
+    driver: Driver, environment: Environment, on_line: OnLine, *, only_missing: bool = False
+) -> Built:
+    """Build one image and record its revision.
+
+    `only_missing` leaves an image alone that was built from the same folder and base.
+    """
+    reference = environment.image_reference
+    before = _image(driver, reference)
+    context = folders() / environment.name
+
+    def build() -> ImageInfo:
+        labels = {CONTEXT_LABEL: context_hash(driver, context)}
+        if only_missing and before and before.labels.get(CONTEXT_LABEL) == labels[CONTEXT_LABEL]:
+            image = before
+        else:
+            image = driver.build_image(context, reference, labels=labels, on_line=on_line)
+        record_image(environment, image)
+        return image
+
+    return _timed(environment.name, reference, before, build)
+
+
+def _timed(
+    name: str, reference: str, before: ImageInfo | None, build: Callable[[], ImageInfo]
+) -> Built:
+    started = time.monotonic()
+    try:
+        image = build()
+    except ImageBuildFailed as error:
+        seconds = time.monotonic() - started
+        return Built(
+            name=name,
+            image=reference,
+            outcome=Outcome.FAILED,
+            seconds=seconds,
+            error=str(error),
+        )
+    same = before is not None and before.image_id == image.image_id
+    return Built(
+        name=name,
+        image=image.reference,
+        outcome=Outcome.UNCHANGED if same else Outcome.BUILT,
+        seconds=time.monotonic() - started,
+        size_bytes=image.size_bytes,
+    )
+
+
+def _image(driver: Driver, reference: str) -> ImageInfo | None:
+    try:
+        return driver.inspect_image(reference)
+    except ImageMissing:
+        return None
+
+
+def context_hash(driver: Driver, context: Path) -> str:
+    """Hash over a folder's files and the base images that its Dockerfile names."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in context.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        name = path.relative_to(context).as_posix()
+        digest.update(f"{name} {path.stat().st_mode:o} {len(content)}\n".encode() + content)
+    for base in _FROM.findall((context / "Dockerfile").read_text()):
+        image = _image(driver, base)
+        digest.update(f"\n{base} {image.image_id if image else ''}".encode())
+    return digest.hexdigest()
