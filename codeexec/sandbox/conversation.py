@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
 from codeexec.sandbox import protocol
 from codeexec.sandbox.driver import KeepGoing, always
 from codeexec.sandbox.errors import CommandNotStarted, SandboxLost, WorkspaceWriteFailed
-from codeexec.sandbox.protocol import Ask, Cause, Ending, Flag, Frame, Stage, Tell
-from codeexec.sandbox.types import Command, RunResult, Verdict, WorkspaceFile
+from codeexec.sandbox.protocol import Ask, Frame, Stage, Tell
+from codeexec.sandbox.types import Command, RunResult, WorkspaceFile
+from codeexec.sandbox.verdicts import to_result
 
 HANDSHAKE_SECONDS = 5.0
 KEEP_GOING_SECONDS = 1.0
 GRACE_SECONDS = 7.0
 """Beyond its wall-clock limit: the runner takes up to 2 s to end everything, then must report."""
 SEND_SOON_BYTES = 1024 * 1024
-
-TIME_LIMIT_EXIT_CODE = 124
-MEMORY_LIMIT_EXIT_CODE = 137
 
 
 class Stream(Protocol):
@@ -43,17 +41,17 @@ class Conversation:
         self._stream = stream
         self._workspace_dir = workspace_dir
         self._reader = protocol.FrameReader(nonce)
-        self._frames: list[Frame] = []
+        self._frames: deque[Frame] = deque()
         self._run_id = protocol.first_run_id(nonce)
         self._unsent = bytearray(protocol.encode_hello(token, nonce))
-        self._unsynced = False
+        self._paths: list[str] = []  # of this run, not known to be written
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
 
     def write_files(self, files: Iterable[WorkspaceFile]) -> None:
         """Files go out with the run that follows, which then raises what went wrong with them."""
         for file in files:
+            self._paths.append(file.path)
             mode = 0o755 if file.executable else 0o644
-            self._unsynced = True
             for frame in protocol.encode_file(self._run_id, file.path, file.content, mode=mode):
                 self._unsent += frame
                 if len(self._unsent) >= SEND_SOON_BYTES:
@@ -61,34 +59,38 @@ class Conversation:
 
     def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
         feed = _Feed(command.stdin)
+        output: dict[int, list[bytes]] = {Tell.STDOUT: [], Tell.STDERR: []}
         self._unsent += self._encode_exec(command)
         self._unsent += feed.frames(self._run_id)
         self._send()
-        run = _Run(command)
-        deadline = time.monotonic() + HANDSHAKE_SECONDS
-        self._await_acknowledgement(deadline)
-        self._unsynced = False
+        self._await_acknowledgement(time.monotonic() + HANDSHAKE_SECONDS)
+        self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
         deadline = time.monotonic() + command.wall_seconds + GRACE_SECONDS
         while (frame := self._next_frame(deadline, keep_going)).type != Tell.RESULT:
             if frame.type == Tell.GRANT:
                 feed.grant(protocol.decode_grant(frame.payload))
                 self._unsent += feed.frames(self._run_id)
                 self._send()
-            else:
-                run.take_output(frame)
-        self._run_id = protocol.next_run_id(self._run_id)
-        return run.result(protocol.decode_result(frame.payload))
+            elif frame.type in output:
+                output[frame.type].append(frame.payload)
+        self._move_on()
+        return to_result(
+            protocol.decode_result(frame.payload),
+            stdout=b"".join(output[Tell.STDOUT]),
+            stderr=b"".join(output[Tell.STDERR]),
+        )
 
     def settle(self) -> None:
         """Wait until everything asked for is done. Raises what `write_files` should have."""
-        if self._unsynced:
+        if self._paths:
             self._unsent += protocol.encode_frame(Ask.SYNC, self._run_id)
         self._send()
-        deadline = time.monotonic() + HANDSHAKE_SECONDS
+        deadline = self._ask_at = time.monotonic() + HANDSHAKE_SECONDS
         self._await_acknowledgement(deadline)
-        while self._unsynced and self._next_frame(deadline, always).type != Tell.SYNCED:
-            pass
-        self._unsynced = False
+        if self._paths:
+            while self._next_frame(deadline, always).type != Tell.SYNCED:
+                pass
+            self._move_on()
 
     def _encode_exec(self, command: Command) -> bytes:
         cwd = command.cwd or self._workspace_dir
@@ -114,24 +116,28 @@ class Conversation:
             self._receive(deadline, KEEP_GOING_SECONDS)
 
     def _next_frame(self, deadline: float, keep_going: KeepGoing) -> Frame:
-        """The next frame of this run; a FAILED is raised. Asks `keep_going` when it is due, also
-        where a program that writes without a pause leaves no moment without a frame."""
+        """The next frame of this run; a FAILED is raised. Asks `keep_going` in the meantime."""
         while True:
-            self._ask_if_due(keep_going)
+            self._ask(keep_going)
             while self._frames:
-                frame = self._frames.pop(0)
-                self._refuse_other_client(frame)
+                frame = self._frames.popleft()
+                if frame.type == Tell.ACK:
+                    raise SandboxLost("Another client has taken the sandbox over.")
                 if frame.run_id == self._run_id:
                     return self._checked(frame)
             self._receive(deadline, self._ask_at - time.monotonic())
 
-    def _ask_if_due(self, keep_going: KeepGoing) -> None:
+    def _ask(self, keep_going: KeepGoing) -> None:
         if time.monotonic() < self._ask_at:
             return
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
         if not keep_going():
             self._unsent += protocol.encode_frame(Ask.KILL, self._run_id)
             self._send()
+
+    def _move_on(self) -> None:
+        self._run_id = protocol.next_run_id(self._run_id)
+        self._paths = []
 
     def _receive(self, deadline: float, seconds: float) -> None:
         left = deadline - time.monotonic()
@@ -143,20 +149,18 @@ class Conversation:
         except protocol.ProtocolError as error:
             raise SandboxLost(f"The sandbox's runner sent {error}.") from error
 
-    def _refuse_other_client(self, frame: Frame) -> None:
-        if frame.type == Tell.ACK:
-            raise SandboxLost("Another client has taken the sandbox over.")
-
     def _checked(self, frame: Frame) -> Frame:
         if frame.type != Tell.FAILED:
             return frame
-        self._run_id = protocol.next_run_id(self._run_id)
-        self._unsynced = False
-        stage, number = protocol.decode_failed(frame.payload)
-        reason = f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
-        if stage == Stage.FILE:
-            raise WorkspaceWriteFailed(f"A file could not be written: {reason}.")
-        if stage == Stage.EXEC:
+        paths = self._paths
+        self._move_on()
+        failure = protocol.decode_failed(frame.payload)
+        code = errno.errorcode.get(failure.errno, failure.errno)
+        reason = f"{os.strerror(failure.errno)} ({code})"
+        if failure.stage == Stage.FILE:
+            path = paths[failure.file] if failure.file < len(paths) else "A file"
+            raise WorkspaceWriteFailed(f"{path} could not be written: {reason}.")
+        if failure.stage == Stage.EXEC:
             raise CommandNotStarted(f"The command can't be started: {reason}.")
         raise SandboxLost("The sandbox's runner could not make sense of what it got.")
 
@@ -182,62 +186,3 @@ class _Feed:
             self._ended = True
             sent += protocol.encode_frame(Ask.STDIN_EOF, run_id)
         return sent
-
-
-class _Run:
-    """What a program has written so far."""
-
-    def __init__(self, command: Command) -> None:
-        self._argv = command.argv
-        self._output: dict[int, list[bytes]] = {Tell.STDOUT: [], Tell.STDERR: []}
-
-    def take_output(self, frame: Frame) -> None:
-        if (pieces := self._output.get(frame.type)) is not None:
-            pieces.append(frame.payload)
-
-    def result(self, ending: Ending) -> RunResult:
-        verdict = judge(ending)
-        return RunResult(
-            verdict=verdict,
-            exit_code=_exit_code(ending, verdict),
-            signal=signal_name(ending.signal),
-            stdout=b"".join(self._output[Tell.STDOUT]),
-            stderr=b"".join(self._output[Tell.STDERR]),
-            stdout_truncated=Flag.STDOUT_CUT in ending.flags,
-            stderr_truncated=Flag.STDERR_CUT in ending.flags,
-            wall_seconds=ending.wall_ns / 1e9,
-            cpu_seconds=ending.cpu_ns / 1e9,
-            memory_peak_bytes=ending.peak_bytes,
-            clean=Flag.UNCLEAN not in ending.flags,
-        )
-
-
-def judge(ending: Ending) -> Verdict:
-    """One verdict, the most telling one: a program that hangs because the kernel killed its child
-    for memory has hit the memory limit, whatever the clock says."""
-    if ending.cause == Cause.CLIENT:
-        return Verdict.CANCELLED
-    if Flag.OOM in ending.flags and ending.exit_code != 0:
-        return Verdict.MEMORY_LIMIT
-    if ending.cause == Cause.CLOCK:
-        return Verdict.TIME_LIMIT
-    if ending.cause == Cause.OUTPUT:
-        return Verdict.OUTPUT_LIMIT
-    return Verdict.OK if ending.exit_code == 0 else Verdict.RUNTIME_ERROR
-
-
-def _exit_code(ending: Ending, verdict: Verdict) -> int:
-    if verdict == Verdict.TIME_LIMIT:
-        return TIME_LIMIT_EXIT_CODE
-    if verdict == Verdict.MEMORY_LIMIT:
-        return MEMORY_LIMIT_EXIT_CODE
-    return ending.exit_code if ending.signal is None else 128 + ending.signal  # type: ignore[return-value]
-
-
-def signal_name(number: int | None) -> str | None:
-    if number is None:
-        return None
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"

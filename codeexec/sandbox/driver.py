@@ -31,7 +31,11 @@ class Attachment(Protocol):
     """An open conversation with one sandbox's runner, which has ended what another client left."""
 
     def write_files(self, files: Iterable[WorkspaceFile]) -> None:
-        """Write files into the workspace, making parent folders. Raises WorkspaceWriteFailed."""
+        """Write files into the workspace, making parent folders.
+
+        Raises WorkspaceWriteFailed, SandboxLost; a driver may write with the run that follows, or
+        at the end of the conversation, and raise there.
+        """
 
     def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
         """Run one program to its end, and end all that it started.
@@ -52,7 +56,8 @@ class Driver(Protocol):
         """
 
     def attach(self, handle: SandboxHandle) -> AbstractContextManager[Attachment]:
-        """Open a conversation with a sandbox's runner. Raises SandboxLost."""
+        """Open a conversation with a sandbox's runner. Raises SandboxLost when it is gone; that the
+        runner doesn't answer may come out only when it is asked for something."""
 
     def destroy(self, sandbox_id: str) -> bool:
         """Remove a sandbox and all that runs in it; False when there was none."""

@@ -5,10 +5,10 @@ The wire is the container's stdin and stdout. Both directions carry frames:
     u8 type | u32 run id | u32 length | payload | u8 0          numbers big-endian
 
 A conversation begins with a *hello*, which is no frame: the 16-byte secret token of the sandbox,
-then a 16-byte nonce. The runner finds it anywhere in its input, so that half a frame of a client that
-died harms nobody: a token has no zero byte and a frame ends in one, so the two can't be confused,
-and programs never learn the token. The runner ends what is running, forgets what it had to say and
-answers an `ACK` with the nonce. The client discards everything before that ACK.
+then a 16-byte nonce. The runner finds it anywhere in its input, so that half a frame of a client
+that died harms nobody: a token has no zero byte and a frame ends in one, so the two can't be
+confused, and programs never learn the token. The runner ends what is running, forgets what it had
+to say and answers an `ACK` with the nonce. The client discards everything before that ACK.
 
 The first run id is the nonce's first four bytes. A frame with that id plus one moves on to the next
 run; frames of any other id (those of a client that has been superseded) are ignored. A run is
@@ -42,7 +42,7 @@ _HEADER = struct.Struct("!BII")
 _END = b"\0"
 _EXEC = struct.Struct("!IQQHH")
 _RESULT = struct.Struct("!BBBBQQQ")
-_FAILED = struct.Struct("!BI")
+_FAILED = struct.Struct("!BII")
 _U32 = struct.Struct("!I")
 _MAX_STRINGS = 8192
 
@@ -110,14 +110,24 @@ class Frame:
 class Ending:
     """The payload of RESULT."""
 
-    exit_code: int | None
-    """None when a signal ended the program."""
+    code: int
+    """The program's exit code; 0 when a signal ended it."""
     signal: int | None
     cause: Cause
     flags: Flag
     wall_ns: int
     cpu_ns: int
     peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The payload of FAILED."""
+
+    stage: Stage
+    errno: int
+    file: int
+    """Which FILE of the run was the last one before it, from 0 on."""
 
 
 def new_token() -> str:
@@ -182,7 +192,7 @@ def decode_result(payload: bytes) -> Ending:
     try:
         signalled, code, cause, flags, wall_ns, cpu_ns, peak = _RESULT.unpack(payload)
         return Ending(
-            exit_code=None if signalled else code,
+            code=0 if signalled else code,
             signal=code if signalled else None,
             cause=Cause(cause),
             flags=Flag(flags),
@@ -194,11 +204,10 @@ def decode_result(payload: bytes) -> Ending:
         raise ProtocolError(f"a result that can't be read: {payload!r}") from error
 
 
-def decode_failed(payload: bytes) -> tuple[Stage, int]:
-    """The stage and the errno."""
+def decode_failed(payload: bytes) -> Failure:
     try:
-        stage, error = _FAILED.unpack(payload)
-        return Stage(stage), error
+        stage, error, file = _FAILED.unpack(payload)
+        return Failure(stage=Stage(stage), errno=error, file=file)
     except (struct.error, ValueError) as problem:
         raise ProtocolError(f"a failure that can't be read: {payload!r}") from problem
 

@@ -19,6 +19,7 @@ enum exit_code { EXIT_DONE = 0, EXIT_UNCLEAN = 70, EXIT_USAGE = 64, EXIT_SETUP =
 
 static struct {
     uint32_t id;
+    uint32_t files;     /* of run `id`: how many were begun */
     bool failed, spent; /* of run `id`: nothing more is done; its program was started */
     bool greeted, hello_waits;
     unsigned char nonce[NONCE_BYTES];
@@ -29,8 +30,9 @@ static struct {
 
 static void tell_failed(enum stage stage, int error)
 {
-    unsigned char bytes[5] = {(unsigned char)stage};
+    unsigned char bytes[9] = {(unsigned char)stage};
     store_u32(bytes + 1, (uint32_t)error);
+    store_u32(bytes + 5, talk.files > 0 ? talk.files - 1 : 0);
     out_frame(TELL_FAILED, talk.id, bytes, sizeof bytes);
     talk.failed = true;
 }
@@ -53,13 +55,20 @@ static void hello(const unsigned char nonce[NONCE_BYTES])
     out_drop();
 }
 
+static void begin_run(uint32_t id)
+{
+    talk.id = id;
+    talk.files = 0;
+    talk.failed = talk.spent = false;
+}
+
 static void acknowledge(void)
 {
     unsigned char bytes[NONCE_BYTES + 1];
     memcpy(bytes, talk.nonce, NONCE_BYTES);
     bytes[NONCE_BYTES] = PROTOCOL_VERSION;
-    talk.id = load_u32(talk.nonce);
-    talk.failed = talk.spent = talk.hello_waits = false;
+    begin_run(load_u32(talk.nonce));
+    talk.hello_waits = false;
     talk.greeted = true;
     out_drop();
     out_frame(TELL_ACK, talk.id, bytes, sizeof bytes);
@@ -67,6 +76,7 @@ static void acknowledge(void)
 
 static void open_file(const struct frame *frame)
 {
+    talk.files++;
     int error = frame->length < 4 ? EINVAL
                                   : workspace_open(frame->payload + 4, frame->length - 4,
                                                    load_u32(frame->payload) & 0777);
@@ -92,10 +102,8 @@ static void execute(const struct frame *frame)
 static void obey(const struct frame *frame)
 {
     talk.heard = now_ns();
-    if (frame->id == talk.id + 1 && !run_active()) {
-        talk.id = frame->id;
-        talk.failed = talk.spent = false;
-    }
+    if (frame->id == talk.id + 1 && !run_active())
+        begin_run(frame->id);
     if (!talk.greeted || frame->id != talk.id || talk.failed)
         return;
     if (run_unclean())

@@ -419,7 +419,7 @@ static void finish(void)
 {
     int error = exec_error();
     if (error) {
-        unsigned char bytes[5] = {STAGE_EXEC};
+        unsigned char bytes[9] = {STAGE_EXEC};
         store_u32(bytes + 1, (uint32_t)error);
         if (!run.abandoned)
             out_frame(TELL_FAILED, run.id, bytes, sizeof bytes);

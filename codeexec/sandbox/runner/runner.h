@@ -45,7 +45,7 @@ enum told { /* runner to client */
     TELL_STDERR = 'e',
     TELL_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
     TELL_RESULT = 'R', /* see report() in run.c; ends the run */
-    TELL_FAILED = '!', /* u8 stage, u32 errno; the rest of this run id is ignored */
+    TELL_FAILED = '!', /* u8 stage, u32 errno, u32 number of the file; then this run id is ignored */
 };
 
 enum stage { STAGE_FILE = 1, STAGE_EXEC = 2, STAGE_PROTOCOL = 3 };

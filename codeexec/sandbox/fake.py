@@ -1,0 +1,295 @@
+"""A driver without containers: the same contract, kept by plain local processes.
+
+For tests of the layers above. Programs really run, limits really hold (memory is the exception),
+and `fail_next`, `lose` and `engine_is_down` break things on purpose. It is no sandbox: give it
+trusted programs only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from codeexec.sandbox.driver import KeepGoing, OnLine, always
+from codeexec.sandbox.errors import (
+    CommandNotStarted,
+    EngineUnavailable,
+    ImageBuildFailed,
+    ImageMissing,
+    SandboxError,
+    SandboxLost,
+    SandboxStartFailed,
+    WorkspaceWriteFailed,
+)
+from codeexec.sandbox.fake_process import LocalProcess
+from codeexec.sandbox.protocol import new_token
+from codeexec.sandbox.types import (
+    Command,
+    ImageInfo,
+    RunResult,
+    SandboxHandle,
+    SandboxInfo,
+    SandboxSpec,
+    WorkspaceFile,
+)
+from codeexec.sandbox.verdicts import to_result
+
+DEFAULT_IMAGES = ("code-executor-python",)
+RUNNER_IMAGE = "code-executor-runner"
+
+
+@dataclass
+class FakeSandbox:
+    """A started sandbox, and what a test may want to know of it."""
+
+    spec: SandboxSpec
+    handle: SandboxHandle
+    folder: Path
+    created_at: float = field(default_factory=time.time)
+    lost: bool = False
+    conversation: int = 0
+    """Number of the latest one: an earlier one is over."""
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+    def path(self, text: str) -> str:
+        """What stands for the workspace in `text` becomes the local folder."""
+        return text.replace(self.spec.workspace_dir, str(self.folder))
+
+
+class FakeDriver:
+    """The `driver.Driver` that keeps everything in this process and in one temporary folder."""
+
+    def __init__(self, *, images: Iterable[str] = DEFAULT_IMAGES) -> None:
+        """`images`: references that are there from the beginning, without a build."""
+        self.sandboxes: dict[str, FakeSandbox] = {}
+        self.started: list[SandboxSpec] = []
+        """Every spec that a sandbox was started from, in order."""
+        self.engine_is_down = False
+        self._images: dict[str, ImageInfo] = {}
+        self._failures: dict[str, list[SandboxError]] = defaultdict(list)
+        self._root = Path(tempfile.mkdtemp(prefix="code-executor-fake-"))
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
+        self._lock = threading.Lock()
+        for reference in images:
+            self._add_image(reference)
+
+    # ---- breaking it
+
+    def fail_next(self, call: str, error: SandboxError) -> None:
+        """The next call of that name (`start`, `attach`, `write_files`, `run`…) raises `error`."""
+        self._failures[call].append(error)
+
+    def lose(self, sandbox_id: str) -> None:
+        """The container dies: what runs in it ends, and it can't be attached to any more."""
+        with self._lock:
+            sandbox = self.sandboxes.pop(sandbox_id)
+            sandbox.lost = True
+
+    def close(self) -> None:
+        """End all sandboxes and remove their files."""
+        for sandbox_id in list(self.sandboxes):
+            self.lose(sandbox_id)
+        self._finalizer()
+
+    def check(self, call: str) -> None:
+        if self.engine_is_down:
+            raise EngineUnavailable("The Docker Engine doesn't answer: it is down.")
+        if self._failures[call]:
+            raise self._failures[call].pop(0)
+
+    # ---- the driver
+
+    def ping(self) -> None:
+        self.check("ping")
+
+    def start(self, spec: SandboxSpec) -> SandboxHandle:
+        self.check("start")
+        image = self.inspect_image(spec.image)
+        if spec.user.partition(":")[0] in ("root", "0"):
+            raise SandboxStartFailed("Programs must not run as root.")
+        with self._lock:
+            if spec.sandbox_id in self.sandboxes:
+                raise SandboxStartFailed(f"There is a sandbox {spec.sandbox_id} already.")
+            folder = Path(tempfile.mkdtemp(dir=self._root))
+            handle = SandboxHandle(
+                sandbox_id=spec.sandbox_id,
+                container_id=secrets.token_hex(32),
+                token=new_token(),
+                image_id=image.image_id,
+                workspace_dir=spec.workspace_dir,
+            )
+            self.sandboxes[spec.sandbox_id] = FakeSandbox(spec, handle, folder)
+            self.started.append(spec)
+        return handle
+
+    @contextlib.contextmanager
+    def attach(self, handle: SandboxHandle) -> Iterator[FakeAttachment]:
+        self.check("attach")
+        with self._lock:
+            sandbox = self.sandboxes.get(handle.sandbox_id)
+            if sandbox is None or sandbox.handle != handle:
+                raise SandboxLost(f"The container {handle.container_id[:12]} is gone.")
+            sandbox.conversation += 1
+            number = sandbox.conversation
+        with sandbox.busy:
+            pass  # what an earlier client left running has ended
+        yield FakeAttachment(self, sandbox, number)
+
+    def destroy(self, sandbox_id: str) -> bool:
+        self.check("destroy")
+        if sandbox_id not in self.sandboxes:
+            return False
+        sandbox = self.sandboxes[sandbox_id]
+        self.lose(sandbox_id)
+        with sandbox.busy:
+            shutil.rmtree(sandbox.folder, ignore_errors=True)
+        return True
+
+    def list_sandboxes(self, *, node: str | None = None) -> list[SandboxInfo]:
+        self.check("list_sandboxes")
+        return [
+            SandboxInfo(
+                sandbox_id=sandbox.spec.sandbox_id,
+                container_id=sandbox.handle.container_id,
+                node=sandbox.spec.node,
+                environment=sandbox.spec.environment,
+                running=True,
+                created_at=sandbox.created_at,
+            )
+            for sandbox in list(self.sandboxes.values())
+            if node in (None, sandbox.spec.node)
+        ]
+
+    # ---- images
+
+    def inspect_image(self, reference: str) -> ImageInfo:
+        self.check("inspect_image")
+        if reference not in self._images:
+            raise ImageMissing(f"The image {reference} has not been built here.")
+        return self._images[reference]
+
+    def build_image(
+        self,
+        context: Path,
+        reference: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        on_line: OnLine | None = None,
+    ) -> ImageInfo:
+        self.check("build_image")
+        dockerfile = context / "Dockerfile"
+        if not dockerfile.is_file():
+            raise ImageBuildFailed(f"The image {reference} could not be built: no Dockerfile.")
+        for line in dockerfile.read_text().splitlines():
+            if on_line is not None and line.strip():
+                on_line(line)
+        return self._add_image(reference)
+
+    def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
+        self.check("build_runner")
+        return self._images.get(RUNNER_IMAGE) or self._add_image(RUNNER_IMAGE)
+
+    def _add_image(self, reference: str) -> ImageInfo:
+        self._images[reference] = ImageInfo(
+            reference=reference,
+            image_id=f"sha256:{secrets.token_hex(32)}",
+            size_bytes=100_000_000,
+            created_at=datetime.now(UTC).isoformat(),
+        )
+        return self._images[reference]
+
+
+class FakeAttachment:
+    """The `driver.Attachment` of a fake sandbox."""
+
+    def __init__(self, driver: FakeDriver, sandbox: FakeSandbox, number: int) -> None:
+        self._driver = driver
+        self._sandbox = sandbox
+        self._number = number
+
+    def write_files(self, files: Iterable[WorkspaceFile]) -> None:
+        self._driver.check("write_files")
+        self._refuse_when_over()
+        for file in files:
+            try:
+                _write(self._sandbox.folder, file)
+            except OSError as error:
+                raise WorkspaceWriteFailed(
+                    f"{file.path} could not be written: {error.strerror}."
+                ) from error
+
+    def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
+        self._driver.check("run")
+        self._refuse_when_over()
+        with self._sandbox.busy, self._process(command) as process:
+            while process.step():
+                if self._is_over():
+                    process.kill()
+                process.ask(keep_going)
+            ending = process.ending()
+        self._refuse_when_over()
+        return to_result(ending, stdout=process.stdout, stderr=process.stderr)
+
+    def _process(self, command: Command) -> LocalProcess:
+        sandbox = self._sandbox
+        cwd = sandbox.path(command.cwd or sandbox.spec.workspace_dir)
+        env = {
+            "PATH": f"{_interpreters(sandbox.folder)}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": "/tmp",  # noqa: S108  # as in a sandbox
+            "LANG": "C.UTF-8",
+            "PWD": cwd,
+            **{name: sandbox.path(value) for name, value in command.env.items()},
+        }
+        argv = [sandbox.path(argument) for argument in command.argv]
+        has_folder = os.path.dirname(argv[0])
+        program = shutil.which(
+            os.path.join(cwd, argv[0]) if has_folder else argv[0], path=env["PATH"]
+        )
+        if program is None:
+            raise CommandNotStarted("The command can't be started: No such file or directory.")
+        return LocalProcess(program, argv, env=env, cwd=cwd, command=command)
+
+    def _is_over(self) -> bool:
+        return self._sandbox.lost or self._sandbox.conversation != self._number
+
+    def _refuse_when_over(self) -> None:
+        if self._sandbox.lost:
+            raise SandboxLost("The sandbox has ended.")
+        if self._is_over():
+            raise SandboxLost("Another client has taken the sandbox over.")
+
+
+def _interpreters(folder: Path) -> Path:
+    """A folder, beside the workspace, in which `python` is the interpreter of these tests."""
+    bin_dir = folder.with_name(f"{folder.name}-bin")
+    if not bin_dir.exists():
+        bin_dir.mkdir()
+        for name in ("python", "python3"):
+            (bin_dir / name).symlink_to(os.path.realpath(sys.executable))
+    return bin_dir
+
+
+def _write(folder: Path, file: WorkspaceFile) -> None:
+    path = folder / file.path
+    for parent in list(path.relative_to(folder).parents)[-2::-1]:
+        place = folder / parent
+        if place.is_symlink():
+            raise OSError(errno.ENOTDIR, "Not a directory")
+        place.mkdir(exist_ok=True)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    path.write_bytes(file.content)
+    path.chmod(0o755 if file.executable else 0o644)

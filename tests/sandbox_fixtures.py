@@ -1,0 +1,29 @@
+"""Fixtures with real sandboxes. A test module asks for them by `pytest_plugins`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codeexec.sandbox.docker_driver import DockerDriver
+from tests.sandboxes import IMAGE, IMAGE_PREFIX, NODE
+
+
+def docker_url() -> str:
+    return os.environ.get("DOCKER_SOCKET", "unix:///var/run/docker.sock")
+
+
+@pytest.fixture(scope="session")
+def docker_driver() -> Iterator[DockerDriver]:
+    """A driver with its runner and a Python image built. No container may be left at the end."""
+    driver = DockerDriver(docker_url(), image_prefix=IMAGE_PREFIX)
+    driver.build_runner()
+    driver.build_image(Path(__file__).parent / "images" / "python", IMAGE)
+    yield driver
+    left = driver.list_sandboxes(node=NODE)
+    for sandbox in left:
+        driver.destroy(sandbox.sandbox_id)
+    assert left == []

@@ -1,0 +1,41 @@
+"""Specs, commands and programs for tests of sandboxes, under names that no deployment uses."""
+
+from __future__ import annotations
+
+import uuid
+
+from codeexec.sandbox.types import Command, RunResult, SandboxLimits, SandboxSpec, WorkspaceFile
+
+MIB = 1024 * 1024
+IMAGE_PREFIX = "code-executor-test"
+IMAGE = "code-executor-test-python:latest"
+NODE = f"test-{uuid.uuid4()}"
+"""Of this test run alone: what is started here is found, and nothing else."""
+
+LIMITS = SandboxLimits(memory_bytes=128 * MIB, cpus=1.0, pids=40, tmpfs_bytes=16 * MIB)
+
+
+def new_spec(image: str = IMAGE, **changes: object) -> SandboxSpec:
+    given: dict[str, object] = {
+        "sandbox_id": str(uuid.uuid4()),
+        "node": NODE,
+        "environment": "python",
+        "image": image,
+        "user": "executor",
+        "workspace_dir": "/workspace",
+        "limits": LIMITS,
+        "max_idle_seconds": 600,
+    }
+    return SandboxSpec(**(given | changes))
+
+
+def command(*argv: str, **changes: object) -> Command:
+    given: dict[str, object] = {"argv": argv, "wall_seconds": 10.0, "output_bytes": MIB}
+    return Command(**(given | changes))
+
+
+def run_python(driver, handle, source: str, **changes: object) -> RunResult:
+    """Run a program in a conversation of its own, as the service does."""
+    with driver.attach(handle) as attachment:
+        attachment.write_files([WorkspaceFile(path="main.py", content=source.encode())])
+        return attachment.run(command("python", "/workspace/main.py", **changes))
