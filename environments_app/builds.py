@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -85,8 +85,17 @@ def _dockerfile(name: str) -> Path:
 
 
 def build_runner(driver: Driver, on_line: OnLine) -> Built:
-    """The runner's image, which every sandbox needs."""
-    return _timed("runner", "", None, lambda: driver.build_runner(on_line=on_line))
+    """The runner's image, which every sandbox needs. Without a line of output it was there."""
+    said = False
+
+    def say(line: str) -> None:
+        nonlocal said
+        said = True
+        on_line(line)
+
+    built = _timed("runner", "", None, lambda: driver.build_runner(on_line=say))
+    untouched = built.outcome == Outcome.BUILT and not said
+    return replace(built, outcome=Outcome.UNCHANGED) if untouched else built
 
 
 def build_environment(

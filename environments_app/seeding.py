@@ -51,6 +51,11 @@ def seed(definitions: Definitions, *, force: bool = False, dry_run: bool = False
     return report
 
 
+def changed_fields(row: Environment) -> tuple[str, ...]:
+    """Columns that say something else than the file last did. None for what isn't from the file."""
+    return _differing(vars(row), row.seeded or {})
+
+
 def _seed(definitions: Definitions, *, force: bool) -> list[Seeded]:
     rows = {row.name: row for row in Environment.objects.select_for_update()}
     report = [
@@ -68,9 +73,8 @@ def _seed_one(definition: Definition, row: Environment | None, *, force: bool) -
     if row is None:
         Environment.objects.create(name=definition.name, seeded=columns, **columns)
         return Seeded(name=definition.name, outcome=Outcome.CREATED)
-    now = {name: getattr(row, name) for name in columns}
-    changed = _differing(now, row.seeded or columns)
-    news = _differing(now, columns)
+    news = _differing(vars(row), columns)
+    changed = changed_fields(row) if row.seeded else news
     if news and changed and not force:
         return Seeded(name=row.name, outcome=Outcome.KEPT, fields=changed)
     _write(row, columns)

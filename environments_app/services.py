@@ -58,6 +58,13 @@ def sandbox_spec(
 
 
 @transaction.atomic
+def make_default(environment: Environment) -> None:
+    """Let clients that name no environment mean this one from now on, which is enabled."""
+    Environment.objects.exclude(pk=environment.pk).default().update(is_default=False)
+    Environment.objects.filter(pk=environment.pk).update(is_default=True, enabled=True)
+
+
+@transaction.atomic
 def record_image(environment: Environment, image: ImageInfo) -> EnvironmentRevision:
     """The environment's current revision, a new one where the image or the definition changed."""
     locked = Environment.objects.select_for_update().get(pk=environment.pk)

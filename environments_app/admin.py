@@ -1,0 +1,147 @@
+"""The operators' pages: environments, and their history to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import Field, QuerySet
+from django.forms.models import ModelForm
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.text import capfirst
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.contrib.filters.admin import BooleanRadioFilter
+
+from environments_app.forms import limit_field, shown
+from environments_app.limits import LIMITS
+from environments_app.models import Environment, EnvironmentQuerySet, EnvironmentRevision
+from environments_app.seeding import changed_fields
+from environments_app.services import make_default, record_definition
+
+_UNITS = {"cpu": " CPU", "pids": " processes", "timeout": " s", "tmpfs": " workspace"}
+
+
+def limits_text(environment: Environment) -> str:
+    """`256m · 0.5 CPU · 50 processes · 30 s · 64m workspace`."""
+    limits = environment.limits()
+    listed = [limit for limit in LIMITS if limit.key != "output"]
+    return " · ".join(
+        f"{shown(limit, getattr(limits, limit.field))}{_UNITS.get(limit.key, '')}"
+        for limit in listed
+    )
+
+
+class EnvironmentRevisionInline(TabularInline):
+    model = EnvironmentRevision
+    fields = ("number", "created_at", "image_id", "size", "definition")
+    readonly_fields = fields
+    ordering = ("-number",)
+    per_page = 10
+    extra = 0
+
+    @admin.display(description="size")
+    def size(self, revision: EnvironmentRevision) -> str:
+        return f"{revision.size_bytes / 1_000_000:.0f} MB"
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Environment)
+class EnvironmentAdmin(ModelAdmin):
+    list_display = ("name", "enabled", "is_default", "image", "revision", "limits", "description")
+    list_filter = (("enabled", BooleanRadioFilter), "network", "runtime", "executor_user")
+    search_fields = ("name", "description", "image", "run_command", "compile_command")
+    actions = ("enable", "disable", "choose_as_default")
+    inlines = (EnvironmentRevisionInline,)
+    readonly_fields = ("is_default", "image_reference", "changed", "created_at", "updated_at")
+    fieldsets = (
+        (None, {"fields": ("name", "description", "enabled", "is_default")}),
+        ("Image", {"fields": ("image", "image_reference", "executor_user", "workspace_dir")}),
+        (
+            "Commands",
+            {"fields": ("default_filename", "file_extension", "compile_command", "run_command")},
+        ),
+        (
+            "Limits",
+            {"fields": tuple((limit.field, limit.maximum_field) for limit in LIMITS)},
+        ),
+        ("Sandboxes", {"fields": ("warm_pool_size", "runtime", "network")}),
+        ("History", {"fields": ("changed", "created_at", "updated_at")}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Environment]:
+        return EnvironmentQuerySet(Environment).with_current_revision()
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        # The name is what seeding, folders and sessions know an environment by.
+        return (*self.readonly_fields, "name") if obj else self.readonly_fields
+
+    def formfield_for_dbfield(
+        self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> forms.Field | None:
+        field = limit_field(db_field.name, capfirst(db_field.verbose_name))
+        return field or super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def save_model(
+        self, request: HttpRequest, obj: Environment, form: ModelForm[Environment], change: bool
+    ) -> None:
+        if not change:
+            obj.save()
+            return
+        obj.save(update_fields=[*form.changed_data, "updated_at"])
+        record_definition(obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        is_default = obj is not None and obj.is_default
+        return not is_default and super().has_delete_permission(request, obj)
+
+    @admin.display(description="revision", ordering="current_revision_number")
+    def revision(self, environment: Environment) -> str:
+        number = environment.current_revision_number  # type: ignore[attr-defined]
+        return "not built" if number is None else str(number)
+
+    @admin.display(description="limits")
+    def limits(self, environment: Environment) -> str:
+        return limits_text(environment)
+
+    @admin.display(description="image's full name")
+    def image_reference(self, environment: Environment) -> str:
+        return environment.image_reference if environment.image else "-"
+
+    @admin.display(description="changed since seeding")
+    def changed(self, environment: Environment) -> str:
+        """What seeding will keep, and so report."""
+        if environment.seeded is None:
+            return "not from the file"
+        labels = {field.name: str(field.verbose_name) for field in Environment._meta.fields}
+        return ", ".join(labels[name] for name in changed_fields(environment)) or "nothing"
+
+    @admin.action(description="Enable")
+    def enable(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
+        count = queryset.update(enabled=True, updated_at=timezone.now())
+        self.message_user(request, f"Enabled: {count}.", messages.SUCCESS)
+
+    @admin.action(description="Disable: no new sessions")
+    def disable(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
+        count = queryset.filter(is_default=False).update(enabled=False, updated_at=timezone.now())
+        self.message_user(request, f"Disabled: {count}.", messages.SUCCESS)
+        if queryset.filter(is_default=True).exists():
+            self.message_user(request, "The default environment stays enabled.", messages.WARNING)
+
+    @admin.action(description="Make it the default")
+    def choose_as_default(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
+        if queryset.count() != 1:
+            self.message_user(request, "Choose exactly one environment.", messages.ERROR)
+            return
+        environment = queryset.get()
+        make_default(environment)
+        self.message_user(request, f"{environment} is the default now.", messages.SUCCESS)
