@@ -44,7 +44,10 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     manage_step("Database schema", "migrate", "--no-input", log=log)
     manage_step("Environments of the file", "seed_environments", log=log)
     manage_step(
-        "Runner and environments", "build_environments", log=log, doing="building what is missing"
+        "Runner and environments",
+        *("build_environments", "--missing"),
+        log=log,
+        doing="building what is missing",
     )
 
 

@@ -4,10 +4,12 @@ first program, and serving until Ctrl-C.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from socket import gethostname
 
 import yaml
 
@@ -61,7 +63,7 @@ class Server:
         manage_step("Environments of the file", "seed_environments", log=self._log)
         collect_static_files(self._log)
         title = f"Runner and environment {self._environment}"
-        command = ("build_environments", self._environment)
+        command = ("build_environments", "--missing", self._environment)
         manage_step(title, *command, log=self._log, doing="building what is missing")
 
     def start(self) -> None:
@@ -80,7 +82,7 @@ class Server:
 
     def serve(self) -> None:
         """Builds the other environments beside it, and keeps the parts running. Never returns."""
-        building = BackgroundCommand("[environments] ", manage("build_environments"))
+        building = BackgroundCommand("[environments] ", manage("build_environments", "--missing"))
         self._stack.callback(building.stop)
         while True:
             for part in self._parts:
@@ -94,7 +96,12 @@ class Server:
             database.start()
             current.outcome = "private server is running"
         self._parts.append(database.part)
-        os.environ["DATABASE_URL"] = database.url  # for every process that is started from here
+        # For every process that is started from here. A database of its own makes this a node of
+        # its own: another server on this machine must not take its sandboxes for orphans.
+        os.environ["DATABASE_URL"] = database.url
+        if self._config["NODE_NAME"] == gethostname():
+            folder = hashlib.sha256(os.fsencode(self._data)).hexdigest()[:8]
+            os.environ["NODE_NAME"] = f"{gethostname()}-{folder}"
 
     def _start_part(self, name: str, argv: list[str], *, stop_seconds: float) -> None:
         part = Part(name, argv, self._logs / f"{name.lower()}.log", stop_seconds=stop_seconds)

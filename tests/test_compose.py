@@ -1,0 +1,194 @@
+"""The compose stack, brought up for real, used over HTTP, and removed without a trace.
+
+Where no image registry is reached, an image made here stands in for `postgres`; the proxy is left
+out everywhere, for it would take the machine's ports 80 and 443.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import docker
+import httpx
+import pytest
+import yaml
+from docker.errors import DockerException, ImageNotFound
+
+from scripts.first_program import wait_until_healthy
+
+pytestmark = pytest.mark.compose
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = "code-executor-compose-test"
+SERVICES = ("db", "init", "api", "worker")
+SOCKET = os.environ.get("DOCKER_SOCKET") or "unix:///var/run/docker.sock"
+UP_SECONDS = 900
+DOWN_SECONDS = 120
+
+
+class Stack:
+    """The services but the proxy, under a project name, image names and a port of their own."""
+
+    def __init__(self) -> None:
+        self.engine = docker.DockerClient(base_url=SOCKET)
+        address = f"127.0.0.1:{_free_port()}"
+        self.api = httpx.Client(base_url=f"http://{address}/api/v1", timeout=60, trust_env=False)
+        self._env = {
+            **os.environ,
+            "API_PUBLISHED": address,
+            "COMPOSE_PROJECT_NAME": PROJECT,
+            "DOCKER_IMAGE_PREFIX": PROJECT,
+            "DOCKER_SOCKET_FILE": SOCKET.removeprefix("unix://"),
+        }
+
+    def compose(self, *arguments: str, seconds: float) -> None:
+        done = subprocess.run(
+            [*_compose_command(), *arguments],
+            cwd=ROOT,
+            env=self._env,
+            timeout=seconds,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-5000:]
+
+    def container(self, service: str) -> Any:
+        labels = [
+            f"com.docker.compose.project={PROJECT}",
+            f"com.docker.compose.service={service}",
+            "com.docker.compose.oneoff=False",
+        ]
+        (container,) = self.engine.containers.list(all=True, filters={"label": labels})
+        return container
+
+    def sandboxes(self) -> set[str]:
+        labels = ["code-executor=true", f"node={PROJECT}"]
+        found = self.engine.containers.list(all=True, filters={"label": labels}, sparse=True)
+        return {container.id for container in found}
+
+    def run(self, session_id: str, code: str) -> dict[str, Any]:
+        answer = self.api.post(f"/sessions/{session_id}/execute", json={"code": code})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def open_session(self, environment: str) -> str:
+        answer = self.api.post("/sessions", json={"environment": environment})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["session_id"])
+
+    def close(self) -> None:
+        self.api.close()
+        self.engine.close()
+
+
+def _compose_command() -> list[str]:
+    if shutil.which("docker") is not None:
+        plugin = ["docker", "compose"]
+        if subprocess.run([*plugin, "version"], capture_output=True).returncode == 0:
+            return plugin
+    return ["docker-compose"]
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _provide_database_image(engine: docker.DockerClient) -> None:
+    """The public image where it can be pulled, else the one that stands in under its name."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    name = services["db"]["image"]
+    try:
+        engine.images.get(name)
+    except ImageNotFound:
+        try:
+            engine.images.pull(*name.split(":"))
+        except DockerException:
+            engine.images.build(path=str(ROOT / "tests/images/postgres"), tag=name, rm=True)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    stack = Stack()
+    try:
+        _provide_database_image(stack.engine)
+        stack.compose("up", "-d", "--build", *SERVICES, seconds=UP_SECONDS)
+        wait_until_healthy(str(stack.api.base_url).rstrip("/"), still_running=lambda: None)
+        yield stack
+    finally:
+        stack.compose("down", "-v", seconds=DOWN_SECONDS)
+        stack.close()
+
+
+def test_a_program_runs_through_the_stack(stack: Stack) -> None:
+    session_id = stack.open_session("python")
+    result = stack.run(session_id, "print(sum(range(5)))")
+    assert (result["status"], result["exit_code"], result["stdout"]) == ("completed", 0, "10\n")
+
+
+def test_init_has_built_every_environment(stack: Stack) -> None:
+    assert stack.api.get("/health").json()["status"] == "healthy"
+    session_id = stack.open_session("rust")
+    result = stack.run(session_id, 'fn main() { println!("{}", 6 * 7); }')
+    assert (result["verdict"], result["stdout"]) == ("ok", "42\n")
+
+
+def test_only_init_and_worker_reach_the_docker_socket(stack: Stack) -> None:
+    with_socket = {
+        service
+        for service in SERVICES
+        for mount in stack.container(service).attrs["Mounts"]
+        if mount["Destination"].endswith("docker.sock")
+    }
+    assert with_socket == {"init", "worker"}
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_service_processes_are_unprivileged(stack: Stack, service: str) -> None:
+    processes = _status_of_processes(stack.container(service))
+    python = [status for status in processes if status["Name"].startswith("python")]
+    assert python
+    for status in python:
+        assert status["Uid"].split() == ["10002"] * 4
+        assert int(status["CapEff"], 16) == 0
+        assert status["NoNewPrivs"] == "1"
+
+
+def test_sessions_outlive_a_restart_of_the_worker(stack: Stack) -> None:
+    session_id = stack.open_session("python")
+    stack.run(session_id, "open('kept', 'w').write('still here')")
+    before = stack.sandboxes()
+    stack.compose("restart", "worker", seconds=DOWN_SECONDS)
+    assert before <= stack.sandboxes()
+    result = stack.run(session_id, "print(open('kept').read())")
+    assert result["stdout"] == "still here\n"
+
+
+def test_down_leaves_nothing(stack: Stack) -> None:
+    stack.open_session("python")
+    assert stack.sandboxes()
+    stack.compose("down", "-v", seconds=DOWN_SECONDS)
+    label = {"label": f"com.docker.compose.project={PROJECT}"}
+    assert not stack.sandboxes()
+    assert stack.engine.containers.list(all=True, filters=label) == []
+    assert stack.engine.volumes.list(filters=label) == []
+    assert stack.engine.volumes.list(filters={"name": f"{PROJECT}-runner"}) == []
+    assert stack.engine.networks.list(filters=label) == []
+
+
+def _status_of_processes(container: Any) -> list[dict[str, str]]:
+    """/proc/<pid>/status of each process, as name and value. `init` is not one of the service's."""
+    found = []
+    for process in container.top(ps_args="-o pid")["Processes"]:
+        text = Path(f"/proc/{process[0]}/status").read_text()
+        found.append(dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line))
+    return found
