@@ -1,0 +1,180 @@
+"""A node's task cluster: django-q2's, with parts that survive the death of any process.
+
+    this process ─▶ sentinel ─▶ pusher     takes messages from the database
+      upkeep                 ├▶ workers    run tasks
+                             └▶ monitor    deletes messages of tasks that ended
+
+The sentinel replaces what dies below it. When it dies itself, everything ends, and whoever
+supervises this process starts it again.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+import django_q.cluster
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections, connections
+
+from codeexec.broker import release_claims
+from codeexec.processes import reap_children, tie_children_to_parents
+from codeexec.worker_queue import SafeEvent, WorkerQueue, WorkTimer
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 15.0
+"""How long a stopping cluster lets tasks finish that are running."""
+_KILLED_SECONDS = 5.0
+
+
+class ClusterDiedError(Exception):
+    """The cluster ended without being told to: it must be started again."""
+
+
+def run_cluster(
+    upkeep: Callable[[], None], *, interval_seconds: float, grace_seconds: float = GRACE_SECONDS
+) -> None:
+    """Run tasks until SIGTERM or SIGINT, calling `upkeep` at that interval in a thread.
+
+    What `upkeep` raises is logged and it is called again. A stop lets running tasks finish for
+    `grace_seconds`, a second signal doesn't; no process is left in any case. Raises
+    ClusterDiedError when the sentinel died. To be called from the main thread of a process that
+    has no other threads and needs no signal handlers: its workers are forks of it, so what it
+    has imported they need not.
+    """
+    _use_safe_parts()
+    _take_back_claims()
+    stop = _StopSignals()
+    cluster = django_q.cluster.Cluster()
+    stop.install()  # over those that the cluster's constructor has installed
+    connections.close_all()  # a connection must not be shared with a fork
+    gc.freeze()  # nor its memory be copied because the collector touches it
+    try:
+        cluster.start()
+        _supervise(cluster, stop, upkeep, interval_seconds, grace_seconds)
+    finally:
+        _end(cluster)
+
+
+def _use_safe_parts() -> None:
+    django_q.cluster.Queue = WorkerQueue
+    django_q.cluster.Event = SafeEvent
+    django_q.cluster.Value = WorkTimer
+    django_q.cluster.Sentinel = _Sentinel
+    tie_children_to_parents()
+
+
+class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
+    """Leaves it to the parent to say when to stop.
+
+    Service managers send their SIGTERM to every process of a service: taken at its word, it would
+    end tasks that are to be finished.
+    """
+
+    def start(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that are forked now ignore it, too
+        super().start()
+
+    def reincarnate(self, process: BaseProcess) -> None:
+        super().reincarnate(process)
+        process.kill()  # one whose time is over and that would ignore being terminated
+
+
+def _take_back_claims() -> None:
+    try:
+        release_claims(settings.CODE_EXECUTOR["NODE_NAME"])
+    except DatabaseError as error:
+        logger.warning("What the last cluster had taken comes back later: %s", error)
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT as events: the first asks to stop, the second to hurry."""
+
+    def __init__(self) -> None:
+        self.stop = SafeEvent()
+        self.hurry = SafeEvent()
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._received)
+
+    def _received(self, _number: int, _frame: FrameType | None) -> None:
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+def _supervise(
+    cluster: django_q.cluster.Cluster,
+    signals: _StopSignals,
+    upkeep: Callable[[], None],
+    interval_seconds: float,
+    grace_seconds: float,
+) -> None:
+    sentinel = cluster.sentinel
+    with _Upkeep(upkeep, interval_seconds):
+        wait([sentinel.sentinel, signals.stop])
+        if not signals.stop.is_set():
+            sentinel.join()
+            raise ClusterDiedError(f"The cluster's sentinel died (exit code {sentinel.exitcode})")
+        cluster.stop_event.set()
+        if not wait([sentinel.sentinel, signals.hurry], grace_seconds):
+            logger.warning("Tasks still run after %s seconds of grace: ending them", grace_seconds)
+
+
+def _end(cluster: django_q.cluster.Cluster) -> None:
+    """Kill the sentinel where it still lives, and wait until everything below it is gone."""
+    sentinel = cluster.sentinel
+    if sentinel is not None:
+        sentinel.kill()
+        sentinel.join()
+    if not reap_children(_KILLED_SECONDS):
+        logger.error("Some of the cluster's processes can't be ended")
+
+
+class _Upkeep:
+    """Calls a function at an interval in a thread of its own, for as long as the `with` lasts.
+
+    A thread, so that a call that hangs on a database delays neither a stop nor the news that the
+    cluster has died. It starts after the fork and forks nothing itself.
+    """
+
+    def __init__(self, step: Callable[[], None], interval_seconds: float) -> None:
+        self._step = step
+        self._interval_seconds = interval_seconds
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._failure = ""
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_exception: object) -> None:
+        self._done.set()
+        self._thread.join(_KILLED_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            self._call()
+            if self._done.wait(self._interval_seconds):
+                break
+        connections.close_all()
+
+    def _call(self) -> None:
+        try:
+            close_old_connections()
+            self._step()
+        except Exception as error:
+            # The same failure every second is news once.
+            if (failure := repr(error)) != self._failure:
+                logger.exception("The upkeep failed; it is tried again")
+            self._failure = failure
+        else:
+            if self._failure:
+                logger.warning("The upkeep works again")
+            self._failure = ""

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import uvicorn
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs: they, not we, close idle connections
+STOP_SECONDS = 8
+"""How long requests that wait or stream may go on when the server is told to stop."""
+BACKLOG = 2048
+
+
+class Command(BaseCommand):
+    help = (
+        "Serves the HTTP API, its documentation and the admin at API_HOST and API_PORT until "
+        "SIGTERM or Ctrl-C. Needs PostgreSQL, and no Docker."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]
+        listening = _listen(host, port)
+        config = uvicorn.Config(
+            "codeexec.asgi:application",
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=True,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            backlog=BACKLOG,
+        )
+        with listening:
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _kind, _protocol, _name, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise CommandError(
+            f"The API can't listen on {host} port {port} (API_HOST, API_PORT): {error.strerror}."
+        ) from error

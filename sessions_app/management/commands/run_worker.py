@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, connections
+
+import sessions_app.tasks  # noqa: F401 -- before the workers are forked: none of them imports it again
+from codeexec.cluster import ClusterDiedError, run_cluster
+from sessions_app import upkeep
+
+logger = logging.getLogger(__name__)
+
+UPKEEP_SECONDS = 1.0
+
+
+class Command(BaseCommand):
+    help = (
+        "Runs this node's workers and its upkeep until SIGTERM or Ctrl-C, which lets running "
+        "programs finish for a while. Ends with status 1 when it must be started again. "
+        "Needs PostgreSQL and this node's Docker Engine."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            upkeep.node_started()
+        except DatabaseError as error:
+            raise CommandError(f"The database can't be used: {error}") from error
+        connections.close_all()
+        try:
+            run_cluster(upkeep.tick, interval_seconds=UPKEEP_SECONDS)
+        except ClusterDiedError as error:
+            raise CommandError(str(error)) from error
+        finally:
+            _say_stopped()
+
+
+def _say_stopped() -> None:
+    with contextlib.suppress(DatabaseError):  # away: a node without signs of life is lost as well
+        upkeep.node_stopped()
