@@ -196,18 +196,19 @@ class FakeDriver:
         for line in dockerfile.read_text().splitlines():
             if on_line is not None and line.strip():
                 on_line(line)
-        return self._add_image(reference)
+        return self._add_image(reference, labels)
 
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         self.check("build_runner")
         return self._images.get(RUNNER_IMAGE) or self._add_image(RUNNER_IMAGE)
 
-    def _add_image(self, reference: str) -> ImageInfo:
+    def _add_image(self, reference: str, labels: Mapping[str, str] | None = None) -> ImageInfo:
         self._images[reference] = ImageInfo(
             reference=reference,
             image_id=f"sha256:{secrets.token_hex(32)}",
             size_bytes=100_000_000,
             created_at=datetime.now(UTC).isoformat(),
+            labels=dict(labels or {}),
         )
         return self._images[reference]
 
