@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
 from codeexec import env
+from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
 
 try:
     CODE_EXECUTOR = env.load()

@@ -1,0 +1,7 @@
+"""The operators' console. What is history can be read here and changed nowhere; what can be done
+goes through the same services as the API's calls.
+"""
+
+from sessions_app.admin import access, executions, nodes, queue, sandboxes, sessions
+
+__all__ = ["access", "executions", "nodes", "queue", "sandboxes", "sessions"]

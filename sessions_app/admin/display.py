@@ -1,0 +1,137 @@
+"""How values look in the console: badges, times, sizes, and what programs read and wrote."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from sessions_app.models import Execution, Node, Sandbox, Session
+
+SHOWN_CHARACTERS = 100_000
+"""Of a longer text the page shows this much: a browser has to lay it out."""
+
+SESSION_BADGES: dict[str, str] = {
+    Session.Status.PENDING: "warning",
+    Session.Status.CREATING: "warning",
+    Session.Status.READY: "success",
+    Session.Status.EXECUTING: "info",
+    Session.Status.STOPPING: "warning",
+    Session.Status.STOPPED: "default",
+    Session.Status.ERROR: "danger",
+}
+EXECUTION_BADGES: dict[str, str] = {
+    Execution.Status.QUEUED: "warning",
+    Execution.Status.RUNNING: "info",
+    Execution.Status.COMPLETED: "default",
+    Execution.Status.ERROR: "danger",
+    Execution.Status.CANCELLED: "default",
+}
+VERDICT_BADGES: dict[str, str] = {
+    Execution.Verdict.OK: "success",
+    Execution.Verdict.RUNTIME_ERROR: "warning",
+    Execution.Verdict.COMPILE_ERROR: "warning",
+    Execution.Verdict.TIME_LIMIT: "warning",
+    Execution.Verdict.MEMORY_LIMIT: "warning",
+    Execution.Verdict.OUTPUT_LIMIT: "warning",
+    Execution.Verdict.CANCELLED: "default",
+    Execution.Verdict.INTERNAL_ERROR: "danger",
+}
+NODE_BADGES: dict[str, str] = {
+    Node.Status.ACTIVE: "success",
+    Node.Status.DRAINING: "warning",
+    Node.Status.LOST: "danger",
+}
+SANDBOX_BADGES: dict[str, str] = {
+    Sandbox.Status.WARMING: "warning",
+    Sandbox.Status.IDLE: "success",
+    Sandbox.Status.IN_USE: "info",
+}
+
+
+def duration(seconds: float | None) -> str:
+    """`14 ms`, `1.25 s`, `3 min 20 s`, `2 h 05 min`, `4 d`; a dash where there is none."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d"
+
+
+def size(size_bytes: int | None) -> str:
+    """`512 B`, `9.4 KiB`, `256 MiB`; a dash where there is none."""
+    if size_bytes is None:
+        return "-"
+    amount, unit = float(size_bytes), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+
+
+def between(start: datetime | None, end: datetime | None) -> timedelta | None:
+    return None if start is None or end is None else end - start
+
+
+def elapsed(start: datetime | None, end: datetime | None) -> str:
+    span = between(start, end)
+    return duration(None if span is None else max(0.0, span.total_seconds()))
+
+
+def ago(moment: datetime | None) -> str:
+    """`12 s ago`, `in 54 min 10 s`; its exact time is in the title."""
+    if moment is None:
+        return "-"
+    seconds = round((timezone.now() - moment).total_seconds())
+    text = f"{duration(seconds)} ago" if seconds > 0 else f"in {duration(-seconds)}"
+    if seconds == 0:
+        text = "now"
+    return format_html(
+        '<time datetime="{}" title="{}" class="whitespace-nowrap">{}</time>',
+        moment.isoformat(),
+        f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+        text,
+    )
+
+
+def page_link(row: Any, text: str | None = None) -> str:
+    """A link to a row's page in the console."""
+    address = reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=(row.pk,))
+    return format_html('<a href="{}" class="console-link">{}</a>', address, text or str(row))
+
+
+def short_id(row: Any) -> str:
+    """The first block of a row's UUID; the whole of it is in the title."""
+    return format_html('<code title="{0}">{1}</code>', row.pk, str(row.pk)[:8])
+
+
+def text_block(data: str | bytes | memoryview | None, *, truncated: bool = False) -> str:
+    """A program's text as it is, folded away where it is long. `truncated`: by an output limit."""
+    text = data if isinstance(data, str) else bytes(data or b"").decode(errors="replace")
+    if not text:
+        return "-"
+    context = {
+        "text": text[:SHOWN_CHARACTERS],
+        "lines": text.count("\n") + (not text.endswith("\n")),
+        "characters": len(text),
+        "hidden": max(0, len(text) - SHOWN_CHARACTERS),
+        "folded": text.count("\n") > 40 or len(text) > 8000,
+        "truncated": truncated,
+    }
+    return render_to_string("admin/text_block.html", context)
+
+
+def json_block(value: Any) -> str:
+    return text_block(json.dumps(value, indent=2, ensure_ascii=False)) if value else "-"

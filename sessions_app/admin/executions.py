@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from unfold.contrib.filters.admin import RangeDateFilter
+
+from sessions_app.admin.columns import column
+from sessions_app.admin.display import (
+    EXECUTION_BADGES,
+    VERDICT_BADGES,
+    ago,
+    duration,
+    elapsed,
+    json_block,
+    page_link,
+    short_id,
+    size,
+    text_block,
+)
+from sessions_app.admin.history import HistoryAdmin
+from sessions_app.admin.search import id_prefix, is_whole_id
+from sessions_app.models import Execution
+
+BIG_COLUMNS = (
+    "code",
+    "stdin",
+    "args",
+    "env",
+    "files",
+    "stdout",
+    "stderr",
+    "compile_stdout",
+    "compile_stderr",
+    "error_reason",
+)
+
+
+Sections = list[tuple[str | None, dict[str, tuple[str, ...]]]]
+
+
+class ExecutionFigures:
+    """How an execution went, in columns that lists and timelines share."""
+
+    @column("Status", ordering="status", badges=EXECUTION_BADGES)
+    def status_badge(self, execution: Execution) -> tuple[str, str]:
+        return execution.status, execution.get_status_display()
+
+    @column("Verdict", ordering="verdict", badges=VERDICT_BADGES)
+    def verdict_badge(self, execution: Execution) -> tuple[str, str] | None:
+        if not execution.verdict:
+            return None
+        return execution.verdict, execution.get_verdict_display()
+
+    @column("Queued", ordering="queued_at")
+    def queued(self, execution: Execution) -> str:
+        return ago(execution.queued_at)
+
+    @column("Waited")
+    def waited(self, execution: Execution) -> str:
+        return elapsed(execution.queued_at, execution.started_at)
+
+    @column("Wall", ordering="wall_seconds")
+    def wall(self, execution: Execution) -> str:
+        return duration(execution.wall_seconds)
+
+    @column("CPU", ordering="cpu_seconds")
+    def cpu(self, execution: Execution) -> str:
+        return duration(execution.cpu_seconds)
+
+    @column("Memory", ordering="memory_peak_bytes")
+    def memory(self, execution: Execution) -> str:
+        return size(execution.memory_peak_bytes)
+
+
+class ExecutionTexts:
+    """What a program was given, and what it wrote."""
+
+    @column("Code")
+    def code_text(self, execution: Execution) -> str:
+        return text_block(execution.code)
+
+    @column("Standard input")
+    def stdin_text(self, execution: Execution) -> str:
+        return text_block(execution.stdin)
+
+    @column("Arguments")
+    def args_text(self, execution: Execution) -> str:
+        return json_block(execution.args)
+
+    @column("Environment variables")
+    def env_text(self, execution: Execution) -> str:
+        return json_block(execution.env)
+
+    @column("Other files")
+    def files_text(self, execution: Execution) -> str:
+        return json_block(execution.files)
+
+    @column("Standard output")
+    def stdout_text(self, execution: Execution) -> str:
+        return text_block(execution.stdout, truncated=execution.stdout_truncated)
+
+    @column("Standard error")
+    def stderr_text(self, execution: Execution) -> str:
+        return text_block(execution.stderr, truncated=execution.stderr_truncated)
+
+    @column("Compiler's output")
+    def compile_stdout_text(self, execution: Execution) -> str:
+        return text_block(execution.compile_stdout)
+
+    @column("Compiler's errors")
+    def compile_stderr_text(self, execution: Execution) -> str:
+        return text_block(execution.compile_stderr)
+
+    @column("Why we failed")
+    def error_text(self, execution: Execution) -> str:
+        return text_block(execution.error_reason)
+
+
+@admin.register(Execution)
+class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
+    list_display = (
+        "short_id",
+        "status_badge",
+        "verdict_badge",
+        "environment",
+        "session_link",
+        "sequence",
+        "queued",
+        "waited",
+        "wall",
+        "cpu",
+        "memory",
+    )
+    list_select_related = ("session__environment",)
+    list_filter = (
+        "status",
+        "verdict",
+        ("session__environment", admin.RelatedOnlyFieldListFilter),
+        ("queued_at", RangeDateFilter),
+    )
+    search_fields = ("id", "session__id", "code")
+    search_help_text = "Beginning of the execution's or the session's id, or text of the code"
+    ordering = ("-queued_at", "id")
+    not_in_list = BIG_COLUMNS
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
+        return super().get_queryset(request).select_related("session__environment")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Execution], search_term: str
+    ) -> tuple[QuerySet[Execution], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        own, session = id_prefix(term), id_prefix(term, "session_id")
+        found = Q() if is_whole_id(term) else Q(code__icontains=term)
+        if own is not None and session is not None:
+            found |= own | session
+        return queryset.filter(found), False
+
+    @column("Execution", ordering="id")
+    def short_id(self, execution: Execution) -> str:
+        return short_id(execution)
+
+    @column("Session")
+    def session_link(self, execution: Execution) -> str:
+        return page_link(execution.session, str(execution.session_id)[:8])
+
+    @column("Session")
+    def session_in_full(self, execution: Execution) -> str:
+        return page_link(execution.session)
+
+    @column("Environment", ordering="session__environment__name")
+    def environment(self, execution: Execution) -> str:
+        return execution.session.environment.name
+
+    @column("Compiled in")
+    def compile_wall(self, execution: Execution) -> str:
+        return duration(execution.compile_wall_seconds)
+
+    @column("Time limit")
+    def timeout(self, execution: Execution) -> str:
+        return duration(execution.timeout_seconds)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Execution | None = None) -> Sections:
+        """What there is to say: no compiler's part without a compiler, no reason without error."""
+        run = ("status_badge", "verdict_badge", "session_in_full", "sequence", "environment")
+        figures = ("exit_code", "signal", "wall", "cpu", "memory", "timeout")
+        times = ("queued_at", "started_at", "finished_at", "waited", "worker")
+        given = ("filename", "code_text", "stdin_text", "args_text", "env_text", "files_text")
+        sections: Sections = [
+            (None, {"fields": (*(("error_text",) if obj and obj.error_reason else ()), *run)}),
+            ("Output", {"fields": ("stdout_text", "stderr_text")}),
+        ]
+        if obj is not None and obj.was_compiled:
+            compiled = ("compile_exit_code", "compile_wall", *_COMPILER_TEXTS)
+            sections.append(("Compilation", {"fields": compiled}))
+        return [
+            *sections,
+            ("Input", {"fields": given}),
+            ("Figures", {"fields": figures}),
+            ("Times", {"fields": times}),
+        ]
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: Execution | None = None
+    ) -> tuple[str, ...]:
+        sections = self.get_fieldsets(request, obj)
+        return tuple(name for _, section in sections for name in section["fields"])
+
+
+_COMPILER_TEXTS = ("compile_stdout_text", "compile_stderr_text")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+
+from sessions_app.admin.columns import column
+from sessions_app.admin.display import SANDBOX_BADGES, ago, short_id
+from sessions_app.admin.history import HistoryAdmin
+from sessions_app.admin.search import id_prefix
+from sessions_app.models import Sandbox
+
+
+@admin.register(Sandbox)
+class SandboxAdmin(HistoryAdmin):
+    """The containers that there are now. The runner's token stays in the row."""
+
+    list_display = ("short_id", "status_badge", "environment", "node", "container", "created")
+    list_select_related = ("environment", "node")
+    list_filter = (
+        "status",
+        ("environment", admin.RelatedOnlyFieldListFilter),
+        ("node", admin.RelatedOnlyFieldListFilter),
+    )
+    search_fields = ("id", "container_id")
+    search_help_text = "Beginning of the sandbox's (its session's) or the container's id"
+    ordering = ("-created_at", "id")
+    fields = (
+        "id",
+        "status_badge",
+        "environment",
+        "revision",
+        "node",
+        "container_id",
+        "image_id",
+        "workspace_dir",
+        "created_at",
+        "lease_expires_at",
+    )
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Sandbox]:
+        rows = super().get_queryset(request)
+        return rows.select_related("environment", "node", "revision__environment")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Sandbox], search_term: str
+    ) -> tuple[QuerySet[Sandbox], bool]:
+        term = search_term.strip().lower()
+        found = Q(container_id__startswith=term) | (id_prefix(term) or Q())
+        return queryset.filter(found), False
+
+    @column("Sandbox", ordering="id")
+    def short_id(self, sandbox: Sandbox) -> str:
+        return short_id(sandbox)
+
+    @column("Status", ordering="status", badges=SANDBOX_BADGES)
+    def status_badge(self, sandbox: Sandbox) -> tuple[str, str]:
+        return sandbox.status, sandbox.get_status_display()
+
+    @column("Container", ordering="container_id")
+    def container(self, sandbox: Sandbox) -> str:
+        return sandbox.container_id[:12] or "-"
+
+    @column("Created", ordering="created_at")
+    def created(self, sandbox: Sandbox) -> str:
+        return ago(sandbox.created_at)

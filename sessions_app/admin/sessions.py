@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import Q, QuerySet, TextField
+from django.db.models.functions import Cast
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from unfold.contrib.filters.admin import RangeDateFilter
+from unfold.enums import ActionVariant
+
+from sessions_app.admin.columns import column, operation
+from sessions_app.admin.display import (
+    SESSION_BADGES,
+    ago,
+    duration,
+    json_block,
+    page_link,
+    short_id,
+    text_block,
+)
+from sessions_app.admin.executions import BIG_COLUMNS, ExecutionFigures
+from sessions_app.admin.history import HistoryAdmin, HistoryInline
+from sessions_app.admin.search import id_prefix, is_whole_id
+from sessions_app.models import Execution, Session
+from sessions_app.models.session import OPEN
+from sessions_app.services.sessions import stop_session
+
+
+class TimelineInline(ExecutionFigures, HistoryInline):
+    """A session's executions in order."""
+
+    model = Execution
+    verbose_name_plural = "timeline"
+    ordering = ("sequence",)
+    per_page = 25
+    hide_title = True
+    fields = (
+        "run",
+        "status_badge",
+        "verdict_badge",
+        "exit_code",
+        "queued_at",
+        "waited",
+        "wall",
+        "cpu",
+        "memory",
+    )
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
+        rows: QuerySet[Execution] = super().get_queryset(request)
+        return rows.defer(*BIG_COLUMNS)
+
+    @column("Run")
+    def run(self, execution: Execution) -> str:
+        return page_link(execution, f"{execution.sequence} · {str(execution.pk)[:8]}")
+
+
+@admin.register(Session)
+class SessionAdmin(HistoryAdmin):
+    list_display = (
+        "short_id",
+        "status_badge",
+        "environment",
+        "node",
+        "executions_count",
+        "created",
+        "last_execution",
+        "expires",
+    )
+    list_select_related = ("environment", "node")
+    list_filter = (
+        "status",
+        ("environment", admin.RelatedOnlyFieldListFilter),
+        ("node", admin.RelatedOnlyFieldListFilter),
+        "one_shot",
+        ("created_at", RangeDateFilter),
+    )
+    search_fields = ("id", "container_id", "metadata")
+    search_help_text = "Beginning of the session's or the container's id, or text of the metadata"
+    ordering = ("-created_at", "id")
+    actions = ("stop_sessions",)
+    actions_detail = ("stop_this_session",)
+    inlines = (TimelineInline,)
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    "status_badge",
+                    "reason",
+                    "environment",
+                    "revision",
+                    "node",
+                    "container_id",
+                    "metadata_text",
+                )
+            },
+        ),
+        (
+            "Times",
+            {
+                "fields": (
+                    "created_at",
+                    "ready_at",
+                    "last_activity_at",
+                    "last_execution_at",
+                    "expires_at",
+                    "closed_at",
+                    "ttl",
+                )
+            },
+        ),
+        ("More", {"fields": ("one_shot", "starts", "executions_count", "lease_expires_at")}),
+    )
+    readonly_fields = tuple(name for _, section in fieldsets for name in section["fields"])
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Session]:
+        rows = super().get_queryset(request)
+        return rows.select_related("environment", "node", "revision__environment")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Session], search_term: str
+    ) -> tuple[QuerySet[Session], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        found = id_prefix(term) or Q()
+        if not is_whole_id(term):
+            queryset = queryset.alias(metadata_words=Cast("metadata", TextField()))
+            found |= Q(container_id__startswith=term.lower())
+            found |= Q(metadata_words__icontains=term)
+        return queryset.filter(found), False
+
+    @column("Session", ordering="id")
+    def short_id(self, session: Session) -> str:
+        return short_id(session)
+
+    @column("Status", ordering="status", badges=SESSION_BADGES)
+    def status_badge(self, session: Session) -> tuple[str, str]:
+        return session.status, session.get_status_display()
+
+    @column("Executions", ordering="last_sequence")
+    def executions_count(self, session: Session) -> int:
+        """The last one's number: they are numbered without gaps, and never deleted."""
+        return session.last_sequence
+
+    @column("Created", ordering="created_at")
+    def created(self, session: Session) -> str:
+        return ago(session.created_at)
+
+    @column("Last execution", ordering="last_execution_at")
+    def last_execution(self, session: Session) -> str:
+        return ago(session.last_execution_at)
+
+    @column("Expires", ordering="expires_at")
+    def expires(self, session: Session) -> str:
+        return ago(session.expires_at) if session.is_open else "-"
+
+    @column("Reason")
+    def reason(self, session: Session) -> str:
+        if session.error_reason:
+            return text_block(session.error_reason)
+        return session.get_stop_reason_display() or "-"
+
+    @column("Metadata")
+    def metadata_text(self, session: Session) -> str:
+        return json_block(session.metadata)
+
+    @column("Time to live")
+    def ttl(self, session: Session) -> str:
+        return f"{duration(session.ttl_seconds)} after the last activity"
+
+    @operation("Stop the selected sessions")
+    def stop_sessions(self, request: HttpRequest, queryset: QuerySet[Session]) -> None:
+        chosen = list(queryset.values_list("pk", "status"))
+        asked = [self._stop(request, pk) for pk, status in chosen if status in OPEN]
+        text = f"{len(asked)} asked to stop"
+        if others := len(chosen) - len(asked):
+            text += f"; {others} had ended or were stopping already"
+        self.message_user(request, f"{text}.", messages.SUCCESS if asked else messages.WARNING)
+
+    @operation(
+        "Stop this session",
+        icon="stop_circle",
+        variant=ActionVariant.DANGER,
+        dialog={
+            "title": "Stop this session?",
+            "description": "What waits in it is cancelled, what runs is ended, its container "
+            "goes. Its history stays.",
+            "form_submit_text": "Stop it",
+        },
+    )
+    def stop_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        session = self._stop(request, object_id)
+        self.message_user(request, f"The session is {session.get_status_display()}.")
+        page = reverse("admin:sessions_app_session_change", args=(object_id,))
+        return HttpResponse(headers={"HX-Redirect": page})
+
+    def _stop(self, request: HttpRequest, session_id: Any) -> Session:
+        session = stop_session(session_id, Session.StopReason.OPERATOR)
+        self.log_change(request, session, "Stopped by an operator.")
+        return session
