@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -100,8 +99,6 @@ def _run(argv: Sequence[str]) -> None:
 def main() -> None:
     """Ends with pytest's exit code."""
     stop_on_signals()
-    # Sandboxes of the tests are another node's than those of a server on this same machine.
-    os.environ.setdefault("NODE_NAME", f"tests-{socket.gethostname()}")
     with reported(), ExitStack() as stack:
         try:
             config = env.load()

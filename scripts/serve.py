@@ -4,12 +4,10 @@ first program, and serving until Ctrl-C.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from socket import gethostname
 
 import yaml
 
@@ -96,12 +94,7 @@ class Server:
             database.start()
             current.outcome = "private server is running"
         self._parts.append(database.part)
-        # For every process that is started from here. A database of its own makes this a node of
-        # its own: another server on this machine must not take its sandboxes for orphans.
-        os.environ["DATABASE_URL"] = database.url
-        if self._config["NODE_NAME"] == gethostname():
-            folder = hashlib.sha256(os.fsencode(self._data)).hexdigest()[:8]
-            os.environ["NODE_NAME"] = f"{gethostname()}-{folder}"
+        os.environ["DATABASE_URL"] = database.url  # for every process that is started from here
 
     def _start_part(self, name: str, argv: list[str], *, stop_seconds: float) -> None:
         part = Part(name, argv, self._logs / f"{name.lower()}.log", stop_seconds=stop_seconds)

@@ -9,7 +9,6 @@ from scripts.management import manage
 from scripts.steps import ROOT, run_logged, step
 from scripts.virtualenv import VENV
 
-
 COLLECTED = ROOT / ".static"
 
 
