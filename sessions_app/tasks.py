@@ -5,19 +5,29 @@ nothing is to be done: a message may come twice, late, or after its worker has d
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 from codeexec.queueing import enqueue, node_queue
-from codeexec.sandbox.errors import EngineUnavailable, SandboxError
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from sessions_app import runs
 from sessions_app.cleanup import clean_up
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.nodes import this_node
-from sessions_app.sandboxes import destroy_sandbox, reserve_sandbox, start_sandbox
+from sessions_app.sandboxes import (
+    Reservation,
+    destroy_sandbox,
+    reserve_sandbox,
+    start_reserved,
+    start_sandbox,
+)
 from sessions_app.services import executions
-from sessions_app.services.sessions import START_TASK, fail_session, restart_session
+from sessions_app.services.sessions import START_TASK, fail_session
 
 CLEAN_UP_TASK = "sessions_app.tasks.clean_up_node"
+
+RETRY_DELAY = timedelta(seconds=2)
+"""A start that failed, or found no room, is tried again after this, and later each time."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,42 +38,41 @@ def start_session(session_id: str) -> None:
     if session is None or session.status != Session.Status.PENDING:
         return
     node = this_node()
-    if not Node.objects.with_room().filter(pk=node.pk).exists() and _pass_on(session, node):
-        return
-    if session.claim_start(node):
-        session.refresh_from_db()
-        _start_claimed(session, node)
+    reservation = reserve_sandbox(session, node)
+    if reservation is None:
+        _pass_on(session, node)
+    else:
+        _start_claimed(session, reservation)
 
 
-def _pass_on(session: Session, node: Node) -> bool:
-    """This node is full or draining: give the start to one that has room, if there is one."""
+def _pass_on(session: Session, node: Node) -> None:
+    """This node is full or draining: the start goes to one that has room, or waits for room."""
     other = Node.objects.with_room().exclude(pk=node.pk).first()
     if other is not None:
         enqueue(START_TASK, str(session.pk), queue=node_queue(other.name))
-    return other is not None
+    else:
+        session.postpone_start(RETRY_DELAY)
 
 
-def _start_claimed(session: Session, node: Node) -> None:
-    sandbox = reserve_sandbox(session, node)
+def _start_claimed(session: Session, reservation: Reservation) -> None:
     try:
-        revision = start_sandbox(sandbox, ttl_seconds=session.ttl_seconds)
+        revision = start_reserved(reservation, ttl_seconds=session.ttl_seconds)
     except SandboxError as error:
         logger.warning("session %s: its sandbox did not start: %s", session.pk, error)
         _start_failed(session, error)
         return
-    if session.mark_ready(sandbox.container_id, revision):
+    # Where it is not wanted any more, whoever ended it removes the container.
+    if revision and session.mark_ready(reservation.sandbox.container_id, revision):
         run_session(str(session.pk))
-    else:
-        destroy_sandbox(str(session.pk))  # it was stopped while its sandbox started
-        session.mark_stopped()
 
 
 def _start_failed(session: Session, error: SandboxError) -> None:
-    destroy_sandbox(str(session.pk))
-    retry = isinstance(error, EngineUnavailable) and session.starts < MAX_STARTS
-    if not (retry and restart_session(session)):
+    """Try again in a while where that may help; an image that is missing stays so."""
+    may_help = isinstance(error, EngineUnavailable | SandboxStartFailed)
+    if may_help and session.starts < MAX_STARTS:
+        session.restart(lease=RETRY_DELAY * session.starts)
+    else:
         fail_session(session, str(error))
-        session.mark_stopped()
 
 
 def run_session(session_id: str) -> None:
@@ -95,8 +104,8 @@ def warm_sandbox(sandbox_id: str) -> None:
     try:
         start_sandbox(sandbox)
     except SandboxError as error:
+        # The row stays until its lease ends: that is the pause before the next attempt.
         logger.warning("no warm sandbox of %s: %s", sandbox.environment.name, error)
-        destroy_sandbox(sandbox_id)
 
 
 def remove_sandbox(sandbox_id: str) -> None:
