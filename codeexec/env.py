@@ -7,6 +7,7 @@ variables win. Everything that can't be is refused at once, in one message, befo
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from codeexec.sizes import ALLOWED as SIZE_ALLOWED
 from codeexec.sizes import parse_size
@@ -126,7 +128,7 @@ def _labels(value: str) -> dict[str, str]:
     pairs = [part.split("=", 1) for part in _list(value)]
     if any(len(pair) != 2 or not pair[0] for pair in pairs):
         raise ValueError(value)
-    return {name: text for name, text in pairs}
+    return {pair[0]: pair[1] for pair in pairs}
 
 
 def _path(value: str) -> Path:
@@ -367,7 +369,14 @@ def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:
         if required:
             raise ConfigurationError(f"{CONF_FILE_VARIABLE}: there is no file {conf_file}")
         return {}
-    return dotenv_values(conf_file, interpolate=False)
+    text = conf_file.read_text()
+    broken = [each.original for each in parse_stream(io.StringIO(text)) if each.error]
+    if broken:
+        problems = [
+            f"line {each.line}: {each.string.strip()!r} is no NAME=value" for each in broken
+        ]
+        raise ConfigurationError("\n".join([f"{conf_file} can't be used:", *problems]))
+    return dotenv_values(stream=io.StringIO(text), interpolate=False)
 
 
 def _unknown_names(given: Mapping[str, str | None], conf_file: Path) -> list[str]:
@@ -375,7 +384,7 @@ def _unknown_names(given: Mapping[str, str | None], conf_file: Path) -> list[str
     problems = []
     for name in given:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
+            close = difflib.get_close_matches(name.upper(), names, n=1)
             hint = f"; do you mean {close[0]}?" if close else ""
             problems.append(f"{name}: no such setting (in {conf_file}){hint}")
     return problems

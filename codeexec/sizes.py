@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 _UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)i?b?", re.IGNORECASE)
@@ -10,12 +11,13 @@ ALLOWED = "a size such as 64m, 1g or 1048576 (units: b, k, m, g)"
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes of `256m`, `1.5g`, `1024`. Raises ValueError for anything else, and for zero."""
+    """Bytes of `256m`, `1.5g`, `1024`. Raises ValueError for anything else, for zero, and for
+    more than a database column or a kernel can hold."""
     if isinstance(text, bool):
         raise ValueError(ALLOWED)
     match = _SIZE.fullmatch(str(text).strip())
-    size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
-    if size <= 0:
+    size = int(Decimal(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    if not 0 < size < 2**63:
         raise ValueError(ALLOWED)
     return size
 

@@ -1,0 +1,234 @@
+"""The configuration: what is refused and how, and where values come from."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codeexec.env import BASE_DIR, CONF_FILE_VARIABLE, SETTINGS, ConfigurationError, load
+from codeexec.sizes import format_size, parse_size
+
+MIB = 1024 * 1024
+FREE_TEXT = {
+    "API_HOST",
+    "ALLOWED_HOSTS",
+    "CSRF_TRUSTED_ORIGINS",
+    "SECRET_KEY",
+    "DATA_DIR",
+    "ENVIRONMENTS_FILE",
+}
+IMPOSSIBLE = {
+    "DATABASE_URL": ["mysql://localhost/db", "localhost", "sqlite:///db", "postgresql://[x/db"],
+    "DOCKER_SOCKET": ["docker.sock", "unix://", "tcp://host", "tcp://host:99999", "http://h:1"],
+    "DOCKER_IMAGE_PREFIX": ["Code-Executor", "a b", "-a", "a/", "a//b", "a--b"],
+    "CONTAINER_MEMORY_LIMIT": ["12x", "15m", "-256m", "256mm", "9" * 400, "many"],
+    "CONTAINER_CPU_LIMIT": ["0", "0.01", "257", "nan", "inf", "half", "0,5"],
+    "CONTAINER_PIDS_LIMIT": ["0", "3", "100001", "5.5", "-1"],
+    "TMPFS_SIZE": ["0", "512k", "64 megabytes"],
+    "OUTPUT_LIMIT": ["1000", "0", "1q"],
+    "EXECUTION_TIMEOUT": ["0", "0.05", "86401", "30s", "nan"],
+    "NETWORK_DISABLED": ["maybe", "2", "disabled"],
+    "NO_NEW_PRIVILEGES": ["never"],
+    "CONTAINER_LABELS": ["team", "=x", "a=1,b"],
+    "SESSION_TTL": ["0", "2592001", "1h"],
+    "REQUEST_TIMEOUT": ["0.5", "3601", "x"],
+    "MAX_REQUEST_SIZE": ["100", "big"],
+    "EXECUTION_LEASE": ["2", "601", "2.5"],
+    "NODE_NAME": ["a b", "-a", "a" * 101, "a/b"],
+    "NODE_CAPACITY": ["0", "10001"],
+    "WORKER_CONCURRENCY": ["0", "257", "four"],
+    "API_PORT": ["0", "65536", "http"],
+    "API_DEBUG": ["debug"],
+    "API_THREADS": ["0", "257"],
+    "LOG_LEVEL": ["LOUD", "10"],
+}
+
+
+@pytest.fixture
+def conf(tmp_path: Path):
+    """Loads the settings from a file's text and, winning over it, environment variables."""
+
+    def load_from(text: str = "", **variables: str):
+        path = tmp_path / "test.conf"
+        path.write_text(text)
+        return load({CONF_FILE_VARIABLE: str(path), **variables})
+
+    return load_from
+
+
+def test_every_setting_has_its_impossible_values_here() -> None:
+    assert {setting.name for setting in SETTINGS} == FREE_TEXT | set(IMPOSSIBLE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values]
+)
+def test_a_refusal_names_the_setting_the_value_and_what_is_allowed(
+    conf, name: str, value: str
+) -> None:
+    allowed = next(setting.allowed for setting in SETTINGS if setting.name == name)
+    with pytest.raises(ConfigurationError) as caught:
+        conf(**{name: value})
+    assert str(caught.value).splitlines() == [
+        "The configuration can't be used:",
+        f"{name}: {value!r} can't be; allowed: {allowed}",
+    ]
+
+
+def test_a_value_of_the_file_is_refused_like_one_of_the_environment(conf) -> None:
+    with pytest.raises(ConfigurationError, match=r"API_PORT: '80000' can't be; allowed: a port"):
+        conf("API_PORT=80000\n")
+
+
+def test_all_refusals_come_at_once(conf) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        conf("API_PORT=x\nTMPFS_SIZE=y\nAPI_HOTS=z\n", LOG_LEVEL="w")
+    named = [line.split(":")[0] for line in str(caught.value).splitlines()[1:]]
+    assert sorted(named) == ["API_HOTS", "API_PORT", "LOG_LEVEL", "TMPFS_SIZE"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("CONTAINER_MEMORY", "do you mean CONTAINER_MEMORY_LIMIT?"),
+        ("EXECUTION_TIMOUT", "do you mean EXECUTION_TIMEOUT?"),
+        ("api_port", "API_PORT"),
+    ],
+)
+def test_an_unknown_name_in_the_file_gets_a_hint(conf, name: str, hint: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{name}: no such setting.*{re.escape(hint)}"):
+        conf(f"{name}=1\n")
+
+
+def test_a_name_that_resembles_nothing_gets_no_hint(conf) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        conf("QQQQ=1\n")
+    assert "mean" not in str(caught.value)
+
+
+def test_a_line_that_is_no_setting_is_refused(conf) -> None:
+    with pytest.raises(ConfigurationError, match=r"line 2.*EXECUTION_TIMEOUT 5"):
+        conf("API_PORT=8001\nEXECUTION_TIMEOUT 5\n")
+
+
+def test_other_environment_variables_are_nobodys_business(conf) -> None:
+    assert conf(API_HOTS="x", HOME="/root")["API_PORT"] == 8000
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(conf) -> None:
+    values = conf("API_PORT=8001\nAPI_THREADS=9\n", API_PORT="8002")
+    assert (values["API_PORT"], values["API_THREADS"], values["NODE_CAPACITY"]) == (8002, 9, 50)
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"CODE_EXECUTOR_CONF: there is no file .*none"):
+        load({CONF_FILE_VARIABLE: str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("CONTAINER_MEMORY_LIMIT", "1.5g", 1536 * MIB),
+        ("CONTAINER_MEMORY_LIMIT", "268435456", 256 * MIB),
+        ("TMPFS_SIZE", " 128M ", 128 * MIB),
+        ("CONTAINER_CPU_LIMIT", "2", 2.0),
+        ("NETWORK_DISABLED", "No", False),
+        ("NO_NEW_PRIVILEGES", "on", True),
+        ("DOCKER_SOCKET", "/run/docker.sock", "unix:///run/docker.sock"),
+        ("DOCKER_SOCKET", "tcp://10.0.0.5:2375", "tcp://10.0.0.5:2375"),
+        ("CONTAINER_LABELS", "a=1, b=x=y", {"a": "1", "b": "x=y"}),
+        ("ALLOWED_HOSTS", "a.example, b.example", ["a.example", "b.example"]),
+        ("LOG_LEVEL", "debug", "DEBUG"),
+        ("DATA_DIR", "state", BASE_DIR / "state"),
+        ("DATA_DIR", "/var/lib/x", Path("/var/lib/x")),
+        ("DATABASE_URL", "postgres://u:p@db:5432/x", "postgres://u:p@db:5432/x"),
+    ],
+)
+def test_texts_become_values(conf, name: str, text: str, value: object) -> None:
+    assert conf(**{name: text})[name] == value
+
+
+def test_quotes_and_comments_of_the_file_are_understood(conf) -> None:
+    values = conf("# a comment\nNODE_NAME=\"node-1\"  # another\nSECRET_KEY='a$b#c'\n")
+    assert (values["NODE_NAME"], values["SECRET_KEY"]) == ("node-1", "a$b#c")
+
+
+def test_the_shipped_file_shows_every_setting_with_its_default() -> None:
+    text = (BASE_DIR / "config" / "code-executor.conf").read_text()
+    shown = re.findall(r"^#([A-Z_]+)=(.*)$", text, re.MULTILINE)
+    defaults = {setting.name: setting.default for setting in SETTINGS}
+    defaults["NODE_NAME"] = ""  # the host's name, which no file can know
+    assert sorted(shown) == sorted(defaults.items())
+
+
+def test_the_shipped_file_changes_nothing_and_explains_each_setting() -> None:
+    lines = (BASE_DIR / "config" / "code-executor.conf").read_text().splitlines()
+    assert all(line.startswith("#") or not line for line in lines)
+    for before, line in itertools.pairwise(lines):
+        if re.match(r"#[A-Z_]+=", line):
+            assert before.startswith("# "), f"{line} has no explanation"
+
+
+def test_the_shipped_file_can_be_used_with_every_setting_uncommented(conf) -> None:
+    text = (BASE_DIR / "config" / "code-executor.conf").read_text()
+    assert conf(re.sub(r"^#([A-Z_]+=)", r"\1", text, flags=re.MULTILINE)) == conf()
+
+
+@given(st.integers(min_value=1, max_value=2**62))
+def test_a_size_is_read_as_it_was_written(size_bytes: int) -> None:
+    assert parse_size(format_size(size_bytes)) == size_bytes
+
+
+def manage(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *args],
+        cwd=BASE_DIR,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_service_does_not_start_with_an_impossible_setting() -> None:
+    done = manage("check", API_PORT="80000", TMPFS_SIZE="1k")
+    assert done.returncode == 1
+    assert "API_PORT: '80000' can't be" in done.stderr
+    assert "TMPFS_SIZE: '1k' can't be" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_secret_key_is_made_once_and_is_for_the_service_alone(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from codeexec import settings; print(settings.SECRET_KEY)",
+    ]
+    environ = os.environ | {"DATA_DIR": str(tmp_path), "SECRET_KEY": ""}
+    started = [
+        subprocess.Popen(command, cwd=BASE_DIR, env=environ, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    keys = {process.communicate(timeout=60)[0].strip() for process in started}
+    assert len(keys) == 1
+    assert len(keys.pop()) >= 50
+    assert [path.name for path in tmp_path.glob("secret*")] == ["secret_key"]
+    assert (tmp_path / "secret_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_given_secret_key_is_taken(tmp_path: Path) -> None:
+    done = manage(
+        "shell",
+        "--verbosity=0",
+        "-c",
+        "from django.conf import settings; print(settings.SECRET_KEY)",
+        DATA_DIR=str(tmp_path),
+        SECRET_KEY="given",
+    )
+    assert done.stdout.strip() == "given"
+    assert not (tmp_path / "secret_key").exists()
