@@ -33,7 +33,7 @@ def limits_text(environment: Environment) -> str:
     )
 
 
-class EnvironmentRevisionInline(TabularInline):
+class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
     model = EnvironmentRevision
     fields = ("number", "created_at", "image_id", "size", "definition")
     readonly_fields = fields
@@ -56,7 +56,7 @@ class EnvironmentRevisionInline(TabularInline):
 
 
 @admin.register(Environment)
-class EnvironmentAdmin(ModelAdmin):
+class EnvironmentAdmin(ModelAdmin):  # type: ignore[misc]
     list_display = ("name", "enabled", "is_default", "image", "revision", "limits", "description")
     list_filter = (("enabled", BooleanRadioFilter), "network", "runtime", "executor_user")
     search_fields = ("name", "description", "image", "run_command", "compile_command")
@@ -88,7 +88,7 @@ class EnvironmentAdmin(ModelAdmin):
     def formfield_for_dbfield(
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> forms.Field | None:
-        field = limit_field(db_field.name, capfirst(db_field.verbose_name))
+        field = limit_field(db_field.name, str(capfirst(db_field.verbose_name)))
         return field or super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def save_model(

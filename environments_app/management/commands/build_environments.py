@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -18,7 +21,11 @@ from environments_app.builds import (
 from environments_app.engine import get_driver
 from environments_app.models import Environment
 
+Say = Callable[[str, str], None]
+"""Shows a line of what is built: its name, the line."""
+
 _MB = 1000 * 1000  # as `docker images` counts
+_STEP_WIDTH = 80
 
 
 class Command(BaseCommand):
@@ -37,11 +44,17 @@ class Command(BaseCommand):
             action="store_true",
             help="only images that are missing, or were built from other files or another base",
         )
+        parser.add_argument(
+            "--brief",
+            action="store_true",
+            help="shows the steps of each Dockerfile without their output, and failures in full",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             environments = environments_to_build(options["names"], with_disabled=options["all"])
-            built = self._build(environments, only_missing=options["missing"])
+            say = self._say_step if options["brief"] else self._say
+            built = self._build(environments, say, only_missing=options["missing"])
         except (UnknownBuildError, SandboxError) as error:
             raise CommandError(str(error)) from error
         self._print_table(built)
@@ -49,24 +62,25 @@ class Command(BaseCommand):
         if failed:
             raise CommandError(f"Could not be built: {', '.join(failed)}.")
 
-    def _build(self, environments: list[Environment], *, only_missing: bool) -> list[Built]:
+    def _build(
+        self, environments: list[Environment], say: Say, *, only_missing: bool
+    ) -> list[Built]:
         driver = get_driver()
         driver.ping()
-        built = [self._reported(build_runner(driver, lambda line: self._say("runner", line)))]
+        built = [self._reported(build_runner(driver, partial(say, "runner")))]
         for environment in environments:
-            name = environment.name
-            one = build_environment(
-                driver,
-                environment,
-                lambda line, name=name: self._say(name, line),  # type: ignore[misc]
-                only_missing=only_missing,
-            )
+            progress = partial(say, environment.name)
+            one = build_environment(driver, environment, progress, only_missing=only_missing)
             built.append(self._reported(one))
         return built
 
     def _say(self, name: str, line: str) -> None:
         self.stdout.write(f"{name}: {line}")
         self.stdout.flush()
+
+    def _say_step(self, name: str, line: str) -> None:
+        if line.startswith("Step "):
+            self._say(name, textwrap.shorten(line, _STEP_WIDTH))
 
     def _reported(self, built: Built) -> Built:
         for line in built.error.splitlines():
