@@ -133,8 +133,9 @@ class PostgresBroker(Broker):  # type: ignore[misc]
     def close(self) -> None:
         self._disconnect()
 
-    def _messages(self) -> QuerySet[OrmQ]:
-        return OrmQ.objects.filter(key__in=self.keys)
+    def _messages(self) -> QuerySet[Any]:
+        messages: QuerySet[Any] = OrmQ.objects.filter(key__in=self.keys)
+        return messages
 
     def _connect(self) -> psycopg.Connection[Any]:
         if self._process_id != os.getpid():

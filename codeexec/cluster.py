@@ -118,12 +118,12 @@ def _supervise(
 ) -> None:
     sentinel = cluster.sentinel
     with _Upkeep(upkeep, interval_seconds):
-        wait([sentinel.sentinel, signals.stop])
+        wait([sentinel.sentinel, signals.stop.fileno()])
         if not signals.stop.is_set():
             sentinel.join()
             raise ClusterDiedError(f"The cluster's sentinel died (exit code {sentinel.exitcode})")
         cluster.stop_event.set()
-        if not wait([sentinel.sentinel, signals.hurry], grace_seconds):
+        if not wait([sentinel.sentinel, signals.hurry.fileno()], grace_seconds):
             logger.warning("Tasks still run after %s seconds of grace: ending them", grace_seconds)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
 from django.conf import settings
@@ -22,7 +22,7 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefi
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
 from django.db import close_old_connections, reset_queries
-from django.http import FileResponse, Http404, StreamingHttpResponse
+from django.http import FileResponse, Http404, HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver, set_script_prefix
 from django.utils.module_loading import import_string
@@ -32,9 +32,9 @@ from codeexec.notifications import hub
 from codeexec.sizes import format_size
 from codeexec.threads import RequestExecutor, in_thread, threads
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class BodyTooLargeError(Exception):
@@ -68,7 +68,7 @@ class Application(ASGIHandler):
         self._view_middleware: list[Any] = []
         self._template_response_middleware: list[Any] = []
         self._exception_middleware: list[Any] = []
-        handler = convert_exception_to_response(self._get_response_async)
+        handler = convert_exception_to_response(super()._get_response_async)  # type: ignore[misc]
         for path in reversed(settings.ASYNC_MIDDLEWARE):
             handler = convert_exception_to_response(import_string(path)(handler))
         self._middleware_chain = handler
@@ -105,7 +105,7 @@ class Application(ASGIHandler):
             await signals.request_started.asend(sender=self.__class__, scope=scope)
             request, refusal = self.create_request(scope, body)
             if request is None:
-                await self.send_response(refusal, send)
+                await self.send_response(cast(HttpResponseBase, refusal), send)
             elif _view_is_async(request):
                 await self._answer_while_connected(request, receive, send)
             else:
@@ -134,11 +134,11 @@ class Application(ASGIHandler):
         finally:
             response.close()  # sends request_finished; none of its receivers blocks
 
-    async def run_get_response(self, request: ASGIRequest) -> HttpResponseBase:
+    async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
         if _view_is_async(request):
             return await super().run_get_response(request)
         response = await in_thread(self._sync_handler.get_response, request)
-        response._handler_class = self.__class__
+        response._handler_class = self.__class__  # type: ignore[attr-defined]
         if isinstance(response, FileResponse):
             response.block_size = self.chunk_size
         return response

@@ -71,13 +71,13 @@ class _CleanExecutor(ThreadPoolExecutor):
     """Starts each piece of work with connections that work, as Django does for each request."""
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        return super().submit(_with_fresh_connections, fn, *args, **kwargs)
+        return super().submit(_with_fresh_connections, partial(fn, *args, **kwargs))
 
 
-def _with_fresh_connections(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def _with_fresh_connections(call: Callable[[], R]) -> R:
     close_old_connections()
     reset_queries()
-    return function(*args, **kwargs)
+    return call()
 
 
 class RequestExecutor(Executor):
