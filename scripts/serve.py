@@ -80,7 +80,9 @@ class Server:
 
     def serve(self) -> None:
         """Builds the other environments beside it, and keeps the parts running. Never returns."""
-        building = BackgroundCommand("[environments] ", manage("build_environments", "--missing"))
+        building = BackgroundCommand(
+            "[environments] ", manage("build_environments", "--missing", "--brief")
+        )
         self._stack.callback(building.stop)
         while True:
             for part in self._parts:
