@@ -70,10 +70,14 @@ class WorkerQueue:
         return 0 if self.empty() else 1
 
     def close(self) -> None:
-        """Nothing to flush: what was put is in the kernel. The sockets end with the process."""
+        """Nothing to flush: what was put is in the kernel. The queue can still be looked at."""
 
     def join_thread(self) -> None:
         """There is no thread to join."""
+
+    def __del__(self) -> None:
+        self._writer.close()
+        self._reader.close()
 
 
 def _ready(end: socket.socket, event: int, block: bool, timeout: float | None = None) -> bool:
@@ -123,6 +127,9 @@ class SafeEvent:
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
 
     def fileno(self) -> int:
         """Readable once the event is set."""
