@@ -49,7 +49,7 @@ class Built:
 
 def folders() -> Path:
     """Where each environment has its folder."""
-    path: Path = settings.BASE_DIR / "environments"
+    path: Path = settings.CODE_EXECUTOR["ENVIRONMENTS_DIR"]
     return path
 
 
@@ -70,10 +70,10 @@ def _named(name: str) -> Environment:
     if row and has_folder:
         return row
     if row:
-        raise UnknownBuildError(f"{name}: there is no environments/{name}/Dockerfile.")
+        raise UnknownBuildError(f"{name}: there is no {_dockerfile(name)}.")
     if has_folder:
         raise UnknownBuildError(
-            f"{name}: environments/{name}/ is there, but no such environment. Add it to "
+            f"{name}: {_dockerfile(name).parent} is there, but no such environment. Add it to "
             f"{settings.CODE_EXECUTOR['ENVIRONMENTS_FILE']} and run `manage.py seed_environments`."
         )
     known = [row.name for row in environments_to_build([], with_disabled=True)]
