@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from codeexec.sandbox.docker_driver import DockerDriver
-from tests.sandboxes import IMAGE, IMAGE_PREFIX, NODE
-
-
-def docker_url() -> str:
-    return os.environ.get("DOCKER_SOCKET", "unix:///var/run/docker.sock")
+from tests.sandboxes import IMAGE, IMAGE_PREFIX, NODE, docker_url
 
 
 @pytest.fixture(scope="session")

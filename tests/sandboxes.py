@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 
 from codeexec.sandbox.types import Command, RunResult, SandboxLimits, SandboxSpec, WorkspaceFile
@@ -13,6 +14,10 @@ NODE = f"test-{uuid.uuid4()}"
 """Of this test run alone: what is started here is found, and nothing else."""
 
 LIMITS = SandboxLimits(memory_bytes=128 * MIB, cpus=1.0, pids=40, tmpfs_bytes=16 * MIB)
+
+
+def docker_url() -> str:
+    return os.environ.get("DOCKER_SOCKET", "unix:///var/run/docker.sock")
 
 
 def new_spec(image: str = IMAGE, **changes: object) -> SandboxSpec:

@@ -46,6 +46,7 @@ class Conversation:
         self._unsent = bytearray(protocol.encode_hello(token, nonce))
         self._paths: list[str] = []  # of this run, not known to be written
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
+        self._input_may_be_late = False
 
     def write_files(self, files: Iterable[WorkspaceFile]) -> None:
         """Files go out with the run that follows, which then raises what went wrong with them."""
@@ -61,6 +62,7 @@ class Conversation:
         feed = _Feed(command.stdin)
         output: dict[int, list[bytes]] = {Tell.STDOUT: [], Tell.STDERR: []}
         self._unsent += self._encode_exec(command)
+        self._input_may_be_late |= bool(command.stdin)
         self._unsent += feed.frames(self._run_id)
         self._send()
         self._await_acknowledgement(time.monotonic() + HANDSHAKE_SECONDS)
@@ -81,13 +83,15 @@ class Conversation:
         )
 
     def settle(self) -> None:
-        """Wait until everything asked for is done. Raises what `write_files` should have."""
-        if self._paths:
+        """Wait until everything asked for is done, so that nothing of it can get between the frames
+        of the next client. Raises what `write_files` should have."""
+        to_be_synced = bool(self._paths) or self._input_may_be_late
+        if to_be_synced:
             self._unsent += protocol.encode_frame(Ask.SYNC, self._run_id)
         self._send()
         deadline = self._ask_at = time.monotonic() + HANDSHAKE_SECONDS
         self._await_acknowledgement(deadline)
-        if self._paths:
+        if to_be_synced:
             while self._next_frame(deadline, always).type != Tell.SYNCED:
                 pass
             self._move_on()
@@ -132,6 +136,7 @@ class Conversation:
             return
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
         if not keep_going():
+            self._input_may_be_late = True
             self._unsent += protocol.encode_frame(Ask.KILL, self._run_id)
             self._send()
 

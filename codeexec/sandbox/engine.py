@@ -11,12 +11,10 @@ from typing import Any
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from urllib3.exceptions import HTTPError
 
-from codeexec.sandbox.errors import (
-    EngineUnavailable,
-    ImageMissing,
-    SandboxError,
-)
+from codeexec.sandbox.errors import EngineUnavailable, ImageMissing, SandboxError
+from codeexec.sandbox.stream import connect
 
 TIMEOUT_SECONDS = 60
 
@@ -35,6 +33,7 @@ class Engine:
         """Raises the vendor's exceptions: use it inside `translated()`."""
         with self._lock:
             if self._client is None or self._pid != os.getpid():
+                connect(self.base_url).close()  # fails cleaner than the vendor's client does
                 self._client = docker.APIClient(
                     base_url=self.base_url, version="auto", timeout=TIMEOUT_SECONDS
                 )
@@ -56,7 +55,7 @@ def translated(refused: type[SandboxError] = EngineUnavailable) -> Iterator[None
         raise ImageMissing(f"{error.explanation}.") from error
     except APIError as error:
         raise refused(f"The Docker Engine refused: {error.explanation or error}.") from error
-    except (DockerException, requests.exceptions.RequestException) as error:
+    except (DockerException, requests.exceptions.RequestException, HTTPError) as error:
         raise EngineUnavailable(f"The Docker Engine doesn't answer: {error}.") from error
 
 

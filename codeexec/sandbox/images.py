@@ -59,6 +59,10 @@ class Images:
         on_line: OnLine | None = None,
     ) -> ImageInfo:
         """Raises ImageBuildFailed, whose text ends with the last lines of the build."""
+        if not (context / "Dockerfile").is_file():
+            raise ImageBuildFailed(
+                f"The image {reference} could not be built: no {context}/Dockerfile."
+            )
         lines: list[str] = []
         with translated(ImageBuildFailed):
             events = self._engine.api.build(

@@ -5,10 +5,11 @@ The wire is the container's stdin and stdout. Both directions carry frames:
     u8 type | u32 run id | u32 length | payload | u8 0          numbers big-endian
 
 A conversation begins with a *hello*, which is no frame: the 16-byte secret token of the sandbox,
-then a 16-byte nonce. The runner finds it anywhere in its input, so that half a frame of a client
-that died harms nobody: a token has no zero byte and a frame ends in one, so the two can't be
-confused, and programs never learn the token. The runner ends what is running, forgets what it had
-to say and answers an `ACK` with the nonce. The client discards everything before that ACK.
+a 16-byte nonce, u8 0. The runner finds it anywhere in its input, so that what a dead client has
+left half said harms nobody: token and nonce have no zero byte and frames and hellos end in one, so
+no hello can complete an earlier frame or hello; and programs never learn the token. The runner
+ends what is running, forgets what it had to say and answers an `ACK` with the nonce. The client
+discards everything before that ACK.
 
 The first run id is the nonce's first four bytes. A frame with that id plus one moves on to the next
 run; frames of any other id (those of a client that has been superseded) are ignored. A run is
@@ -132,11 +133,15 @@ class Failure:
 
 def new_token() -> str:
     """A secret without a zero byte, in hexadecimal digits."""
-    return bytes(secrets.randbelow(255) + 1 for _ in range(TOKEN_BYTES)).hex()
+    return _without_zero(TOKEN_BYTES).hex()
 
 
 def new_nonce() -> bytes:
-    return secrets.token_bytes(NONCE_BYTES)
+    return _without_zero(NONCE_BYTES)
+
+
+def _without_zero(count: int) -> bytes:
+    return bytes(secrets.randbelow(255) + 1 for _ in range(count))
 
 
 def first_run_id(nonce: bytes) -> int:
@@ -148,7 +153,7 @@ def next_run_id(run_id: int) -> int:
 
 
 def encode_hello(token: str, nonce: bytes) -> bytes:
-    return bytes.fromhex(token) + nonce
+    return bytes.fromhex(token) + nonce + _END
 
 
 def encode_frame(type_: int, run_id: int, payload: bytes = b"") -> bytes:

@@ -48,9 +48,11 @@ class Demultiplexer:
 class ContainerStream:
     """An attached container: bytes out to its stdin, bytes in from its stdout."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, early: bytes = b"") -> None:
+        """`early`: what of the stream has been read already."""
         self._connection = connection
         self._demultiplexer = Demultiplexer()
+        self._early = self._demultiplexer.feed(early)
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
 
@@ -62,6 +64,9 @@ class ContainerStream:
 
     def receive(self, seconds: float) -> bytes | None:
         """What comes within that time; None when nothing does. Raises SandboxLost at the end."""
+        if self._early:
+            early, self._early = self._early, b""
+            return early
         if not self._poll.poll(max(0.0, seconds) * 1000):
             return None
         try:
@@ -109,36 +114,38 @@ def _closed_on_failure(connection: socket.socket) -> Iterator[None]:
 def attached(base_url: str, container_id: str) -> Iterator[ContainerStream]:
     """A container's stdin and stdout. Raises SandboxLost, EngineUnavailable."""
     with contextlib.closing(connect(base_url)) as connection:
-        _upgrade(connection, container_id)
+        early = _upgrade(connection, container_id)
         connection.settimeout(SEND_SECONDS)
-        yield ContainerStream(connection)
+        yield ContainerStream(connection, early)
 
 
-def _upgrade(connection: socket.socket, container_id: str) -> None:
+def _upgrade(connection: socket.socket, container_id: str) -> bytes:
+    """Returns what of the stream came with the answer: a run that nobody waits for may be on."""
     request = (
         f"POST /containers/{container_id}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\n"
         "Host: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
     )
     try:
         connection.sendall(request.encode())
-        head = _read_head(connection)
+        head, early = _read_head(connection)
     except OSError as error:
         raise EngineUnavailable(f"The Docker Engine doesn't answer: {error}.") from error
     status = head.split(b" ", 2)[1:2]
     if status in ([b"101"], [b"200"]):
-        return
+        return early
     if status in ([b"404"], [b"409"]):
         raise SandboxLost(f"The container {container_id[:12]} is gone or isn't running.")
     line = head.split(b"\r\n", 1)[0].decode(errors="replace")
     raise EngineUnavailable(f"The Docker Engine refused to attach: {line!r}.")
 
 
-def _read_head(connection: socket.socket) -> bytes:
-    """The answer's head. Nothing of the stream follows it before the container was spoken to."""
+def _read_head(connection: socket.socket) -> tuple[bytes, bytes]:
+    """The answer's head, and what was read beyond it."""
     head, deadline = b"", time.monotonic() + CONNECT_SECONDS
     while b"\r\n\r\n" not in head:
         data = connection.recv(4096)
         if not data or len(head) > _MAX_HEAD_BYTES or time.monotonic() > deadline:
             raise OSError("no answer to attach")
         head += data
-    return head
+    head, _, beyond = head.partition(b"\r\n\r\n")
+    return head, beyond

@@ -60,6 +60,7 @@ static void begin_run(uint32_t id)
     talk.id = id;
     talk.files = 0;
     talk.failed = talk.spent = false;
+    workspace_unlock();
 }
 
 static void acknowledge(void)

@@ -1,6 +1,6 @@
 /*
- * Both buffers. Every frame ends in a zero byte and a token has none, so the beginning of a token
- * can never complete the half frame that a dead client has left behind.
+ * Both buffers. Every frame and every hello ends in a zero byte, and neither tokens nor nonces have
+ * one: so the beginning of a hello can never complete what a dead client has left half said.
  */
 #define _GNU_SOURCE
 #include "runner.h"
@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define TOKEN_VARIABLE "RUNNER_TOKEN="
-#define HELLO_BYTES (TOKEN_BYTES + NONCE_BYTES)
+#define HELLO_BYTES (TOKEN_BYTES + NONCE_BYTES + 1)
 #define OUTPUT_ROOM (4 * FRAME_BYTES(64 * 1024))
 #define OUT_RESERVE 4096
 
@@ -129,9 +129,10 @@ static void in_take_hellos(hello_handler *on_hello)
         if (in.end - in.start < HELLO_BYTES)
             return;
         explicit_bzero(at, TOKEN_BYTES);
-        in.start = in.scanned = in.start + HELLO_BYTES;
-        in.deaf = false;
-        on_hello(at + TOKEN_BYTES);
+        in.deaf = at[HELLO_BYTES - 1] != 0;
+        in.start = in.scanned = in.start + (in.deaf ? TOKEN_BYTES : HELLO_BYTES);
+        if (!in.deaf)
+            on_hello(at + TOKEN_BYTES);
     }
     size_t tail = in.end - in.start < TOKEN_BYTES ? in.end - in.start : TOKEN_BYTES - 1;
     if (in.scanned < in.end - tail)

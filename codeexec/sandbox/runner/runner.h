@@ -92,8 +92,9 @@ void run_poll_results(const struct pollfd fds[RUN_POLL_FDS]);
 void run_advance(void);       /* whatever time or reaping has made possible */
 int64_t run_deadline_ns(void); /* when to call run_advance() at the latest; -1: no need */
 
-/* workspace.c: each returns 0 or errno */
+/* workspace.c: what returns a number returns 0 or errno */
 int workspace_enter(const char *folder);
+void workspace_unlock(void);
 int workspace_open(const unsigned char *path, size_t length, mode_t mode);
 int workspace_append(const unsigned char *data, size_t length);
 void workspace_close(void);

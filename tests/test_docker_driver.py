@@ -1,0 +1,405 @@
+"""What is particular to real containers: limits, starting, attaching, images."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import docker
+import pytest
+
+from codeexec.sandbox import engine, protocol, stream
+from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.errors import (
+    EngineUnavailable,
+    ImageBuildFailed,
+    ImageMissing,
+    SandboxLost,
+    SandboxStartFailed,
+)
+from codeexec.sandbox.protocol import Ask
+from codeexec.sandbox.types import SandboxHandle, SandboxLimits, WorkspaceFile
+from tests.sandboxes import (
+    IMAGE,
+    IMAGE_PREFIX,
+    MIB,
+    NODE,
+    command,
+    docker_url,
+    new_spec,
+    run_python,
+)
+
+pytest_plugins = ["tests.sandbox_fixtures"]
+pytestmark = pytest.mark.docker
+
+
+@contextlib.contextmanager
+def started(driver: DockerDriver, **changes: object) -> Iterator[SandboxHandle]:
+    spec = new_spec(**changes)
+    try:
+        yield driver.start(spec)
+    finally:
+        driver.destroy(spec.sandbox_id)
+
+
+@pytest.fixture(scope="module")
+def sandbox(docker_driver: DockerDriver) -> Iterator[SandboxHandle]:
+    with started(docker_driver) as handle:
+        yield handle
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[docker.APIClient]:
+    with contextlib.closing(docker.APIClient(base_url=docker_url())) as client:
+        yield client
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+# ---- limits as the kernel has them
+
+CGROUP = """
+import pathlib
+def read(*names):
+    for name in names:
+        path = pathlib.Path("/sys/fs/cgroup") / name
+        if path.exists():
+            return path.read_text().split()
+print(*read("memory.max", "memory/memory.limit_in_bytes"))
+print(*read("pids.max", "pids/pids.max"))
+quota = read("cpu.max") or read("cpu/cpu.cfs_quota_us") + read("cpu/cpu.cfs_period_us")
+print(int(quota[0]) / int(quota[1]))
+import os
+print(os.statvfs("/workspace").f_blocks * os.statvfs("/workspace").f_frsize)
+"""
+
+
+def test_the_kernel_knows_the_limits(docker_driver):
+    limits = SandboxLimits(memory_bytes=96 * MIB, cpus=0.75, pids=23, tmpfs_bytes=5 * MIB)
+    with started(docker_driver, limits=limits) as handle:
+        result = run_python(docker_driver, handle, CGROUP)
+    assert result.stdout.split() == [
+        str(96 * MIB).encode(),
+        b"24",
+        b"0.75",
+        str(5 * MIB).encode(),
+    ]
+
+
+def test_a_network_is_there_when_it_is_asked_for(docker_driver):
+    with started(docker_driver, network=True) as handle:
+        result = run_python(docker_driver, handle, "import os; print(os.listdir('/sys/class/net'))")
+    assert b"eth0" in result.stdout
+
+
+# ---- who programs run as
+
+
+@pytest.mark.parametrize(
+    ("user", "ids"),
+    [
+        ("executor", b"4242 4242"),
+        ("nobody-of-that-name", b"10001 10001"),
+        ("4242", b"4242 4242"),
+        ("1234", b"1234 1234"),
+        ("1234:77", b"1234 77"),
+    ],
+)
+def test_users_are_found_in_the_image(docker_driver, user, ids):
+    with started(docker_driver, user=user) as handle:
+        source = "import os; print(os.getuid(), os.getgid()); open('own', 'w')"
+        result = run_python(docker_driver, handle, source)
+    assert (result.stdout.strip(), result.stderr) == (ids, b"")
+
+
+# ---- starting
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"runtime": "no-such-runtime"},
+        {"max_idle_seconds": 0},
+        {"workspace_dir": "relative"},
+        {"limits": SandboxLimits(memory_bytes=1, cpus=1.0, pids=1, tmpfs_bytes=MIB)},
+    ],
+)
+def test_a_start_that_fails_leaves_nothing_behind(docker_driver, changes):
+    spec = new_spec(**changes)
+    with pytest.raises(SandboxStartFailed):
+        docker_driver.start(spec)
+    assert eventually(
+        lambda: spec.sandbox_id not in {s.sandbox_id for s in docker_driver.list_sandboxes()}
+    )
+
+
+def test_many_sandboxes_start_at_once(docker_driver):
+    def print_own(number: int) -> bytes:
+        with started(docker_driver) as handle:
+            return run_python(docker_driver, handle, f"print({number})").stdout
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(print_own, range(8))) == [f"{n}\n".encode() for n in range(8)]
+
+
+def test_the_runner_is_installed_where_it_is_missing(api):
+    prefix = f"code-executor-test-{uuid.uuid4().hex[:8]}"
+    driver = DockerDriver(docker_url(), image_prefix=prefix)
+    spec = new_spec()
+    with pytest.raises(ImageMissing, match=f"{prefix}-runner"):
+        driver.start(spec)
+    assert spec.sandbox_id not in {s.sandbox_id for s in driver.list_sandboxes()}
+    runner = driver.build_runner()
+    try:
+        assert driver.build_runner() == runner
+        for _ in range(2):  # the first time it is new, the second time somebody removed it
+            with started(driver) as handle:
+                assert run_python(driver, handle, "print(1)").stdout == b"1\n"
+            assert eventually(lambda: _remove_volume(api, f"{prefix}-runner"))
+    finally:
+        api.remove_image(runner.reference, force=True)
+
+
+def _remove_volume(api: docker.APIClient, name: str) -> bool:
+    try:
+        api.remove_volume(name)
+    except docker.errors.APIError:
+        return False
+    return True
+
+
+def test_an_abandoned_sandbox_ends_by_itself(docker_driver):
+    spec = new_spec(max_idle_seconds=1)
+    handle = docker_driver.start(spec)
+    busy = run_python(docker_driver, handle, "import time; time.sleep(1.5); print('worked')")
+    assert busy.stdout == b"worked\n"
+    assert eventually(
+        lambda: spec.sandbox_id not in {s.sandbox_id for s in docker_driver.list_sandboxes()}
+    )
+    with pytest.raises(SandboxLost):
+        run_python(docker_driver, handle, "print(1)")
+
+
+# ---- attaching
+
+NONCE = bytes(range(1, 17))
+
+
+@pytest.mark.parametrize("kept", [1, 8, 9, 10, 20, 31, 32, 33, 36, 41, 45, 60, 100, 66_000])
+def test_a_client_that_died_mid_sentence_harms_nobody(docker_driver, sandbox, kept):
+    run_id = protocol.first_run_id(NONCE)
+    said = protocol.encode_hello(sandbox.token, NONCE) + b"".join(
+        protocol.encode_file(run_id, "half", bytes(200_000), mode=0o644)
+    )
+    with stream.attached(docker_url(), sandbox.container_id) as dead:
+        dead.send(said[:kept])
+    time.sleep(0.05)  # until the Engine, too, is done with the dead one
+    assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
+
+
+def test_a_client_that_died_during_a_run_harms_nobody(docker_driver, sandbox):
+    run_id = protocol.first_run_id(NONCE)
+    flood = "while True: print('x' * 1000)"
+    with stream.attached(docker_url(), sandbox.container_id) as dead:
+        dead.send(
+            protocol.encode_hello(sandbox.token, NONCE)
+            + protocol.encode_exec(
+                run_id,
+                argv=["python", "-c", flood],
+                env={},
+                cwd="/workspace",
+                wall_ms=60_000,
+                output_bytes=10**12,
+            )
+        )
+        assert dead.receive(5)
+    began = time.monotonic()
+    assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        protocol.encode_frame(ord("?"), protocol.first_run_id(NONCE)),
+        protocol.encode_frame(Ask.EXEC, protocol.first_run_id(NONCE), b"short"),
+        protocol.encode_frame(Ask.FILE, protocol.first_run_id(NONCE), b"x"),
+        protocol.encode_frame(Ask.FILE_DATA, protocol.first_run_id(NONCE), b"no file"),
+        protocol.encode_frame(Ask.STDIN, protocol.first_run_id(NONCE), b"no run"),
+        b"F\0\0\0\1\xff\xff\xff\xff",
+        bytes(1000),
+        bytes(range(256)) * 3000,
+    ],
+)
+def test_nonsense_is_survived(docker_driver, sandbox, nonsense):
+    with stream.attached(docker_url(), sandbox.container_id) as mad:
+        mad.send(protocol.encode_hello(sandbox.token, NONCE) + nonsense)
+    assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
+
+
+def test_who_does_not_know_the_token_is_not_obeyed(docker_driver, sandbox):
+    stranger = SandboxHandle(**{**vars(sandbox), "token": protocol.new_token()})
+    run_id = protocol.first_run_id(NONCE)
+    with stream.attached(docker_url(), sandbox.container_id) as attached:
+        attached.send(protocol.encode_hello(stranger.token, NONCE))
+        for frame in protocol.encode_file(run_id, "planted", b"x", mode=0o644):
+            attached.send(frame)
+        while (said := attached.receive(0.3)) is not None:
+            assert protocol.encode_ack(NONCE) not in said
+    listing = run_python(docker_driver, sandbox, "import os; print('planted' in os.listdir())")
+    assert listing.stdout == b"False\n"
+
+
+def test_another_process_speaks_to_a_sandbox_by_its_handle_alone(docker_driver, sandbox):
+    other = DockerDriver(docker_url(), image_prefix=IMAGE_PREFIX)
+    assert run_python(other, sandbox, "print('hi')").stdout == b"hi\n"
+
+
+def test_two_clients_at_once_never_get_each_others_output(docker_driver, sandbox):
+    """Each either gets its own answer or is told that it lost the sandbox."""
+    wrong, right = [], []
+
+    def talk(number: int) -> None:
+        for attempt in range(10):
+            text = f"{number} {attempt}"
+            with contextlib.suppress(SandboxLost), docker_driver.attach(sandbox) as attachment:
+                attachment.write_files([WorkspaceFile(path="t", content=text.encode())])
+                got = attachment.run(command("sh", "-c", f"cat t; echo; echo {text}")).stdout
+                (right if got == f"{text}\n{text}\n".encode() else wrong).append(got)
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert right
+    assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
+
+
+def test_an_engine_reached_over_tcp(docker_driver, sandbox):
+    with forwarded(docker_url()) as url:
+        driver = DockerDriver(url, image_prefix=IMAGE_PREFIX)
+        driver.ping()
+        assert run_python(driver, sandbox, "print('far')").stdout == b"far\n"
+
+
+@contextlib.contextmanager
+def forwarded(unix_url: str) -> Iterator[str]:
+    """The same Engine at a TCP port of this machine, for as long as the `with` lasts."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def copy(source: socket.socket, target: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    near, _ = server.accept()
+                    threading.Thread(target=join, args=(near,), daemon=True).start()
+
+        def join(near: socket.socket) -> None:
+            with near, socket.socket(socket.AF_UNIX) as far:
+                far.connect(unix_url.removeprefix("unix://"))
+                back = threading.Thread(target=copy, args=(far, near), daemon=True)
+                back.start()
+                copy(near, far)
+                back.join()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+# ---- the Engine
+
+
+@pytest.mark.parametrize(
+    "url", ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:1", "tcp://localhost:no", "ftp://x"]
+)
+def test_an_engine_that_does_not_answer_is_told_as_such(sandbox, url):
+    driver = DockerDriver(url)
+    calls: list[Callable[[], object]] = [
+        driver.ping,
+        lambda: driver.start(new_spec()),
+        lambda: driver.destroy("x"),
+        driver.list_sandboxes,
+        lambda: driver.inspect_image(IMAGE),
+        driver.build_runner,
+        lambda: run_python(driver, sandbox, "print(1)"),
+    ]
+    for call in calls:
+        with pytest.raises(EngineUnavailable):
+            call()
+
+
+def test_a_forked_process_gets_a_client_of_its_own(monkeypatch):
+    some = engine.Engine(docker_url())
+    first = some.api
+    assert some.api is first
+    monkeypatch.setattr(engine.os, "getpid", lambda: -1)
+    assert some.api is not first
+    for client in (first, some.api):
+        client.close()
+
+
+# ---- images
+
+
+def test_a_build_streams_its_lines_and_labels_the_image(docker_driver, api, tmp_path: Path):
+    (tmp_path / "Dockerfile").write_text('FROM scratch\nLABEL own=1\nCMD ["sleep", "infinity"]\n')
+    lines: list[str] = []
+    reference = f"code-executor-test-built-{uuid.uuid4().hex[:8]}:latest"
+    info = docker_driver.build_image(
+        tmp_path, reference, labels={"revision": "7"}, on_line=lines.append
+    )
+    try:
+        assert info == docker_driver.inspect_image(reference)
+        assert any("FROM scratch" in line for line in lines)
+        labels = api.inspect_image(reference)["Config"]["Labels"]
+        assert labels == {"own": "1", "revision": "7"}
+    finally:
+        api.remove_image(reference, force=True)
+
+
+def test_a_failed_build_says_what_was_said_last(docker_driver, tmp_path: Path):
+    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN echo the reason is this && exit 3\n")
+    lines: list[str] = []
+    with pytest.raises(ImageBuildFailed, match=r"the reason is this(?s:.)*code: 3"):
+        docker_driver.build_image(tmp_path, "code-executor-test-never", on_line=lines.append)
+    assert "the reason is this" in lines
+
+
+@pytest.mark.parametrize("text", [None, "FROM\n", "NONSENSE\n"])
+def test_a_folder_that_is_no_context_is_a_failed_build(docker_driver, tmp_path: Path, text):
+    if text is not None:
+        (tmp_path / "Dockerfile").write_text(text)
+    with pytest.raises(ImageBuildFailed):
+        docker_driver.build_image(tmp_path, "code-executor-test-never")
+
+
+def test_containers_carry_the_labels_that_operators_search_for(docker_driver, api):
+    with started(docker_driver, labels={"team": "x"}) as handle:
+        filters = {"label": ["code-executor=true", f"session_id={handle.sandbox_id}"]}
+        (found,) = api.containers(filters=filters)
+    assert found["Names"] == [f"/code-executor-{handle.sandbox_id}"]
+    assert found["Labels"]["environment"] == "python"
+    assert found["Labels"]["node"] == NODE
+    assert found["Labels"]["team"] == "x"

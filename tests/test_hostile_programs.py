@@ -1,0 +1,434 @@
+"""Programs that mean harm, in real containers. After each, the same sandbox runs the next one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.errors import WorkspaceWriteFailed
+from codeexec.sandbox.types import RunResult, SandboxHandle, Verdict, WorkspaceFile
+from tests.sandboxes import MIB, command, new_spec, run_python
+
+pytest_plugins = ["tests.sandbox_fixtures"]
+pytestmark = pytest.mark.docker
+
+
+class Arena:
+    """One sandbox, and proof after each program that it is unharmed."""
+
+    def __init__(self, driver: DockerDriver, handle: SandboxHandle) -> None:
+        self.driver = driver
+        self.handle = handle
+
+    def run(self, source: str, **changes: object) -> RunResult:
+        result = run_python(self.driver, self.handle, source, **changes)
+        self.assert_unharmed()
+        return result
+
+    def assert_unharmed(self) -> None:
+        after = run_python(self.driver, self.handle, "print(1)")
+        assert (after.stdout, after.stderr, after.verdict) == (b"1\n", b"", Verdict.OK)
+        assert after.clean
+
+
+@pytest.fixture(scope="module")
+def handle(docker_driver: DockerDriver) -> Iterator[SandboxHandle]:
+    spec = new_spec()
+    yield docker_driver.start(spec)
+    docker_driver.destroy(spec.sandbox_id)
+
+
+@pytest.fixture
+def arena(docker_driver: DockerDriver, handle: SandboxHandle) -> Arena:
+    return Arena(docker_driver, handle)
+
+
+# ---- resources
+
+
+def test_a_fork_bomb_is_bounded_and_ends_with_its_time(arena):
+    bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
+    result = arena.run(bomb, wall_seconds=1.0)
+    assert (result.verdict, result.clean) == (Verdict.TIME_LIMIT, True)
+    assert result.wall_seconds < 4
+
+
+def test_as_many_processes_as_allowed_and_no_more(arena):
+    source = (
+        "import os, time\n"
+        "made = 1\n"
+        "try:\n"
+        "    while os.fork() or time.sleep(60): made += 1\n"
+        "except BlockingIOError as error:\n"
+        "    print(made, error.errno)\n"
+    )
+    assert arena.run(source).stdout == b"40 11\n"
+
+
+def test_a_memory_bomb_gets_the_verdict_memory_limit(arena):
+    result = arena.run("print('on', flush=True)\nx = []\nwhile True: x.append(bytearray(1 << 20))")
+    assert (result.verdict, result.exit_code) == (Verdict.MEMORY_LIMIT, 137)
+    assert (result.signal, result.stdout) == ("SIGKILL", b"on\n")
+    assert 90 * MIB < result.memory_peak_bytes < 150 * MIB
+
+
+def test_a_child_killed_for_memory_that_its_parent_waits_for_ever_for_is_told_as_such(arena):
+    source = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    x = []\n"
+        "    while True: x.append(bytearray(1 << 20))\n"
+        "time.sleep(60)\n"
+    )
+    assert arena.run(source, wall_seconds=2.0).verdict == Verdict.MEMORY_LIMIT
+
+
+def test_many_processes_eating_memory_harm_the_runner_no_more_than_one(arena):
+    source = (
+        "import os\n"
+        "for _ in range(30):\n"
+        "    if os.fork() == 0:\n"
+        "        x = []\n"
+        "        while True: x.append(bytearray(1 << 20))\n"
+        "for _ in range(30): os.wait()\n"
+        "os._exit(3)\n"
+    )
+    assert arena.run(source).verdict == Verdict.MEMORY_LIMIT
+
+
+def test_the_workspace_fills_up_and_can_be_emptied_again(arena):
+    source = (
+        "import errno, os\n"
+        "for folder in ('/workspace', '/tmp'):\n"
+        "    try:\n"
+        "        with open(folder + '/fill', 'wb') as file:\n"
+        "            for _ in range(100): file.write(bytes(1 << 20))\n"
+        "    except OSError as error:\n"
+        "        print(errno.errorcode[error.errno])\n"
+        "    print(os.path.getsize(folder + '/fill') <= 16 << 20)\n"
+        "    os.unlink(folder + '/fill')\n"
+    )
+    assert arena.run(source).stdout == b"ENOSPC\nTrue\n" * 2
+
+
+def test_a_file_that_no_longer_fits_is_an_error_of_ours_with_its_name(arena):
+    fill = "with open('fill', 'wb') as f:\n  while True: f.write(bytes(65536)); f.flush()"
+    run_python(arena.driver, arena.handle, fill)
+    with (
+        pytest.raises(WorkspaceWriteFailed, match=r"big could not be written: .*ENOSPC"),
+        arena.driver.attach(arena.handle) as attachment,
+    ):
+        attachment.write_files([WorkspaceFile(path="big", content=bytes(MIB))])
+        attachment.run(command("true"))
+    with arena.driver.attach(arena.handle) as attachment:
+        assert attachment.run(command("rm", "fill")).verdict == Verdict.OK
+        assert attachment.run(command("ls", "big")).exit_code == 2
+    arena.assert_unharmed()
+
+
+def test_more_files_than_a_disk_has_names_for(arena):
+    source = (
+        "import errno, os, shutil\n"
+        "os.mkdir('many')\n"
+        "try:\n"
+        "    for number in range(100_000): os.close(os.open(f'many/{number}', os.O_CREAT))\n"
+        "except OSError as error:\n"
+        "    print(errno.errorcode[error.errno])\n"
+        "finally:\n"
+        "    shutil.rmtree('many')\n"
+    )
+    assert arena.run(source, wall_seconds=20.0).stdout == b"ENOSPC\n"
+
+
+def test_a_flood_on_both_streams_is_cut_and_killed(arena):
+    source = (
+        "import os, threading\n"
+        "def flood(fd):\n"
+        "    while True: os.write(fd, b'x' * 65536)\n"
+        "threading.Thread(target=flood, args=(2,)).start()\n"
+        "flood(1)\n"
+    )
+    result = arena.run(source, output_bytes=MIB)
+    assert result.verdict == Verdict.OUTPUT_LIMIT
+    assert max(len(result.stdout), len(result.stderr)) == MIB
+
+
+def test_a_flood_does_not_outrun_the_clock(arena):
+    source = "import os\nwhile True: os.write(1, b'x'); os.write(2, b'y')"
+    result = arena.run(source, wall_seconds=0.7, output_bytes=10**9)
+    assert result.verdict == Verdict.TIME_LIMIT
+    assert result.wall_seconds < 2
+
+
+def test_a_flood_that_nobody_receives_does_not_stop_the_clock(arena):
+    """A client that starts a flood and never reads: what it can't send, the runner must not wait
+    for, else the time limit would never come."""
+    began = time.monotonic()
+    with arena.driver.attach(arena.handle) as attachment:
+        flood = "import os\nwhile True: os.write(1, b'x' * 65536)"
+        program = command("python", "-c", flood, wall_seconds=1.0, output_bytes=10**12)
+        attachment._unsent += attachment._encode_exec(program)
+        attachment._send()
+        time.sleep(1.5)
+        attachment.settle = lambda: None
+    arena.assert_unharmed()
+    assert time.monotonic() - began < 5
+
+
+# ---- outliving a run
+
+
+def test_daemons_in_sessions_of_their_own_end_with_the_run(arena):
+    source = (
+        "import os, time\n"
+        "for _ in range(10):\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        if os.fork() == 0:\n"
+        "            for fd in (0, 1, 2): os.close(fd)\n"
+        "            time.sleep(60)\n"
+        "        os._exit(0)\n"
+        "time.sleep(0.1)\n"
+    )
+    result = arena.run(source)
+    assert (result.verdict, result.clean) == (Verdict.OK, True)
+    assert result.wall_seconds < 5
+    count = (
+        "import os; print(sorted(p for p in os.listdir('/proc') if p.isdigit())[0:2], os.getpid())"
+    )
+    pids, own = arena.run(count).stdout.decode().rsplit(" ", 1)
+    assert pids == f"['1', '{own.strip()}']"
+
+
+def test_a_child_that_keeps_the_output_open_does_not_hold_the_run_up(arena):
+    source = "import os, time\nif os.fork() == 0: time.sleep(60)\nprint('done')"
+    result = arena.run(source)
+    assert (result.stdout, result.verdict) == (b"done\n", Verdict.OK)
+    assert result.wall_seconds < 5
+
+
+def test_shared_memory_does_not_outlive_the_run(arena):
+    source = (
+        "import ctypes\nlibc = ctypes.CDLL(None)\nprint(libc.shmget(7, 1 << 20, 0o1600) >= 0)\n"
+    )
+    make = source.replace("0o1600", "0o3600")
+    attach = "libc.shmat.restype = ctypes.c_void_p\nlibc.shmat(libc.shmget(7, 0, 0), None, 0)\n"
+    assert arena.run(make + attach).stdout == b"True\n"
+    find = source.replace("1 << 20, 0o1600", "0, 0")
+    assert arena.run(find).stdout == b"False\n"
+
+
+# ---- the runner itself
+
+
+def test_no_signal_ends_the_runner(arena):
+    source = (
+        "import os, signal\n"
+        "for number in range(1, 65):\n"
+        "    if number not in (32, 33):\n"
+        "        try: os.kill(1, number)\n"
+        "        except OSError as error: print(number, error)\n"
+        "print('sent')\n"
+    )
+    assert arena.run(source).stdout == b"sent\n"
+
+
+def test_killing_everything_kills_only_oneself(arena):
+    result = arena.run("import os, signal; os.kill(-1, signal.SIGKILL); print('alone')")
+    assert result.verdict in (Verdict.OK, Verdict.RUNTIME_ERROR)
+
+
+def test_nothing_of_the_runner_can_be_looked_at(arena):
+    source = (
+        "import os\n"
+        "for name in ('environ', 'mem', 'maps', 'auxv', 'fd', 'fd/0', 'fd/1', 'exe', 'cwd', 'root',"
+        " 'task/1/environ', 'task/1/mem', 'map_files', 'stack', 'syscall', 'io'):\n"
+        "    for act in (lambda p: open(p, 'rb').read(16), os.listdir, os.readlink,\n"
+        "                lambda p: open(p, 'r+b'), lambda p: open(p, 'wb')):\n"
+        "        try: print(name, act('/proc/1/' + name))\n"
+        "        except OSError: pass\n"
+    )
+    assert arena.run(source).stdout == b""
+
+
+def test_the_token_is_nowhere(arena):
+    source = (
+        "import os, pathlib\n"
+        "print(sorted(os.environ))\n"
+        "found = b''\n"
+        "for path in pathlib.Path('/proc').glob('[0-9]*/*'):\n"
+        "    try: found += path.read_bytes()\n"
+        "    except OSError: pass\n"
+        "print(b'RUNNER' + b'_TOKEN' in found)\n"
+        "print(len(found) > 1000)\n"
+    )
+    result = arena.run(source)
+    names, token_seen, looked = result.stdout.decode().splitlines()
+    assert "RUNNER_TOKEN" not in names
+    assert (token_seen, looked) == ("False", "True")
+
+
+def test_the_runner_cannot_be_traced(arena):
+    source = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "for request in (16, 0x4206):\n"
+        "    print(libc.ptrace(request, 1, 0, 0), ctypes.get_errno())\n"
+        "data = ctypes.create_string_buffer(8)\n"
+        "class Vec(ctypes.Structure):\n"
+        "    _fields_ = [('base', ctypes.c_void_p), ('len', ctypes.c_size_t)]\n"
+        "local = Vec(ctypes.addressof(data), 8)\n"
+        "remote = Vec(0x400000, 8)\n"
+        "print(libc.process_vm_readv(1, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0),"
+        " ctypes.get_errno())\n"
+    )
+    assert arena.run(source).stdout == b"-1 1\n" * 3
+
+
+def test_frames_in_the_output_are_output(arena):
+    fake_result = b"R" + bytes(4) + (28).to_bytes(4, "big") + bytes(28) + b"\0"
+    source = (
+        f"import os\nos.write(1, {fake_result!r} * 50)\nos.write(1, b'A' + bytes(8) + bytes(18))"
+    )
+    result = arena.run(source)
+    assert result.stdout == fake_result * 50 + b"A" + bytes(26)
+    assert result.verdict == Verdict.OK
+
+
+def test_a_program_inherits_three_descriptors_and_no_signal_setting(arena):
+    source = (
+        "import os\n"
+        "print([fd for fd in range(256) if os.path.exists(f'/proc/self/fd/{fd}')])\n"
+        "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status'))\n"
+        "print(status['SigBlk'].strip())\n"
+    )
+    assert arena.run(source).stdout == b"[0, 1, 2]\n0000000000000000\n"
+
+
+def test_a_program_is_killed_before_the_runner_whatever_it_does_about_it(arena):
+    source = (
+        "print(open('/proc/self/oom_score_adj').read().strip(), flush=True)\n"
+        "for value in ('0', '-1000'):\n"
+        "    try: open('/proc/self/oom_score_adj', 'w').write(value)\n"
+        "    except OSError: pass\n"
+        "x = []\n"
+        "while True: x.append(bytearray(1 << 20))\n"
+    )
+    result = arena.run(source)
+    assert (result.stdout, result.verdict) == (b"1000\n", Verdict.MEMORY_LIMIT)
+
+
+# ---- the border
+
+
+def test_a_program_has_no_capability_and_gets_none(arena):
+    result = arena.run("print(open('/proc/self/status').read())")
+    status = dict(
+        line.split(":\t", 1) for line in result.stdout.decode().splitlines() if ":" in line
+    )
+    sets = {name: int(status[name], 16) for name in status if name.startswith("Cap")}
+    assert sets == dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), 0)
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert set(status["Uid"].split()) == {"4242"}
+    assert set(status["Gid"].split()) == {"4242"}
+
+
+def test_there_is_no_network(arena):
+    source = (
+        "import os, socket\n"
+        "print(os.listdir('/sys/class/net'))\n"
+        "for address in (('1.1.1.1', 53), ('172.17.0.1', 2375)):\n"
+        "    try: socket.create_connection(address, timeout=2)\n"
+        "    except OSError as error: print(error.errno)\n"
+        "try: socket.getaddrinfo('example.com', 80)\n"
+        "except OSError: print('no names')\n"
+    )
+    assert arena.run(source).stdout == b"['lo']\n101\n101\nno names\n"
+
+
+def test_the_root_file_system_cannot_be_written(arena):
+    source = (
+        "import errno\n"
+        "for place in ('/x', '/etc/passwd', '/usr/bin/python3', '/opt/code-executor/x', '/root/x',"
+        " '/home/executor/x', '/var/tmp/x', '/run/x', '/dev/x', '/sys/x',"
+        " '/proc/sys/kernel/panic'):\n"
+        "    try: open(place, 'w'); print('wrote', place)\n"
+        "    except OSError as error: pass\n"
+    )
+    assert arena.run(source).stdout == b""
+
+
+def test_dangerous_system_calls_are_refused(arena):
+    source = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "calls = [libc.mount(b'x', b'/tmp', b'tmpfs', 0, None), libc.unshare(0x10000000),\n"
+        "         libc.sethostname(b'x', 1), libc.chroot(b'/tmp'), libc.setuid(0),\n"
+        "         libc.syscall(321, 0, 0, 0), libc.syscall(298, 0, 0, 0, 0, 0)]\n"
+        "print(calls)\n"
+    )
+    assert arena.run(source).stdout == b"[-1, -1, -1, -1, -1, -1, -1]\n"
+
+
+def test_a_link_planted_where_a_file_will_be_written_is_replaced(arena):
+    plant = (
+        "import os\n"
+        "open('/tmp/victim', 'w').write('unharmed')\n"
+        "for name in ('linked.py', 'pipe.py'):\n"
+        "    if os.path.lexists(name): os.unlink(name)\n"
+        "os.symlink('/tmp/victim', 'linked.py')\n"
+        "os.mkfifo('pipe.py')\n"
+    )
+    arena.run(plant)
+    with arena.driver.attach(arena.handle) as attachment:
+        for name in ("linked.py", "pipe.py"):
+            attachment.write_files([WorkspaceFile(path=name, content=b"print('new')")])
+            assert attachment.run(command("python", name)).stdout == b"new\n"
+        assert attachment.run(command("cat", "/tmp/victim")).stdout == b"unharmed"  # noqa: S108
+    arena.assert_unharmed()
+
+
+def test_no_file_is_written_through_a_linked_folder(arena):
+    arena.run("import os\nos.path.lexists('away') or os.symlink('/tmp', 'away')")
+    refused = pytest.raises(WorkspaceWriteFailed, match="away/x could not be written")
+    with refused, arena.driver.attach(arena.handle) as attachment:
+        attachment.write_files([WorkspaceFile(path="away/x", content=b"")])
+    arena.assert_unharmed()
+
+
+@pytest.mark.parametrize("path", ["../x", "/srv/x", "a/../../x", "a//b", ".", "", "a/", "x" * 300])
+def test_no_path_leads_out_of_the_workspace_even_if_nobody_checked_it(arena, path):
+    with pytest.raises(WorkspaceWriteFailed), arena.driver.attach(arena.handle) as attachment:
+        attachment.write_files([WorkspaceFile(path=path, content=b"")])
+    arena.assert_unharmed()
+
+
+@pytest.mark.parametrize("fds", [(0,), (1, 2), (0, 1, 2)])
+def test_closing_the_standard_streams_early_ends_nothing(arena, fds):
+    source = f"import os, time\nfor fd in {fds}: os.close(fd)\ntime.sleep(0.2)\nos._exit(7)"
+    result = arena.run(source, stdin=b"unread" * 50_000)
+    assert (result.exit_code, result.stdout) == (7, b"")
+    assert result.wall_seconds >= 0.2
+
+
+def test_a_stopped_program_runs_out_of_time(arena):
+    result = arena.run("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", wall_seconds=0.4)
+    assert result.verdict == Verdict.TIME_LIMIT
+
+
+def test_a_program_that_locks_the_workspace_locks_nobody_out(arena):
+    result = arena.run("import os; os.chmod('/workspace', 0)")
+    assert result.verdict == Verdict.OK
+
+
+def test_a_folder_made_unusable_is_its_own_programs_loss_only(arena):
+    plant = "import os; os.mkdir('locked'); os.mkdir('locked/x'); os.chmod('locked', 0)"
+    result = arena.run(plant)
+    assert result.verdict == Verdict.OK
+    with pytest.raises(WorkspaceWriteFailed), arena.driver.attach(arena.handle) as attachment:
+        attachment.write_files([WorkspaceFile(path="locked/x/y", content=b"")])
+    arena.run("import os; os.chmod('locked', 0o700)")
