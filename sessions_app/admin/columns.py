@@ -1,23 +1,30 @@
-"""Unfold's decorators, typed."""
+"""Columns and actions of the console: Unfold's decorators, typed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from unfold.decorators import action, display
 
+from sessions_app.admin.display import exact
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def column(
-    title: str, *, ordering: str | None = None, badges: Mapping[Any, str] | None = None
-) -> Callable[[Method], Method]:
-    """A computed column. With `badges`, it returns a value, whose look they say, and its text."""
-    label = dict(badges) if badges is not None else None
-    return cast(
-        "Callable[[Method], Method]", display(description=title, ordering=ordering, label=label)
-    )
+def column(title: str, *, ordering: str | None = None) -> Callable[[Method], Method]:
+    """A computed column, which lists can be sorted by where `ordering` names a field."""
+    return cast("Callable[[Method], Method]", display(description=title, ordering=ordering))
+
+
+def time_column(title: str, field: str) -> Callable[[Any, Any], str]:
+    """A moment to the millisecond, for a row's page."""
+
+    @column(title)
+    def shown(admin: Any, row: Any) -> str:
+        return exact(getattr(row, field))
+
+    return shown
 
 
 def operation(title: str, **options: Any) -> Callable[[Method], Method]:

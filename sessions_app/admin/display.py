@@ -54,6 +54,10 @@ SANDBOX_BADGES: dict[str, str] = {
 }
 
 
+def badge(look: str, text: str) -> str:
+    return render_to_string("unfold/helpers/label.html", {"type": look, "text": text})
+
+
 def duration(seconds: float | None) -> str:
     """`14 ms`, `1.25 s`, `3 min 20 s`, `2 h 05 min`, `4 d`; a dash where there is none."""
     if seconds is None:
@@ -88,6 +92,10 @@ def between(start: datetime | None, end: datetime | None) -> timedelta | None:
 def elapsed(start: datetime | None, end: datetime | None) -> str:
     span = between(start, end)
     return duration(None if span is None else max(0.0, span.total_seconds()))
+
+
+def exact(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}.{moment:%f}"[:23] + " UTC"
 
 
 def ago(moment: datetime | None) -> str:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
+from django.contrib.admin.utils import flatten_fieldsets
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import RangeDateFilter
 
-from sessions_app.admin.columns import column
+from sessions_app.admin.columns import column, time_column
 from sessions_app.admin.display import (
     EXECUTION_BADGES,
     VERDICT_BADGES,
     ago,
+    badge,
     duration,
     elapsed,
     json_block,
@@ -36,21 +40,35 @@ BIG_COLUMNS = (
 )
 
 
-Sections = list[tuple[str | None, dict[str, tuple[str, ...]]]]
+_SUMMARY = (
+    ("status_badge", "verdict_badge", "environment"),
+    ("id", "session_in_full", "sequence"),
+    ("exit_code", "signal", "timeout"),
+    ("wall", "cpu", "memory"),
+)
+_OPTIONAL_INPUT = ("stdin", "args", "env", "files")
+_COMPILATION = (
+    ("compile_exit_code", "compile_wall"),
+    "compile_stdout_text",
+    "compile_stderr_text",
+)
+_TIMES = (("queued_exactly", "started_exactly", "finished_exactly"), ("waited", "worker"))
+
+Sections = Any  # of Django's own types: lists of a title and a mapping with `fields`
 
 
 class ExecutionFigures:
     """How an execution went, in columns that lists and timelines share."""
 
-    @column("Status", ordering="status", badges=EXECUTION_BADGES)
-    def status_badge(self, execution: Execution) -> tuple[str, str]:
-        return execution.status, execution.get_status_display()
+    @column("Status", ordering="status")
+    def status_badge(self, execution: Execution) -> str:
+        return badge(EXECUTION_BADGES[execution.status], execution.get_status_display())
 
-    @column("Verdict", ordering="verdict", badges=VERDICT_BADGES)
-    def verdict_badge(self, execution: Execution) -> tuple[str, str] | None:
+    @column("Verdict", ordering="verdict")
+    def verdict_badge(self, execution: Execution) -> str:
         if not execution.verdict:
-            return None
-        return execution.verdict, execution.get_verdict_display()
+            return "-"
+        return badge(VERDICT_BADGES[execution.verdict], execution.get_verdict_display())
 
     @column("Queued", ordering="queued_at")
     def queued(self, execution: Execution) -> str:
@@ -125,7 +143,6 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
         "verdict_badge",
         "environment",
         "session_link",
-        "sequence",
         "queued",
         "waited",
         "wall",
@@ -141,8 +158,11 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     )
     search_fields = ("id", "session__id", "code")
     search_help_text = "Beginning of the execution's or the session's id, or text of the code"
-    ordering = ("-queued_at", "id")
+    ordering = ("-queued_at",)
     not_in_list = BIG_COLUMNS
+    queued_exactly = time_column("Queued", "queued_at")
+    started_exactly = time_column("Started", "started_at")
+    finished_exactly = time_column("Finished", "finished_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         return super().get_queryset(request).select_related("session__environment")
@@ -165,7 +185,9 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
 
     @column("Session")
     def session_link(self, execution: Execution) -> str:
-        return page_link(execution.session, str(execution.session_id)[:8])
+        return page_link(
+            execution.session, f"{str(execution.session_id)[:8]} · {execution.sequence}"
+        )
 
     @column("Session")
     def session_in_full(self, execution: Execution) -> str:
@@ -184,30 +206,17 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
         return duration(execution.timeout_seconds)
 
     def get_fieldsets(self, request: HttpRequest, obj: Execution | None = None) -> Sections:
-        """What there is to say: no compiler's part without a compiler, no reason without error."""
-        run = ("status_badge", "verdict_badge", "session_in_full", "sequence", "environment")
-        figures = ("exit_code", "signal", "wall", "cpu", "memory", "timeout")
-        times = ("queued_at", "started_at", "finished_at", "waited", "worker")
-        given = ("filename", "code_text", "stdin_text", "args_text", "env_text", "files_text")
-        sections: Sections = [
-            (None, {"fields": (*(("error_text",) if obj and obj.error_reason else ()), *run)}),
-            ("Output", {"fields": ("stdout_text", "stderr_text")}),
-        ]
-        if obj is not None and obj.was_compiled:
-            compiled = ("compile_exit_code", "compile_wall", *_COMPILER_TEXTS)
-            sections.append(("Compilation", {"fields": compiled}))
+        """What there is to say, and no more."""
+        failed = obj is not None and obj.error_reason != ""
+        compiled = obj is not None and obj.was_compiled
+        given = [f"{name}_text" for name in _OPTIONAL_INPUT if getattr(obj, name, None)]
         return [
-            *sections,
-            ("Input", {"fields": given}),
-            ("Figures", {"fields": figures}),
-            ("Times", {"fields": times}),
+            (None, {"fields": (("error_text",) if failed else ()) + _SUMMARY}),
+            ("Program", {"fields": ("filename", "code_text", *given)}),
+            *([("Compilation", {"fields": _COMPILATION})] if compiled else []),
+            ("Output", {"fields": ("stdout_text", "stderr_text")}),
+            ("Times", {"fields": _TIMES}),
         ]
 
-    def get_readonly_fields(
-        self, request: HttpRequest, obj: Execution | None = None
-    ) -> tuple[str, ...]:
-        sections = self.get_fieldsets(request, obj)
-        return tuple(name for _, section in sections for name in section["fields"])
-
-
-_COMPILER_TEXTS = ("compile_stdout_text", "compile_stderr_text")
+    def get_readonly_fields(self, request: HttpRequest, obj: Execution | None = None) -> list[Any]:
+        return flatten_fieldsets(self.get_fieldsets(request, obj))

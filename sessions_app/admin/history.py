@@ -44,6 +44,7 @@ class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
     list_per_page = 50
     list_fullwidth = True
     list_filter_submit = True
+    compressed_fields = False
     not_in_list: tuple[str, ...] = ()
     """Columns that a list doesn't show, and that are too big to be read for nothing."""
 

@@ -8,8 +8,8 @@ from django.contrib import admin, messages
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 
-from sessions_app.admin.columns import column, operation
-from sessions_app.admin.display import NODE_BADGES, ago, text_block
+from sessions_app.admin.columns import column, operation, time_column
+from sessions_app.admin.display import NODE_BADGES, ago, badge
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.models import Node, Sandbox
 from sessions_app.services.nodes import activate_node, drain_node
@@ -19,9 +19,10 @@ def with_sandboxes(nodes: QuerySet[Node]) -> QuerySet[Any]:
     """Adds `used` (a session's) and `idle` (warm, waiting): how many sandboxes there are."""
     used = Q(sandboxes__status=Sandbox.Status.IN_USE)
     idle = Q(sandboxes__status=Sandbox.Status.IDLE)
-    return nodes.annotate(
+    counted = nodes.annotate(
         used=Count("sandboxes", filter=used), idle=Count("sandboxes", filter=idle)
     )
+    return counted.order_by("name")  # grouped rows lose the model's own order
 
 
 @admin.register(Node)
@@ -51,16 +52,18 @@ class NodeAdmin(HistoryAdmin):
         "capacity",
         "concurrency",
         "engine",
-        "started_at",
+        "started_exactly",
     )
     readonly_fields = fields
+
+    started_exactly = time_column("Started", "started_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Node]:
         return with_sandboxes(super().get_queryset(request))
 
-    @column("Status", ordering="status", badges=NODE_BADGES)
-    def status_badge(self, node: Node) -> tuple[str, str]:
-        return node.status, node.get_status_display()
+    @column("Status", ordering="status")
+    def status_badge(self, node: Node) -> str:
+        return badge(NODE_BADGES[node.status], node.get_status_display())
 
     @column("Heartbeat", ordering="heartbeat_at")
     def heartbeat(self, node: Node) -> str:
@@ -80,7 +83,7 @@ class NodeAdmin(HistoryAdmin):
 
     @column("Docker Engine", ordering="engine_error")
     def engine(self, node: Node) -> str:
-        return text_block(node.engine_error) if node.engine_error else "ok"
+        return node.engine_error or "ok"
 
     @operation("Drain: keep their sessions, give them no new ones")
     def drain_nodes(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:

@@ -4,8 +4,8 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
-from sessions_app.admin.columns import column
-from sessions_app.admin.display import SANDBOX_BADGES, ago, short_id
+from sessions_app.admin.columns import column, time_column
+from sessions_app.admin.display import SANDBOX_BADGES, ago, badge, short_id
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.search import id_prefix
 from sessions_app.models import Sandbox
@@ -24,7 +24,7 @@ class SandboxAdmin(HistoryAdmin):
     )
     search_fields = ("id", "container_id")
     search_help_text = "Beginning of the sandbox's (its session's) or the container's id"
-    ordering = ("-created_at", "id")
+    ordering = ("-created_at",)
     fields = (
         "id",
         "status_badge",
@@ -34,10 +34,12 @@ class SandboxAdmin(HistoryAdmin):
         "container_id",
         "image_id",
         "workspace_dir",
-        "created_at",
-        "lease_expires_at",
+        "created_exactly",
+        "lease_exactly",
     )
     readonly_fields = fields
+    created_exactly = time_column("Created", "created_at")
+    lease_exactly = time_column("Warming until", "lease_expires_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Sandbox]:
         rows = super().get_queryset(request)
@@ -54,9 +56,9 @@ class SandboxAdmin(HistoryAdmin):
     def short_id(self, sandbox: Sandbox) -> str:
         return short_id(sandbox)
 
-    @column("Status", ordering="status", badges=SANDBOX_BADGES)
-    def status_badge(self, sandbox: Sandbox) -> tuple[str, str]:
-        return sandbox.status, sandbox.get_status_display()
+    @column("Status", ordering="status")
+    def status_badge(self, sandbox: Sandbox) -> str:
+        return badge(SANDBOX_BADGES[sandbox.status], sandbox.get_status_display())
 
     @column("Container", ordering="container_id")
     def container(self, sandbox: Sandbox) -> str:

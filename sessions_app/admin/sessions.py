@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import flatten_fieldsets
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
@@ -10,10 +11,11 @@ from django.urls import reverse
 from unfold.contrib.filters.admin import RangeDateFilter
 from unfold.enums import ActionVariant
 
-from sessions_app.admin.columns import column, operation
+from sessions_app.admin.columns import column, operation, time_column
 from sessions_app.admin.display import (
     SESSION_BADGES,
     ago,
+    badge,
     duration,
     json_block,
     page_link,
@@ -41,7 +43,7 @@ class TimelineInline(ExecutionFigures, HistoryInline):
         "status_badge",
         "verdict_badge",
         "exit_code",
-        "queued_at",
+        "queued",
         "waited",
         "wall",
         "cpu",
@@ -80,42 +82,33 @@ class SessionAdmin(HistoryAdmin):
     )
     search_fields = ("id", "container_id", "metadata")
     search_help_text = "Beginning of the session's or the container's id, or text of the metadata"
-    ordering = ("-created_at", "id")
+    ordering = ("-created_at",)
     actions = ("stop_sessions",)
     actions_detail = ("stop_this_session",)
     inlines = (TimelineInline,)
-    fieldsets = (
+    fieldsets: tuple[tuple[str | None, Any], ...] = (
         (
             None,
             {
                 "fields": (
-                    "status_badge",
-                    "reason",
-                    "environment",
-                    "revision",
-                    "node",
+                    ("id", "status_badge", "reason"),
+                    ("environment", "revision", "node"),
                     "container_id",
                     "metadata_text",
+                    ("created_exactly", "ready_exactly", "closed_exactly"),
+                    ("activity_exactly", "execution_exactly", "expiry_exactly"),
+                    ("ttl", "starts", "one_shot"),
                 )
             },
         ),
-        (
-            "Times",
-            {
-                "fields": (
-                    "created_at",
-                    "ready_at",
-                    "last_activity_at",
-                    "last_execution_at",
-                    "expires_at",
-                    "closed_at",
-                    "ttl",
-                )
-            },
-        ),
-        ("More", {"fields": ("one_shot", "starts", "executions_count", "lease_expires_at")}),
     )
-    readonly_fields = tuple(name for _, section in fieldsets for name in section["fields"])
+    readonly_fields = flatten_fieldsets(fieldsets)
+    created_exactly = time_column("Created", "created_at")
+    ready_exactly = time_column("Ready", "ready_at")
+    closed_exactly = time_column("Closed", "closed_at")
+    activity_exactly = time_column("Last activity", "last_activity_at")
+    execution_exactly = time_column("Last execution", "last_execution_at")
+    expiry_exactly = time_column("Expires", "expires_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Session]:
         rows = super().get_queryset(request)
@@ -138,9 +131,9 @@ class SessionAdmin(HistoryAdmin):
     def short_id(self, session: Session) -> str:
         return short_id(session)
 
-    @column("Status", ordering="status", badges=SESSION_BADGES)
-    def status_badge(self, session: Session) -> tuple[str, str]:
-        return session.status, session.get_status_display()
+    @column("Status", ordering="status")
+    def status_badge(self, session: Session) -> str:
+        return badge(SESSION_BADGES[session.status], session.get_status_display())
 
     @column("Executions", ordering="last_sequence")
     def executions_count(self, session: Session) -> int:

@@ -1,0 +1,139 @@
+"use strict";
+
+const HEALTH_EVERY_MS = 10_000;
+
+const EXAMPLES = {
+  ".py": 'for number in range(1, 6):\n    print(f"{number} squared is {number ** 2}")\n',
+  ".js": "const numbers = [1, 2, 3, 4, 5];\nconsole.log(numbers.reduce((sum, number) => sum + number, 0));\n",
+  ".rs": 'fn main() {\n    let sum: u32 = (1..=5).sum();\n    println!("{sum}");\n}\n',
+};
+
+const element = (id) => document.getElementById(id);
+const form = element("run-form");
+
+async function getJson(address) {
+  const response = await fetch(address, { headers: { Accept: "application/json" } });
+  return response.json();
+}
+
+async function showHealth() {
+  let health;
+  try {
+    health = await getJson(form.dataset.health);
+  } catch {
+    health = { status: "unhealthy", checks: { API: "does not answer" } };
+  }
+  element("health").className = `health ${health.status}`;
+  element("health-status").textContent = health.status;
+  element("health-checks").replaceChildren(...Object.entries(health.checks ?? {}).flatMap(checkRow));
+}
+
+function checkRow([part, state]) {
+  const name = document.createElement("dt");
+  const text = document.createElement("dd");
+  name.textContent = part;
+  text.textContent = state;
+  return [name, text];
+}
+
+async function showEnvironments() {
+  const names = await getJson(form.dataset.environments);
+  const select = element("environment");
+  select.replaceChildren(...names.map((name) => new Option(name, name)));
+  if (names.includes("python")) {
+    select.value = "python";
+  }
+  select.disabled = names.length === 0;
+  element("run").disabled = names.length === 0;
+  if (names.length > 0) {
+    await offerExample();
+  }
+}
+
+/** Puts an example into the text area, unless somebody has written something of their own. */
+async function offerExample() {
+  const code = element("code");
+  if (code.value !== "" && !Object.values(EXAMPLES).includes(code.value)) {
+    return;
+  }
+  const name = element("environment").value;
+  const environment = await getJson(`${form.dataset.environments}/${encodeURIComponent(name)}`);
+  code.value = EXAMPLES[environment.file_extension] ?? "";
+}
+
+async function run(event) {
+  event.preventDefault();
+  const button = element("run");
+  button.disabled = true;
+  button.textContent = "Running…";
+  try {
+    await execute();
+  } catch {
+    showProblem("The service does not answer.");
+  } finally {
+    button.disabled = false;
+    button.textContent = "Run";
+  }
+}
+
+async function execute() {
+  const response = await fetch(form.dataset.execute, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Accept: "application/json" },
+    body: JSON.stringify({
+      environment: element("environment").value,
+      code: element("code").value,
+      stdin: element("stdin").value,
+    }),
+  });
+  const answer = await response.json();
+  if (response.ok) {
+    showResult(answer);
+  } else {
+    showProblem(answer.detail);
+  }
+}
+
+function showResult(answer) {
+  const figures = [`exit code ${answer.exit_code}`];
+  if (answer.execution_time !== null) {
+    figures.push(`${Math.round(answer.execution_time * 1000)} ms`);
+  }
+  if (answer.memory_peak) {
+    figures.push(`${(answer.memory_peak / 2 ** 20).toFixed(1)} MiB`);
+  }
+  show(answer.verdict, figures.join(" · "), answer.error ?? "");
+  showOutput("stdout", answer.stdout, answer.stdout_truncated);
+  showOutput("stderr", answer.stderr, answer.stderr_truncated);
+}
+
+function showProblem(detail) {
+  show("", "", detail);
+  showOutput("stdout", "", false);
+  showOutput("stderr", "", false);
+}
+
+function show(verdict, figures, problem) {
+  element("verdict").textContent = (verdict ?? "").replaceAll("_", " ");
+  element("verdict").className = `verdict ${verdict ?? ""}`;
+  element("figures").textContent = figures;
+  element("problem").textContent = problem;
+  element("problem").hidden = problem === "";
+  element("result").hidden = false;
+}
+
+function showOutput(name, text, truncated) {
+  element(`${name}-part`).hidden = text === "";
+  element(name).textContent = truncated ? `${text}\n… cut off at the output limit` : text;
+}
+
+form.addEventListener("submit", run);
+form.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !element("run").disabled) {
+    form.requestSubmit();
+  }
+});
+element("environment").addEventListener("change", offerExample);
+showHealth();
+setInterval(showHealth, HEALTH_EVERY_MS);
+showEnvironments().catch(() => showProblem("The environments can't be read."));
