@@ -103,7 +103,11 @@ def _service_error_response(error: ServiceError) -> Response:
 def _framework_body(exc: Exception, data: Any) -> dict[str, Any]:
     if isinstance(exc, drf.ValidationError):
         return _invalid_fields_body(data)
-    code = "not_found" if isinstance(exc, Http404) else getattr(exc, "default_code", "error")
+    code = getattr(exc, "default_code", "error")
+    if isinstance(exc, Http404):
+        code = NotFound.code
+    elif isinstance(exc, drf.ParseError):
+        code = InvalidRequest.code
     return {"detail": str(data.get("detail", exc)), "code": code}
 
 

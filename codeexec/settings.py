@@ -133,7 +133,8 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["codeexec.negotiation.JsonParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "codeexec.negotiation.AlwaysJson",
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": [],
     "UNAUTHENTICATED_USER": None,
@@ -185,4 +186,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "SessionStatus": "sessions_app.models.session.SessionStatus",
+        "ExecutionStatus": "sessions_app.models.execution.ExecutionStatus",
+        "Verdict": "sessions_app.models.execution.Verdict",
+        "HealthStatus": ["healthy", "degraded", "unhealthy"],
+    },
 }

@@ -13,20 +13,32 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from sessions_app.paths import workspace_path
+from sessions_app.paths import require_separate, workspace_path
 
 MAX_ARGUMENT_BYTES = 64 * 1024
 """The kernel takes no single argument or variable above 128 KiB."""
 
 MAX_METADATA_BYTES = 16 * 1024
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL character in JSON. After another backslash it is six harmless characters."""
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class VerbatimText(serializers.CharField):
-    """Text that is kept as it came, white space and all."""
+    """Text that is kept as it came, white space and all. A number is no text."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(trim_whitespace=False, allow_blank=True, **kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class Name(VerbatimText):
+    """Of an environment. Whether there is one is not for this to say, for an empty one neither."""
 
 
 class InputText(VerbatimText):
@@ -49,11 +61,13 @@ class ArgumentText(VerbatimText):
         return text
 
 
-class WorkspacePath(serializers.CharField):
+class WorkspacePath(VerbatimText):
     """A file below the workspace; anything else is the error `invalid_path`."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(trim_whitespace=False, **kwargs)
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if data == "":
+            return self.to_internal_value(data)
+        return super().run_validation(data)
 
     def to_internal_value(self, data: Any) -> str:
         return workspace_path(super().to_internal_value(data))
@@ -85,7 +99,12 @@ class Variables(serializers.DictField):
         "additionalProperties": {
             "oneOf": [
                 {"type": "string"},
-                {"type": "object", "properties": {"base64": {"type": "string"}}},
+                {
+                    "type": "object",
+                    "properties": {"base64": {"type": "string"}},
+                    "required": ["base64"],
+                    "additionalProperties": False,
+                },
             ]
         },
         "example": {"data/numbers.txt": "1 2 3\n", "logo.png": {"base64": "iVBORw0KGgo="}},
@@ -97,7 +116,11 @@ class Files(serializers.Field[Any, Any, Any, Any]):
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
             raise serializers.ValidationError('Expected an object: {"path": "text"}.')
-        return {workspace_path(path): _file_content(path, data[path]) for path in data}
+        files = {workspace_path(path): _file_content(path, data[path]) for path in data}
+        if len(files) < len(data):
+            raise serializers.ValidationError("Two of these paths are the same file.")
+        require_separate(files)
+        return files
 
     def to_representation(self, value: Any) -> Any:
         return value
@@ -115,6 +138,13 @@ def _file_content(path: str, content: Any) -> Any:
     raise serializers.ValidationError(f'{path}: give text, or {{"base64": "..."}}.')
 
 
+class Seconds(serializers.FloatField):
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool | str):  # "nan" too
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 @extend_schema_field(OpenApiTypes.OBJECT)
 class Metadata(serializers.JSONField):
     """A JSON object that the database can keep."""
@@ -125,9 +155,11 @@ class Metadata(serializers.JSONField):
         try:
             text = json.dumps(data, ensure_ascii=False, allow_nan=False)
             size = len(text.encode())
-        except (ValueError, UnicodeEncodeError):
-            raise serializers.ValidationError("A number or a character can't be kept.") from None
-        if "\\u0000" in text or size > MAX_METADATA_BYTES:
+        except (ValueError, RecursionError):
+            raise serializers.ValidationError(
+                "A number or a character can't be kept, or it is nested too deeply."
+            ) from None
+        if _NUL.search(text) or size > MAX_METADATA_BYTES:
             raise serializers.ValidationError(
                 f"At most {MAX_METADATA_BYTES} bytes of JSON, without NUL characters."
             )

@@ -13,6 +13,8 @@ from sessions_app.api.fields import (
     Files,
     InputText,
     Metadata,
+    Name,
+    Seconds,
     Variables,
     VerbatimText,
     WorkspacePath,
@@ -29,7 +31,7 @@ NOT_RUN = -1
 class OpenSessionSerializer(serializers.Serializer[Any]):
     """Request of `POST /sessions`."""
 
-    environment = serializers.CharField(
+    environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
     ttl = serializers.IntegerField(
@@ -61,7 +63,7 @@ class RunSerializer(serializers.Serializer[Any]):
     )
     env = Variables(required=False, allow_null=True)
     files = Files(required=False, allow_null=True, help_text="Files besides the code, or instead.")
-    timeout = serializers.FloatField(
+    timeout = Seconds(
         required=False,
         allow_null=True,
         min_value=0.1,
@@ -84,7 +86,9 @@ class RunSerializer(serializers.Serializer[Any]):
 class SingleRunSerializer(RunSerializer):
     """Request of `POST /execute`."""
 
-    environment = serializers.CharField(required=False, allow_null=True)
+    environment = Name(
+        required=False, allow_null=True, help_text="Its name; default: the default environment."
+    )
 
 
 class SessionOpenedSerializer(serializers.ModelSerializer[Session]):
@@ -97,6 +101,7 @@ class SessionOpenedSerializer(serializers.ModelSerializer[Session]):
     class Meta:
         model = Session
         fields = ("session_id", "status", "environment", "message", "expires_at")
+        read_only_fields = fields
 
     def get_message(self, session: Session) -> str:
         if session.status == Session.Status.READY:
@@ -110,6 +115,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
     container_id = serializers.SerializerMethodField()
     last_execution = serializers.DateTimeField(source="last_execution_at", allow_null=True)
     ttl = serializers.IntegerField(source="ttl_seconds")
+    metadata = Metadata()
     stop_reason = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField(help_text="Why it was given up.")
 
@@ -130,6 +136,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
             "stop_reason",
             "error",
         )
+        read_only_fields = fields
 
     def get_container_id(self, session: Session) -> str | None:
         return None if session.status in CLOSED else session.container_id or None
@@ -145,15 +152,19 @@ class SessionStoppedSerializer(serializers.ModelSerializer[Session]):
     """Answer to `DELETE /sessions/{id}`."""
 
     session_id = serializers.UUIDField(source="id")
+    status = serializers.SerializerMethodField()
     message = serializers.SerializerMethodField()
 
     class Meta:
         model = Session
         fields = ("session_id", "status", "message")
+        read_only_fields = fields
+
+    def get_status(self, session: Session) -> str:
+        """What was asked for, however far it has come: clients rely on this word."""
+        return Session.Status.STOPPING.value
 
     def get_message(self, session: Session) -> str:
-        if session.status in CLOSED:
-            return "Session has been stopped."
         return "Session is being stopped..."
 
 
@@ -179,9 +190,11 @@ class ExecutionSerializer(serializers.ModelSerializer[Execution]):
     execution_time = serializers.SerializerMethodField(help_text="Wall-clock seconds.")
     verdict = serializers.SerializerMethodField()
     signal = serializers.SerializerMethodField()
-    cpu_time = serializers.FloatField(source="cpu_seconds", help_text="CPU seconds, all processes.")
+    cpu_time = serializers.FloatField(
+        source="cpu_seconds", allow_null=True, help_text="CPU seconds, all processes."
+    )
     memory_peak = serializers.IntegerField(
-        source="memory_peak_bytes", help_text="Bytes, of the largest process."
+        source="memory_peak_bytes", allow_null=True, help_text="Bytes, of the largest process."
     )
     compile = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField(help_text="Why we failed, where `status` is `error`.")
@@ -209,6 +222,7 @@ class ExecutionSerializer(serializers.ModelSerializer[Execution]):
             "started_at",
             "finished_at",
         )
+        read_only_fields = fields
 
     def get_stdout(self, execution: Execution) -> str:
         return _text(execution.stdout)
@@ -266,6 +280,7 @@ class TimelineSerializer(ExecutionSerializer):
             "files",
             "timeout",
         )
+        read_only_fields = fields
 
     def get_stdin(self, execution: Execution) -> str:
         return _text(execution.stdin)
@@ -279,6 +294,7 @@ class ExecutionQueuedSerializer(serializers.ModelSerializer[Execution]):
     class Meta:
         model = Execution
         fields = ("execution_id", "status", "session_id", "sequence")
+        read_only_fields = fields
 
 
 class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
@@ -308,6 +324,7 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
             "revision",
             "image_digest",
         )
+        read_only_fields = fields
 
     def get_limits(self, environment: Environment) -> dict[str, float]:
         return _limits(environment.limits())

@@ -15,11 +15,11 @@ run_once: Any = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}
 
 urlpatterns = [
     path("health", HealthViewSet.as_view({"get": "retrieve"})),
-    path("environments", EnvironmentViewSet.as_view({"get": "list"})),
-    path("environments/<str:name>", EnvironmentViewSet.as_view({"get": "retrieve"})),
+    path("environments", EnvironmentViewSet.as_view({"get": "names"})),
+    path("environments/<slug:name>", EnvironmentViewSet.as_view({"get": "retrieve"})),
     path("execute", run_once),
     path("executions/<uuid:execution_id>", ExecutionViewSet.as_view({"get": "retrieve"})),
-    path("sessions", SessionViewSet.as_view({"get": "list", "post": "create"})),
+    path("sessions", SessionViewSet.as_view({"get": "index", "post": "create"})),
     path(
         "sessions/<uuid:session_id>",
         SessionViewSet.as_view({"get": "retrieve", "delete": "destroy"}),

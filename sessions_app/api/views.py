@@ -56,11 +56,12 @@ class SessionViewSet(ViewSet):
         return Response(SessionOpenedSerializer(session).data, status=201)
 
     @extend_schema(
+        operation_id="sessions_list",
         summary="List sessions",
         parameters=schema.SESSION_FILTERS,
-        responses=schema.page(SessionSerializer),
+        responses=schema.page(SessionSerializer, 400),
     )
-    def list(self, request: Request) -> Response:
+    def index(self, request: Request) -> Response:
         """Newest first, in pages: `next` and `previous` are addresses, or null."""
         sessions = filter_sessions(Session.objects.select_related("environment"), request)
         return _page(NewestFirst(), sessions, SessionSerializer, request)
@@ -93,8 +94,9 @@ class SessionViewSet(ViewSet):
         return Response(ExecutionQueuedSerializer(execution).data, status=202)
 
     @extend_schema(
+        operation_id="sessions_executions_list",
         summary="A session's timeline",
-        responses=schema.page(TimelineSerializer, 404),
+        responses=schema.page(TimelineSerializer, 400, 404),
         parameters=schema.PAGING,
     )
     def executions(self, request: Request, session_id: UUID) -> Response:
@@ -134,11 +136,12 @@ class ExecutionViewSet(ViewSet):
 @extend_schema(tags=["environments"])
 class EnvironmentViewSet(ViewSet):
     @extend_schema(
+        operation_id="environments_list",
         summary="Names of the environments",
         responses={200: OpenApiResponse({"type": "array", "items": {"type": "string"}})},
         examples=examples.ENVIRONMENTS,
     )
-    def list(self, request: Request) -> Response:
+    def names(self, request: Request) -> Response:
         names = Environment.objects.enabled().order_by("name").values_list("name", flat=True)
         return Response(list(names))
 
