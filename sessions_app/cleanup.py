@@ -12,8 +12,7 @@ from django_q.models import Schedule
 from codeexec.sandbox.types import SandboxInfo
 from environments_app.engine import get_driver
 from sessions_app.models import Execution, Node, Sandbox, Session
-from sessions_app.sandboxes import destroy_sandbox
-from sessions_app.services.sessions import stop_session
+from sessions_app.services.sessions import expire_session, stop_session
 
 CLEAN_UP_TASK = "sessions_app.tasks.clean_up_all_nodes"
 YOUNG = timedelta(minutes=2)
@@ -42,32 +41,38 @@ def clean_up(*, everything: bool = False, dry_run: bool = False) -> Report:
     other deployments on the same Docker Engine are never touched. Raises EngineUnavailable.
     """
     report = Report()
-    reason = Session.StopReason.OPERATOR if everything else Session.StopReason.EXPIRED
     sessions = Session.objects.open() if everything else Session.objects.expired()
-    for session in sessions:
-        report.sessions.append(str(session.pk))
-        if not dry_run:
-            stop_session(session.pk, reason)
+    for session in sessions.order_by("created_at"):
+        if dry_run or _stop(session, everything=everything):
+            report.sessions.append(str(session.pk))
     node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
     if node is not None:
         report.containers = _orphans(node, everything=everything)
         if not dry_run:
             for container in report.containers:
-                destroy_sandbox(container.sandbox_id)
+                get_driver().destroy(container.sandbox_id)
     if everything and not dry_run:
         _finish_stopping(node)
     return report
 
 
+def _stop(session: Session, *, everything: bool) -> bool:
+    if not everything:
+        return expire_session(session)
+    stop_session(session.pk, Session.StopReason.OPERATOR)
+    return True
+
+
 def _orphans(node: Node, *, everything: bool) -> list[SandboxInfo]:
     """Containers of this node without a row that says that they are needed."""
-    needed = (
-        set() if everything else {str(pk) for pk in Sandbox.objects.values_list("pk", flat=True)}
-    )
+    # Listed before the rows are read: a container that is being started has its row by then.
+    there = get_driver().list_sandboxes(node=str(node.pk))
+    rows = Sandbox.objects.none() if everything else Sandbox.objects.filter(node=node)
+    needed = {str(pk) for pk in rows.values_list("pk", flat=True)}
     newest = (timezone.now() - YOUNG).timestamp()
     return [
         container
-        for container in get_driver().list_sandboxes(node=str(node.pk))
+        for container in there
         if container.sandbox_id not in needed
         and (everything or not container.running or container.created_at < newest)
     ]

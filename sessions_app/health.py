@@ -20,22 +20,21 @@ class Health:
 
 def check_health() -> Health:
     try:
-        nodes, environments = _check_nodes(), _check_environments()
+        nodes, environments = list(Node.objects.active()), _check_environments()
     except DatabaseError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0] or repr(error)
         return Health(status="unhealthy", checks={"database": reason})
-    checks = {"database": "ok", "workers": nodes, "environments": environments}
-    if not Node.objects.active().filter(engine_error="").exists():
+    checks = {"database": "ok", "workers": _check_nodes(nodes), "environments": environments}
+    if all(node.engine_error for node in nodes):  # or none at all
         return Health(status="unhealthy", checks=checks)
     degraded = any(check != "ok" for check in checks.values())
     return Health(status="degraded" if degraded else "healthy", checks=checks)
 
 
-def _check_nodes() -> str:
-    active = list(Node.objects.active())
-    if not active:
+def _check_nodes(nodes: list[Node]) -> str:
+    if not nodes:
         return "no worker node is up: start one with `manage.py run_worker`"
-    broken = [f"{node.name}: {node.engine_error}" for node in active if node.engine_error]
+    broken = [f"{node.name}: {node.engine_error}" for node in nodes if node.engine_error]
     return "; ".join(broken) or "ok"
 
 

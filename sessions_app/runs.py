@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 
 from django.conf import settings
-from django.db import OperationalError
+from django.db import InterfaceError, OperationalError, close_old_connections
 
 from codeexec.sandbox.driver import Attachment, KeepGoing
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
+    SandboxError,
     SandboxLost,
     WorkspaceWriteFailed,
 )
@@ -27,6 +30,8 @@ from sessions_app.services import executions
 
 logger = logging.getLogger(__name__)
 
+_DATABASE_RETRY_SECONDS = 0.5
+
 
 def worker_name() -> str:
     return f"{settings.CODE_EXECUTOR['NODE_NAME']}/{os.getpid()}"
@@ -37,28 +42,63 @@ def run_execution(execution: Execution) -> None:
     try:
         outcome = _run_in_sandbox(execution)
     except (SandboxLost, EngineUnavailable) as error:
-        reason = f"{error} The session goes on in a new sandbox with an empty workspace."
-        executions.fail_execution_with_sandbox(execution, reason)
+        reason = _reason(execution, error)
+        _keep(partial(executions.fail_execution, execution, reason, sandbox_lost=True))
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
-        executions.fail_execution(execution, str(error))
+        _keep(partial(executions.fail_execution, execution, str(error)))
     except BaseException as error:  # SystemExit too: the row must not stay `running`
         logger.exception("execution %s failed", execution.pk)
         executions.fail_execution(execution, f"The service failed: {error!r}")
         raise
     else:
-        executions.finish_execution(execution, outcome)
+        lost = not _is_clean(outcome)
+        if lost:
+            _throw_away_sandbox(execution)
+        _keep(partial(executions.finish_execution, execution, outcome, sandbox_lost=lost))
+
+
+def _reason(execution: Execution, error: SandboxError) -> str:
+    if execution.session.one_shot:
+        return str(error)
+    return f"{error} The session goes on in a new sandbox with an empty workspace."
+
+
+def _keep(write: Callable[[], object]) -> None:
+    """Write what a run came to. A database that is away is waited for as long as the lease lasts:
+    after that the execution has been ended as abandoned.
+    """
+    deadline = time.monotonic() + settings.CODE_EXECUTOR["EXECUTION_LEASE"]
+    while True:
+        try:
+            write()
+            return
+        except (OperationalError, InterfaceError):
+            if time.monotonic() >= deadline:
+                raise
+            logger.warning("a result can't be written, no database; trying again")
+            close_old_connections()
+            time.sleep(_DATABASE_RETRY_SECONDS)
+
+
+def _is_clean(outcome: Outcome) -> bool:
+    results = [result for result in (outcome.compilation, outcome.run) if result is not None]
+    return all(result.clean for result in results)
+
+
+def _throw_away_sandbox(execution: Execution) -> None:
+    """A run left something behind that did not end: nothing else may run beside it."""
+    logger.warning("session %s: a run left something behind", execution.session_id)
+    try:
+        destroy_sandbox(str(execution.session_id))
+    except EngineUnavailable as error:  # then the start of the next one removes it
+        logger.warning("session %s: %s", execution.session_id, error)
 
 
 def _run_in_sandbox(execution: Execution) -> Outcome:
     handle = _sandbox_handle(execution)
     with get_driver().attach(handle) as sandbox:
         sandbox.write_files(executions.workspace_files(execution))
-        outcome = _compile_and_run(execution, sandbox)
-    last = outcome.run or outcome.compilation
-    if last is not None and not last.clean:
-        logger.warning("session %s: a run left something behind", execution.session_id)
-        destroy_sandbox(str(execution.session_id))  # its next run finds out, and gets a new one
-    return outcome
+        return _compile_and_run(execution, sandbox)
 
 
 def _sandbox_handle(execution: Execution) -> SandboxHandle:
@@ -99,7 +139,8 @@ def _compile_and_run(execution: Execution, sandbox: Attachment) -> Outcome:
 
 def _keep_going(execution: Execution) -> KeepGoing:
     """Renews the lease well before it ends; says when the run is not wanted any more."""
-    interval = min(1.0, settings.CODE_EXECUTOR["EXECUTION_LEASE"] / 4)
+    # A driver asks about once a second. Half of that: no call comes just too early.
+    interval = min(0.5, settings.CODE_EXECUTOR["EXECUTION_LEASE"] / 4)
     due = time.monotonic() + interval
 
     def keep_going() -> bool:
@@ -109,8 +150,9 @@ def _keep_going(execution: Execution) -> KeepGoing:
         due = time.monotonic() + interval
         try:
             return execution.renew_lease()
-        except OperationalError:
+        except (OperationalError, InterfaceError):
             logger.warning("execution %s: lease not renewed, no database", execution.pk)
+            close_old_connections()  # or the next attempt would use the broken one
             return True
 
     return keep_going

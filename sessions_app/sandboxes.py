@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from dataclasses import dataclass
 from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import OuterRef, Subquery
 from django.utils import timezone
 
 from codeexec.queueing import enqueue, node_queue
@@ -15,6 +19,9 @@ from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.session import START_LEASE
+from sessions_app.services.sessions import restart_session
+
+logger = logging.getLogger(__name__)
 
 WARM_TASK = "sessions_app.tasks.warm_sandbox"
 REMOVE_TASK = "sessions_app.tasks.remove_sandbox"
@@ -26,20 +33,48 @@ FAREWELL_SECONDS = 600
 """How much longer than its session a sandbox lives whose owner has died."""
 
 
-def reserve_sandbox(session: Session, node: Node) -> Sandbox:
-    """The row of a sandbox that is about to be started for a session, whatever was there before."""
-    destroy_sandbox(str(session.pk))
-    make_room(node)
-    return Sandbox.objects.create(
-        pk=session.pk,
-        node=node,
-        environment=session.environment,
-        status=Sandbox.Status.IN_USE,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """A claimed start, and the row of the sandbox that is to be started."""
+
+    sandbox: Sandbox
+    replaces: bool
+    """The session had one before, of which a container may be left."""
 
 
-def start_sandbox(sandbox: Sandbox, *, ttl_seconds: int | None = None) -> EnvironmentRevision:
-    """Start a sandbox's container. A warm one becomes idle. Raises SandboxError."""
+def reserve_sandbox(session: Session, node: Node) -> Reservation | None:
+    """Claim a session's start for this node. None: it has no room, or somebody else was faster."""
+    with transaction.atomic():
+        Node.objects.select_for_update(no_key=True).get(pk=node.pk)
+        room = Node.objects.with_room(besides=session.pk).filter(pk=node.pk)
+        if not room.exists() or not session.claim_start(node):
+            return None
+        replaced, _ = Sandbox.objects.filter(pk=session.pk).delete()
+        sandbox = Sandbox.objects.create(
+            pk=session.pk,
+            node=node,
+            environment=session.environment,
+            status=Sandbox.Status.IN_USE,
+        )
+        return Reservation(sandbox=sandbox, replaces=replaced > 0)
+
+
+def start_reserved(reservation: Reservation, *, ttl_seconds: int) -> EnvironmentRevision | None:
+    """Start a session's sandbox in place of what was there. As `start_sandbox` otherwise."""
+    sandbox = reservation.sandbox
+    if reservation.replaces:
+        get_driver().destroy(str(sandbox.pk))
+    make_room(sandbox.node)
+    return start_sandbox(sandbox, ttl_seconds=ttl_seconds)
+
+
+def start_sandbox(
+    sandbox: Sandbox, *, ttl_seconds: int | None = None
+) -> EnvironmentRevision | None:
+    """Start a sandbox's container. A warm one becomes idle. Raises SandboxError.
+
+    None: nobody wants it any more, and the container is gone again.
+    """
     driver = get_driver()
     environment = sandbox.environment
     revision = record_image(environment, driver.inspect_image(environment.image_reference))
@@ -51,8 +86,7 @@ def start_sandbox(sandbox: Sandbox, *, ttl_seconds: int | None = None) -> Enviro
             max_idle_seconds=_max_idle_seconds(ttl_seconds),
         )
     )
-    _record_start(sandbox, handle, revision)
-    return revision
+    return revision if _record_start(sandbox, handle, revision) else None
 
 
 def _max_idle_seconds(ttl_seconds: int | None) -> int:
@@ -62,13 +96,15 @@ def _max_idle_seconds(ttl_seconds: int | None) -> int:
     return waiting + int(settings.CODE_EXECUTOR["SESSION_TTL"]) + FAREWELL_SECONDS
 
 
-def _record_start(sandbox: Sandbox, handle: SandboxHandle, revision: EnvironmentRevision) -> None:
+def _record_start(sandbox: Sandbox, handle: SandboxHandle, revision: EnvironmentRevision) -> bool:
     warming = sandbox.status == Sandbox.Status.WARMING
     status = Sandbox.Status.IDLE if warming else Sandbox.Status.IN_USE
-    if sandbox.record_start(handle, revision, status=status):
+    recorded = sandbox.record_start(handle, revision, status=status)
+    if recorded:
         sandbox.container_id = handle.container_id
     else:
-        get_driver().destroy(str(sandbox.pk))  # given up meanwhile: its start took too long
+        get_driver().destroy(str(sandbox.pk))
+    return recorded
 
 
 def destroy_sandbox(sandbox_id: str) -> None:
@@ -78,12 +114,13 @@ def destroy_sandbox(sandbox_id: str) -> None:
 
 
 def make_room(node: Node) -> None:
-    """On a full node the oldest idle sandbox gives way to a session's."""
-    if Sandbox.objects.filter(node=node).count() < node.capacity:
+    """On a node that has more than it may, the oldest warm sandbox gives way to a session's."""
+    if Sandbox.objects.filter(node=node).count() <= node.capacity:
         return
-    idle = Sandbox.objects.idle().filter(node=node).order_by("created_at").first()
-    if idle is not None and idle.retire():
-        get_driver().destroy(str(idle.pk))
+    # Idle before warming: the one is thrown away, the other when its start has ended.
+    warm = Sandbox.objects.warm().filter(node=node).order_by("status", "created_at").first()
+    if warm is not None and warm.retire():
+        get_driver().destroy(str(warm.pk))
 
 
 def fill_pools(node: Node) -> None:
@@ -91,9 +128,8 @@ def fill_pools(node: Node) -> None:
     if node.status != Node.Status.ACTIVE or node.engine_error:
         return
     room = node.capacity - Sandbox.objects.filter(node=node).count()
-    for environment in Environment.objects.enabled().filter(warm_pool_size__gt=0):
-        if environment.current_revision is None:
-            continue
+    built = Environment.objects.enabled().filter(revisions__isnull=False).distinct()
+    for environment in built.filter(warm_pool_size__gt=0):
         there = Sandbox.objects.warm().filter(node=node, environment=environment).count()
         missing = min(environment.warm_pool_size - there, room)
         for _ in range(missing):
@@ -115,15 +151,44 @@ def _enqueue_warm_sandbox(node: Node, environment: Environment) -> None:
 def retire_stale(node: Node) -> None:
     """Take idle sandboxes out of the pool that are too old, of an older revision, or too many."""
     oldest = timezone.now() - MAX_IDLE_AGE
-    kept: dict[int, int] = {}
+    kept: Counter[int] = Counter()
     idle = Sandbox.objects.idle().filter(node=node).select_related("environment")
-    for sandbox in idle.order_by("created_at"):
-        environment = sandbox.environment
-        wanted = environment.warm_pool_size if environment.enabled else 0
-        kept[environment.pk] = kept.get(environment.pk, 0) + 1
-        outdated = sandbox.revision != environment.current_revision
-        if sandbox.created_at < oldest or outdated or kept[environment.pk] > wanted:
+    latest = EnvironmentRevision.objects.filter(environment=OuterRef("environment"))
+    latest = latest.order_by("-number").values("pk")[:1]
+    for sandbox in idle.annotate(latest=Subquery(latest)).order_by("-created_at"):
+        outdated = sandbox.revision_id != sandbox.latest
+        kept[sandbox.environment_id] += not outdated
+        surplus = kept[sandbox.environment_id] > _wanted(node, sandbox.environment)
+        if sandbox.created_at < oldest or outdated or surplus:
             _retire(sandbox, node)
+
+
+def _wanted(node: Node, environment: Environment) -> int:
+    active = node.status == Node.Status.ACTIVE and environment.enabled
+    return environment.warm_pool_size if active else 0
+
+
+def replace_dead(node: Node) -> None:
+    """Find out which containers have ended by themselves, or with their Docker Engine, before a
+    client does: idle sandboxes leave the pool, sessions that are ready get a new one.
+    """
+    idle = list(Sandbox.objects.idle().filter(node=node))
+    ready = list(Session.objects.filter(node=node, status=Session.Status.READY))
+    # Listed after the rows were read: whatever is in them was started before.
+    there = get_driver().list_sandboxes(node=str(node.pk))
+    running = {container.sandbox_id for container in there if container.running}
+    for sandbox in idle:
+        if str(sandbox.pk) not in running:
+            _retire(sandbox, node)
+    for session in ready:
+        if str(session.pk) not in running and restart_session(session):
+            logger.warning("session %s: its container has ended, it gets another", session.pk)
+
+
+def remove_unowned(node: Node) -> None:
+    """Sandboxes of sessions that have ended without removing theirs."""
+    for sandbox in Sandbox.objects.unowned().filter(node=node):
+        enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(node.name))
 
 
 def _retire(sandbox: Sandbox, node: Node) -> None:

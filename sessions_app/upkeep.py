@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from codeexec.queueing import SHARED_QUEUE, enqueue
@@ -22,9 +23,10 @@ from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.cleanup import schedule_clean_up
 from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
 from sessions_app.nodes import register_node, this_node
-from sessions_app.sandboxes import fill_pools, retire_stale
+from sessions_app.sandboxes import fill_pools, remove_unowned, replace_dead, retire_stale
 from sessions_app.services.executions import enqueue_run, reap_abandoned_executions
 from sessions_app.services.sessions import (
     START_TASK,
@@ -36,6 +38,9 @@ from sessions_app.services.sessions import (
 
 logger = logging.getLogger(__name__)
 
+GIVEN_UP_AFTER = timedelta(seconds=60)
+"""A node that is silent for this long has its sessions started on others."""
+
 STUCK_AFTER = timedelta(seconds=10)
 """A message that has had no effect for this long was lost with the worker that had it."""
 
@@ -44,8 +49,7 @@ def node_started() -> None:
     """Register this node, see whether its Docker Engine answers, and note what it has built."""
     node = register_node()
     node.beat(engine_error=_engine_error())
-    if not node.engine_error:
-        record_images()
+    record_images()
     schedule_clean_up()
     logger.info("node %s is up", node.name)
 
@@ -53,7 +57,7 @@ def node_started() -> None:
 def node_stopped() -> None:
     """Its sessions stay: their containers run on, and the node takes them up when it is back."""
     Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).update(
-        heartbeat_at=timezone.now() - timedelta(days=1)
+        heartbeat_at=timezone.now() - LOST_AFTER
     )
 
 
@@ -65,11 +69,19 @@ class Rhythm:
         self._due = dict.fromkeys(steps, 0.0)
 
     def tick(self) -> None:
-        """Take each step that is due. The first failure of one step must not stop the others."""
+        """Take each step that is due. One that fails doesn't keep the others from being taken;
+        the first failure is raised after them.
+        """
+        failures: list[Exception] = []
         for step, interval in self._steps.items():
             if time.monotonic() >= self._due[step]:
                 self._due[step] = time.monotonic() + interval
-                step()
+                try:
+                    step()
+                except Exception as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
 
 class Reaper:
@@ -113,13 +125,22 @@ def tend_pool() -> None:
     fill_pools(node)
 
 
+def tend_containers() -> None:
+    node = this_node()
+    if not node.engine_error:
+        replace_dead(node)
+        remove_unowned(node)
+
+
 def record_images() -> None:
     """Note images that were built by hand, so that sessions are opened in them."""
     for environment in Environment.objects.enabled():
         try:
             record_image(environment, get_driver().inspect_image(environment.image_reference))
-        except (ImageMissing, EngineUnavailable):
+        except ImageMissing:
             continue
+        except EngineUnavailable:
+            return
 
 
 def mark_lost_nodes() -> None:
@@ -131,18 +152,20 @@ def mark_lost_nodes() -> None:
 
 def move_sessions_of_lost_nodes() -> None:
     """Only after a good while: a node that merely restarts finds its sessions as they were."""
-    gone = timezone.now() - timedelta(seconds=60)
+    gone = timezone.now() - GIVEN_UP_AFTER
     lost = Node.objects.filter(status=Node.Status.LOST, heartbeat_at__lt=gone)
-    for session in Session.objects.live().filter(node__in=lost)[:100]:
+    if not Node.objects.usable().exists():
+        return
+    for session in Session.objects.live().filter(node__in=lost).order_by("created_at")[:100]:
         if session.status == SessionStatus.STOPPING:
             session.mark_stopped()
-        elif session.status != SessionStatus.EXECUTING and Node.objects.active().exists():
+        elif session.status != SessionStatus.EXECUTING:
             _start_anew(session)
 
 
 def nudge_unattended_sessions() -> None:
     """Starts whose message or worker was lost go back to the queue, a few times."""
-    for session in Session.objects.unattended()[:100]:
+    for session in Session.objects.unattended().order_by("lease_expires_at")[:100]:
         if session.starts >= MAX_STARTS:
             fail_session(session, f"Its sandbox did not start in {session.starts} attempts.")
         elif session.status == SessionStatus.CREATING:
@@ -152,8 +175,8 @@ def nudge_unattended_sessions() -> None:
 
 
 def _start_anew(session: Session) -> None:
-    logger.warning("session %s: its sandbox is started anew", session.pk)
-    restart_session(session)
+    if restart_session(session):
+        logger.warning("session %s: its sandbox is started anew", session.pk)
 
 
 def _queue_start_again(session: Session) -> None:
@@ -168,16 +191,16 @@ def nudge_waiting_executions() -> None:
     waiting = Execution.objects.queued().filter(
         session__status=SessionStatus.READY, queued_at__lt=timezone.now() - STUCK_AFTER
     )
+    # In the order of their keys: the sessions, each once.
+    waiting = waiting.order_by("session_id", "queued_at").distinct("session_id")
     for execution in waiting.select_related("session__node")[:100]:
         enqueue_run(execution.session)
 
 
 def nudge_stopping_sessions() -> None:
     """A session that is stopping, with nothing running: the message or its worker was lost."""
-    stopping = Session.objects.filter(status=SessionStatus.STOPPING).exclude(
-        executions__status=Execution.Status.RUNNING
-    )
-    for session in stopping[:100]:
+    running = Execution.objects.running().filter(session=OuterRef("pk"))
+    for session in Session.objects.stopping().filter(~Exists(running))[:100]:
         enqueue_stop(session)
 
 
@@ -192,6 +215,7 @@ _rhythm = Rhythm(
         Reaper(): 1,
         expire_sessions: 1,
         tend_pool: 1,
+        tend_containers: 10,
         record_images: 10,
         mark_lost_nodes: 5,
         move_sessions_of_lost_nodes: 10,

@@ -90,7 +90,8 @@ class Migration(migrations.Migration):
                 (
                     "starts",
                     models.PositiveSmallIntegerField(
-                        default=0, help_text="How often a sandbox was started for it."
+                        default=0,
+                        help_text="Attempts to start a sandbox for it since it was last ready.",
                     ),
                 ),
                 ("last_sequence", models.PositiveIntegerField(default=0)),
@@ -349,6 +350,14 @@ class Migration(migrations.Migration):
                 condition=models.Q(("status__in", ["pending", "creating"])),
                 fields=["lease_expires_at"],
                 name="session_start_lease",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="session",
+            index=models.Index(
+                condition=models.Q(("status", "stopping")),
+                fields=["node"],
+                name="session_stopping",
             ),
         ),
         migrations.AddIndex(

@@ -213,14 +213,30 @@ class Execution(models.Model):
             error_reason=reason,
         )
 
+    def abandon(self, reason: str) -> bool:
+        """running → error, if its lease is over: a worker that renews it late has won."""
+        return self._finish(
+            ExecutionStatus.ERROR,
+            among=Execution.objects.abandoned(),
+            expected=(ExecutionStatus.RUNNING,),
+            verdict=Verdict.INTERNAL_ERROR,
+            error_reason=reason,
+        )
+
     def cancel(self, *, expected: tuple[ExecutionStatus, ...] = UNFINISHED) -> bool:
         """queued or running → cancelled."""
         return self._finish(ExecutionStatus.CANCELLED, expected=expected, verdict=Verdict.CANCELLED)
 
     def _finish(
-        self, to: ExecutionStatus, *, expected: tuple[ExecutionStatus, ...], **changes: Any
+        self,
+        to: ExecutionStatus,
+        *,
+        expected: tuple[ExecutionStatus, ...],
+        among: ExecutionQuerySet | None = None,
+        **changes: Any,
     ) -> bool:
-        finished = Execution.row(self.pk).transition(
+        rows = Execution.objects.all() if among is None else among
+        finished = rows.filter(pk=self.pk).transition(
             to, expected=expected, finished_at=Now(), lease_expires_at=None, **changes
         )
         if finished:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Self
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from django.db import models
 from django.db.models import Count, F, Q, Sum
@@ -23,16 +23,22 @@ class NodeQuerySet(models.QuerySet["Node"]):
             heartbeat_at__lte=timezone.now() - LOST_AFTER
         )
 
-    def with_room(self) -> Self:
-        """Active nodes that can start one more sandbox for a session, the emptiest first.
+    def usable(self) -> Self:
+        """Active nodes whose Docker Engine answers."""
+        return self.active().filter(engine_error="")
 
-        Idle sandboxes don't count: they make room when they must.
+    def with_room(self, *, besides: UUID | None = None) -> Self:
+        """Usable nodes that can start one more sandbox for a session, the emptiest first.
+
+        Warm sandboxes don't count: they make room when they must. Nor does the one `besides`: that
+        which a session already has, and which a new one replaces.
         """
-        used = Count("sandboxes", filter=~Q(sandboxes__status="idle"))
+        in_use = Q(sandboxes__status="in_use")
+        if besides is not None:
+            in_use &= ~Q(sandboxes__pk=besides)
         return (
-            self.active()
-            .filter(engine_error="")
-            .annotate(used=used)
+            self.usable()
+            .annotate(used=Count("sandboxes", filter=in_use))
             .filter(used__lt=F("capacity"))
             .order_by("used", "name")
         )

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Self
 from uuid import uuid4
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from codeexec.sandbox.types import SandboxHandle
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models.node import Node
+from sessions_app.models.session import Session
 
 
 class SandboxQuerySet(models.QuerySet["Sandbox"]):
@@ -21,6 +21,11 @@ class SandboxQuerySet(models.QuerySet["Sandbox"]):
     def warm(self) -> Self:
         """Idle ones, and those that are being started to become idle."""
         return self.filter(status__in=[Sandbox.Status.WARMING, Sandbox.Status.IDLE])
+
+    def unowned(self) -> Self:
+        """A session's, which has ended and should have removed it."""
+        live = Session.objects.live().filter(pk=OuterRef("pk"))
+        return self.filter(~Exists(live), status=Sandbox.Status.IN_USE)
 
     def abandoned(self) -> Self:
         """Those whose starting took longer than it may: their worker died."""
@@ -99,8 +104,13 @@ class Sandbox(models.Model):
     def record_start(
         self, handle: SandboxHandle, revision: EnvironmentRevision, *, status: str
     ) -> bool:
-        """warming → idle, or in_use → in_use: its container runs."""
-        changed = Sandbox.objects.filter(pk=self.pk, status=self.status).update(
+        """warming → idle, or in_use → in_use: its container runs. False: it was given up, or given
+        to another start, which has replaced the row.
+        """
+        unchanged = Sandbox.objects.filter(
+            pk=self.pk, node=self.node_id, status=self.status, created_at=self.created_at
+        )
+        changed = unchanged.update(
             status=status,
             container_id=handle.container_id,
             image_id=handle.image_id,
@@ -111,10 +121,7 @@ class Sandbox(models.Model):
         )
         return changed == 1
 
-    def retire(self, *, before: datetime | None = None) -> bool:
-        """Take an idle sandbox out of the pool; whoever gets True destroys its container."""
-        idle = Sandbox.objects.idle().filter(pk=self.pk)
-        if before is not None:
-            idle = idle.filter(created_at__lt=before)
-        deleted, _ = idle.delete()
+    def retire(self) -> bool:
+        """Take a warm sandbox out of the pool; whoever gets True destroys its container."""
+        deleted, _ = Sandbox.objects.warm().filter(pk=self.pk).delete()
         return deleted > 0

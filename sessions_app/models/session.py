@@ -61,6 +61,9 @@ class SessionQuerySet(models.QuerySet["Session"]):
             lease_expires_at__lte=timezone.now(),
         )
 
+    def stopping(self) -> Self:
+        return self.filter(status=SessionStatus.STOPPING)
+
     def transition(
         self, to: SessionStatus, *, expected: tuple[SessionStatus, ...], **changes: Any
     ) -> bool:
@@ -93,7 +96,7 @@ class Session(models.Model):
     ttl_seconds = models.PositiveIntegerField()
     container_id = models.CharField(max_length=64, blank=True)
     starts = models.PositiveSmallIntegerField(
-        default=0, help_text="How often a sandbox was started for it."
+        default=0, help_text="Attempts to start a sandbox for it since it was last ready."
     )
     last_sequence = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(default=timezone.now)
@@ -147,6 +150,7 @@ class Session(models.Model):
                 condition=Q(status__in=["pending", "creating"]),
                 name="session_start_lease",
             ),
+            models.Index(fields=["node"], condition=Q(status="stopping"), name="session_stopping"),
             models.Index(fields=["-created_at", "id"], name="session_newest"),
             models.Index(fields=["node", "status"], name="session_node_status"),
         ]
@@ -158,29 +162,45 @@ class Session(models.Model):
     def is_open(self) -> bool:
         return self.status in OPEN
 
+    @property
+    def is_expired(self) -> bool:
+        """As `SessionQuerySet.expired`: a run that goes on keeps its session alive."""
+        executing = self.status == SessionStatus.EXECUTING
+        return self.is_open and not executing and self.expires_at <= timezone.now()
+
     @staticmethod
     def row(session_id: UUID | str) -> SessionQuerySet:
         return Session.objects.filter(pk=session_id)
 
     def claim_start(self, node: Node) -> bool:
-        """pending → creating: a worker of this node starts its sandbox."""
-        return Session.row(self.pk).transition(
+        """pending → creating: a worker of this node starts its sandbox.
+
+        The lease is the proof of the claim: whoever comes back with an older one has lost it.
+        """
+        lease = timezone.now() + START_LEASE
+        claimed = Session.row(self.pk).transition(
             SessionStatus.CREATING,
             expected=(SessionStatus.PENDING,),
             node=node,
             starts=F("starts") + 1,
-            lease_expires_at=timezone.now() + START_LEASE,
+            lease_expires_at=lease,
         )
+        if claimed:
+            self.status, self.node, self.lease_expires_at = SessionStatus.CREATING, node, lease
+            self.starts += 1
+        return claimed
 
     def mark_ready(self, container_id: str, revision: EnvironmentRevision) -> bool:
-        """creating → ready: its sandbox answers."""
-        return Session.row(self.pk).transition(
+        """creating → ready: the sandbox whose start this object has claimed answers."""
+        return self._unchanged().transition(
             SessionStatus.READY,
             expected=(SessionStatus.CREATING,),
             container_id=container_id,
             revision=revision,
+            starts=0,
             ready_at=Now(),
-            expires_at=self.next_expiry(),
+            # Its time begins when it is first ready; a new sandbox is no activity of the client.
+            expires_at=self.expires_at if self.ready_at else self.next_expiry(),
             lease_expires_at=None,
         )
 
@@ -188,6 +208,12 @@ class Session(models.Model):
         """ready → executing: a worker has taken up its next execution."""
         return Session.row(self.pk).transition(
             SessionStatus.EXECUTING, expected=(SessionStatus.READY,)
+        )
+
+    def leave_execution(self) -> bool:
+        """executing → ready: there was nothing to run after all."""
+        return Session.row(self.pk).transition(
+            SessionStatus.READY, expected=(SessionStatus.EXECUTING,)
         )
 
     def end_execution(self) -> bool:
@@ -201,19 +227,33 @@ class Session(models.Model):
             expires_at=self.next_expiry(),
         )
 
-    def restart(self) -> bool:
-        """Back to pending: its sandbox is lost, a worker starts another with an empty workspace."""
-        return Session.row(self.pk).transition(
+    def restart(self, *, lease: timedelta = START_LEASE) -> bool:
+        """creating, ready or executing → pending, unless it has changed since this object was read:
+        its sandbox is lost, a worker starts another with an empty workspace.
+        """
+        return self._unchanged().transition(
             SessionStatus.PENDING,
             expected=(SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING),
             node=None,
             container_id="",
-            lease_expires_at=timezone.now() + START_LEASE,
+            lease_expires_at=timezone.now() + lease,
         )
+
+    def postpone_start(self, lease: timedelta) -> bool:
+        """Still pending, given to a worker again after this time."""
+        pending = Session.row(self.pk).filter(status=SessionStatus.PENDING)
+        return pending.update(lease_expires_at=timezone.now() + lease) > 0
 
     def request_stop(self, reason: StopReason | str) -> bool:
         """Any open status → stopping."""
-        return Session.row(self.pk).transition(
+        return self._stop(Session.objects.open(), reason)
+
+    def expire(self) -> bool:
+        """Any open status but executing → stopping, unless it got more time meanwhile."""
+        return self._stop(Session.objects.expired(), Session.StopReason.EXPIRED)
+
+    def _stop(self, among: SessionQuerySet, reason: StopReason | str) -> bool:
+        return among.filter(pk=self.pk).transition(
             SessionStatus.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
         )
 
@@ -227,14 +267,23 @@ class Session(models.Model):
         )
 
     def fail(self, reason: str) -> bool:
-        """Any open status → error."""
-        return Session.row(self.pk).transition(
+        """Any open status → error, unless it has changed since this object was read."""
+        return self._unchanged().transition(
             SessionStatus.ERROR,
             expected=OPEN,
             error_reason=reason,
             closed_at=Now(),
             container_id="",
             lease_expires_at=None,
+        )
+
+    def _unchanged(self) -> SessionQuerySet:
+        """Its row, while nobody else has given it another status or started it anew."""
+        return Session.row(self.pk).filter(
+            status=self.status,
+            node=self.node_id,
+            container_id=self.container_id,
+            lease_expires_at=self.lease_expires_at,
         )
 
     def next_expiry(self) -> datetime:

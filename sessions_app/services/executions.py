@@ -17,6 +17,7 @@ from codeexec.sizes import format_size
 from environments_app.models import Environment
 from sessions_app.models import Execution, Session
 from sessions_app.models.execution import Outcome
+from sessions_app.paths import require_separate
 from sessions_app.services.sessions import (
     enqueue_stop,
     open_session,
@@ -77,11 +78,13 @@ def submit_single_run(
 
 
 def _lock_session(session_id: UUID | str) -> Session:
-    locked = Session.objects.select_for_update(of=("self",)).select_related("environment", "node")
+    # Its node isn't joined: of a row that changed while the lock was waited for, PostgreSQL would
+    # return the new columns together with the node of the old ones.
+    locked = Session.objects.select_for_update(of=("self",)).select_related("environment")
     session = locked.filter(pk=session_id).first()
     if session is None:
         raise NotFound(f"There is no session {session_id}.")
-    if not session.is_open or session.expires_at <= timezone.now():
+    if not session.is_open or session.is_expired:
         raise SessionClosed(_closed_detail(session), status=session.status)
     return session
 
@@ -119,12 +122,13 @@ def _files_besides_code(request: RunRequest, filename: str) -> dict[str, FileCon
         raise InvalidRequest(
             f"Nothing to run: give `code`, or {filename} in `files`, or a `filename` that is there."
         )
+    require_separate({filename, *request.files})
     return dict(request.files)
 
 
 def _timeout(environment: Environment, wanted: float | None) -> float:
     maximum = environment.maxima().timeout_seconds
-    if wanted is not None and wanted > maximum:
+    if wanted is not None and not wanted <= maximum:  # NaN neither
         raise LimitExceeded(
             f"timeout: {wanted:g} s is more than the {maximum:g} s that environment "
             f"{environment.name!r} allows.",
@@ -180,72 +184,83 @@ def claim_next_execution(session_id: UUID | str, worker: str) -> Execution | Non
         )
         if execution is None or not execution.session.begin_execution():
             return None
-        if not execution.claim(worker):  # cancelled just now, with others behind it, perhaps
-            _release_session(execution.session)
-            return None
-        return execution
+        if execution.claim(worker):
+            return execution
+        # It was ended just now, and there may be others behind it.
+        execution.session.leave_execution()
+        _send_next(execution.session)
+        return None
 
 
-def _release_session(session: Session) -> None:
-    """The session is free for its next execution; one that is queued is sent to a worker."""
-    if not session.end_execution():
-        enqueue_stop(session)  # it was stopped meanwhile, and the stop waits for this run
-    elif Execution.objects.filter(session=session).queued().exists():
-        enqueue_run(session)
-
-
-def finish_execution(execution: Execution, outcome: Outcome) -> bool:
+def finish_execution(execution: Execution, outcome: Outcome, *, sandbox_lost: bool = False) -> bool:
     """Keep what a run came to, and free its session. False: somebody ended it before."""
     with transaction.atomic():
+        session = _locked(execution)
         finished = execution.complete(outcome)
         if finished:
-            _release_session(execution.session)
-    _after_run(execution)
+            _release_session(session, sandbox_lost=sandbox_lost)
     return finished
 
 
-def fail_execution(execution: Execution, reason: str) -> bool:
-    """We failed to run it: it ends with the reason, its session goes on with the next one."""
+def fail_execution(execution: Execution, reason: str, *, sandbox_lost: bool = False) -> bool:
+    """We failed to run it: it ends with the reason, its session goes on with the next one.
+
+    Where the sandbox is lost with it, because the session is being stopped, it is cancelled.
+    """
     with transaction.atomic():
-        failed = execution.fail(reason)
-        if failed:
-            _release_session(execution.session)
-    _after_run(execution)
-    return failed
+        session = _locked(execution)
+        stopped = sandbox_lost and session.status == Session.Status.STOPPING
+        ended = execution.cancel() if stopped else execution.fail(reason)
+        if ended:
+            _release_session(session, sandbox_lost=sandbox_lost)
+    return ended
 
 
-def fail_execution_with_sandbox(execution: Execution, reason: str) -> None:
-    """The sandbox is lost together with the run: the session gets a new, empty one."""
-    session = execution.session
-    with transaction.atomic():
-        status = Session.objects.select_for_update().values_list("status").get(pk=session.pk)[0]
-        if status == Session.Status.STOPPING:
-            execution.cancel()
-        elif execution.fail(reason) and not session.one_shot:
-            restart_session(session)
-    _after_run(execution)
+def _locked(execution: Execution) -> Session:
+    """The session as it is now. It is locked before its execution, here as everywhere."""
+    return Session.objects.select_for_update().get(pk=execution.session_id)
 
 
-def _after_run(execution: Execution) -> None:
-    """A session for one run ends with it."""
-    if execution.session.one_shot:
-        stop_session(execution.session_id, Session.StopReason.FINISHED)
+def _release_session(session: Session, *, sandbox_lost: bool) -> None:
+    """Its execution has ended: what comes next for a session, which the caller has locked."""
+    if not session.end_execution():
+        enqueue_stop(session)  # it was stopped meanwhile, and the stop waits for this run
+        return
+    session.refresh_from_db()
+    if session.one_shot:
+        stop_session(session.pk, Session.StopReason.FINISHED)
+    elif sandbox_lost:
+        restart_session(session)
+    else:
+        _send_next(session)
+
+
+def _send_next(session: Session) -> None:
+    if Execution.objects.filter(session=session).queued().exists():
+        enqueue_run(session)
 
 
 def reap_abandoned_executions() -> int:
     """End runs whose worker has died; how many those were. What had begun is never run again."""
-    abandoned = Execution.objects.abandoned().select_related("session__node")
     reaped = 0
-    for execution in abandoned[:100]:
-        reaped += fail_execution(
-            execution, f"The worker that ran it has died ({execution.worker}); run it again."
-        )
+    for execution in Execution.objects.abandoned().order_by("lease_expires_at")[:100]:
+        reaped += _reap(execution)
+    return reaped
+
+
+def _reap(execution: Execution) -> bool:
+    reason = f"The worker that ran it has died ({execution.worker}); run it again."
+    with transaction.atomic():
+        session = _locked(execution)
+        reaped = execution.abandon(reason)
+        if reaped:
+            _release_session(session, sandbox_lost=False)
     return reaped
 
 
 def find_execution(execution_id: UUID | str) -> Execution:
     """Raises NotFound."""
-    found = Execution.objects.select_related("session").filter(pk=execution_id).first()
+    found = Execution.objects.filter(pk=execution_id).first()
     if found is None:
         raise NotFound(f"There is no execution {execution_id}.")
     return found

@@ -54,7 +54,7 @@ def _claim_warm_sandbox(session: Session) -> bool:
     fitting = Sandbox.objects.idle().filter(
         environment=environment,
         revision=environment.current_revision,
-        node__in=Node.objects.active(),
+        node__in=Node.objects.usable(),
     )
     sandbox = fitting.select_for_update(skip_locked=True).order_by("created_at").first()
     if sandbox is None:
@@ -66,13 +66,16 @@ def _claim_warm_sandbox(session: Session) -> bool:
     session.container_id = sandbox.container_id
     session.status = Session.Status.READY
     session.ready_at = timezone.now()
-    session.starts = 1
     return True
 
 
 def _require_room(environment: Environment) -> None:
-    if not Node.objects.active().exists():
+    # Locked, so that two requests can't both be given the last place.
+    nodes = list(Node.objects.active().order_by("pk").select_for_update(no_key=True))
+    if not nodes:
         raise NoCapacity("No worker node is up: start one with `manage.py run_worker`.")
+    if all(node.engine_error for node in nodes):
+        raise NoCapacity(f"No worker node can start a sandbox: {nodes[0].engine_error}")
     if environment.current_revision is None:
         raise NoCapacity(
             f"The image of environment {environment.name!r} has not been built yet: "
@@ -100,16 +103,15 @@ def stop_session(
     session = find_session(session_id)
     with transaction.atomic():
         if session.request_stop(reason):
-            session.refresh_from_db()
-            cancel_queued(session)
-            enqueue_stop(session)
+            _end_what_waits(session)
     session.refresh_from_db()
     return session
 
 
-def cancel_queued(session: Session) -> None:
+def _end_what_waits(session: Session) -> None:
     for execution in Execution.objects.filter(session=session).queued():
         execution.cancel(expected=(Execution.Status.QUEUED,))
+    enqueue_stop(session)
 
 
 def enqueue_stop(session: Session) -> None:
@@ -121,17 +123,24 @@ def enqueue_stop(session: Session) -> None:
         enqueue(STOP_TASK, str(session.pk), queue=node_queue(node.name))
 
 
-def fail_session(session: Session, reason: str) -> None:
-    """Give a session up: every execution that waits in it is answered with the reason."""
+def fail_session(session: Session, reason: str) -> bool:
+    """Give a session up: every execution that waits in it is answered with the reason.
+
+    False: it has changed since it was read.
+    """
     with transaction.atomic():
-        if session.fail(reason):
-            for execution in Execution.objects.filter(session=session).unfinished():
-                execution.fail(reason)
-            enqueue_stop(session)
+        if not session.fail(reason):
+            return False
+        for execution in Execution.objects.filter(session=session).unfinished():
+            execution.fail(reason)
+        enqueue_stop(session)
+        return True
 
 
 def restart_session(session: Session) -> bool:
-    """Its sandbox is lost: start another under the same id. False: it is ending anyway."""
+    """Its sandbox is lost: start another under the same id. False: it has changed since it was
+    read, and is ending, or was started by somebody else.
+    """
     with transaction.atomic():
         if not session.restart():
             return False
@@ -141,7 +150,16 @@ def restart_session(session: Session) -> bool:
 
 def expire_sessions() -> int:
     """Stop every session that is past its time; how many that were."""
-    expired = list(Session.objects.expired().values_list("pk", flat=True)[:1000])
-    for session_id in expired:
-        stop_session(session_id, Session.StopReason.EXPIRED)
-    return len(expired)
+    stopped = 0
+    for session in Session.objects.expired().order_by("expires_at")[:1000]:
+        stopped += expire_session(session)
+    return stopped
+
+
+def expire_session(session: Session) -> bool:
+    """False where somebody used it just now."""
+    with transaction.atomic():
+        expired = session.expire()
+        if expired:
+            _end_what_waits(session)
+    return expired
