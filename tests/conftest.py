@@ -1,0 +1,104 @@
+"""The cast of all tests: one node called `this`, the environments that are shipped, and a driver
+without containers.
+
+    this        the node that tests run on, registered and alive
+    python      an environment; so are node_js and rust
+    driver      FakeDriver, which every task of the test uses
+    configure   settings of the configuration, for one test
+    work        does what the queue holds, in the calling thread
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+
+import codeexec.broker
+from codeexec.sandbox.fake import FakeDriver
+from environments_app.definitions import read_definitions
+from environments_app.engine import use_driver
+from environments_app.models import Environment
+from environments_app.seeding import seed
+from environments_app.services import record_image
+from sessions_app.models import Node
+from sessions_app.nodes import register_node
+from tests.working import Delivery, work_off
+
+NODE = "this"
+LONG = 20.0
+"""Seconds that a test waits for what should come at once. Nothing waits for it to pass."""
+
+Configure = Callable[..., None]
+Work = Callable[[], list[Delivery]]
+
+
+@pytest.fixture
+def configure(settings: Any) -> Configure:
+    """`configure(SESSION_TTL=5)`: the setting for this test."""
+
+    def change(**values: Any) -> None:
+        unknown = values.keys() - settings.CODE_EXECUTOR.keys()
+        assert not unknown, f"no such setting: {unknown}"
+        settings.CODE_EXECUTOR = {**settings.CODE_EXECUTOR, **values}
+
+    return change
+
+
+@pytest.fixture
+def definitions() -> Any:
+    """What the shipped environments.yaml says."""
+    return read_definitions(django_settings.BASE_DIR / "config" / "environments.yaml")
+
+
+@pytest.fixture
+def driver(definitions: Any) -> Iterator[FakeDriver]:
+    """Has the images of all shipped environments."""
+    prefix = django_settings.CODE_EXECUTOR["DOCKER_IMAGE_PREFIX"]
+    images = [f"{prefix}-{each.columns()['image']}" for each in definitions.environments]
+    fake = FakeDriver(images=images)
+    with use_driver(fake):
+        yield fake
+    fake.close()
+
+
+@pytest.fixture
+def environments(db: None, definitions: Any, driver: FakeDriver) -> dict[str, Environment]:
+    """The shipped environments, each with a first revision, and nothing started in advance."""
+    seed(definitions)
+    Environment.objects.update(warm_pool_size=0)
+    found = {environment.name: environment for environment in Environment.objects.all()}
+    for environment in found.values():
+        record_image(environment, driver.inspect_image(environment.image_reference))
+    return found
+
+
+@pytest.fixture
+def python(environments: dict[str, Environment]) -> Environment:
+    return environments["python"]
+
+
+@pytest.fixture
+def rust(environments: dict[str, Environment]) -> Environment:
+    return environments["rust"]
+
+
+@pytest.fixture
+def this(db: None, configure: Configure) -> Node:
+    configure(NODE_NAME=NODE)
+    return register_node()
+
+
+@pytest.fixture
+def other(this: Node) -> Node:
+    """Another node, alive as well, whose workers do nothing."""
+    return Node.objects.create(name="other", capacity=50, concurrency=4)
+
+
+@pytest.fixture
+def work(transactional_db: None, this: Node, monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Takes messages through the real broker, and calls their tasks, until none is left."""
+    monkeypatch.setattr(codeexec.broker, "WAIT_SECONDS", 0)
+    return work_off
