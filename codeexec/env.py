@@ -338,6 +338,13 @@ SETTINGS = (
         "what `manage.py seed_environments` reads",
     ),
     _setting(
+        "ENVIRONMENTS_DIR",
+        "environments",
+        _path,
+        "a folder; a relative one is below the project's",
+        "a folder with a Dockerfile for each environment, of the same name",
+    ),
+    _setting(
         "LOG_LEVEL",
         "INFO",
         _one_of("DEBUG", "INFO", "WARNING", "ERROR"),

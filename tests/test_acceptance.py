@@ -192,8 +192,8 @@ class TestWorkerDeath:
         self, stack: Stack, client: Client
     ) -> None:
         session_id = client.open("python")
-        parent = psutil.Process(stack.processes.pop("worker").pid)
-        children = parent.children(recursive=True)
+        parent = stack.processes.pop("worker")
+        children = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
         parent.wait(10)
         _, alive = psutil.wait_procs(children, timeout=10)
