@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 from typing import Any
 
 import uvicorn
@@ -35,6 +37,9 @@ class Command(BaseCommand):
             timeout_graceful_shutdown=STOP_SECONDS,
             backlog=BACKLOG,
         )
+        # uvicorn stops gracefully, then raises the signal again: asked to end is no failure.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: sys.exit(0))
         with listening:
             uvicorn.Server(config).run(sockets=[listening])
 
