@@ -22,6 +22,7 @@ FREE_TEXT = {
     "SECRET_KEY",
     "DATA_DIR",
     "ENVIRONMENTS_FILE",
+    "ENVIRONMENTS_DIR",
 }
 IMPOSSIBLE = {
     "DATABASE_URL": ["mysql://localhost/db", "localhost", "sqlite:///db", "postgresql://[x/db"],
