@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import OuterRef, Subquery
 from django.utils import timezone
 
 from codeexec.queueing import enqueue, node_queue
@@ -153,14 +152,19 @@ def retire_stale(node: Node) -> None:
     oldest = timezone.now() - MAX_IDLE_AGE
     kept: Counter[int] = Counter()
     idle = Sandbox.objects.idle().filter(node=node).select_related("environment")
-    latest = EnvironmentRevision.objects.filter(environment=OuterRef("environment"))
-    latest = latest.order_by("-number").values("pk")[:1]
-    for sandbox in idle.annotate(latest=Subquery(latest)).order_by("-created_at"):
-        outdated = sandbox.revision_id != sandbox.latest
+    latest = _latest_revisions()
+    for sandbox in idle.order_by("-created_at"):
+        outdated = sandbox.revision_id != latest.get(sandbox.environment_id)
         kept[sandbox.environment_id] += not outdated
         surplus = kept[sandbox.environment_id] > _wanted(node, sandbox.environment)
         if sandbox.created_at < oldest or outdated or surplus:
             _retire(sandbox, node)
+
+
+def _latest_revisions() -> dict[int, int]:
+    """Primary keys of the environments to those of their current revisions."""
+    latest = EnvironmentRevision.objects.order_by("environment", "-number")
+    return dict(latest.distinct("environment").values_list("environment", "pk"))
 
 
 def _wanted(node: Node, environment: Environment) -> int:

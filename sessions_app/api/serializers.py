@@ -280,7 +280,7 @@ class TimelineSerializer(ExecutionSerializer):
             "files",
             "timeout",
         )
-        read_only_fields = fields
+        read_only_fields = fields  # type: ignore[assignment]
 
     def get_stdin(self, execution: Execution) -> str:
         return _text(execution.stdin)
