@@ -7,11 +7,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import docker
 from docker.errors import DockerException
+from docker.models.containers import Container
 
 from scripts import apt
 from scripts.processes import end_with_us
@@ -19,6 +20,7 @@ from scripts.steps import SetUpError, Step, end_group, last_lines, step
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+REMOVAL_SECONDS = 20.0
 _SYSTEMD = Path("/run/systemd/system")
 
 
@@ -36,10 +38,12 @@ def running_engine(socket: str, logs: Path) -> Iterator[docker.DockerClient]:
             current.outcome = f"{client.version()['Version']}, {'started' if daemon else 'running'}"
         yield client
     finally:
+        if daemon is not None:
+            if client is not None:
+                _let_removals_finish(client)
+            end_group(daemon, signal.SIGTERM, seconds=STOP_SECONDS)
         if client is not None:
             client.close()
-        if daemon is not None:
-            end_group(daemon, signal.SIGTERM, seconds=STOP_SECONDS)
 
 
 def _answering(socket: str) -> docker.DockerClient | None:
@@ -72,6 +76,25 @@ def _start(socket: str, logs: Path, current: Step) -> subprocess.Popen[bytes] | 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def _let_removals_finish(client: docker.DockerClient) -> None:
+    """The Engine is still removing the containers of builds that were interrupted; one that stops
+    before it is done leaves dead ones behind.
+    """
+    deadline = time.monotonic() + REMOVAL_SECONDS
+    with suppress(DockerException, OSError):
+        while unfinished := _containers(client, "created", "dead", "removing", "running"):
+            if time.monotonic() > deadline:
+                return
+            for container in unfinished:
+                if container.status == "dead":
+                    container.remove(force=True)
+            time.sleep(0.1)
+
+
+def _containers(client: docker.DockerClient, *states: str) -> list[Container]:
+    return client.containers.list(all=True, sparse=True, filters={"status": list(states)})
 
 
 def _wait_for(

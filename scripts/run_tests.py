@@ -16,7 +16,7 @@ from scripts import apt
 from scripts.base_image import ensure_base_image
 from scripts.docker_engine import running_engine
 from scripts.local_postgres import LocalPostgres
-from scripts.management import manage_step
+from scripts.prepare import prepare
 from scripts.steps import (
     ROOT,
     SetUpError,
@@ -40,14 +40,7 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     client = stack.enter_context(running_engine(docker_socket, logs))
     ensure_base_image(client, docker_socket, log)
     _ensure_compose(log)
-    manage_step("Database schema", "migrate", "--no-input", log=log)
-    manage_step("Environments of the file", "seed_environments", log=log)
-    manage_step(
-        "Runner and environments",
-        *("build_environments", "--missing"),
-        log=log,
-        doing="building what is missing",
-    )
+    prepare(log)
 
 
 def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:

@@ -16,8 +16,9 @@ from scripts.base_image import ensure_base_image
 from scripts.docker_engine import running_engine
 from scripts.first_program import Answer, run_first_program, wait_until_healthy
 from scripts.local_postgres import LocalPostgres
-from scripts.management import manage, manage_output, manage_step
+from scripts.management import manage, manage_output
 from scripts.preconditions import only_one, require_free_port
+from scripts.prepare import prepare
 from scripts.processes import BackgroundCommand, Part
 from scripts.static_files import collect_static_files
 from scripts.steps import (
@@ -57,20 +58,16 @@ class Server:
         ensure_base_image(client, socket, self._log)
         if not self._config["DATABASE_URL"]:
             self._start_database()
-        manage_step("Database schema", "migrate", "--no-input", log=self._log)
-        manage_step("Environments of the file", "seed_environments", log=self._log)
         collect_static_files(self._log)
-        title = f"Runner and environment {self._environment}"
-        command = ("build_environments", "--missing", self._environment)
-        manage_step(title, *command, log=self._log, doing="building what is missing")
+        prepare(self._log, self._environment)
 
     def start(self) -> None:
         """Starts worker and API, has them run a program, and shows its answer."""
-        admin = manage_output("create_admin")
         self._stack.callback(self._remove_sandboxes)
         with step("API and worker") as current:
             self._start_part("worker", manage("run_worker"), stop_seconds=20)
             self._start_part("API", manage("run_api"), stop_seconds=10)
+            admin = manage_output("create_admin")  # while they start
             wait_until_healthy(f"{self._address}/api/v1", self._require_parts)
             current.outcome = "healthy"
         with step("First program through the API") as current:
@@ -116,8 +113,9 @@ class Server:
 
     def _show(self, answer: Answer | None, admin: str) -> None:
         if answer is not None:
-            print(f"\n{_indented(answer.program)}\n{_indented('→ ' + answer.stdout)}")
-            print(f"  answered in {1000 * answer.seconds:.0f} ms\n")
+            print(f"\n{_indented(answer.program)}\n")
+            print(f"  answers in {1000 * answer.seconds:.0f} ms:\n")
+            print(f"{_indented(answer.stdout)}\n")
         print(f"  API       {self._address}/api/v1")
         print(f"  Try it    {self._address}/docs  (reference: {self._address}/redoc)")
         print(f"  Admin     {self._address}/admin/  {admin}")

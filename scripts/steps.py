@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import IO, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES_SHOWN = 30
@@ -69,23 +69,39 @@ def run_logged(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [str(part) for part in argv],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
-            cwd=ROOT,
-            start_new_session=True,  # a Ctrl-C reaches us alone, and we end the whole group
-        )
-        try:
-            code = process.wait()
-        except BaseException:
-            end_group(process, signal.SIGTERM, seconds=10)
-            raise
+        code = _run_to_end(argv, output, env or {})
     if code != 0:
         command = " ".join(str(part) for part in argv)
         raise SetUpError(f"`{command}` failed (exit code {code}):\n{last_lines(log)}")
+
+
+def run_shown(argv: Sequence[str | Path]) -> None:
+    """Runs a program that speaks for itself on our own output.
+
+    Ends this program, too, with the exit code of one that fails. Interrupted, it ends the program.
+    """
+    code = _run_to_end(argv, None, {})
+    if code != 0:
+        sys.exit(code)
+
+
+def _run_to_end(
+    argv: Sequence[str | Path], output: IO[bytes] | None, env: Mapping[str, str]
+) -> int:
+    process = subprocess.Popen(
+        [str(part) for part in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        env={**os.environ, **env},
+        cwd=ROOT,
+        start_new_session=True,  # a Ctrl-C reaches us alone, and we end the whole group
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        end_group(process, signal.SIGTERM, seconds=10)
+        raise
 
 
 def end_group(process: subprocess.Popen[bytes], first: signal.Signals, *, seconds: float) -> None:
