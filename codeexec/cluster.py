@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS = 15.0
 """How long a stopping cluster lets tasks finish that are running."""
 _KILLED_SECONDS = 5.0
+_UPKEEP_SECONDS = 2.0
 
 
 class ClusterDiedError(Exception):
@@ -156,7 +157,7 @@ class _Upkeep:
 
     def __exit__(self, *_exception: object) -> None:
         self._done.set()
-        self._thread.join(_KILLED_SECONDS)
+        self._thread.join(_UPKEEP_SECONDS)
 
     def _run(self) -> None:
         while True:

@@ -118,12 +118,14 @@ class RequestExecutor(Executor):
 
     def _next_call(self) -> Callable[[], None] | None:
         with self._changed:
-            while not self._calls:
-                if self._closed or not _in_transaction():
-                    self._running = False
-                    return None
+            while not self._calls and not self._closed and _in_transaction():
                 self._changed.wait()
-            return self._calls.popleft()
+            if self._calls:
+                return self._calls.popleft()
+            self._running = False
+        if _in_transaction():
+            _drop_connections()
+        return None
 
 
 def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
@@ -135,6 +137,14 @@ def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+def _drop_connections() -> None:
+    """Roll back what a request has left open, and forget that this thread was inside it."""
+    for alias in connections:
+        if connections[alias].connection is not None:
+            connections[alias].connection.close()
+        del connections[alias]
 
 
 def _in_transaction() -> bool:

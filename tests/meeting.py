@@ -41,11 +41,13 @@ class Meeting:
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._door.bind(self.address)
         self._door.listen(4096)
+        self._lines: list[socket.socket] = []
 
     def next(self, timeout_seconds: float = WAIT_SECONDS) -> Visitor:
         """Raises TimeoutError when nobody comes."""
         self._door.settimeout(timeout_seconds)
         line, _address = self._door.accept()
+        self._lines.append(line)
         line.settimeout(WAIT_SECONDS)
         text = b""
         while not text.endswith(b"\n"):
@@ -63,7 +65,9 @@ class Meeting:
         return names
 
     def close(self) -> None:
-        self._door.close()
+        """Whoever is still here goes."""
+        for line in (*self._lines, self._door):
+            line.close()
         shutil.rmtree(self._folder)
 
 

@@ -1,0 +1,180 @@
+"""The ASGI application and the command that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from django.core import signals
+from django.core.management import CommandError, call_command
+from django.db import close_old_connections, reset_queries
+
+from codeexec.notifications import hub
+from codeexec.serving import Application
+from codeexec.threads import threads
+from tests import serving_urls
+
+LIMIT_BYTES = 4096
+WAIT_SECONDS = 10.0
+
+
+@pytest.fixture
+def application(settings: Any) -> Iterator[Application]:
+    settings.ROOT_URLCONF = "tests.serving_urls"
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = LIMIT_BYTES
+    settings.ALLOWED_HOSTS = ["testserver"]
+    settings.MIDDLEWARE = [
+        name for name in settings.MIDDLEWARE if not name.startswith("whitenoise")
+    ]
+    yield Application()
+    threads.close()
+    # What the application does without, the rest of the tests' Django does not.
+    signals.request_started.connect(reset_queries)
+    signals.request_started.connect(close_old_connections)
+    signals.request_finished.connect(close_old_connections)
+
+
+def request(application: Application, method: str, path: str, **options: Any) -> httpx.Response:
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(application)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(send())
+
+
+def test_a_synchronous_view_runs_in_one_of_the_threads(application: Application) -> None:
+    assert request(application, "GET", "/sync").json()["thread"].startswith("api")
+
+
+def test_an_asynchronous_view_runs_in_the_event_loop(application: Application) -> None:
+    answer = request(application, "GET", "/async").json()
+    assert answer["in_event_loop"]
+    assert answer["thread"].startswith("api")
+
+
+@pytest.mark.parametrize("path", ["/sync", "/async"])
+def test_answers_carry_the_headers_that_browsers_heed(application: Application, path: str) -> None:
+    response = request(application, "GET", path)
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["X-Frame-Options"] == "DENY"
+    assert response.headers["Referrer-Policy"] == "same-origin"
+    assert int(response.headers["Content-Length"]) == len(response.content)
+
+
+@pytest.mark.parametrize("path", ["/sync", "/async"])
+def test_a_host_that_is_not_allowed_is_refused(application: Application, path: str) -> None:
+    response = request(application, "GET", path, headers={"Host": "elsewhere.example"})
+    assert response.status_code == 400
+
+
+def test_an_unknown_path_and_a_failure_are_answered_in_json(application: Application) -> None:
+    assert request(application, "GET", "/nowhere").json()["code"] == "not_found"
+    for path in ("/broken", "/broken-async"):
+        response = request(application, "GET", path)
+        assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+
+
+def test_both_kinds_of_streams_arrive(application: Application) -> None:
+    assert request(application, "GET", "/sync-stream").text == "0 api\n1 api\n2 api\n"
+    assert request(application, "GET", "/async-stream").text == "0\n1\n2\n"
+
+
+def test_a_body_up_to_the_limit_is_taken(application: Application) -> None:
+    response = request(application, "POST", "/length", content=b"x" * LIMIT_BYTES)
+    assert response.json() == {"bytes": LIMIT_BYTES}
+
+
+async def in_chunks(size: int) -> AsyncIterator[bytes]:
+    for _part in range(size // 100 + 1):
+        yield b"x" * 100
+
+
+@pytest.mark.parametrize(
+    "body", [b"x" * (LIMIT_BYTES + 1), b"x" * (10 * LIMIT_BYTES), in_chunks(10 * LIMIT_BYTES)],
+    ids=["a little", "much", "in chunks"],
+)  # fmt: skip
+def test_a_larger_body_is_refused(application: Application, body: Any) -> None:
+    response = request(application, "POST", "/length", content=body)
+    assert response.status_code == 413
+    assert response.json() == {
+        "detail": "The body is larger than 4k.",
+        "code": "request_too_large",
+    }
+
+
+Messages = list[dict[str, Any]]
+
+
+async def call(
+    application: Application, scope: dict[str, Any], receive: Callable[[], Awaitable[Any]]
+) -> Messages:
+    sent: Messages = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await application(scope, receive, send)
+    return sent
+
+
+def test_a_client_that_leaves_cancels_its_view(application: Application) -> None:
+    received = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Any:
+        for message in received:
+            return message
+        await serving_urls.entered.wait()
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/endless",
+        "query_string": b"",
+        "headers": [(b"host", b"testserver")],
+    }
+    sent = asyncio.run(asyncio.wait_for(call(application, scope, receive), WAIT_SECONDS))
+    assert serving_urls.cancelled.is_set()
+    assert sent == []
+
+
+def test_a_websocket_is_closed(application: Application) -> None:
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    sent = asyncio.run(call(application, {"type": "websocket", "path": "/x"}, receive))
+    assert sent == [{"type": "websocket.close"}]
+
+
+@pytest.mark.django_db(transaction=True, available_apps=["django_q"])
+def test_the_hub_starts_and_stops_with_the_server(application: Application) -> None:
+    async def run() -> None:
+        steps: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        answers: asyncio.Queue[Any] = asyncio.Queue()
+        serving = asyncio.create_task(application({"type": "lifespan"}, steps.get, answers.put))
+        steps.put_nowait({"type": "lifespan.startup"})
+        assert await answers.get() == {"type": "lifespan.startup.complete"}
+        assert await hub.wait_connected(WAIT_SECONDS)
+        steps.put_nowait({"type": "lifespan.shutdown"})
+        assert await answers.get() == {"type": "lifespan.shutdown.complete"}
+        await serving
+        assert not await hub.wait_connected(0)
+
+    asyncio.run(run())
+
+
+def test_a_taken_port_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setitem(settings.CODE_EXECUTOR, "API_HOST", "127.0.0.1")
+        monkeypatch.setitem(settings.CODE_EXECUTOR, "API_PORT", port)
+        expected = f"The API can't listen on 127.0.0.1 port {port} .*: Address already in use"
+        with pytest.raises(CommandError, match=expected):
+            call_command("run_api")
