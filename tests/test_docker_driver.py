@@ -251,6 +251,28 @@ def test_nonsense_is_survived(docker_driver, sandbox, nonsense):
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
 
 
+def test_nonsense_that_fills_the_runners_buffer_while_it_is_busy_is_survived(
+    docker_driver, sandbox
+):
+    """A hello that has a program to end is answered late; what follows it fills the buffer."""
+    other = bytes(reversed(NONCE))
+    crowd = "import os, time\nfor _ in range(30): os.fork() or time.sleep(60)\ntime.sleep(60)"
+    start = protocol.encode_exec(
+        protocol.first_run_id(NONCE),
+        argv=["python", "-c", crowd],
+        env={},
+        cwd="/workspace",
+        wall_ms=60_000,
+        output_bytes=1,
+    )
+    with stream.attached(docker_url(), sandbox.container_id) as mad:
+        mad.send(protocol.encode_hello(sandbox.token, NONCE) + start)
+        time.sleep(0.3)
+        mad.send(protocol.encode_hello(sandbox.token, other) + b"\xff" * 900_000)
+        time.sleep(0.1)
+    assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
+
+
 def test_who_does_not_know_the_token_is_not_obeyed(docker_driver, sandbox):
     stranger = SandboxHandle(**{**vars(sandbox), "token": protocol.new_token()})
     run_id = protocol.first_run_id(NONCE)

@@ -44,15 +44,28 @@ static void protocol_broken(void)
     in_ignore_until_hello();
 }
 
-/* What an earlier client started ends first; the answer follows in acknowledge(). */
+static void tell_ack(void)
+{
+    unsigned char bytes[NONCE_BYTES + 1];
+    memcpy(bytes, talk.nonce, NONCE_BYTES);
+    bytes[NONCE_BYTES] = PROTOCOL_VERSION;
+    out_frame(TELL_ACK, load_u32(talk.nonce), bytes, sizeof bytes);
+}
+
+/* What an earlier client started ends first; the answer follows in acknowledge(). Should the
+ * earlier one still listen, two answers, to its hello and to this, tell it what has happened. */
 static void hello(const unsigned char nonce[NONCE_BYTES])
 {
-    memcpy(talk.nonce, nonce, NONCE_BYTES);
-    talk.hello_waits = true;
-    talk.heard = now_ns();
     workspace_close();
     run_abandon();
     out_drop();
+    if (talk.greeted || talk.hello_waits) {
+        tell_ack();
+        out_flush();
+    }
+    memcpy(talk.nonce, nonce, NONCE_BYTES);
+    talk.hello_waits = true;
+    talk.heard = now_ns();
 }
 
 static void begin_run(uint32_t id)
@@ -65,14 +78,10 @@ static void begin_run(uint32_t id)
 
 static void acknowledge(void)
 {
-    unsigned char bytes[NONCE_BYTES + 1];
-    memcpy(bytes, talk.nonce, NONCE_BYTES);
-    bytes[NONCE_BYTES] = PROTOCOL_VERSION;
     begin_run(load_u32(talk.nonce));
     talk.hello_waits = false;
     talk.greeted = true;
-    out_drop();
-    out_frame(TELL_ACK, talk.id, bytes, sizeof bytes);
+    tell_ack();
 }
 
 static void open_file(const struct frame *frame)

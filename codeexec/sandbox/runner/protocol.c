@@ -112,9 +112,12 @@ bool in_has_room(void)
     return in.end - in.start < sizeof in.bytes;
 }
 
+/* Makes room, too: else a full buffer could never take the hello that ends this. */
 void in_ignore_until_hello(void)
 {
     in.deaf = true;
+    if (!in.hello_begun && in.start < in.scanned)
+        in.start = in.scanned;
 }
 
 /* Finds tokens in what is new; everything before one is forgotten. */

@@ -468,7 +468,7 @@ int64_t run_deadline_ns(void)
 void run_poll_fds(struct pollfd fds[RUN_POLL_FDS])
 {
     bool feeding = run.state == RUNNING && run.fed < run.fed_end;
-    bool reading = run.state != IDLE && out_room() > FRAME_BYTES(0);
+    bool reading = run.state != IDLE && !run.abandoned && out_room() > FRAME_BYTES(0);
     fds[0] = (struct pollfd){.fd = feeding ? run.stdin_fd : -1, .events = POLLOUT};
     fds[1] = (struct pollfd){.fd = reading ? run.streams[0].fd : -1, .events = POLLIN};
     fds[2] = (struct pollfd){.fd = reading ? run.streams[1].fd : -1, .events = POLLIN};
