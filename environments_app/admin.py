@@ -10,6 +10,7 @@ from django.db.models import Field, QuerySet
 from django.forms.models import ModelForm
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html_join
 from django.utils.text import capfirst
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import BooleanRadioFilter
@@ -35,7 +36,7 @@ def limits_text(environment: Environment) -> str:
 
 class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
     model = EnvironmentRevision
-    fields = ("number", "created_at", "image_id", "size", "definition")
+    fields = ("number", "created_at", "short_image_id", "size", "changed")
     readonly_fields = fields
     ordering = ("-number",)
     per_page = 10
@@ -44,6 +45,16 @@ class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
     @admin.display(description="size")
     def size(self, revision: EnvironmentRevision) -> str:
         return f"{revision.size_bytes / 1_000_000:.0f} MB"
+
+    @admin.display(description="image")
+    def short_image_id(self, revision: EnvironmentRevision) -> str:
+        """As `docker images` shows it."""
+        return revision.image_id.removeprefix("sha256:")[:12]
+
+    @admin.display(description="changed")
+    def changed(self, revision: EnvironmentRevision) -> str:
+        lines = revision.changes() or ["first build"]
+        return format_html_join("", "<div>{}</div>", ((line,) for line in lines))
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

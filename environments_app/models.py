@@ -139,7 +139,8 @@ class Environment(models.Model):
     network = models.BooleanField(
         null=True,
         blank=True,
-        help_text="Unknown: as NETWORK_DISABLED says. Yes lets programs reach the network.",
+        choices=[(None, "As NETWORK_DISABLED says"), (True, "Yes"), (False, "No")],
+        help_text="Whether programs reach the network.",
     )
     warm_pool_size = models.PositiveSmallIntegerField(
         default=1,
@@ -309,3 +310,27 @@ class EnvironmentRevision(models.Model):
 
     def __str__(self) -> str:
         return f"{self.environment} {self.number}"
+
+    def changes(self) -> list[str]:
+        """How it differs from the one before it: `limits.pids: 50 → 60`. Nothing for the first."""
+        before = type(self).objects.filter(environment=self.environment_id, number=self.number - 1)
+        previous = before.first()
+        if previous is None:
+            return []
+        old, new = _flat(previous.definition), _flat(self.definition)
+        changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+        lines = [f"{name}: {old.get(name)} → {new.get(name)}" for name in changed]
+        return ["image built anew", *lines] if previous.image_id != self.image_id else lines
+
+
+def _flat(definition: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Values as texts by dotted name, sizes as `256m`."""
+    flat: dict[str, str] = {}
+    for name, value in definition.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif name.endswith("_bytes"):
+            flat[prefix + name.removesuffix("_bytes")] = format_size(value)
+        else:
+            flat[prefix + name] = f"{value:g}" if isinstance(value, float) else f"{value}"
+    return flat

@@ -65,7 +65,7 @@ def save(client: Client, environment: str, **changes: object) -> str:
 def image() -> ImageInfo:
     return ImageInfo(
         reference="code-executor-python",
-        image_id="sha256:abcdef",
+        image_id="sha256:abcdef0123",
         size_bytes=114_000_000,
         created_at="2026-01-01",
     )
@@ -171,6 +171,8 @@ def test_changed_commands_make_a_revision(admin_client: Client) -> None:
     save(admin_client, "python", description="no new revision")
     numbers = EnvironmentRevision.objects.order_by("number").values_list("number", flat=True)
     assert list(numbers) == [1, 2]
+    text = admin_client.get(page("python")).content.decode()
+    assert "run_command: python {file_path} → python -X dev {file_path}" in text
 
 
 def test_the_name_stays_as_it_was_made(admin_client: Client) -> None:
@@ -235,7 +237,8 @@ def test_an_environment_without_history_can_be_deleted(admin_client: Client) -> 
 def test_history_is_shown_and_cannot_be_changed(admin_client: Client) -> None:
     revision = record_image(Environment.objects.get(name="python"), image())
     text = admin_client.get(page("python")).content.decode()
-    assert "sha256:abcdef" in text
+    assert "abcdef0123" in text
+    assert "first build" in text
     assert "114 MB" in text
     assert 'name="revisions-0-number"' not in text
     values = {

@@ -244,6 +244,23 @@ def test_a_changed_definition_makes_a_revision_with_the_same_image() -> None:
     assert second.definition["limits"]["pids"] == 60
 
 
+def test_a_revision_tells_how_it_differs_from_the_one_before() -> None:
+    environment = create()
+    first = record_image(environment, image("sha256:1"))
+    Environment.objects.update(memory_bytes=512 * MIB, cpus=1.0, compile_command="make")
+    second = record_image(environment, image("sha256:1"))
+    third = record_image(environment, image("sha256:2"))
+    assert first.changes() == []
+    assert second.changes() == [
+        "compile_command:  → make",
+        "limits.cpus: 0.5 → 1",
+        "limits.memory: 256m → 512m",
+        "maxima.cpus: 0.5 → 1",
+        "maxima.memory: 256m → 512m",
+    ]
+    assert third.changes() == ["image built anew"]
+
+
 def test_a_description_is_no_part_of_the_definition() -> None:
     environment = create()
     first = record_image(environment, image())

@@ -120,7 +120,8 @@ class Migration(migrations.Migration):
                     "network",
                     models.BooleanField(
                         blank=True,
-                        help_text="Unknown: as NETWORK_DISABLED says. Yes lets programs reach the network.",
+                        choices=[(None, "As NETWORK_DISABLED says"), (True, "Yes"), (False, "No")],
+                        help_text="Whether programs reach the network.",
                         null=True,
                     ),
                 ),
