@@ -47,6 +47,13 @@ def configure(settings: Any) -> Configure:
     return change
 
 
+@pytest.fixture(autouse=True)
+def static_files_as_they_are(settings: Any) -> None:
+    """Pages are tested without having collected their static files first."""
+    settings.WHITENOISE_AUTOREFRESH = True
+    settings.WHITENOISE_USE_FINDERS = True
+
+
 @pytest.fixture
 def definitions() -> Any:
     """What the shipped environments.yaml says."""

@@ -6,7 +6,6 @@ from django.contrib import admin
 from django.contrib.admin.utils import flatten_fieldsets
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from unfold.contrib.filters.admin import RangeDateFilter
 
 from sessions_app.admin.columns import column, time_column
 from sessions_app.admin.display import (
@@ -22,6 +21,7 @@ from sessions_app.admin.display import (
     size,
     text_block,
 )
+from sessions_app.admin.filters import DayRangeFilter
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.search import id_prefix, is_whole_id
 from sessions_app.models import Execution
@@ -154,7 +154,7 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
         "status",
         "verdict",
         ("session__environment", admin.RelatedOnlyFieldListFilter),
-        ("queued_at", RangeDateFilter),
+        ("queued_at", DayRangeFilter),
     )
     search_fields = ("id", "session__id", "code")
     search_help_text = "Beginning of the execution's or the session's id, or text of the code"

@@ -8,7 +8,6 @@ from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from unfold.contrib.filters.admin import RangeDateFilter
 from unfold.enums import ActionVariant
 
 from sessions_app.admin.columns import column, operation, time_column
@@ -23,6 +22,7 @@ from sessions_app.admin.display import (
     text_block,
 )
 from sessions_app.admin.executions import BIG_COLUMNS, ExecutionFigures
+from sessions_app.admin.filters import DayRangeFilter
 from sessions_app.admin.history import HistoryAdmin, HistoryInline
 from sessions_app.admin.search import id_prefix, is_whole_id
 from sessions_app.models import Execution, Session
@@ -78,7 +78,7 @@ class SessionAdmin(HistoryAdmin):
         ("environment", admin.RelatedOnlyFieldListFilter),
         ("node", admin.RelatedOnlyFieldListFilter),
         "one_shot",
-        ("created_at", RangeDateFilter),
+        ("created_at", DayRangeFilter),
     )
     search_fields = ("id", "container_id", "metadata")
     search_help_text = "Beginning of the session's or the container's id, or text of the metadata"
