@@ -517,8 +517,16 @@ class Migration(migrations.Migration):
                     models.Q(
                         ("exit_code__isnull", False),
                         ("status", "completed"),
-                        models.Q(
-                            ("verdict__in", ["", "cancelled", "internal_error"]), _negated=True
+                        (
+                            "verdict__in",
+                            (
+                                "ok",
+                                "runtime_error",
+                                "compile_error",
+                                "time_limit",
+                                "memory_limit",
+                                "output_limit",
+                            ),
                         ),
                     ),
                     models.Q(

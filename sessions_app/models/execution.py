@@ -39,6 +39,13 @@ class Verdict(models.TextChoices):
     INTERNAL_ERROR = "internal_error", "internal error"
 
 
+OF_PROGRAMS = tuple(
+    verdict.value
+    for verdict in Verdict
+    if verdict not in (Verdict.CANCELLED, Verdict.INTERNAL_ERROR)
+)
+"""Verdicts of completed executions."""
+
 UNFINISHED = (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING)
 FINISHED = (ExecutionStatus.COMPLETED, ExecutionStatus.ERROR, ExecutionStatus.CANCELLED)
 
@@ -141,8 +148,7 @@ class Execution(models.Model):
                 name="execution_running_has_lease",
             ),
             models.CheckConstraint(
-                condition=Q(status="completed", exit_code__isnull=False)
-                & ~Q(verdict__in=["", "cancelled", "internal_error"])
+                condition=Q(status="completed", exit_code__isnull=False, verdict__in=OF_PROGRAMS)
                 | Q(status="error", verdict="internal_error") & ~Q(error_reason="")
                 | Q(status="cancelled", verdict="cancelled")
                 | Q(status__in=UNFINISHED, verdict=""),
