@@ -1,0 +1,342 @@
+"""Opening, ending and giving up sessions."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from codeexec.errors import NoCapacity, NotFound, UnknownEnvironment
+from codeexec.sandbox.fake import FakeDriver
+from environments_app.models import Environment
+from environments_app.services import record_image
+from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.nodes import register_node
+from sessions_app.sandboxes import fill_pools
+from sessions_app.services.executions import RunRequest, submit_execution
+from sessions_app.services.sessions import (
+    expire_session,
+    expire_sessions,
+    fail_session,
+    open_session,
+    restart_session,
+    stop_session,
+)
+from tests.cast import execution_in, new_execution, session_in
+from tests.conftest import Configure, Work
+from tests.racing import together
+from tests.working import Delivery, queued
+
+pytestmark = pytest.mark.django_db
+S = Session.Status
+E = Execution.Status
+LONG_AGO = timezone.now() - timedelta(hours=1)
+
+
+@pytest.fixture
+def warm(python: Environment, this: Node, work: Work) -> Sandbox:
+    """One idle sandbox of `python`, started by the pool's own task."""
+    Environment.objects.filter(pk=python.pk).update(warm_pool_size=1)
+    fill_pools(this)
+    work()
+    return Sandbox.objects.idle().get()
+
+
+def due(session: Session) -> None:
+    Session.row(session.pk).update(expires_at=timezone.now())
+
+
+# ---- opening
+
+
+def test_a_warm_sandbox_makes_a_session_ready_at_once(warm: Sandbox) -> None:
+    session = open_session(environment_name="python")
+    assert session.pk == warm.pk
+    assert (session.status, session.container_id) == (S.READY, warm.container_id)
+    assert (session.node, session.revision) == (warm.node, warm.revision)
+    warm.refresh_from_db()
+    assert warm.status == Sandbox.Status.IN_USE
+    assert queued() == []
+
+
+def test_a_warm_sandbox_is_given_to_one_session(warm: Sandbox) -> None:
+    first, second = (open_session(environment_name="python") for _ in range(2))
+    assert (first.status, second.status) == (S.READY, S.PENDING)
+    assert first.pk != second.pk
+
+
+def test_of_two_sessions_at_once_one_gets_the_warm_sandbox(warm: Sandbox) -> None:
+    sessions = together(*[lambda: open_session(environment_name="python") for _ in range(2)])
+    assert sorted(session.status for session in sessions) == [S.PENDING, S.READY]
+
+
+def test_a_warm_sandbox_that_another_request_holds_is_not_waited_for(warm: Sandbox) -> None:
+    with transaction.atomic():
+        held = open_session(environment_name="python")
+        (other,) = together(lambda: open_session(environment_name="python"))
+    assert (held.status, other.status) == (S.READY, S.PENDING)
+
+
+def test_the_oldest_warm_sandbox_is_taken_first(
+    python: Environment, this: Node, work: Work
+) -> None:
+    Environment.objects.update(warm_pool_size=2)
+    fill_pools(this)
+    work()
+    oldest = Sandbox.objects.filter(environment=python).earliest("created_at")
+    assert open_session(environment_name="python").pk == oldest.pk
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    ["another environment's", "an older revision's", "on a lost node", "without an engine", "long"],
+)
+def test_a_warm_sandbox_that_does_not_fit_is_left(
+    unfit: str, warm: Sandbox, other: Node, driver: FakeDriver
+) -> None:
+    name, ttl = "python", None
+    if unfit == "another environment's":
+        name = "rust"
+    elif unfit == "an older revision's":
+        image = driver.build_image(_folder(), warm.environment.image_reference)
+        record_image(warm.environment, image)
+    elif unfit == "on a lost node":
+        Node.objects.filter(pk=warm.node_id).update(
+            heartbeat_at=timezone.now() - timedelta(hours=1)
+        )
+    elif unfit == "without an engine":
+        Node.objects.filter(pk=warm.node_id).update(engine_error="It is down.")
+    else:
+        ttl = 7200  # a warm sandbox ends itself before that
+    session = open_session(environment_name=name, ttl_seconds=ttl)
+    assert session.status == S.PENDING
+    warm.refresh_from_db()
+    assert warm.status == Sandbox.Status.IDLE
+
+
+def _folder() -> Path:
+    folder: Path = settings.BASE_DIR / "environments" / "python"
+    return folder
+
+
+def test_an_empty_pool_means_a_start(python: Environment, this: Node) -> None:
+    session = open_session(environment_name="python")
+    assert session.status == S.PENDING
+    assert queued("shared") == [Delivery("start_session", (str(session.pk),))]
+
+
+def test_the_default_environment_is_meant_where_none_is_named(
+    python: Environment, this: Node
+) -> None:
+    assert open_session().environment == python
+
+
+@pytest.mark.parametrize("name", ["cobol", "rust", ""])
+def test_an_environment_that_is_not_offered_is_refused(
+    name: str, environments: dict[str, Environment], this: Node
+) -> None:
+    Environment.objects.filter(name="rust").update(enabled=False)
+    with pytest.raises(UnknownEnvironment) as caught:
+        open_session(environment_name=name)
+    assert caught.value.fields == {"environments": ["node", "python", "python-ml"]}
+
+
+def test_metadata_and_ttl_are_kept(python: Environment, this: Node) -> None:
+    session = open_session(ttl_seconds=60, metadata={"interview": 7})
+    session.refresh_from_db()
+    assert (session.metadata, session.ttl_seconds) == ({"interview": 7}, 60)
+
+
+def test_session_ttl_is_the_setting_unless_given(
+    python: Environment, this: Node, configure: Configure
+) -> None:
+    configure(SESSION_TTL=120)
+    session = open_session()
+    left = session.expires_at - timezone.now()
+    assert timedelta(seconds=110) < left <= timedelta(seconds=120)
+
+
+# ---- no capacity
+
+
+def test_without_a_node_there_is_no_session(python: Environment) -> None:
+    with pytest.raises(NoCapacity, match="No worker node is up"):
+        open_session()
+    assert not Session.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"heartbeat_at": timezone.now() - timedelta(minutes=5)}, "No worker node is up"),
+        ({"status": "draining"}, "No worker node is up"),
+        ({"engine_error": "The Docker Engine doesn't answer."}, "Docker Engine doesn't answer"),
+        ({"capacity": 0}, "All sandboxes are in use"),
+    ],
+)
+def test_a_node_that_can_not_start_a_sandbox_takes_no_session(
+    columns: dict[str, object], reason: str, python: Environment, this: Node
+) -> None:
+    Node.objects.filter(pk=this.pk).update(**columns)
+    with pytest.raises(NoCapacity, match=reason):
+        open_session()
+
+
+def test_an_image_that_was_never_built_is_no_capacity(python: Environment, this: Node) -> None:
+    python.revisions.all().delete()
+    with pytest.raises(NoCapacity, match="build_environments python"):
+        open_session()
+
+
+def test_node_capacity_is_the_number_of_sandboxes(
+    python: Environment, configure: Configure, work: Work
+) -> None:
+    configure(NODE_CAPACITY=2)
+    register_node()
+    first = open_session()
+    work()
+    open_session()
+    with pytest.raises(NoCapacity, match="All sandboxes are in use"):
+        open_session()  # one started, one asked for
+    work()
+    stop_session(first.pk)
+    work()
+    open_session()
+
+
+def test_the_last_place_is_given_once(python: Environment, this: Node, work: Work) -> None:
+    Node.objects.update(capacity=1)
+
+    def attempt() -> str:
+        try:
+            return open_session().status
+        except NoCapacity:
+            return "refused"
+
+    assert sorted(together(attempt, attempt, attempt)) == ["pending", "refused", "refused"]
+
+
+def test_warm_sandboxes_make_room(warm: Sandbox, rust: Environment, work: Work) -> None:
+    Node.objects.update(capacity=1)
+    session = open_session(environment_name="rust")
+    work()
+    session.refresh_from_db()
+    assert session.status == S.READY
+    assert [sandbox.pk for sandbox in Sandbox.objects.all()] == [session.pk]
+
+
+# ---- stopping
+
+
+@pytest.mark.parametrize("status", [S.PENDING, S.CREATING, S.READY, S.EXECUTING])
+def test_a_stop_cancels_what_waits(status: str, python: Environment, this: Node) -> None:
+    session = session_in(status, python, this)
+    waiting = [new_execution(session) for _ in range(2)]
+    stopped = stop_session(session.pk)
+    assert stopped.status == (S.STOPPED if status == S.PENDING else S.STOPPING)
+    assert stopped.stop_reason == Session.StopReason.CLIENT
+    for execution in waiting:
+        execution.refresh_from_db()
+        assert execution.status == E.CANCELLED
+    expected = [] if status == S.PENDING else [Delivery("stop_session", (str(session.pk),))]
+    assert queued("node:this") == expected
+
+
+@pytest.mark.parametrize("status", [S.STOPPING, S.STOPPED, S.ERROR])
+def test_a_stop_of_what_ends_or_has_ended_changes_nothing(
+    status: str, python: Environment, this: Node
+) -> None:
+    session = session_in(status, python, this)
+    before = Session.objects.filter(pk=session.pk).values().get()
+    assert stop_session(session.pk, Session.StopReason.OPERATOR).status == status
+    assert Session.objects.filter(pk=session.pk).values().get() == before
+    assert queued() == []
+
+
+def test_a_stop_leaves_the_run_to_its_worker(python: Environment, this: Node) -> None:
+    session = session_in(S.EXECUTING, python, this)
+    running = execution_in(E.RUNNING, session)
+    stop_session(session.pk)
+    running.refresh_from_db()
+    assert running.status == E.RUNNING
+    assert not running.renew_lease()  # so that its worker ends it
+
+
+def test_an_unknown_session_can_not_be_stopped(db: None) -> None:
+    with pytest.raises(NotFound):
+        stop_session(UUID(int=1))
+
+
+# ---- expiring
+
+
+def test_what_is_past_its_time_is_stopped(python: Environment, this: Node) -> None:
+    expired, fresh, busy = (
+        session_in(status, python, this) for status in (S.READY, S.READY, S.EXECUTING)
+    )
+    due(expired)
+    due(busy)
+    assert expire_sessions() == 1
+    statuses = {session.pk: session.status for session in Session.objects.all()}
+    assert statuses == {expired.pk: S.STOPPING, fresh.pk: S.READY, busy.pk: S.EXECUTING}
+    assert Session.objects.get(pk=expired.pk).stop_reason == Session.StopReason.EXPIRED
+
+
+def test_expiry_answers_what_waits(python: Environment, this: Node) -> None:
+    session = session_in(S.CREATING, python, this)
+    waiting = new_execution(session)
+    due(session)
+    assert expire_sessions() == 1
+    waiting.refresh_from_db()
+    assert waiting.status == E.CANCELLED
+
+
+def test_a_session_used_just_now_does_not_expire(python: Environment, this: Node) -> None:
+    session = session_in(S.READY, python, this)
+    due(session)
+    (found,) = Session.objects.expired()
+    Session.row(session.pk).update(expires_at=session.next_expiry())
+    waiting = submit_execution(session.pk, RunRequest(code="1"))
+    assert not expire_session(found)
+    waiting.refresh_from_db()
+    assert waiting.status == E.QUEUED
+
+
+# ---- giving up, starting anew
+
+
+def test_giving_up_answers_everybody(python: Environment, this: Node) -> None:
+    session = session_in(S.CREATING, python, this)
+    waiting = [new_execution(session) for _ in range(2)]
+    assert fail_session(session, "The image is missing.")
+    session.refresh_from_db()
+    assert (session.status, session.error_reason) == (S.ERROR, "The image is missing.")
+    for execution in waiting:
+        execution.refresh_from_db()
+        assert (execution.status, execution.error_reason) == (E.ERROR, "The image is missing.")
+    assert queued("node:this") == [Delivery("stop_session", (str(session.pk),))]
+
+
+def test_a_session_that_ends_is_not_given_up(python: Environment, this: Node) -> None:
+    session = session_in(S.CREATING, python, this)
+    stop_session(session.pk)
+    assert not fail_session(session, "Its sandbox did not start.")
+    assert Session.objects.get(pk=session.pk).status == S.STOPPING
+
+
+def test_starting_anew_goes_to_whichever_node(python: Environment, this: Node) -> None:
+    session = session_in(S.READY, python, this)
+    assert restart_session(session)
+    assert queued("shared") == [Delivery("start_session", (str(session.pk),))]
+
+
+def test_a_session_that_ends_is_not_started_anew(python: Environment, this: Node) -> None:
+    session = session_in(S.READY, python, this)
+    stop_session(session.pk)
+    assert not restart_session(session)
+    assert queued("shared") == []
