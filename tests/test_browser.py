@@ -1,0 +1,261 @@
+"""The console, the index page and the documentation in a real browser, against the real
+application, with workers that do what comes.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+from django.contrib.auth.models import User
+from django.core import signals
+from django.db import close_old_connections, reset_queries
+from playwright.sync_api import Browser, Dialog, Page, Response, expect, sync_playwright
+
+from codeexec.serving import Application
+from codeexec.threads import threads
+from environments_app.models import Environment
+from sessions_app.models import Execution, Node
+from tests.console_fixtures import HOSTILE, execution, page, session
+from tests.working import working
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+CHROMIUM = "/usr/bin/chromium"
+OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PASSWORD = "correct horse battery staple"
+START_SECONDS = 20.0
+PATIENCE_MS = 15_000
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """The application on a free port; yields its address."""
+    config = uvicorn.Config(Application(), port=0, log_level="error", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < deadline
+            time.sleep(0.02)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        threads.close()
+        # What the application does without, the rest of the tests' Django does not.
+        signals.request_started.connect(reset_queries)
+        signals.request_started.connect(close_old_connections)
+        signals.request_finished.connect(close_old_connections)
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch, this: Node) -> Iterator[str]:
+    # Playwright keeps an event loop in this thread, which Django takes for an asynchronous caller.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture
+def browser(site: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def problems() -> list[str]:
+    """What `tab` has complained about; a test that expects none looks at it."""
+    return []
+
+
+@pytest.fixture
+def tab(browser: Browser, site: str, problems: list[str]) -> Iterator[Page]:
+    tab = browser.new_context(base_url=site, viewport={"width": 1280, "height": 800}).new_page()
+    tab.set_default_timeout(PATIENCE_MS)
+
+    def on_response(response: Response) -> None:
+        if response.status >= 400:
+            problems.append(f"{response.status} {response.url}")
+
+    def on_dialog(dialog: Dialog) -> None:
+        problems.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    tab.on("response", on_response)
+    tab.on("dialog", on_dialog)
+    tab.on("pageerror", lambda error: problems.append(f"error: {error}"))
+    tab.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+    tab.on(
+        "console",
+        lambda line: problems.append(f"console: {line.text}") if line.type == "error" else None,
+    )
+    yield tab
+
+
+@pytest.fixture
+def operator(tab: Page) -> Page:
+    """Logged in by the form."""
+    User.objects.create_superuser("operator", password=PASSWORD)
+    tab.goto("/admin/")
+    tab.fill("#id_username", "operator")
+    tab.fill("#id_password", PASSWORD)
+    tab.click("button[type=submit]")
+    expect(tab.locator("#dashboard")).to_be_visible(timeout=PATIENCE_MS)
+    return tab
+
+
+@pytest.fixture
+def run(this: Node, python: Environment) -> Execution:
+    return execution(session(python, this), code="print(6 * 7)", stdout=b"42\n")
+
+
+def no_sideways_scrolling(tab: Page) -> bool:
+    return bool(
+        tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    )
+
+
+def test_an_operator_logs_in_and_finds_an_execution(
+    operator: Page, run: Execution, problems: list[str]
+) -> None:
+    operator.get_by_role("link", name="Executions").click()
+    row = operator.locator("#result_list tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("40 ms")
+    row.get_by_role("link", name=str(run.pk)[:8]).click()
+    expect(operator).to_have_url(re.compile(page(run)))
+    expect(operator.locator("pre.program-text").nth(0)).to_have_text("print(6 * 7)")
+    expect(operator.locator("pre.program-text").nth(1)).to_have_text("42\n")
+    operator.get_by_role("link", name=str(run.session_id)).click()
+    expect(operator).to_have_url(re.compile(page(run.session)))
+    assert problems == []
+
+
+def test_the_dashboard_follows_what_happens(
+    operator: Page, python: Environment, this: Node, problems: list[str]
+) -> None:
+    expect(operator.locator("#dashboard")).to_contain_text("Nothing has been run yet")
+    late = execution(session(python, this))
+    link = operator.locator("#dashboard").get_by_role("link", name=str(late.pk)[:8])
+    expect(link).to_be_visible(timeout=PATIENCE_MS)
+    assert problems == []
+
+
+def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
+    operator: Page, run: Execution, problems: list[str]
+) -> None:
+    links = operator.locator("#nav-sidebar-apps a")
+    addresses = [str(link.get_attribute("href")) for link in links.all()]
+    assert len(addresses) == 11
+    for address in [*addresses, page(run), page(run.session), page(run.session.node)]:
+        operator.goto(address)
+        assert no_sideways_scrolling(operator), address
+    operator.set_viewport_size({"width": 400, "height": 800})
+    for address in [*addresses, page(run), page(run.session)]:
+        operator.goto(address)
+        assert no_sideways_scrolling(operator), address
+    assert problems == []
+
+
+def test_an_operator_stops_a_session(operator: Page, run: Execution, problems: list[str]) -> None:
+    operator.goto(page(run.session))
+    operator.get_by_text("Stop this session").first.click()
+    operator.get_by_role("button", name="Stop it").click()
+    expect(operator.get_by_text("The session is stopping.")).to_be_visible()
+    run.session.refresh_from_db()
+    assert (run.session.status, run.session.stop_reason) == ("stopping", "operator")
+    assert problems == []
+
+
+def test_what_a_program_wrote_is_shown_and_not_obeyed(
+    operator: Page, python: Environment, this: Node, problems: list[str]
+) -> None:
+    hostile = session(python, this, metadata={"candidate": HOSTILE})
+    row = execution(
+        hostile, code=HOSTILE, stdout=HOSTILE.encode(), stdin=b"<img src=x onerror=alert()>"
+    )
+    for address in (page(row), page(hostile), "/admin/", "/admin/sessions_app/execution/"):
+        operator.goto(address)
+    operator.goto(page(row))
+    expect(operator.locator("pre.program-text").first).to_have_text(HOSTILE)
+    assert problems == []
+
+
+def test_the_index_page_shows_health_and_runs_a_program(
+    tab: Page, python: Environment, problems: list[str]
+) -> None:
+    with working():
+        tab.goto("/")
+        expect(tab.locator("#health-status")).to_have_text("healthy")
+        expect(tab.locator("#environment")).to_have_value("python")
+        expect(tab.locator("#code")).to_have_value(re.compile("squared"))
+        tab.fill("#code", "import sys\nprint('<b>bold</b>')\nprint('oh', file=sys.stderr)")
+        tab.get_by_role("button", name="Run").click()
+        expect(tab.locator("#verdict")).to_have_text("ok")
+        expect(tab.locator("#stdout")).to_have_text("<b>bold</b>\n")
+        expect(tab.locator("#stderr")).to_have_text("oh\n")
+        expect(tab.locator("#figures")).to_contain_text("exit code 0")
+        expect(tab.locator("#figures")).to_contain_text("ms")
+    assert problems == []
+
+
+def test_the_index_page_says_why_nothing_could_be_run(
+    tab: Page, python: Environment, this: Node
+) -> None:
+    Node.objects.filter(pk=this.pk).update(status=Node.Status.DRAINING)
+    tab.goto("/")
+    expect(tab.locator("#health-status")).to_have_text("unhealthy")
+    tab.get_by_role("button", name="Run").click()
+    expect(tab.locator("#problem")).to_contain_text("No worker node is up")
+    expect(tab.get_by_role("button", name="Run")).to_be_enabled()
+
+
+def test_the_index_page_fits_a_narrow_screen(tab: Page, python: Environment) -> None:
+    tab.set_viewport_size({"width": 320, "height": 640})
+    tab.goto("/")
+    expect(tab.locator("#environment")).to_have_value("python")
+    assert no_sideways_scrolling(tab)
+
+
+def test_swagger_is_rendered_from_our_own_files(tab: Page, site: str, problems: list[str]) -> None:
+    asked = requests_of(tab)
+    tab.goto("/docs")
+    expect(tab.get_by_text("/api/v1/sessions/{session_id}/execute", exact=True)).to_be_visible()
+    assert len(asked) > 3
+    assert [address for address in asked if not address.startswith((site, "data:"))] == []
+    assert problems == []
+
+
+def test_redoc_is_rendered_from_our_own_files(tab: Page, site: str) -> None:
+    arrived: list[str] = []
+    tab.on("response", lambda response: arrived.append(response.url))
+    tab.goto("/redoc")
+    expect(tab.get_by_role("heading", name="Run code in a session")).to_be_visible()
+    tab.wait_for_load_state("networkidle")
+    local = (site, "data:", "blob:")
+    assert [address for address in arrived if not address.startswith(local)] == []
+
+
+def requests_of(tab: Page) -> list[str]:
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    return asked
