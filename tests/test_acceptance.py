@@ -96,6 +96,8 @@ class TestLanguages:
             "RUN apt-get update && apt-get install -y --no-install-recommends golang-go \\\n"
             " && rm -rf /var/lib/apt/lists/*\n"
             "RUN useradd --uid 1000 executor\n"
+            "ENV GOCACHE=/opt/go-cache\n"
+            "RUN go build fmt\n"
             'CMD ["sleep", "infinity"]\n'
         )
 
@@ -107,7 +109,6 @@ class TestLanguages:
                 "run_command": 'sh -c "go build -o {output_path} {file_path} && {output_path}"',
                 "description": "Go 1.24",
                 "enabled": True,
-                "limits": {"memory": "1g", "cpu": 2, "pids": 200, "tmpfs": "256m", "timeout": 120},
                 "warm_pool_size": 0,
             }
 
