@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 Message = tuple[int, str]
 
-WAIT_SECONDS = 1.0
+WAIT_SECONDS = 0.5
 """How long `dequeue` waits: the pusher looks for its stop event between two calls."""
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 

@@ -262,8 +262,8 @@ SETTINGS = (
     _setting(
         "NODE_NAME",
         socket.gethostname(),
-        _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"),
-        "letters, digits, dots, dashes and underscores, 100 at most",
+        _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,94}"),
+        "letters, digits, dots, dashes and underscores, 95 at most",
         "name of this worker node; default: the host's name",
     ),
     _setting(

@@ -23,7 +23,7 @@ from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["django_q"])
 
-WAIT_SECONDS = 0.4
+WAIT_SECONDS = 0.25
 HERE = settings.CODE_EXECUTOR["NODE_NAME"]
 
 

@@ -151,7 +151,7 @@ def test_a_websocket_is_closed(application: Application) -> None:
     assert sent == [{"type": "websocket.close"}]
 
 
-@pytest.mark.django_db(transaction=True, available_apps=["django_q"])
+@pytest.mark.django_db(transaction=True)
 def test_the_hub_starts_and_stops_with_the_server(application: Application) -> None:
     async def run() -> None:
         steps: asyncio.Queue[dict[str, str]] = asyncio.Queue()
