@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import docker
@@ -15,8 +15,8 @@ from docker.errors import DockerException
 from docker.models.containers import Container
 
 from scripts import apt
-from scripts.processes import end_with_us
-from scripts.steps import SetUpError, Step, end_group, last_lines, step
+from scripts.processes import Part
+from scripts.steps import SetUpError, Step, step
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -24,24 +24,32 @@ REMOVAL_SECONDS = 20.0
 _SYSTEMD = Path("/run/systemd/system")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A Docker Engine that answers, and the daemon if it was started here."""
+
+    client: docker.DockerClient
+    daemon: Part | None
+
+
 @contextmanager
-def running_engine(socket: str, logs: Path) -> Iterator[docker.DockerClient]:
-    """A client of the Engine at `socket`; an Engine that was started for it ends with the block."""
-    daemon: subprocess.Popen[bytes] | None = None
+def running_engine(socket: str, logs: Path) -> Iterator[Engine]:
+    """The Engine at `socket`; a daemon that was started for it ends with the block."""
+    daemon: Part | None = None
     client: docker.DockerClient | None = None
     try:
         with step("Docker Engine") as current:
             client = _answering(socket)
             if client is None:
                 daemon = _start(socket, logs, current)
-                client = _wait_for(socket, daemon, logs)
+                client = _wait_for(socket, daemon)
             current.outcome = f"{client.version()['Version']}, {'started' if daemon else 'running'}"
-        yield client
+        yield Engine(client=client, daemon=daemon)
     finally:
         if daemon is not None:
             if client is not None:
                 _let_removals_finish(client)
-            end_group(daemon, signal.SIGTERM, seconds=STOP_SECONDS)
+            daemon.stop()
         if client is not None:
             client.close()
 
@@ -55,7 +63,7 @@ def _answering(socket: str) -> docker.DockerClient | None:
     return client
 
 
-def _start(socket: str, logs: Path, current: Step) -> subprocess.Popen[bytes] | None:
+def _start(socket: str, logs: Path, current: Step) -> Part | None:
     """Installs the Engine if need be and starts it; None where systemd is the one to run it."""
     if not socket.startswith("unix://") or not apt.can_install():
         raise SetUpError(
@@ -68,14 +76,22 @@ def _start(socket: str, logs: Path, current: Step) -> subprocess.Popen[bytes] | 
     if _SYSTEMD.is_dir():
         subprocess.run(["systemctl", "start", "docker"], check=False)
         return None
-    with (logs / "dockerd.log").open("ab") as log:
-        return subprocess.Popen(
-            end_with_us(["dockerd", "--host", socket], signal.SIGTERM),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = ["dockerd", "--host", socket]
+    daemon = Part("Docker Engine", command, logs / "dockerd.log", stop_seconds=STOP_SECONDS)
+    daemon.start()
+    return daemon
+
+
+def _wait_for(socket: str, daemon: Part | None) -> docker.DockerClient:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        client = _answering(socket)
+        if client is not None:
+            return client
+        if daemon is not None:
+            daemon.require()
+        time.sleep(0.1)
+    raise SetUpError(f"No Docker Engine answers at {socket} after {START_SECONDS:.0f} s.")
 
 
 def _let_removals_finish(client: docker.DockerClient) -> None:
@@ -95,17 +111,3 @@ def _let_removals_finish(client: docker.DockerClient) -> None:
 
 def _containers(client: docker.DockerClient, *states: str) -> list[Container]:
     return client.containers.list(all=True, sparse=True, filters={"status": list(states)})
-
-
-def _wait_for(
-    socket: str, daemon: subprocess.Popen[bytes] | None, logs: Path
-) -> docker.DockerClient:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        client = _answering(socket)
-        if client is not None:
-            return client
-        if daemon is not None and daemon.poll() is not None:
-            raise SetUpError(f"dockerd ended at once:\n{last_lines(logs / 'dockerd.log')}")
-        time.sleep(0.1)
-    raise SetUpError(f"No Docker Engine answers at {socket} after {START_SECONDS:.0f} s.")

@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 
 from scripts.processes import Part
-from scripts.steps import SetUpError, last_lines, run_logged
+from scripts.steps import SetUpError, run_logged
 
 MAJOR_VERSION = 18
 DATABASE = "code_executor"
@@ -86,7 +86,7 @@ class LocalPostgres:
                 if time.monotonic() > deadline:
                     self.stop()
                     raise SetUpError(
-                        f"PostgreSQL takes no connections ({error}):\n{last_lines(self._log)}"
+                        f"PostgreSQL takes no connections ({error}):\n{self.part.last_lines()}"
                     ) from error
                 time.sleep(0.05)
             else:

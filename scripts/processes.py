@@ -40,7 +40,8 @@ class Part:
         stop_seconds: float = 20.0,
     ) -> None:
         self.name = name
-        self.log = log
+        self._log = log
+        self._log_start = 0
         self._argv = end_with_us(argv, ending)
         self._ending = ending
         self._stop_seconds = stop_seconds
@@ -53,7 +54,8 @@ class Part:
         """Starts the process, its output appended to the log."""
         self._due = None
         self._started = time.monotonic()
-        with self.log.open("ab") as output:
+        with self._log.open("ab") as output:
+            self._log_start = output.tell()
             self._process = subprocess.Popen(
                 self._argv,
                 stdin=subprocess.DEVNULL,
@@ -80,14 +82,18 @@ class Part:
     def require(self) -> None:
         """Raises SetUpError if the process has ended: for a start, when nothing has worked yet."""
         if self._process is not None and self._process.poll() is not None:
-            raise SetUpError(f"The {self.name} ended at once:\n{last_lines(self.log)}")
+            raise SetUpError(f"The {self.name} ended at once:\n{self.last_lines()}")
+
+    def last_lines(self) -> str:
+        """What the process has said last, for reading below a message."""
+        return last_lines(self._log, after=self._log_start)
 
     def _plan_restart(self, code: int) -> None:
         self.stop()  # what it left behind in its group
         if time.monotonic() - self._started > STABLE_SECONDS:
             self._pause = 1.0
         say(f"The {self.name} ended with {code}, starting it again in {self._pause:.0f} s:")
-        print(last_lines(self.log), flush=True)
+        print(self.last_lines(), flush=True)
         self._due = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 

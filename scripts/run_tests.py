@@ -37,8 +37,8 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     _start_database(config["DATA_DIR"] / "test-postgres", logs / "test-database.log", stack)
     _run([str(ROOT / "scripts" / "lint")])
     docker_socket = config["DOCKER_SOCKET"]
-    client = stack.enter_context(running_engine(docker_socket, logs))
-    ensure_base_image(client, docker_socket, log)
+    engine = stack.enter_context(running_engine(docker_socket, logs))
+    ensure_base_image(engine.client, docker_socket, log)
     _ensure_compose(log)
     prepare(log)
 

@@ -54,8 +54,10 @@ class Server:
         self._stack.enter_context(only_one(self._data / "server.lock"))
         require_free_port(self._config["API_HOST"], self._config["API_PORT"])
         socket = self._config["DOCKER_SOCKET"]
-        client = self._stack.enter_context(running_engine(socket, self._logs))
-        ensure_base_image(client, socket, self._log)
+        engine = self._stack.enter_context(running_engine(socket, self._logs))
+        if engine.daemon is not None:
+            self._parts.append(engine.daemon)
+        ensure_base_image(engine.client, socket, self._log)
         if not self._config["DATABASE_URL"]:
             self._start_database()
         collect_static_files(self._log)

@@ -69,10 +69,12 @@ def run_logged(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
+        before = output.tell()
         code = _run_to_end(argv, output, env or {})
     if code != 0:
         command = " ".join(str(part) for part in argv)
-        raise SetUpError(f"`{command}` failed (exit code {code}):\n{last_lines(log)}")
+        said = last_lines(log, after=before)
+        raise SetUpError(f"`{command}` failed (exit code {code}):\n{said}")
 
 
 def run_shown(argv: Sequence[str | Path]) -> None:
@@ -115,9 +117,9 @@ def end_group(process: subprocess.Popen[bytes], first: signal.Signals, *, second
     process.wait()
 
 
-def last_lines(log: Path) -> str:
-    """The end of a log file, indented for reading below a message."""
-    lines = log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]
+def last_lines(log: Path, *, after: int = 0) -> str:
+    """The end of a log file from byte `after` on, indented for reading below a message."""
+    lines = log.read_bytes()[after:].decode(errors="replace").splitlines()[-LINES_SHOWN:]
     return "\n".join(f"    {line}" for line in lines)
 
 
