@@ -205,6 +205,7 @@ class SandboxContract:
             attachment.write_files([WorkspaceFile(path="good", content=b"x")])
             attachment.write_files([WorkspaceFile(path="taken", content=b"x")])
             attachment.run(command("touch", "must-not-run"))
+        time.sleep(0.3)
         with driver.attach(sandbox) as attachment:
             assert b"must-not-run" not in attachment.run(command("ls")).stdout
 

@@ -15,6 +15,7 @@ import docker
 import pytest
 
 from codeexec.sandbox import engine, protocol, stream
+from codeexec.sandbox.conversation import HANDSHAKE_SECONDS
 from codeexec.sandbox.docker_driver import DockerDriver
 from codeexec.sandbox.errors import (
     EngineUnavailable,
@@ -211,6 +212,25 @@ def test_a_client_that_died_mid_sentence_harms_nobody(docker_driver, sandbox, ke
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
 
 
+@pytest.mark.parametrize("missing", [1, 2, 8, 15, 16, 17])
+def test_a_hello_that_comes_in_drops_never_completes_a_dead_clients_frame(
+    docker_driver, sandbox, missing
+):
+    frames = protocol.encode_file(protocol.first_run_id(NONCE), "half", bytes(100), mode=0o644)
+    with stream.attached(docker_url(), sandbox.container_id) as dead:
+        dead.send((protocol.encode_hello(sandbox.token, NONCE) + b"".join(frames))[:-missing])
+    time.sleep(0.05)
+    nonce = protocol.new_nonce()
+    reader = protocol.FrameReader(nonce)
+    with stream.attached(docker_url(), sandbox.container_id) as slow:
+        for byte in protocol.encode_hello(sandbox.token, nonce):
+            slow.send(bytes([byte]))
+            time.sleep(0.003)
+        while not reader.acknowledged and (said := slow.receive(3)) is not None:
+            reader.feed(said)
+    assert reader.acknowledged
+
+
 def test_a_client_that_died_during_a_run_harms_nobody(docker_driver, sandbox):
     run_id = protocol.first_run_id(NONCE)
     flood = "while True: print('x' * 1000)"
@@ -293,15 +313,17 @@ def test_another_process_speaks_to_a_sandbox_by_its_handle_alone(docker_driver, 
 
 def test_two_clients_at_once_never_get_each_others_output(docker_driver, sandbox):
     """Each either gets its own answer or is told that it lost the sandbox."""
-    wrong, right = [], []
+    wrong, right, waited = [], [], []
 
     def talk(number: int) -> None:
         for attempt in range(10):
             text = f"{number} {attempt}"
+            began = time.monotonic()
             with contextlib.suppress(SandboxLost), docker_driver.attach(sandbox) as attachment:
                 attachment.write_files([WorkspaceFile(path="t", content=text.encode())])
                 got = attachment.run(command("sh", "-c", f"cat t; echo; echo {text}")).stdout
                 (right if got == f"{text}\n{text}\n".encode() else wrong).append(got)
+            waited.append(time.monotonic() - began)
 
     threads = [threading.Thread(target=talk, args=(number,)) for number in range(3)]
     for thread in threads:
@@ -310,6 +332,7 @@ def test_two_clients_at_once_never_get_each_others_output(docker_driver, sandbox
         thread.join()
     assert wrong == []
     assert right
+    assert max(waited) < HANDSHAKE_SECONDS
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
 
 
