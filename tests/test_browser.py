@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from django.contrib.auth.models import User
 from django.core import signals
-from django.db import close_old_connections, reset_queries
+from django.db import close_old_connections, connections, reset_queries
 from playwright.sync_api import Browser, Dialog, Page, Response, expect, sync_playwright
 
 from codeexec.serving import Application
@@ -79,6 +79,7 @@ def browser(site: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
         yield browser
         browser.close()
+        connections.close_all()  # those of this event loop; the test's others are elsewhere
 
 
 @pytest.fixture
