@@ -175,6 +175,6 @@ def test_a_taken_port_is_said_in_one_sentence(
         port = taken.getsockname()[1]
         monkeypatch.setitem(settings.CODE_EXECUTOR, "API_HOST", "127.0.0.1")
         monkeypatch.setitem(settings.CODE_EXECUTOR, "API_PORT", port)
-        expected = f"The API can't listen on 127.0.0.1 port {port} .*: Address already in use"
+        expected = f"The API can't listen on 127.0.0.1 port {port} .*: Address already in use\\.$"
         with pytest.raises(CommandError, match=expected):
             call_command("run_api")

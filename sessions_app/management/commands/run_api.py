@@ -51,6 +51,7 @@ def _listen(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
         raise CommandError(
-            f"The API can't listen on {host} port {port} (API_HOST, API_PORT): {error.strerror}."
+            f"The API can't listen on {host} port {port} (API_HOST, API_PORT): {reason}."
         ) from error
