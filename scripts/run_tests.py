@@ -39,7 +39,7 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     docker_socket = config["DOCKER_SOCKET"]
     engine = stack.enter_context(running_engine(docker_socket, logs))
     ensure_base_image(engine.client, docker_socket, log)
-    _ensure_compose(log)
+    _ensure_tools(log)
     prepare(log)
 
 
@@ -56,14 +56,19 @@ def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
     os.environ["DATABASE_URL"] = database.url
 
 
-def _ensure_compose(log: Path) -> None:
-    with step("Docker Compose") as current:
-        current.outcome = "present"
-        if _has_compose():
+def _ensure_tools(log: Path) -> None:
+    """Other people's programs that tests use: Compose, and a browser."""
+    with step("Docker Compose and Chromium") as current:
+        missing = [] if _has_compose() else ["docker-compose"]
+        if shutil.which("chromium") is None:
+            missing.append("chromium")
+        if not missing:
+            current.outcome = "present"
             return
         if not apt.can_install():
-            raise SetUpError("Install Docker Compose: a test brings the compose stack up.")
-        apt.install("docker-compose", log=log)
+            raise SetUpError(f"Tests need {' and '.join(missing)}: install them.")
+        current.doing(f"installing {' and '.join(missing)}")
+        apt.install(*missing, log=log)
         current.outcome = "installed"
 
 
