@@ -10,12 +10,31 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from django_q.models import Failure, OrmQ, Schedule
 
+from codeexec.queueing import enqueue, node_queue
 from environments_app.models import Environment
-from sessions_app.models import Execution, Node, Session
+from sessions_app.cleanup import schedule_clean_up
+from sessions_app.models import Execution, Node, Sandbox, Session
 
 HOSTILE = "<script>alert('from a program')</script>"
 HOSTILE_ESCAPED = "&lt;script&gt;alert(&#x27;from a program&#x27;)&lt;/script&gt;"
+
+SESSION = "sessions_app_session"
+EXECUTION = "sessions_app_execution"
+NODE = "sessions_app_node"
+SANDBOX = "sessions_app_sandbox"
+SCHEDULE = "django_q_schedule"
+MESSAGE = "django_q_ormq"
+FAILURE = "django_q_failure"
+HISTORY = (SESSION, EXECUTION, NODE, SANDBOX, SCHEDULE, MESSAGE, FAILURE)
+UNSTARTED = {
+    "status": "queued",
+    "verdict": "",
+    "exit_code": None,
+    "started_at": None,
+    "finished_at": None,
+}
 
 
 def staff(*permissions: str) -> Client:
@@ -93,3 +112,44 @@ def act(client: Client, action: str, rows: Sequence[Any]) -> Any:
 
 def messages(response: Any) -> list[str]:
     return [str(message) for message in response.context["messages"]]
+
+
+def text_of(client: Client, url: str, **query: str) -> str:
+    response = client.get(url, query)
+    assert response.status_code == 200
+    return str(response.content.decode())
+
+
+def sandbox(environment: Environment, node: Node, **columns: Any) -> Sandbox:
+    made = {"status": "idle", "container_id": "c" * 64, "token": "the-runner's-token"}
+    return Sandbox.objects.create(environment=environment, node=node, **(made | columns))
+
+
+def failed_task() -> Failure:
+    now = timezone.now()
+    return Failure.objects.create(
+        id="f" * 32,
+        name="clean up",
+        func="sessions_app.tasks.clean_up_all_nodes",
+        args=("this",),
+        started=now,
+        stopped=now,
+        success=False,
+        result=f"ValueError: {HOSTILE}",
+    )
+
+
+def history(this: Node, python: Environment) -> dict[str, Any]:
+    """One row of everything that is history, by its list's name."""
+    ran = session(python, this)
+    enqueue("sessions_app.tasks.run_session", str(ran.pk), queue=node_queue(this.name))
+    schedule_clean_up()
+    return {
+        SESSION: ran,
+        EXECUTION: execution(ran),
+        NODE: this,
+        SANDBOX: sandbox(python, this),
+        SCHEDULE: Schedule.objects.get(),
+        MESSAGE: OrmQ.objects.get(),
+        FAILURE: failed_task(),
+    }

@@ -126,7 +126,9 @@ def operator(tab: Page) -> Page:
 
 @pytest.fixture
 def run(this: Node, python: Environment) -> Execution:
-    return execution(session(python, this), code="print(6 * 7)", stdout=b"42\n")
+    return execution(
+        session(python, this, container_id="c" * 64), code="print(6 * 7)", stdout=b"42\n"
+    )
 
 
 def no_sideways_scrolling(tab: Page) -> bool:
