@@ -25,8 +25,6 @@ class JsonParser(JSONParser):
             return super().parse(stream, media_type, parser_context)
         except RecursionError as error:
             raise ParseError("The JSON is nested too deeply.") from error
-        except LookupError as error:
-            raise ParseError("The charset is unknown; JSON is UTF-8.") from error
 
 
 class AlwaysJson(DefaultContentNegotiation):

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.test import override_settings
 
 import codeexec.broker
 from codeexec.sandbox.fake import FakeDriver
+from codeexec.serving import Application
 from environments_app.definitions import read_definitions
 from environments_app.engine import use_driver
 from environments_app.models import Environment
@@ -25,6 +27,7 @@ from environments_app.seeding import seed
 from environments_app.services import record_image
 from sessions_app.models import Node
 from sessions_app.nodes import register_node
+from tests.api_client import Api, serving
 from tests.working import Delivery, work_off
 
 NODE = "this"
@@ -109,3 +112,22 @@ def work(transactional_db: None, this: Node, monkeypatch: pytest.MonkeyPatch) ->
     """Takes messages through the real broker, and calls their tasks, until none is left."""
     monkeypatch.setattr(codeexec.broker, "WAIT_SECONDS", 0)
     return work_off
+
+
+@pytest.fixture(scope="session")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Application:
+    """The service's ASGI application. Static files need not have been collected for tests."""
+    with override_settings(STATIC_ROOT=tmp_path_factory.mktemp("static")):
+        return Application()
+
+
+@pytest.fixture
+def api(
+    transactional_db: None,
+    application: Application,
+    this: Node,
+    environments: dict[str, Environment],
+) -> Iterator[Api]:
+    """The HTTP API, with the cast there."""
+    with serving(application) as client:
+        yield client
