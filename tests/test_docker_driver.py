@@ -195,9 +195,32 @@ def test_an_abandoned_sandbox_ends_by_itself(docker_driver):
         run_python(docker_driver, handle, "print(1)")
 
 
+@pytest.mark.parametrize("step", ["get_archive", "wait"])
+def test_what_a_killed_process_leaves_of_a_start_is_found_like_a_sandbox(
+    docker_driver, api, monkeypatch, step
+):
+    """At that step the process dies, so to speak: nothing of its clean-up is done either."""
+    driver = DockerDriver(docker_url(), image_prefix=IMAGE_PREFIX)
+    client = driver._engine.api
+
+    def die(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(client, step, die)
+    monkeypatch.setattr(client, "remove_container", lambda *_, **__: None)
+    spec = new_spec()
+    with pytest.raises(SystemExit):
+        driver.start(spec) if step == "get_archive" else driver._runner.install(spec)
+    (left,) = docker_driver.list_sandboxes(node=NODE)
+    assert docker_driver.destroy(left.sandbox_id) is True
+    client.close()
+
+
 # ---- attaching
 
 NONCE = bytes(range(1, 17))
+ENGINE_SECONDS = 0.2
+"""After a client has died: until the Engine, too, has passed on all that it had said."""
 
 
 @pytest.mark.parametrize("kept", [1, 8, 9, 10, 20, 31, 32, 33, 36, 41, 45, 60, 100, 66_000])
@@ -208,7 +231,7 @@ def test_a_client_that_died_mid_sentence_harms_nobody(docker_driver, sandbox, ke
     )
     with stream.attached(docker_url(), sandbox.container_id) as dead:
         dead.send(said[:kept])
-    time.sleep(0.05)  # until the Engine, too, is done with the dead one
+    time.sleep(ENGINE_SECONDS)
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
 
 
@@ -219,7 +242,7 @@ def test_a_hello_that_comes_in_drops_never_completes_a_dead_clients_frame(
     frames = protocol.encode_file(protocol.first_run_id(NONCE), "half", bytes(100), mode=0o644)
     with stream.attached(docker_url(), sandbox.container_id) as dead:
         dead.send((protocol.encode_hello(sandbox.token, NONCE) + b"".join(frames))[:-missing])
-    time.sleep(0.05)
+    time.sleep(ENGINE_SECONDS)
     nonce = protocol.new_nonce()
     reader = protocol.FrameReader(nonce)
     with stream.attached(docker_url(), sandbox.container_id) as slow:
@@ -268,6 +291,7 @@ def test_a_client_that_died_during_a_run_harms_nobody(docker_driver, sandbox):
 def test_nonsense_is_survived(docker_driver, sandbox, nonsense):
     with stream.attached(docker_url(), sandbox.container_id) as mad:
         mad.send(protocol.encode_hello(sandbox.token, NONCE) + nonsense)
+    time.sleep(ENGINE_SECONDS)
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
 
 
@@ -289,7 +313,7 @@ def test_nonsense_that_fills_the_runners_buffer_while_it_is_busy_is_survived(
         mad.send(protocol.encode_hello(sandbox.token, NONCE) + start)
         time.sleep(0.3)
         mad.send(protocol.encode_hello(sandbox.token, other) + b"\xff" * 900_000)
-        time.sleep(0.1)
+    time.sleep(2 * ENGINE_SECONDS)
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
 
 

@@ -73,7 +73,7 @@ def test_cpu_and_processes_are_limited_and_the_runner_is_not_at_the_programs_exp
     assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
 
 
-def test_gvisors_own_threads_are_allowed_for_and_programs_limited_inside():
+def test_gvisors_own_threads_are_allowed_for_and_it_is_told_the_programs_limit():
     host = host_of(runtime="runsc")
     assert host["Runtime"] == "runsc"
     assert host["PidsLimit"] > 300

@@ -50,7 +50,7 @@ class DockerDriver:
         try:
             return self._start(spec, image, token, config)
         except _RunnerMissingError:
-            self._runner.install()
+            self._runner.install(spec)
         try:
             return self._start(spec, image, token, config)
         except _RunnerMissingError as error:
@@ -61,7 +61,7 @@ class DockerDriver:
             spec,
             image_id=image.info.image_id,
             image_env=image.env,
-            identity=self._images.identity(image.info.image_id, spec.user),
+            identity=self._images.identity(image.info.image_id, spec),
             token=token,
             runner_name=self._runner.file_name,
             runner_volume=self._runner.volume,

@@ -11,11 +11,12 @@ from typing import Any
 
 from docker.errors import NotFound
 
+from codeexec.sandbox import policy
 from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing, SandboxStartFailed
 from codeexec.sandbox.policy import Identity
-from codeexec.sandbox.types import ImageInfo
+from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
 UNKNOWN_USER = Identity(uid=10001, gid=10001)
 """Who programs run as in an image that lacks the user asked for."""
@@ -78,37 +79,46 @@ class Images:
                     on_line(line)
         return self.inspect(reference).info
 
-    def identity(self, image_id: str, user: str) -> Identity:
-        """By number, who `user` is in an image. Raises SandboxStartFailed for root."""
-        key = (image_id, user)
+    def identity(self, image_id: str, spec: SandboxSpec) -> Identity:
+        """By number, who the spec's user is in an image. Raises SandboxStartFailed for root."""
+        key = (image_id, spec.user)
         if key not in self._identities:
-            self._identities[key] = self._resolve(image_id, user)
+            self._identities[key] = self._resolve(image_id, spec)
         return self._identities[key]
 
-    def _resolve(self, image_id: str, user: str) -> Identity:
-        name, _, group = user.partition(":")
+    def _resolve(self, image_id: str, spec: SandboxSpec) -> Identity:
+        name, _, group = spec.user.partition(":")
         if name.isdecimal() and group.isdecimal():
             found = Identity(uid=int(name), gid=int(group))
         else:
-            found = find_user(self._read_passwd(image_id), name)
+            found = find_user(self._read_passwd(image_id, spec), name)
         if found.uid == 0:
             raise SandboxStartFailed(
-                f"Programs must not run as root, which {user!r} is in the image {image_id[:19]}: "
-                "give the image a user of its own, or name another as the environment's user."
+                f"Programs must not run as root, which {spec.user!r} is in {spec.image}: give the "
+                "image a user of its own, or name another as the environment's user."
             )
         return found
 
-    def _read_passwd(self, image_id: str) -> str:
+    def _read_passwd(self, image_id: str, spec: SandboxSpec) -> str:
         """From a container that is made for it and never started; empty when there is none."""
+        errand = policy.errand(spec)
+        config = {
+            "Image": image_id,
+            "Entrypoint": ["/-"],
+            "NetworkDisabled": True,
+            "Labels": policy.standard_labels(errand),
+        }
         with translated(SandboxStartFailed):
             api = self._engine.api
             container = self._engine.create_container(
-                {"Image": image_id, "Entrypoint": ["/-"], "NetworkDisabled": True}
+                config, policy.container_name(errand.sandbox_id)
             )
             try:
                 chunks, _ = api.get_archive(container, "/etc/passwd")
                 return _first_file(b"".join(chunks))
-            except NotFound:
+            except NotFound as error:
+                if "No such container" in str(error.explanation):
+                    raise
                 return ""
             finally:
                 with gone_is_fine():

@@ -5,8 +5,9 @@ Read `container_config`: it is the body of the Engine's `POST /containers/create
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codeexec.sandbox.types import SandboxSpec
@@ -106,7 +107,11 @@ def container_config(
 
 
 def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
-    """Its kernel counts processes itself, per user, and knows no System V sysctl."""
+    """Its kernel is told the programs' limit as RLIMIT_NPROC and knows no System V sysctl.
+
+    Not every release enforces that limit, nor does any tell a program's memory from its own: there
+    a fork or memory bomb ends the whole sandbox, which is then lost, rather than the program.
+    """
     most = spec.limits.pids + 1
     return {
         "PidsLimit": most + GVISOR_HOST_THREADS,
@@ -130,6 +135,15 @@ def standard_labels(spec: SandboxSpec) -> dict[str, str]:
         ENVIRONMENT_LABEL: spec.environment,
         NODE_LABEL: spec.node,
     }
+
+
+def errand(spec: SandboxSpec) -> SandboxSpec:
+    """For a container that does something else than run programs, on the way to starting `spec`.
+
+    It is named and labelled like a sandbox that nobody owns, so that it is cleaned up like one
+    should this process die before it has removed it.
+    """
+    return replace(spec, sandbox_id=str(uuid.uuid4()))
 
 
 def default_env(image_env: Iterable[str]) -> list[str]:

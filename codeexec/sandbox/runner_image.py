@@ -7,12 +7,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from codeexec.sandbox import policy
 from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.errors import ImageMissing, SandboxStartFailed
 from codeexec.sandbox.images import Images
 from codeexec.sandbox.policy import RUNNER_DIR
-from codeexec.sandbox.types import ImageInfo
+from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
 SOURCES = Path(__file__).parent / "runner"
 _HASH_DIGITS = 12
@@ -46,15 +47,19 @@ class RunnerImage:
         except ImageMissing:
             return self._images.build(SOURCES, self.reference, on_line=on_line)
 
-    def install(self) -> None:
-        """Put this version's file into the volume, which is made when it is missing.
+    def install(self, spec: SandboxSpec) -> None:
+        """Put this version's file into the volume, which is made when it is missing, on the way to
+        starting a sandbox.
 
         Raises ImageMissing, SandboxStartFailed.
         """
         self._images.inspect(self.reference)
+        errand = policy.errand(spec)
         with translated(SandboxStartFailed):
             api = self._engine.api
-            container = self._engine.create_container(self._installer())
+            container = self._engine.create_container(
+                self._installer(errand), policy.container_name(errand.sandbox_id)
+            )
             try:
                 api.start(container)
                 code = api.wait(container, timeout=30)["StatusCode"]
@@ -67,13 +72,14 @@ class RunnerImage:
                 f"The runner could not be put into the volume {self.volume}: {said}"
             )
 
-    def _installer(self) -> dict[str, Any]:
+    def _installer(self, errand: SandboxSpec) -> dict[str, Any]:
         """Root, for the volume is root's; no capability, no network, and our own program alone."""
         return {
             "Image": self.reference,
             "Cmd": ["install", f"{RUNNER_DIR}/{self.file_name}"],
             "User": "0:0",
             "NetworkDisabled": True,
+            "Labels": policy.standard_labels(errand),
             "HostConfig": {
                 "Binds": [f"{self.volume}:{RUNNER_DIR}:nocopy"],
                 "NetworkMode": "none",
