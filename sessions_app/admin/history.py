@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.admin import ShowFacets
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -41,6 +42,7 @@ class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
 
     paginator = CappedPaginator
     show_full_result_count = False
+    show_facets = ShowFacets.NEVER  # one count of the whole table for each choice
     list_per_page = 50
     list_fullwidth = True
     list_filter_submit = True
