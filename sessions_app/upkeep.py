@@ -152,11 +152,10 @@ def mark_lost_nodes() -> None:
 
 def move_sessions_of_lost_nodes() -> None:
     """Only after a good while: a node that merely restarts finds its sessions as they were."""
-    gone = timezone.now() - GIVEN_UP_AFTER
-    lost = Node.objects.filter(status=Node.Status.LOST, heartbeat_at__lt=gone)
+    gone = Node.objects.gone(since=timezone.now() - GIVEN_UP_AFTER)
     if not Node.objects.usable().exists():
         return
-    for session in Session.objects.live().filter(node__in=lost).order_by("created_at")[:100]:
+    for session in Session.objects.live().filter(node__in=gone).order_by("created_at")[:100]:
         if session.status == SessionStatus.STOPPING:
             session.mark_stopped()
         elif session.status != SessionStatus.EXECUTING:

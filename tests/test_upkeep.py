@@ -333,6 +333,18 @@ def test_a_node_is_lost_after_a_while_and_its_sessions_move_after_a_longer_one(
     assert state(session) == S.PENDING
 
 
+def test_a_draining_node_that_was_away_still_drains(
+    python: Environment, this: Node, other: Node
+) -> None:
+    session = session_in(S.READY, python, other)
+    Node.objects.filter(pk=other.pk).update(status=Node.Status.DRAINING)
+    lose_node(other, since=timedelta(seconds=61))
+    upkeep.move_sessions_of_lost_nodes()
+    assert state(session) == S.PENDING
+    other.beat(engine_error="")
+    assert Node.objects.get(name="other").status == Node.Status.DRAINING
+
+
 def test_a_run_on_a_lost_node_is_the_reapers(python: Environment, this: Node, other: Node) -> None:
     execution = abandoned(python, other)
     lose_node(other)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Self
 from uuid import UUID, uuid4
 
@@ -18,10 +18,12 @@ class NodeQuerySet(models.QuerySet["Node"]):
         return self.filter(status=Node.Status.ACTIVE, heartbeat_at__gt=timezone.now() - LOST_AFTER)
 
     def silent(self) -> Self:
-        """Nodes that are not marked lost yet, and should be."""
-        return self.exclude(status=Node.Status.LOST).filter(
-            heartbeat_at__lte=timezone.now() - LOST_AFTER
-        )
+        """Active nodes that are not marked lost yet, and should be."""
+        return self.filter(status=Node.Status.ACTIVE, heartbeat_at__lte=timezone.now() - LOST_AFTER)
+
+    def gone(self, since: datetime) -> Self:
+        """Not heard of since then: lost, or draining, which they stay when they come back."""
+        return self.exclude(status=Node.Status.ACTIVE).filter(heartbeat_at__lt=since)
 
     def usable(self) -> Self:
         """Active nodes whose Docker Engine answers."""
