@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
 
 from codeexec.notifications import hub
 from codeexec.serving import Application
+from sessions_app.models import Execution
 from tests.racing import in_connection_of_its_own
 
 R = TypeVar("R")
 LONG = 20.0
+
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Api:
@@ -28,6 +35,9 @@ class Api:
         return self._loop.run(coroutine)
 
     async def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        if "json" in options:  # in ASCII, which can carry halves of surrogate pairs as well
+            options["content"] = json.dumps(options.pop("json")).encode()
+            options["headers"] = {"content-type": "application/json"}
         url = path if path.startswith(("/api", "http", "/docs")) else f"/api/v1{path}"
         return await self._client.request(method, url, **options)
 
@@ -37,23 +47,30 @@ class Api:
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.request("GET", path, **options)
 
-    def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        return self.request("POST", path, json=body, **options)
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return self.request("POST", path, json=body)
 
     def delete(self, path: str) -> httpx.Response:
         return self.request("DELETE", path)
 
     def post_while(self, path: str, body: Any, do: Callable[[], object]) -> httpx.Response:
-        """The answer to a request, and `do` in a thread once the request waits for its result."""
+        """The answer to a request, and `do` in a thread once its execution has been accepted."""
         return self.run(self._post_while(path, body, do))
 
     async def _post_while(self, path: str, body: Any, do: Callable[[], object]) -> httpx.Response:
+        before = await asyncio.to_thread(in_connection_of_its_own, Execution.objects.count)
         answer = asyncio.create_task(self.send("POST", path, json=body))
-        async with asyncio.timeout(LONG):
-            while not hub.waiting and not answer.done():
-                await asyncio.sleep(0)
-        await asyncio.to_thread(in_connection_of_its_own, do)
+        accepted = partial(_do_after, before, do, answer.done)
+        await asyncio.to_thread(in_connection_of_its_own, accepted)
         return await answer
+
+
+def _do_after(before: int, do: Callable[[], object], answered: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONG
+    while Execution.objects.count() == before and not answered():
+        assert time.monotonic() < deadline, "the request was not accepted"
+        time.sleep(0.002)
+    do()
 
 
 @contextmanager

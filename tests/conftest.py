@@ -31,7 +31,7 @@ from tests.api_client import Api, serving
 from tests.working import Delivery, work_off
 
 NODE = "this"
-LONG = 20.0
+LONG = 15.0
 """Seconds that a test waits for what should come at once. Nothing waits for it to pass."""
 
 Configure = Callable[..., None]
@@ -127,7 +127,9 @@ def api(
     application: Application,
     this: Node,
     environments: dict[str, Environment],
+    configure: Configure,
 ) -> Iterator[Api]:
     """The HTTP API, with the cast there."""
+    configure(REQUEST_TIMEOUT=LONG)
     with serving(application) as client:
         yield client
