@@ -75,8 +75,11 @@ def driver(definitions: Any) -> Iterator[FakeDriver]:
 
 
 @pytest.fixture
-def environments(db: None, definitions: Any, driver: FakeDriver) -> dict[str, Environment]:
-    """The shipped environments, each with a first revision, and nothing started in advance."""
+def environments(
+    db: None, configure: Configure, definitions: Any, driver: FakeDriver
+) -> dict[str, Environment]:
+    """The shipped environments, each built on `this`, and nothing started in advance."""
+    configure(NODE_NAME=NODE)
     seed(definitions)
     Environment.objects.update(warm_pool_size=0)
     found = {environment.name: environment for environment in Environment.objects.all()}
