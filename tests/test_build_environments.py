@@ -16,7 +16,7 @@ from environments_app.builds import CONTEXT_LABEL
 from environments_app.engine import get_driver, use_driver
 from environments_app.models import Environment
 from tests.conftest import Configure
-from tests.sandbox_fixtures import docker_url
+from tests.sandboxes import docker_url
 
 pytestmark = pytest.mark.django_db
 
