@@ -165,7 +165,7 @@ def test_session_ttl_is_the_setting_unless_given(
 
 
 def test_without_a_node_there_is_no_session(python: Environment) -> None:
-    with pytest.raises(NoCapacity, match="No worker node is up"):
+    with pytest.raises(NoCapacity, match="No worker node takes sessions"):
         open_session()
     assert not Session.objects.exists()
 
@@ -173,8 +173,8 @@ def test_without_a_node_there_is_no_session(python: Environment) -> None:
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"heartbeat_at": timezone.now() - timedelta(minutes=5)}, "No worker node is up"),
-        ({"status": "draining"}, "No worker node is up"),
+        ({"heartbeat_at": timezone.now() - timedelta(minutes=5)}, "No worker node takes sessions"),
+        ({"status": "draining"}, "No worker node takes sessions"),
         ({"engine_error": "The Docker Engine doesn't answer."}, "Docker Engine doesn't answer"),
         ({"capacity": 0}, "All sandboxes are in use"),
     ],
