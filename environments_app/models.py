@@ -280,6 +280,12 @@ class Environment(models.Model):
         }
 
 
+class EnvironmentRevisionQuerySet(models.QuerySet["EnvironmentRevision"]):
+    def latest_of_nodes(self) -> EnvironmentRevisionQuerySet:
+        """The latest one of each environment on each node."""
+        return self.order_by("environment_id", "node", "-number").distinct("environment_id", "node")
+
+
 class EnvironmentRevision(models.Model):
     """What an environment was from one moment on: its image, its commands and limits. History."""
 
@@ -287,12 +293,19 @@ class EnvironmentRevision(models.Model):
         Environment, on_delete=models.PROTECT, related_name="revisions", editable=False
     )
     number = models.PositiveIntegerField(editable=False, help_text="1, 2, 3 … per environment.")
+    node = models.CharField(
+        max_length=100,
+        editable=False,
+        help_text="Name of the worker node whose image it is: each builds its own.",
+    )
     image_id = models.CharField(max_length=100, editable=False, help_text="Digest: sha256:…")
     size_bytes = models.BigIntegerField(editable=False, help_text="Size of the image.")
     definition = models.JSONField(
         editable=False, help_text="Commands and limits as they were: Environment.definition()."
     )
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
+
+    objects = EnvironmentRevisionQuerySet.as_manager()
 
     class Meta:
         ordering = ["environment", "-number"]

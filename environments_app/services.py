@@ -66,32 +66,40 @@ def make_default(environment: Environment) -> None:
 
 @transaction.atomic
 def record_image(environment: Environment, image: ImageInfo) -> EnvironmentRevision:
-    """The environment's current revision, a new one where the image or the definition changed."""
+    """The environment's current revision on this node: a new one where the image or the definition
+    has changed since the node's last.
+    """
     locked = Environment.objects.select_for_update().get(pk=environment.pk)
-    current = locked.current_revision
+    node = settings.CODE_EXECUTOR["NODE_NAME"]
+    current = locked.revisions.filter(node=node).order_by("-number").first()
     definition = locked.definition()
     if current and (current.image_id, current.definition) == (image.image_id, definition):
         return current
-    return EnvironmentRevision.objects.create(
-        environment=locked,
-        number=current.number + 1 if current else 1,
-        image_id=image.image_id,
-        size_bytes=image.size_bytes,
-        definition=definition,
-    )
+    return _add_revision(locked, node, image.image_id, image.size_bytes)
 
 
 @transaction.atomic
 def record_definition(environment: Environment) -> EnvironmentRevision | None:
-    """A new revision where commands or limits changed under the same image; None without one."""
+    """New revisions where commands or limits changed under the same images, one for each node;
+    the latest of all. None before the first build.
+    """
     locked = Environment.objects.select_for_update().get(pk=environment.pk)
-    current = locked.current_revision
-    if current is None or current.definition == locked.definition():
-        return current
+    definition = locked.definition()
+    for latest in list(locked.revisions.latest_of_nodes()):
+        if latest.definition != definition:
+            _add_revision(locked, latest.node, latest.image_id, latest.size_bytes)
+    return locked.current_revision
+
+
+def _add_revision(
+    environment: Environment, node: str, image_id: str, size_bytes: int
+) -> EnvironmentRevision:
+    current = environment.current_revision
     return EnvironmentRevision.objects.create(
-        environment=locked,
-        number=current.number + 1,
-        image_id=current.image_id,
-        size_bytes=current.size_bytes,
-        definition=locked.definition(),
+        environment=environment,
+        number=current.number + 1 if current else 1,
+        node=node,
+        image_id=image_id,
+        size_bytes=size_bytes,
+        definition=environment.definition(),
     )

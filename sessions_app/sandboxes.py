@@ -152,7 +152,7 @@ def retire_stale(node: Node) -> None:
     oldest = timezone.now() - MAX_IDLE_AGE
     kept: Counter[int] = Counter()
     idle = Sandbox.objects.idle().filter(node=node).select_related("environment")
-    latest = _latest_revisions()
+    latest = _latest_revisions(node)
     for sandbox in idle.order_by("-created_at"):
         outdated = sandbox.revision_id != latest.get(sandbox.environment_id)
         kept[sandbox.environment_id] += not outdated
@@ -161,10 +161,10 @@ def retire_stale(node: Node) -> None:
             _retire(sandbox, node)
 
 
-def _latest_revisions() -> dict[int, int]:
-    """Primary keys of the environments to those of their current revisions."""
-    latest = EnvironmentRevision.objects.order_by("environment", "-number")
-    return dict(latest.distinct("environment").values_list("environment", "pk"))
+def _latest_revisions(node: Node) -> dict[int, int]:
+    """Primary keys of the environments to those of their current revisions on the node."""
+    latest = EnvironmentRevision.objects.filter(node=node.name).latest_of_nodes()
+    return dict(latest.values_list("environment", "pk"))
 
 
 def _wanted(node: Node, environment: Environment) -> int:

@@ -321,3 +321,30 @@ def test_the_list_knows_current_revisions_in_one_query(django_assert_num_queries
     with django_assert_num_queries(1):
         rows = list(Environment.objects.with_current_revision())
     assert [(row.name, row.current_revision_number) for row in rows] == [("a", 2), ("b", None)]
+
+
+def test_nodes_with_images_of_their_own_have_revisions_of_their_own(
+    configure: Callable[..., None],
+) -> None:
+    environment = create()
+    first: dict[str, EnvironmentRevision] = {}
+    for node in ("a", "b"):
+        configure(NODE_NAME=node)
+        first[node] = record_image(environment, image(f"sha256:{node}"))
+    assert first["a"] != first["b"]
+    for node in ("a", "b", "a", "b"):
+        configure(NODE_NAME=node)
+        assert record_image(environment, image(f"sha256:{node}")) == first[node]
+    assert EnvironmentRevision.objects.count() == 2
+
+
+def test_a_new_definition_is_a_revision_on_every_node(configure: Callable[..., None]) -> None:
+    environment = create()
+    for node in ("a", "b"):
+        configure(NODE_NAME=node)
+        record_image(environment, image(f"sha256:{node}"))
+    Environment.objects.update(pids=9)
+    record_definition(Environment.objects.get())
+    latest = EnvironmentRevision.objects.latest_of_nodes()
+    assert [(each.node, each.image_id) for each in latest] == [("a", "sha256:a"), ("b", "sha256:b")]
+    assert {each.definition["limits"]["pids"] for each in latest} == {9}

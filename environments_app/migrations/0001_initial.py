@@ -387,6 +387,14 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "node",
+                    models.CharField(
+                        editable=False,
+                        help_text="Name of the worker node whose image it is: each builds its own.",
+                        max_length=100,
+                    ),
+                ),
+                (
                     "image_id",
                     models.CharField(editable=False, help_text="Digest: sha256:…", max_length=100),
                 ),

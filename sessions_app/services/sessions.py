@@ -53,7 +53,7 @@ def _claim_warm_sandbox(session: Session) -> bool:
     environment = session.environment
     fitting = Sandbox.objects.idle().filter(
         environment=environment,
-        revision=environment.current_revision,
+        revision__in=environment.revisions.latest_of_nodes(),
         node__in=Node.objects.usable(),
     )
     sandbox = fitting.select_for_update(skip_locked=True).order_by("created_at").first()
@@ -73,7 +73,10 @@ def _require_room(environment: Environment) -> None:
     # Locked, so that two requests can't both be given the last place.
     nodes = list(Node.objects.active().order_by("pk").select_for_update(no_key=True))
     if not nodes:
-        raise NoCapacity("No worker node is up: start one with `manage.py run_worker`.")
+        raise NoCapacity(
+            "No worker node takes sessions: start one with `manage.py run_worker`, or activate one "
+            "that is draining."
+        )
     if all(node.engine_error for node in nodes):
         raise NoCapacity(f"No worker node can start a sandbox: {nodes[0].engine_error}")
     if environment.current_revision is None:
