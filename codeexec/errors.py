@@ -8,6 +8,7 @@
     ├── NotFound              404      not_found
     ├── SessionClosed         409      session_closed
     ├── NoCapacity            503      no_capacity (with Retry-After)
+    ├── DatabaseAway          503      database_away (with Retry-After)
     └── ResultPending         504      result_pending
 
 Every error body is `{"detail": "<one sentence>", "code": "<machine name>", ...fields}`.
@@ -19,6 +20,7 @@ import logging
 from typing import Any
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -26,6 +28,9 @@ from rest_framework.views import exception_handler as drf_exception_handler
 from rest_framework.views import set_rollback
 
 logger = logging.getLogger(__name__)
+
+DATABASE_AWAY = (OperationalError, InterfaceError)
+"""What Django raises when the connection is lost or can't be made."""
 
 
 class ServiceError(Exception):
@@ -77,6 +82,12 @@ class NoCapacity(ServiceError):
     retry_after_seconds = 5
 
 
+class DatabaseAway(ServiceError):
+    code = "database_away"
+    http_status = 503
+    retry_after_seconds = 5
+
+
 class ResultPending(ServiceError):
     code = "result_pending"
     http_status = 504
@@ -84,6 +95,9 @@ class ResultPending(ServiceError):
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's hook: the answer to an exception, or None to let it be a 500."""
+    if isinstance(exc, DATABASE_AWAY):
+        logger.error("The database is away: %s", exc)
+        exc = DatabaseAway("The database can't be reached; try again in a moment.")
     if isinstance(exc, ServiceError):
         set_rollback()
         return _service_error_response(exc)

@@ -7,6 +7,7 @@ is read when somebody says that it has changed.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
@@ -17,7 +18,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from rest_framework.renderers import JSONRenderer
 
-from codeexec.errors import ResultPending
+from codeexec.errors import DATABASE_AWAY, ResultPending
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
 from sessions_app.api.serializers import ExecutionSerializer
@@ -26,6 +27,7 @@ from sessions_app.models import Execution
 SyncView = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 
+AWAY_SECONDS = 0.5
 REREAD_SECONDS = 5.0
 """How often the row is read though nobody said that it changed: a notification can be lost."""
 
@@ -75,14 +77,18 @@ async def _result(execution_id: UUID, waiter: Waiter) -> bytes | None:
     read = partial(_read_if_finished, execution_id)
     while (left := deadline - time.monotonic()) > 0:
         await waiter.wait(min(left, REREAD_SECONDS))
-        body = await in_thread(read)
+        try:
+            body = await in_thread(read)
+        except DATABASE_AWAY:
+            await asyncio.sleep(min(left, AWAY_SECONDS))  # the run goes on, and so does the wait
+            continue
         if body is not None:
             return body
     return None
 
 
 def _read_if_finished(execution_id: UUID) -> bytes | None:
-    execution = Execution.objects.get(pk=execution_id)
+    execution = Execution.objects.defer("code", "stdin", "files").get(pk=execution_id)
     if not execution.is_finished:
         return None
     return bytes(JSONRenderer().render(ExecutionSerializer(execution).data))

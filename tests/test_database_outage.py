@@ -1,0 +1,66 @@
+"""The database goes away while a program runs, and comes back: what callers see of it."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from scripts.local_postgres import LocalPostgres
+from tests.stack import Stack, eventually, running_stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.docker]
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalPostgres]:
+    """A server of the test's own, which it may stop."""
+    folder = tmp_path / "postgres"
+    folder.mkdir()
+    server = LocalPostgres(folder, tmp_path / "postgres.log")
+    server.start()
+    monkeypatch.setenv("DATABASE_URL", server.url)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def stack(database: LocalPostgres, tmp_path: Path) -> Iterator[Stack]:
+    with running_stack(tmp_path, EXECUTION_LEASE="5") as running:
+        yield running
+
+
+def test_a_run_that_the_database_misses_is_answered_all_the_same(
+    stack: Stack, database: LocalPostgres
+) -> None:
+    session_id = stack.client.open("python")
+    started = "SELECT 1 FROM sessions_app_execution WHERE status = 'running'"
+    code = "import time; time.sleep(4); print('done')"
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(stack.client.execute, session_id, code)
+        assert eventually(lambda: stack.rows(started))
+        database.stop()
+        assert eventually(lambda: _answer(stack, f"/sessions/{session_id}") == (503, "5"))
+        assert _answer(stack, "/health") == (503, None)
+        # Out of the way for as long as the program runs: its result has nowhere to go yet.
+        assert not waiting.done()
+        eventually(waiting.done, seconds=4)
+        database.start()
+        result = waiting.result()
+    assert (result["status"], result["stdout"]) == ("completed", "done\n"), result
+    assert stack.client.execute(session_id, "print('next')")["stdout"] == "next\n"
+    assert eventually(lambda: stack.health() == "healthy")
+    stack.client.stop(session_id)
+
+
+def _answer(stack: Stack, path: str) -> tuple[int, str | None]:
+    """Status and Retry-After."""
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
+    connection.request("GET", f"/api/v1{path}")
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response.status, response.headers["Retry-After"]
