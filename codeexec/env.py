@@ -240,7 +240,7 @@ SETTINGS = (
     ),
     _setting(
         "REQUEST_TIMEOUT",
-        "120",
+        "300",
         _decimal(1, 3_600),
         "a number of seconds from 1 to 3600",
         "how long a request waits for its execution's result, queue and start included",

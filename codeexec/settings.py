@@ -63,6 +63,10 @@ SECRET_KEY = _secret_key()
 DEBUG: bool = CODE_EXECUTOR["API_DEBUG"]
 ALLOWED_HOSTS: list[str] = CODE_EXECUTOR["ALLOWED_HOSTS"]
 CSRF_TRUSTED_ORIGINS: list[str] = CODE_EXECUTOR["CSRF_TRUSTED_ORIGINS"]
+# An admin that is reached by https only: its cookies need never travel in the clear.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(CSRF_TRUSTED_ORIGINS) and all(
+    origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS
+)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"

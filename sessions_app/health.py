@@ -20,7 +20,7 @@ class Health:
 
 def check_health() -> Health:
     try:
-        nodes, environments = list(Node.objects.active()), _check_environments()
+        nodes, environments = list(Node.objects.alive()), _check_environments()
     except DatabaseError as error:
         reason = str(error).strip().partition("\n")[0] or repr(error)
         return Health(status="unhealthy", checks={"database": reason})
@@ -34,6 +34,8 @@ def check_health() -> Health:
 def _check_nodes(nodes: list[Node]) -> str:
     if not nodes:
         return "no worker node is up: start one with `manage.py run_worker`"
+    if all(node.status == Node.Status.DRAINING for node in nodes):
+        return "all worker nodes are draining: no new sessions until one is activated"
     broken = [f"{node.name}: {node.engine_error}" for node in nodes if node.engine_error]
     return "; ".join(broken) or "ok"
 

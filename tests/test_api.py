@@ -194,6 +194,13 @@ def test_health_with_a_part_missing_is_degraded(api: Api, other: Node) -> None:
     assert "other" in answer.json()["checks"]["workers"]
 
 
+def test_health_with_all_nodes_draining_is_degraded(api: Api, this: Node) -> None:
+    Node.objects.filter(pk=this.pk).update(status=Node.Status.DRAINING)
+    answer = api.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert "draining" in answer.json()["checks"]["workers"]
+
+
 def test_health_without_a_database_is_a_503(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     from django.db import OperationalError
 

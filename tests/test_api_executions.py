@@ -222,6 +222,8 @@ WRONG: list[dict[str, Any]] = [
     {"code": "1", "args": ["x" * 70_000]},
     {"code": "1", "args": ["x"] * 1001},
     {"code": "1", "args": {"0": "a"}},
+    {"code": "1", "args": ["x" * 60_000] * 2, "env": {"A": "x" * 60_000, "B": "x" * 60_000}},
+    {"code": "1", "memory": "512m"},
     {"code": "1", "env": ["A=1"]},
     {"code": "1", "env": {"A": 1}},
     {"code": "1", "env": {"A": None}},

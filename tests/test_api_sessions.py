@@ -310,3 +310,9 @@ def test_a_page_costs_the_same_however_many_are_on_it(listed: list[str]) -> None
 
 def test_the_id_of_nobody_is_nobodys(api: Api) -> None:
     error(api.get(f"/sessions/{NOBODY}"), 404, "not_found")
+
+
+@pytest.mark.parametrize("field", ["limits", "files", "runtime"])
+def test_a_wish_that_would_be_lost_is_a_400(api: Api, python: Environment, field: str) -> None:
+    answer = api.post("/sessions", {"environment": "python", field: {"memory": "1g"}})
+    assert field in error(answer, 400, "invalid_request")["errors"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -24,13 +25,28 @@ from sessions_app.models.session import CLOSED
 from sessions_app.services.executions import RunRequest
 
 MAX_TTL_SECONDS = 30 * 86_400
+MAX_ARGUMENTS_BYTES = 192 * 1024
+"""All of `args` and `env`: the runner takes 256 KiB, the image's own environment included."""
 NOT_RUN = -1
 """`exit_code` where no program was run to its end."""
 
 
-class OpenSessionSerializer(serializers.Serializer[Any]):
+class RequestSerializer(serializers.Serializer[Any]):
+    """A request's fields. Others are ignored, but for those that would change what happens."""
+
+    unsupported: tuple[str, ...] = ()
+
+    def to_internal_value(self, data: Any) -> Any:
+        given = [name for name in self.unsupported if isinstance(data, dict) and data.get(name)]
+        if given:
+            raise serializers.ValidationError(dict.fromkeys(given, "Not supported; leave it out."))
+        return super().to_internal_value(data)
+
+
+class OpenSessionSerializer(RequestSerializer):
     """Request of `POST /sessions`."""
 
+    unsupported = ("limits", "files", "runtime")
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
@@ -48,9 +64,10 @@ class OpenSessionSerializer(serializers.Serializer[Any]):
     )
 
 
-class RunSerializer(serializers.Serializer[Any]):
+class RunSerializer(RequestSerializer):
     """Request of `POST /sessions/{id}/execute`."""
 
+    unsupported = ("memory",)
     code = VerbatimText(required=False, allow_null=True, help_text="The program.")
     filename = WorkspacePath(
         required=False,
@@ -69,6 +86,15 @@ class RunSerializer(serializers.Serializer[Any]):
         min_value=0.1,
         help_text="Wall-clock seconds, up to the environment's maximum.",
     )
+
+    def validate(self, data: dict[str, Any]) -> dict[str, Any]:
+        texts = [*(data.get("args") or ()), *chain.from_iterable((data.get("env") or {}).items())]
+        size = sum(len(text.encode()) + 1 for text in texts)
+        if size > MAX_ARGUMENTS_BYTES:
+            raise serializers.ValidationError(
+                {"args": f"With `env` they have {size} bytes; {MAX_ARGUMENTS_BYTES} at most."}
+            )
+        return data
 
     def run_request(self) -> RunRequest:
         data = self.validated_data

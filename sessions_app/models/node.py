@@ -13,9 +13,13 @@ LOST_AFTER = timedelta(seconds=15)
 
 
 class NodeQuerySet(models.QuerySet["Node"]):
+    def alive(self) -> Self:
+        """Nodes that were heard of lately, draining ones too: their sessions go on."""
+        return self.filter(heartbeat_at__gt=timezone.now() - LOST_AFTER)
+
     def active(self) -> Self:
         """Nodes that take new sessions: active, and heard of lately."""
-        return self.filter(status=Node.Status.ACTIVE, heartbeat_at__gt=timezone.now() - LOST_AFTER)
+        return self.alive().filter(status=Node.Status.ACTIVE)
 
     def silent(self) -> Self:
         """Active nodes that are not marked lost yet, and should be."""
