@@ -41,22 +41,28 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
 
 @contextmanager
-def while_held(first: Callable[[], Any], second: Callable[[], R]) -> Iterator[Future[R]]:
-    """`first` in a transaction that stays open until `second`, elsewhere, waits for its lock; then
-    it is committed. Inside the `with` both have ended.
+def while_held(
+    first: Callable[[], Any], second: Callable[[], R], then: Callable[[], Any] | None = None
+) -> Iterator[Future[R]]:
+    """`first` in a transaction that stays open until `second`, elsewhere, waits for its lock; then,
+    after `then`, it is committed. Inside the `with` both have ended.
     """
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
             first()
             future = pool.submit(in_connection_of_its_own, second)
             _wait_until_blocked(future)
+            if then is not None:
+                then()
         future.exception(LONG)
         yield future
 
 
-def blocked_by(first: Callable[[], Any], second: Callable[[], R]) -> R:
-    """The result of `second`, which had to wait until `first` was committed."""
-    with while_held(first, second) as future:
+def blocked_by(
+    first: Callable[[], Any], second: Callable[[], R], then: Callable[[], Any] | None = None
+) -> R:
+    """The result of `second`, which had to wait until `first`, and `then`, were committed."""
+    with while_held(first, second, then) as future:
         return future.result()
 
 

@@ -24,7 +24,7 @@ from sessions_app.services.executions import (
     finish_execution,
     submit_execution,
 )
-from sessions_app.services.sessions import fail_session, stop_session
+from sessions_app.services.sessions import stop_session
 from tests.cast import execution_in, new_execution, outcome, run_result, session_in
 from tests.conftest import Configure
 from tests.plans import indexes_used
@@ -262,8 +262,9 @@ def test_a_stop_that_waits_for_a_finish_stops(session: Session) -> None:
 def test_a_session_given_up_while_its_run_ends_is_no_deadlock(session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     assert not blocked_by(
-        lambda: fail_session(session, "The node is gone."),
+        lambda: session.fail("The node is gone."),
         lambda: finish_execution(execution, outcome()),
+        then=lambda: execution.fail("The node is gone."),
     )
     execution.refresh_from_db()
     assert (execution.status, execution.error_reason) == (E.ERROR, "The node is gone.")

@@ -284,6 +284,26 @@ def test_a_session_stopped_and_gone_while_it_starts_leaves_nothing(
     assert driver.sandboxes == {}
 
 
+def test_a_slow_start_that_was_given_to_another_worker_takes_nothing_from_it(
+    python: Environment, this: Node, work: Work, driver: FakeDriver, monkeypatch: Any
+) -> None:
+    start = FakeDriver.start
+
+    def taken_over_meanwhile(self: FakeDriver, spec: Any) -> Any:
+        again = Session.objects.get()
+        assert again.restart()
+        again.refresh_from_db()
+        assert reserve_sandbox(again, this)
+        return start(self, spec)
+
+    monkeypatch.setattr(FakeDriver, "start", taken_over_meanwhile)
+    opened = open_session()
+    work()
+    assert state(opened) == S.CREATING
+    assert Sandbox.objects.get().container_id == ""
+    assert driver.sandboxes == {}
+
+
 # ---- running
 
 
