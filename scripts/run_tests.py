@@ -61,7 +61,7 @@ def _ensure_tools(log: Path) -> None:
     with step("Docker Compose and Chromium") as current:
         missing = [] if _has_compose() else ["docker-compose"]
         if shutil.which("chromium") is None:
-            missing.append("chromium")
+            missing += ["chromium", "libatomic1"]  # the library is for what drives the browser
         if not missing:
             current.outcome = "present"
             return
