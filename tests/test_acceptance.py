@@ -326,14 +326,15 @@ class TestCommands:
         client.stop(session_id)
         node = stack.rows("SELECT id FROM sessions_app_node")[0][0]
         orphan = str(uuid4())
-        docker(
+        (container_id,) = docker(
             *("create", "--name", f"code-executor-{orphan}", "--label", "code-executor=true"),
             *("--label", f"node={node}", "--label", f"session_id={orphan}"),
             "code-executor-python",
         )
-        assert "1 containers" in stack.manage("cleanup_sessions", "--dry-run")
+        would_go = f"container {container_id[:12]} would be removed"
+        assert would_go in stack.manage("cleanup_sessions", "--dry-run")
         assert orphan in _sessions_with_containers(stack)
-        assert "1 containers" in stack.manage("cleanup_sessions")
+        stack.manage("cleanup_sessions")
         assert orphan not in _sessions_with_containers(stack)
 
     def test_the_schema_is_served_and_true(self, stack: Stack) -> None:

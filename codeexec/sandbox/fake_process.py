@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import secrets
 import selectors
 import signal
@@ -47,6 +48,8 @@ class LocalProcess:
         self._deadline = self._started + command.wall_seconds
         self._ask_at = self._started + _KEEP_GOING_SECONDS
         self._ended: tuple[int, float, float, int] | None = None
+        self._peak_seen = 0
+        self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             self._process = subprocess.Popen(  # noqa: S603  # what a fake sandbox is for
                 argv,
@@ -99,6 +102,7 @@ class LocalProcess:
         """Move data for a moment; False once the process has ended and nothing is left of it."""
         if time.monotonic() >= self._deadline:
             self._end(Cause.CLOCK)
+        self._peak_seen = _peak_bytes(self._process.pid) or self._peak_seen
         for key, _ in self._selector.select(_STEP_SECONDS):
             if key.data == "exit":
                 self._finish()
@@ -208,7 +212,19 @@ class LocalProcess:
             _, status, usage = os.wait4(self._process.pid, 0)
             self._process.returncode = os.waitstatus_to_exitcode(status)
             cpu = usage.ru_utime + usage.ru_stime
-            self._ended = (status, wall, cpu, usage.ru_maxrss * 1024)
+            # A process inherits its parent's peak: only what is above it is known to be its own.
+            known = usage.ru_maxrss > self._own_peak or not self._peak_seen
+            peak = usage.ru_maxrss * 1024 if known else self._peak_seen
+            self._ended = (status, wall, cpu, peak)
+
+
+def _peak_bytes(pid: int) -> int:
+    """The peak so far of a process that runs; 0 of one that has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _marked(mark: str, main: int) -> Iterator[int]:
