@@ -50,10 +50,12 @@ def _database() -> dict[str, Any]:
         raise ImproperlyConfigured("DATABASE_URL names no database: postgresql://host/<name>")
     known = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST"}
     known["port"] = "PORT"
+    # PostgreSQL plans a statement that comes again only once: a sixth of a run's time in queries.
+    prepared = {"server_side_binding": True, "prepare_threshold": 5}
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "codeexec.database",
         **{known[key]: str(value) for key, value in given.items() if key in known},
-        "OPTIONS": {key: value for key, value in given.items() if key not in known},
+        "OPTIONS": prepared | {key: value for key, value in given.items() if key not in known},
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
     }

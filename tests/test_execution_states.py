@@ -418,7 +418,8 @@ def history(session: Session) -> None:
     columns = Execution.objects.filter(pk=completed.pk).values().get()
     del columns["id"]
     Execution.objects.bulk_create(
-        Execution(**{**columns, "sequence": number}) for number in range(2, 3000)
+        (Execution(**{**columns, "sequence": number}) for number in range(2, 3000)),
+        batch_size=1000,
     )
     execution_in(E.RUNNING, session)
     new_execution(session)

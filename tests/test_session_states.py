@@ -295,7 +295,7 @@ def history(python: Environment, this: Node) -> None:
     stopped = session_in(S.STOPPED, python, this)
     columns = Session.objects.filter(pk=stopped.pk).values().get()
     del columns["id"]
-    Session.objects.bulk_create(Session(**columns) for _ in range(3000))
+    Session.objects.bulk_create((Session(**columns) for _ in range(3000)), batch_size=1000)
     for status in (S.PENDING, S.READY, S.STOPPING):
         session_in(status, python, this)
     with connection.cursor() as cursor:

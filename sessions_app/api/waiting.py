@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.template.response import SimpleTemplateResponse
 from rest_framework.renderers import JSONRenderer
 
 from codeexec.errors import DATABASE_AWAY, ResultPending
@@ -41,7 +42,7 @@ def waiting_for_result(submit: SyncView) -> AsyncView:
         kwargs["execution_id"] = execution_id
         with hub.expect(execution_id) as waiter:
             response = await in_thread(_respond, submit, request, kwargs)
-            if response.status_code != 202 or not _waits(request):
+            if not _waits_for(response, request):
                 return response
             body = await _result(execution_id, waiter)
         if body is None:
@@ -61,14 +62,15 @@ class JsonBytes(JsonResponse):
 
 def _respond(submit: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     response = submit(request, **kwargs)
-    render = getattr(response, "render", None)
-    if render is not None:
-        render()
+    if isinstance(response, SimpleTemplateResponse) and not _waits_for(response, request):
+        response.render()
     return response
 
 
-def _waits(request: HttpRequest) -> bool:
-    return request.GET.get("wait", "true").lower() not in ("false", "0", "no")
+def _waits_for(response: HttpResponseBase, request: HttpRequest) -> bool:
+    """Whether the run was accepted, and the client wants its result."""
+    unwanted = request.GET.get("wait", "true").lower() in ("false", "0", "no")
+    return response.status_code == 202 and not unwanted
 
 
 async def _result(execution_id: UUID, waiter: Waiter) -> bytes | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Self
 from uuid import UUID, uuid4
 
@@ -10,6 +11,12 @@ from django.utils import timezone
 
 LOST_AFTER = timedelta(seconds=15)
 """A node that gave no sign of life for this long is lost. Its upkeep beats every second."""
+
+
+@lru_cache(maxsize=1000)
+def node_name(node_id: UUID) -> str:
+    """A node's name, which never changes: each execution that is sent to it asks for it."""
+    return Node.objects.values_list("name", flat=True).get(pk=node_id)
 
 
 class NodeQuerySet(models.QuerySet["Node"]):

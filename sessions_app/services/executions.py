@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from codeexec.sizes import format_size
 from environments_app.models import Environment
 from sessions_app.models import Execution, Session
 from sessions_app.models.execution import Outcome
+from sessions_app.models.node import node_name
 from sessions_app.paths import require_separate
 from sessions_app.services.sessions import (
     enqueue_stop,
@@ -81,9 +82,10 @@ def _lock_session(session_id: UUID | str) -> Session:
     # Its node isn't joined: of a row that changed while the lock was waited for, PostgreSQL would
     # return the new columns together with the node of the old ones.
     locked = Session.objects.select_for_update(of=("self",)).select_related("environment")
-    session = locked.filter(pk=session_id).first()
-    if session is None:
-        raise NotFound(f"There is no session {session_id}.")
+    try:
+        session = locked.get(pk=session_id)
+    except Session.DoesNotExist:
+        raise NotFound(f"There is no session {session_id}.") from None
     if not session.is_open or session.is_expired:
         raise SessionClosed(_closed_detail(session), status=session.status)
     return session
@@ -165,9 +167,9 @@ def _content(content: FileContent) -> bytes:
 
 
 def enqueue_run(session: Session) -> None:
-    if session.node is None:
+    if session.node_id is None:
         raise ValueError(f"session {session.pk} is on no node")
-    enqueue(RUN_TASK, str(session.pk), queue=node_queue(session.node.name))
+    enqueue(RUN_TASK, str(session.pk), queue=node_queue(node_name(session.node_id)))
 
 
 def claim_next_execution(session_id: UUID | str, worker: str) -> Execution | None:
@@ -175,14 +177,12 @@ def claim_next_execution(session_id: UUID | str, worker: str) -> Execution | Non
 
     Whoever loses a race here may go away: the winner looks for more when it has finished.
     """
+    queued = Execution.objects.filter(session_id=session_id).queued()
+    execution = queued.select_related("session__environment").order_by("sequence").first()
+    if execution is None:
+        return None
     with transaction.atomic():
-        queued = Execution.objects.filter(session_id=session_id).queued()
-        execution = (
-            queued.select_related("session__environment", "session__node")
-            .order_by("sequence")
-            .first()
-        )
-        if execution is None or not execution.session.begin_execution():
+        if not execution.session.begin_execution():
             return None
         if execution.claim(worker):
             return execution
@@ -194,12 +194,7 @@ def claim_next_execution(session_id: UUID | str, worker: str) -> Execution | Non
 
 def finish_execution(execution: Execution, outcome: Outcome, *, sandbox_lost: bool = False) -> bool:
     """Keep what a run came to, and free its session. False: somebody ended it before."""
-    with transaction.atomic():
-        session = _locked(execution)
-        finished = execution.complete(outcome)
-        if finished:
-            _release_session(session, sandbox_lost=sandbox_lost)
-    return finished
+    return _end_run(execution, lambda _: execution.complete(outcome), sandbox_lost=sandbox_lost)
 
 
 def fail_execution(execution: Execution, reason: str, *, sandbox_lost: bool = False) -> bool:
@@ -207,32 +202,52 @@ def fail_execution(execution: Execution, reason: str, *, sandbox_lost: bool = Fa
 
     Where the sandbox is lost with it, because the session is being stopped, it is cancelled.
     """
-    with transaction.atomic():
-        session = _locked(execution)
+
+    def end(session: Session) -> bool:
         stopped = sandbox_lost and session.status == Session.Status.STOPPING
-        ended = execution.cancel() if stopped else execution.fail(reason)
-        if ended:
-            _release_session(session, sandbox_lost=sandbox_lost)
-    return ended
+        return execution.cancel() if stopped else execution.fail(reason)
+
+    return _end_run(execution, end, sandbox_lost=sandbox_lost)
 
 
-def _locked(execution: Execution) -> Session:
-    """The session as it is now. It is locked before its execution, here as everywhere."""
-    return Session.objects.select_for_update().get(pk=execution.session_id)
+class _EndedBeforeError(Exception):
+    """Somebody else has ended the execution: nothing of what we did about it may stay."""
 
 
-def _release_session(session: Session, *, sandbox_lost: bool) -> None:
-    """Its execution has ended: what comes next for a session, which the caller has locked."""
-    if not session.end_execution():
-        enqueue_stop(session)  # it was stopped meanwhile, and the stop waits for this run
-        return
-    session.refresh_from_db()
+def _end_run(
+    execution: Execution, end: Callable[[Session], bool], *, sandbox_lost: bool = False
+) -> bool:
+    """End an execution with `end`, and free its session. False: somebody ended it before.
+
+    The session's row is locked before the execution's, here as everywhere.
+    """
+    session = execution.session
+    try:
+        with transaction.atomic():
+            released = session.end_execution()
+            if not released:  # it was stopped or given up meanwhile, and the stop waits for this
+                session = Session.objects.select_for_update().get(pk=session.pk)
+            if not end(session):
+                raise _EndedBeforeError
+            goes_on = released and _goes_on(session, sandbox_lost=sandbox_lost)
+            if not released:
+                enqueue_stop(session)
+    except _EndedBeforeError:
+        return False
+    if goes_on:
+        # After the commit, so that who waits for the result doesn't wait for this.
+        _send_next(session)
+    return True
+
+
+def _goes_on(session: Session, *, sandbox_lost: bool) -> bool:
+    """Whether the session can take its next execution as it is."""
     if session.one_shot:
         stop_session(session.pk, Session.StopReason.FINISHED)
     elif sandbox_lost:
+        session.refresh_from_db()
         restart_session(session)
-    else:
-        _send_next(session)
+    return not (session.one_shot or sandbox_lost)
 
 
 def _send_next(session: Session) -> None:
@@ -243,19 +258,15 @@ def _send_next(session: Session) -> None:
 def reap_abandoned_executions() -> int:
     """End runs whose worker has died; how many those were. What had begun is never run again."""
     reaped = 0
-    for execution in Execution.objects.abandoned().order_by("lease_expires_at")[:100]:
+    abandoned = Execution.objects.abandoned().select_related("session")
+    for execution in abandoned.order_by("lease_expires_at")[:100]:
         reaped += _reap(execution)
     return reaped
 
 
 def _reap(execution: Execution) -> bool:
     reason = f"The worker that ran it has died ({execution.worker}); run it again."
-    with transaction.atomic():
-        session = _locked(execution)
-        reaped = execution.abandon(reason)
-        if reaped:
-            _release_session(session, sandbox_lost=False)
-    return reaped
+    return _end_run(execution, lambda _: execution.abandon(reason))
 
 
 def find_execution(execution_id: UUID | str) -> Execution:
