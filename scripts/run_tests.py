@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from ctypes.util import find_library
 from pathlib import Path
 
 from codeexec import env
@@ -61,7 +62,9 @@ def _ensure_tools(log: Path) -> None:
     with step("Docker Compose and Chromium") as current:
         missing = [] if _has_compose() else ["docker-compose"]
         if shutil.which("chromium") is None:
-            missing += ["chromium", "libatomic1"]  # the library is for what drives the browser
+            missing.append("chromium")
+        if find_library("atomic") is None:  # what drives the browser needs it
+            missing.append("libatomic1")
         if not missing:
             current.outcome = "present"
             return

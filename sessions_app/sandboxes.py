@@ -147,6 +147,13 @@ def _enqueue_warm_sandbox(node: Node, environment: Environment) -> None:
         enqueue(WARM_TASK, str(sandbox.pk), queue=node_queue(node.name))
 
 
+def empty_pools(node: Node) -> None:
+    """Remove the sandboxes that no session has claimed. Raises EngineUnavailable."""
+    for sandbox in Sandbox.objects.warm().filter(node=node):
+        if sandbox.retire():
+            get_driver().destroy(str(sandbox.pk))
+
+
 def retire_stale(node: Node) -> None:
     """Take idle sandboxes out of the pool that are too old, of an older revision, or too many."""
     oldest = timezone.now() - MAX_IDLE_AGE

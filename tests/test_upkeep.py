@@ -399,6 +399,15 @@ def test_a_claimed_sandbox_is_replaced(pool: Environment, work: Work) -> None:
     assert Sandbox.objects.idle().count() == 2
 
 
+def test_a_node_that_stops_takes_its_idle_sandboxes_with_it(
+    pool: Environment, driver: FakeDriver
+) -> None:
+    session = open_session()
+    upkeep.node_stopped()
+    assert [sandbox.pk for sandbox in Sandbox.objects.all()] == [session.pk]
+    assert [there.sandbox_id for there in driver.list_sandboxes()] == [str(session.pk)]
+
+
 def test_a_pool_takes_no_more_than_the_nodes_room(
     python: Environment, this: Node, rust: Environment
 ) -> None:
