@@ -9,6 +9,7 @@ in the event loop, passes the short ASYNC_MIDDLEWARE, and takes threads as its v
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
@@ -230,6 +231,7 @@ async def _live(receive: Receive, send: Send) -> None:
             # What asgiref sends elsewhere (error pages, logging) runs in the same threads.
             asyncio.get_running_loop().set_default_executor(threads.executor)
             await hub.start()
+            gc.freeze()  # what is loaded now stays: collections need not look through it
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await hub.stop()
