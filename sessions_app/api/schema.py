@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, inline_serializer
 from rest_framework import serializers
 
-from sessions_app.api.serializers import (
+from sessions_app.api.answers import (
     ErrorSerializer,
     ExecutionQueuedSerializer,
     ExecutionSerializer,

@@ -14,18 +14,20 @@ from rest_framework.viewsets import ViewSet
 from codeexec.errors import NotFound
 from environments_app.models import Environment
 from sessions_app.api import examples, schema
-from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
-from sessions_app.api.serializers import (
+from sessions_app.api.answers import (
     EnvironmentSerializer,
     ExecutionQueuedSerializer,
     HealthSerializer,
-    OpenSessionSerializer,
-    RunSerializer,
     SessionOpenedSerializer,
     SessionSerializer,
     SessionStoppedSerializer,
-    SingleRunSerializer,
     TimelineSerializer,
+)
+from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
+from sessions_app.api.requests import (
+    OpenSessionSerializer,
+    RunSerializer,
+    SingleRunSerializer,
 )
 from sessions_app.health import check_health
 from sessions_app.models import Execution, Session

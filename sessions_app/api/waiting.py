@@ -22,7 +22,7 @@ from rest_framework.renderers import JSONRenderer
 from codeexec.errors import DATABASE_AWAY, ResultPending
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
-from sessions_app.api.serializers import ExecutionSerializer
+from sessions_app.api.answers import ExecutionSerializer
 from sessions_app.models import Execution
 
 SyncView = Callable[..., HttpResponseBase]
