@@ -7,7 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from environments_app.models import Environment
-from sessions_app.api.fields import Files, Variables
+from sessions_app.api.fields import Files, Metadata, Variables
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import CLOSED
 
