@@ -9,7 +9,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
-from codeexec import env
+from codeexec import env, private_database
 from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
 
 try:
@@ -44,7 +44,7 @@ def _secret_key() -> str:
 def _database() -> dict[str, Any]:
     url = CODE_EXECUTOR["DATABASE_URL"]
     if not url:
-        url = f"postgresql://postgres@/code_executor?host={DATA_DIR / 'postgres'}"
+        url = private_database.database_url(DATA_DIR / "postgres")
     given = conninfo_to_dict(url)
     if not given.get("dbname"):
         raise ImproperlyConfigured("DATABASE_URL names no database: postgresql://host/<name>")

@@ -7,25 +7,21 @@ identity has another number: no system user has to be made, and no folder opened
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
 import signal
-import tempfile
 import time
 from pathlib import Path
 
 import psycopg
 
+from codeexec.private_database import DATABASE, SUPERUSER, database_url, socket_folder
 from scripts.processes import Part
 from scripts.steps import SetUpError, run_logged
 
 MAJOR_VERSION = 18
-DATABASE = "code_executor"
-SUPERUSER = "postgres"
 START_SECONDS = 60.0
-_LONGEST_SOCKET_FOLDER = 90  # sun_path holds 107 bytes, `/.s.PGSQL.5432` among them
 _AS_ANOTHER_NUMBER = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"]
 
 
@@ -34,9 +30,9 @@ class LocalPostgres:
 
     def __init__(self, folder: Path, log: Path, *, durable: bool = True) -> None:
         self._cluster = folder / str(MAJOR_VERSION)
-        self._socket_folder = _socket_folder(folder)
+        self._socket_folder = socket_folder(folder)
         self._log = log
-        self.url = f"postgresql://{SUPERUSER}@/{DATABASE}?host={self._socket_folder}"
+        self.url = database_url(folder)
         self.part = Part("database", self._command(durable), log, ending=signal.SIGINT)
 
     def start(self) -> None:
@@ -110,11 +106,3 @@ def _bin() -> Path:
 
 def _prefix() -> list[str]:
     return _AS_ANOTHER_NUMBER if os.geteuid() == 0 else []
-
-
-def _socket_folder(folder: Path) -> Path:
-    """`folder` itself, or a short name for it where a socket's path would grow too long."""
-    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER:
-        return folder
-    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"code-executor-{name}"
