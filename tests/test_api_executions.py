@@ -322,6 +322,19 @@ def test_a_result_that_came_too_late_can_be_read(
     assert (body["status"], body["stdout"]) == ("completed", "1\n")
 
 
+def test_a_run_that_a_crash_of_the_database_undid_is_to_be_sent_again(
+    api: Api, session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sessions_app.api.waiting.REREAD_SECONDS", 0.1)
+
+    def undo() -> None:
+        Execution.objects.all().delete()
+
+    answer = api.post_while(f"/sessions/{session_id}/execute", {"code": "print(1)"}, undo)
+    error(answer, 503, "database_away")
+    assert answer.headers["Retry-After"]
+
+
 def test_a_lost_notification_costs_a_while_and_no_answer(
     api: Api, session_id: str, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

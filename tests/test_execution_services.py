@@ -6,6 +6,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
 
 from codeexec.errors import (
@@ -105,6 +106,18 @@ def test_execution_timeout_is_the_setting(ready: Session, configure: Configure) 
     assert submit_execution(ready.pk, CODE).timeout_seconds == 7.5
     with pytest.raises(LimitExceeded):
         submit_execution(ready.pk, RunRequest(code="1", timeout_seconds=8))
+
+
+@pytest.mark.parametrize(("durable", "commit"), [(True, "on"), (False, "off")])
+def test_only_who_is_told_at_once_waits_for_the_disk(
+    ready: Session, durable: bool, commit: str
+) -> None:
+    with connection.cursor() as cursor:
+        with transaction.atomic():
+            cursor.execute("SET LOCAL synchronous_commit TO on")
+            submit_execution(ready.pk, CODE, durable=durable)
+            cursor.execute("SHOW synchronous_commit")
+            assert cursor.fetchone() == (commit,)
 
 
 def test_the_id_can_be_chosen(ready: Session) -> None:

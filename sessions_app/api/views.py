@@ -86,13 +86,17 @@ class SessionViewSet(ViewSet):
         responses=schema.run_responses(404, 409),
         examples=examples.EXECUTE,
     )
-    def execute(self, request: Request, session_id: UUID, execution_id: UUID) -> Response:
+    def execute(
+        self, request: Request, session_id: UUID, execution_id: UUID, awaited: bool
+    ) -> Response:
         """Answers when the program has ended, however it ended: `verdict` says how. Runs of one
         session take place one at a time, in the order of their arrival.
         """
         wanted = RunSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
-        execution = submit_execution(session_id, wanted.run_request(), execution_id=execution_id)
+        execution = submit_execution(
+            session_id, wanted.run_request(), execution_id=execution_id, durable=not awaited
+        )
         return Response(ExecutionQueuedSerializer(execution).data, status=202)
 
     @extend_schema(
@@ -123,7 +127,7 @@ class ExecutionViewSet(ViewSet):
         responses=schema.run_responses(503),
         examples=examples.RUN_ONCE,
     )
-    def run_once(self, request: Request, execution_id: UUID) -> Response:
+    def run_once(self, request: Request, execution_id: UUID, awaited: bool) -> Response:
         """One run in a fresh sandbox that is thrown away after it."""
         wanted = SingleRunSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
@@ -131,6 +135,7 @@ class ExecutionViewSet(ViewSet):
             wanted.validated_data.get("environment"),
             wanted.run_request(),
             execution_id=execution_id,
+            durable=not awaited,
         )
         return Response(ExecutionQueuedSerializer(execution).data, status=202)
 

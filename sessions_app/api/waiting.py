@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.template.response import SimpleTemplateResponse
 from rest_framework.renderers import JSONRenderer
 
-from codeexec.errors import DATABASE_AWAY, ResultPending
+from codeexec.errors import DATABASE_AWAY, DatabaseAway, ResultPending
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
 from sessions_app.api.answers import ExecutionSerializer
@@ -34,17 +34,22 @@ REREAD_SECONDS = 5.0
 
 
 def waiting_for_result(submit: SyncView) -> AsyncView:
-    """The view `submit` gets `execution_id`, the id that its execution must have."""
+    """The view `submit` gets `execution_id`, the id that its execution must have, and `awaited`:
+    whether its client is told of the execution only when that has ended.
+    """
 
     @wraps(submit)
     async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
         execution_id = uuid4()
-        kwargs["execution_id"] = execution_id
+        kwargs |= {"execution_id": execution_id, "awaited": _wants_result(request)}
         with hub.expect(execution_id) as waiter:
             response = await in_thread(_respond, submit, request, kwargs)
             if not _waits_for(response, request):
                 return response
-            body = await _result(execution_id, waiter)
+            try:
+                body = await _result(execution_id, waiter)
+            except Execution.DoesNotExist:
+                return _lost()
         if body is None:
             return _pending(execution_id)
         return JsonBytes(body)
@@ -69,8 +74,11 @@ def _respond(submit: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> 
 
 def _waits_for(response: HttpResponseBase, request: HttpRequest) -> bool:
     """Whether the run was accepted, and the client wants its result."""
-    unwanted = request.GET.get("wait", "true").lower() in ("false", "0", "no")
-    return response.status_code == 202 and not unwanted
+    return response.status_code == 202 and _wants_result(request)
+
+
+def _wants_result(request: HttpRequest) -> bool:
+    return request.GET.get("wait", "true").lower() not in ("false", "0", "no")
 
 
 async def _result(execution_id: UUID, waiter: Waiter) -> bytes | None:
@@ -94,6 +102,13 @@ def _read_if_finished(execution_id: UUID) -> bytes | None:
     if not execution.is_finished:
         return None
     return bytes(JSONRenderer().render(ExecutionSerializer(execution).data))
+
+
+def _lost() -> JsonResponse:
+    """The database crashed before the execution was on its disk, so that nothing has run."""
+    error = DatabaseAway("The database went down before the run had begun; send it again.")
+    retry_after = {"Retry-After": str(error.retry_after_seconds)}
+    return JsonResponse(error.body(), status=error.http_status, headers=retry_after)
 
 
 def _pending(execution_id: UUID) -> JsonResponse:

@@ -11,6 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, SessionClosed
+from codeexec.postgres import commit_without_waiting
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
@@ -46,13 +47,21 @@ class RunRequest:
 
 
 def submit_execution(
-    session_id: UUID | str, request: RunRequest, *, execution_id: UUID | None = None
+    session_id: UUID | str,
+    request: RunRequest,
+    *,
+    execution_id: UUID | None = None,
+    durable: bool = True,
 ) -> Execution:
     """Queue one run in a session. Runs of one session take place one at a time, in this order.
 
-    Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded.
+    Not `durable`: the caller tells nobody before the run has ended, so there is no need to wait for
+    the disk; the claim that follows is on it before anything runs. Raises NotFound, SessionClosed,
+    InvalidRequest, LimitExceeded.
     """
     with transaction.atomic():
+        if not durable:
+            commit_without_waiting()
         session = _lock_session(session_id)
         execution = _new_execution(session, request)
         if execution_id is not None:
@@ -70,12 +79,16 @@ def submit_execution(
 
 
 def submit_single_run(
-    environment_name: str | None, request: RunRequest, *, execution_id: UUID | None = None
+    environment_name: str | None,
+    request: RunRequest,
+    *,
+    execution_id: UUID | None = None,
+    durable: bool = True,
 ) -> Execution:
     """One run in a session of its own, which ends with it. Raises as both of its halves do."""
     with transaction.atomic():
         session = open_session(environment_name=environment_name, one_shot=True)
-        return submit_execution(session.pk, request, execution_id=execution_id)
+        return submit_execution(session.pk, request, execution_id=execution_id, durable=durable)
 
 
 def _lock_session(session_id: UUID | str) -> Session:
