@@ -112,12 +112,11 @@ def test_execution_timeout_is_the_setting(ready: Session, configure: Configure) 
 def test_only_who_is_told_at_once_waits_for_the_disk(
     ready: Session, durable: bool, commit: str
 ) -> None:
-    with connection.cursor() as cursor:
-        with transaction.atomic():
-            cursor.execute("SET LOCAL synchronous_commit TO on")
-            submit_execution(ready.pk, CODE, durable=durable)
-            cursor.execute("SHOW synchronous_commit")
-            assert cursor.fetchone() == (commit,)
+    with connection.cursor() as cursor, transaction.atomic():
+        cursor.execute("SET LOCAL synchronous_commit TO on")
+        submit_execution(ready.pk, CODE, durable=durable)
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchone() == (commit,)
 
 
 def test_the_id_can_be_chosen(ready: Session) -> None:
