@@ -148,10 +148,15 @@ def _enqueue_warm_sandbox(node: Node, environment: Environment) -> None:
 
 
 def empty_pools(node: Node) -> None:
-    """Remove the sandboxes that no session has claimed. Raises EngineUnavailable."""
-    for sandbox in Sandbox.objects.warm().filter(node=node):
-        if sandbox.retire():
-            get_driver().destroy(str(sandbox.pk))
+    """Remove all sandboxes that no session has, those too whose starting was cut short.
+
+    For a node whose workers have ended. Raises EngineUnavailable.
+    """
+    Sandbox.objects.warm().filter(node=node).delete()
+    claimed = {str(pk) for pk in node.sandboxes.values_list("pk", flat=True)}
+    for container in get_driver().list_sandboxes(node=str(node.pk)):
+        if container.sandbox_id not in claimed:
+            get_driver().destroy(container.sandbox_id)
 
 
 def retire_stale(node: Node) -> None:
