@@ -14,7 +14,7 @@ from django_q.models import Schedule
 from codeexec.sandbox.errors import EngineUnavailable
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment, EnvironmentRevision
-from environments_app.services import record_image
+from environments_app.services import record_image, sandbox_spec
 from sessions_app import upkeep
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.session import MAX_STARTS
@@ -406,6 +406,18 @@ def test_a_node_that_stops_takes_its_idle_sandboxes_with_it(
     upkeep.node_stopped()
     assert [sandbox.pk for sandbox in Sandbox.objects.all()] == [session.pk]
     assert [there.sandbox_id for there in driver.list_sandboxes()] == [str(session.pk)]
+
+
+def test_a_node_that_stops_removes_what_it_was_starting(
+    pool: Environment, this: Node, driver: FakeDriver
+) -> None:
+    open_session()
+    upkeep.tend_pool()
+    (warming,) = Sandbox.objects.filter(status=Sandbox.Status.WARMING)
+    driver.start(sandbox_spec(pool, sandbox_id=warming.pk, node=str(this.pk), max_idle_seconds=60))
+    upkeep.node_stopped()
+    assert not Sandbox.objects.filter(pk=warming.pk).exists()
+    assert str(warming.pk) not in [there.sandbox_id for there in driver.list_sandboxes()]
 
 
 def test_a_pool_takes_no_more_than_the_nodes_room(
