@@ -147,18 +147,6 @@ def _enqueue_warm_sandbox(node: Node, environment: Environment) -> None:
         enqueue(WARM_TASK, str(sandbox.pk), queue=node_queue(node.name))
 
 
-def empty_pools(node: Node) -> None:
-    """Remove all sandboxes that no session has, those too whose starting was cut short.
-
-    For a node whose workers have ended. Raises EngineUnavailable.
-    """
-    Sandbox.objects.warm().filter(node=node).delete()
-    claimed = {str(pk) for pk in node.sandboxes.values_list("pk", flat=True)}
-    for container in get_driver().list_sandboxes(node=str(node.pk)):
-        if container.sandbox_id not in claimed:
-            get_driver().destroy(container.sandbox_id)
-
-
 def retire_stale(node: Node) -> None:
     """Take idle sandboxes out of the pool that are too old, of an older revision, or too many."""
     oldest = timezone.now() - MAX_IDLE_AGE

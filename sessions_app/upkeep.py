@@ -6,7 +6,6 @@ Every step is safe to take on several nodes at once: each ends in a conditional 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
 from sessions_app.nodes import register_node, this_node
 from sessions_app.sandboxes import (
-    empty_pools,
     fill_pools,
     remove_unowned,
     replace_dead,
@@ -62,14 +60,10 @@ def node_started() -> None:
 
 
 def node_stopped() -> None:
-    """Its sessions stay: their containers run on, and the node takes them up when it is back.
-
-    Its idle sandboxes go: nobody is there to look after them.
-    """
-    node = this_node()
-    Node.objects.filter(pk=node.pk).update(heartbeat_at=timezone.now() - LOST_AFTER)
-    with contextlib.suppress(EngineUnavailable):  # then nothing runs there
-        empty_pools(node)
+    """Its sessions stay: their containers run on, and the node takes them up when it is back."""
+    Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).update(
+        heartbeat_at=timezone.now() - LOST_AFTER
+    )
 
 
 class Rhythm:

@@ -399,27 +399,6 @@ def test_a_claimed_sandbox_is_replaced(pool: Environment, work: Work) -> None:
     assert Sandbox.objects.idle().count() == 2
 
 
-def test_a_node_that_stops_takes_its_idle_sandboxes_with_it(
-    pool: Environment, driver: FakeDriver
-) -> None:
-    session = open_session()
-    upkeep.node_stopped()
-    assert [sandbox.pk for sandbox in Sandbox.objects.all()] == [session.pk]
-    assert [there.sandbox_id for there in driver.list_sandboxes()] == [str(session.pk)]
-
-
-def test_a_node_that_stops_removes_what_it_was_starting(
-    pool: Environment, this: Node, driver: FakeDriver
-) -> None:
-    open_session()
-    upkeep.tend_pool()
-    (warming,) = Sandbox.objects.filter(status=Sandbox.Status.WARMING)
-    driver.start(sandbox_spec(pool, sandbox_id=warming.pk, node=str(this.pk), max_idle_seconds=60))
-    upkeep.node_stopped()
-    assert not Sandbox.objects.filter(pk=warming.pk).exists()
-    assert str(warming.pk) not in [there.sandbox_id for there in driver.list_sandboxes()]
-
-
 def test_a_pool_takes_no_more_than_the_nodes_room(
     python: Environment, this: Node, rust: Environment
 ) -> None:
