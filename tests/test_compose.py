@@ -21,7 +21,9 @@ import pytest
 import yaml
 from docker.errors import DockerException, ImageNotFound
 
+from environments_app.definitions import read_definitions
 from scripts.first_program import wait_until_healthy
+from tests.stack import eventually
 
 pytestmark = pytest.mark.compose
 
@@ -40,6 +42,9 @@ class Stack:
         self.engine = docker.DockerClient(base_url=SOCKET)
         address = f"127.0.0.1:{_free_port()}"
         self.api = httpx.Client(base_url=f"http://{address}/api/v1", timeout=60, trust_env=False)
+        self._sessions: set[str] = set()
+        shipped = read_definitions(ROOT / "config" / "environments.yaml")
+        self._pool = sum(each.warm_pool_size for each in shipped.environments)
         self._env = {
             **os.environ,
             "API_PUBLISHED": address,
@@ -63,10 +68,7 @@ class Stack:
     def wait_until_ready(self) -> None:
         """Returns when the API can work and the pool of idle sandboxes is full."""
         wait_until_healthy(str(self.api.base_url).rstrip("/"), still_running=lambda: None)
-        assert eventually(lambda: len(self._idle()) == IDLE, seconds=30)
-
-    def _idle(self) -> set[str]:
-        return self.sandboxes() - self._sessions
+        assert eventually(lambda: len(self.sandboxes() - self._sessions) == self._pool, 30)
 
     def container(self, service: str) -> Any:
         labels = [
@@ -80,8 +82,8 @@ class Stack:
     def sandboxes(self) -> set[str]:
         """By session, or by the name that an idle one will give its session."""
         labels = ["code-executor=true", f"com.docker.compose.project={PROJECT}"]
-        found = self.engine.containers.list(all=True, filters={"label": labels}, sparse=True)
-        return {container.labels["session_id"] for container in found}
+        found = self.engine.api.containers(all=True, filters={"label": labels})
+        return {container["Labels"]["session_id"] for container in found}
 
     def run(self, session_id: str, code: str) -> dict[str, Any]:
         answer = self.api.post(f"/sessions/{session_id}/execute", json={"code": code})
@@ -91,7 +93,9 @@ class Stack:
     def open_session(self, environment: str) -> str:
         answer = self.api.post("/sessions", json={"environment": environment})
         assert answer.status_code == 201, answer.text
-        return str(answer.json()["session_id"])
+        session_id = str(answer.json()["session_id"])
+        self._sessions.add(session_id)
+        return session_id
 
     def close(self) -> None:
         self.api.close()
@@ -130,6 +134,7 @@ def stack() -> Iterator[Stack]:
     stack = Stack()
     try:
         _provide_database_image(stack.engine)
+        stack.compose("down", "-v", seconds=DOWN_SECONDS)  # what an interrupted run has left
         stack.compose("up", "-d", "--build", *SERVICES, seconds=UP_SECONDS)
         stack.wait_until_ready()
         yield stack
@@ -186,6 +191,7 @@ def test_a_worker_stops_in_order_and_sessions_outlive_it(stack: Stack) -> None:
 
 def test_down_leaves_nothing(stack: Stack) -> None:
     stack.run(stack.open_session("python"), "print(1)")
+    stack.wait_until_ready()
     assert stack.sandboxes()
     stack.compose("down", "-v", seconds=DOWN_SECONDS)
     label = {"label": f"com.docker.compose.project={PROJECT}"}
