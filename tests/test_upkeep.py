@@ -14,7 +14,7 @@ from django_q.models import Schedule
 from codeexec.sandbox.errors import EngineUnavailable
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment, EnvironmentRevision
-from environments_app.services import record_image, sandbox_spec
+from environments_app.services import record_image
 from sessions_app import upkeep
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.session import MAX_STARTS
