@@ -226,7 +226,7 @@ def test_the_index_page_says_why_nothing_could_be_run(
 ) -> None:
     Node.objects.filter(pk=this.pk).update(status=Node.Status.DRAINING)
     tab.goto("/")
-    expect(tab.locator("#health-status")).to_have_text("unhealthy")
+    expect(tab.locator("#health-status")).to_have_text("degraded")
     tab.get_by_role("button", name="Run").click()
     expect(tab.locator("#problem")).to_contain_text("No worker node takes sessions")
     expect(tab.get_by_role("button", name="Run")).to_be_enabled()
