@@ -20,7 +20,7 @@ from scripts.steps import SetUpError, Step, step
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
-REMOVAL_SECONDS = 20.0
+REMOVAL_SECONDS = 15.0
 _SYSTEMD = Path("/run/systemd/system")
 
 
@@ -100,7 +100,7 @@ def _let_removals_finish(client: docker.DockerClient) -> None:
     """
     deadline = time.monotonic() + REMOVAL_SECONDS
     with suppress(DockerException, OSError):
-        while unfinished := _containers(client, "created", "dead", "removing", "running"):
+        while unfinished := _containers(client, "dead", "removing", "running"):
             if time.monotonic() > deadline:
                 return
             for container in unfinished:
