@@ -46,9 +46,12 @@ STUCK_AFTER = timedelta(seconds=10)
 
 
 def node_started() -> None:
-    """Register this node, see whether its Docker Engine answers, and note what it has built."""
+    """Register this node, see whether its Docker Engine answers, what of its sandboxes has ended
+    while nobody looked, and what it has built.
+    """
     node = register_node()
     node.beat(engine_error=_engine_error())
+    tend_containers()
     record_images()
     schedule_clean_up()
     logger.info("node %s is up", node.name)

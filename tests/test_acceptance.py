@@ -193,6 +193,7 @@ class TestWorkerDeath:
         self, stack: Stack, client: Client
     ) -> None:
         session_id = client.open("python")
+        client.execute(session_id, "print('before')")
         parent = stack.processes.pop("worker")
         children = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()

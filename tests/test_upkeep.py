@@ -399,6 +399,16 @@ def test_a_claimed_sandbox_is_replaced(pool: Environment, work: Work) -> None:
     assert Sandbox.objects.idle().count() == 2
 
 
+def test_a_node_that_comes_back_gives_nobody_a_sandbox_that_ended_meanwhile(
+    pool: Environment, driver: FakeDriver
+) -> None:
+    for sandbox in Sandbox.objects.idle():
+        driver.lose(str(sandbox.pk))
+    upkeep.node_started()
+    assert not Sandbox.objects.idle().exists()
+    assert open_session().status == S.PENDING
+
+
 def test_a_pool_takes_no_more_than_the_nodes_room(
     python: Environment, this: Node, rust: Environment
 ) -> None:
