@@ -9,7 +9,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
-from codeexec import env, private_database
+from codeexec import __version__, env, private_database
 from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
 
 try:
@@ -85,7 +85,6 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "rest_framework",
-    "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "django_q",
@@ -185,7 +184,7 @@ LOGGING = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "Code Executor",
     "DESCRIPTION": "Runs a candidate's code in a hardened container while an interview is live.",
-    "VERSION": "1.0.0",
+    "VERSION": __version__,
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SWAGGER_UI_DIST": "SIDECAR",
