@@ -48,6 +48,11 @@ class ServiceError(Exception):
     def body(self) -> dict[str, Any]:
         return {"detail": self.detail, "code": self.code, **self.fields}
 
+    def headers(self) -> dict[str, str]:
+        if self.retry_after_seconds is None:
+            return {}
+        return {"Retry-After": str(self.retry_after_seconds)}
+
 
 class InvalidRequest(ServiceError):
     code = "invalid_request"
@@ -100,18 +105,11 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
         exc = DatabaseAway("The database can't be reached; try again in a moment.")
     if isinstance(exc, ServiceError):
         set_rollback()
-        return _service_error_response(exc)
+        return Response(exc.body(), status=exc.http_status, headers=exc.headers())
     response = drf_exception_handler(exc, context)
     if response is not None:
         response.data = _framework_body(exc, response.data)
     return response
-
-
-def _service_error_response(error: ServiceError) -> Response:
-    headers = {}
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
-    return Response(error.body(), status=error.http_status, headers=headers)
 
 
 def _framework_body(exc: Exception, data: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from sessions_app.sandboxes import (
 from sessions_app.services import executions
 from sessions_app.services.sessions import START_TASK, fail_session
 
-CLEAN_UP_TASK = "sessions_app.tasks.clean_up_node"
+CLEAN_UP_NODE_TASK = "sessions_app.tasks.clean_up_node"
 
 RETRY_DELAY = timedelta(seconds=2)
 """A start that failed, or found no room, is tried again after this, and later each time."""
@@ -116,7 +116,7 @@ def remove_sandbox(sandbox_id: str) -> None:
 def clean_up_all_nodes() -> None:
     """The schedule's task, on whichever node takes it: each node removes its own containers."""
     for node in Node.objects.active():
-        enqueue(CLEAN_UP_TASK, queue=node_queue(node.name))
+        enqueue(CLEAN_UP_NODE_TASK, queue=node_queue(node.name))
 
 
 def clean_up_node() -> None:

@@ -195,7 +195,7 @@ def nudge_waiting_executions() -> None:
     )
     # In the order of their keys: the sessions, each once.
     waiting = waiting.order_by("session_id", "queued_at").distinct("session_id")
-    for execution in waiting.select_related("session__node")[:100]:
+    for execution in waiting.select_related("session")[:100]:
         enqueue_run(execution.session)
 
 

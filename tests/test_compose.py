@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from docker.errors import DockerException, ImageNotFound
 
 from environments_app.definitions import read_definitions
 from scripts.first_program import wait_until_healthy
-from tests.stack import eventually
+from tests.stack import eventually, free_port
 
 pytestmark = pytest.mark.compose
 
@@ -40,7 +38,7 @@ class Stack:
 
     def __init__(self) -> None:
         self.engine = docker.DockerClient(base_url=SOCKET)
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         self.api = httpx.Client(base_url=f"http://{address}/api/v1", timeout=60, trust_env=False)
         self._sessions: set[str] = set()
         shipped = read_definitions(ROOT / "config" / "environments.yaml")
@@ -108,12 +106,6 @@ def _compose_command() -> list[str]:
         if subprocess.run([*plugin, "version"], capture_output=True).returncode == 0:
             return plugin
     return ["docker-compose"]
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _provide_database_image(engine: docker.DockerClient) -> None:

@@ -20,7 +20,7 @@ _ERRORS = {
     404: "`not_found`.",
     409: "`session_closed`: it was stopped, has expired, or was given up.",
     413: "`request_too_large`.",
-    503: "`no_capacity`: try again after `Retry-After` seconds.",
+    503: "`no_capacity`, `database_away`: try again after `Retry-After` seconds.",
     504: "`result_pending`: the run goes on, `execution_id` says where its result will be.",
 }
 
@@ -48,7 +48,7 @@ def responses(answer: type[Any], status: int, *errors: int) -> dict[int, Any]:
 
 def run_responses(*errors: int) -> dict[int, Any]:
     queued = OpenApiResponse(ExecutionQueuedSerializer, "With `wait=false`.")
-    return {**responses(ExecutionSerializer, 200, 400, 413, 504, *errors), 202: queued}
+    return {**responses(ExecutionSerializer, 200, 400, 413, 503, 504, *errors), 202: queued}
 
 
 def page(row: type[serializers.Serializer[Any]], *errors: int) -> dict[int, Any]:

@@ -124,7 +124,7 @@ class ExecutionViewSet(ViewSet):
         summary="Run code once",
         request=SingleRunSerializer,
         parameters=schema.WAIT,
-        responses=schema.run_responses(503),
+        responses=schema.run_responses(),
         examples=examples.RUN_ONCE,
     )
     def run_once(self, request: Request, execution_id: UUID, awaited: bool) -> Response:

@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.template.response import SimpleTemplateResponse
 from rest_framework.renderers import JSONRenderer
 
-from codeexec.errors import DATABASE_AWAY, DatabaseAway, ResultPending
+from codeexec.errors import DATABASE_AWAY, DatabaseAway, ResultPending, ServiceError
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
 from sessions_app.api.answers import ExecutionSerializer
@@ -106,15 +106,18 @@ def _read_if_finished(execution_id: UUID) -> bytes | None:
 
 def _lost() -> JsonResponse:
     """The database crashed before the execution was on its disk, so that nothing has run."""
-    error = DatabaseAway("The database went down before the run had begun; send it again.")
-    retry_after = {"Retry-After": str(error.retry_after_seconds)}
-    return JsonResponse(error.body(), status=error.http_status, headers=retry_after)
+    return _error(DatabaseAway("The database went down before the run had begun; send it again."))
 
 
 def _pending(execution_id: UUID) -> JsonResponse:
-    error = ResultPending(
-        f"No result within {settings.CODE_EXECUTOR['REQUEST_TIMEOUT']:g} s; the execution goes on: "
-        f"GET /api/v1/executions/{execution_id} will have it.",
-        execution_id=str(execution_id),
+    return _error(
+        ResultPending(
+            f"No result within {settings.CODE_EXECUTOR['REQUEST_TIMEOUT']:g} s; the execution goes "
+            f"on: GET /api/v1/executions/{execution_id} will have it.",
+            execution_id=str(execution_id),
+        )
     )
-    return JsonResponse(error.body(), status=error.http_status)
+
+
+def _error(error: ServiceError) -> JsonResponse:
+    return JsonResponse(error.body(), status=error.http_status, headers=error.headers())
