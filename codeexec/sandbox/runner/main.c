@@ -175,9 +175,11 @@ static void advance(void)
 
 static int poll_timeout_ms(int64_t idle_ns)
 {
-    int64_t deadline = run_deadline_ns();
+    int64_t deadline = run_deadline_ns(), due = out_due_ns();
     if (deadline < 0)
         deadline = talk.heard + idle_ns;
+    if (due > 0 && due < deadline)
+        deadline = due;
     int64_t left = deadline - now_ns();
     return left <= 0 ? 0 : left / 1000000 >= 60000 ? 60000 : (int)(left / 1000000) + 1;
 }
@@ -195,7 +197,7 @@ static int serve(int child_fd, int64_t idle_ns)
     talk.heard = now_ns();
     for (;;) {
         fds[0] = (struct pollfd){.fd = in_has_room() ? STDIN_FILENO : -1, .events = POLLIN};
-        fds[1] = (struct pollfd){.fd = out_pending() ? STDOUT_FILENO : -1, .events = POLLOUT};
+        fds[1] = (struct pollfd){.fd = out_due() ? STDOUT_FILENO : -1, .events = POLLOUT};
         fds[2] = (struct pollfd){.fd = child_fd, .events = POLLIN};
         run_poll_fds(fds + 3);
         if (poll(fds, 3 + RUN_POLL_FDS, poll_timeout_ms(idle_ns)) < 0 && errno != EINTR)
@@ -206,7 +208,7 @@ static int serve(int child_fd, int64_t idle_ns)
         if (fds[2].revents)
             clear_signal(child_fd);
         advance();
-        if (!out_flush())
+        if (out_due() && !out_flush())
             return EXIT_DONE;
         if (!run_active() && now_ns() >= talk.heard + idle_ns)
             return EXIT_DONE;

@@ -15,6 +15,8 @@
 #define HELLO_BYTES (TOKEN_BYTES + NONCE_BYTES + 1)
 #define OUTPUT_ROOM (4 * FRAME_BYTES(64 * 1024))
 #define OUT_RESERVE 4096
+#define HOLD_NS (4 * (int64_t)1000000)
+#define HOLD_BYTES 16384
 
 extern char **environ;
 
@@ -28,6 +30,8 @@ static struct {
 static struct {
     unsigned char bytes[OUTPUT_ROOM + OUT_RESERVE]; /* [0] always begins a frame */
     size_t sent, end;
+    bool urgent;   /* something that doesn't wait is in it */
+    int64_t since; /* when it last began to fill */
 } out;
 
 uint32_t load_u32(const unsigned char *at)
@@ -201,9 +205,19 @@ static void out_compact(void)
     out.end -= unsent;
 }
 
-bool out_pending(void)
+/* Each piece that is sent wakes up the Engine's processes, so what a program prints waits a moment
+ * for more of it, or for the result: most programs' output then travels in one piece with that. */
+int64_t out_due_ns(void)
 {
-    return out.sent < out.end;
+    if (out.sent == out.end)
+        return -1;
+    return out.urgent || out.end - out.sent >= HOLD_BYTES ? 0 : out.since + HOLD_NS;
+}
+
+bool out_due(void)
+{
+    int64_t due = out_due_ns();
+    return due == 0 || (due > 0 && now_ns() >= due);
 }
 
 size_t out_room(void)
@@ -214,6 +228,8 @@ size_t out_room(void)
 static void out_seal(uint8_t type, uint32_t id, size_t length)
 {
     unsigned char *at = out.bytes + out.end;
+    if (out.end == 0)
+        out.since = now_ns();
     at[0] = type;
     store_u32(at + 1, id);
     store_u32(at + 5, (uint32_t)length);
@@ -228,6 +244,7 @@ bool out_frame(uint8_t type, uint32_t id, const void *payload, size_t length)
     if (length > 0)
         memcpy(out.bytes + out.end + HEADER_BYTES, payload, length);
     out_seal(type, id, length);
+    out.urgent = true;
     return true;
 }
 
@@ -251,14 +268,15 @@ void out_drop(void)
 
 bool out_flush(void)
 {
-    while (out_pending()) {
+    while (out.sent < out.end) {
         ssize_t wrote = write(STDOUT_FILENO, out.bytes + out.sent, out.end - out.sent);
         if (wrote < 0 && errno == EINTR)
             continue;
         if (wrote < 0)
-            return errno == EAGAIN ? (out_compact(), true) : false;
+            return errno == EAGAIN ? (out_compact(), out.urgent = true) : false;
         out.sent += (size_t)wrote;
     }
     out.sent = out.end = 0;
+    out.urgent = false;
     return true;
 }

@@ -69,7 +69,8 @@ uint32_t load_u32(const unsigned char *at);
 uint64_t load_u64(const unsigned char *at);
 void store_u32(unsigned char *at, uint32_t value);
 void store_u64(unsigned char *at, uint64_t value);
-bool out_pending(void);
+int64_t out_due_ns(void); /* when to call out_flush(); 0: now, -1: there is nothing */
+bool out_due(void);
 size_t out_room(void); /* for program output; a reserve for other frames is kept out of it */
 bool out_frame(uint8_t type, uint32_t id, const void *payload, size_t length);
 ssize_t out_frame_from(int fd, uint8_t type, uint32_t id, size_t at_most);
