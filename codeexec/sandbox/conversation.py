@@ -21,7 +21,7 @@ from codeexec.sandbox.types import Command, RunResult, WorkspaceFile
 from codeexec.sandbox.verdicts import to_result
 
 HANDSHAKE_SECONDS = 5.0
-KEEP_GOING_SECONDS = 1.0
+KEEP_GOING_SECONDS = 0.5
 GRACE_SECONDS = 7.0
 """Beyond its wall-clock limit: the runner takes up to 2 s to end everything, then must report."""
 SEND_SOON_BYTES = 1024 * 1024
@@ -31,6 +31,8 @@ class Stream(Protocol):
     def send(self, data: bytes) -> None: ...
 
     def receive(self, seconds: float) -> bytes | None: ...
+
+    def is_quiet(self) -> bool: ...
 
 
 class Conversation:
@@ -81,6 +83,9 @@ class Conversation:
             stdout=b"".join(output[Tell.STDOUT]),
             stderr=b"".join(output[Tell.STDERR]),
         )
+
+    def is_fresh(self) -> bool:
+        return not self._frames and self._stream.is_quiet()
 
     def settle(self) -> None:
         """Wait until everything asked for is done, so that nothing of it can get between the frames

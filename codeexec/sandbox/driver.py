@@ -18,7 +18,7 @@ from codeexec.sandbox.types import (
 )
 
 KeepGoing = Callable[[], bool]
-"""Called about once a second while a program runs; False ends the program (verdict `cancelled`)."""
+"""Called twice a second while a program runs; False ends the program (verdict `cancelled`)."""
 
 OnLine = Callable[[str], None]
 
@@ -42,6 +42,10 @@ class Attachment(Protocol):
 
         Raises CommandNotStarted, SandboxLost.
         """
+
+    def is_fresh(self) -> bool:
+        """Whether an attachment that was kept open after a run can do another one. False: the
+        sandbox has ended, or another client has taken it over."""
 
 
 class Driver(Protocol):

@@ -244,6 +244,9 @@ class FakeAttachment:
         self._refuse_when_over()
         return to_result(ending, stdout=process.stdout, stderr=process.stderr)
 
+    def is_fresh(self) -> bool:
+        return not self._is_over()
+
     def _process(self, command: Command) -> LocalProcess:
         sandbox = self._sandbox
         cwd = sandbox.path(command.cwd or sandbox.spec.workspace_dir)

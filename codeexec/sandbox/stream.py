@@ -77,6 +77,10 @@ class ContainerStream:
             raise SandboxLost("The sandbox has ended.")
         return self._demultiplexer.feed(data)
 
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to receive, the end neither."""
+        return not self._early and not self._poll.poll(0)
+
 
 def connect(base_url: str) -> socket.socket:
     """Open a connection to `unix:///path`, or to `tcp://host:port`. Raises EngineUnavailable."""
