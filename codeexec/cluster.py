@@ -2,7 +2,8 @@
 
     this process ─▶ sentinel ─▶ pusher     takes messages from the database
       upkeep                 ├▶ workers    run tasks
-                             └▶ monitor    deletes messages of tasks that ended
+                             ├▶ monitor    deletes messages of tasks that ended
+                             └▶ executor   a worker that takes its work from the database itself
 
 The sentinel replaces what dies below it. When it dies itself, everything ends, and whoever
 supervises this process starts it again.
@@ -18,8 +19,10 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import ClassVar
 
 import django_q.cluster
+import setproctitle
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connections
 
@@ -28,6 +31,9 @@ from codeexec.processes import reap_children, tie_children_to_parents
 from codeexec.worker_queue import SafeEvent, WorkerQueue, WorkTimer
 
 logger = logging.getLogger(__name__)
+
+RunExecutor = Callable[[SafeEvent, int | None], None]
+"""Works until the event is set. The number is the process id of the one before it, which died."""
 
 GRACE_SECONDS = 15.0
 """How long a stopping cluster lets tasks finish that are running."""
@@ -40,9 +46,14 @@ class ClusterDiedError(Exception):
 
 
 def run_cluster(
-    upkeep: Callable[[], None], *, interval_seconds: float, grace_seconds: float = GRACE_SECONDS
+    upkeep: Callable[[], None],
+    *,
+    interval_seconds: float,
+    grace_seconds: float = GRACE_SECONDS,
+    run_executor: RunExecutor | None = None,
 ) -> None:
-    """Run tasks until SIGTERM or SIGINT, calling `upkeep` at that interval in a thread.
+    """Run tasks, and an executor in a process of its own, until SIGTERM or SIGINT, calling `upkeep`
+    at that interval in a thread.
 
     What `upkeep` raises is logged and it is called again. A stop lets running tasks finish for
     `grace_seconds`, a second signal doesn't; no process is left in any case. Raises
@@ -50,7 +61,7 @@ def run_cluster(
     has no other threads and needs no signal handlers: its workers are forks of it, so what it
     has imported they need not.
     """
-    _use_safe_parts()
+    _use_safe_parts(run_executor)
     _take_back_claims()
     stop = _StopSignals()
     cluster = django_q.cluster.Cluster()
@@ -64,28 +75,64 @@ def run_cluster(
         _end(cluster)
 
 
-def _use_safe_parts() -> None:
+def _use_safe_parts(run_executor: RunExecutor | None) -> None:
     django_q.cluster.Queue = WorkerQueue
     django_q.cluster.Event = SafeEvent
     django_q.cluster.Value = WorkTimer
+    _Sentinel.run_executor = run_executor
     django_q.cluster.Sentinel = _Sentinel
     tie_children_to_parents()
 
 
 class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
-    """Leaves it to the parent to say when to stop.
+    """Guards the executor beside the workers, and leaves it to the parent to say when to stop.
 
     Service managers send their SIGTERM to every process of a service: taken at its word, it would
     end tasks that are to be finished.
     """
 
+    run_executor: ClassVar[RunExecutor | None] = None
+
     def start(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that are forked now ignore it, too
+        self._executor: BaseProcess | None = None
+        self._executor_stop = SafeEvent()
         super().start()
 
+    def spawn_cluster(self) -> None:
+        super().spawn_cluster()
+        if self.run_executor is not None:
+            self._spawn_executor(None)
+
+    def _spawn_executor(self, predecessor_pid: int | None) -> None:
+        run = type(self).run_executor
+        process = self.spawn_process(_execute, run, self._executor_stop, predecessor_pid)
+        process.timer = WorkTimer("f", -1)  # guarded as a worker that has no time-out
+        self.pool.append(process)
+        self._executor = process
+
     def reincarnate(self, process: BaseProcess) -> None:
+        if process is self._executor:
+            logger.critical("The executor died (exit code %s): another starts", process.exitcode)
+            connections.close_all()
+            self.pool.remove(process)
+            self._spawn_executor(process.pid)
+            return
         super().reincarnate(process)
         process.kill()  # one whose time is over and that would ignore being terminated
+
+    def stop(self) -> None:
+        self._executor_stop.set()
+        if self._executor is not None:
+            self.pool.remove(self._executor)  # it takes no messages, and so none that says stop
+        super().stop()
+        if self._executor is not None:
+            self._executor.join()
+
+
+def _execute(run: RunExecutor, stop: SafeEvent, predecessor_pid: int | None) -> None:
+    setproctitle.setproctitle("qcluster executor")
+    run(stop, predecessor_pid)
 
 
 def _take_back_claims() -> None:

@@ -275,10 +275,10 @@ SETTINGS = (
     ),
     _setting(
         "WORKER_CONCURRENCY",
-        "4",
+        "8",
         _whole(1, 256),
         "a whole number from 1 to 256",
-        "worker processes of this node: executions that run at one time",
+        "executions that this node runs at one time; others wait",
     ),
     _setting(
         "API_HOST",

@@ -1,13 +1,14 @@
 """Telling the API's processes that an execution has something new, and waiting for that.
 
-`publish` sends an execution's id at the commit of the caller's transaction. Each API process has
-one `Hub`: a single LISTEN connection that wakes whoever waits for that id. Being woken means
-"read the row again", never more: so a lost connection is mended by waking everybody.
+A notification is an execution's id, sent at the commit of whoever changed its row. Each API process
+has one `Hub`: a single LISTEN connection that wakes whoever waits for that id. Being woken means
+"read the row again": so a lost connection is mended by waking everybody. Where the news is short it
+comes with the id, after a line break, and the row need not be read.
 
     with hub.expect(execution_id) as waiter:   # before the work is sent, so nothing is missed
-        await in_thread(send_the_work)
+        await send_the_work()
         while not finished and await waiter.wait(seconds_left):
-            finished = await in_thread(read_the_row)
+            finished = waiter.news or await read_the_row()
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ class Waiter:
 
     def __init__(self) -> None:
         self._told = asyncio.Event()
+        self.news = ""
+        """What came with the last notification; empty: the row has it."""
 
-    def tell(self) -> None:
+    def tell(self, news: str = "") -> None:
+        self.news = news
         self._told.set()
 
     async def wait(self, timeout_seconds: float) -> bool:
@@ -144,8 +148,9 @@ class Hub:
 
     async def _forward(self, listening: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
         async for notification in listening.notifies():
-            for waiter in self._waiters.get(notification.payload, ()):
-                waiter.tell()
+            execution_id, _, news = notification.payload.partition("\n")
+            for waiter in self._waiters.get(execution_id, ()):
+                waiter.tell(news)
 
     def _tell_everybody(self) -> None:
         for waiters in self._waiters.values():

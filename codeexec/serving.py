@@ -28,6 +28,7 @@ from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver, set_script_prefix
 from django.utils.module_loading import import_string
 
+from codeexec.async_database import async_database
 from codeexec.errors import error_page
 from codeexec.notifications import hub
 from codeexec.sizes import format_size
@@ -116,17 +117,14 @@ class Application(ASGIHandler):
         self, request: ASGIRequest, receive: Receive, send: Send
     ) -> None:
         """Cancel the view when its client goes away."""
-        answer = asyncio.create_task(self._answer(request, send))
-        gone = asyncio.create_task(_disconnect(receive))
+        watcher = _Watcher(receive)
         try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            await self._answer(request, send)
+        except asyncio.CancelledError:
+            if not watcher.client_is_gone:
+                raise
         finally:
-            finished = answer.done()
-            for task in (answer, gone):
-                task.cancel()
-            await asyncio.wait((answer, gone))
-        if finished or not answer.cancelled():
-            answer.result()
+            watcher.stop()
 
     async def _answer(self, request: ASGIRequest, send: Send) -> None:
         response = await self.run_get_response(request)
@@ -170,9 +168,23 @@ async def _iterate_in_threads(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield part
 
 
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watcher:
+    """Cancels the task that made it when the client disconnects, until it is stopped."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._watched = asyncio.current_task()
+        self._task = asyncio.create_task(self._watch(receive))
+        self.client_is_gone = False
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.client_is_gone = True
+        if self._watched is not None:
+            self._watched.cancel()
 
 
 async def _read_body(scope: Scope, receive: Receive) -> IO[bytes]:
@@ -235,6 +247,7 @@ async def _live(receive: Receive, send: Send) -> None:
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await hub.stop()
+            await async_database.close()
             threads.close()
             await send({"type": "lifespan.shutdown.complete"})
             return

@@ -154,7 +154,7 @@ REST_FRAMEWORK = {
 Q_CLUSTER = {
     "name": "shared",  # codeexec.queueing.SHARED_QUEUE: where schedules send their tasks
     "broker_class": "codeexec.broker.PostgresBroker",
-    "workers": CODE_EXECUTOR["WORKER_CONCURRENCY"],
+    "workers": 4,  # tasks wait for the Docker Engine; programs are run by the executor
     "retry": 120,
     "timeout": 120,
     "queue_limit": 1,  # the least that is taken ahead of the workers

@@ -1,4 +1,4 @@
-"""Running one execution in its session's sandbox."""
+"""Running one claimed execution in its session's sandbox."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError
 
 from codeexec.sandbox.driver import Attachment, KeepGoing
 from codeexec.sandbox.errors import (
@@ -19,12 +21,14 @@ from codeexec.sandbox.errors import (
     SandboxLost,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.types import Command, RunResult, SandboxHandle
+from codeexec.sandbox.types import Command, RunResult
 from codeexec.sandbox.types import Verdict as SandboxVerdict
 from environments_app.commands import build_commands
-from environments_app.engine import get_driver
-from sessions_app.models import Execution, Sandbox
+from environments_app.known import known_environment, recall
+from environments_app.models import Environment
+from sessions_app.attachments import Attachments
 from sessions_app.models.execution import Outcome, Verdict
+from sessions_app.models.press_of_run import Claim
 from sessions_app.sandboxes import destroy_sandbox
 from sessions_app.services import executions
 
@@ -33,50 +37,73 @@ logger = logging.getLogger(__name__)
 _DATABASE_RETRY_SECONDS = 0.5
 
 
-def worker_name() -> str:
-    return f"{settings.CODE_EXECUTOR['NODE_NAME']}/{os.getpid()}"
+def worker_name(process_id: int | None = None) -> str:
+    """Of this process, unless another one is named."""
+    return f"{settings.CODE_EXECUTOR['NODE_NAME']}/{process_id or os.getpid()}"
 
 
-def run_execution(execution: Execution) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the runs of one process share."""
+
+    database: Callable[[], AbstractContextManager[None]]
+    """Inside its `with`, this thread may use the database."""
+    attachments: Attachments = field(default_factory=Attachments)
+
+
+def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> None:
     """Run a claimed execution to its end and keep what it came to, whatever happens."""
     try:
-        outcome = _run_in_sandbox(execution)
+        outcome, started = _run_in_sandbox(claim, around, keep_going)
     except (SandboxLost, EngineUnavailable) as error:
-        reason = _reason(execution, error)
-        _keep(partial(executions.fail_execution, execution, reason, sandbox_lost=True))
+        reason = _reason(claim, error)
+        fail = partial(executions.fail_execution, claim, reason, sandbox_lost=True)
+        _keep(around, fail)
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
-        _keep(partial(executions.fail_execution, execution, str(error)))
+        _keep(around, partial(executions.fail_execution, claim, str(error)))
     except BaseException as error:  # SystemExit too: the row must not stay `running`
-        logger.exception("execution %s failed", execution.pk)
-        executions.fail_execution(execution, f"The service failed: {error!r}")
+        logger.exception("execution %s failed", claim.execution_id)
+        with around.database():
+            executions.fail_execution(claim, f"The service failed: {error!r}")
         raise
     else:
-        lost = not _is_clean(outcome)
-        if lost:
-            _throw_away_sandbox(execution)
-        _keep(partial(executions.finish_execution, execution, outcome, sandbox_lost=lost))
+        _finish(claim, around, outcome, started)
 
 
-def _reason(execution: Execution, error: SandboxError) -> str:
-    if execution.session.one_shot:
+def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float) -> None:
+    lost = not _is_clean(outcome)
+    if lost:
+        _throw_away_sandbox(claim, around)
+
+    def finish() -> None:
+        seconds = time.monotonic() - started
+        executions.finish_execution(
+            claim, outcome, seconds_since_started=seconds, sandbox_lost=lost
+        )
+
+    _keep(around, finish)
+
+
+def _reason(claim: Claim, error: SandboxError) -> str:
+    if claim.one_shot:
         return str(error)
     return f"{error} The session goes on in a new sandbox with an empty workspace."
 
 
-def _keep(write: Callable[[], object]) -> None:
+def _keep(around: Surroundings, write: Callable[[], object]) -> None:
     """Write what a run came to. A database that is away is waited for as long as the lease lasts:
     after that the execution has been ended as abandoned.
     """
     deadline = time.monotonic() + settings.CODE_EXECUTOR["EXECUTION_LEASE"]
     while True:
         try:
-            write()
+            with around.database():
+                write()
             return
         except (OperationalError, InterfaceError):
             if time.monotonic() >= deadline:
                 raise
             logger.warning("a result can't be written, no database; trying again")
-            close_old_connections()
             time.sleep(_DATABASE_RETRY_SECONDS)
 
 
@@ -85,41 +112,51 @@ def _is_clean(outcome: Outcome) -> bool:
     return all(result.clean for result in results)
 
 
-def _throw_away_sandbox(execution: Execution) -> None:
+def _throw_away_sandbox(claim: Claim, around: Surroundings) -> None:
     """A run left something behind that did not end: nothing else may run beside it."""
-    logger.warning("session %s: a run left something behind", execution.session_id)
+    logger.warning("session %s: a run left something behind", claim.session_id)
     try:
-        destroy_sandbox(str(execution.session_id))
+        with around.database():
+            destroy_sandbox(str(claim.session_id))
     except EngineUnavailable as error:  # then the start of the next one removes it
-        logger.warning("session %s: %s", execution.session_id, error)
+        logger.warning("session %s: %s", claim.session_id, error)
 
 
-def _run_in_sandbox(execution: Execution) -> Outcome:
-    handle = _sandbox_handle(execution)
-    with get_driver().attach(handle) as sandbox:
-        sandbox.write_files(executions.workspace_files(execution))
-        return _compile_and_run(execution, sandbox)
-
-
-def _sandbox_handle(execution: Execution) -> SandboxHandle:
-    sandbox = Sandbox.objects.filter(pk=execution.session_id).first()
-    if sandbox is None or not sandbox.container_id:
+def _run_in_sandbox(
+    claim: Claim, around: Surroundings, keep_going: KeepGoing
+) -> tuple[Outcome, float]:
+    """What it came to, and when it began, by the monotonic clock."""
+    if claim.sandbox is None:
         raise SandboxLost("The session's sandbox is gone.")
-    return sandbox.handle()
+    environment = _environment(claim, around)
+    with around.attachments.lent(claim.sandbox) as sandbox:
+        sandbox.write_files(executions.workspace_files(claim))
+        started = time.monotonic()
+        return _compile_and_run(claim, environment, sandbox, keep_going), started
 
 
-def _compile_and_run(execution: Execution, sandbox: Attachment) -> Outcome:
-    environment = execution.session.environment
-    commands = build_commands(environment, execution.filename, execution.args)
-    keep_going = _keep_going(execution)
-    output_bytes = environment.limits().output_bytes
+def _environment(claim: Claim, around: Surroundings) -> Environment:
+    known = recall(claim.environment_id, claim.environment_version)
+    if known is not None:
+        return known
+    with around.database():
+        return known_environment(
+            claim.environment_id, version=claim.environment_version
+        ).environment
+
+
+def _compile_and_run(
+    claim: Claim, environment: Environment, sandbox: Attachment, keep_going: KeepGoing
+) -> Outcome:
+    commands = build_commands(environment, claim.filename, claim.args)
+    limits = environment.limits()
     compilation: RunResult | None = None
     if commands.compile is not None:
         command = Command(
             argv=commands.compile,
-            wall_seconds=environment.limits().timeout_seconds,
-            output_bytes=output_bytes,
-            env=execution.env,
+            wall_seconds=limits.timeout_seconds,
+            output_bytes=limits.output_bytes,
+            env=claim.env,
         )
         compilation = sandbox.run(command, keep_going=keep_going)
         if compilation.verdict == SandboxVerdict.CANCELLED:
@@ -128,31 +165,10 @@ def _compile_and_run(execution: Execution, sandbox: Attachment) -> Outcome:
             return Outcome(verdict=Verdict.COMPILE_ERROR, compilation=compilation, run=None)
     command = Command(
         argv=commands.run,
-        wall_seconds=execution.timeout_seconds,
-        output_bytes=output_bytes,
-        env=execution.env,
-        stdin=bytes(execution.stdin),
+        wall_seconds=claim.timeout_seconds,
+        output_bytes=limits.output_bytes,
+        env=claim.env,
+        stdin=claim.stdin,
     )
     result = sandbox.run(command, keep_going=keep_going)
     return Outcome(verdict=Verdict(result.verdict), compilation=compilation, run=result)
-
-
-def _keep_going(execution: Execution) -> KeepGoing:
-    """Renews the lease well before it ends; says when the run is not wanted any more."""
-    # A driver asks about once a second. Half of that: no call comes just too early.
-    interval = min(0.5, settings.CODE_EXECUTOR["EXECUTION_LEASE"] / 4)
-    due = time.monotonic() + interval
-
-    def keep_going() -> bool:
-        nonlocal due
-        if time.monotonic() < due:
-            return True
-        due = time.monotonic() + interval
-        try:
-            return execution.renew_lease()
-        except (OperationalError, InterfaceError):
-            logger.warning("execution %s: lease not renewed, no database", execution.pk)
-            close_old_connections()  # or the next attempt would use the broken one
-            return True
-
-    return keep_going

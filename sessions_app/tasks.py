@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
-from sessions_app import runs
 from sessions_app.cleanup import clean_up
 from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.nodes import this_node
 from sessions_app.sandboxes import (
@@ -21,7 +21,6 @@ from sessions_app.sandboxes import (
     start_reserved,
     start_sandbox,
 )
-from sessions_app.services import executions
 from sessions_app.services.sessions import START_TASK, fail_session
 
 CLEAN_UP_NODE_TASK = "sessions_app.tasks.clean_up_node"
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_session(session_id: str) -> None:
-    """pending → creating → ready: start the session's sandbox on this node, then run what waits."""
+    """pending → creating → ready: start the session's sandbox on this node."""
     session = Session.objects.select_related("environment").filter(pk=session_id).first()
     if session is None or session.status != Session.Status.PENDING:
         return
@@ -63,7 +62,7 @@ def _start_claimed(session: Session, reservation: Reservation) -> None:
         return
     # Where it is not wanted any more, whoever ended it removes the container.
     if revision and session.mark_ready(reservation.sandbox.container_id, revision):
-        run_session(str(session.pk))
+        announce(session.pk, reservation.sandbox.node_id)
 
 
 def _start_failed(session: Session, error: SandboxError) -> None:
@@ -73,13 +72,6 @@ def _start_failed(session: Session, error: SandboxError) -> None:
         session.restart(lease=RETRY_DELAY * session.starts)
     else:
         fail_session(session, str(error))
-
-
-def run_session(session_id: str) -> None:
-    """Run the session's next execution, if it has one and nobody else is at it."""
-    execution = executions.claim_next_execution(session_id, runs.worker_name())
-    if execution is not None:
-        runs.run_execution(execution)
 
 
 def stop_session(session_id: str) -> None:

@@ -24,10 +24,11 @@ from environments_app.services import record_image
 from sessions_app.cleanup import schedule_clean_up
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.node import LOST_AFTER
+from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
 from sessions_app.nodes import register_node, this_node
 from sessions_app.sandboxes import fill_pools, remove_unowned, replace_dead, retire_stale
-from sessions_app.services.executions import enqueue_run, reap_abandoned_executions
+from sessions_app.services.executions import reap_abandoned_executions
 from sessions_app.services.sessions import (
     START_TASK,
     enqueue_stop,
@@ -45,7 +46,7 @@ STUCK_AFTER = timedelta(seconds=10)
 """A message that has had no effect for this long was lost with the worker that had it."""
 
 
-def node_started() -> None:
+def node_started() -> Node:
     """Register this node, see whether its Docker Engine answers, what of its sandboxes has ended
     while nobody looked, and what it has built.
     """
@@ -55,6 +56,7 @@ def node_started() -> None:
     record_images()
     schedule_clean_up()
     logger.info("node %s is up", node.name)
+    return node
 
 
 def node_stopped() -> None:
@@ -189,14 +191,14 @@ def _queue_start_again(session: Session) -> None:
 
 
 def nudge_waiting_executions() -> None:
-    """A ready session with a queued execution that nobody takes up: its message was lost."""
+    """A ready session with a queued execution that nobody takes up: the news was lost."""
     waiting = Execution.objects.queued().filter(
         session__status=SessionStatus.READY, queued_at__lt=timezone.now() - STUCK_AFTER
     )
     # In the order of their keys: the sessions, each once.
     waiting = waiting.order_by("session_id", "queued_at").distinct("session_id")
     for execution in waiting.select_related("session")[:100]:
-        enqueue_run(execution.session)
+        announce(execution.session_id, execution.session.node_id)
 
 
 def nudge_stopping_sessions() -> None:

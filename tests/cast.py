@@ -10,7 +10,7 @@ from django.utils import timezone
 from codeexec.sandbox.types import RunResult
 from codeexec.sandbox.types import Verdict as SandboxVerdict
 from environments_app.models import Environment
-from sessions_app.models import Execution, Node, Session
+from sessions_app.models import Execution, Node, Session, press_of_run
 from sessions_app.models.execution import Outcome, Verdict
 
 AGO = timedelta(hours=1)
@@ -29,7 +29,7 @@ def session_in(status: str, environment: Environment, node: Node) -> Session:
         assert revision is not None
         assert session.mark_ready("c" * 64, revision)
     if status == SESSION.EXECUTING:
-        assert session.begin_execution()
+        Session.row(session.pk).update(status=status)  # as the claim of an execution does
     if status in (SESSION.STOPPING, SESSION.STOPPED):
         assert session.request_stop(Session.StopReason.CLIENT)
     if status == SESSION.STOPPED:
@@ -54,9 +54,10 @@ def execution_in(status: str, session: Session) -> Execution:
     """An execution that has come to this status by its own transitions."""
     execution = new_execution(session)
     if status in (EXECUTION.RUNNING, EXECUTION.COMPLETED):
-        assert execution.claim("this/1")
+        assert claim(execution)
     if status == EXECUTION.COMPLETED:
-        assert execution.complete(outcome())
+        assert finish(execution, outcome())
+        Session.row(session.pk).update(status=session.status)
     if status == EXECUTION.ERROR:
         assert execution.fail("It was lost.")
     if status == EXECUTION.CANCELLED:
@@ -64,6 +65,46 @@ def execution_in(status: str, session: Session) -> Execution:
     execution.refresh_from_db()
     assert execution.status == status
     return execution
+
+
+def claim(execution: Execution, worker: str = "this/1") -> bool:
+    """queued → running, with its session; False: it is not the one that can be claimed."""
+    session = Session.objects.get(pk=execution.session_id)
+    if session.status == SESSION.EXECUTING and execution.status == EXECUTION.QUEUED:
+        Session.row(session.pk).update(status=SESSION.READY)
+    found = press_of_run.claim(session.pk, node_id=session.node_id, worker=worker)
+    return found is not None and found.execution_id == execution.pk
+
+
+def finish(execution: Execution, outcome: Outcome) -> bool:
+    """running → completed, or cancelled; False: it was not running."""
+    finished, _released = press_of_run.finish(
+        execution_id=execution.pk,
+        session_id=execution.session_id,
+        outcome=outcome,
+        seconds_since_started=0.02,
+    )
+    return finished
+
+
+def claim_of(execution: Execution) -> press_of_run.Claim:
+    """The claim of an execution that is running."""
+    execution.refresh_from_db()
+    return press_of_run.Claim(
+        execution_id=execution.pk,
+        session_id=execution.session_id,
+        one_shot=execution.session.one_shot,
+        environment_id=execution.session.environment_id,
+        environment_version="",
+        code=execution.code,
+        filename=execution.filename,
+        stdin=bytes(execution.stdin),
+        args=execution.args,
+        env=execution.env,
+        files=execution.files,
+        timeout_seconds=execution.timeout_seconds,
+        sandbox=None,
+    )
 
 
 def new_execution(session: Session, **columns: Any) -> Execution:

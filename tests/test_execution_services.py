@@ -20,8 +20,8 @@ from codeexec.errors import (
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
 from sessions_app.services.executions import (
+    Arrival,
     RunRequest,
-    claim_next_execution,
     fail_execution,
     find_execution,
     finish_execution,
@@ -31,9 +31,9 @@ from sessions_app.services.executions import (
     workspace_files,
 )
 from sessions_app.services.sessions import stop_session
-from tests.cast import execution_in, new_execution, outcome, session_in
+from tests.cast import claim_of, execution_in, new_execution, outcome, session_in
 from tests.conftest import Configure
-from tests.working import Delivery, lose_messages, queued
+from tests.working import Delivery, announcements, lose_messages, queued, take_up
 
 pytestmark = pytest.mark.django_db
 S = Session.Status
@@ -49,15 +49,10 @@ def ready(python: Environment, this: Node) -> Session:
 @pytest.fixture
 def running(ready: Session) -> Execution:
     """The first of a session's executions, taken up by a worker."""
-    submit_execution(ready.pk, CODE)
-    lose_messages()
-    execution = claim_next_execution(ready.pk, "this/1")
-    assert execution is not None
+    execution = submit_execution(ready.pk, CODE)
+    assert take_up(ready.pk) is not None
+    execution.refresh_from_db()
     return execution
-
-
-def run_messages() -> list[str]:
-    return [each.ids[0] for each in queued("node:this") if each.task == "run_session"]
 
 
 def one_shot(environment: Environment, node: Node) -> Execution:
@@ -68,9 +63,9 @@ def one_shot(environment: Environment, node: Node) -> Execution:
     assert session.claim_start(node)
     assert session.mark_ready("c" * 64, environment.current_revision)
     lose_messages()
-    claimed = claim_next_execution(session.pk, "this/1")
-    assert claimed is not None
-    return claimed
+    assert take_up(session.pk) is not None
+    execution.refresh_from_db()
+    return execution
 
 
 # ---- accepting
@@ -114,14 +109,14 @@ def test_only_who_is_told_at_once_waits_for_the_disk(
 ) -> None:
     with connection.cursor() as cursor, transaction.atomic():
         cursor.execute("SET LOCAL synchronous_commit TO on")
-        submit_execution(ready.pk, CODE, durable=durable)
+        submit_execution(ready.pk, CODE, Arrival(awaited=not durable))
         cursor.execute("SHOW synchronous_commit")
         assert cursor.fetchone() == (commit,)
 
 
 def test_the_id_can_be_chosen(ready: Session) -> None:
     chosen = uuid4()
-    assert submit_execution(ready.pk, CODE, execution_id=chosen).pk == chosen
+    assert submit_execution(ready.pk, CODE, Arrival(execution_id=chosen)).pk == chosen
     assert find_execution(chosen).pk == chosen
 
 
@@ -132,18 +127,22 @@ def test_a_submit_is_activity(ready: Session) -> None:
     assert ready.expires_at > timezone.now() + timedelta(seconds=3500)
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("status", [S.PENDING, S.CREATING, S.EXECUTING])
-def test_a_session_that_is_not_ready_is_sent_nothing(
+def test_a_session_that_is_not_ready_is_not_announced(
     status: str, python: Environment, this: Node
 ) -> None:
     session = session_in(status, python, this)
-    submit_execution(session.pk, CODE)
-    assert queued() == []  # whoever makes it ready looks for what waits
+    with announcements(this) as announced:
+        submit_execution(session.pk, CODE)
+        assert announced() == []  # whoever makes it ready announces what waits
 
 
-def test_a_ready_session_is_sent_its_execution(ready: Session) -> None:
-    submit_execution(ready.pk, CODE)
-    assert queued() == [Delivery("run_session", (str(ready.pk),))]
+@pytest.mark.django_db(transaction=True)
+def test_a_ready_session_is_announced_with_its_execution(ready: Session, this: Node) -> None:
+    with announcements(this) as announced:
+        submit_execution(ready.pk, CODE)
+        assert announced() == [str(ready.pk)]
 
 
 @pytest.mark.parametrize(
@@ -235,9 +234,9 @@ def test_the_program_may_be_one_of_the_files(ready: Session) -> None:
 def test_executions_are_taken_up_in_their_order(ready: Session) -> None:
     submitted = [submit_execution(ready.pk, CODE) for _ in range(3)]
     taken = []
-    while execution := claim_next_execution(ready.pk, "this/1"):
-        taken.append(execution.pk)
-        assert finish_execution(execution, outcome())
+    while claim := take_up(ready.pk):
+        taken.append(claim.execution_id)
+        assert finish_execution(claim, outcome())
     assert taken == [execution.pk for execution in submitted]
 
 
@@ -247,12 +246,12 @@ def test_nothing_is_taken_up_in_a_session_that_is_not_ready(
 ) -> None:
     session = session_in(status, python, this)
     new_execution(session)
-    assert claim_next_execution(session.pk, "this/1") is None
+    assert take_up(session.pk, worker="this/1") is None
     assert Session.objects.get(pk=session.pk).status == status
 
 
 def test_an_idle_session_stays_ready(ready: Session) -> None:
-    assert claim_next_execution(ready.pk, "this/1") is None
+    assert take_up(ready.pk, worker="this/1") is None
     ready.refresh_from_db()
     assert (ready.status, ready.last_execution_at) == (S.READY, None)
 
@@ -261,29 +260,41 @@ def test_an_idle_session_stays_ready(ready: Session) -> None:
 
 
 def test_the_end_of_a_run_frees_its_session(running: Execution) -> None:
-    assert finish_execution(running, outcome())
+    assert finish_execution(claim_of(running), outcome())
     session = Session.objects.get(pk=running.session_id)
     assert session.status == S.READY
     assert session.last_execution_at is not None
-    assert run_messages() == []
 
 
-@pytest.mark.parametrize("how", ["finish", "fail"])
-def test_the_end_of_a_run_sends_the_next(how: str, running: Execution) -> None:
-    submit_execution(running.session_id, CODE)
-    assert queued() == []
-    if how == "finish":
-        finish_execution(running, outcome())
-    else:
-        fail_execution(running, "A file could not be written.")
-    assert run_messages() == [str(running.session_id)]
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("how", ["finish", "fail", "reap"])
+def test_the_end_of_a_run_announces_the_next(how: str, running: Execution, this: Node) -> None:
+    with announcements(this) as announced:
+        submit_execution(running.session_id, CODE)
+        assert announced() == []
+        if how == "finish":
+            finish_execution(claim_of(running), outcome())
+        elif how == "fail":
+            fail_execution(claim_of(running), "A file could not be written.")
+        else:
+            Execution.row(running.pk).update(lease_expires_at=timezone.now())
+            reap_abandoned_executions()
+        assert announced() == [str(running.session_id)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_end_of_the_last_run_announces_nothing(running: Execution, this: Node) -> None:
+    with announcements(this) as announced:
+        finish_execution(claim_of(running), outcome())
+        assert announced() == []
 
 
 def test_a_second_end_changes_nothing(running: Execution) -> None:
-    assert fail_execution(running, "The worker has died.")
+    assert fail_execution(claim_of(running), "The worker has died.")
     taken = new_execution(running.session)
-    claim_next_execution(running.session_id, "this/2")
-    assert not finish_execution(running, outcome())
+    late = claim_of(running)
+    take_up(running.session_id, worker="this/2")
+    assert not finish_execution(late, outcome())
     running.refresh_from_db()
     taken.refresh_from_db()
     assert (running.status, taken.status) == (E.ERROR, E.RUNNING)
@@ -294,7 +305,7 @@ def test_a_second_end_changes_nothing(running: Execution) -> None:
 def test_the_end_of_a_run_lets_its_session_stop(lost: bool, running: Execution) -> None:
     stop_session(running.session_id)
     lose_messages()
-    assert fail_execution(running, "The container is gone.", sandbox_lost=lost)
+    assert fail_execution(claim_of(running), "The container is gone.", sandbox_lost=lost)
     assert queued("node:this") == [Delivery("stop_session", (str(running.session_id),))]
     running.refresh_from_db()
     assert running.status == (E.CANCELLED if lost else E.ERROR)
@@ -304,9 +315,9 @@ def test_the_end_of_a_run_lets_its_session_stop(lost: bool, running: Execution) 
 def test_a_lost_sandbox_is_replaced(how: str, running: Execution) -> None:
     waiting = submit_execution(running.session_id, CODE)
     if how == "finish":
-        finish_execution(running, outcome(), sandbox_lost=True)
+        finish_execution(claim_of(running), outcome(), sandbox_lost=True)
     else:
-        fail_execution(running, "The container is gone.", sandbox_lost=True)
+        fail_execution(claim_of(running), "The container is gone.", sandbox_lost=True)
     session = Session.objects.get(pk=running.session_id)
     assert (session.status, session.node) == (S.PENDING, None)
     assert session.last_execution_at is not None
@@ -340,12 +351,12 @@ def test_a_single_run_that_is_refused_leaves_no_session(
 def test_a_single_runs_session_ends_with_it(how: str, python: Environment, this: Node) -> None:
     execution = one_shot(python, this)
     if how == "finish":
-        finish_execution(execution, outcome())
+        finish_execution(claim_of(execution), outcome())
     elif how == "reap":
         Execution.row(execution.pk).update(lease_expires_at=timezone.now())
         reap_abandoned_executions()
     else:
-        fail_execution(execution, "It is gone.", sandbox_lost=how == "lose")
+        fail_execution(claim_of(execution), "It is gone.", sandbox_lost=how == "lose")
     session = Session.objects.get(pk=execution.session_id)
     assert (session.status, session.stop_reason) == (S.STOPPING, "finished")
     assert queued() == [Delivery("stop_session", (str(session.pk),))]
@@ -365,7 +376,6 @@ def test_a_run_whose_worker_died_ends_with_the_reason(running: Execution) -> Non
     assert session.status == S.READY
     waiting.refresh_from_db()
     assert waiting.status == E.QUEUED
-    assert run_messages() == [str(session.pk)]
 
 
 def test_execution_lease_is_how_long_a_worker_may_be_silent(

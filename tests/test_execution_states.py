@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from uuid import UUID
 
 import psycopg
 import pytest
@@ -17,19 +16,28 @@ from codeexec.postgres import connection_parameters
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
 from sessions_app.models.execution import FINISHED, UNFINISHED, Outcome, Verdict
+from sessions_app.models.press_of_run import renew_leases
 from sessions_app.services.executions import (
     RunRequest,
-    claim_next_execution,
     fail_execution,
     finish_execution,
     submit_execution,
 )
 from sessions_app.services.sessions import stop_session
-from tests.cast import execution_in, new_execution, outcome, run_result, session_in
+from tests.cast import (
+    claim,
+    claim_of,
+    execution_in,
+    finish,
+    new_execution,
+    outcome,
+    run_result,
+    session_in,
+)
 from tests.conftest import Configure
 from tests.plans import indexes_used
 from tests.racing import blocked_by, together
-from tests.working import queued
+from tests.working import announcements, take_up
 
 pytestmark = pytest.mark.django_db
 E = Execution.Status
@@ -37,16 +45,12 @@ S = Session.Status
 Move = Callable[[Execution], bool]
 
 
-def claim(execution: Execution) -> bool:
-    return execution.claim("this/1")
-
-
 def complete(execution: Execution) -> bool:
-    return execution.complete(outcome())
+    return finish(execution, outcome())
 
 
 def complete_cancelled(execution: Execution) -> bool:
-    return execution.complete(outcome(Verdict.CANCELLED, stdout=b"so far"))
+    return finish(execution, outcome(Verdict.CANCELLED, stdout=b"so far"))
 
 
 def fail(execution: Execution) -> bool:
@@ -128,7 +132,7 @@ def test_an_end_that_is_taken_back_is_told_to_nobody(session: Session) -> None:
 def _listening() -> Iterator[Callable[[], list[str]]]:
     with psycopg.connect(**connection_parameters("test"), autocommit=True) as listener:
         listener.execute(f"LISTEN {CHANNEL}")
-        yield lambda: [told.payload for told in listener.notifies(timeout=0.1)]
+        yield lambda: [told.payload.split("\n")[0] for told in listener.notifies(timeout=0.1)]
 
 
 def test_a_claim_names_the_worker_and_takes_a_lease(session: Session, configure: Configure) -> None:
@@ -145,8 +149,8 @@ def test_a_result_is_kept_in_full(session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     compilation = run_result(stdout=b"compiled", stderr=b"warning", wall_seconds=1.5)
     run = run_result(stdout=b"\x00\xff", exit_code=139, signal="SIGSEGV", stderr_truncated=True)
-    assert execution.complete(
-        Outcome(verdict=Verdict.RUNTIME_ERROR, compilation=compilation, run=run)
+    assert finish(
+        execution, Outcome(verdict=Verdict.RUNTIME_ERROR, compilation=compilation, run=run)
     )
     execution.refresh_from_db()
     assert bytes(execution.stdout) == b"\x00\xff"
@@ -164,7 +168,7 @@ def test_a_result_is_kept_in_full(session: Session) -> None:
 def test_a_failed_compilation_is_the_answer(session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     failed = run_result(exit_code=1, stderr=b"error: expected `;`")
-    assert execution.complete(Outcome(verdict=Verdict.COMPILE_ERROR, compilation=failed, run=None))
+    assert finish(execution, Outcome(verdict=Verdict.COMPILE_ERROR, compilation=failed, run=None))
     execution.refresh_from_db()
     assert (execution.status, execution.verdict) == (E.COMPLETED, Verdict.COMPILE_ERROR)
     assert execution.exit_code == 1
@@ -185,21 +189,21 @@ def test_a_cancelled_run_keeps_what_it_had_written(session: Session) -> None:
 def test_a_lease_is_renewed_while_the_run_is_wanted(session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     Execution.row(execution.pk).update(lease_expires_at=timezone.now())
-    assert execution.renew_lease()
+    assert renew_leases([execution.pk]) == {execution.pk}
     assert not Execution.objects.abandoned().exists()
 
 
 def test_a_lease_is_not_renewed_when_the_session_is_stopped(session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     assert session.request_stop(Session.StopReason.CLIENT)
-    assert not execution.renew_lease()
+    assert renew_leases([execution.pk]) == set()
 
 
 @pytest.mark.parametrize("end", [fail, cancel, abandon])
 def test_a_lease_is_not_renewed_after_its_end(end: Move, session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     assert end(execution)
-    assert not execution.renew_lease()
+    assert renew_leases([execution.pk]) == set()
 
 
 def test_a_lease_renewed_late_is_not_taken_for_abandoned(session: Session) -> None:
@@ -215,8 +219,8 @@ def test_of_two_workers_one_gets_the_execution(python: Environment, this: Node) 
     session = session_in(S.READY, python, this)
     execution = new_execution(session)
     claimed = together(
-        lambda: claim_next_execution(session.pk, "this/1"),
-        lambda: claim_next_execution(session.pk, "this/2"),
+        lambda: take_up(session.pk, this, worker="this/1"),
+        lambda: take_up(session.pk, this, worker="this/2"),
     )
     assert sorted(found is not None for found in claimed) == [False, True]
     execution.refresh_from_db()
@@ -229,8 +233,8 @@ def test_two_workers_never_run_two_of_one_session(python: Environment, this: Nod
     for _ in range(2):
         new_execution(session)
     together(
-        lambda: claim_next_execution(session.pk, "this/1"),
-        lambda: claim_next_execution(session.pk, "this/2"),
+        lambda: take_up(session.pk, this, worker="this/1"),
+        lambda: take_up(session.pk, this, worker="this/2"),
     )
     assert [each.sequence for each in Execution.objects.running()] == [1]
 
@@ -239,7 +243,7 @@ def test_two_workers_never_run_two_of_one_session(python: Environment, this: Nod
 def test_a_finish_that_waits_for_a_stop_keeps_its_result(session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     assert blocked_by(
-        lambda: stop_session(session.pk), lambda: finish_execution(execution, outcome())
+        lambda: stop_session(session.pk), lambda: finish_execution(claim_of(execution), outcome())
     )
     execution.refresh_from_db()
     session.refresh_from_db()
@@ -251,7 +255,7 @@ def test_a_stop_that_waits_for_a_finish_stops(session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     waiting = new_execution(session)
     stopped = blocked_by(
-        lambda: finish_execution(execution, outcome()), lambda: stop_session(session.pk)
+        lambda: finish_execution(claim_of(execution), outcome()), lambda: stop_session(session.pk)
     )
     assert stopped.status == S.STOPPING
     waiting.refresh_from_db()
@@ -263,7 +267,7 @@ def test_a_session_given_up_while_its_run_ends_is_no_deadlock(session: Session) 
     execution = execution_in(E.RUNNING, session)
     assert not blocked_by(
         lambda: session.fail("The node is gone."),
-        lambda: finish_execution(execution, outcome()),
+        lambda: finish_execution(claim_of(execution), outcome()),
         then=lambda: execution.fail("The node is gone."),
     )
     execution.refresh_from_db()
@@ -292,32 +296,36 @@ def test_a_stop_that_waits_for_a_submit_answers_it(python: Environment, this: No
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_submit_that_waits_for_the_end_of_a_run_is_sent(
-    session: Session,
+def test_a_submit_that_waits_for_the_end_of_a_run_is_announced(
+    session: Session, this: Node
 ) -> None:
-    execution = execution_in(E.RUNNING, session)
+    claim = claim_of(execution_in(E.RUNNING, session))
     Session.row(session.pk).update(last_sequence=1)
-    submitted = blocked_by(
-        lambda: finish_execution(execution, outcome()),
-        lambda: submit_execution(session.pk, RunRequest(code="1")),
-    )
-    assert _sent() == [session.pk]
+    with announcements(this) as announced:
+        submitted = blocked_by(
+            lambda: finish_execution(claim, outcome()),
+            lambda: submit_execution(session.pk, RunRequest(code="1")),
+        )
+        assert announced() == [str(session.pk)]
     assert submitted.sequence == 2
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_end_of_a_run_that_waits_for_a_submit_sends_it(session: Session) -> None:
-    execution = execution_in(E.RUNNING, session)
+def test_the_end_of_a_run_that_waits_for_a_submit_announces_it(
+    session: Session, this: Node
+) -> None:
+    claim = claim_of(execution_in(E.RUNNING, session))
     Session.row(session.pk).update(last_sequence=1)
-    assert blocked_by(
-        lambda: submit_execution(session.pk, RunRequest(code="1")),
-        lambda: finish_execution(execution, outcome()),
-    )
-    assert _sent() == [session.pk]
+    with announcements(this) as announced:
+        assert blocked_by(
+            lambda: submit_execution(session.pk, RunRequest(code="1")),
+            lambda: finish_execution(claim, outcome()),
+        )
+        assert announced() == [str(session.pk)]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_submit_that_waits_for_a_start_is_sent_to_its_node(
+def test_a_submit_that_waits_for_a_start_is_announced_to_its_node(
     python: Environment, this: Node
 ) -> None:
     session = session_in(S.PENDING, python, this)
@@ -328,12 +336,9 @@ def test_a_submit_that_waits_for_a_start_is_sent_to_its_node(
         assert session.claim_start(this)
         assert session.mark_ready("c" * 64, revision)
 
-    blocked_by(start, lambda: submit_execution(session.pk, RunRequest(code="1")))
-    assert _sent() == [session.pk]
-
-
-def _sent() -> list[UUID]:
-    return [UUID(each.ids[0]) for each in queued("node:this") if each.task == "run_session"]
+    with announcements(this) as announced:
+        blocked_by(start, lambda: submit_execution(session.pk, RunRequest(code="1")))
+        assert announced() == [str(session.pk)]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -348,8 +353,8 @@ def test_of_two_submits_each_gets_its_own_number(python: Environment, this: Node
 def test_of_two_ends_one_counts(session: Session) -> None:
     execution = execution_in(E.RUNNING, session)
     ended = together(
-        lambda: finish_execution(execution, outcome()),
-        lambda: fail_execution(execution, "The worker has died."),
+        lambda: finish_execution(claim_of(execution), outcome()),
+        lambda: fail_execution(claim_of(execution), "The worker has died."),
     )
     assert sorted(ended) == [False, True]
 
@@ -361,7 +366,7 @@ def test_one_execution_runs_per_session(session: Session) -> None:
     execution_in(E.RUNNING, session)
     second = new_execution(session)
     with pytest.raises(IntegrityError, match="execution_one_at_a_time"), transaction.atomic():
-        second.claim("this/2")
+        claim(second, "this/2")
 
 
 def test_a_number_is_given_once_per_session(session: Session) -> None:

@@ -33,10 +33,6 @@ def mark_ready(session: Session, _node: Node) -> bool:
     return session.mark_ready("d" * 64, revision)
 
 
-def begin_execution(session: Session, _node: Node) -> bool:
-    return session.begin_execution()
-
-
 def end_execution(session: Session, _node: Node) -> bool:
     return session.end_execution()
 
@@ -69,7 +65,6 @@ def fail(session: Session, _node: Node) -> bool:
 MOVES: dict[Move, tuple[tuple[str, ...], str]] = {
     claim_start: ((S.PENDING,), S.CREATING),
     mark_ready: ((S.CREATING,), S.READY),
-    begin_execution: ((S.READY,), S.EXECUTING),
     end_execution: ((S.EXECUTING,), S.READY),
     leave_execution: ((S.EXECUTING,), S.READY),
     restart: ((S.CREATING, S.READY, S.EXECUTING), S.PENDING),
@@ -208,12 +203,6 @@ def test_of_two_starts_of_one_session_one_wins(python: Environment, this: Node) 
     won = together(lambda: first.claim_start(this), lambda: second.claim_start(this))
     assert sorted(won) == [False, True]
     assert Session.objects.get(pk=pk).starts == 1
-
-
-@pytest.mark.django_db(transaction=True)
-def test_of_two_executions_one_begins(python: Environment, this: Node) -> None:
-    session = session_in(S.READY, python, this)
-    assert sorted(together(session.begin_execution, session.begin_execution)) == [False, True]
 
 
 @pytest.mark.django_db(transaction=True)

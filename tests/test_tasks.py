@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -24,7 +25,7 @@ from codeexec.sandbox.fake import FakeAttachment, FakeDriver
 from codeexec.sandbox.types import Command, RunResult
 from environments_app.models import Environment
 from sessions_app import runs, tasks
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models import Execution, Node, Sandbox, Session, press_of_run
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.sandboxes import fill_pools, reserve_sandbox
 from sessions_app.services.executions import (
@@ -37,7 +38,7 @@ from sessions_app.services.sessions import fail_session, open_session, stop_sess
 from sessions_app.upkeep import nudge_unattended_sessions
 from tests.cast import session_in
 from tests.conftest import Configure, Work
-from tests.working import Delivery, queued
+from tests.working import Delivery, queued, take_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
 S = Session.Status
@@ -129,9 +130,7 @@ def test_a_start_that_comes_late_does_nothing(
     assert driver.started == []
 
 
-@pytest.mark.parametrize(
-    "task", [tasks.start_session, tasks.run_session, tasks.stop_session, tasks.warm_sandbox]
-)
+@pytest.mark.parametrize("task", [tasks.start_session, tasks.stop_session, tasks.warm_sandbox])
 def test_a_task_without_its_row_does_nothing(
     task: Callable[[str], None], this: Node, driver: FakeDriver
 ) -> None:
@@ -345,10 +344,10 @@ def test_a_compilation_comes_first(session: Session, run: Run, python: Environme
     assert b"SyntaxError" in bytes(failed.stderr)
 
 
-def test_a_run_delivered_twice_runs_once(session: Session, work: Work) -> None:
+def test_a_run_announced_twice_runs_once(session: Session, work: Work) -> None:
     execution = submit_execution(session.pk, RunRequest(code="open('n', 'a').write('x')"))
-    tasks.run_session(str(session.pk))
     work()
+    assert take_up(session.pk) is None
     counted = submit_execution(session.pk, RunRequest(code="print(open('n').read())"))
     work()
     execution.refresh_from_db()
@@ -447,19 +446,19 @@ def while_it_runs(monkeypatch: Any, driver: FakeDriver, configure: Configure) ->
     """`while_it_runs(session, do)`: `do` is called once, after the program has come to MARK."""
     monkeypatch.setattr(fake_process, "_KEEP_GOING_SECONDS", 0.02)
     configure(EXECUTION_LEASE=0.08)
-    renew = Execution.renew_lease
+    renew = press_of_run.renew_leases
 
     def arrange(session: Session, do: Callable[[], object]) -> None:
         done: list[bool] = []
 
-        def renew_lease(execution: Execution) -> bool:
+        def renew_leases(execution_ids: Sequence[UUID]) -> set[UUID]:
             sandbox = driver.sandboxes.get(str(session.pk))
             if not done and sandbox and (sandbox.folder / "started").exists():
                 done.append(True)
                 do()
-            return renew(execution)
+            return renew(execution_ids)
 
-        monkeypatch.setattr(Execution, "renew_lease", renew_lease)
+        monkeypatch.setattr(press_of_run, "renew_leases", renew_leases)
 
     return arrange
 
@@ -528,7 +527,7 @@ def test_a_worker_that_was_taken_for_dead_changes_nothing_more(
     assert state(session) == S.READY
 
 
-def test_a_delivery_during_a_run_does_not_begin_another(
+def test_an_announcement_during_a_run_does_not_begin_another(
     session: Session, work: Work, while_it_runs: Any
 ) -> None:
     first = submit_execution(session.pk, RunRequest(code=f"{MARK}\nimport time; time.sleep(0.2)"))
@@ -536,7 +535,7 @@ def test_a_delivery_during_a_run_does_not_begin_another(
     seen = []
 
     def deliver_again() -> None:
-        tasks.run_session(str(session.pk))
+        assert take_up(session.pk) is None
         seen.append(Execution.objects.get(pk=second.pk).status)
 
     while_it_runs(session, deliver_again)

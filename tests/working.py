@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
 
-from django.db import connections
+import psycopg
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, connections
 from django.utils.module_loading import import_string
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
 from codeexec.broker import PostgresBroker
+from codeexec.postgres import connection_parameters
 from codeexec.queueing import SHARED_QUEUE
+from sessions_app.models import Node, press_of_run
+from sessions_app.models.statements import RUNS_CHANNEL, WAITING
+from sessions_app.runs import Surroundings, run_execution
+from sessions_app.services.executions import claim_next_execution
 
 
 @dataclass(frozen=True)
@@ -53,15 +62,68 @@ def deliver(payload: str) -> None:
 
 
 def work_off() -> list[Delivery]:
-    """Take each message there is, and those that follow from it; what they were, in order."""
+    """Take each message there is, run each execution that can be run on this node, and do what
+    follows from it; which messages those were, in order."""
     done = []
     with closing(PostgresBroker(SHARED_QUEUE)) as broker:
-        while messages := broker.dequeue():
-            for number, payload in messages:
-                deliver(payload)
-                broker.acknowledge(number)
-                done.append(delivery(payload))
-    return done
+        while True:
+            while messages := broker.dequeue():
+                for number, payload in messages:
+                    deliver(payload)
+                    broker.acknowledge(number)
+                    done.append(delivery(payload))
+            if not run_waiting():
+                return done
+
+
+def run_waiting() -> int:
+    """Run the next execution of each ready session of this node; how many those were."""
+    node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
+    claims = [claim for each in _waiting(node) if (claim := take_up(each, node))] if node else []
+    around = Surroundings(database=_this_connection)
+    try:
+        for claim in claims:
+            run_execution(claim, around, _wanted(claim.execution_id))
+    finally:
+        around.attachments.close()
+    return len(claims)
+
+
+def take_up(session_id: UUID | str, node: Node | None = None, *, worker: str = "this/1") -> Any:
+    """Claim a session's next execution for its node, which is `this` unless named; or None."""
+    node = node or Node.objects.get(name="this")
+    return claim_next_execution(session_id, node_id=node.pk, worker=worker)
+
+
+def _waiting(node: Node) -> list[UUID]:
+    with connection.cursor() as cursor:
+        cursor.execute(WAITING, [node.pk])
+        return [row[0] for row in cursor.fetchall()]
+
+
+@contextmanager
+def _this_connection() -> Iterator[None]:
+    connection.close_if_unusable_or_obsolete()
+    yield
+
+
+def _wanted(execution_id: UUID) -> Callable[[], bool]:
+    def keep_going() -> bool:
+        try:
+            return execution_id in press_of_run.renew_leases([execution_id])
+        except (OperationalError, InterfaceError):
+            connection.close_if_unusable_or_obsolete()
+            return True
+
+    return keep_going
+
+
+@contextmanager
+def announcements(node: Node) -> Iterator[Callable[[], list[str]]]:
+    """Inside, calling what it yields says which sessions were announced to the node since."""
+    with psycopg.connect(**connection_parameters("test"), autocommit=True) as listener:
+        listener.execute(f'LISTEN "{RUNS_CHANNEL}{node.pk}"')
+        yield lambda: [told.payload for told in listener.notifies(timeout=0.1)]
 
 
 @contextmanager

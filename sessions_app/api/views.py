@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,11 +13,11 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from codeexec.errors import NotFound
+from codeexec.threads import in_thread
 from environments_app.models import Environment
 from sessions_app.api import examples, schema
 from sessions_app.api.answers import (
     EnvironmentSerializer,
-    ExecutionQueuedSerializer,
     HealthSerializer,
     SessionOpenedSerializer,
     SessionSerializer,
@@ -28,11 +29,14 @@ from sessions_app.api.requests import (
     OpenSessionSerializer,
     RunSerializer,
     SingleRunSerializer,
+    read_run,
+    read_single_run,
 )
+from sessions_app.api.waiting import Accepted
 from sessions_app.health import check_health
 from sessions_app.models import Execution, Session
 from sessions_app.services import executions
-from sessions_app.services.executions import submit_execution, submit_single_run
+from sessions_app.services.executions import Arrival, submit_at_once, submit_single_run
 from sessions_app.services.sessions import find_session, open_session, stop_session
 
 
@@ -55,6 +59,7 @@ class SessionViewSet(ViewSet):
             ttl_seconds=wanted.validated_data.get("ttl"),
             metadata=wanted.validated_data.get("metadata"),
         )
+        executions.remember_session(session)
         return Response(SessionOpenedSerializer(session).data, status=201)
 
     @extend_schema(
@@ -86,18 +91,12 @@ class SessionViewSet(ViewSet):
         responses=schema.run_responses(404, 409),
         examples=examples.EXECUTE,
     )
-    def execute(
-        self, request: Request, session_id: UUID, execution_id: UUID, awaited: bool
-    ) -> Response:
+    def execute(self, request: Request, session_id: UUID, arrival: Arrival) -> Response:
         """Answers when the program has ended, however it ended: `verdict` says how. Runs of one
         session take place one at a time, in the order of their arrival.
         """
-        wanted = RunSerializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
-        execution = submit_execution(
-            session_id, wanted.run_request(), execution_id=execution_id, durable=not awaited
-        )
-        return Response(ExecutionQueuedSerializer(execution).data, status=202)
+        run = read_run(request.data)
+        return Accepted(partial(submit_at_once, session_id, run, arrival))
 
     @extend_schema(
         operation_id="sessions_executions_list",
@@ -127,17 +126,10 @@ class ExecutionViewSet(ViewSet):
         responses=schema.run_responses(),
         examples=examples.RUN_ONCE,
     )
-    def run_once(self, request: Request, execution_id: UUID, awaited: bool) -> Response:
+    def run_once(self, request: Request, arrival: Arrival) -> Response:
         """One run in a fresh sandbox that is thrown away after it."""
-        wanted = SingleRunSerializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
-        execution = submit_single_run(
-            wanted.validated_data.get("environment"),
-            wanted.run_request(),
-            execution_id=execution_id,
-            durable=not awaited,
-        )
-        return Response(ExecutionQueuedSerializer(execution).data, status=202)
+        environment, run = read_single_run(request.data)
+        return Accepted(partial(in_thread, submit_single_run, environment, run, arrival))
 
 
 @extend_schema(tags=["environments"])

@@ -1,8 +1,9 @@
 """Answering with a run's result without holding a thread or a connection while it runs.
 
-A view that submits an execution answers 202 at once. `waiting_for_result` turns it into one that
-answers 200 with the result: the future is registered before the view sends the work, and the row
-is read when somebody says that it has changed.
+A view validates what is to be run and says how it is submitted. `waiting_for_result` makes of it
+one that submits that and answers 200 with the result, or 202 at once to who doesn't want to wait:
+the future is registered before the work is sent, and the row is read when somebody says that it has
+changed. Small requests and results, which is nearly all, never leave the event loop.
 """
 
 from __future__ import annotations
@@ -10,20 +11,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.template.response import SimpleTemplateResponse
 from rest_framework.renderers import JSONRenderer
+from rest_framework.response import Response
+from rest_framework.serializers import Serializer
 
+from codeexec.async_database import async_database
 from codeexec.errors import DATABASE_AWAY, DatabaseAway, ResultPending, ServiceError
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
-from sessions_app.api.answers import ExecutionSerializer
-from sessions_app.models import Execution
+from sessions_app.api.answers import ExecutionQueuedSerializer, ExecutionSerializer
+from sessions_app.api.timing import server_timing
+from sessions_app.models import Execution, press_of_run
+from sessions_app.services.executions import Arrival
 
 SyncView = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
@@ -31,91 +37,110 @@ AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 AWAY_SECONDS = 0.5
 REREAD_SECONDS = 5.0
 """How often the row is read though nobody said that it changed: a notification can be lost."""
+AT_ONCE_BYTES = 64 * 1024
+"""Larger requests and results are worked on in threads: they would hold up all others."""
 
 
-def waiting_for_result(submit: SyncView) -> AsyncView:
-    """The view `submit` gets `execution_id`, the id that its execution must have, and `awaited`:
-    whether its client is told of the execution only when that has ended.
-    """
+class Accepted(Response):
+    """A run that was asked for as it should be, and how it is submitted."""
 
-    @wraps(submit)
-    async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-        execution_id = uuid4()
-        kwargs |= {"execution_id": execution_id, "awaited": _wants_result(request)}
-        with hub.expect(execution_id) as waiter:
-            response = await in_thread(_respond, submit, request, kwargs)
-            if not _waits_for(response, request):
-                return response
-            try:
-                body = await _result(execution_id, waiter)
-            except Execution.DoesNotExist:
-                return _lost()
-        if body is None:
-            return _pending(execution_id)
-        return JsonBytes(body)
-
-    return view
+    def __init__(self, submit: Callable[[], Awaitable[Execution]]) -> None:
+        super().__init__(status=202)
+        self.submit = submit
 
 
 class JsonBytes(JsonResponse):
-    """JSON that was rendered already."""
+    """An answer that was serialized by hand."""
 
-    def __init__(self, body: bytes) -> None:
-        super().__init__({})
-        self.content = body
-
-
-def _respond(submit: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
-    response = submit(request, **kwargs)
-    if isinstance(response, SimpleTemplateResponse) and not _waits_for(response, request):
-        response.render()
-    return response
+    def __init__(self, serializer: Serializer[Any], execution: Execution, status: int) -> None:
+        super().__init__({}, status=status)
+        self.content = JSONRenderer().render(serializer.to_representation(execution))
 
 
-def _waits_for(response: HttpResponseBase, request: HttpRequest) -> bool:
-    """Whether the run was accepted, and the client wants its result."""
-    return response.status_code == 202 and _wants_result(request)
+def waiting_for_result(validate: SyncView) -> AsyncView:
+    """The view `validate` gets `arrival`: the id that its execution must have, and whether its
+    client is told of the execution only when that has ended.
+    """
+
+    @wraps(validate)
+    async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+        arrival = Arrival(awaited=_wants_result(request))
+        response = await _validated(validate, request, {**kwargs, "arrival": arrival})
+        if not isinstance(response, Accepted):
+            return response
+        with hub.expect(arrival.execution_id) as waiter:
+            try:
+                return await _submitted(response, arrival, waiter)
+            except ServiceError as error:
+                return _error(error)
+            except DATABASE_AWAY:
+                return _error(DatabaseAway("The database can't be reached; try again in a moment."))
+
+    return view
 
 
 def _wants_result(request: HttpRequest) -> bool:
     return request.GET.get("wait", "true").lower() not in ("false", "0", "no")
 
 
-async def _result(execution_id: UUID, waiter: Waiter) -> bytes | None:
-    """The finished execution as JSON; None where the request's time is over first."""
+async def _validated(
+    validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]
+) -> HttpResponseBase:
+    if int(request.META.get("CONTENT_LENGTH") or AT_ONCE_BYTES + 1) > AT_ONCE_BYTES:
+        return await in_thread(_answer, validate, request, kwargs)
+    return _answer(validate, request, kwargs)
+
+
+def _answer(validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
+    response = validate(request, **kwargs)
+    if isinstance(response, SimpleTemplateResponse) and not isinstance(response, Accepted):
+        response.render()
+    return response
+
+
+async def _submitted(accepted: Accepted, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
+    execution = await accepted.submit()
+    if not arrival.awaited:
+        return JsonBytes(ExecutionQueuedSerializer(), execution, status=202)
+    finished = await _finished(arrival.execution_id, waiter)
+    if finished is None:
+        return _error(_pending(arrival.execution_id))
+    if len(finished.stdout) + len(finished.stderr) > AT_ONCE_BYTES:
+        return await in_thread(_result, finished, arrival)
+    return _result(finished, arrival)
+
+
+async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
+    """None where the request's time is over first. Raises DatabaseAway."""
     deadline = time.monotonic() + settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
-    read = partial(_read_if_finished, execution_id)
+    reading = press_of_run.reading(execution_id)
     while (left := deadline - time.monotonic()) > 0:
-        await waiter.wait(min(left, REREAD_SECONDS))
+        if await waiter.wait(min(left, REREAD_SECONDS)) and waiter.news:
+            return press_of_run.told(waiter.news)
         try:
-            body = await in_thread(read)
+            row = await async_database.fetch_one(reading.text, reading.parameters)
         except DATABASE_AWAY:
             await asyncio.sleep(min(left, AWAY_SECONDS))  # the run goes on, and so does the wait
             continue
-        if body is not None:
-            return body
+        if row is None:  # it crashed before the execution was on its disk: nothing has run
+            raise DatabaseAway("The database went down before the run had begun; send it again.")
+        execution = press_of_run.read(row)
+        if execution.is_finished:
+            return execution
     return None
 
 
-def _read_if_finished(execution_id: UUID) -> bytes | None:
-    execution = Execution.objects.defer("code", "stdin", "files").get(pk=execution_id)
-    if not execution.is_finished:
-        return None
-    return bytes(JSONRenderer().render(ExecutionSerializer(execution).data))
+def _result(execution: Execution, arrival: Arrival) -> HttpResponseBase:
+    response = JsonBytes(ExecutionSerializer(), execution, status=200)
+    response.headers["Server-Timing"] = server_timing(execution, arrival)
+    return response
 
 
-def _lost() -> JsonResponse:
-    """The database crashed before the execution was on its disk, so that nothing has run."""
-    return _error(DatabaseAway("The database went down before the run had begun; send it again."))
-
-
-def _pending(execution_id: UUID) -> JsonResponse:
-    return _error(
-        ResultPending(
-            f"No result within {settings.CODE_EXECUTOR['REQUEST_TIMEOUT']:g} s; the execution goes "
-            f"on: GET /api/v1/executions/{execution_id} will have it.",
-            execution_id=str(execution_id),
-        )
+def _pending(execution_id: UUID) -> ResultPending:
+    return ResultPending(
+        f"No result within {settings.CODE_EXECUTOR['REQUEST_TIMEOUT']:g} s; the execution goes "
+        f"on: GET /api/v1/executions/{execution_id} will have it.",
+        execution_id=str(execution_id),
     )
 
 

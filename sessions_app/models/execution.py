@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import UUID, uuid4
 
-from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -122,9 +120,11 @@ class Execution(models.Model):
 
     error_reason = models.TextField(blank=True)
     worker = models.CharField(max_length=120, blank=True, help_text="Node and process id.")
+    received_at = models.DateTimeField(null=True, help_text="The API had the request.")
     queued_at = models.DateTimeField(default=timezone.now)
-    started_at = models.DateTimeField(null=True)
-    finished_at = models.DateTimeField(null=True)
+    claimed_at = models.DateTimeField(null=True, help_text="A node's executor took it up.")
+    started_at = models.DateTimeField(null=True, help_text="The program, or its compiler, began.")
+    finished_at = models.DateTimeField(null=True, help_text="The result was kept.")
     lease_expires_at = models.DateTimeField(null=True)
 
     objects = ExecutionQuerySet.as_manager()
@@ -184,32 +184,6 @@ class Execution(models.Model):
     def row(execution_id: UUID | str) -> ExecutionQuerySet:
         return Execution.objects.filter(pk=execution_id)
 
-    def claim(self, worker: str) -> bool:
-        """queued → running, with a lease that the worker renews while it runs."""
-        return Execution.row(self.pk).transition(
-            ExecutionStatus.RUNNING,
-            expected=(ExecutionStatus.QUEUED,),
-            worker=worker,
-            started_at=Now(),
-            lease_expires_at=next_lease(),
-        )
-
-    def renew_lease(self) -> bool:
-        """False when the run is not wanted any more: it, or its session, was ended."""
-        wanted = Execution.row(self.pk).running()
-        wanted = wanted.filter(session__status=Session.Status.EXECUTING)
-        return wanted.update(lease_expires_at=next_lease()) > 0
-
-    def complete(self, outcome: Outcome) -> bool:
-        """running → completed (or cancelled, where the run was ended on request)."""
-        cancelled = outcome.verdict == Verdict.CANCELLED
-        return self._finish(
-            ExecutionStatus.CANCELLED if cancelled else ExecutionStatus.COMPLETED,
-            expected=(ExecutionStatus.RUNNING,),
-            verdict=outcome.verdict,
-            **_result_columns(outcome),
-        )
-
     def fail(self, reason: str) -> bool:
         """queued or running → error."""
         return self._finish(
@@ -248,33 +222,3 @@ class Execution(models.Model):
         if finished:
             publish(self.pk)
         return finished
-
-
-def next_lease() -> datetime:
-    return timezone.now() + timedelta(seconds=settings.CODE_EXECUTOR["EXECUTION_LEASE"])
-
-
-def _result_columns(outcome: Outcome) -> dict[str, Any]:
-    """A failed compilation is the answer itself: clients show `stderr` where nothing else ran."""
-    columns: dict[str, Any] = {}
-    last = outcome.run or outcome.compilation
-    if last is not None:
-        columns |= {
-            "exit_code": last.exit_code,
-            "signal": last.signal or "",
-            "stdout": last.stdout,
-            "stderr": last.stderr,
-            "stdout_truncated": last.stdout_truncated,
-            "stderr_truncated": last.stderr_truncated,
-            "wall_seconds": last.wall_seconds,
-            "cpu_seconds": last.cpu_seconds,
-            "memory_peak_bytes": last.memory_peak_bytes,
-        }
-    if outcome.compilation is not None:
-        columns |= {
-            "compile_exit_code": outcome.compilation.exit_code,
-            "compile_stdout": outcome.compilation.stdout,
-            "compile_stderr": outcome.compilation.stderr,
-            "compile_wall_seconds": outcome.compilation.wall_seconds,
-        }
-    return columns

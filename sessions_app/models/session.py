@@ -204,12 +204,6 @@ class Session(models.Model):
             lease_expires_at=None,
         )
 
-    def begin_execution(self) -> bool:
-        """ready → executing: a worker has taken up its next execution."""
-        return Session.row(self.pk).transition(
-            SessionStatus.EXECUTING, expected=(SessionStatus.READY,)
-        )
-
     def leave_execution(self) -> bool:
         """executing → ready: there was nothing to run after all."""
         return Session.row(self.pk).transition(

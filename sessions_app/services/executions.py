@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from uuid import UUID
+from typing import Protocol
+from uuid import UUID, uuid4
 
 from django.db import transaction
-from django.utils import timezone
 
+from codeexec.async_database import async_database
 from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, SessionClosed
-from codeexec.postgres import commit_without_waiting
-from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
+from codeexec.threads import in_thread
+from environments_app.known import KnownEnvironment, known_environment, known_environments
 from environments_app.models import Environment
-from sessions_app.models import Execution, Session
+from sessions_app.models import Execution, Session, press_of_run
 from sessions_app.models.execution import Outcome
-from sessions_app.models.node import node_name
 from sessions_app.paths import require_separate
 from sessions_app.services.sessions import (
     enqueue_stop,
@@ -26,8 +28,6 @@ from sessions_app.services.sessions import (
     restart_session,
     stop_session,
 )
-
-RUN_TASK = "sessions_app.tasks.run_session"
 
 FileContent = str | Mapping[str, str]
 """Text, or {"base64": "..."}."""
@@ -46,62 +46,121 @@ class RunRequest:
     timeout_seconds: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """How a request to run something came in."""
+
+    execution_id: UUID = field(default_factory=uuid4)
+    """The id that its execution is to have."""
+    at: float = field(default_factory=time.monotonic)
+    """When, by this process's monotonic clock."""
+    awaited: bool = False
+    """The caller tells nobody of it before the run has ended: there is no need to wait for the
+    disk, because the claim that follows is on it before anything runs."""
+
+
 def submit_execution(
-    session_id: UUID | str,
-    request: RunRequest,
-    *,
-    execution_id: UUID | None = None,
-    durable: bool = True,
+    session_id: UUID | str, request: RunRequest, arrival: Arrival | None = None
 ) -> Execution:
     """Queue one run in a session. Runs of one session take place one at a time, in this order.
 
-    Not `durable`: the caller tells nobody before the run has ended, so there is no need to wait for
-    the disk; the claim that follows is on it before anything runs. Raises NotFound, SessionClosed,
-    InvalidRequest, LimitExceeded.
+    Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded.
     """
-    with transaction.atomic():
-        if not durable:
-            commit_without_waiting()
-        session = _lock_session(session_id)
-        execution = _new_execution(session, request)
-        if execution_id is not None:
-            execution.id = execution_id
-        execution.save(force_insert=True)
-        Session.row(session.pk).update(
-            last_sequence=execution.sequence,
-            last_activity_at=timezone.now(),
-            expires_at=session.next_expiry(),
-        )
-        # In any other status whoever changes it to ready looks for queued executions then.
-        if session.status == Session.Status.READY:
-            enqueue_run(session)
+    arrival = arrival or Arrival()
+    version: str | None = None
+    while True:
+        known = known_environment(_environment_of(UUID(str(session_id))), version=version)
+        execution, statement = _submission(known, session_id, request, arrival)
+        submitted = press_of_run.submitted(press_of_run.fetch_one(statement))
+        if submitted is None:
+            raise _no_session(session_id)
+        if not submitted.is_open:
+            raise _closed(session_id)
+        if submitted.queued is not None:
+            return _as_queued(execution, submitted.queued)
+        version = submitted.version  # the environment was edited since this process read it
+
+
+async def submit_at_once(session_id: UUID, request: RunRequest, arrival: Arrival) -> Execution:
+    """As `submit_execution`, in the event loop: one statement where nothing is in the way, and all
+    else, errors too, in a thread.
+    """
+    environment_id = _environments.get(session_id)
+    known = known_environments.get(environment_id) if environment_id is not None else None
+    if known is not None:
+        with suppress(InvalidRequest):
+            execution, statement = _submission(known, session_id, request, arrival)
+            row = await async_database.fetch_one(statement.text, statement.parameters)
+            submitted = press_of_run.submitted(row)
+            if submitted is not None and submitted.queued is not None:
+                return _as_queued(execution, submitted.queued)
+    return await in_thread(submit_execution, session_id, request, arrival)
+
+
+def _submission(
+    known: KnownEnvironment, session_id: UUID | str, request: RunRequest, arrival: Arrival
+) -> tuple[Execution, press_of_run.Statement]:
+    execution = _new_execution(known.environment, session_id, request)
+    execution.id = arrival.execution_id
+    statement = press_of_run.submission(
+        execution,
+        environment_version=known.version,
+        seconds_since_received=time.monotonic() - arrival.at,
+        durable=not arrival.awaited,
+    )
+    return execution, statement
+
+
+_environments: dict[UUID, int] = {}
+"""Of the sessions that this process has heard of lately: none ever changes its environment."""
+_MOST_SESSIONS = 10_000
+
+
+def remember_session(session: Session) -> None:
+    """What this process will need to know for the session's first run."""
+    _remember(session.pk, session.environment_id)
+
+
+def _remember(session_id: UUID, environment_id: int) -> None:
+    if len(_environments) >= _MOST_SESSIONS:
+        _environments.clear()
+    _environments[session_id] = environment_id
+
+
+def _environment_of(session_id: UUID) -> int:
+    """Raises NotFound."""
+    found = _environments.get(session_id)
+    if found is None:
+        found = Session.row(session_id).values_list("environment_id", flat=True).first()
+        if found is None:
+            raise _no_session(session_id)
+        _remember(session_id, found)
+    return found
+
+
+def _as_queued(execution: Execution, queued: press_of_run.Queued) -> Execution:
+    execution.sequence = queued.sequence
+    execution.received_at, execution.queued_at = queued.received_at, queued.queued_at
+    execution._state.adding = False
     return execution
 
 
+def _no_session(session_id: UUID | str) -> NotFound:
+    return NotFound(f"There is no session {session_id}.")
+
+
+def _closed(session_id: UUID | str) -> SessionClosed:
+    session = Session.row(session_id).get()
+    return SessionClosed(_closed_detail(session), status=session.status)
+
+
 def submit_single_run(
-    environment_name: str | None,
-    request: RunRequest,
-    *,
-    execution_id: UUID | None = None,
-    durable: bool = True,
+    environment_name: str | None, request: RunRequest, arrival: Arrival | None = None
 ) -> Execution:
     """One run in a session of its own, which ends with it. Raises as both of its halves do."""
     with transaction.atomic():
         session = open_session(environment_name=environment_name, one_shot=True)
-        return submit_execution(session.pk, request, execution_id=execution_id, durable=durable)
-
-
-def _lock_session(session_id: UUID | str) -> Session:
-    # Its node isn't joined: of a row that changed while the lock was waited for, PostgreSQL would
-    # return the new columns together with the node of the old ones.
-    locked = Session.objects.select_for_update(of=("self",)).select_related("environment")
-    try:
-        session = locked.get(pk=session_id)
-    except Session.DoesNotExist:
-        raise NotFound(f"There is no session {session_id}.") from None
-    if not session.is_open or session.is_expired:
-        raise SessionClosed(_closed_detail(session), status=session.status)
-    return session
+        return submit_execution(session.pk, request, arrival)
 
 
 def _closed_detail(session: Session) -> str:
@@ -112,12 +171,12 @@ def _closed_detail(session: Session) -> str:
     return "The session has been stopped. Open a new one."
 
 
-def _new_execution(session: Session, request: RunRequest) -> Execution:
-    environment = session.environment
+def _new_execution(
+    environment: Environment, session_id: UUID | str, request: RunRequest
+) -> Execution:
     filename = request.filename or environment.default_filename
     execution = Execution(
-        session=session,
-        sequence=session.last_sequence + 1,
+        session_id=session_id,
         code=request.code or "",
         filename=filename,
         stdin=request.stdin.encode(),
@@ -164,14 +223,27 @@ def _require_space(environment: Environment, execution: Execution) -> None:
         )
 
 
-def workspace_files(execution: Execution) -> list[WorkspaceFile]:
+class Program(Protocol):
+    """What is to be run, as a row has it, or a claim."""
+
+    @property
+    def code(self) -> str: ...
+
+    @property
+    def filename(self) -> str: ...
+
+    @property
+    def files(self) -> Mapping[str, FileContent]: ...
+
+
+def workspace_files(program: Program) -> list[WorkspaceFile]:
     """The files that a run begins with: those of the request, and its code."""
     files = [
         WorkspaceFile(path=path, content=_content(content))
-        for path, content in execution.files.items()
+        for path, content in program.files.items()
     ]
-    if execution.filename not in execution.files:
-        files.append(WorkspaceFile(path=execution.filename, content=execution.code.encode()))
+    if program.filename not in program.files:
+        files.append(WorkspaceFile(path=program.filename, content=program.code.encode()))
     return files
 
 
@@ -179,42 +251,48 @@ def _content(content: FileContent) -> bytes:
     return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"])
 
 
-def enqueue_run(session: Session) -> None:
-    if session.node_id is None:
-        raise ValueError(f"session {session.pk} is on no node")
-    enqueue(RUN_TASK, str(session.pk), queue=node_queue(node_name(session.node_id)))
-
-
-def claim_next_execution(session_id: UUID | str, worker: str) -> Execution | None:
-    """Take up the oldest queued execution of a session that is ready; None: there is nothing to do.
+def claim_next_execution(
+    session_id: UUID | str, *, node_id: UUID, worker: str
+) -> press_of_run.Claim | None:
+    """Take up the oldest queued execution of a ready session; None: there is nothing to do.
 
     Whoever loses a race here may go away: the winner looks for more when it has finished.
     """
-    queued = Execution.objects.filter(session_id=session_id).queued()
-    execution = queued.select_related("session__environment").order_by("sequence").first()
-    if execution is None:
-        return None
-    with transaction.atomic():
-        if not execution.session.begin_execution():
-            return None
-        if execution.claim(worker):
-            return execution
+    try:
+        return press_of_run.claim(session_id, node_id=node_id, worker=worker)
+    except press_of_run.NothingToClaimError:
         # It was ended just now, and there may be others behind it.
-        execution.session.leave_execution()
-        _send_next(execution.session)
+        Session.row(session_id).get().leave_execution()
+        press_of_run.announce(session_id, node_id)
         return None
 
 
-def finish_execution(execution: Execution, outcome: Outcome, *, sandbox_lost: bool = False) -> bool:
+def finish_execution(
+    claim: press_of_run.Claim,
+    outcome: Outcome,
+    *,
+    seconds_since_started: float = 0.0,
+    sandbox_lost: bool = False,
+) -> bool:
     """Keep what a run came to, and free its session. False: somebody ended it before."""
-    return _end_run(execution, lambda _: execution.complete(outcome), sandbox_lost=sandbox_lost)
+    finished, released = press_of_run.finish(
+        execution_id=claim.execution_id,
+        session_id=claim.session_id,
+        outcome=outcome,
+        seconds_since_started=seconds_since_started,
+        goes_on=not (claim.one_shot or sandbox_lost),
+    )
+    if finished and (claim.one_shot or sandbox_lost or not released):
+        _leave_session(Session.row(claim.session_id).get(), released, sandbox_lost=sandbox_lost)
+    return finished
 
 
-def fail_execution(execution: Execution, reason: str, *, sandbox_lost: bool = False) -> bool:
+def fail_execution(claim: press_of_run.Claim, reason: str, *, sandbox_lost: bool = False) -> bool:
     """We failed to run it: it ends with the reason, its session goes on with the next one.
 
     Where the sandbox is lost with it, because the session is being stopped, it is cancelled.
     """
+    execution = find_execution(claim.execution_id)
 
     def end(session: Session) -> bool:
         stopped = sandbox_lost and session.status == Session.Status.STOPPING
@@ -234,38 +312,31 @@ def _end_run(
 
     The session's row is locked before the execution's, here as everywhere.
     """
-    session = execution.session
     try:
         with transaction.atomic():
+            session = Session.objects.select_for_update().get(pk=execution.session_id)
             released = session.end_execution()
-            if not released:  # it was stopped or given up meanwhile, and the stop waits for this
-                session = Session.objects.select_for_update().get(pk=session.pk)
             if not end(session):
                 raise _EndedBeforeError
-            goes_on = released and _goes_on(session, sandbox_lost=sandbox_lost)
-            if not released:
-                enqueue_stop(session)
     except _EndedBeforeError:
         return False
-    if goes_on:
-        # After the commit, so that who waits for the result doesn't wait for this.
-        _send_next(session)
+    _leave_session(session, released, sandbox_lost=sandbox_lost)
     return True
 
 
-def _goes_on(session: Session, *, sandbox_lost: bool) -> bool:
-    """Whether the session can take its next execution as it is."""
-    if session.one_shot:
+def _leave_session(session: Session, released: bool, *, sandbox_lost: bool = False) -> None:
+    """What becomes of a session whose run has ended, after the commit: who waits for the result
+    doesn't wait for this. Should we die here, the node's upkeep does it.
+    """
+    if not released:  # it was stopped or given up meanwhile, and the stop waits for the run
+        enqueue_stop(session)
+    elif session.one_shot:
         stop_session(session.pk, Session.StopReason.FINISHED)
     elif sandbox_lost:
         session.refresh_from_db()
         restart_session(session)
-    return not (session.one_shot or sandbox_lost)
-
-
-def _send_next(session: Session) -> None:
-    if Execution.objects.filter(session=session).queued().exists():
-        enqueue_run(session)
+    else:
+        press_of_run.announce(session.pk, session.node_id)
 
 
 def reap_abandoned_executions() -> int:
@@ -278,8 +349,21 @@ def reap_abandoned_executions() -> int:
 
 
 def _reap(execution: Execution) -> bool:
-    reason = f"The worker that ran it has died ({execution.worker}); run it again."
-    return _end_run(execution, lambda _: execution.abandon(reason))
+    return _end_run(execution, lambda _: execution.abandon(_died(execution)))
+
+
+def abandon_executions_of(worker: str) -> None:
+    """End what a worker ran that is known to have died, whatever its leases say."""
+    for execution in Execution.objects.running().filter(worker=worker):
+        _bury(execution)
+
+
+def _bury(execution: Execution) -> bool:
+    return _end_run(execution, lambda _: execution.fail(_died(execution)))
+
+
+def _died(execution: Execution) -> str:
+    return f"The worker that ran it has died ({execution.worker}); run it again."
 
 
 def find_execution(execution_id: UUID | str) -> Execution:

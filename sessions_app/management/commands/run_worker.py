@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -10,6 +11,7 @@ from django.db import DatabaseError, connections
 import sessions_app.tasks  # noqa: F401 -- before the workers are forked: none of them imports it again
 from codeexec.cluster import ClusterDiedError, run_cluster
 from sessions_app import upkeep
+from sessions_app.executor import run_executor
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +27,16 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            upkeep.node_started()
+            node = upkeep.node_started()
         except DatabaseError as error:
             raise CommandError(f"The database can't be used: {error}") from error
         connections.close_all()
         try:
-            run_cluster(upkeep.tick, interval_seconds=UPKEEP_SECONDS)
+            run_cluster(
+                upkeep.tick,
+                interval_seconds=UPKEEP_SECONDS,
+                run_executor=partial(run_executor, node.pk, concurrency=node.concurrency),
+            )
         except ClusterDiedError as error:
             raise CommandError(str(error)) from error
         finally:

@@ -1,0 +1,51 @@
+"""Database connections that a process with many threads lends to them, a few for all.
+
+Django gives each thread a connection of its own. Threads that use the database for a millisecond at
+the beginning and at the end of a long piece of work would hold one each for nothing.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+class ConnectionLender:
+    """At most `limit` connections, the last used first, for which the server has most cached."""
+
+    def __init__(self, limit: int) -> None:
+        self._idle: queue.LifoQueue[BaseDatabaseWrapper | None] = queue.LifoQueue()
+        for _ in range(limit):
+            self._idle.put(None)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, this thread's Django connection is one of these; waits for it if need be."""
+        connection = self._idle.get()
+        own = connections[DEFAULT_DB_ALIAS]
+        try:
+            connection = connection or _new_connection()
+            connection.close_if_unusable_or_obsolete()
+            connections[DEFAULT_DB_ALIAS] = connection
+            yield
+        finally:
+            connections[DEFAULT_DB_ALIAS] = own
+            self._idle.put(connection)
+
+    def close(self) -> None:
+        """Close those that nobody has. They come back on use."""
+        idle = [self._idle.get() for _ in range(self._idle.qsize())]
+        for connection in idle:
+            if connection is not None:
+                connection.close()
+            self._idle.put(connection)
+
+
+def _new_connection() -> BaseDatabaseWrapper:
+    connection = connections.create_connection(DEFAULT_DB_ALIAS)
+    connection.inc_thread_sharing()
+    return connection

@@ -1,0 +1,293 @@
+"""What each press of Run does to the rows: three statements, a round trip each.
+
+    SUBMIT   by the API       the execution, queued; wakes its node's executor
+    CLAIM    by the executor  queued → running, its session ready → executing; all that a run needs
+    FINISH   by the executor  running → completed or cancelled, executing → ready; wakes who waits,
+                              and brings the result where that is short
+
+They are SQL because every Run waits for them: as ORM calls they are fifteen round trips, and six
+milliseconds of Python.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+
+from codeexec.notifications import CHANNEL
+from codeexec.sandbox.types import RunResult, SandboxHandle
+from sessions_app.models import statements
+from sessions_app.models.execution import Execution, Outcome, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    sequence: int
+    received_at: datetime
+    queued_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """What became of a SUBMIT."""
+
+    is_open: bool
+    """False: the session takes no executions any more."""
+    version: str
+    """Of the session's environment; nothing was queued where it is not the one that was named."""
+    queued: Queued | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """An execution that this process runs now: nobody else will."""
+
+    execution_id: UUID
+    session_id: UUID
+    one_shot: bool
+    environment_id: int
+    environment_version: str
+    code: str
+    filename: str
+    stdin: bytes
+    args: Sequence[str]
+    env: Mapping[str, str]
+    files: Mapping[str, Any]
+    timeout_seconds: float
+    sandbox: SandboxHandle | None
+    """None: the session has none that runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """SQL, and what goes into it."""
+
+    text: str
+    parameters: Mapping[str, Any] | Sequence[Any]
+
+
+def submission(
+    execution: Execution,
+    *,
+    environment_version: str,
+    seconds_since_received: float = 0.0,
+    durable: bool = True,
+) -> Statement:
+    """Queues an execution that has no row yet, as the last of its session.
+
+    Not `durable`: the commit doesn't wait for the disk. For what nobody is told about before the
+    claim, which does wait.
+    """
+    return Statement(
+        text=statements.SUBMIT,
+        parameters={
+            "id": execution.pk,
+            "session": execution.session_id,
+            "code": execution.code,
+            "filename": execution.filename,
+            "stdin": execution.stdin,
+            "args": json.dumps(execution.args),
+            "env": json.dumps(execution.env),
+            "files": json.dumps(execution.files),
+            "timeout_seconds": execution.timeout_seconds,
+            "seconds_since_received": seconds_since_received,
+            "version": environment_version,
+            "channel": statements.RUNS_CHANNEL,
+            "durable": durable,
+        },
+    )
+
+
+def submitted(row: Sequence[Any] | None) -> Submitted | None:
+    """What `submission` came to; None: there is no such session."""
+    if row is None:
+        return None
+    is_open, version, sequence, received_at, queued_at, *_ = row
+    queued = Queued(sequence=sequence, received_at=received_at, queued_at=queued_at)
+    return Submitted(
+        is_open=is_open, version=version, queued=queued if sequence is not None else None
+    )
+
+
+class NothingToClaimError(Exception):
+    """A session was begun for an execution that was ended at that moment: it must be left again."""
+
+
+def claim(session_id: UUID | str, *, node_id: UUID, worker: str) -> Claim | None:
+    """Take up a ready session's oldest queued execution; None: it has none, or somebody else did.
+
+    Raises NothingToClaimError.
+    """
+    parameters = {
+        "session": session_id,
+        "node": node_id,
+        "worker": worker,
+        "lease_seconds": float(settings.CODE_EXECUTOR["EXECUTION_LEASE"]),
+    }
+    row = fetch_one(Statement(text=statements.CLAIM, parameters=parameters))
+    if row is None:
+        return None
+    if row[0] is None:
+        raise NothingToClaimError
+    return _claim(row)
+
+
+def _claim(row: Sequence[Any]) -> Claim:
+    (execution_id, session_id, one_shot, environment_id, version, *program) = row
+    code, filename, stdin, args, env, files, timeout_seconds, *sandbox = program
+    return Claim(
+        execution_id=execution_id,
+        session_id=session_id,
+        one_shot=one_shot,
+        environment_id=environment_id,
+        environment_version=version,
+        code=code,
+        filename=filename,
+        stdin=bytes(stdin),
+        args=json.loads(args),
+        env=json.loads(env),
+        files=json.loads(files),
+        timeout_seconds=timeout_seconds,
+        sandbox=_handle(session_id, *sandbox),
+    )
+
+
+def _handle(
+    session_id: UUID, container_id: str | None, token: str, image_id: str, workspace_dir: str
+) -> SandboxHandle | None:
+    if not container_id:
+        return None
+    return SandboxHandle(
+        sandbox_id=str(session_id),
+        container_id=container_id,
+        token=token,
+        image_id=image_id,
+        workspace_dir=workspace_dir,
+    )
+
+
+def finish(
+    *,
+    execution_id: UUID,
+    session_id: UUID,
+    outcome: Outcome,
+    seconds_since_started: float,
+    goes_on: bool = True,
+) -> tuple[bool, bool]:
+    """Keep what a run came to, and free its session: whether each of the two was done.
+
+    Not finished: somebody ended it before, and nothing has changed. Not released: its session was
+    stopped or given up meanwhile. `goes_on`: the session's executor is told of what else waits.
+    """
+    cancelled = outcome.verdict == Verdict.CANCELLED
+    status = Execution.Status.CANCELLED if cancelled else Execution.Status.COMPLETED
+    parameters = {
+        "execution": execution_id,
+        "session": session_id,
+        "status": status.value,
+        "verdict": outcome.verdict.value,
+        "seconds_since_started": seconds_since_started,
+        "goes_on": goes_on,
+        "channel": CHANNEL,
+        "runs_channel": statements.RUNS_CHANNEL,
+        **_run_columns(outcome.run or outcome.compilation),
+        **_compile_columns(outcome.compilation),
+    }
+    row = fetch_one(Statement(text=statements.FINISH, parameters=parameters))
+    finished, released, *_ = row or (False, False)
+    return finished, released
+
+
+def _run_columns(last: RunResult | None) -> dict[str, Any]:
+    """A failed compilation is the answer itself: clients show `stderr` where nothing else ran."""
+    return {
+        "exit_code": last.exit_code if last else None,
+        "signal": (last.signal if last else None) or "",
+        "stdout": last.stdout if last else b"",
+        "stderr": last.stderr if last else b"",
+        "stdout_truncated": last.stdout_truncated if last else False,
+        "stderr_truncated": last.stderr_truncated if last else False,
+        "wall_seconds": last.wall_seconds if last else None,
+        "cpu_seconds": last.cpu_seconds if last else None,
+        "memory_peak_bytes": last.memory_peak_bytes if last else None,
+    }
+
+
+def _compile_columns(compilation: RunResult | None) -> dict[str, Any]:
+    return {
+        "compile_exit_code": compilation.exit_code if compilation else None,
+        "compile_stdout": compilation.stdout if compilation else b"",
+        "compile_stderr": compilation.stderr if compilation else b"",
+        "compile_wall_seconds": compilation.wall_seconds if compilation else None,
+    }
+
+
+def reading(execution_id: UUID) -> Statement:
+    """Reads an execution without what was asked for."""
+    return Statement(text=statements.READ, parameters=[execution_id])
+
+
+def read(row: Sequence[Any] | None) -> Execution:
+    """What `reading` found. Code, files and the like are read when they are used.
+
+    Raises Execution.DoesNotExist.
+    """
+    if row is None:
+        raise Execution.DoesNotExist
+    return Execution.from_db(connection.alias, statements.RESULT_COLUMNS, row)
+
+
+_DECODERS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("id", "session_id"), UUID),
+    **dict.fromkeys(
+        ("stdout", "stderr", "compile_stdout", "compile_stderr"),
+        lambda text: bytes.fromhex(text.removeprefix("\\x")),
+    ),
+    **dict.fromkeys(
+        ("received_at", "queued_at", "claimed_at", "started_at", "finished_at"),
+        datetime.fromisoformat,
+    ),
+}
+
+
+def told(news: str) -> Execution:
+    """The finished execution that came with a notification; as `read` otherwise."""
+    values = [
+        value if value is None or name not in _DECODERS else _DECODERS[name](value)
+        for name, value in zip(statements.RESULT_COLUMNS, json.loads(news), strict=True)
+    ]
+    return Execution.from_db(connection.alias, statements.RESULT_COLUMNS, values)
+
+
+def renew_leases(execution_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of them that are still wanted: neither they nor their sessions were ended."""
+    parameters: dict[str, Any] = {
+        "executions": list(execution_ids),
+        "lease_seconds": float(settings.CODE_EXECUTOR["EXECUTION_LEASE"]),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(statements.RENEW, parameters)
+        return {row[0] for row in cursor.fetchall()}
+
+
+def announce(session_id: UUID | str, node_id: UUID | None) -> None:
+    """Wake the executor of the session's node, when the caller's transaction commits."""
+    if node_id is not None:
+        with connection.cursor() as cursor:
+            channel = f"{statements.RUNS_CHANNEL}{node_id}"
+            cursor.execute("SELECT pg_notify(%s, %s)", [channel, str(session_id)])
+
+
+def fetch_one(statement: Statement) -> Sequence[Any] | None:
+    """The first row of a statement, in the calling thread's transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement.text, statement.parameters)
+        row: Sequence[Any] | None = cursor.fetchone()
+        return row

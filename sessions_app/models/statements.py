@@ -1,0 +1,169 @@
+"""The SQL of a press of Run: a round trip each. `press_of_run` says what they mean.
+
+Each locks the session's row before the execution's, as everybody does. What a statement reads
+besides a row that it had to wait for is as old as its beginning: so SUBMIT and FINISH decide by
+columns of the locked session whether there is more to run, and never by looking for executions. All
+times are the database's.
+"""
+
+from __future__ import annotations
+
+RUNS_CHANNEL = "code_executor_runs_"
+"""And the id of a node: its executor listens; the payload is a session that may have something."""
+
+RESULT_COLUMNS = (
+    "id", "session_id", "sequence", "status", "verdict", "exit_code", "signal", "stdout", "stderr",
+    "stdout_truncated", "stderr_truncated", "wall_seconds", "cpu_seconds", "memory_peak_bytes",
+    "compile_exit_code", "compile_stdout", "compile_stderr", "compile_wall_seconds",
+    "error_reason", "received_at", "queued_at", "claimed_at", "started_at", "finished_at",
+)  # fmt: skip
+"""What answers tell: all but what was asked for, and who ran it."""
+
+_TOLD = ", ".join(f"finished.{name}" for name in RESULT_COLUMNS)
+
+SUBMIT = """
+WITH this AS (
+    SELECT statement_timestamp() AS moment  -- it may be one of several in its transaction
+), session AS MATERIALIZED (
+    SELECT id, status, node_id, environment_id, ttl_seconds, last_sequence + 1 AS sequence,
+           status = 'executing' OR
+           status IN ('pending', 'creating', 'ready') AND expires_at > this.moment AS is_open
+    FROM sessions_app_session, this
+    WHERE id = %(session)s
+    FOR NO KEY UPDATE OF sessions_app_session
+), environment AS (
+    SELECT xmin::text AS version
+    FROM environments_app_environment
+    WHERE id = (SELECT environment_id FROM session)
+), execution AS (
+    INSERT INTO sessions_app_execution (
+        id, session_id, sequence, status, code, filename, stdin, args, env, files, timeout_seconds,
+        received_at, queued_at,
+        verdict, signal, stdout, stderr, stdout_truncated, stderr_truncated,
+        compile_stdout, compile_stderr, error_reason, worker
+    )
+    SELECT
+        %(id)s, session.id, session.sequence, 'queued', %(code)s, %(filename)s, %(stdin)s,
+        %(args)s::jsonb, %(env)s::jsonb, %(files)s::jsonb, %(timeout_seconds)s,
+        this.moment - make_interval(secs => %(seconds_since_received)s), this.moment,
+        '', '', '', '', false, false, '', '', '', ''
+    FROM this, session, environment
+    WHERE session.is_open AND environment.version = %(version)s
+    RETURNING sequence, received_at, queued_at
+), touched AS (
+    UPDATE sessions_app_session AS row
+    SET last_sequence = session.sequence,
+        last_activity_at = this.moment,
+        expires_at = this.moment + make_interval(secs => session.ttl_seconds)
+    FROM this, session, execution
+    WHERE row.id = session.id
+)
+SELECT
+    session.is_open, environment.version, execution.sequence, execution.received_at,
+    execution.queued_at,
+    -- In any other status whoever changes it to ready looks for queued executions then.
+    CASE WHEN session.status = 'ready' AND execution.sequence IS NOT NULL
+         THEN pg_notify(%(channel)s || session.node_id, session.id::text) END,
+    CASE WHEN NOT %(durable)s THEN set_config('synchronous_commit', 'off', true) END
+FROM session CROSS JOIN environment LEFT JOIN execution ON true
+"""
+
+CLAIM = """
+WITH begun AS (
+    UPDATE sessions_app_session AS row
+    SET status = 'executing'
+    WHERE row.id = %(session)s AND row.status = 'ready' AND row.node_id = %(node)s
+      AND EXISTS (
+          SELECT FROM sessions_app_execution
+          WHERE session_id = row.id AND status = 'queued'
+      )
+    RETURNING row.id, row.environment_id, row.one_shot
+), next AS (
+    SELECT execution.id
+    FROM sessions_app_execution AS execution JOIN begun ON execution.session_id = begun.id
+    WHERE execution.status = 'queued'
+    ORDER BY execution.sequence
+    LIMIT 1
+    FOR NO KEY UPDATE OF execution
+), claimed AS (
+    UPDATE sessions_app_execution AS row
+    SET status = 'running', worker = %(worker)s, claimed_at = now(), started_at = now(),
+        lease_expires_at = now() + make_interval(secs => %(lease_seconds)s)
+    FROM next
+    WHERE row.id = next.id
+    RETURNING row.*
+)
+SELECT
+    claimed.id, claimed.session_id, begun.one_shot, begun.environment_id, environment.xmin::text,
+    claimed.code, claimed.filename, claimed.stdin, claimed.args, claimed.env, claimed.files,
+    claimed.timeout_seconds,
+    sandbox.container_id, sandbox.token, sandbox.image_id, sandbox.workspace_dir
+FROM begun
+JOIN environments_app_environment AS environment ON environment.id = begun.environment_id
+LEFT JOIN claimed ON true
+LEFT JOIN sessions_app_sandbox AS sandbox ON sandbox.id = begun.id
+"""
+
+FINISH = f"""
+WITH session AS MATERIALIZED (
+    SELECT id, status, node_id, ttl_seconds, last_sequence
+    FROM sessions_app_session
+    WHERE id = %(session)s
+    FOR NO KEY UPDATE
+), finished AS (
+    UPDATE sessions_app_execution AS row
+    SET status = %(status)s, verdict = %(verdict)s, exit_code = %(exit_code)s,
+        signal = %(signal)s, stdout = %(stdout)s, stderr = %(stderr)s,
+        stdout_truncated = %(stdout_truncated)s, stderr_truncated = %(stderr_truncated)s,
+        wall_seconds = %(wall_seconds)s, cpu_seconds = %(cpu_seconds)s,
+        memory_peak_bytes = %(memory_peak_bytes)s,
+        compile_exit_code = %(compile_exit_code)s, compile_stdout = %(compile_stdout)s,
+        compile_stderr = %(compile_stderr)s, compile_wall_seconds = %(compile_wall_seconds)s,
+        started_at = GREATEST(
+            row.claimed_at, now() - make_interval(secs => %(seconds_since_started)s)
+        ),
+        finished_at = now(), lease_expires_at = NULL
+    FROM session
+    WHERE row.id = %(execution)s AND row.status = 'running'
+    RETURNING row.*
+), released AS (
+    UPDATE sessions_app_session AS row
+    SET status = 'ready', last_activity_at = now(), last_execution_at = now(),
+        expires_at = now() + make_interval(secs => session.ttl_seconds)
+    FROM session, finished
+    WHERE row.id = session.id AND session.status = 'executing'
+    RETURNING row.id
+)
+SELECT
+    finished.id IS NOT NULL, released.id IS NOT NULL,
+    CASE WHEN finished.id IS NOT NULL THEN pg_notify(%(channel)s, finished.id || news.text) END,
+    CASE WHEN %(goes_on)s AND released.id IS NOT NULL
+              AND session.last_sequence > finished.sequence
+         THEN pg_notify(%(runs_channel)s || session.node_id, session.id::text) END
+FROM session LEFT JOIN finished ON true LEFT JOIN released ON true LEFT JOIN LATERAL (
+    -- A notification holds less than 8000 bytes. JSON of a byte may take two.
+    SELECT CASE WHEN length(finished.stdout) + length(finished.stderr)
+                     + length(finished.compile_stdout) + length(finished.compile_stderr) < 3000
+                THEN E'\\n' || jsonb_build_array({_TOLD})::text
+                ELSE '' END AS text
+) AS news ON true
+"""  # noqa: S608 -- columns of ours
+
+READ = f"SELECT {', '.join(RESULT_COLUMNS)} FROM sessions_app_execution WHERE id = %s"  # noqa: S608
+
+RENEW = """
+UPDATE sessions_app_execution AS row
+SET lease_expires_at = now() + make_interval(secs => %(lease_seconds)s)
+FROM sessions_app_session AS session
+WHERE row.id = ANY(%(executions)s) AND row.status = 'running'
+  AND session.id = row.session_id AND session.status = 'executing'
+RETURNING row.id
+"""
+
+WAITING = """
+SELECT DISTINCT session.id
+FROM sessions_app_execution AS execution
+JOIN sessions_app_session AS session ON session.id = execution.session_id
+WHERE execution.status = 'queued' AND session.status = 'ready' AND session.node_id = %s
+"""
+"""The sessions of a node that have something to run."""
