@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,12 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sessions_app.benchmark.figures import NotMeasurable
+from sessions_app.benchmark.figures import BenchmarkError, NotMeasurable
 from sessions_app.benchmark.programs import Program
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Rather than what PATH says: interpreters of other origins may load more at their start."""
 TIMEOUT_SECONDS = 60.0
+
+_RUST_OPTIONS = ("--edition", "2021", "-O", "-C", "overflow-checks=on", "-C", "strip=debuginfo")
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 Command = Sequence[str]
 
@@ -29,45 +33,54 @@ Command = Sequence[str]
 class Host:
     """What this host runs a language with. `{code}`, `{file}` and `{output}` are filled in."""
 
+    name: str
     interpreter: str
     at_once: Sequence[Command]
     """The least it takes: the floor. Several commands are one run."""
     from_file: Sequence[Command] = ()
     """The way a sandbox has to go, where that is another one."""
-    version: Command = ()
 
 
 HOSTS = {
     ".py": Host(
+        name="Python",
         interpreter=SYSTEM_PYTHON if os.path.exists(SYSTEM_PYTHON) else "python3",
         at_once=[("-c", "{code}")],
         from_file=[("{file}",)],
-        version=("--version",),
     ),
     ".js": Host(
+        name="Node.js",
         interpreter="node",
         at_once=[("-e", "{code}")],
         from_file=[("{file}",)],
-        version=("--version",),
     ),
     ".rs": Host(
+        name="Rust",
         interpreter="rustc",
         at_once=[
-            ("--edition", "2021", "-O", "-C", "overflow-checks=on", "-C", "strip=debuginfo")
-            + ("--crate-name", "program", "-o", "{output}", "{file}"),
+            (*_RUST_OPTIONS, "--crate-name", "program", "-o", "{output}", "{file}"),
             ("{output}",),
         ],
-        version=("--version",),
     ),
 }
 
 
 class Bare:
-    """Runs a program on this host; each call tells its milliseconds."""
+    """Runs a program on this host; each call tells its milliseconds. Raises BenchmarkError."""
 
-    def __init__(self, at_once: Sequence[Command], from_file: Sequence[Command]) -> None:
-        self._at_once = at_once
-        self._from_file = from_file
+    def __init__(self, program: Program, extension: str, folder: Path) -> None:
+        """`folder`: for the program's file and what is made of it; its own for each that runs at
+        the same time. Raises NotMeasurable where this host has no such interpreter.
+        """
+        host, interpreter = _host(extension)
+        file = folder / f"main{extension}"
+        file.write_text(program.code)
+        values = {"code": program.code, "file": str(file), "output": str(folder / "main")}
+        self._program = program
+        self._extension = extension
+        self._folder = folder
+        self._at_once = _commands(interpreter, host.at_once, values)
+        self._from_file = _commands(interpreter, host.from_file, values)
 
     @property
     def has_file_way(self) -> bool:
@@ -79,6 +92,26 @@ class Bare:
     def run_file(self) -> float:
         return _timed(self._from_file)
 
+    def side_by_side(self, number: int) -> list[Bare]:
+        """As many that don't write to the same files."""
+        folders = [self._folder / str(index) for index in range(number)]
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        return [Bare(self._program, self._extension, folder) for folder in folders]
+
+    def check(self) -> None:
+        """Run it once, before it is measured. Raises NotMeasurable: libraries may be missing."""
+        try:
+            for command in self._at_once:
+                done = _run(command)
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().splitlines()
+            raise NotMeasurable(f"this host can't run it: {said[-1] if said else error}") from error
+        except (OSError, subprocess.SubprocessError) as error:
+            raise NotMeasurable(f"this host can't run it: {error}") from error
+        if not self._program.accepts(done.stdout.decode(errors="replace")):
+            raise NotMeasurable("on this host it prints something else")
+
 
 @contextlib.contextmanager
 def bare(program: Program, extension: str) -> Iterator[Bare]:
@@ -86,27 +119,21 @@ def bare(program: Program, extension: str) -> Iterator[Bare]:
 
     Raises NotMeasurable where this host can't run the program.
     """
-    host, interpreter = _host(extension)
     with tempfile.TemporaryDirectory(prefix="code-executor-benchmark-") as folder:
-        file = Path(folder) / f"main{extension}"
-        file.write_text(program.code)
-        values = {"code": program.code, "file": str(file), "output": str(Path(folder) / "main")}
-        found = Bare(
-            _commands(interpreter, host.at_once, values),
-            _commands(interpreter, host.from_file, values),
-        )
-        _try(_commands(interpreter, host.at_once, values), program)
+        found = Bare(program, extension, Path(folder))
+        found.check()
         yield found
 
 
 def interpreter_version(extension: str) -> str | None:
-    """What this host's interpreter calls itself; None: there is none."""
+    """Of this host's interpreter: `Python 3.13.5`. None: there is none."""
     try:
         host, interpreter = _host(extension)
-        done = _run([interpreter, *host.version])
+        said = _run([interpreter, "--version"]).stdout.decode(errors="replace")
     except (NotMeasurable, OSError, subprocess.SubprocessError):
         return None
-    return f"{interpreter} {done.stdout.decode(errors='replace').split(' (')[0].strip()}"
+    found = _VERSION.search(said)
+    return f"{host.name} {found[0]}" if found else host.name
 
 
 def _host(extension: str) -> tuple[Host, str]:
@@ -130,24 +157,15 @@ def _commands(
     return commands
 
 
-def _try(commands: Sequence[Command], program: Program) -> None:
-    """Once, before it is measured: libraries may be missing here."""
-    try:
-        for command in commands:
-            done = _run(command)
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        raise NotMeasurable(f"this host can't run it: {said[-1] if said else error}") from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NotMeasurable(f"this host can't run it: {error}") from error
-    if not program.accepts(done.stdout.decode(errors="replace")):
-        raise NotMeasurable("on this host it prints something else")
-
-
 def _timed(commands: Sequence[Command]) -> float:
     begun = time.perf_counter()
-    for command in commands:
-        subprocess.run(command, stdout=subprocess.PIPE, check=True)  # noqa: S603 -- from HOSTS
+    try:
+        for command in commands:
+            subprocess.run(  # noqa: S603 -- from HOSTS
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+            )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BenchmarkError(f"The bare process failed: {error}") from error
     return (time.perf_counter() - begun) * 1000
 
 

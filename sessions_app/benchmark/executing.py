@@ -40,7 +40,7 @@ def measure_executes(subject: Subject) -> None:
                 subject.levels.append(_at_once(subject, sessions[:number]))
     if "service" in subject.levels[0].stages_ms:
         reason = "the service sends no Server-Timing: it is older than this command"
-        subject.left_out.append(LeftOut(key="stages", reason=reason))
+        subject.left_out.append(LeftOut(key="stage_times", reason=reason))
 
 
 def _open(subject: Subject, stack: contextlib.ExitStack) -> OpenedSession:
@@ -126,9 +126,10 @@ def _at_once(subject: Subject, sessions: Sequence[OpenedSession]) -> Level:
     number, tally = len(sessions), _Tally(subject)
     count = -(-max(subject.plan.runs, RUNS_PER_SESSION * number) // ROUNDS)
     service, floor = Burst(), Burst()
+    processes = subject.bare.side_by_side(number) if subject.bare else []
     for _ in range(ROUNDS):
-        if subject.bare:
-            floor.add(side_by_side([subject.bare.run] * number, count))
+        if processes:
+            floor.add(side_by_side([process.run for process in processes], count))
         with tally.counting():
             service.add(side_by_side([tally.call(session) for session in sessions], count))
-    return tally.level(number, service, floor if subject.bare else None)
+    return tally.level(number, service, floor if processes else None)

@@ -65,7 +65,7 @@ def _measure(subject: Subject, docker: DockerHere) -> EnvironmentFigures:
     with contextlib.ExitStack() as stack:
         with subject.noting("bare"):
             subject.bare = stack.enter_context(bare(subject.program, subject.extension))
-        with subject.noting("processor"):
+        with subject.noting("processor_time"):
             subject.meter = ProcessorMeter(subject.url)
         measure_executes(subject)
         with subject.noting("containers"):

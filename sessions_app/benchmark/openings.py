@@ -7,7 +7,7 @@ import time
 
 from sessions_app.benchmark.containers import DockerHere, work_of
 from sessions_app.benchmark.figures import NotMeasurable
-from sessions_app.benchmark.service import Caller, execute, open_session
+from sessions_app.benchmark.service import Caller, execute, open_session, wait_stopped
 from sessions_app.benchmark.subject import BARE, Subject
 from sessions_app.benchmark.turns import Call
 
@@ -52,21 +52,17 @@ def _cold_start(subject: Subject) -> Call:
     """A session that is to live longer than a warm sandbox would gets a new one."""
     with open_session(subject.url, subject.name) as session:
         ttl = session.ttl_seconds() + 1
-    fastest_ms = FIRST_PATIENCE_MS / PATIENCE
+    seen: list[float] = []
 
     def open_cold() -> float:
-        nonlocal fastest_ms
+        patience_ms = PATIENCE * min(seen, default=FIRST_PATIENCE_MS)
         time.sleep(SETTLING_SECONDS)
         with open_session(subject.url, subject.name, ttl=ttl) as session:
             if session.ready:
                 raise NotMeasurable("every session was ready at once, a longer `ttl` or not")
-            elapsed_ms = session.wait_ready(patience_ms=PATIENCE * fastest_ms)
-            session.stop()
-            session.wait_stopped()
-        fastest_ms = elapsed_ms if fastest_ms == FIRST_PATIENCE_MS / PATIENCE else min(
-            elapsed_ms, fastest_ms
-        )
-        return elapsed_ms
+            seen.append(session.wait_ready(patience_ms=patience_ms))
+        wait_stopped(subject.url, session.session_id)
+        return seen[-1]
 
     return open_cold
 
@@ -86,11 +82,10 @@ def _open_warm(subject: Subject) -> float:
     for attempt in range(REFILLS):
         time.sleep(REFILL_SECONDS * 2**attempt)
         with open_session(subject.url, subject.name) as session:
-            opened, elapsed_ms = session.ready, session.opening_ms
-            session.stop()
-            session.wait_stopped()
-        if opened:
-            return elapsed_ms
+            pass
+        wait_stopped(subject.url, session.session_id)
+        if session.ready:
+            return session.opening_ms
     raise NotMeasurable("the warm pool stayed empty")
 
 

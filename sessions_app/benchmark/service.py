@@ -174,15 +174,6 @@ class OpenedSession:
             time.sleep(POLL_SECONDS)
         return (time.perf_counter() - self.begun) * 1000
 
-    def wait_stopped(self) -> None:
-        """Until its container is gone, so that the removal disturbs nothing that is measured."""
-        deadline = time.monotonic() + READY_SECONDS
-        while self._state()["closed_at"] is None and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS * 4)
-
-    def stop(self) -> None:
-        self.caller.call("DELETE", f"/sessions/{self.session_id}")
-
     def _state(self) -> dict[str, Any]:
         return self.caller.call("GET", f"/sessions/{self.session_id}").body
 
@@ -212,3 +203,13 @@ def _stop(url: str, session_id: str) -> None:
     """On a connection of its own: an interrupted call leaves the session's in no state for it."""
     with contextlib.closing(Caller(url)) as caller:
         caller.call("DELETE", f"/sessions/{session_id}")
+
+
+def wait_stopped(url: str, session_id: str) -> None:
+    """Until its container is gone, so that the removal disturbs nothing that is measured."""
+    deadline = time.monotonic() + READY_SECONDS
+    with contextlib.closing(Caller(url)) as caller:
+        while time.monotonic() < deadline:
+            if caller.call("GET", f"/sessions/{session_id}").body["closed_at"]:
+                return
+            time.sleep(POLL_SECONDS * 4)

@@ -20,7 +20,9 @@ Call = Callable[[], float]
 """Does something once and tells how many milliseconds count."""
 
 
-def in_turn(calls: Mapping[str, Call], count: int, *, warm_up: int = WARM_UP) -> dict[str, list[float]]:
+def in_turn(
+    calls: Mapping[str, Call], count: int, *, warm_up: int = WARM_UP
+) -> dict[str, list[float]]:
     """Each call `count` times, first one first, then the other way round, so that none has the
     better place.
     """
