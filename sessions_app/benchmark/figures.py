@@ -72,7 +72,8 @@ class Level:
     processor_ms: Mapping[str, float]
     """Per execution, by component; empty where the service's processes can't be seen."""
     cpu_use: float
-    """Processor time of a session's programs, as a share of what its sandbox may use."""
+    """Processor time of a session's programs, as a share of what its sandbox may use: near or above
+    1, they are slowed down by that limit."""
 
     @property
     def ratio(self) -> float | None:

@@ -133,7 +133,8 @@ def execute(caller: Caller, path: str, program: Program, **fields: Any) -> Run:
     ended, spent = time.perf_counter(), time.thread_time() - cpu
     result = answer.body
     if result["verdict"] != "ok" or not program.accepts(result["stdout"]):
-        raise BenchmarkError(f"The program did not run as it should: {json.dumps(result)}")
+        said = result["error"] or result["stderr"].strip() or f"it printed {result['stdout']!r}"
+        raise BenchmarkError(f"POST {path}: the run ended with {result['verdict']}: {said}")
     compilation = result["compile"] or {"execution_time": 0.0}
     return Run(
         total_ms=(ended - begun) * 1000,

@@ -20,7 +20,7 @@ _COMPONENT_WORDS = {"queue": "queue_part", "runner": "runner_stage"}
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The first column is text, the others are numbers."""
+    """The first column is text, the others are numbers, empty where there is none."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
