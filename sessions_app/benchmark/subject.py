@@ -20,7 +20,7 @@ from sessions_app.benchmark.figures import (
 )
 from sessions_app.benchmark.processor import ProcessorMeter
 from sessions_app.benchmark.programs import Program
-from sessions_app.benchmark.turns import Call, in_turn
+from sessions_app.benchmark.turns import LEAST, PAUSE, Call, in_turn
 
 BARE = "bare"
 
@@ -40,7 +40,7 @@ class Plan:
 
     def share(self, part: int) -> int:
         """Calls of a kind that takes long."""
-        return max(5, self.runs // part)
+        return max(min(self.runs, LEAST), self.runs // part)
 
 
 @dataclass(kw_only=True)
@@ -81,9 +81,11 @@ class Subject:
         floor = {BARE: self.bare.run} if self.bare else {}
         return self.add_rows({**floor, key: call}, count)
 
-    def add_rows(self, calls: Mapping[str, Call], count: int) -> dict[str, list[float]]:
+    def add_rows(
+        self, calls: Mapping[str, Call], count: int, *, pause: float = PAUSE
+    ) -> dict[str, list[float]]:
         """Measure calls in turn, each a row beside the first, which becomes none if it is there."""
-        samples = in_turn(calls, count)
+        samples = in_turn(calls, count, pause=pause)
         first = next(iter(samples))
         beside = latency(samples[first]) if len(samples) > 1 else None
         there = {row.key for row in self.rows}

@@ -60,7 +60,7 @@ def _latencies(
     figures: EnvironmentFigures, keys: Sequence[str], heading: str, language: str
 ) -> Table:
     rows = [row for key in keys if (row := figures.row(key))]
-    columns = ("p50", "p95", "p99", "p50_ratio", "p95_ratio")
+    columns = ("p50", "p95", "p99", "beside", "p50_ratio", "p95_ratio")
     return Table(
         header=[word(key, language) for key in (heading, *columns)],
         rows=[_latency_row(row, language) for row in rows],
@@ -75,6 +75,7 @@ def _latency_row(row: Row, language: str) -> list[str]:
     return [
         word(row.key, language),
         *(number(time, language) for time in times),
+        number(row.beside.p50_ms if row.beside else None, language),
         *(number(ratio, language, 2) for ratio in ratios),
     ]
 

@@ -21,10 +21,10 @@ Call = Callable[[], float]
 
 
 def in_turn(
-    calls: Mapping[str, Call], count: int, *, warm_up: int = WARM_UP
+    calls: Mapping[str, Call], count: int, *, warm_up: int = WARM_UP, pause: float = PAUSE
 ) -> dict[str, list[float]]:
     """Each call `count` times, first one first, then the other way round, so that none has the
-    better place.
+    better place. `pause`: see PAUSE.
     """
     for call in calls.values():
         for _ in range(warm_up):
@@ -37,7 +37,7 @@ def in_turn(
         begun = time.monotonic()
         for name in list(calls) if number % 2 == 0 else list(calls)[::-1]:
             samples[name].append(calls[name]())
-        time.sleep(PAUSE * (time.monotonic() - begun))
+        time.sleep(pause * (time.monotonic() - begun))
     return samples
 
 

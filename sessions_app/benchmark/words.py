@@ -50,6 +50,7 @@ _WORDS = {
     "p50": ("p50, ms", "p50, мс"),
     "p95": ("p95, ms", "p95, мс"),
     "p99": ("p99, ms", "p99, мс"),
+    "beside": ("compared with, p50, ms", "сравнение, p50, мс"),
     "p50_ratio": ("p50, ratio", "p50, отношение"),
     "p95_ratio": ("p95, ratio", "p95, отношение"),
     "bare_rate": ("bare processes per second", "обычных процессов в секунду"),
