@@ -32,7 +32,7 @@ def measure_openings(subject: Subject, docker: DockerHere) -> None:
         subject.say("sessions from the warm pool")
         if not subject.environment["warm_pool_size"]:
             raise NotMeasurable("the environment's `warm_pool_size` is 0")
-        subject.add_rows({"open_warm": lambda: _open_warm(subject)}, count, pause=0)
+        subject.add_rows({"open_warm": lambda: _open_warm(subject)}, count, waits=True)
     subject.say("single runs")
     _measure_single(subject, count)
 
@@ -45,7 +45,7 @@ def _measure_cold(subject: Subject, docker: DockerHere, count: int) -> None:
     with subject.noting("docker_start"):
         docker.create_and_start(work)
         calls["docker_start"] = _settled(lambda: docker.create_and_start(work))
-    subject.add_rows(calls | {"open_cold": cold}, count, pause=0)
+    subject.add_rows(calls | {"open_cold": cold}, count, waits=True)
 
 
 def _cold_start(subject: Subject) -> Call:
@@ -101,4 +101,4 @@ def _measure_single(subject: Subject, count: int) -> None:
 
         calls: dict[str, Call] = {"single_run": single_run}
         floor = {BARE: _settled(subject.bare.run)} if subject.bare else {}
-        subject.add_rows(floor | calls, count, pause=0)
+        subject.add_rows(floor | calls, count, waits=True)

@@ -20,7 +20,7 @@ from sessions_app.benchmark.figures import (
 )
 from sessions_app.benchmark.processor import ProcessorMeter
 from sessions_app.benchmark.programs import Program
-from sessions_app.benchmark.turns import LEAST, PAUSE, Call, in_turn
+from sessions_app.benchmark.turns import LEAST, Call, in_turn
 
 BARE = "bare"
 
@@ -82,10 +82,14 @@ class Subject:
         return self.add_rows({**floor, key: call}, count)
 
     def add_rows(
-        self, calls: Mapping[str, Call], count: int, *, pause: float = PAUSE
+        self, calls: Mapping[str, Call], count: int, *, waits: bool = False
     ) -> dict[str, list[float]]:
-        """Measure calls in turn, each a row beside the first, which becomes none if it is there."""
-        samples = in_turn(calls, count, pause=pause)
+        """Measure calls in turn, each a row beside the first, which becomes none if it is there.
+
+        `waits`: they take their time by themselves; no pauses, and one call to warm up.
+        """
+        manner = {"warm_up": 1, "pause": 0} if waits else {}
+        samples = in_turn(calls, count, **manner)
         first = next(iter(samples))
         beside = latency(samples[first]) if len(samples) > 1 else None
         there = {row.key for row in self.rows}
