@@ -94,8 +94,8 @@ class Command(BaseCommand):
             type=_count,
             default=200,
             metavar="N",
-            help="measured calls of each kind; a quarter of `docker exec`, a tenth of opened "
-            "sessions; fewer where a kind takes over 30 s (%(default)s)",
+            help="measured calls of each kind; twice as many side by side, a quarter of `docker "
+            "exec`, a tenth of opened sessions; fewer where a kind takes over 30 s (%(default)s)",
         )
         parser.add_argument(
             "--sessions",
