@@ -3,12 +3,173 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from sessions_app.benchmark import BenchmarkError, Report, measure
+from sessions_app.benchmark.figures import BenchmarkError, Report
+from sessions_app.benchmark.measuring import measure
+from sessions_app.benchmark.picture import as_svg
+from sessions_app.benchmark.rendering import as_markdown, as_text, check_place, put_into
+from sessions_app.benchmark.subject import Plan
+from sessions_app.benchmark.words import LANGUAGES, language_of
+
+DEFAULT_ENVIRONMENT = "python"
+INTERRUPTED = 130
+MOST_SESSIONS = 256
+
+EXPLANATION = """
+What is measured, in this order, each in turn with the bare process, so that both meet the machine
+in the same state:
+
+  execute        POST /sessions/<id>/execute in a ready session, one at a time, then in several
+                 sessions at once beside as many bare processes; its stages, from the answers'
+                 Server-Timing; processor time by component, from /proc
+  bare process   the same program as a process of this host: the floor. For Python that is
+                 /usr/bin/python3 -c, for Node.js node -e, for Rust rustc and what it makes. The
+                 file of --program is run on this host, too
+  runner alone   in a sandbox of its own on this host's Docker Engine, attached once and attached
+                 for each run; and docker exec in the same sandbox
+  session ready  a cold start (a session with a longer `ttl` than a warm sandbox has), beside
+                 Docker's own create and start; a warm one
+  single run     POST /execute
+
+What can't be measured from here (no Docker Engine, no interpreter, a service on another host) is
+left out, and the output says why. Ratios of percentiles are to the same percentile of what was
+measured in turn. Whatever was opened or started is stopped again, on Ctrl-C as well.
+
+To get figures that mean something: run it on the service's host, with nothing else running, and
+compare ratios only. A sandbox may use as much processor time as its environment's limit allows
+(`cpu`, half a core for python); back to back, a session's runs exceed that and are slowed down by
+the limit, not by the service. One at a time, pauses keep below it; where sessions at once reached
+it, the output says so.
+
+examples:
+  manage.py benchmark
+  manage.py benchmark --environment python --environment node --runs 50
+  manage.py benchmark --environment go --program hello.go --sessions 1,4
+  manage.py benchmark --json > figures.json
+  manage.py benchmark --into README.md --into README.ru.md --plot docs/benchmark.svg
+
+exit code: 0, 1 where the service doesn't answer as it should, 2 for wrong options, 130 on Ctrl-C.
+"""
+
+
+class Command(BaseCommand):
+    help = "Measures a running service, beside bare processes, Docker and the runner alone."
+    requires_system_checks: list[str] = []
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, epilog=EXPLANATION, **kwargs)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        port = settings.CODE_EXECUTOR["API_PORT"]
+        parser.add_argument(
+            "--url", default=f"http://127.0.0.1:{port}", help="address of the API (%(default)s)"
+        )
+        parser.add_argument(
+            "--environment",
+            action="append",
+            metavar="NAME",
+            help=f"environment to measure; may be given several times ({DEFAULT_ENVIRONMENT})",
+        )
+        parser.add_argument(
+            "--program",
+            type=Path,
+            metavar="FILE",
+            help="program to run, instead of the shipped environments' own tiny ones",
+        )
+        parser.add_argument(
+            "--runs",
+            type=_count,
+            default=200,
+            metavar="N",
+            help="measured calls of each kind; twice as many side by side, a quarter of `docker "
+            "exec`, a tenth of opened sessions; fewer where a kind takes over 30 s (%(default)s)",
+        )
+        parser.add_argument(
+            "--sessions",
+            type=_numbers,
+            default="1,2,4,8,16",
+            metavar="N,N,…",
+            help="numbers of sessions at once; 1 is always measured (%(default)s)",
+        )
+        self._add_outputs(parser)
+
+    def _add_outputs(self, parser: CommandParser) -> None:
+        form = parser.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", help="all figures, instead of tables")
+        form.add_argument(
+            "--markdown",
+            nargs="?",
+            const="en",
+            choices=LANGUAGES,
+            help="tables as Markdown, in English or Russian (en)",
+        )
+        parser.add_argument(
+            "--plot",
+            action="append",
+            type=Path,
+            default=[],
+            metavar="FILE.svg",
+            help="write a picture of latency by stage; FILE.ru.svg gets Russian words",
+        )
+        parser.add_argument(
+            "--into",
+            action="append",
+            type=Path,
+            default=[],
+            metavar="FILE.md",
+            help="put the Markdown between <!-- benchmark --> and <!-- /benchmark --> of a file; "
+            "FILE.ru.md gets Russian words",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        plan = Plan(
+            url=options["url"].rstrip("/"),
+            environments=list(dict.fromkeys(options["environment"] or [DEFAULT_ENVIRONMENT])),
+            runs=options["runs"],
+            sessions=options["sessions"],
+            program=options["program"],
+        )
+        try:
+            for file in options["into"]:
+                check_place(file)
+            with _ended_by_signals():
+                report = measure(plan, self._say)
+            self._write(report, options)
+        except (BenchmarkError, OSError) as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            self.stderr.write("Interrupted: what was opened has been stopped.")
+            sys.exit(INTERRUPTED)
+
+    def _say(self, what: str) -> None:
+        self.stderr.write(what, self.style.NOTICE)
+
+    def _write(self, report: Report, options: dict[str, Any]) -> None:
+        for file in options["plot"]:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(as_svg(report, language_of(file)))
+        for file in options["into"]:
+            put_into(file, as_markdown(report, language_of(file)))
+        if options["json"]:
+            text = json.dumps(report.as_json(), indent=2)
+        elif options["markdown"]:
+            text = as_markdown(report, options["markdown"])
+        else:
+            text = as_text(report)
+        self.stdout.write(text)
 
 
 def _count(text: str) -> int:
@@ -18,40 +179,22 @@ def _count(text: str) -> int:
     return number
 
 
-class Command(BaseCommand):
-    help = (
-        "Measures a running service over HTTP: how long `print(1)` takes in a ready session, and "
-        "how many runs a second there are, each beside bare processes in the same run. Only the "
-        "ratios mean anything on another machine."
-    )
+def _numbers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if not all(1 <= number <= MOST_SESSIONS for number in numbers):
+        raise argparse.ArgumentTypeError(f"numbers from 1 to {MOST_SESSIONS}: 1,2,4")
+    return numbers
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        port = settings.CODE_EXECUTOR["API_PORT"]
-        parser.add_argument(
-            "--url", default=f"http://127.0.0.1:{port}", help="address of the API (%(default)s)"
-        )
-        parser.add_argument(
-            "--runs", type=_count, default=100, help="measured calls of each kind (%(default)s)"
-        )
-        parser.add_argument(
-            "--sessions", type=_count, default=4, help="sessions side by side (%(default)s)"
-        )
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            report = measure(options["url"], runs=options["runs"], sessions=options["sessions"])
-        except BenchmarkError as error:
-            raise CommandError(str(error)) from error
-        self._print(report)
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends it like Ctrl-C does: sessions are stopped on the way."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-    def _print(self, report: Report) -> None:
-        self.stdout.write(f"{'one at a time':32} {'p50 ms':>8} {'p95 ms':>8} {'p50 ratio':>10}")
-        floor = report.latencies[0].p50_ms
-        for each in report.latencies:
-            ratio = each.p50_ms / floor
-            self.stdout.write(f"{each.name:32} {each.p50_ms:8.1f} {each.p95_ms:8.1f} {ratio:10.2f}")
-        self.stdout.write(f"\n{'side by side':32} {'runs/s':>8} {'ratio':>19}")
-        ceiling = report.throughputs[0].per_second
-        for rate in report.throughputs:
-            ratio = rate.per_second / ceiling
-            self.stdout.write(f"{rate.name:32} {rate.per_second:8.1f} {ratio:19.2f}")
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,14 @@
+"""How fast a running service answers, beside what the same machine does without it.
+
+    measuring   the whole run: what is measured, in which order
+    turns       calls in turn with one another, and side by side
+    service     the service, as a client meets it
+    bare        the floor: the program as a process of this host
+    containers  the runner alone and Docker by itself, where its Engine is reached
+    processor   processor time of the service's processes, where they are on this host
+    machine     what the figures were taken on
+    figures     the values that all of these come to, and their statistics
+    tables, rendering, picture, words   what people get to see of them
+
+Only ratios mean something on another machine, so whatever is compared is measured in turn.
+"""
