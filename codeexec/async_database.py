@@ -28,6 +28,7 @@ class AsyncDatabase:
     def __init__(self) -> None:
         self._pool: AsyncConnectionPool[_Connection] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     async def fetch_one(
         self, statement: str, parameters: Mapping[str, Any] | Sequence[Any]
@@ -43,14 +44,20 @@ class AsyncDatabase:
                 return await cursor.fetchone()
 
     async def close(self) -> None:
+        """For good, as far as this event loop is concerned."""
+        self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None and self._loop is asyncio.get_running_loop():
             await pool.close()
 
     async def _opened(self) -> AsyncConnectionPool[_Connection]:
         loop = asyncio.get_running_loop()
-        if self._pool is None or self._loop is not loop:
-            self._pool, self._loop = _new_pool(), loop
+        if self._loop is not loop:
+            self._pool, self._loop, self._closed = None, loop, False
+        if self._closed:
+            raise OperationalError("the service is stopping")
+        if self._pool is None:
+            self._pool = _new_pool()
             await self._pool.open()
         return self._pool
 

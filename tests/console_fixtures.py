@@ -142,7 +142,7 @@ def failed_task() -> Failure:
 def history(this: Node, python: Environment) -> dict[str, Any]:
     """One row of everything that is history, by its list's name."""
     ran = session(python, this)
-    enqueue("sessions_app.tasks.run_session", str(ran.pk), queue=node_queue(this.name))
+    enqueue("sessions_app.tasks.stop_session", str(ran.pk), queue=node_queue(this.name))
     schedule_clean_up()
     return {
         SESSION: ran,

@@ -359,4 +359,5 @@ def _running_worker(stack: Stack, session_id: str) -> int | None:
 def _workers(stack: Stack) -> list[psutil.Process]:
     parent = psutil.Process(stack.processes["worker"].pid)
     descendants = parent.children(recursive=True)
-    return [each for each in descendants if "idle" in " ".join(each.cmdline())]
+    titles = {each: " ".join(each.cmdline()) for each in descendants}
+    return [each for each, title in titles.items() if "idle" in title or "executor" in title]

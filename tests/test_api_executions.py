@@ -19,7 +19,7 @@ from sessions_app.models import Execution, Session
 from sessions_app.services.executions import fail_execution
 from sessions_app.services.sessions import stop_session
 from tests.api_client import Api
-from tests.cast import new_session
+from tests.cast import claim_of, new_session
 from tests.conftest import Configure, Work
 from tests.test_api import error
 from tests.working import working
@@ -355,7 +355,7 @@ def test_a_stop_answers_whoever_waits(api: Api, session_id: str) -> None:
 
 def test_the_death_of_a_worker_answers_whoever_waits(api: Api, session_id: str) -> None:
     def die() -> None:
-        fail_execution(Execution.objects.get(), "The worker that ran it has died.")
+        fail_execution(claim_of(Execution.objects.get()), "The worker that ran it has died.")
 
     answer = api.post_while(f"/sessions/{session_id}/execute", {"code": "1"}, die)
     assert (answer.status_code, answer.json()["status"]) == (200, "error")

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 NODE = "cluster-test"
-WORKERS = 3
+WORKERS: int = settings.Q_CLUSTER["workers"]
 VISIT = "tests.meeting.visit"
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -143,7 +143,6 @@ def _environment() -> dict[str, str]:
         "DATABASE_URL": f"postgresql:///{database['NAME']}?{query}",
         "SECRET_KEY": settings.SECRET_KEY,
         "NODE_NAME": NODE,
-        "WORKER_CONCURRENCY": str(WORKERS),
     }
 
 

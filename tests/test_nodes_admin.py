@@ -106,6 +106,6 @@ def test_a_draining_node_gets_no_new_session(
 
 def test_a_queued_message_shows_function_and_id(admin_client: Client, rows: dict[str, Any]) -> None:
     text = text_of(admin_client, list_page(MESSAGE))
-    assert "sessions_app.tasks.run_session" in text
+    assert "sessions_app.tasks.stop_session" in text
     assert str(rows[SESSION].pk) in text
     assert "node:this" in text

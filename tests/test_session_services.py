@@ -16,6 +16,7 @@ from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models.press_of_run import renew_leases
 from sessions_app.nodes import register_node
 from sessions_app.sandboxes import fill_pools
 from sessions_app.services.executions import RunRequest, submit_execution
@@ -264,7 +265,7 @@ def test_a_stop_leaves_the_run_to_its_worker(python: Environment, this: Node) ->
     stop_session(session.pk)
     running.refresh_from_db()
     assert running.status == E.RUNNING
-    assert not running.renew_lease()  # so that its worker ends it
+    assert renew_leases([running.pk]) == set()  # so that its worker ends it
 
 
 def test_an_unknown_session_can_not_be_stopped(db: None) -> None:

@@ -24,7 +24,7 @@ from sessions_app.services.sessions import open_session, stop_session
 from sessions_app.upkeep import Reaper, Rhythm
 from tests.cast import execution_in, new_execution, session_in
 from tests.conftest import Configure, Work
-from tests.working import Delivery, lose_messages, queued
+from tests.working import Delivery, announcements, lose_messages, queued
 
 pytestmark = pytest.mark.django_db
 S = Session.Status
@@ -262,16 +262,18 @@ def test_a_lost_start_is_sent_again(python: Environment, this: Node, work: Work)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_lost_run_is_sent_again(python: Environment, this: Node, work: Work) -> None:
+def test_a_run_that_nobody_heard_of_is_announced_again(
+    python: Environment, this: Node, work: Work
+) -> None:
     session = open_session()
     work()
     executions = [submit_execution(session.pk, RunRequest(code="1")) for _ in range(2)]
-    lose_messages()
-    upkeep.nudge_waiting_executions()
-    assert queued() == []
-    Execution.objects.update(queued_at=timezone.now() - LONG_AGO)
-    upkeep.nudge_waiting_executions()
-    assert queued() == [Delivery("run_session", (str(session.pk),))]  # once per session
+    with announcements(this) as announced:
+        upkeep.nudge_waiting_executions()
+        assert announced() == []
+        Execution.objects.update(queued_at=timezone.now() - LONG_AGO)
+        upkeep.nudge_waiting_executions()
+        assert announced() == [str(session.pk)]  # once per session
     work()
     for execution in executions:
         execution.refresh_from_db()

@@ -1,0 +1,101 @@
+"""Conversations with sandboxes are kept from run to run, and never used once they are over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from codeexec.sandbox.errors import SandboxLost
+from codeexec.sandbox.fake import FakeDriver
+from codeexec.sandbox.types import Command, SandboxHandle, SandboxLimits, SandboxSpec
+from sessions_app.attachments import Attachments
+
+HELLO = Command(argv=("echo", "hello"), wall_seconds=5, output_bytes=1000)
+
+
+@pytest.fixture
+def attachments() -> Iterator[Attachments]:
+    kept = Attachments()
+    yield kept
+    kept.close()
+
+
+def started(driver: FakeDriver) -> SandboxHandle:
+    limits = SandboxLimits(memory_bytes=1 << 28, cpus=1, pids=50, tmpfs_bytes=1 << 20)
+    spec = SandboxSpec(
+        sandbox_id=str(uuid4()),
+        node="this",
+        environment="python",
+        image="code-executor-python",
+        user="executor",
+        workspace_dir="/workspace",
+        limits=limits,
+    )
+    return driver.start(spec)
+
+
+def run(attachments: Attachments, handle: SandboxHandle) -> bytes:
+    with attachments.lent(handle) as sandbox:
+        return sandbox.run(HELLO).stdout
+
+
+def conversations(driver: FakeDriver, handle: SandboxHandle) -> int:
+    return driver.sandboxes[handle.sandbox_id].conversation
+
+
+def test_runs_of_one_sandbox_share_a_conversation(
+    driver: FakeDriver, attachments: Attachments
+) -> None:
+    handle = started(driver)
+    assert [run(attachments, handle) for _ in range(3)] == [b"hello\n"] * 3
+    assert conversations(driver, handle) == 1
+
+
+def test_each_sandbox_has_its_own(driver: FakeDriver, attachments: Attachments) -> None:
+    handles = [started(driver) for _ in range(2)]
+    for handle in [*handles, *handles]:
+        run(attachments, handle)
+    assert [conversations(driver, handle) for handle in handles] == [1, 1]
+
+
+def test_a_conversation_that_failed_is_not_used_again(
+    driver: FakeDriver, attachments: Attachments
+) -> None:
+    handle = started(driver)
+    run(attachments, handle)
+    driver.fail_next("run", SandboxLost("It is gone."))
+    with pytest.raises(SandboxLost):
+        run(attachments, handle)
+    assert run(attachments, handle) == b"hello\n"
+    assert conversations(driver, handle) == 2
+
+
+def test_one_that_somebody_else_has_taken_over_is_begun_anew(
+    driver: FakeDriver, attachments: Attachments
+) -> None:
+    handle = started(driver)
+    run(attachments, handle)
+    with driver.attach(handle):
+        pass
+    assert run(attachments, handle) == b"hello\n"
+
+
+def test_a_sandbox_that_ended_meanwhile_is_lost(
+    driver: FakeDriver, attachments: Attachments
+) -> None:
+    handle = started(driver)
+    run(attachments, handle)
+    driver.lose(handle.sandbox_id)
+    with pytest.raises(SandboxLost):
+        run(attachments, handle)
+
+
+def test_what_is_over_is_closed(driver: FakeDriver, attachments: Attachments) -> None:
+    handles = [started(driver) for _ in range(2)]
+    for handle in handles:
+        run(attachments, handle)
+    driver.lose(handles[0].sandbox_id)
+    attachments.close_stale()
+    assert list(attachments._kept) == [handles[1].container_id]

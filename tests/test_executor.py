@@ -1,0 +1,242 @@
+"""The executor, in threads of the test: what is announced is run, in order, by few connections."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from django.db import connections
+
+from codeexec.postgres import connection_parameters
+from codeexec.sandbox import fake_process
+from codeexec.sandbox.fake import FakeDriver
+from codeexec.worker_queue import SafeEvent
+from environments_app.models import Environment
+from sessions_app import executor
+from sessions_app.executor import CONNECTIONS, Executor, run_executor
+from sessions_app.models import Execution, Node, Session
+from sessions_app.runs import worker_name
+from sessions_app.services.executions import RunRequest, submit_execution
+from sessions_app.services.sessions import open_session, stop_session
+from tests.cast import claim
+from tests.conftest import LONG, Work
+
+pytestmark = pytest.mark.django_db(transaction=True)
+E = Execution.Status
+
+
+@contextmanager
+def executing(node: Node, concurrency: int = 2) -> Iterator[SafeEvent]:
+    """Its stop event; at the end it has stopped."""
+    stop = SafeEvent()
+    running = Executor(node.pk, concurrency=concurrency, stop=stop)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            running.run()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(LONG)
+    assert not thread.is_alive() and not failures
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + LONG
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+def has_come_to(execution: Execution, status: str) -> bool:
+    return eventually(lambda: Execution.objects.get(pk=execution.pk).status == status)
+
+
+@pytest.fixture
+def sessions(python: Environment, this: Node, work: Work, driver: FakeDriver) -> list[Session]:
+    """Three that are ready."""
+    opened = [open_session(environment_name="python") for _ in range(3)]
+    work()
+    return opened
+
+
+def submit(session: Session, code: str = "print(1)") -> Execution:
+    return submit_execution(session.pk, RunRequest(code=code))
+
+
+SLEEP = "import time; time.sleep(60)"
+
+
+def test_what_is_announced_is_run(sessions: list[Session], this: Node) -> None:
+    with executing(this):
+        first = submit(sessions[0])
+        assert has_come_to(first, E.COMPLETED)
+        again = [submit(sessions[0], f"print({number})") for number in range(5)]
+        assert has_come_to(again[-1], E.COMPLETED)
+    done = list(Execution.objects.order_by("sequence"))
+    assert [bytes(each.stdout) for each in done] == [b"1\n", *(b"%d\n" % n for n in range(5))]
+    ends = [(each.started_at, each.finished_at) for each in done]
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
+
+
+def test_the_times_of_a_run_are_in_their_order(sessions: list[Session], this: Node) -> None:
+    with executing(this):
+        execution = submit(sessions[0])
+        assert has_come_to(execution, E.COMPLETED)
+    execution.refresh_from_db()
+    times = [
+        execution.received_at,
+        execution.queued_at,
+        execution.claimed_at,
+        execution.started_at,
+        execution.finished_at,
+    ]
+    assert None not in times
+    assert times == sorted(times)  # type: ignore[type-var]
+
+
+def test_what_waited_before_it_came_is_run(sessions: list[Session], this: Node) -> None:
+    waiting = [submit(session) for session in sessions]
+    with executing(this, concurrency=1):
+        for execution in waiting:
+            assert has_come_to(execution, E.COMPLETED)
+
+
+def test_no_more_run_at_one_time_than_it_may(sessions: list[Session], this: Node) -> None:
+    with executing(this, concurrency=2):
+        running = [submit(session, SLEEP) for session in sessions[:2]]
+        for execution in running:
+            assert has_come_to(execution, E.RUNNING)
+        third = submit(sessions[2])
+        assert Execution.objects.get(pk=third.pk).status == E.QUEUED
+        stop_session(sessions[0].pk)
+        assert has_come_to(third, E.COMPLETED)
+        stop_session(sessions[1].pk)
+        assert has_come_to(running[1], E.CANCELLED)
+
+
+def test_a_stopped_session_has_its_program_ended(
+    sessions: list[Session], this: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_process, "_KEEP_GOING_SECONDS", 0.05)
+    monkeypatch.setattr(executor, "UPKEEP_SECONDS", 0.05)
+    with executing(this):
+        execution = submit(sessions[0], f"print('so far', flush=True)\n{SLEEP}")
+        assert has_come_to(execution, E.RUNNING)
+        stop_session(sessions[0].pk)
+        assert has_come_to(execution, E.CANCELLED)
+
+
+def test_a_lease_is_renewed_as_long_as_its_program_runs(
+    sessions: list[Session], this: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "UPKEEP_SECONDS", 0.05)
+    with executing(this):
+        execution = submit(sessions[0], SLEEP)
+        assert has_come_to(execution, E.RUNNING)
+        first = Execution.objects.get(pk=execution.pk).lease_expires_at
+        assert first is not None
+        rows = Execution.row(execution.pk)
+        assert eventually(lambda: rows.filter(lease_expires_at__gt=first).exists())
+        stop_session(sessions[0].pk)
+
+
+def test_stopping_lets_what_runs_end_and_takes_nothing_new(
+    sessions: list[Session], this: Node
+) -> None:
+    with executing(this) as stop:
+        running = submit(sessions[0], "import time; time.sleep(0.5); print(1)")
+        assert has_come_to(running, E.RUNNING)
+        stop.set()
+    late = submit(sessions[1])
+    assert Execution.objects.get(pk=running.pk).status == E.COMPLETED
+    assert Execution.objects.get(pk=late.pk).status == E.QUEUED
+
+
+def test_a_database_that_drops_its_connections_is_found_again(
+    sessions: list[Session], this: Node
+) -> None:
+    with executing(this):
+        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+        _end_connections()
+        unheard = submit(sessions[1])
+        assert has_come_to(unheard, E.COMPLETED)
+        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+
+
+def _end_connections() -> None:
+    with psycopg.connect(**connection_parameters("test"), autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    connections.close_all()
+
+
+def test_many_that_run_share_few_connections(
+    python: Environment, this: Node, work: Work, driver: FakeDriver
+) -> None:
+    opened = [open_session(environment_name="python") for _ in range(12)]
+    work()
+    before = _connected()
+    with executing(this, concurrency=12):
+        running = [submit(session, SLEEP) for session in opened]
+        for execution in running:
+            assert has_come_to(execution, E.RUNNING)
+        assert _connected() - before <= CONNECTIONS + 1
+        for session in opened:
+            stop_session(session.pk)
+        for execution in running:
+            assert has_come_to(execution, E.CANCELLED)
+
+
+def _connected() -> int:
+    with psycopg.connect(**connection_parameters("test"), autocommit=True) as other:
+        found = other.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def test_what_a_dead_executor_ran_has_failed_at_once(sessions: list[Session], this: Node) -> None:
+    lost = submit(sessions[0])
+    assert claim(lost, worker_name(4711))
+    others = submit(sessions[1])
+    assert claim(others, worker_name(4712))
+    stopped = SafeEvent()
+    stopped.set()
+    run_executor(this.pk, stopped, 4711, concurrency=1)
+    lost.refresh_from_db()
+    others.refresh_from_db()
+    assert (lost.status, others.status) == (E.ERROR, E.RUNNING)
+    assert "has died" in lost.error_reason
+    assert Session.objects.get(pk=sessions[0].pk).status == Session.Status.READY
+
+
+def test_an_environment_that_was_edited_counts_from_the_next_run_on(
+    sessions: list[Session], this: Node, python: Environment
+) -> None:
+    with executing(this):
+        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+        Environment.objects.filter(pk=python.pk).update(
+            timeout_seconds=7, run_command="echo edited"
+        )
+        execution = submit(sessions[0])
+        assert has_come_to(execution, E.COMPLETED)
+    execution.refresh_from_db()
+    assert (execution.timeout_seconds, bytes(execution.stdout)) == (7, b"edited\n")
