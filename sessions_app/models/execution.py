@@ -88,7 +88,9 @@ class Execution(models.Model):
     Verdict = Verdict
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
-    session = models.ForeignKey(Session, on_delete=models.PROTECT, related_name="executions")
+    session = models.ForeignKey(
+        Session, on_delete=models.PROTECT, related_name="executions", db_index=False
+    )
     sequence = models.PositiveIntegerField(help_text="1, 2, 3 … within its session.")
     status = models.CharField(
         max_length=10, choices=ExecutionStatus, default=ExecutionStatus.QUEUED
@@ -161,12 +163,12 @@ class Execution(models.Model):
                 condition=Q(status="queued"),
                 name="execution_queued",
             ),
-            models.Index(
-                fields=["lease_expires_at"],
-                condition=Q(status="running"),
-                name="execution_lease",
-            ),
             models.Index(fields=["-queued_at", "id"], name="execution_newest"),
+            models.Index(
+                fields=["verdict", "-queued_at", "id"],
+                condition=~Q(verdict__in=["", "ok"]),
+                name="execution_not_ok",
+            ),
         ]
 
     def __str__(self) -> str:
