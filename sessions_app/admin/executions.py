@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.utils import flatten_fieldsets
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from sessions_app.admin.columns import column, time_column
@@ -21,7 +21,7 @@ from sessions_app.admin.display import (
     size,
     text_block,
 )
-from sessions_app.admin.filters import DayRangeFilter
+from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.search import id_prefix, is_whole_id
 from sessions_app.models import Execution
@@ -39,6 +39,8 @@ BIG_COLUMNS = (
     "error_reason",
 )
 
+READ_CODES = 10_000
+"""Newest executions whose codes are searched: they may be long, and no index is for them."""
 
 _SUMMARY = (
     ("status_badge", "verdict_badge", "environment"),
@@ -151,14 +153,19 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     )
     list_select_related = ("session__environment",)
     list_filter = (
-        "status",
+        ("status", OwnStatusFilter),
         "verdict",
-        ("session__environment", admin.RelatedOnlyFieldListFilter),
+        ("session__environment", admin.RelatedFieldListFilter),
         ("queued_at", DayRangeFilter),
     )
     search_fields = ("id", "session__id", "code")
-    search_help_text = "Beginning of the execution's or the session's id, or text of the code"
-    ordering = ("-queued_at",)
+    search_help_text = (
+        "8 or more digits of the execution's or the session's id, or text of the code"
+    )
+    time_field = "queued_at"
+    indexed = ("status", "verdict")
+    read = 20_000
+    ordering = ("-queued_at", "id")
     not_in_list = BIG_COLUMNS
     queued_exactly = time_column("Queued", "queued_at")
     started_exactly = time_column("Started", "started_at")
@@ -170,16 +177,17 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Execution], search_term: str
     ) -> tuple[QuerySet[Execution], bool]:
-        term = search_term.strip()
-        if not term:
-            return queryset, False
-        own, session = id_prefix(term), id_prefix(term, "session_id")
-        found = Q() if is_whole_id(term) else Q(code__icontains=term)
+        own, session = id_prefix(search_term), id_prefix(search_term, "session_id")
         if own is not None and session is not None:
-            found |= own | session
-        return queryset.filter(found), False
+            by_id = queryset.filter(own | session)
+            if is_whole_id(search_term) or by_id.exists():
+                return by_id, False
+        term = search_term.strip()
+        if term:
+            queryset = self.newest(request, queryset, READ_CODES).filter(code__icontains=term)
+        return queryset, False
 
-    @column("Execution", ordering="id")
+    @column("Execution")
     def short_id(self, execution: Execution) -> str:
         return short_id(execution)
 

@@ -46,6 +46,8 @@ OF_PROGRAMS = tuple(
 )
 """Verdicts of completed executions."""
 
+_VERDICT_OF: dict[str, str] = {"error": Verdict.INTERNAL_ERROR, "cancelled": Verdict.CANCELLED}
+
 UNFINISHED = (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING)
 FINISHED = (ExecutionStatus.COMPLETED, ExecutionStatus.ERROR, ExecutionStatus.CANCELLED)
 
@@ -69,6 +71,12 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
 
     def unfinished(self) -> Self:
         return self.filter(status__in=UNFINISHED)
+
+    def in_status(self, status: ExecutionStatus | str) -> Self:
+        """The rare ones by their verdict, which says the same and has an index."""
+        verdict = _VERDICT_OF.get(status)
+        rows = self.filter(status=status)
+        return rows if verdict is None else rows.filter(verdict=verdict)
 
     def abandoned(self) -> Self:
         """Running, but their worker has stopped renewing the lease."""
