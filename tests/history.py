@@ -58,7 +58,9 @@ _SESSION = {
     "ready_at": "made + interval '10 ms'",
     "last_activity_at": "made + executions * interval '30 s'",
     "last_execution_at": "made + executions * interval '30 s'",
-    "expires_at": "made + executions * interval '30 s' + interval '1 h'",
+    "expires_at": """
+        CASE WHEN live THEN now() ELSE made + executions * interval '30 s' END + interval '1 h'
+    """,
     "closed_at": "CASE WHEN NOT live THEN made + executions * interval '30 s' END",
     "stop_reason": "CASE WHEN live OR failed THEN '' ELSE reason END",
     "error_reason": "CASE WHEN failed AND NOT live THEN 'Its sandbox did not start.' ELSE '' END",

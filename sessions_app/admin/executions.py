@@ -23,7 +23,7 @@ from sessions_app.admin.display import (
 )
 from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
-from sessions_app.admin.search import id_prefix, is_whole_id
+from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.models import Execution
 
 BIG_COLUMNS = (
@@ -151,7 +151,6 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
         "cpu",
         "memory",
     )
-    list_select_related = ("session__environment",)
     list_filter = (
         ("status", OwnStatusFilter),
         "verdict",
@@ -172,17 +171,19 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     finished_exactly = time_column("Finished", "finished_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
-        return super().get_queryset(request).select_related("session__environment")
+        rows: QuerySet[Execution] = super().get_queryset(request)
+        if self.is_list(request):
+            # Not joined: a list that is sorted by another column would read all sessions for it.
+            return rows.prefetch_related("session__environment")
+        return rows.select_related("session__environment")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Execution], search_term: str
     ) -> tuple[QuerySet[Execution], bool]:
-        own, session = id_prefix(search_term), id_prefix(search_term, "session_id")
-        if own is not None and session is not None:
-            by_id = queryset.filter(own | session)
-            if is_whole_id(search_term) or by_id.exists():
-                return by_id, False
         term = search_term.strip()
+        by_id = first_found(queryset, id_prefix(term), id_prefix(term, "session_id"))
+        if by_id is not None or is_whole_id(term):
+            return queryset.none() if by_id is None else by_id, False
         if term:
             queryset = self.newest(request, queryset, READ_CODES).filter(code__icontains=term)
         return queryset, False
@@ -201,7 +202,7 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     def session_in_full(self, execution: Execution) -> str:
         return page_link(execution.session)
 
-    @column("Environment", ordering="session__environment__name")
+    @column("Environment")
     def environment(self, execution: Execution) -> str:
         return execution.session.environment.name
 

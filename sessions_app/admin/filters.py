@@ -30,8 +30,8 @@ class OwnStatusFilter(ChoicesFieldListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         status = request.GET.get(self.lookup_kwarg)
         rows: Any = queryset if status is None else queryset.in_status(status)  # type: ignore[attr-defined]
-        filtered: QuerySet[Any] = super().queryset(request, rows)
-        return filtered
+        filtered: QuerySet[Any] | None = super().queryset(request, rows)
+        return rows if filtered is None else filtered
 
 
 def chosen_days(request: HttpRequest, field: str) -> tuple[datetime | None, datetime | None]:

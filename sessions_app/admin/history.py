@@ -101,10 +101,11 @@ class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
+        return rows.defer(*self.not_in_list) if self.is_list(request) else rows
+
+    def is_list(self, request: HttpRequest) -> bool:
         match = request.resolver_match
-        if match is not None and (match.url_name or "").endswith("_changelist"):
-            rows = rows.defer(*self.not_in_list)
-        return rows
+        return match is not None and (match.url_name or "").endswith("_changelist")
 
     def newest(self, request: HttpRequest, rows: QuerySet[Any], count: int) -> QuerySet[Any]:
         """Those of `rows` that are among the newest `count` of all on the chosen days."""

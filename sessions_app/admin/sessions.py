@@ -24,7 +24,7 @@ from sessions_app.admin.display import (
 from sessions_app.admin.executions import BIG_COLUMNS, ExecutionFigures
 from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin, HistoryInline
-from sessions_app.admin.search import id_prefix, is_whole_id
+from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import OPEN
 from sessions_app.services.sessions import stop_session
@@ -122,13 +122,12 @@ class SessionAdmin(HistoryAdmin):
         self, request: HttpRequest, queryset: QuerySet[Session], search_term: str
     ) -> tuple[QuerySet[Session], bool]:
         term = search_term.strip()
-        own = id_prefix(term)
         # Only sessions that live have a container.
         container = Q(container_id__startswith=term.lower(), closed_at__isnull=True)
-        if own is not None:
-            by_id = queryset.filter(own if is_whole_id(term) else own | container)
-            if is_whole_id(term) or by_id.exists():
-                return by_id, False
+        if own := id_prefix(term):
+            by_id = first_found(queryset, own, None if is_whole_id(term) else container)
+            if by_id is not None or is_whole_id(term):
+                return queryset.none() if by_id is None else by_id, False
         if term:
             queryset = self.newest(request, queryset, self.read)
             queryset = queryset.alias(metadata_words=Cast("metadata", TextField()))

@@ -71,23 +71,24 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
 def _with_metadata(
     sessions: QuerySet[Session], alias: str, key: str, value: str
 ) -> QuerySet[Session]:
-    """Those that have this value, as text: {"room": 7} is found by metadata.room=7.
-
-    The index knows no texts: it finds what has the value in any of its forms, to be looked at.
+    """Those that have this value, as a text or as what it says in JSON: `metadata.room=7` finds
+    {"room": "7"} and {"room": 7}.
     """
-    found = Q()
-    for form in _forms(value):
-        found |= Q(metadata__contains={key: form})
-    text: Any = TextOfKey(key, "metadata")
-    return sessions.filter(found).alias(**{alias: text}).filter(**{alias: value})
+    found, parsed = Q(metadata__contains={key: value}), _parsed(value)
+    if parsed is not None:
+        found |= Q(metadata__contains={key: parsed})
+    sessions = sessions.filter(found)
+    if isinstance(parsed, dict | list):  # may be contained in one that has more
+        text: Any = TextOfKey(key, "metadata")
+        sessions = sessions.alias(**{alias: text}).filter(**{alias: value})
+    return sessions
 
 
-def _forms(text: str) -> list[Any]:
-    """Everything in JSON that PostgreSQL writes as this text."""
+def _parsed(text: str) -> Any:
     try:
-        return [text, json.loads(text, parse_constant=_refuse, parse_float=_number)]
+        return json.loads(text, parse_constant=_refuse, parse_float=_number)
     except (ValueError, RecursionError):
-        return [text]
+        return None
 
 
 def _number(text: str) -> float:
