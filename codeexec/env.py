@@ -239,6 +239,13 @@ SETTINGS = (
         "a session ends this long after its last activity",
     ),
     _setting(
+        "HISTORY_DAYS",
+        "0",
+        _whole(0, 36_500),
+        "a whole number of days up to 36500, 0 for ever",
+        "closed sessions and their executions are deleted after so many days; 0: never",
+    ),
+    _setting(
         "REQUEST_TIMEOUT",
         "300",
         _decimal(1, 3_600),

@@ -82,7 +82,7 @@ def _finish_stopping(node: Node | None) -> None:
     """With `everything`, no worker may be left to do it: runs end, sessions are stopped."""
     for execution in Execution.objects.running().filter(session__status="stopping"):
         execution.cancel()
-    for session in Session.objects.filter(status=Session.Status.STOPPING, node=node):
+    for session in Session.objects.stopping().filter(node=node):
         session.mark_stopped()
     Sandbox.objects.filter(node=node).delete()
 

@@ -177,7 +177,7 @@ def replace_dead(node: Node) -> None:
     client does: idle sandboxes leave the pool, sessions that are ready get a new one.
     """
     idle = list(Sandbox.objects.idle().filter(node=node))
-    ready = list(Session.objects.filter(node=node, status=Session.Status.READY))
+    ready = list(Session.objects.in_status(Session.Status.READY).filter(node=node))
     # Listed after the rows were read: whatever is in them was started before.
     there = get_driver().list_sandboxes(node=str(node.pk))
     running = {container.sandbox_id for container in there if container.running}

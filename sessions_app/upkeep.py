@@ -27,6 +27,7 @@ from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
 from sessions_app.nodes import register_node, this_node
+from sessions_app.pruning import prune_by_setting
 from sessions_app.sandboxes import fill_pools, remove_unowned, replace_dead, retire_stale
 from sessions_app.services.executions import reap_abandoned_executions
 from sessions_app.services.sessions import (
@@ -227,6 +228,7 @@ _rhythm = Rhythm(
         nudge_waiting_executions: 10,
         nudge_stopping_sessions: 10,
         drop_abandoned_warm_sandboxes: 5,
+        prune_by_setting: 10,
     }
 )
 

@@ -292,6 +292,35 @@ def test_sessions_are_filtered(
     assert {session["metadata"]["number"] for session in found} == numbers
 
 
+@pytest.mark.parametrize(
+    ("value", "text", "others"),
+    [
+        ("7F3A", "7F3A", ["7F3", "7F3A0", ["7F3A"], {"7F3A": "7F3A"}]),
+        (7, "7", ["70", 70, [7], True]),
+        ("7", "7", ["7.5", 7.5]),
+        (-1.25, "-1.25", [1.25, "1.25"]),
+        (12345678901234567890, "12345678901234567890", [12345678901234567891]),
+        (True, "true", [False, "True", 1]),
+        ("null", "null", [None]),
+        ({"a": 1}, '{"a": 1}', [{"a": 1, "b": 2}, {"a": 2}]),
+        ([1, 2], "[1, 2]", [[1, 2, 3], [2, 1]]),
+        ("NaN", "NaN", [None]),
+        ("1e999", "1e999", ["1e99"]),
+        ("9" * 5000, "9" * 5000, [9]),
+        ("[" * 5000, "[" * 5000, ["["]),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_metadata_is_found_by_what_it_says(
+    value: Any, text: str, others: list[Any], api: Api, python: Environment
+) -> None:
+    wanted = new_session(python, metadata={"key": value})
+    for other in others:
+        new_session(python, metadata={"key": other})
+    new_session(python, metadata={"other": value})
+    assert names(api.get("/sessions", params={"metadata.key": text})) == [str(wanted.pk)]
+
+
 def test_a_filter_that_can_not_be_is_a_400(api: Api) -> None:
     assert "pending" in error(api.get("/sessions?status=fine"), 400, "invalid_request")["detail"]
     for query in ("environment=a%00", "metadata.a=%00", "metadata.%00=a", "status=%00"):

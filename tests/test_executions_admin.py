@@ -248,14 +248,3 @@ def test_an_execution_page_reads_its_row_at_once(
     with CaptureQueriesContext(connection) as queries:
         admin_client.get(page(row))
     assert sum('FROM "sessions_app_execution"' in query["sql"] for query in queries) == 1
-
-
-def test_counting_stops_where_nobody_pages_to(
-    admin_client: Client, this: Node, python: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sessions_app.admin.history.COUNTED", 3)
-    ran = session(python, this)
-    for _ in range(5):
-        execution(ran)
-    response = admin_client.get(list_page(EXECUTION))
-    assert response.context["cl"].result_count == 3

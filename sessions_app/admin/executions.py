@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.utils import flatten_fieldsets
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from sessions_app.admin.columns import column, time_column
@@ -21,9 +21,9 @@ from sessions_app.admin.display import (
     size,
     text_block,
 )
-from sessions_app.admin.filters import DayRangeFilter
+from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
-from sessions_app.admin.search import id_prefix, is_whole_id
+from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.models import Execution
 
 BIG_COLUMNS = (
@@ -39,6 +39,8 @@ BIG_COLUMNS = (
     "error_reason",
 )
 
+READ_CODES = 10_000
+"""Newest executions whose codes are searched: they may be long, and no index is for them."""
 
 _SUMMARY = (
     ("status_badge", "verdict_badge", "environment"),
@@ -149,37 +151,44 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
         "cpu",
         "memory",
     )
-    list_select_related = ("session__environment",)
     list_filter = (
-        "status",
+        ("status", OwnStatusFilter),
         "verdict",
-        ("session__environment", admin.RelatedOnlyFieldListFilter),
+        ("session__environment", admin.RelatedFieldListFilter),
         ("queued_at", DayRangeFilter),
     )
     search_fields = ("id", "session__id", "code")
-    search_help_text = "Beginning of the execution's or the session's id, or text of the code"
-    ordering = ("-queued_at",)
+    search_help_text = (
+        "8 or more digits of the execution's or the session's id, or text of the code"
+    )
+    time_field = "queued_at"
+    indexed = ("status", "verdict")
+    read = 20_000
+    ordering = ("-queued_at", "id")
     not_in_list = BIG_COLUMNS
     queued_exactly = time_column("Queued", "queued_at")
     started_exactly = time_column("Started", "started_at")
     finished_exactly = time_column("Finished", "finished_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
-        return super().get_queryset(request).select_related("session__environment")
+        rows: QuerySet[Execution] = super().get_queryset(request)
+        if self.is_list(request):
+            # Not joined: a list that is sorted by another column would read all sessions for it.
+            return rows.prefetch_related("session__environment")
+        return rows.select_related("session__environment")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Execution], search_term: str
     ) -> tuple[QuerySet[Execution], bool]:
         term = search_term.strip()
-        if not term:
-            return queryset, False
-        own, session = id_prefix(term), id_prefix(term, "session_id")
-        found = Q() if is_whole_id(term) else Q(code__icontains=term)
-        if own is not None and session is not None:
-            found |= own | session
-        return queryset.filter(found), False
+        by_id = first_found(queryset, id_prefix(term), id_prefix(term, "session_id"))
+        if by_id is not None or is_whole_id(term):
+            return queryset.none() if by_id is None else by_id, False
+        if term:
+            queryset = self.newest(request, queryset, READ_CODES).filter(code__icontains=term)
+        return queryset, False
 
-    @column("Execution", ordering="id")
+    @column("Execution")
     def short_id(self, execution: Execution) -> str:
         return short_id(execution)
 
@@ -193,7 +202,7 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     def session_in_full(self, execution: Execution) -> str:
         return page_link(execution.session)
 
-    @column("Environment", ordering="session__environment__name")
+    @column("Environment")
     def environment(self, execution: Execution) -> str:
         return execution.session.environment.name
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
+from django.contrib.admin import ChoicesFieldListFilter
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -15,20 +16,38 @@ class DayRangeFilter(RangeDateFilter):  # type: ignore[misc]
     """
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        first, last = self._day("from"), self._day("to")
-        if first is not None:
-            queryset = queryset.filter(**{f"{self.field_path}__gte": _midnight(first)})
-        if last is not None:
-            end = _midnight(last + timedelta(days=1))
+        start, end = chosen_days(request, self.field_path)
+        if start is not None:
+            queryset = queryset.filter(**{f"{self.field_path}__gte": start})
+        if end is not None:
             queryset = queryset.filter(**{f"{self.field_path}__lt": end})
         return queryset
 
-    def _day(self, end: str) -> date | None:
-        """None where nothing is given, or nothing that is a date."""
-        try:
-            return date.fromisoformat(self.used_parameters[f"{self.field_path}_{end}"])
-        except (KeyError, ValueError):
-            return None
+
+class OwnStatusFilter(ChoicesFieldListFilter):
+    """Leaves it to the rows' own `in_status` to say how those of a status are found."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        status = request.GET.get(self.lookup_kwarg)
+        rows: Any = queryset if status is None else queryset.in_status(status)  # type: ignore[attr-defined]
+        filtered: QuerySet[Any] | None = super().queryset(request, rows)
+        return rows if filtered is None else filtered
+
+
+def chosen_days(request: HttpRequest, field: str) -> tuple[datetime | None, datetime | None]:
+    """The moment from which, and that before which; None where there is no such day."""
+    first, last = (_day(request.GET.get(f"{field}_{end}", "")) for end in ("from", "to"))
+    return (
+        None if first is None else _midnight(first),
+        None if last is None or last == date.max else _midnight(last + timedelta(days=1)),
+    )
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _midnight(day: date) -> datetime:

@@ -19,8 +19,8 @@ class SandboxAdmin(HistoryAdmin):
     list_select_related = ("environment", "node")
     list_filter = (
         "status",
-        ("environment", admin.RelatedOnlyFieldListFilter),
-        ("node", admin.RelatedOnlyFieldListFilter),
+        ("environment", admin.RelatedFieldListFilter),
+        ("node", admin.RelatedFieldListFilter),
     )
     search_fields = ("id", "container_id")
     search_help_text = "Beginning of the sandbox's (its session's) or the container's id"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
-_PREFIX = re.compile(r"[0-9a-f]{4,32}")
+_PREFIX = re.compile(r"[0-9a-f]{8,32}")
+"""As much as lists show, and no less: fewer digits begin the ids of too many rows."""
 
 
 def id_prefix(term: str, field: str = "pk") -> Q | None:
@@ -25,3 +27,14 @@ def id_prefix(term: str, field: str = "pk") -> Q | None:
 def is_whole_id(term: str) -> bool:
     """Whether the term is a UUID from end to end, so that nothing else can be meant by it."""
     return len(term.strip().replace("-", "")) == 32 and id_prefix(term) is not None
+
+
+def first_found(rows: QuerySet[Any], *conditions: Q | None) -> QuerySet[Any] | None:
+    """Those that meet the first of the conditions that any row meets; None where none does.
+
+    One after the other: each has its index, and for all of them together a table may be read.
+    """
+    for condition in conditions:
+        if condition is not None and (found := rows.filter(condition)).exists():
+            return found
+    return None

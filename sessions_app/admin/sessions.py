@@ -22,9 +22,9 @@ from sessions_app.admin.display import (
     text_block,
 )
 from sessions_app.admin.executions import BIG_COLUMNS, ExecutionFigures
-from sessions_app.admin.filters import DayRangeFilter
+from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin, HistoryInline
-from sessions_app.admin.search import id_prefix, is_whole_id
+from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import OPEN
 from sessions_app.services.sessions import stop_session
@@ -74,15 +74,19 @@ class SessionAdmin(HistoryAdmin):
     )
     list_select_related = ("environment", "node")
     list_filter = (
-        "status",
-        ("environment", admin.RelatedOnlyFieldListFilter),
-        ("node", admin.RelatedOnlyFieldListFilter),
+        ("status", OwnStatusFilter),
+        ("environment", admin.RelatedFieldListFilter),
+        ("node", admin.RelatedFieldListFilter),
         "one_shot",
         ("created_at", DayRangeFilter),
     )
     search_fields = ("id", "container_id", "metadata")
-    search_help_text = "Beginning of the session's or the container's id, or text of the metadata"
-    ordering = ("-created_at",)
+    search_help_text = (
+        "8 or more digits of the session's or the container's id, or text of the metadata"
+    )
+    time_field = "created_at"
+    indexed = ("status", "environment", "node")
+    ordering = ("-created_at", "id")
     actions = ("stop_sessions",)
     actions_detail = ("stop_this_session",)
     inlines = (TimelineInline,)
@@ -118,16 +122,19 @@ class SessionAdmin(HistoryAdmin):
         self, request: HttpRequest, queryset: QuerySet[Session], search_term: str
     ) -> tuple[QuerySet[Session], bool]:
         term = search_term.strip()
-        if not term:
-            return queryset, False
-        found = id_prefix(term) or Q()
-        if not is_whole_id(term):
+        # Only sessions that live have a container.
+        container = Q(container_id__startswith=term.lower(), closed_at__isnull=True)
+        if own := id_prefix(term):
+            by_id = first_found(queryset, own, None if is_whole_id(term) else container)
+            if by_id is not None or is_whole_id(term):
+                return queryset.none() if by_id is None else by_id, False
+        if term:
+            queryset = self.newest(request, queryset, self.read)
             queryset = queryset.alias(metadata_words=Cast("metadata", TextField()))
-            found |= Q(container_id__startswith=term.lower())
-            found |= Q(metadata_words__icontains=term)
-        return queryset.filter(found), False
+            queryset = queryset.filter(container | Q(metadata_words__icontains=term))
+        return queryset, False
 
-    @column("Session", ordering="id")
+    @column("Session")
     def short_id(self, session: Session) -> str:
         return short_id(session)
 

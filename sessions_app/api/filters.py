@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
+from decimal import Decimal
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import DataError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.fields.json import KeyTextTransform
 from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 
 from codeexec.errors import InvalidRequest
+from environments_app.models import Environment
 from sessions_app.models import Session
 
 METADATA_PREFIX = "metadata."
@@ -53,17 +57,50 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
     status = request.query_params.get("status")
     if status:
         _require_known(status)
-        sessions = sessions.filter(status=status)
+        sessions = sessions & Session.objects.in_status(status)
     environment = request.query_params.get("environment")
     if environment:
-        sessions = sessions.filter(environment__name=environment)
+        # By its key, not joined by its name: PostgreSQL then knows how many sessions it has.
+        named = list(Environment.objects.filter(name=environment).values_list("pk", flat=True))
+        sessions = sessions.filter(environment__in=named)
     for number, (key, value) in enumerate(_metadata_filters(request)):
-        # As text, so that {"room": 7} is found by metadata.room=7.
-        text: Any = TextOfKey(key, "metadata")
-        sessions = sessions.alias(**{f"metadata_{number}": text}).filter(
-            **{f"metadata_{number}": value}
-        )
+        sessions = _with_metadata(sessions, f"metadata_{number}", key, value)
     return sessions
+
+
+def _with_metadata(
+    sessions: QuerySet[Session], alias: str, key: str, value: str
+) -> QuerySet[Session]:
+    """Those that have this value, as a text or as what it says in JSON: `metadata.room=7` finds
+    {"room": "7"} and {"room": 7}.
+    """
+    found, parsed = Q(metadata__contains={key: value}), _parsed(value)
+    if parsed is not None:
+        found |= Q(metadata__contains={key: parsed})
+    sessions = sessions.filter(found)
+    if isinstance(parsed, dict | list):  # may be contained in one that has more
+        text: Any = TextOfKey(key, "metadata")
+        sessions = sessions.alias(**{alias: text}).filter(**{alias: value})
+    return sessions
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_number)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(text: str) -> float:
+    """Raises ValueError for what is too large to be sent as JSON, or would lose digits."""
+    number = float(text)
+    if not math.isfinite(number) or Decimal(text) != Decimal(repr(number)):
+        raise ValueError(text)
+    return number
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)  # NaN and the like are Python's, not JSON's
 
 
 def _metadata_filters(request: Request) -> list[tuple[str, str]]:

@@ -44,6 +44,8 @@ OF_PROGRAMS = tuple(
 )
 """Verdicts of completed executions."""
 
+_VERDICT_OF: dict[str, str] = {"error": Verdict.INTERNAL_ERROR, "cancelled": Verdict.CANCELLED}
+
 UNFINISHED = (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING)
 FINISHED = (ExecutionStatus.COMPLETED, ExecutionStatus.ERROR, ExecutionStatus.CANCELLED)
 
@@ -68,6 +70,12 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
     def unfinished(self) -> Self:
         return self.filter(status__in=UNFINISHED)
 
+    def in_status(self, status: ExecutionStatus | str) -> Self:
+        """The rare ones by their verdict, which says the same and has an index."""
+        verdict = _VERDICT_OF.get(status)
+        rows = self.filter(status=status)
+        return rows if verdict is None else rows.filter(verdict=verdict)
+
     def abandoned(self) -> Self:
         """Running, but their worker has stopped renewing the lease."""
         return self.running().filter(lease_expires_at__lte=timezone.now())
@@ -86,7 +94,9 @@ class Execution(models.Model):
     Verdict = Verdict
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
-    session = models.ForeignKey(Session, on_delete=models.PROTECT, related_name="executions")
+    session = models.ForeignKey(
+        Session, on_delete=models.PROTECT, related_name="executions", db_index=False
+    )
     sequence = models.PositiveIntegerField(help_text="1, 2, 3 … within its session.")
     status = models.CharField(
         max_length=10, choices=ExecutionStatus, default=ExecutionStatus.QUEUED
@@ -161,12 +171,12 @@ class Execution(models.Model):
                 condition=Q(status="queued"),
                 name="execution_queued",
             ),
-            models.Index(
-                fields=["lease_expires_at"],
-                condition=Q(status="running"),
-                name="execution_lease",
-            ),
             models.Index(fields=["-queued_at", "id"], name="execution_newest"),
+            models.Index(
+                fields=["verdict", "-queued_at", "id"],
+                condition=~Q(verdict__in=["", "ok"]),
+                name="execution_not_ok",
+            ),
         ]
 
     def __str__(self) -> str:

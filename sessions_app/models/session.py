@@ -5,6 +5,7 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -40,11 +41,21 @@ CLOSED = (SessionStatus.STOPPED, SessionStatus.ERROR)
 
 
 class SessionQuerySet(models.QuerySet["Session"]):
-    def open(self) -> Self:
-        return self.filter(status__in=OPEN)
+    """The few sessions that live are found among any number of closed ones by `closed_at`, which an
+    index can be for. None may be for what an execution changes (status, times of activity and
+    expiry): each of its updates would then write to every index there is.
+    """
 
     def live(self) -> Self:
-        return self.filter(status__in=LIVE)
+        return self.filter(status__in=LIVE, closed_at__isnull=True)
+
+    def open(self) -> Self:
+        return self.live().filter(status__in=OPEN)
+
+    def in_status(self, status: SessionStatus | str) -> Self:
+        if status == SessionStatus.ERROR:
+            return self.filter(status=status).exclude(error_reason="")
+        return self.filter(status=status, closed_at__isnull=status not in CLOSED)
 
     def expired(self) -> Self:
         """Open, past their time, and not in the middle of a run."""
@@ -56,13 +67,13 @@ class SessionQuerySet(models.QuerySet["Session"]):
 
     def unattended(self) -> Self:
         """Not started, and whoever should be at it is taking too long."""
-        return self.filter(
+        return self.live().filter(
             status__in=[SessionStatus.PENDING, SessionStatus.CREATING],
             lease_expires_at__lte=timezone.now(),
         )
 
     def stopping(self) -> Self:
-        return self.filter(status=SessionStatus.STOPPING)
+        return self.in_status(SessionStatus.STOPPING)
 
     def transition(
         self, to: SessionStatus, *, expected: tuple[SessionStatus, ...], **changes: Any
@@ -83,11 +94,15 @@ class Session(models.Model):
         OPERATOR = "operator", "stopped by an operator"
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
-    environment = models.ForeignKey(Environment, on_delete=models.PROTECT, related_name="sessions")
+    environment = models.ForeignKey(
+        Environment, on_delete=models.PROTECT, related_name="sessions", db_index=False
+    )
     revision = models.ForeignKey(
         EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sessions"
     )
-    node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True, related_name="sessions")
+    node = models.ForeignKey(
+        Node, on_delete=models.PROTECT, null=True, related_name="sessions", db_index=False
+    )
     status = models.CharField(max_length=10, choices=SessionStatus, default=SessionStatus.PENDING)
     one_shot = models.BooleanField(
         default=False, help_text="Made for one run, and stopped after it."
@@ -142,17 +157,19 @@ class Session(models.Model):
             ),
         ]
         indexes = [
-            models.Index(
-                fields=["expires_at"], condition=Q(status__in=OPEN), name="session_expiry"
-            ),
-            models.Index(
-                fields=["lease_expires_at"],
-                condition=Q(status__in=["pending", "creating"]),
-                name="session_start_lease",
-            ),
-            models.Index(fields=["node"], condition=Q(status="stopping"), name="session_stopping"),
+            models.Index(fields=["node"], condition=Q(closed_at__isnull=True), name="session_live"),
             models.Index(fields=["-created_at", "id"], name="session_newest"),
-            models.Index(fields=["node", "status"], name="session_node_status"),
+            models.Index(fields=["environment", "-created_at", "id"], name="session_environment"),
+            models.Index(fields=["node", "-created_at", "id"], name="session_node"),
+            models.Index(
+                fields=["-created_at", "id"], condition=~Q(error_reason=""), name="session_error"
+            ),
+            GinIndex(
+                fields=["metadata"],
+                opclasses=["jsonb_path_ops"],
+                fastupdate=False,  # no request pays for the list of others' pending entries
+                name="session_metadata",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -84,7 +84,7 @@ def _require_room(environment: Environment) -> None:
             f"The image of environment {environment.name!r} has not been built yet: "
             f"`manage.py build_environments {environment.name}` builds it."
         )
-    if Node.objects.total_room() <= Session.objects.filter(status=Session.Status.PENDING).count():
+    if Node.objects.total_room() <= Session.objects.in_status(Session.Status.PENDING).count():
         raise NoCapacity("All sandboxes are in use; try again when a session has ended.")
 
 
