@@ -413,7 +413,7 @@ def test_a_pool_takes_no_more_than_the_nodes_room(
     python: Environment, this: Node, rust: Environment
 ) -> None:
     Environment.objects.filter(name__in=["python", "rust"]).update(warm_pool_size=5)
-    this.capacity = 7
+    Node.objects.update(capacity=7)
     fill_pools(this)
     assert Sandbox.objects.count() == 7
 

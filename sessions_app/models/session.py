@@ -92,6 +92,10 @@ class Session(models.Model):
     one_shot = models.BooleanField(
         default=False, help_text="Made for one run, and stopped after it."
     )
+    warm = models.BooleanField(
+        null=True,
+        help_text="Opened on a warm sandbox. Null: opened before this was noted down.",
+    )
     metadata = models.JSONField(default=dict, blank=True)
     ttl_seconds = models.PositiveIntegerField()
     container_id = models.CharField(max_length=64, blank=True)
@@ -153,6 +157,11 @@ class Session(models.Model):
             models.Index(fields=["node"], condition=Q(status="stopping"), name="session_stopping"),
             models.Index(fields=["-created_at", "id"], name="session_newest"),
             models.Index(fields=["node", "status"], name="session_node_status"),
+            models.Index(
+                fields=["environment", "-created_at"],
+                include=["warm"],
+                name="session_pool_hits",
+            ),
         ]
 
     def __str__(self) -> str:
