@@ -108,6 +108,7 @@ def start_sandbox(
             environment,
             sandbox_id=str(sandbox.pk),
             node=str(sandbox.node_id),
+            image_id=revision.image_id,
             max_idle_seconds=_max_idle_seconds(ttl_seconds),
         )
     )

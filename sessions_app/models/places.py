@@ -19,7 +19,7 @@ from sessions_app.models.session import Session
 def places_left(nodes: Collection[Node]) -> int:
     """Of these nodes together, which the caller has locked."""
     sandboxes = Sandbox.objects.filter(node__in=nodes)
-    waiting = Session.objects.filter(~Exists(sandboxes.filter(pk=OuterRef("pk"))))
-    waiting = waiting.filter(status=Session.Status.PENDING)
+    waiting = Session.objects.open().filter(status=Session.Status.PENDING)
+    waiting = waiting.filter(~Exists(sandboxes.filter(pk=OuterRef("pk"))))
     taken = sandboxes.count() + waiting.count()
     return sum(node.capacity for node in nodes) - taken

@@ -157,11 +157,6 @@ class Session(models.Model):
             models.Index(fields=["node"], condition=Q(status="stopping"), name="session_stopping"),
             models.Index(fields=["-created_at", "id"], name="session_newest"),
             models.Index(fields=["node", "status"], name="session_node_status"),
-            models.Index(
-                fields=["environment", "-created_at"],
-                include=["warm"],
-                name="session_pool_hits",
-            ),
         ]
 
     def __str__(self) -> str:

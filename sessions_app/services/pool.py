@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connection, models
-from django.db.models import Avg, IntegerField
-from django.db.models.functions import Cast
+from django.db.models import Count, OuterRef, QuerySet
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from codeexec.queueing import message, node_queue
@@ -20,9 +20,9 @@ from sessions_app.models.node import LOST_AFTER
 REFILL_TASK = "sessions_app.tasks.refill_pool"
 
 REFILL_AFTER = timedelta(seconds=0.25)
-"""Starting a container takes a good part of two processors for a while: the first run of the session
-that was just opened, which often follows at once, goes first. Nobody is told of the message; workers
-look for such ones twice a second.
+"""Starting a container takes a good part of two processors for a while: the first run of the
+session that was just opened, which often follows at once, goes first. No worker is told of the
+message; they look for such ones twice a second.
 """
 
 HIT_RATE_OVER = timedelta(days=1)
@@ -144,15 +144,31 @@ def _statement(default: bool) -> str:
     """  # noqa: S608 -- names of our own tables and columns
 
 
-def hit_rate(environment: Environment) -> float | None:
-    """How many of the last day's sessions a warm sandbox was there for, 0 to 1; None without any.
+class _Share(models.Subquery):
+    """Of a queryset's values, all of one boolean column: how many are true, 0 to 1."""
 
-    Of a busy day's, the latest HIT_RATE_SESSIONS.
+    template = "(SELECT avg(warm::int)::float FROM (%(subquery)s) AS latest)"
+    output_field = models.FloatField()
+
+
+def with_pools(environments: QuerySet[Environment]) -> QuerySet[Any]:
+    """Adds `warm_now` (idle sandboxes of all nodes) and `hit_rate`: how many of the last day's
+    sessions a warm sandbox was there for, 0 to 1 or null; of a busy day's, the latest
+    HIT_RATE_SESSIONS.
     """
-    since = timezone.now() - HIT_RATE_OVER
-    recent = Session.objects.filter(environment=environment, created_at__gt=since)
-    latest = recent.filter(warm__isnull=False).order_by("-created_at")[:HIT_RATE_SESSIONS]
-    rate: float | None = latest.aggregate(
-        rate=Avg(Cast("warm", IntegerField()), output_field=models.FloatField())
-    )["rate"]
+    idle = Sandbox.objects.idle().filter(environment=OuterRef("pk")).order_by()
+    count = idle.values("environment").annotate(count=Count("pk")).values("count")
+    recent = Session.objects.filter(
+        environment=OuterRef("pk"), created_at__gt=timezone.now() - HIT_RATE_OVER
+    )
+    latest = recent.filter(warm__isnull=False).order_by("-created_at").values("warm")
+    return environments.annotate(
+        warm_now=Coalesce(models.Subquery(count), 0), hit_rate=_Share(latest[:HIT_RATE_SESSIONS])
+    )
+
+
+def hit_rate(environment: Environment) -> float | None:
+    """As in `with_pools`."""
+    found = with_pools(Environment.objects.filter(pk=environment.pk))
+    rate: float | None = found.values_list("hit_rate", flat=True).get()
     return rate
