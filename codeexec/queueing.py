@@ -39,7 +39,12 @@ def enqueue(task: str, *args: str, queue: str = SHARED_QUEUE) -> None:
     Delivered at least once: a message whose worker died comes again. What a task does must
     therefore begin with a conditional UPDATE that only one delivery can win.
     """
-    message = {
+    send(queue, message(task, *args))
+
+
+def message(task: str, *args: str) -> str:
+    """What a row of the queue holds: the call of `task`, signed."""
+    call = {
         "id": uuid.uuid4().hex,
         "name": (" ".join(args) or task)[:_LONGEST_NAME],
         "func": task,
@@ -49,7 +54,7 @@ def enqueue(task: str, *args: str, queue: str = SHARED_QUEUE) -> None:
         "save": False,
         "timeout": NO_TIMEOUT,
     }
-    send(queue, SignedPackage.dumps(message))
+    return cast(str, SignedPackage.dumps(call))
 
 
 def send(queue: str, payload: str) -> int:

@@ -68,13 +68,27 @@ class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
 
 @admin.register(Environment)
 class EnvironmentAdmin(ModelAdmin):  # type: ignore[misc]
-    list_display = ("name", "enabled", "is_default", "image", "revision", "limits", "description")
+    list_display: tuple[str, ...] = (
+        "name",
+        "enabled",
+        "is_default",
+        "image",
+        "revision",
+        "limits",
+        "description",
+    )
     list_filter = (("enabled", BooleanRadioFilter), "network", "runtime", "executor_user")
     search_fields = ("name", "description", "image", "run_command", "compile_command")
     actions = ("enable", "disable", "choose_as_default")
     inlines = (EnvironmentRevisionInline,)
-    readonly_fields = ("is_default", "image_reference", "changed", "created_at", "updated_at")
-    fieldsets = (
+    readonly_fields: tuple[str, ...] = (
+        "is_default",
+        "image_reference",
+        "changed",
+        "created_at",
+        "updated_at",
+    )
+    fieldsets: tuple[Any, ...] = (
         (None, {"fields": ("name", "description", "enabled", "is_default")}),
         ("Image", {"fields": ("image", "image_reference", "executor_user", "workspace_dir")}),
         (

@@ -35,17 +35,20 @@ def sandbox_spec(
     sandbox_id: UUID | str,
     node: str,
     max_idle_seconds: int,
+    image_id: str = "",
     runtime: str = "",
 ) -> SandboxSpec:
     """What the driver needs to start a sandbox of this environment.
 
-    `runtime` takes the place of the environment's own.
+    `image_id`: that of its image, where it is known. `runtime` takes the place of the
+    environment's own.
     """
     return SandboxSpec(
         sandbox_id=str(sandbox_id),
         node=node,
         environment=environment.name,
         image=environment.image_reference,
+        image_id=image_id,
         user=environment.executor_user,
         workspace_dir=environment.workspace_dir,
         limits=environment.limits().for_sandbox(),

@@ -6,27 +6,35 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Count, Exists, F, OuterRef, Q
 from django.utils import timezone
 
+from codeexec.postgres import commit_without_waiting
 from codeexec.queueing import enqueue, node_queue
+from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
 from codeexec.sandbox.types import SandboxHandle
 from environments_app.engine import get_driver
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import Node, Sandbox, Session
+from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE
-from sessions_app.services.sessions import restart_session
+from sessions_app.services.sessions import REMOVE_TASK, restart_session
 
 logger = logging.getLogger(__name__)
 
 WARM_TASK = "sessions_app.tasks.warm_sandbox"
-REMOVE_TASK = "sessions_app.tasks.remove_sandbox"
+ASK_TASK = "sessions_app.tasks.ask_sandbox"
 
 MAX_IDLE_AGE = timedelta(hours=1)
 """A warm sandbox that waited this long is replaced by a new one."""
+
+ASK_AFTER = timedelta(minutes=1)
+"""A warm sandbox that waited this long is asked whether its runner still answers, and so again."""
 
 FAREWELL_SECONDS = 600
 """How much longer than its session a sandbox lives whose owner has died."""
@@ -37,16 +45,19 @@ class Reservation:
     """A claimed start, and the row of the sandbox that is to be started."""
 
     sandbox: Sandbox
-    replaces: bool
-    """The session had one before, of which a container may be left."""
+    remove: tuple[UUID, ...]
+    """Sandboxes whose places it takes, and whose containers may be there still."""
 
 
 def reserve_sandbox(session: Session, node: Node) -> Reservation | None:
     """Claim a session's start for this node. None: it has no room, or somebody else was faster."""
     with transaction.atomic():
+        # A crash of the database that undoes this leaves the session pending, for another start.
+        commit_without_waiting()
         Node.objects.select_for_update(no_key=True).get(pk=node.pk)
-        room = Node.objects.with_room(besides=session.pk).filter(pk=node.pk)
-        if not room.exists() or not session.claim_start(node):
+        displaced = _displace_for(session, node)
+        if displaced is None or not session.claim_start(node):
+            transaction.set_rollback(True)
             return None
         replaced, _ = Sandbox.objects.filter(pk=session.pk).delete()
         sandbox = Sandbox.objects.create(
@@ -55,16 +66,31 @@ def reserve_sandbox(session: Session, node: Node) -> Reservation | None:
             environment=session.environment,
             status=Sandbox.Status.IN_USE,
         )
-        return Reservation(sandbox=sandbox, replaces=replaced > 0)
+        remove = [*displaced, session.pk] if replaced else displaced
+        return Reservation(sandbox=sandbox, remove=tuple(remove))
+
+
+def _displace_for(session: Session, node: Node) -> list[UUID] | None:
+    """Warm sandboxes that were taken out of the pool because the session's has no place otherwise:
+    it came from another node, or the capacity was lowered. None: there is no room for it.
+    """
+    others = Sandbox.objects.filter(node=node).exclude(pk=session.pk)
+    if not Node.objects.with_room(besides=session.pk).filter(pk=node.pk).exists():
+        return None
+    displaced = []
+    while others.count() >= node.capacity:
+        warm = Sandbox.objects.displaceable([node])
+        if warm is None or not warm.retire():
+            return None
+        displaced.append(warm.pk)
+    return displaced
 
 
 def start_reserved(reservation: Reservation, *, ttl_seconds: int) -> EnvironmentRevision | None:
     """Start a session's sandbox in place of what was there. As `start_sandbox` otherwise."""
-    sandbox = reservation.sandbox
-    if reservation.replaces:
-        get_driver().destroy(str(sandbox.pk))
-    make_room(sandbox.node)
-    return start_sandbox(sandbox, ttl_seconds=ttl_seconds)
+    for sandbox_id in reservation.remove:
+        get_driver().destroy(str(sandbox_id))
+    return start_sandbox(reservation.sandbox, ttl_seconds=ttl_seconds)
 
 
 def start_sandbox(
@@ -82,6 +108,7 @@ def start_sandbox(
             environment,
             sandbox_id=str(sandbox.pk),
             node=str(sandbox.node_id),
+            image_id=revision.image_id,
             max_idle_seconds=_max_idle_seconds(ttl_seconds),
         )
     )
@@ -112,39 +139,81 @@ def destroy_sandbox(sandbox_id: str) -> None:
     Sandbox.objects.filter(pk=sandbox_id).delete()
 
 
-def make_room(node: Node) -> None:
-    """On a node that has more than it may, the oldest warm sandbox gives way to a session's."""
-    if Sandbox.objects.filter(node=node).count() <= node.capacity:
-        return
-    # Idle before warming: the one is thrown away, the other when its start has ended.
-    warm = Sandbox.objects.warm().filter(node=node).order_by("status", "created_at").first()
-    if warm is not None and warm.retire():
-        get_driver().destroy(str(warm.pk))
-
-
 def fill_pools(node: Node) -> None:
-    """Start as many warm sandboxes as each environment's `warm_pool_size` asks for."""
-    if node.status != Node.Status.ACTIVE or node.engine_error:
-        return
-    room = node.capacity - Sandbox.objects.filter(node=node).count()
-    built = Environment.objects.enabled().filter(revisions__isnull=False).distinct()
-    for environment in built.filter(warm_pool_size__gt=0):
-        there = Sandbox.objects.warm().filter(node=node, environment=environment).count()
-        missing = min(environment.warm_pool_size - there, room)
-        for _ in range(missing):
-            _enqueue_warm_sandbox(node, environment)
-        room -= max(missing, 0)
+    """Have as many warm sandboxes started as each environment's `warm_pool_size` asks for."""
+    while _lacking(node) is not None:
+        with transaction.atomic():
+            sandbox = reserve_warm_sandbox(node)
+            if sandbox is None:
+                return
+            enqueue(WARM_TASK, str(sandbox.pk), queue=node_queue(node.name))
 
 
-def _enqueue_warm_sandbox(node: Node, environment: Environment) -> None:
+def reserve_warm_sandbox(node: Node) -> Sandbox | None:
+    """Take a place for a sandbox that a pool of this node lacks, the emptiest one first; the caller
+    starts it. None: nothing is lacking, or there is no room.
+    """
     with transaction.atomic():
-        sandbox = Sandbox.objects.create(
-            node=node,
+        locked = Node.objects.usable().filter(pk=node.pk).select_for_update(no_key=True).first()
+        if locked is None or places_left([locked]) < 1:
+            return None
+        environment = _lacking(locked)
+        if environment is None:
+            return None
+        return Sandbox.objects.create(
+            node=locked,
             environment=environment,
             status=Sandbox.Status.WARMING,
             lease_expires_at=timezone.now() + START_LEASE,
         )
-        enqueue(WARM_TASK, str(sandbox.pk), queue=node_queue(node.name))
+
+
+def _lacking(node: Node) -> Environment | None:
+    """An environment with an image on this node and fewer warm sandboxes than it should have."""
+    built = EnvironmentRevision.objects.filter(environment=OuterRef("pk"), node=node.name)
+    there = Count("sandboxes", filter=Q(sandboxes__in=Sandbox.objects.warm().filter(node=node)))
+    environments = Environment.objects.enabled().filter(Exists(built), warm_pool_size__gt=0)
+    lacking = environments.annotate(there=there).filter(there__lt=F("warm_pool_size"))
+    return lacking.order_by("there", "name").first()
+
+
+def ask_idle(node: Node) -> None:
+    """Have the idle sandbox that was not asked for the longest time asked whether it lives."""
+    due = Q(asked_at=None) | Q(asked_at__lt=timezone.now() - ASK_AFTER)
+    idle = Sandbox.objects.idle().filter(due, node=node)
+    sandbox = idle.order_by(F("asked_at").asc(nulls_first=True)).first()
+    if sandbox is not None:
+        with transaction.atomic():
+            Sandbox.objects.filter(pk=sandbox.pk).update(asked_at=timezone.now())
+            enqueue(ASK_TASK, str(sandbox.pk), queue=node_queue(node.name))
+
+
+def retire_unless_it_answers(sandbox_id: str) -> bool:
+    """Ask an idle sandbox's runner for an answer; True: there was none, and its container is gone.
+
+    Its row is locked meanwhile: no session is given a sandbox that is being asked, which would
+    disturb its first run, nor one that doesn't answer.
+    """
+    idle = Sandbox.objects.idle().select_for_update(skip_locked=True)
+    with transaction.atomic():
+        sandbox = idle.filter(pk=sandbox_id).first()
+        if sandbox is None or _answers(sandbox):
+            return False
+        sandbox.retire()
+    logger.warning("warm sandbox %s: its runner doesn't answer, it is removed", sandbox_id)
+    get_driver().destroy(sandbox_id)
+    return True
+
+
+def _answers(sandbox: Sandbox) -> bool:
+    try:
+        with get_driver().attach(sandbox.handle()):
+            pass
+    except SandboxLost:
+        return False
+    except EngineUnavailable:
+        pass  # nothing is known about the sandbox, and its Engine's failure is noticed elsewhere
+    return True
 
 
 def retire_stale(node: Node) -> None:

@@ -18,6 +18,8 @@ from sessions_app.sandboxes import (
     Reservation,
     destroy_sandbox,
     reserve_sandbox,
+    reserve_warm_sandbox,
+    retire_unless_it_answers,
     start_reserved,
     start_sandbox,
 )
@@ -93,11 +95,28 @@ def warm_sandbox(sandbox_id: str) -> None:
     sandbox = sandboxes.filter(pk=sandbox_id, status=Sandbox.Status.WARMING).first()
     if sandbox is None:
         return
+    _start_warm(sandbox)
+
+
+def refill_pool() -> None:
+    """A session has claimed a warm sandbox of this node: start what the pools lack now."""
+    node = this_node()
+    while sandbox := reserve_warm_sandbox(node):
+        _start_warm(sandbox)
+
+
+def _start_warm(sandbox: Sandbox) -> None:
     try:
         start_sandbox(sandbox)
     except SandboxError as error:
         # The row stays until its lease ends: that is the pause before the next attempt.
         logger.warning("no warm sandbox of %s: %s", sandbox.environment.name, error)
+
+
+def ask_sandbox(sandbox_id: str) -> None:
+    """Replace a warm sandbox whose runner doesn't answer."""
+    if retire_unless_it_answers(sandbox_id):
+        refill_pool()
 
 
 def remove_sandbox(sandbox_id: str) -> None:

@@ -28,7 +28,7 @@ from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
 from sessions_app.nodes import register_node, this_node
 from sessions_app.pruning import prune_by_setting
-from sessions_app.sandboxes import fill_pools, remove_unowned, replace_dead, retire_stale
+from sessions_app.sandboxes import ask_idle, fill_pools, remove_unowned, replace_dead, retire_stale
 from sessions_app.services.executions import reap_abandoned_executions
 from sessions_app.services.sessions import (
     START_TASK,
@@ -131,6 +131,12 @@ def tend_pool() -> None:
     fill_pools(node)
 
 
+def ask_idle_sandboxes() -> None:
+    node = this_node()
+    if not node.engine_error:
+        ask_idle(node)
+
+
 def tend_containers() -> None:
     node = this_node()
     if not node.engine_error:
@@ -220,6 +226,7 @@ _rhythm = Rhythm(
         Reaper(): 1,
         expire_sessions: 1,
         tend_pool: 1,
+        ask_idle_sandboxes: 2,
         tend_containers: 10,
         record_images: 10,
         mark_lost_nodes: 5,

@@ -98,6 +98,28 @@ def test_nodes_are_shown_with_their_state(
         assert expected in text
 
 
+def test_warm_pools_are_shown_with_their_hit_rates(
+    admin_client: Client, this: Node, environments: dict[str, Environment]
+) -> None:
+    Environment.objects.filter(name__in=["node", "python"]).update(warm_pool_size=2)
+    for warm in (True, True, False):
+        session(environments["python"], this, warm=warm)
+    idle = {"status": "idle", "container_id": "c", "token": "t"}
+    Sandbox.objects.create(node=this, environment=environments["python"], **idle)
+    pools = {
+        row["row"].name: (row["warm"], row["wanted"], row["hit_rate"])
+        for row in figures(admin_client)["pools"]
+    }
+    assert (pools["node"], pools["python"]) == ((0, 2, "-"), (1, 2, "66 %"))
+    for url in (
+        reverse("admin:environments_app_environment_changelist"),
+        page(environments["python"]),
+    ):
+        assert "66 %" in admin_client.get(url).content.decode()
+    add = admin_client.get(reverse("admin:environments_app_environment_add"))
+    assert add.status_code == 200
+
+
 def test_the_latest_ten_executions_are_shown_newest_first(
     admin_client: Client, this: Node, python: Environment
 ) -> None:
@@ -119,29 +141,29 @@ def test_an_empty_service_says_what_to_do_next(admin_client: Client, db: None) -
     assert "Nothing has been run yet" in text
 
 
-@pytest.mark.parametrize(
-    ("permission", "visible", "hidden"),
-    [
-        ("view_session", {"live_sessions"}, {"runs", "latest_executions", "nodes"}),
-        ("view_execution", {"runs", "latest_executions"}, {"live_sessions", "nodes"}),
-        ("view_node", {"nodes"}, {"live_sessions", "runs", "latest_executions"}),
-    ],
-)
+PARTS = {
+    "view_session": {"live_sessions"},
+    "view_execution": {"runs", "latest_executions"},
+    "view_node": {"nodes"},
+    "view_environment": {"pools"},
+}
+
+
+@pytest.mark.parametrize("permission", PARTS)
 def test_each_part_is_for_those_who_may_see_its_rows(
-    this: Node, python: Environment, permission: str, visible: set[str], hidden: set[str]
+    this: Node, python: Environment, permission: str
 ) -> None:
     row = execution(session(python, this))
     client = staff(permission)
     context = figures(client)
-    assert visible <= set(context.keys())
-    assert not hidden & set(context.keys())
+    assert set(context.keys()) & set().union(*PARTS.values()) == PARTS[permission]
     assert (str(row.pk) in _text(client)) is (permission == "view_execution")
 
 
 def test_staff_without_permissions_are_told_so(this: Node, python: Environment) -> None:
     execution(session(python, this))
     text = _text(staff())
-    assert "Your account may not see sessions, executions or nodes" in text
+    assert "Your account may not see sessions, executions, nodes or environments" in text
     assert this.name not in text.partition('id="dashboard"')[2]
 
 

@@ -230,6 +230,7 @@ def test_one_environment_is_shown_in_full(api: Api, configure: Configure) -> Non
     assert set(body["limits"]) == {"memory", "cpu", "pids", "timeout", "tmpfs", "output"}
     assert set(body["maxima"]) == set(body["limits"])
     assert body["image_digest"].startswith("sha256:")
+    assert body["warm_pool_hit_rate"] is None
 
 
 @pytest.mark.parametrize("name", ["cobol", "a%00b", "%F0%9F%A6%80", "UPPER"])

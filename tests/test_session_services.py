@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django_q.models import OrmQ
 
 from codeexec.errors import NoCapacity, NotFound, UnknownEnvironment
 from codeexec.sandbox.fake import FakeDriver
@@ -20,6 +24,7 @@ from sessions_app.models.press_of_run import renew_leases
 from sessions_app.nodes import register_node
 from sessions_app.sandboxes import fill_pools
 from sessions_app.services.executions import RunRequest, submit_execution
+from sessions_app.services.pool import REFILL_AFTER, hit_rate
 from sessions_app.services.sessions import (
     expire_session,
     expire_sessions,
@@ -28,10 +33,11 @@ from sessions_app.services.sessions import (
     restart_session,
     stop_session,
 )
+from sessions_app.upkeep import nudge_stopping_sessions
 from tests.cast import execution_in, new_execution, session_in
-from tests.conftest import Configure, Work
+from tests.conftest import LONG, Configure, Work
 from tests.racing import blocked_by, together
-from tests.working import Delivery, queued
+from tests.working import Delivery, queued, working
 
 pytestmark = pytest.mark.django_db
 S = Session.Status
@@ -62,7 +68,65 @@ def test_a_warm_sandbox_makes_a_session_ready_at_once(warm: Sandbox) -> None:
     assert (session.node, session.revision) == (warm.node, warm.revision)
     warm.refresh_from_db()
     assert warm.status == Sandbox.Status.IN_USE
-    assert queued() == []
+    assert session.environment == warm.environment
+    assert session.warm
+    assert queued() == [Delivery("refill_pool", ())]
+
+
+def test_a_session_on_a_warm_sandbox_is_one_statement(
+    warm: Sandbox, django_assert_num_queries: Any
+) -> None:
+    with django_assert_num_queries(1):
+        session = open_session(environment_name="python", metadata={"interview": 7})
+        assert session.environment.name == "python"
+    kept = Session.objects.get(pk=session.pk)
+    for field in Session._meta.concrete_fields:
+        assert getattr(kept, field.attname) == getattr(session, field.attname), field.name
+
+
+def test_a_session_without_a_warm_sandbox_takes_few_statements(
+    python: Environment, this: Node
+) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        open_session(environment_name="python")
+    assert len(queries) <= 9  # BEGIN and COMMIT are two of them
+
+
+def test_what_a_claim_sends_has_the_pool_filled_again(warm: Sandbox, work: Work) -> None:
+    session = open_session(environment_name="python")
+    OrmQ.objects.update(lock=timezone.now())  # it is not due at once
+    assert work() == [Delivery("refill_pool", ())]
+    (another,) = Sandbox.objects.idle()
+    assert another.pk != session.pk
+    assert open_session(environment_name="python").pk == another.pk
+
+
+def test_the_pool_is_filled_when_the_first_run_has_had_its_time(warm: Sandbox) -> None:
+    before = timezone.now()
+    open_session(environment_name="python")
+    (message,) = OrmQ.objects.all()
+    assert message.lock >= before + REFILL_AFTER
+
+
+def test_a_claim_that_is_undone_leaves_everything_as_it_was(warm: Sandbox) -> None:
+    with transaction.atomic():
+        open_session(environment_name="python")
+        transaction.set_rollback(True)
+    assert Sandbox.objects.idle().get() == warm
+    assert (Session.objects.count(), queued()) == (0, [])
+
+
+def test_the_hit_rate_is_that_of_the_last_days_sessions(
+    warm: Sandbox, rust: Environment, this: Node
+) -> None:
+    python = warm.environment
+    assert hit_rate(python) is None
+    _hit, *misses = (open_session(environment_name="python") for _ in range(4))
+    assert hit_rate(python) == 0.25
+    assert hit_rate(rust) is None
+    Session.row(misses[0].pk).update(created_at=timezone.now() - timedelta(hours=25))
+    Session.row(misses[1].pk).update(warm=None)  # opened by a version that did not count
+    assert hit_rate(python) == 0.5
 
 
 def test_a_warm_sandbox_is_given_to_one_session(warm: Sandbox) -> None:
@@ -220,6 +284,89 @@ def test_the_last_place_is_given_once(python: Environment, this: Node, work: Wor
             return "refused"
 
     assert blocked_by(open_session, attempt) == "refused"
+
+
+def test_of_many_sessions_at_once_as_many_are_opened_as_there_is_room_for(
+    python: Environment, this: Node, rust: Environment, work: Work
+) -> None:
+    """Warm sandboxes included, whosever they are: sessions take their places."""
+    Node.objects.update(capacity=5)
+    Environment.objects.filter(name__in=["python", "rust"]).update(warm_pool_size=2)
+    fill_pools(this)
+    work()
+    assert Sandbox.objects.idle().count() == 4
+
+    def attempt() -> str:
+        try:
+            return open_session(environment_name="python").status
+        except NoCapacity as refused:
+            assert refused.headers()["Retry-After"]
+            return "refused"
+
+    statuses = together(*[attempt] * 12)
+    assert statuses.count("refused") == 7
+    assert statuses.count(S.READY) == 2
+    work()
+    OrmQ.objects.update(lock=timezone.now())
+    work()
+    assert Session.objects.filter(status=S.READY).count() == 5
+    assert set(Sandbox.objects.values_list("status")) == {("in_use",)}
+    assert Sandbox.objects.count() == 5
+
+
+def test_a_pool_takes_no_place_that_a_waiting_session_was_promised(
+    python: Environment, this: Node, work: Work
+) -> None:
+    Node.objects.update(capacity=2)
+    sessions = [open_session(environment_name="python") for _ in range(2)]
+    Environment.objects.filter(pk=python.pk).update(warm_pool_size=1)
+    fill_pools(this)
+    assert not Sandbox.objects.exists()
+    work()
+    assert {session.pk for session in sessions} == {each.pk for each in Sandbox.objects.all()}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_there_are_never_more_containers_than_the_capacity(
+    python: Environment, this: Node, driver: FakeDriver, rust: Environment
+) -> None:
+    """But for those that another worker is removing while what takes their place is started."""
+    workers = 3
+    Node.objects.update(capacity=4)
+    Environment.objects.filter(name__in=["python", "rust"]).update(warm_pool_size=2)
+    places, containers, start = [], [], FakeDriver.start
+
+    def counting(self: FakeDriver, spec: Any) -> Any:
+        handle = start(self, spec)
+        places.append(Sandbox.objects.count())
+        containers.append(len(self.sandboxes))
+        return handle
+
+    with pytest.MonkeyPatch.context() as patch, working(workers):
+        patch.setattr(FakeDriver, "start", counting)
+        for _ in range(5):
+            fill_pools(this)
+            opened = together(*[_open_if_there_is_room] * 8)
+            for session in filter(None, opened):
+                stop_session(session.pk)
+            _wait_until_stopped()
+    assert max(places) == 4
+    assert max(containers) <= 4 + workers - 1
+
+
+def _open_if_there_is_room() -> Session | None:
+    try:
+        return open_session(environment_name="python")
+    except NoCapacity:
+        return None
+
+
+def _wait_until_stopped() -> None:
+    deadline = timezone.now() + timedelta(seconds=LONG)
+    while Session.objects.live().exists():
+        assert timezone.now() < deadline
+        nudge_stopping_sessions()
+        time.sleep(0.05)
 
 
 def test_warm_sandboxes_make_room(warm: Sandbox, rust: Environment, work: Work) -> None:

@@ -704,5 +704,6 @@ def test_a_session_on_a_warm_sandbox_runs(
     fill_pools(this)
     work()
     opened = open_session()
+    warm = driver.started[0].sandbox_id
     assert run(opened).status == E.COMPLETED
-    assert len(driver.started) == 1
+    assert warm == str(opened.pk)

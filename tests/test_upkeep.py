@@ -11,19 +11,20 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import Schedule
 
-from codeexec.sandbox.errors import EngineUnavailable
+from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import record_image
-from sessions_app import upkeep
+from sessions_app import tasks, upkeep
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.session import MAX_STARTS
-from sessions_app.sandboxes import fill_pools, retire_stale
+from sessions_app.sandboxes import ASK_AFTER, fill_pools, retire_stale
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session, stop_session
 from sessions_app.upkeep import Reaper, Rhythm
 from tests.cast import execution_in, new_execution, session_in
 from tests.conftest import Configure, Work
+from tests.racing import together
 from tests.working import Delivery, announcements, lose_messages, queued
 
 pytestmark = pytest.mark.django_db
@@ -395,10 +396,68 @@ def test_a_full_pool_is_left_alone(pool: Environment) -> None:
 
 def test_a_claimed_sandbox_is_replaced(pool: Environment, work: Work) -> None:
     open_session()
+    lose_messages()
     upkeep.tend_pool()
     assert [each.task for each in queued()] == ["warm_sandbox"]
     work()
     assert Sandbox.objects.idle().count() == 2
+
+
+def test_idle_sandboxes_are_asked_one_at_a_time_and_not_often(
+    pool: Environment, work: Work
+) -> None:
+    upkeep.ask_idle_sandboxes()
+    assert queued() == []  # they have just been started
+    Sandbox.objects.update(asked_at=timezone.now() - ASK_AFTER)
+    first, second = Sandbox.objects.order_by("asked_at", "pk")
+    Sandbox.objects.filter(pk=second.pk).update(asked_at=None)
+    asked = []
+    for _ in range(3):
+        upkeep.ask_idle_sandboxes()
+        asked += work()
+    assert asked == [Delivery("ask_sandbox", (str(each.pk),)) for each in (second, first)]
+    assert Sandbox.objects.idle().count() == 2
+
+
+def test_a_sandbox_that_does_not_answer_is_replaced(pool: Environment, driver: FakeDriver) -> None:
+    silent, other = Sandbox.objects.order_by("pk")
+    driver.fail_next("attach", SandboxLost("The sandbox's runner doesn't answer."))
+    tasks.ask_sandbox(str(silent.pk))
+    assert str(silent.pk) not in driver.sandboxes
+    assert other in Sandbox.objects.idle()
+    assert Sandbox.objects.idle().count() == 2
+
+
+def test_a_docker_engine_that_is_away_is_not_the_sandboxes_fault(
+    pool: Environment, driver: FakeDriver
+) -> None:
+    driver.engine_is_down = True
+    tasks.ask_sandbox(str(Sandbox.objects.earliest("pk").pk))
+    assert Sandbox.objects.idle().count() == 2
+
+
+def test_nobody_is_given_a_sandbox_that_is_being_asked(
+    pool: Environment, driver: FakeDriver, monkeypatch: Any
+) -> None:
+    oldest, next_one = Sandbox.objects.order_by("created_at")
+    given = []
+
+    def open_meanwhile(*_arguments: Any) -> Any:
+        given.extend(together(open_session))
+        raise SandboxLost("The sandbox's runner doesn't answer.")
+
+    monkeypatch.setattr(driver, "attach", open_meanwhile)
+    tasks.ask_sandbox(str(oldest.pk))
+    assert [session.pk for session in given] == [next_one.pk]
+
+
+def test_a_sandbox_that_a_session_has_claimed_is_not_asked(
+    pool: Environment, driver: FakeDriver
+) -> None:
+    session = open_session()
+    driver.fail_next("attach", SandboxLost("It must not be disturbed."))
+    tasks.ask_sandbox(str(session.pk))
+    assert str(session.pk) in driver.sandboxes
 
 
 def test_a_node_that_comes_back_gives_nobody_a_sandbox_that_ended_meanwhile(
@@ -415,7 +474,7 @@ def test_a_pool_takes_no_more_than_the_nodes_room(
     python: Environment, this: Node, rust: Environment
 ) -> None:
     Environment.objects.filter(name__in=["python", "rust"]).update(warm_pool_size=5)
-    this.capacity = 7
+    Node.objects.update(capacity=7)
     fill_pools(this)
     assert Sandbox.objects.count() == 7
 

@@ -44,7 +44,8 @@ class DockerDriver:
     # ---- sandboxes
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:
-        image = self._images.inspect(spec.image)
+        images = self._images
+        image = images.find(spec.image_id) if spec.image_id else images.inspect(spec.image)
         token = new_token()
         config = self._config(spec, image, token)
         try:

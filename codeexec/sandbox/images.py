@@ -34,6 +34,12 @@ class Images:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._identities: dict[tuple[str, str], Identity] = {}
+        self._known: dict[str, Image] = {}
+        """By id, whose content never changes."""
+
+    def find(self, image_id: str) -> Image:
+        """The image with this id, which may have been removed meanwhile. Raises ImageMissing."""
+        return self._known.get(image_id) or self.inspect(image_id)
 
     def inspect(self, reference: str) -> Image:
         """Raises ImageMissing."""
@@ -49,7 +55,9 @@ class Images:
             created_at=found["Created"],
             labels=found["Config"].get("Labels") or {},
         )
-        return Image(info=info, env=tuple(found["Config"].get("Env") or ()))
+        image = Image(info=info, env=tuple(found["Config"].get("Env") or ()))
+        self._known[info.image_id] = image
+        return image
 
     def build(
         self,

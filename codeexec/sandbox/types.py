@@ -48,6 +48,9 @@ class SandboxSpec:
     an unprivileged number. Root is refused."""
     workspace_dir: str
     limits: SandboxLimits
+    image_id: str = ""
+    """The id that `image` has, where the caller has looked already: it is that one that is started,
+    whatever is built meanwhile. Empty: looked up."""
     runtime: str = ""
     """OCI runtime that the daemon knows (`runc`, `runsc`); empty: the daemon's default."""
     network: bool = False

@@ -13,6 +13,7 @@ from django.db.models.functions import TruncMinute
 from django.http import HttpRequest
 from django.utils import timezone
 
+from environments_app.models import Environment
 from sessions_app.admin.display import (
     EXECUTION_BADGES,
     NODE_BADGES,
@@ -21,12 +22,14 @@ from sessions_app.admin.display import (
     ago,
     duration,
     elapsed,
+    percent,
     short_id,
 )
 from sessions_app.admin.executions import BIG_COLUMNS
 from sessions_app.admin.nodes import with_sandboxes
 from sessions_app.models import Execution, Node, Session
 from sessions_app.models.session import LIVE
+from sessions_app.services.pool import with_pools
 
 WINDOW = timedelta(hours=1)
 LATEST = 10
@@ -83,6 +86,8 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         context["latest_executions"] = latest_executions()
     if user.has_perm("sessions_app.view_node"):
         context["nodes"] = node_rows()
+    if user.has_perm("environments_app.view_environment"):
+        context["pools"] = pool_rows()
     return context
 
 
@@ -172,6 +177,20 @@ def node_rows() -> list[dict[str, Any]]:
             "used_percent": min(100, round(100 * node.used / max(1, node.capacity))),
         }
         for node in with_sandboxes(Node.objects.all())
+    ]
+
+
+def pool_rows() -> list[dict[str, Any]]:
+    """Each environment's warm pool on the nodes that keep one, and how well it does."""
+    nodes = Node.objects.usable().count()
+    return [
+        {
+            "row": environment,
+            "warm": environment.warm_now,
+            "wanted": environment.warm_pool_size * nodes,
+            "hit_rate": percent(environment.hit_rate),
+        }
+        for environment in with_pools(Environment.objects.enabled()).order_by("name")
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -56,6 +57,11 @@ SANDBOX_BADGES: dict[str, str] = {
 
 def badge(look: str, text: str) -> str:
     return render_to_string("unfold/helpers/label.html", {"type": look, "text": text})
+
+
+def percent(share: float | None) -> str:
+    """`97 %` of 0.97; a dash where there is none."""
+    return "-" if share is None else f"{math.floor(share * 100)} %"
 
 
 def duration(seconds: float | None) -> str:

@@ -10,6 +10,7 @@ from environments_app.models import Environment
 from sessions_app.api.fields import Files, Metadata, Variables
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import CLOSED
+from sessions_app.services.pool import hit_rate
 
 NOT_RUN = -1
 """`exit_code` where no program was run to its end."""
@@ -204,6 +205,10 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
     revision = serializers.SerializerMethodField()
     image = serializers.CharField(source="image_reference")
     image_digest = serializers.SerializerMethodField()
+    warm_pool_hit_rate = serializers.SerializerMethodField(
+        help_text="How many of the last day's sessions a warm sandbox was there for: 0 to 1, null"
+        " where none was opened."
+    )
 
     class Meta:
         model = Environment
@@ -220,6 +225,7 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
             "network",
             "runtime",
             "warm_pool_size",
+            "warm_pool_hit_rate",
             "image",
             "revision",
             "image_digest",
@@ -239,6 +245,9 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
     def get_image_digest(self, environment: Environment) -> str | None:
         revision = environment.current_revision
         return revision.image_id if revision else None
+
+    def get_warm_pool_hit_rate(self, environment: Environment) -> float | None:
+        return hit_rate(environment)
 
 
 class ErrorSerializer(serializers.Serializer[Any]):

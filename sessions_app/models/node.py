@@ -6,7 +6,7 @@ from typing import Self
 from uuid import UUID, uuid4
 
 from django.db import models
-from django.db.models import Count, F, Q, Sum
+from django.db.models import Count, F, Q
 from django.utils import timezone
 
 LOST_AFTER = timedelta(seconds=15)
@@ -55,11 +55,6 @@ class NodeQuerySet(models.QuerySet["Node"]):
             .filter(used__lt=F("capacity"))
             .order_by("used", "name")
         )
-
-    def total_room(self) -> int:
-        """How many more sandboxes for sessions all nodes together can start."""
-        room = self.with_room().aggregate(room=Sum(F("capacity") - F("used")))["room"]
-        return int(room or 0)
 
 
 class Node(models.Model):

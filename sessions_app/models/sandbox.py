@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Self
 from uuid import uuid4
 
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from codeexec.sandbox.types import SandboxHandle
@@ -21,6 +23,14 @@ class SandboxQuerySet(models.QuerySet["Sandbox"]):
     def warm(self) -> Self:
         """Idle ones, and those that are being started to become idle."""
         return self.filter(status__in=[Sandbox.Status.WARMING, Sandbox.Status.IDLE])
+
+    def displaceable(self, nodes: Iterable[Node]) -> Sandbox | None:
+        """The warm sandbox of these nodes that gives way first, locked until the transaction's end:
+        idle before warming, which is thrown away only when its start has ended. One that somebody
+        else has locked is about to become a session's, or is being asked whether it lives.
+        """
+        warm = self.warm().filter(node__in=nodes).order_by("status", "created_at")
+        return warm.select_for_update(skip_locked=True).first()
 
     def unowned(self) -> Self:
         """A session's, which has ended and should have removed it."""
@@ -59,6 +69,9 @@ class Sandbox(models.Model):
     token = models.CharField(max_length=64, blank=True, editable=False)
     workspace_dir = models.CharField(max_length=255, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
+    asked_at = models.DateTimeField(
+        null=True, help_text="While it is idle: when its runner was last asked for an answer."
+    )
     lease_expires_at = models.DateTimeField(
         null=True, help_text="While it is warming: when its worker is taken for dead."
     )
@@ -117,6 +130,7 @@ class Sandbox(models.Model):
             token=handle.token,
             workspace_dir=handle.workspace_dir,
             revision=revision,
+            asked_at=Now(),
             lease_expires_at=None,
         )
         return changed == 1

@@ -107,6 +107,10 @@ class Session(models.Model):
     one_shot = models.BooleanField(
         default=False, help_text="Made for one run, and stopped after it."
     )
+    warm = models.BooleanField(
+        null=True,
+        help_text="Opened on a warm sandbox. Null: opened before this was noted down.",
+    )
     metadata = models.JSONField(default=dict, blank=True)
     ttl_seconds = models.PositiveIntegerField()
     container_id = models.CharField(max_length=64, blank=True)

@@ -14,10 +14,14 @@ from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
 from environments_app.models import Environment
 from environments_app.services import find_environment
 from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models.node import node_name
+from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
+from sessions_app.services.pool import open_warm
 
 START_TASK = "sessions_app.tasks.start_session"
 STOP_TASK = "sessions_app.tasks.stop_session"
+REMOVE_TASK = "sessions_app.tasks.remove_sandbox"
 
 
 def open_session(
@@ -31,61 +35,54 @@ def open_session(
 
     Raises UnknownEnvironment, and NoCapacity where no node could start it.
     """
-    environment = find_environment(environment_name)
-    ttl = ttl_seconds or default_ttl_seconds()
     session = Session(
-        environment=environment, ttl_seconds=ttl, metadata=metadata or {}, one_shot=one_shot
+        ttl_seconds=ttl_seconds or default_ttl_seconds(), metadata=metadata or {}, one_shot=one_shot
     )
     session.expires_at = session.next_expiry()
-    with transaction.atomic():
-        if not _claim_warm_sandbox(session):
-            _require_room(environment)
-            session.lease_expires_at = timezone.now() + START_LEASE
-            enqueue(START_TASK, str(session.pk), queue=SHARED_QUEUE)
-        session.save(force_insert=True)
+    # Kept longer than the setting says, a session outlives a warm sandbox, which ends by itself.
+    if session.ttl_seconds > default_ttl_seconds():
+        session.environment, session.warm = find_environment(environment_name), False
+    elif open_warm(session, environment_name):
+        return session
+    _open_cold(session)
     return session
 
 
-def _claim_warm_sandbox(session: Session) -> bool:
-    """Make the oldest fitting idle sandbox this session's own; the session takes over its id."""
-    if session.ttl_seconds > default_ttl_seconds():
-        return False  # a warm sandbox would end itself before such a session does
-    environment = session.environment
-    fitting = Sandbox.objects.idle().filter(
-        environment=environment,
-        revision__in=environment.revisions.latest_of_nodes(),
-        node__in=Node.objects.usable(),
-    )
-    sandbox = fitting.select_for_update(skip_locked=True).order_by("created_at").first()
-    if sandbox is None:
-        return False
-    Sandbox.objects.filter(pk=sandbox.pk).update(status=Sandbox.Status.IN_USE)
-    session.id = sandbox.pk
-    session.node_id = sandbox.node_id
-    session.revision_id = sandbox.revision_id
-    session.container_id = sandbox.container_id
-    session.status = Session.Status.READY
-    session.ready_at = timezone.now()
-    return True
+@transaction.atomic
+def _open_cold(session: Session) -> None:
+    _take_place(session.environment)
+    session.lease_expires_at = timezone.now() + START_LEASE
+    enqueue(START_TASK, str(session.pk), queue=SHARED_QUEUE)
+    session.save(force_insert=True)
 
 
-def _require_room(environment: Environment) -> None:
-    # Locked, so that two requests can't both be given the last place.
+def _take_place(environment: Environment) -> None:
+    """See that there is room for one more session's sandbox; a warm one gives way where it must."""
+    # Locked, so that two requests can't both be given the last place, nor the pool take it.
     nodes = list(Node.objects.active().order_by("pk").select_for_update(no_key=True))
     if not nodes:
         raise NoCapacity(
             "No worker node takes sessions: start one with `manage.py run_worker`, or activate one "
             "that is draining."
         )
-    if all(node.engine_error for node in nodes):
+    usable = [node for node in nodes if not node.engine_error]
+    if not usable:
         raise NoCapacity(f"No worker node can start a sandbox: {nodes[0].engine_error}")
-    if environment.current_revision is None:
+    if not environment.revisions.exists():
         raise NoCapacity(
             f"The image of environment {environment.name!r} has not been built yet: "
             f"`manage.py build_environments {environment.name}` builds it."
         )
-    if Node.objects.total_room() <= Session.objects.in_status(Session.Status.PENDING).count():
+    if places_left(usable) < 1 and not _displace_warm_sandbox(usable):
         raise NoCapacity("All sandboxes are in use; try again when a session has ended.")
+
+
+def _displace_warm_sandbox(nodes: list[Node]) -> bool:
+    displaced = Sandbox.objects.displaceable(nodes)
+    if displaced is None or not displaced.retire():
+        return False
+    enqueue(REMOVE_TASK, str(displaced.pk), queue=node_queue(node_name(displaced.node_id)))
+    return True
 
 
 def find_session(session_id: UUID | str) -> Session:

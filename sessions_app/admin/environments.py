@@ -1,0 +1,43 @@
+"""The environments' pages with what sessions make of them: how well the warm pools do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from environments_app.admin import EnvironmentAdmin
+from environments_app.models import Environment
+from sessions_app.admin.columns import column
+from sessions_app.admin.display import percent
+from sessions_app.services.pool import with_pools
+
+admin.site.unregister(Environment)
+
+
+@admin.register(Environment)
+class PooledEnvironmentAdmin(EnvironmentAdmin):
+    list_display = (*EnvironmentAdmin.list_display, "warm", "hits")
+    readonly_fields = (*EnvironmentAdmin.readonly_fields, "warm", "hits")
+    fieldsets = tuple(
+        (title, {**options, "fields": (*options["fields"], "warm", "hits")})
+        if title == "Sandboxes"
+        else (title, options)
+        for title, options in EnvironmentAdmin.fieldsets
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Environment]:
+        return with_pools(super().get_queryset(request))
+
+    @column("Warm now", ordering="warm_now")
+    def warm(self, environment: Any) -> str:
+        if environment.pk is None:
+            return "-"
+        return f"{environment.warm_now}, each node keeps {environment.warm_pool_size}"
+
+    @column("Pool's hit rate", ordering="hit_rate")
+    def hits(self, environment: Any) -> str:
+        """Of the last day's sessions, those that a warm sandbox was there for."""
+        return "-" if environment.pk is None else percent(environment.hit_rate)

@@ -1,0 +1,174 @@
+"""Giving warm sandboxes to new sessions, and seeing how often there is one to give."""
+
+from __future__ import annotations
+
+import functools
+from datetime import timedelta
+from typing import Any
+
+from django.db import connection, models
+from django.db.models import Count, OuterRef, QuerySet
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from codeexec.queueing import message, node_queue
+from environments_app.models import Environment, EnvironmentRevision
+from environments_app.services import find_environment
+from sessions_app.models import Node, Sandbox, Session
+from sessions_app.models.node import LOST_AFTER
+
+REFILL_TASK = "sessions_app.tasks.refill_pool"
+
+REFILL_AFTER = timedelta(seconds=0.25)
+"""Starting a container takes a good part of two processors for a while: the first run of the
+session that was just opened, which often follows at once, goes first. No worker is told of the
+message; they look for such ones twice a second.
+"""
+
+HIT_RATE_OVER = timedelta(days=1)
+HIT_RATE_SESSIONS = 1000
+"""At most: what a figure costs doesn't grow with the traffic."""
+
+_OF_THE_SANDBOX = {
+    "id": "sandbox.id",
+    "environment_id": "environment.id",
+    "node_id": "sandbox.node_id",
+    "revision_id": "sandbox.revision_id",
+    "container_id": "sandbox.container_id",
+}
+"""Columns of the session that a claim fills in."""
+
+_ENVIRONMENT_FIELDS = [
+    field for field in Environment._meta.concrete_fields if not isinstance(field, models.JSONField)
+]
+
+
+def open_warm(session: Session, environment_name: str | None) -> bool:
+    """Insert the session as ready, on the oldest fitting idle sandbox, whose id it takes over, and
+    have the sandbox's node start another. All of it is one statement, that is one round trip.
+
+    False: there is none, and nothing was changed; the session has its environment in any case.
+    Raises UnknownEnvironment.
+    """
+    session.status = Session.Status.READY
+    session.ready_at = session.created_at
+    session.warm = True
+    with connection.cursor() as cursor:
+        cursor.execute(_statement(environment_name is None), _parameters(session, environment_name))
+        row = cursor.fetchone()
+    if row is not None and row[0] is not None:
+        _take_over(session, row)
+        return True
+    session.status, session.ready_at, session.warm = Session.Status.PENDING, None, False
+    session.environment = find_environment(environment_name) if row is None else _environment(row)
+    return False
+
+
+def _take_over(session: Session, row: tuple[Any, ...]) -> None:
+    session.id, session.node_id, session.revision_id, session.container_id = row[:4]
+    session.environment = _environment(row)
+    session._state.adding, session._state.db = False, connection.alias
+
+
+def _environment(row: tuple[Any, ...]) -> Environment:
+    names = [field.attname for field in _ENVIRONMENT_FIELDS]
+    return Environment.from_db(connection.alias, names, row[-len(names) :])
+
+
+def _inserted() -> list[Any]:
+    """The session's own columns: the others are the sandbox's."""
+    fields = Session._meta.concrete_fields
+    return [field for field in fields if field.attname not in _OF_THE_SANDBOX]
+
+
+def _parameters(session: Session, environment_name: str | None) -> dict[str, Any]:
+    given = {
+        field.attname: field.get_db_prep_save(getattr(session, field.attname), connection)
+        for field in _inserted()
+    }
+    return {
+        **given,
+        "environment_name": environment_name,
+        "lost_after": LOST_AFTER,
+        "queues": node_queue(""),
+        "refill": message(REFILL_TASK),
+        "refill_after": REFILL_AFTER,
+    }
+
+
+@functools.cache
+def _statement(default: bool) -> str:
+    """As the querysets have it: an enabled environment, an idle sandbox, usable nodes, the latest
+    revision of the node.
+
+    Whoever is about to do something else with a sandbox has its row locked: it is passed by.
+    """
+    columns = [*_OF_THE_SANDBOX, *(field.attname for field in _inserted())]
+    values = [*_OF_THE_SANDBOX.values(), *(f"%({field.attname})s" for field in _inserted())]
+    known = ", ".join(f"environment.{field.column}" for field in _ENVIRONMENT_FIELDS)
+    sandboxes, nodes = Sandbox._meta.db_table, Node._meta.db_table
+    revisions = EnvironmentRevision._meta.db_table
+    return f"""
+    WITH environment AS (
+        SELECT * FROM {Environment._meta.db_table}
+        WHERE enabled AND {"is_default" if default else "name = %(environment_name)s"}
+    ), sandbox AS (
+        SELECT sandbox.id, sandbox.node_id, sandbox.revision_id, sandbox.container_id,
+               %(queues)s || node.name AS queue
+        FROM environment
+        JOIN {sandboxes} sandbox ON sandbox.environment_id = environment.id
+        JOIN {nodes} node ON node.id = sandbox.node_id
+        JOIN {revisions} revision ON revision.id = sandbox.revision_id
+        WHERE sandbox.status = 'idle'
+          AND node.status = 'active' AND node.engine_error = ''
+          AND node.heartbeat_at > now() - %(lost_after)s
+          AND NOT EXISTS (
+              SELECT FROM {revisions} newer
+              WHERE newer.environment_id = revision.environment_id
+                AND newer.node = revision.node AND newer.number > revision.number
+          )
+        ORDER BY sandbox.created_at
+        LIMIT 1
+        FOR UPDATE OF sandbox SKIP LOCKED
+    ), claimed AS (
+        UPDATE {sandboxes} SET status = 'in_use' WHERE id = (SELECT id FROM sandbox)
+    ), opened AS (
+        INSERT INTO {Session._meta.db_table} ({", ".join(columns)})
+        SELECT {", ".join(values)} FROM sandbox, environment
+    ), refill AS (
+        INSERT INTO django_q_ormq (key, payload, lock)
+        SELECT queue, %(refill)s, now() + %(refill_after)s FROM sandbox
+    )
+    SELECT sandbox.id, sandbox.node_id, sandbox.revision_id, sandbox.container_id, {known}
+    FROM environment LEFT JOIN sandbox ON true
+    """  # noqa: S608 -- names of our own tables and columns
+
+
+class _Share(models.Subquery):
+    """Of a queryset's values, all of one boolean column: how many are true, 0 to 1."""
+
+    template = "(SELECT avg(warm::int)::float FROM (%(subquery)s) AS latest)"
+    output_field = models.FloatField()
+
+
+def with_pools(environments: QuerySet[Environment]) -> QuerySet[Any]:
+    """Adds `warm_now` (idle sandboxes of all nodes) and `hit_rate`: how many of the last day's
+    sessions a warm sandbox was there for, 0 to 1 or null; of a busy day's, the latest
+    HIT_RATE_SESSIONS.
+    """
+    idle = Sandbox.objects.idle().filter(environment=OuterRef("pk")).order_by()
+    count = idle.values("environment").annotate(count=Count("pk")).values("count")
+    recent = Session.objects.filter(
+        environment=OuterRef("pk"), created_at__gt=timezone.now() - HIT_RATE_OVER
+    )
+    latest = recent.filter(warm__isnull=False).order_by("-created_at").values("warm")
+    return environments.annotate(
+        warm_now=Coalesce(models.Subquery(count), 0), hit_rate=_Share(latest[:HIT_RATE_SESSIONS])
+    )
+
+
+def hit_rate(environment: Environment) -> float | None:
+    """As in `with_pools`."""
+    found = with_pools(Environment.objects.filter(pk=environment.pk))
+    rate: float | None = found.values_list("hit_rate", flat=True).get()
+    return rate
