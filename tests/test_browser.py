@@ -15,7 +15,7 @@ import uvicorn
 from django.contrib.auth.models import User
 from django.core import signals
 from django.db import close_old_connections, connections, reset_queries
-from playwright.sync_api import Browser, Dialog, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, Response, expect, sync_playwright
 
 from codeexec.serving import Application
 from codeexec.threads import threads
@@ -101,10 +101,14 @@ def tab(browser: Browser, site: str, problems: list[str]) -> Iterator[Page]:
         problems.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
+    def on_failure(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # what a page that is left doesn't wait for
+            problems.append(f"failed: {request.url}")
+
     tab.on("response", on_response)
     tab.on("dialog", on_dialog)
     tab.on("pageerror", lambda error: problems.append(f"error: {error}"))
-    tab.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+    tab.on("requestfailed", on_failure)
     tab.on(
         "console",
         lambda line: problems.append(f"console: {line.text}") if line.type == "error" else None,

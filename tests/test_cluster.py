@@ -191,8 +191,8 @@ def test_a_stop_lets_a_running_task_finish(start: Callable[..., RunningCluster])
     cluster = start()
     cluster.upkeep.release()
     running = cluster.start_task("running")
-    os.killpg(cluster.process.pid, signal.SIGTERM)  # as service managers do, and a Ctrl-C
     pusher = cluster.one("pusher")
+    os.killpg(cluster.process.pid, signal.SIGTERM)  # as service managers do, and a Ctrl-C
     until(lambda: not pusher.is_running(), "nothing more is taken")
     assert psutil.pid_exists(running.pid)
     running.release()
