@@ -12,6 +12,7 @@ output have about 200 bytes each.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Any
 
@@ -167,6 +168,7 @@ def _defaults(model: type[Model]) -> dict[str, str]:
 
 
 def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "codeexec.settings")
     django.setup()
     parser = argparse.ArgumentParser(prog="python -m tests.history", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

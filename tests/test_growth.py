@@ -4,6 +4,9 @@ more of it than it shows.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -252,3 +255,11 @@ def test_history_is_filled_in_and_taken_out_again(this: Node, python: Environmen
     history.remove()
     assert list(Execution.objects.values_list("pk", flat=True)) == [ours.pk]
     assert Session.objects.count() == 1
+
+
+def test_the_history_can_be_made_from_the_command_line() -> None:
+    command = [sys.executable, "-m", "tests.history", "--help"]
+    environ = {key: text for key, text in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--executions" in done.stdout
