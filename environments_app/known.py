@@ -32,17 +32,12 @@ def recall(environment_id: int, version: str) -> Environment | None:
     return known.environment if known is not None and known.version == version else None
 
 
-def known_environment(environment_id: int, *, version: str | None = None) -> KnownEnvironment:
-    """As it was last read; read anew unless that was this `version`, where one is named."""
-    known = known_environments.get(environment_id)
-    if known is None or version not in (None, known.version):
-        known = known_environments[environment_id] = _read(environment_id)
-    return known
-
-
-def _read(environment_id: int) -> KnownEnvironment:
+def read_environment(environment_id: int) -> KnownEnvironment:
+    """As it is now, and known from now on."""
     # PostgreSQL's own row version: the transaction that wrote it.
     version = RawSQL("environments_app_environment.xmin::text", ())
     rows: QuerySet[Any] = Environment.objects.annotate(row_version=version)
     row = rows.get(pk=environment_id)
-    return KnownEnvironment(environment=row, version=row.row_version)
+    known = KnownEnvironment(environment=row, version=row.row_version)
+    known_environments[environment_id] = known
+    return known

@@ -71,6 +71,8 @@ class Inbox:
         parameters = connection_parameters("code-executor executor")
         connection = psycopg.connect(**parameters, autocommit=True)
         self._connection = connection
+        # What comes while a statement is executed, psycopg takes itself.
+        connection.add_notify_handler(lambda notify: self._found.append(notify.payload))
         connection.execute(f'LISTEN "{RUNS_CHANNEL}{self._node_id}"')
         waiting = connection.execute(WAITING, [self._node_id])
         self._found.extend(str(row[0]) for row in waiting)

@@ -24,7 +24,7 @@ from codeexec.sandbox.errors import (
 from codeexec.sandbox.types import Command, RunResult
 from codeexec.sandbox.types import Verdict as SandboxVerdict
 from environments_app.commands import build_commands
-from environments_app.known import known_environment, recall
+from environments_app.known import read_environment, recall
 from environments_app.models import Environment
 from sessions_app.attachments import Attachments
 from sessions_app.models.execution import Outcome, Verdict
@@ -140,9 +140,7 @@ def _environment(claim: Claim, around: Surroundings) -> Environment:
     if known is not None:
         return known
     with around.database():
-        return known_environment(
-            claim.environment_id, version=claim.environment_version
-        ).environment
+        return read_environment(claim.environment_id).environment
 
 
 def _compile_and_run(

@@ -1,11 +1,14 @@
 """The test cluster's process: `python -m tests.cluster_main <grace seconds> <meeting address>`.
 
-Its upkeep fails the first time it is called, then comes to the meeting once.
+Its upkeep fails the first time it is called, then comes to the meeting once. EXECUTORS_MEET in the
+environment is the address of another meeting: there is an executor then, which comes to that one,
+and when it is released waits to be told to stop.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 
 import django
@@ -13,7 +16,10 @@ import django
 django.setup()
 
 from codeexec.cluster import run_cluster  # noqa: E402 -- Django's settings come first
+from codeexec.worker_queue import SafeEvent  # noqa: E402
 from tests.meeting import visit  # noqa: E402
+
+EXECUTORS_MEET = os.environ.get("EXECUTORS_MEET", "")
 
 calls = itertools.count()
 
@@ -26,4 +32,15 @@ def upkeep() -> None:
         visit(sys.argv[2], "upkeep")
 
 
-run_cluster(upkeep, interval_seconds=0.05, grace_seconds=float(sys.argv[1]))
+def execute(stop: SafeEvent, predecessor_pid: int | None) -> None:
+    visit(EXECUTORS_MEET, f"after-{predecessor_pid}")
+    stop.wait()
+    visit(EXECUTORS_MEET, "told-to-stop")
+
+
+run_cluster(
+    upkeep,
+    interval_seconds=0.05,
+    grace_seconds=float(sys.argv[1]),
+    run_executor=execute if EXECUTORS_MEET else None,
+)

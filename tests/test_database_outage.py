@@ -45,6 +45,8 @@ def test_a_run_that_the_database_misses_is_answered_all_the_same(
         database.stop()
         assert eventually(lambda: _answer(stack, f"/sessions/{session_id}") == (503, "5"))
         assert _answer(stack, "/health") == (503, None)
+        path = f"/sessions/{session_id}/execute"
+        assert _answer(stack, path, '{"code": "print(1)"}') == (503, "5")
         # Out of the way for as long as the program runs: its result has nowhere to go yet.
         assert not waiting.done()
         eventually(waiting.done, seconds=4)
@@ -56,10 +58,11 @@ def test_a_run_that_the_database_misses_is_answered_all_the_same(
     stack.client.stop(session_id)
 
 
-def _answer(stack: Stack, path: str) -> tuple[int, str | None]:
+def _answer(stack: Stack, path: str, body: str | None = None) -> tuple[int, str | None]:
     """Status and Retry-After."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
-    connection.request("GET", f"/api/v1{path}")
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST" if body else "GET", f"/api/v1{path}", body, headers)
     response = connection.getresponse()
     response.read()
     connection.close()

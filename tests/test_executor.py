@@ -122,11 +122,30 @@ def test_no_more_run_at_one_time_than_it_may(sessions: list[Session], this: Node
         for execution in running:
             assert has_come_to(execution, E.RUNNING)
         third = submit(sessions[2])
+        time.sleep(0.3)  # a free thread takes milliseconds
         assert Execution.objects.get(pk=third.pk).status == E.QUEUED
         stop_session(sessions[0].pk)
         assert has_come_to(third, E.COMPLETED)
         stop_session(sessions[1].pk)
         assert has_come_to(running[1], E.CANCELLED)
+
+
+def test_who_waits_gets_a_place_in_the_order_of_arrival(
+    sessions: list[Session], this: Node, driver: FakeDriver
+) -> None:
+    until_told = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"
+    with executing(this, concurrency=1):
+        first = submit(sessions[0], until_told)
+        assert has_come_to(first, E.RUNNING)
+        order = [submit(sessions[2]), submit(sessions[1]), submit(sessions[0]), submit(sessions[1])]
+        (driver.sandboxes[str(sessions[0].pk)].folder / "go").touch()
+        assert all(has_come_to(execution, E.COMPLETED) for execution in order)
+    taken = Execution.objects.exclude(pk=first.pk).order_by("claimed_at")
+    assert [each.pk for each in taken][:2] == [order[0].pk, order[1].pk]
+    assert [each.pk for each in taken][2:] in (
+        [order[2].pk, order[3].pk],
+        [order[3].pk, order[2].pk],  # a session's next is announced when its last has ended
+    )
 
 
 def test_a_stopped_session_has_its_program_ended(

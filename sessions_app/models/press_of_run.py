@@ -244,8 +244,9 @@ def read(row: Sequence[Any] | None) -> Execution:
     return Execution.from_db(connection.alias, statements.RESULT_COLUMNS, row)
 
 
-_DECODERS: dict[str, Callable[[str], Any]] = {
+_DECODERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("id", "session_id"), UUID),
+    **dict.fromkeys(("wall_seconds", "cpu_seconds", "compile_wall_seconds"), float),
     **dict.fromkeys(
         ("stdout", "stderr", "compile_stdout", "compile_stderr"),
         lambda text: bytes.fromhex(text.removeprefix("\\x")),

@@ -17,7 +17,7 @@ from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, SessionClos
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
 from codeexec.threads import in_thread
-from environments_app.known import KnownEnvironment, known_environment, known_environments
+from environments_app.known import KnownEnvironment, known_environments, read_environment
 from environments_app.models import Environment
 from sessions_app.models import Execution, Session, press_of_run
 from sessions_app.models.execution import Outcome
@@ -67,9 +67,8 @@ def submit_execution(
     Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded.
     """
     arrival = arrival or Arrival()
-    version: str | None = None
     while True:
-        known = known_environment(_environment_of(UUID(str(session_id))), version=version)
+        known = read_environment(_environment_of(UUID(str(session_id))))
         execution, statement = _submission(known, session_id, request, arrival)
         submitted = press_of_run.submitted(press_of_run.fetch_one(statement))
         if submitted is None:
@@ -78,7 +77,7 @@ def submit_execution(
             raise _closed(session_id)
         if submitted.queued is not None:
             return _as_queued(execution, submitted.queued)
-        version = submitted.version  # the environment was edited since this process read it
+        # The environment was edited at this very moment: it is read again.
 
 
 async def submit_at_once(session_id: UUID, request: RunRequest, arrival: Arrival) -> Execution:
