@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from codeexec.postgres import connection_parameters
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 2.0
 _Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 

@@ -29,7 +29,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalP
 
 @pytest.fixture
 def stack(database: LocalPostgres, tmp_path: Path) -> Iterator[Stack]:
-    with running_stack(tmp_path, EXECUTION_LEASE="5") as running:
+    with running_stack(tmp_path, EXECUTION_LEASE="20") as running:
         yield running
 
 

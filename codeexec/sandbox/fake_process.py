@@ -22,7 +22,7 @@ from codeexec.sandbox.types import Command
 
 _MARK = "CODE_EXECUTOR_FAKE_RUN"
 _STEP_SECONDS = 0.05
-_KEEP_GOING_SECONDS = 1.0
+_KEEP_GOING_SECONDS = 0.5
 _PIECE_BYTES = 64 * 1024
 
 
