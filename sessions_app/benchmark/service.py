@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -173,10 +174,20 @@ class OpenedSession:
                 said = state["error"] or f"it is {state['status']} after {READY_SECONDS:g} s"
                 raise BenchmarkError(f"Session {self.session_id} did not become ready: {said}")
             time.sleep(POLL_SECONDS)
-        return (time.perf_counter() - self.begun) * 1000
+        seen_ms = (time.perf_counter() - self.begun) * 1000
+        return _stamped(state["ready_at"], seen_ms) or seen_ms
 
     def _state(self) -> dict[str, Any]:
         return self.caller.call("GET", f"/sessions/{self.session_id}").body
+
+
+def _stamped(ready_at: str, seen_ms: float) -> float | None:
+    """By the service's own time of it, which no question has to wait for; None where its clock
+    isn't ours. `seen_ms`: how long ago the session was asked for.
+    """
+    asked_for = time.time() - seen_ms / 1000
+    stamped_ms = (datetime.fromisoformat(ready_at).timestamp() - asked_for) * 1000
+    return stamped_ms if 0 < stamped_ms <= seen_ms else None
 
 
 @contextlib.contextmanager
