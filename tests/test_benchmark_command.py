@@ -85,12 +85,18 @@ class TestCommand:
         assert "Left out: bare process: this host has no node." in said
         assert _nothing_is_left(stack)
 
-    @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-    @pytest.mark.parametrize("moment", ["one run at a time", "2 sessions", "the runner alone"])
+    @pytest.mark.parametrize(
+        ("ending", "moment"),
+        [
+            (signal.SIGINT, "one run at a time"),
+            (signal.SIGTERM, "2 sessions"),
+            (signal.SIGINT, "the runner alone"),
+        ],
+    )
     def test_interrupted_it_leaves_nothing_open(
         self, stack: Stack, ending: signal.Signals, moment: str
     ) -> None:
-        command = [sys.executable, "manage.py", "benchmark", "--runs=60", "--sessions=2"]
+        command = [sys.executable, "manage.py", "benchmark", "--runs=20", "--sessions=2"]
         with subprocess.Popen(
             command, cwd=ROOT, env=stack.environ, stderr=subprocess.PIPE, text=True
         ) as process:

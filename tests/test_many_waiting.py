@@ -35,7 +35,9 @@ def test_two_hundred_wait_and_nothing_else_does(stack: Stack) -> None:
     with ThreadPoolExecutor(SESSIONS * EACH) as threads:
         sessions = list(threads.map(client.open, ["python"] * SESSIONS))
         answers = [
-            threads.submit(client.execute, session, f"import time; time.sleep(1); print({number})")
+            threads.submit(
+                client.execute, session, f"import time; time.sleep(0.5); print({number})"
+            )
             for number in range(EACH)
             for session in sessions
         ]
