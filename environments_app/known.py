@@ -1,7 +1,7 @@
 """Environments as this process last read them, so that a Run need not read its own again.
 
 Each is kept with the version of its row. Whoever relies on one lets a statement compare that with
-the row's version of the moment, and asks again, naming that, where it has become another.
+the row's version of the moment, and reads it again where it has become another.
 """
 
 from __future__ import annotations

@@ -159,6 +159,7 @@ def submit_single_run(
     """One run in a session of its own, which ends with it. Raises as both of its halves do."""
     with transaction.atomic():
         session = open_session(environment_name=environment_name, one_shot=True)
+        remember_session(session)
         return submit_execution(session.pk, request, arrival)
 
 
