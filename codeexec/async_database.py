@@ -5,7 +5,6 @@ a hop to a thread and back would be felt. Everything else goes through Django, i
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from django.conf import settings
 from django.db import OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from codeexec.postgres import connection_parameters
+from codeexec.postgres import connection_parameters, has_ended
 
 CONNECT_SECONDS = 2.0
 _Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -79,10 +78,7 @@ def _new_pool() -> AsyncConnectionPool[_Connection]:
 
 
 async def _check(connection: _Connection) -> None:
-    """As `codeexec.database` does: an idle connection that can be read from has ended."""
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
+    if has_ended(connection.fileno()):
         raise psycopg.OperationalError("the server has ended the connection")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from typing import Any
 
 from django.db import connection
@@ -22,6 +23,15 @@ def commit_without_waiting() -> None:
     """
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit TO off")
+
+
+def has_ended(descriptor: int) -> bool:
+    """Whether an idle connection with this socket is over. A server that ended it, or the kernel
+    that gave it up, has made the socket readable; nothing else is expected on it.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def connection_parameters(application_name: str) -> dict[str, Any]:

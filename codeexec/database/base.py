@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import select
-
 from django.db.backends.postgresql import base
+
+from codeexec.postgres import has_ended
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -16,6 +16,4 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def is_usable(self) -> bool:
         if self.connection is None or self.connection.closed:
             return False
-        poll = select.poll()
-        poll.register(self.connection.fileno(), select.POLLIN)
-        return not poll.poll(0) or bool(super().is_usable())
+        return not has_ended(self.connection.fileno()) or bool(super().is_usable())
