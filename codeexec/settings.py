@@ -32,7 +32,7 @@ def _secret_key() -> str:
         return str(_configured["SECRET_KEY"])
     path = DATA_DIR / "secret_key"
     if not path.exists():
-        DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+        DATA_DIR.mkdir(parents=True, exist_ok=True)
         candidate = DATA_DIR / f"secret_key.{os.getpid()}"
         candidate.touch(mode=0o600)
         candidate.write_text(secrets.token_urlsafe(50))

@@ -34,7 +34,7 @@ PYTEST_END_SECONDS = 60.0
 def _set_up(config: env.Values, stack: ExitStack) -> None:
     logs = config["DATA_DIR"] / "logs"
     log = logs / "test-set-up.log"
-    logs.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     _start_database(config["DATA_DIR"] / "test-postgres", logs / "test-database.log", stack)
     _run([str(ROOT / "scripts" / "lint")])
     docker_socket = config["DOCKER_SOCKET"]
