@@ -438,16 +438,17 @@ class _SecretFileError(Exception):
 def _given_text(
     setting: Setting, environ: Mapping[str, str], given: Mapping[str, str | None]
 ) -> str:
-    """What environment, configuration file or the secret's own file say; empty where none does."""
-
-    def stated(name: str) -> str:
-        return environ.get(name, given.get(name) or "").strip()
-
-    text = stated(setting.name)
-    path = stated(setting.file_name) if setting.secret else ""
-    if text and path:
+    """What the environment says, or else the configuration file, by itself or by naming the
+    secret's own file; empty where none does.
+    """
+    names = (setting.name, setting.file_name) if setting.secret else (setting.name,)
+    source = environ if any(name in environ for name in names) else given
+    text, *path = ((source.get(name) or "").strip() for name in names)
+    if not any(path):
+        return text
+    if text:
         raise _SecretFileError(f"{setting.name} and {setting.file_name} are both given; one can be")
-    return _read_secret(setting, Path(path)) if path else text
+    return _read_secret(setting, Path(path[0]))
 
 
 def _read_secret(setting: Setting, path: Path) -> str:

@@ -55,6 +55,7 @@ def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
         database.start()
         current.outcome = "throw-away server is running"
     os.environ["DATABASE_URL"] = database.url
+    os.environ.pop("DATABASE_URL_FILE", None)
 
 
 def _ensure_tools(log: Path) -> None:

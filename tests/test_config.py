@@ -204,6 +204,16 @@ def test_a_secret_is_read_from_its_file(conf, tmp_path: Path, name: str) -> None
     assert conf(f"{name}_FILE={path}\n")[name] == SECRET
 
 
+@pytest.mark.parametrize("name", SECRETS)
+def test_the_environment_wins_over_the_file_with_secrets_too(
+    conf, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(SECRET)
+    assert conf(f"{name}=postgresql:///other\n", **{f"{name}_FILE": str(path)})[name] == SECRET
+    assert conf(f"{name}_FILE=/nowhere\n", **{name: SECRET})[name] == SECRET
+
+
 def test_what_is_no_secret_has_no_file(conf) -> None:
     assert conf(API_PORT_FILE="/nowhere")["API_PORT"] == 8000
     with pytest.raises(ConfigurationError, match="API_PORT_FILE: no such setting"):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import httpx
 import pytest
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import connections
+from django.db import connection, connections
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
@@ -17,11 +22,21 @@ from sessions_app.logins import client_address
 from sessions_app.models import FailedLogin
 from sessions_app.models.failed_login import ADDRESS_ATTEMPTS, ATTEMPTS, COOL_OFF, KEPT
 from tests.console_fixtures import act, list_page, messages, staff, text_of
+from tests.test_deployment import api_process
 
 pytestmark = pytest.mark.django_db
 PASSWORD = "correct horse battery staple"
 HERE, ELSEWHERE = "198.51.100.7", "203.0.113.9"
 LOGIN = "/admin/login/?next=/admin/"
+
+
+HASHERS = [f"django.contrib.auth.hashers.{each}PasswordHasher" for each in ("MD5", "PBKDF2")]
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(settings: Any) -> None:
+    """For passwords that this process looks at: there are many."""
+    settings.PASSWORD_HASHERS = HASHERS
 
 
 @pytest.fixture
@@ -148,3 +163,50 @@ def test_an_address_of_ipv6_counts_as_its_network(given: str, counted: str) -> N
 def test_what_a_client_says_of_its_address_is_nothing_to_go_by(operator: User) -> None:
     request = RequestFactory().get("/", REMOTE_ADDR=HERE, HTTP_X_FORWARDED_FOR=ELSEWHERE)
     assert client_address(request) == HERE
+
+
+@pytest.fixture
+def database_url(transactional_db: None) -> str:
+    """Its address, for a process of its own."""
+    database = connection.settings_dict
+    names = {"USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    given = {names[key]: str(database[key]) for key in names if database[key]}
+    return f"postgresql:///{database['NAME']}?{urlencode(given)}"
+
+
+@pytest.fixture
+def known_elsewhere(operator: User) -> None:
+    """The operator's password is kept as the service does."""
+    operator.password = make_password(PASSWORD, hasher="pbkdf2_sha256")
+    operator.save(update_fields=["password"])
+
+
+def log_in_for_real(client: httpx.Client, password: str, address: str) -> int:
+    """By the form's own page, as a browser does, through a proxy that says who asks."""
+    proxied = {"X-Forwarded-For": address}
+    page = client.get("/admin/login/", headers=proxied).text
+    (token, *_) = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+    fields = {"username": "operator", "password": password, "csrfmiddlewaretoken": token}
+    answer = client.post("/admin/login/?next=/admin/", data=fields, headers=proxied)
+    return answer.status_code
+
+
+def test_behind_a_trusted_proxy_addresses_are_those_that_it_says(
+    database_url: str, known_elsewhere: None, tmp_path: Path
+) -> None:
+    with api_process(tmp_path, DATABASE_URL=database_url, TRUSTED_PROXIES="127.0.0.1") as client:
+        statuses = [log_in_for_real(client, "wrong", HERE) for _ in range(ATTEMPTS + 1)]
+        assert statuses == [200] * ATTEMPTS + [429]
+        pretended = f"{ELSEWHERE}, {HERE}"  # the client's own word, and then the proxy's
+        assert log_in_for_real(client, PASSWORD, pretended) == 429
+        assert log_in_for_real(client, PASSWORD, ELSEWHERE) == 302
+
+
+def test_without_one_nobody_gets_more_attempts_by_pretending(
+    database_url: str, known_elsewhere: None, tmp_path: Path
+) -> None:
+    with api_process(tmp_path, DATABASE_URL=database_url, TRUSTED_PROXIES="") as client:
+        addresses = [f"198.51.100.{number}" for number in range(ATTEMPTS + 1)]
+        statuses = [log_in_for_real(client, "wrong", address) for address in addresses]
+    assert statuses == [200] * ATTEMPTS + [429]
+    assert set(FailedLogin.objects.values_list("address", flat=True)) == {"127.0.0.1"}
