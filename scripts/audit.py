@@ -17,13 +17,14 @@ import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from typing import Any
 from urllib.parse import urlsplit
 
 from pip._internal.models.index import PyPI
 
-ADVISORIES = f"{PyPI.pypi_url}/pip/json"
+# What pip-audit asks for each release; a mirror may have a project's page and not this.
+ADVISORIES = f"{PyPI.pypi_url}/django/{version('django')}/json"
 ADVISORIES_SECONDS = 60
 PROBE_SECONDS = 3
 INDEX_SECONDS = 10
@@ -45,7 +46,7 @@ def installed() -> list[Release]:
         re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower(): each.version
         for each in distributions()
     }
-    return [Release(name=name, version=version) for name, version in sorted(found.items())]
+    return [Release(name=name, version=number) for name, number in sorted(found.items())]
 
 
 def known_vulnerabilities(audited: Any) -> list[str] | None:
@@ -83,9 +84,9 @@ def ask_advisories() -> list[str] | None:
         return None
 
 
-def is_withdrawn(page: Any, version: str) -> bool | None:
+def is_withdrawn(page: Any, number: str) -> bool | None:
     """What an index's page of a project says of a release; None where it doesn't have it."""
-    pattern = rf"-{re.escape(version)}(-|\.tar\.|\.zip$)"
+    pattern = rf"-{re.escape(number)}(-|\.tar\.|\.zip$)"
     files = [each for each in page["files"] if re.search(pattern, each["filename"])]
     return all(each.get("yanked", False) for each in files) if files else None
 
