@@ -2,6 +2,7 @@
 #
 # Where the public package index is not what pip is to use, its settings are passed on:
 #   docker build --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL .
+# The image's history shows them to whoever has the image: no password belongs there.
 FROM debian:trixie-slim
 
 RUN apt-get update \

@@ -1,13 +1,15 @@
 """The configuration: each setting with its default, its meaning and what it may be.
 
 Values come from `config/code-executor.conf` (environment-variable format); real environment
-variables win. Everything that can't be is refused at once, in one message, before anything starts.
+variables win. A secret can also be kept in a file of its own, which `<NAME>_FILE` names. Everything
+that can't be is refused at once, in one message, before anything starts. No message has a secret.
 """
 
 from __future__ import annotations
 
 import difflib
 import io
+import ipaddress
 import os
 import re
 import socket
@@ -17,8 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
+from psycopg.conninfo import conninfo_to_dict
 
 from codeexec.sizes import ALLOWED as SIZE_ALLOWED
 from codeexec.sizes import parse_size
@@ -36,13 +40,22 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One setting. `parse` turns its text into its value and raises ValueError where it can't."""
+    """One setting. `parse` turns its text into its value and raises ValueError where it can't.
+
+    A secret's text is in no message, and can be read from the file that `<NAME>_FILE` names.
+    """
 
     name: str
     default: str
     parse: Callable[[str], Any]
     allowed: str
     meaning: str
+    secret: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """The setting that names a file with this one's value."""
+        return f"{self.name}_FILE"
 
 
 def _text(value: str) -> str:
@@ -108,6 +121,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
 def _database_url(value: str) -> str:
     if value and urlsplit(value).scheme not in ("postgres", "postgresql"):
         raise ValueError(value)
+    try:
+        conninfo_to_dict(value)
+    except psycopg.ProgrammingError:
+        raise ValueError from None  # its text quotes the password
     return value
 
 
@@ -122,6 +139,14 @@ def _docker_socket(value: str) -> str:
 
 def _list(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _networks(value: str) -> list[str]:
+    """Addresses and networks as they were written; each is looked at."""
+    parts = _list(value)
+    for part in parts:
+        ipaddress.ip_network(part)
+    return parts
 
 
 def _labels(value: str) -> dict[str, str]:
@@ -146,13 +171,25 @@ def _setting(
     return Setting(name=name, default=default, parse=parse, allowed=allowed, meaning=meaning)
 
 
+def _secret(name: str, parse: Callable[[str], Any], allowed: str, meaning: str) -> Setting:
+    """A secret one. It has no default: what everybody knows is none."""
+    return Setting(
+        name=name, default="", parse=parse, allowed=allowed, meaning=meaning, secret=True
+    )
+
+
 SETTINGS = (
-    _setting(
+    _secret(
         "DATABASE_URL",
-        "",
         _database_url,
         "postgresql://user:password@host:port/name",
         "PostgreSQL; without it, the private server that the scripts keep in DATA_DIR",
+    ),
+    _secret(
+        "DATABASE_PASSWORD",
+        _text,
+        "any text",
+        "password for DATABASE_URL, where the URL has none",
     ),
     _setting(
         "DOCKER_SOCKET",
@@ -324,8 +361,21 @@ SETTINGS = (
         "where the admin is reached from when a proxy ends TLS",
     ),
     _setting(
-        "SECRET_KEY",
+        "TRUSTED_PROXIES",
         "",
+        _networks,
+        "addresses and networks such as 10.0.0.5 or 172.16.0.0/12, separated by commas",
+        "proxies that are believed when they say who asks, and whether by https",
+    ),
+    _setting(
+        "HSTS_SECONDS",
+        "31536000",
+        _whole(0, 63_072_000),
+        "a whole number of seconds from 0 to 63072000",
+        "behind TLS, for how long browsers shall use nothing but https; 0: they aren't told",
+    ),
+    _secret(
+        "SECRET_KEY",
         _text,
         "any text, the longer the better",
         "signs admin sessions and queue messages; default: made once, kept in DATA_DIR",
@@ -368,14 +418,50 @@ def load(environ: Mapping[str, str] = os.environ) -> Values:
     problems = _unknown_names(given, conf_file)
     values: dict[str, Any] = {}
     for setting in SETTINGS:
-        text = environ.get(setting.name, given.get(setting.name) or "") or setting.default
         try:
-            values[setting.name] = setting.parse(text.strip())
+            text = _given_text(setting, environ, given)
+            values[setting.name] = setting.parse(text or setting.default)
+        except _SecretFileError as error:
+            problems.append(str(error))
         except ValueError:
-            problems.append(f"{setting.name}: {text!r} can't be; allowed: {setting.allowed}")
+            shown = "its value" if setting.secret else repr(text)
+            problems.append(f"{setting.name}: {shown} can't be; allowed: {setting.allowed}")
     if problems:
         raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
     return values
+
+
+class _SecretFileError(Exception):
+    """A secret can't be read from its file."""
+
+
+def _given_text(
+    setting: Setting, environ: Mapping[str, str], given: Mapping[str, str | None]
+) -> str:
+    """What the environment says, or else the configuration file, by itself or by naming the
+    secret's own file; empty where none does.
+    """
+    names = (setting.name, setting.file_name) if setting.secret else (setting.name,)
+    source = environ if any(name in environ for name in names) else given
+    text, *path = ((source.get(name) or "").strip() for name in names)
+    if not any(path):
+        return text
+    if text:
+        raise _SecretFileError(f"{setting.name} and {setting.file_name} are both given; one can be")
+    return _read_secret(setting, Path(path[0]))
+
+
+def _read_secret(setting: Setting, path: Path) -> str:
+    try:
+        secret = path.read_text().strip()
+    except OSError as error:
+        reason = f"{path} can't be read: {error.strerror}"
+        raise _SecretFileError(f"{setting.file_name}: {reason}") from error
+    except UnicodeDecodeError:
+        raise _SecretFileError(f"{setting.file_name}: {path} is no text in UTF-8") from None
+    if not secret:
+        raise _SecretFileError(f"{setting.file_name}: {path} is empty")
+    return secret
 
 
 def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:
@@ -386,8 +472,9 @@ def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:
     text = conf_file.read_text()
     broken = [each.original for each in parse_stream(io.StringIO(text)) if each.error]
     if broken:
+        # Its first word only: the rest may be a secret.
         problems = [
-            f"line {each.line}: {each.string.strip()!r} is no NAME=value" for each in broken
+            f"line {each.line}: {each.string.split()[0]!r} … is no NAME=value" for each in broken
         ]
         raise ConfigurationError("\n".join([f"{conf_file} can't be used:", *problems]))
     return dotenv_values(stream=io.StringIO(text), interpolate=False)
@@ -395,6 +482,7 @@ def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:
 
 def _unknown_names(given: Mapping[str, str | None], conf_file: Path) -> list[str]:
     names = [setting.name for setting in SETTINGS]
+    names += [setting.file_name for setting in SETTINGS if setting.secret]
     problems = []
     for name in given:
         if name not in names:

@@ -1,4 +1,6 @@
-"""Middleware of asynchronous views (ASYNC_MIDDLEWARE): coroutines that need no thread."""
+"""Middleware: what browsers are told with every answer. That of asynchronous views
+(ASYNC_MIDDLEWARE) is coroutines that need no thread.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,21 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+from codeexec.page_policies import PERMISSIONS_POLICY, content_security_policy
+
 AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+Handler = Callable[[HttpRequest], HttpResponseBase]
+
+
+def page_policies(handler: Handler) -> Handler:
+    """First of MIDDLEWARE: what a page may do, static files and error pages included."""
+
+    def respond(request: HttpRequest) -> HttpResponseBase:
+        response = handler(request)
+        _set_policies(request, response)
+        return response
+
+    return respond
 
 
 def browser_safety(handler: AsyncHandler) -> AsyncHandler:
@@ -17,6 +33,7 @@ def browser_safety(handler: AsyncHandler) -> AsyncHandler:
     async def respond(request: HttpRequest) -> HttpResponseBase:
         request.get_host()  # refuses a name that isn't in ALLOWED_HOSTS
         response = await handler(request)
+        _set_policies(request, response)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", settings.X_FRAME_OPTIONS)
         response.headers.setdefault("Referrer-Policy", settings.SECURE_REFERRER_POLICY)
@@ -25,3 +42,16 @@ def browser_safety(handler: AsyncHandler) -> AsyncHandler:
         return response
 
     return respond
+
+
+def _set_policies(request: HttpRequest, response: HttpResponseBase) -> None:
+    response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+    if not _is_traceback(response):
+        policy = content_security_policy(request.path_info)
+        response.headers.setdefault("Content-Security-Policy", policy)
+
+
+def _is_traceback(response: HttpResponseBase) -> bool:
+    """Django's own page about a failure, which API_DEBUG asks for: its styles stand in it."""
+    is_page = response.headers.get("Content-Type", "").startswith("text/html")
+    return settings.DEBUG and response.status_code >= 400 and is_page

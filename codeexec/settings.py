@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ from codeexec import __version__, env, private_database
 from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
 
 try:
-    CODE_EXECUTOR = env.load()
+    _configured = env.load()
 except env.ConfigurationError as error:
     # One readable message instead of a traceback: whoever edits the file needs no more.
     sys.exit(str(error))
 
+_secret_names = {setting.name for setting in env.SETTINGS if setting.secret}
+# Without the secrets: Django's pages about failures show settings, and hide those that it knows.
+CODE_EXECUTOR = {name: value for name, value in _configured.items() if name not in _secret_names}
 BASE_DIR = env.BASE_DIR
 DATA_DIR: Path = CODE_EXECUTOR["DATA_DIR"]
 
 
 def _secret_key() -> str:
     """The configured key, or the one in DATA_DIR, made by whichever process comes first."""
-    if CODE_EXECUTOR["SECRET_KEY"]:
-        return str(CODE_EXECUTOR["SECRET_KEY"])
+    if _configured["SECRET_KEY"]:
+        return str(_configured["SECRET_KEY"])
     path = DATA_DIR / "secret_key"
     if not path.exists():
         DATA_DIR.mkdir(parents=True, exist_ok=True)
@@ -42,12 +46,16 @@ def _secret_key() -> str:
 
 
 def _database() -> dict[str, Any]:
-    url = CODE_EXECUTOR["DATABASE_URL"]
+    url = _configured["DATABASE_URL"]
     if not url:
         url = private_database.database_url(DATA_DIR / "postgres")
     given = conninfo_to_dict(url)
     if not given.get("dbname"):
         raise ImproperlyConfigured("DATABASE_URL names no database: postgresql://host/<name>")
+    if password := _configured["DATABASE_PASSWORD"]:
+        if given.get("password"):
+            sys.exit("DATABASE_URL has a password, and DATABASE_PASSWORD is given: one can be.")
+        given["password"] = password
     known = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST"}
     known["port"] = "PORT"
     # PostgreSQL plans a statement that comes again only once: a sixth of a run's time in queries.
@@ -65,13 +73,36 @@ SECRET_KEY = _secret_key()
 DEBUG: bool = CODE_EXECUTOR["API_DEBUG"]
 ALLOWED_HOSTS: list[str] = CODE_EXECUTOR["ALLOWED_HOSTS"]
 CSRF_TRUSTED_ORIGINS: list[str] = CODE_EXECUTOR["CSRF_TRUSTED_ORIGINS"]
-# An admin that is reached by https only: its cookies need never travel in the clear.
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(CSRF_TRUSTED_ORIGINS) and all(
+# An admin that is reached by https only: what is for browsers need never travel in the clear.
+BEHIND_TLS = bool(CSRF_TRUSTED_ORIGINS) and all(
     origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS
 )
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+TRUSTED_PROXIES: list[str] = CODE_EXECUTOR["TRUSTED_PROXIES"]
+# Whether a request came by https is what the server says, which believes TRUSTED_PROXIES alone:
+# with a header that Django itself believes, anybody could say so.
+SECURE_PROXY_SSL_HEADER = None
+# Only where the proxy's word is heard: a redirect of what has come by https would never end.
+SECURE_SSL_REDIRECT = BEHIND_TLS and bool(TRUSTED_PROXIES)
+# A platform in the proxy's network, and health checks, speak to the API directly.
+SECURE_REDIRECT_EXEMPT = ["^api/"]
+SECURE_HSTS_SECONDS: int = CODE_EXECUTOR["HSTS_SECONDS"] if BEHIND_TLS else 0
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BEHIND_TLS
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+# Links from elsewhere find an operator logged in; forms elsewhere can't be sent in his name.
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = int(timedelta(hours=12).total_seconds())
+# Browsers take such a name from this host by https alone: neighbours in its domain can't set it.
+_COOKIE_PREFIX = "__Host-" if BEHIND_TLS else ""
+SESSION_COOKIE_NAME = f"{_COOKIE_PREFIX}sessionid"
+CSRF_COOKIE_NAME = f"{_COOKIE_PREFIX}csrftoken"
+SILENCED_SYSTEM_CHECKS = [
+    "security.W005",  # HSTS for subdomains: those are not the service's to decide about
+    "security.W021",  # HSTS preloading: neither
+]
 DATA_UPLOAD_MAX_MEMORY_SIZE: int = CODE_EXECUTOR["MAX_REQUEST_SIZE"]
 
 INSTALLED_APPS = [
@@ -92,6 +123,7 @@ INSTALLED_APPS = [
     "sessions_app",
 ]
 MIDDLEWARE = [
+    "codeexec.middleware.page_policies",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -100,6 +132,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "sessions_app.logins.refused_logins",
 ]
 # Of asynchronous views, in place of MIDDLEWARE: coroutines only, see `codeexec.serving`.
 ASYNC_MIDDLEWARE = ["codeexec.middleware.browser_safety"]
@@ -124,8 +157,13 @@ TEMPLATES = [
 DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+AUTHENTICATION_BACKENDS = ["sessions_app.logins.ThrottledBackend"]
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 12},
+    },
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 

@@ -21,6 +21,18 @@ from environments_app.models import Environment, EnvironmentQuerySet, Environmen
 from environments_app.seeding import changed_fields
 from environments_app.services import make_default, record_definition
 
+ISOLATION_FIELDS = (
+    "image",
+    "executor_user",
+    "workspace_dir",
+    "runtime",
+    "network",
+    *(name for limit in LIMITS for name in (limit.field, limit.maximum_field)),
+)
+"""What holds a sandbox's programs, and how much of the host they may take: for superusers. Whoever
+may change the rest decides what runs inside, which is no more than any client decides.
+"""
+
 _UNITS = {"cpu": " CPU", "pids": " processes", "timeout": " s", "tmpfs": " workspace"}
 
 
@@ -107,8 +119,10 @@ class EnvironmentAdmin(ModelAdmin):  # type: ignore[misc]
         return EnvironmentQuerySet(Environment).with_current_revision()
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        # The name is what seeding, folders and sessions know an environment by.
-        return (*self.readonly_fields, "name") if obj else self.readonly_fields
+        fields = self.readonly_fields
+        if obj:  # the name is what seeding, folders and sessions know an environment by
+            fields = (*fields, "name")
+        return fields if request.user.is_superuser else (*fields, *ISOLATION_FIELDS)
 
     def formfield_for_dbfield(
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
@@ -124,6 +138,10 @@ class EnvironmentAdmin(ModelAdmin):  # type: ignore[misc]
             return
         obj.save(update_fields=[*form.changed_data, "updated_at"])
         record_definition(obj)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """A new one can't be without an image and a user, which are ISOLATION_FIELDS."""
+        return request.user.is_superuser and super().has_add_permission(request)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         is_default = obj is not None and obj.is_default
@@ -150,19 +168,19 @@ class EnvironmentAdmin(ModelAdmin):  # type: ignore[misc]
         labels = {field.name: str(field.verbose_name) for field in Environment._meta.fields}
         return ", ".join(labels[name] for name in changed_fields(environment)) or "nothing"
 
-    @admin.action(description="Enable")
+    @admin.action(description="Enable", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
         count = queryset.update(enabled=True, updated_at=timezone.now())
         self.message_user(request, f"Enabled: {count}.", messages.SUCCESS)
 
-    @admin.action(description="Disable: no new sessions")
+    @admin.action(description="Disable: no new sessions", permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
         count = queryset.filter(is_default=False).update(enabled=False, updated_at=timezone.now())
         self.message_user(request, f"Disabled: {count}.", messages.SUCCESS)
         if queryset.filter(is_default=True).exists():
             self.message_user(request, "The default environment stays enabled.", messages.WARNING)
 
-    @admin.action(description="Make it the default")
+    @admin.action(description="Make it the default", permissions=["change"])
     def choose_as_default(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
         if queryset.count() != 1:
             self.message_user(request, "Choose exactly one environment.", messages.ERROR)

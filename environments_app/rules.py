@@ -13,6 +13,7 @@ _PATH_PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 _SYSTEM_FOLDERS = (
     "bin|boot|dev|etc|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|usr|opt/code-executor"
 )
+_PARENT_OF_RUNNER = "/opt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ EXTENSION = TextRule(
 )
 WORKSPACE_DIR = TextRule(
     pattern=rf"(/{_PATH_PART})+",
-    refused=rf"/({_SYSTEM_FOLDERS})(/.*)?",
+    refused=rf"{_PARENT_OF_RUNNER}|/({_SYSTEM_FOLDERS})(/.*)?",
     allowed="an absolute path such as /workspace, not below a folder of the system",
     max_length=200,
 )

@@ -34,7 +34,7 @@ PYTEST_END_SECONDS = 60.0
 def _set_up(config: env.Values, stack: ExitStack) -> None:
     logs = config["DATA_DIR"] / "logs"
     log = logs / "test-set-up.log"
-    logs.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     _start_database(config["DATA_DIR"] / "test-postgres", logs / "test-database.log", stack)
     _run([str(ROOT / "scripts" / "lint")])
     docker_socket = config["DOCKER_SOCKET"]
@@ -55,6 +55,7 @@ def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
         database.start()
         current.outcome = "throw-away server is running"
     os.environ["DATABASE_URL"] = database.url
+    os.environ.pop("DATABASE_URL_FILE", None)
 
 
 def _ensure_tools(log: Path) -> None:

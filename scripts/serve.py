@@ -50,7 +50,7 @@ class Server:
 
     def set_up(self) -> None:
         """Everything that has to be there before the service can start."""
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stack.enter_context(only_one(self._data / "server.lock"))
         require_free_port(self._config["API_HOST"], self._config["API_PORT"])
         socket = self._config["DOCKER_SOCKET"]

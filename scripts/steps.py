@@ -67,7 +67,7 @@ def run_logged(
     Raises SetUpError with the end of that output when it fails. Interrupted, it ends the program
     and all that the program started.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with log.open("ab") as output:
         before = output.tell()
         code = _run_to_end(argv, output, env or {})

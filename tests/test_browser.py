@@ -172,7 +172,7 @@ def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
 ) -> None:
     links = operator.locator("#nav-sidebar-apps a")
     addresses = [str(link.get_attribute("href")) for link in links.all()]
-    assert len(addresses) == 11
+    assert len(addresses) == 12
     for address in [*addresses, page(run), page(run.session), page(run.session.node)]:
         operator.goto(address)
         assert no_sideways_scrolling(operator), address
@@ -252,7 +252,7 @@ def test_swagger_is_rendered_from_our_own_files(tab: Page, site: str, problems: 
     assert problems == []
 
 
-def test_redoc_is_rendered_from_our_own_files(tab: Page, site: str) -> None:
+def test_redoc_is_rendered_from_our_own_files(tab: Page, site: str, problems: list[str]) -> None:
     arrived: list[str] = []
     tab.on("response", lambda response: arrived.append(response.url))
     tab.goto("/redoc")
@@ -260,9 +260,106 @@ def test_redoc_is_rendered_from_our_own_files(tab: Page, site: str) -> None:
     tab.wait_for_load_state("networkidle")
     local = (site, "data:", "blob:")
     assert [address for address in arrived if not address.startswith(local)] == []
+    tab.fill("input[placeholder='Search...']", "session")  # searched by a worker
+    expect(tab.locator("[data-role='search:results'] li").first).to_be_visible()
+    assert problems == []
 
 
 def requests_of(tab: Page) -> list[str]:
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
     return asked
+
+
+# What pages may do: Chromium writes an error to the console for whatever a policy forbids, and
+# `problems` has it.
+
+PAYLOADS = (
+    "<script>window.obeyed = 'script'</script>",
+    "<img src=x onerror=\"window.obeyed = 'handler'\">",
+    "</pre></textarea></title><svg onload=window.obeyed=1>",
+    "<b x-data x-init=\"window.obeyed = 'alpine'\" hx-get=/api/v1/health hx-trigger=load>bold</b>",
+    "'\"); window.obeyed = 1; //`${window.obeyed=1}`{{ 7*7 }}{% now 'Y' %}",
+    '<a href="javascript:window.obeyed=1">link</a><base href=//evil.example/>',
+)
+EVERYTHING = "\n".join(PAYLOADS)
+
+
+def pages_of_the_console(operator: Page) -> list[str]:
+    links = operator.locator("#nav-sidebar-apps a")
+    return [str(link.get_attribute("href")) for link in links.all()]
+
+
+def test_no_page_does_what_its_policy_forbids(
+    operator: Page, run: Execution, rust: Environment, problems: list[str]
+) -> None:
+    user = User.objects.get()
+    own = [page(row) for row in (run, run.session, run.session.node, rust, user)]
+    forms = ["/admin/auth/user/add/", "/admin/auth/group/add/", "/admin/password_change/"]
+    forms += [f"/admin/auth/user/{user.pk}/password/", f"{page(rust)}history/"]
+    lists = pages_of_the_console(operator)
+    deleting = page(rust).replace("change", "delete")
+    for address in ["/", "/docs", "/redoc", *lists, *own, *forms, deleting]:
+        answer = operator.goto(address)
+        assert answer is not None and answer.ok, address
+        assert "Content-Security-Policy".lower() in answer.headers, address
+        operator.wait_for_load_state("networkidle") if address != "/" else None
+    assert problems == []
+
+
+def test_a_candidates_text_is_shown_and_never_obeyed(
+    operator: Page, site: str, python: Environment, this: Node, problems: list[str]
+) -> None:
+    Environment.objects.filter(pk=python.pk).update(description=EVERYTHING[:1000])
+    program = f"import sys\ntext = {EVERYTHING!r}\nprint(text)\nprint(text, file=sys.stderr)\n"
+    with working():
+        request = operator.request
+        named = {"environment": "python", "metadata": {EVERYTHING: EVERYTHING}}
+        opened = request.post("/api/v1/sessions", data=named)
+        session_id = opened.json()["session_id"]
+        for code in (program, EVERYTHING, f"raise ValueError({EVERYTHING!r})"):
+            body = {"code": code, "args": list(PAYLOADS), "stdin": EVERYTHING}
+            answer = request.post(f"/api/v1/sessions/{session_id}/execute", data=body)
+            assert answer.ok, answer.text()
+    rows = list(Execution.objects.all())
+    assert len(rows) == 3
+    assert EVERYTHING.encode() in b"".join(bytes(row.stdout) for row in rows)
+    search = "/admin/sessions_app/session/?q=%3Cscript%3Ewindow.obeyed=1%3C/script%3E"
+    addresses = [page(row) for row in (*rows, rows[0].session, python, this)]
+    for address in ["/", "/docs", *addresses, *pages_of_the_console(operator), search]:
+        operator.goto(address)
+        operator.wait_for_load_state("load")
+        assert operator.evaluate("window.obeyed") is None, address
+        Node.objects.filter(pk=this.pk).update(engine_error=EVERYTHING)  # after the first page
+    assert problems == []
+
+
+@pytest.mark.parametrize("address", ["/", "/docs", "/redoc", "/admin/"])
+def test_a_script_that_got_into_a_page_would_not_run(operator: Page, address: str) -> None:
+    operator.goto(address)
+    operator.evaluate(
+        """
+        const script = document.createElement("script");
+        script.textContent = "window.obeyed = 'inline'";
+        document.body.append(script);
+        const foreign = document.createElement("script");
+        foreign.src = "data:text/javascript,window.obeyed='data'";
+        document.body.append(foreign);
+        const frame = document.createElement("iframe");
+        frame.src = "javascript:parent.obeyed='frame'";
+        document.body.append(frame);
+        const image = document.createElement("div");
+        image.innerHTML = "<img src='/none' onerror='window.obeyed = `handler`'>";
+        document.body.append(image);
+        """
+    )
+    operator.wait_for_timeout(500)
+    assert operator.evaluate("window.obeyed") is None
+    assert address == "/admin/" or not _evaluates(operator)
+
+
+def _evaluates(tab: Page) -> bool:
+    """Whether the page may make programs of texts. Asked by the page: a debugger always may."""
+    tab.evaluate("setTimeout(() => { try { eval('window.evaluated = true') } catch {} })")
+    tab.wait_for_timeout(100)
+    return bool(tab.evaluate("window.evaluated"))

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.compose
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "code-executor-compose-test"
-SERVICES = ("db", "init", "api", "worker")
+SERVICES = ("secrets", "db", "init", "api", "worker")
 SOCKET = os.environ.get("DOCKER_SOCKET") or "unix:///var/run/docker.sock"
 UP_SECONDS = 900
 DOWN_SECONDS = 120
@@ -156,6 +156,42 @@ def test_only_init_and_worker_reach_the_docker_socket(stack: Stack) -> None:
         if mount["Destination"].endswith("docker.sock")
     }
     assert with_socket == {"init", "worker"}
+
+
+def test_the_databases_password_is_made_here_and_known_to_those_who_use_it(stack: Stack) -> None:
+    read = ["cat", "/run/code-executor/database_password"]
+    passwords = {
+        stack.container(service).exec_run(read).output.decode().strip()
+        for service in ("db", "api", "worker")
+    }
+    (password,) = passwords
+    assert len(password) == 43
+    writable = ["sh", "-c", "echo x > /run/code-executor/database_password"]
+    for service in ("db", "api", "worker"):
+        container = stack.container(service)
+        assert container.exec_run(writable, user="root").exit_code != 0
+        described = str(container.attrs["Config"]) + container.logs().decode()
+        assert password not in described
+        connect = "postgresql://code_executor:code_executor@db/code_executor"
+        command = ["python", "-c", f"import psycopg; psycopg.connect({connect!r})"]
+        if service != "db":
+            assert b"authentication failed" in container.exec_run(command).output
+
+
+def test_the_password_outlives_a_restart(stack: Stack) -> None:
+    stack.compose("up", "-d", *SERVICES, seconds=UP_SECONDS)
+    stack.wait_until_ready()
+
+
+def test_nothing_has_a_password_that_everybody_knows_or_listens_for_everybody() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert "POSTGRES_PASSWORD:" not in text
+    services = yaml.safe_load(text)["services"]
+    assert services["proxy"]["profiles"] == ["proxy"]
+    for name, service in services.items():
+        for published in service.get("ports", ()):
+            at_loopback = "127.0.0.1" in published
+            assert at_loopback or (name, published) in {("proxy", "80:80"), ("proxy", "443:443")}
 
 
 @pytest.mark.parametrize("service", ["api", "worker"])

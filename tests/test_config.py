@@ -19,13 +19,20 @@ FREE_TEXT = {
     "API_HOST",
     "ALLOWED_HOSTS",
     "CSRF_TRUSTED_ORIGINS",
+    "DATABASE_PASSWORD",
     "SECRET_KEY",
     "DATA_DIR",
     "ENVIRONMENTS_FILE",
     "ENVIRONMENTS_DIR",
 }
 IMPOSSIBLE = {
-    "DATABASE_URL": ["mysql://localhost/db", "localhost", "sqlite:///db", "postgresql://[x/db"],
+    "DATABASE_URL": [
+        "mysql://localhost/db",
+        "localhost",
+        "sqlite:///db",
+        "postgresql://[x/db",
+        "postgresql://u:hunter%2@db/x",
+    ],
     "DOCKER_SOCKET": ["docker.sock", "unix://", "tcp://host", "tcp://host:99999", "http://h:1"],
     "DOCKER_IMAGE_PREFIX": ["Code-Executor", "a b", "-a", "a/", "a//b", "a--b"],
     "CONTAINER_MEMORY_LIMIT": ["12x", "15m", "-256m", "256mm", "9" * 400, "many"],
@@ -48,6 +55,8 @@ IMPOSSIBLE = {
     "API_PORT": ["0", "65536", "http"],
     "API_DEBUG": ["debug"],
     "API_THREADS": ["0", "257"],
+    "TRUSTED_PROXIES": ["proxy", "10.0.0.0/33", "10.0.0.1/8"],
+    "HSTS_SECONDS": ["-1", "63072001", "1y"],
     "LOG_LEVEL": ["LOUD", "10"],
 }
 
@@ -74,12 +83,13 @@ def test_every_setting_has_its_impossible_values_here() -> None:
 def test_a_refusal_names_the_setting_the_value_and_what_is_allowed(
     conf, name: str, value: str
 ) -> None:
-    allowed = next(setting.allowed for setting in SETTINGS if setting.name == name)
+    (setting,) = (setting for setting in SETTINGS if setting.name == name)
+    shown = "its value" if setting.secret else repr(value)
     with pytest.raises(ConfigurationError) as caught:
         conf(**{name: value})
     assert str(caught.value).splitlines() == [
         "The configuration can't be used:",
-        f"{name}: {value!r} can't be; allowed: {allowed}",
+        f"{name}: {shown} can't be; allowed: {setting.allowed}",
     ]
 
 
@@ -115,7 +125,7 @@ def test_a_name_that_resembles_nothing_gets_no_hint(conf) -> None:
 
 
 def test_a_line_that_is_no_setting_is_refused(conf) -> None:
-    with pytest.raises(ConfigurationError, match=r"line 2.*EXECUTION_TIMEOUT 5"):
+    with pytest.raises(ConfigurationError, match=r"line 2: 'EXECUTION_TIMEOUT' … is"):
         conf("API_PORT=8001\nEXECUTION_TIMEOUT 5\n")
 
 
@@ -182,6 +192,68 @@ def test_the_shipped_file_can_be_used_with_every_setting_uncommented(conf) -> No
     assert conf(re.sub(r"^#([A-Z_]+=)", r"\1", text, flags=re.MULTILINE)) == conf()
 
 
+SECRETS = [setting.name for setting in SETTINGS if setting.secret]
+SECRET = "postgresql://u:hunter2@db/x"  # a text that each of them can be
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_read_from_its_file(conf, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}\n")
+    assert conf(**{f"{name}_FILE": str(path)})[name] == SECRET
+    assert conf(f"{name}_FILE={path}\n")[name] == SECRET
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_the_environment_wins_over_the_file_with_secrets_too(
+    conf, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(SECRET)
+    assert conf(f"{name}=postgresql:///other\n", **{f"{name}_FILE": str(path)})[name] == SECRET
+    assert conf(f"{name}_FILE=/nowhere\n", **{name: SECRET})[name] == SECRET
+
+
+def test_what_is_no_secret_has_no_file(conf) -> None:
+    assert conf(API_PORT_FILE="/nowhere")["API_PORT"] == 8000
+    with pytest.raises(ConfigurationError, match="API_PORT_FILE: no such setting"):
+        conf("API_PORT_FILE=/nowhere\n")
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_that_is_given_twice_is_refused(conf, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "secret"
+    path.write_text(SECRET)
+    with pytest.raises(ConfigurationError) as caught:
+        conf(**{f"{name}_FILE": str(path), name: SECRET})
+    assert str(caught.value).splitlines()[1:] == [
+        f"{name} and {name}_FILE are both given; one can be"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "can't be read: No such file"), (b"\n", "is empty"), (b"\xff\xfe", "is no text")],
+)
+def test_a_file_without_a_secret_is_refused(
+    conf, tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"SECRET_KEY_FILE: {path} {why}"):
+        conf(SECRET_KEY_FILE=str(path))
+
+
+def test_no_refusal_shows_a_secret(conf) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        conf(DATABASE_URL="mysql://u:hunter2@db/x")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        conf("SECRET_KEY hunter2\n")
+    assert "hunter2" not in str(caught.value)
+
+
 @given(st.integers(min_value=1, max_value=2**62))
 def test_a_size_is_read_as_it_was_written(size_bytes: int) -> None:
     assert parse_size(format_size(size_bytes)) == size_bytes
@@ -234,3 +306,31 @@ def test_a_given_secret_key_is_taken(tmp_path: Path) -> None:
     )
     assert done.stdout.strip() == "given"
     assert not (tmp_path / "secret_key").exists()
+
+
+def test_the_databases_password_comes_from_its_own_setting() -> None:
+    command = "from django.conf import settings; print(settings.DATABASES['default']['PASSWORD'])"
+    shell = ("shell", "--verbosity=0", "-c", command)
+    url = "postgresql://u@127.0.0.1:1/x"
+    assert manage(*shell, DATABASE_URL=url, DATABASE_PASSWORD="p@:/w").stdout.strip() == "p@:/w"
+    twice = manage(*shell, DATABASE_URL="postgresql://u:hunter2@h/x", DATABASE_PASSWORD="other")
+    assert twice.returncode == 1
+    assert "one can be" in twice.stderr and "hunter2" not in twice.stderr
+
+
+def test_a_database_that_refuses_is_reported_without_its_password(tmp_path: Path) -> None:
+    url = "postgresql://u:hunter2@127.0.0.1:1/x"
+    done = manage("migrate", DATABASE_URL=url, DATA_DIR=str(tmp_path))
+    assert done.returncode != 0
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_the_settings_that_pages_could_show_have_no_secret() -> None:
+    show = (
+        "from django.views.debug import SafeExceptionReporterFilter as Filter; "
+        "print(Filter().get_safe_settings())"
+    )
+    secrets = {"DATABASE_URL": "postgresql://u:hunter2@h/x", "SECRET_KEY": "correct-horse" * 5}
+    done = manage("shell", "--verbosity=0", "-c", show, **secrets)
+    assert "CODE_EXECUTOR" in done.stdout
+    assert "hunter2" not in done.stdout and "correct-horse" not in done.stdout

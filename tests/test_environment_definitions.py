@@ -223,6 +223,7 @@ def test_a_file_that_is_broken_as_a_whole_is_refused(refusal, text: str, expecte
         ("executor_user: root", "line 7, defaults.executor_user: 'root' can't be"),
         ("executor_user: '0:0'", "line 7, defaults.executor_user: '0:0' can't be"),
         ("workspace_dir: /etc/work", "line 7, defaults.workspace_dir: '/etc/work' can't be"),
+        ("workspace_dir: /opt", "line 7, defaults.workspace_dir: '/opt' can't be"),
         ("workspace_dir: work", "line 7, defaults.workspace_dir: 'work' can't be"),
         ("workspace_dir: /a/../etc", "line 7, defaults.workspace_dir: '/a/../etc' can't be"),
         ("workspace: /x", "line 7, defaults.workspace: there is no such key; did you mean"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import sys
@@ -8,6 +9,8 @@ from typing import Any
 import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+
+from codeexec.http_protocol import BoundedHttpProtocol
 
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs: they, not we, close idle connections
 STOP_SECONDS = 8
@@ -24,15 +27,17 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]
         listening = _listen(host, port)
+        _allow_open_files()
         config = uvicorn.Config(
             "codeexec.asgi:application",
             loop="uvloop",
-            http="httptools",
+            http=BoundedHttpProtocol,
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=True,
+            proxy_headers=bool(settings.TRUSTED_PROXIES),
+            forwarded_allow_ips=settings.TRUSTED_PROXIES,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
             backlog=BACKLOG,
@@ -42,6 +47,12 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: sys.exit(0))
         with listening:
             uvicorn.Server(config).run(sockets=[listening])
+
+
+def _allow_open_files() -> None:
+    """As many connections as this process may be given: 1024 is soon used up by idle ones."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,71 @@
+"""`manage.py check --deploy`: what of the configuration is for trying the service out only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage, Tags
+
+LEAST_KEY_CHARACTERS = 50
+LEAST_KEY_DIFFERENT = 5
+WELL_KNOWN_KEYS = ("django-insecure-", "not-used-after-this", "secret", "changeme", "change-me")
+
+
+@checks.register(Tags.security, deploy=True)
+def check_deployment(app_configs: Sequence[Any] | None, **_options: Any) -> list[CheckMessage]:
+    configured = settings.CODE_EXECUTOR
+    found = [
+        (
+            configured["API_DEBUG"],
+            "API_DEBUG is on: failures are answered with tracebacks, settings and code in them.",
+            "Set API_DEBUG=false.",
+            "W001",
+        ),
+        (
+            _is_weak(settings.SECRET_KEY),
+            "SECRET_KEY is short or well known: with it anybody signs in as an operator, and lets "
+            "workers run any function.",
+            "Leave SECRET_KEY empty, which makes one, or set at least 50 random characters.",
+            "W002",
+        ),
+        (
+            "*" in settings.ALLOWED_HOSTS,
+            "ALLOWED_HOSTS=*: the service answers under any name, that of an attacker's page too.",
+            "Set ALLOWED_HOSTS to the names by which it is reached, 127.0.0.1 for health checks.",
+            "W003",
+        ),
+        (
+            not settings.BEHIND_TLS,
+            "Nothing says that the admin is reached by https: passwords and cookies may travel "
+            "in the clear.",
+            "Put the service behind a proxy that ends TLS, and set "
+            "CSRF_TRUSTED_ORIGINS=https://<its name>. On one machine alone this can stay.",
+            "W004",
+        ),
+        (
+            settings.BEHIND_TLS and not settings.TRUSTED_PROXIES,
+            "The admin is reached through a proxy that is not among TRUSTED_PROXIES: all requests "
+            "seem to come from it, by http.",
+            "Set TRUSTED_PROXIES to the proxy's address or network.",
+            "W005",
+        ),
+        (
+            any(network.endswith("/0") for network in settings.TRUSTED_PROXIES),
+            "TRUSTED_PROXIES holds every address: any client can say that it is another.",
+            "Set TRUSTED_PROXIES to the proxy's own address or network.",
+            "W006",
+        ),
+    ]
+    return [
+        checks.Warning(text, hint=hint, id=f"code_executor.{number}")
+        for applies, text, hint, number in found
+        if applies
+    ]
+
+
+def _is_weak(key: str) -> bool:
+    short = len(key) < LEAST_KEY_CHARACTERS or len(set(key)) < LEAST_KEY_DIFFERENT
+    return short or key.lower().startswith(WELL_KNOWN_KEYS)

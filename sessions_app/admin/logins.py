@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from django.contrib import admin, messages
+from django.http import HttpRequest
+
+from sessions_app.admin.columns import column, operation
+from sessions_app.admin.display import ago
+from sessions_app.admin.history import HistoryAdmin
+from sessions_app.models import FailedLogin
+from sessions_app.models.failed_login import FailedLoginQuerySet
+
+
+@admin.register(FailedLogin)
+class FailedLoginAdmin(HistoryAdmin):
+    list_display = ("username", "address", "tried", "forgiven")
+    list_filter = ("forgiven",)
+    list_filter_submit = False
+    search_fields = ("username", "address")
+    ordering = ("-tried_at",)
+    actions = ("forgive",)
+    fields = ("username", "address", "tried_at", "forgiven")
+    readonly_fields = fields
+
+    @column("Tried", ordering="tried_at")
+    def tried(self, attempt: FailedLogin) -> str:
+        return ago(attempt.tried_at)
+
+    @operation("Forgive: let them try again at once")
+    def forgive(self, request: HttpRequest, queryset: FailedLoginQuerySet) -> None:
+        for attempt in queryset.counting():
+            self.log_change(request, attempt, "Forgiven by an operator.")
+        count = FailedLogin.objects.filter(pk__in=queryset.values("pk")).forgive()
+        self.message_user(request, f"Attempts that count no more: {count}.", messages.SUCCESS)

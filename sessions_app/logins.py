@@ -1,0 +1,110 @@
+"""Logging in to the console: who has tried too often has to wait, whatever the password.
+
+What is counted is a name from an address, so that nobody can keep an operator out from elsewhere.
+The address is the connection's, or, where that comes from one of TRUSTED_PROXIES, what it says.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from django.contrib.auth.backends import ModelBackend
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from unfold.forms import AuthenticationForm
+
+from sessions_app.models.failed_login import FailedLogin, begin_login
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+
+
+class ThrottledBackend(ModelBackend):
+    """Django's own names and passwords."""
+
+    def authenticate(
+        self,
+        request: HttpRequest | None,
+        username: str | None = None,
+        password: str | None = None,
+        **fields: Any,
+    ) -> Any:
+        """The user, or None. Raises PermissionDenied, and notes until when, where one must wait."""
+        if request is None or username is None:
+            return super().authenticate(request, username, password, **fields)
+        username, address = username[:150], client_address(request)
+        attempt = begin_login(username, address)
+        if isinstance(attempt, datetime):
+            request.login_refused_until = attempt  # type: ignore[attr-defined]
+            logger.warning("Login as %r from %s refused until %s", username, address, attempt)
+            raise PermissionDenied
+        user = super().authenticate(request, username, password, **fields)
+        if user is not None:
+            FailedLogin.objects.of(username, address).counting().delete()
+        return user
+
+
+def client_address(request: HttpRequest) -> str:
+    """Of IPv6 the network: whoever has one address there has 2**64."""
+    text: str = request.META.get("REMOTE_ADDR", "")
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text[:45]
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), 64), strict=False))
+
+
+class LoginForm(AuthenticationForm):  # type: ignore[misc]
+    def get_invalid_login_error(self) -> ValidationError:
+        until = _refused_until(self.request)
+        if until is None:
+            error: ValidationError = super().get_invalid_login_error()
+            return error
+        minutes = math.ceil(_seconds_until(until) / 60)
+        return ValidationError(
+            f"Too many wrong passwords. Try again at {until:%H:%M} UTC, in {minutes} "
+            f"minute{'s' if minutes != 1 else ''}; until then the right one is refused as well.",
+            code="login_refused",
+        )
+
+
+def refused_logins(handler: Handler) -> Handler:
+    """Middleware: the page that says how long to wait is no success."""
+
+    def respond(request: HttpRequest) -> HttpResponseBase:
+        response = handler(request)
+        until = _refused_until(request)
+        if until is not None:
+            response.status_code = 429
+            response.headers["Retry-After"] = str(_seconds_until(until))
+        return response
+
+    return respond
+
+
+def _refused_until(request: HttpRequest | None) -> datetime | None:
+    return getattr(request, "login_refused_until", None)
+
+
+def _seconds_until(moment: datetime) -> int:
+    return max(math.ceil((moment - timezone.now()).total_seconds()), 1)
+
+
+def forgive_logins(username: str, address: str | None = None) -> int:
+    """Let a name try again at once, from one address or all. How many attempts are forgiven."""
+    attempts = FailedLogin.objects.filter(username=username)
+    if address is not None:
+        attempts = attempts.filter(address=address)
+    return attempts.forgive()

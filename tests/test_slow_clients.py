@@ -1,0 +1,155 @@
+"""Clients that send slowly, too much, or nothing at all, against the real server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from codeexec import http_protocol
+from codeexec.http_protocol import BoundedHttpProtocol
+from tests.stack import eventually
+from tests.test_deployment import api_process
+
+IDLE = 200
+SHORT = 0.3
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A server with short times."""
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", SHORT)
+    monkeypatch.setattr(http_protocol, "BODY_PAUSE_SECONDS", SHORT)
+    config = uvicorn.Config(echo, http=BoundedHttpProtocol, port=0, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert eventually(lambda: server.started)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def talk(port: int, *parts: bytes, pause: float = 0) -> bytes:
+    """Everything that is answered until the server closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        answer = b""
+        try:
+            for part in parts:
+                client.sendall(part)
+                time.sleep(pause)
+            while received := client.recv(65536):
+                answer += received
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return answer
+
+
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+
+
+def test_a_request_in_small_parts_is_answered(port: int) -> None:
+    parts = (POST, b"Content-Length: 4\r\n", b"\r\n", b"ab", b"cd")
+    assert talk(port, *parts, pause=0.05).endswith(b"\r\n\r\nabcd")
+
+
+def test_a_slow_body_that_goes_on_may_take_longer(port: int) -> None:
+    head = POST + b"Content-Length: 6\r\n\r\n"
+    parts = (head, *(bytes([letter]) for letter in b"abcdef"))
+    assert talk(port, *parts, pause=SHORT / 2).endswith(b"abcdef")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (),
+        (b"GET / HT",),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", *[b"X-A: b\r\n"] * 20),
+        (POST + b"Content-Length: 9\r\n\r\nab",),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n",),
+    ],
+    ids=["nothing", "request line", "headers without end", "body", "chunks"],
+)
+def test_what_never_comes_to_an_end_is_hung_up_on(port: int, parts: tuple[bytes, ...]) -> None:
+    start = time.monotonic()
+    assert talk(port, *parts, pause=SHORT / 5) == b""
+    assert time.monotonic() - start < 5
+
+
+def test_a_connection_that_is_kept_waits_longer_for_its_next_request(port: int) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        for _ in range(2):
+            client.sendall(request)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(SHORT * 2)
+
+
+def test_a_head_without_end_is_refused(port: int) -> None:
+    answer = talk(port, b"GET / HTTP/1.1\r\nX-A: ", *[b"a" * 8192] * 40)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
+
+
+def test_headers_without_end_are_refused(port: int) -> None:
+    answer = talk(port, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 300 + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_trailers_without_end_are_refused(port: int) -> None:
+    chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n"
+    assert not talk(port, chunked, b"X-A: ", *[b"a" * 8192] * 40).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+        POST + b"Content-Length: +4\r\n\r\nabcd",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 4\n\nabcd",
+        b"GET / HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+    ],
+    ids=["both", "two lengths", "sign", "unknown coding", "space", "bare LF", "folded"],
+)
+def test_a_request_that_two_servers_could_read_differently_is_refused(
+    port: int, request_bytes: bytes
+) -> None:
+    assert not talk(port, request_bytes).startswith(b"HTTP/1.1 200")
+
+
+def test_idle_and_slow_connections_keep_nobody_waiting(tmp_path: Path) -> None:
+    with api_process(tmp_path) as client, ExitStack() as connections:
+        address = ("127.0.0.1", client.base_url.port)
+        for number in range(IDLE):
+            slow = connections.enter_context(socket.create_connection(address, timeout=5))
+            if number % 2:
+                slow.sendall(b"POST /api/v1/execute HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+            elif number % 4:
+                slow.sendall(POST + b"Content-Length: 1000\r\n\r\n{")
+        start = time.monotonic()
+        for _ in range(10):
+            assert client.get("/robots.txt", headers={"Connection": "close"}).status_code == 200
+        assert time.monotonic() - start < 5
