@@ -10,7 +10,7 @@ without containers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ from sessions_app.models import Node
 from sessions_app.nodes import register_node
 from tests.api_client import Api, serving
 from tests.emptying import delete_rows
-from tests.parallel import OneKindAtATime
+from tests.parallel import OneKindAtATime, its_turn
 from tests.working import Delivery, work_off
 
 NODE = "this"
@@ -42,6 +42,12 @@ Work = Callable[[], list[Delivery]]
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneKindAtATime:
     return OneKindAtATime(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with its_turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -28,3 +33,28 @@ def _kind(module: str) -> str | None:
     """
     text = (ROOT / module).read_text()
     return next((kind for kind in KINDS if f"pytest.mark.{kind}" in text), None)
+
+
+@contextmanager
+def its_turn(*, alone: bool) -> Iterator[None]:
+    """For one test: beside those of other processes, or, `alone`, when none of them runs one."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        yield
+        return
+    # Who waits to be alone keeps the gate shut, or it would wait for ever: the others never stop.
+    with ExitStack() as held:
+        with ExitStack() as gate:
+            gate.enter_context(_locked(f"{run}.gate", fcntl.LOCK_EX))
+            turn = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+            held.enter_context(_locked(f"{run}.turn", turn))
+        yield
+
+
+@contextmanager
+def _locked(name: str, operation: int) -> Iterator[None]:
+    folder = Path(tempfile.gettempdir()) / "code-executor-tests"
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("w") as file:
+        fcntl.flock(file, operation)
+        yield
