@@ -1,4 +1,8 @@
-"""What `scripts/test` does once Python's packages are installed: lint, the set-up, then pytest."""
+"""What `scripts/test` does once Python's packages are installed: lint beside the rest of
+the set-up, then pytest.
+
+Arguments go to pytest. Tests that are named by their path run in one process, others in several.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ from scripts.steps import (
     ROOT,
     SetUpError,
     Stopped,
+    end_group,
     ignore_signals,
     reported,
     step,
@@ -29,6 +34,8 @@ from scripts.steps import (
 )
 
 PYTEST_END_SECONDS = 60.0
+IN_PARALLEL = ["-n", "4"]
+"""Twice as many processes as a small machine has processors: many a test waits for a container."""
 
 
 def _set_up(config: env.Values, stack: ExitStack) -> None:
@@ -36,12 +43,13 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     log = logs / "test-set-up.log"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     _start_database(config["DATA_DIR"] / "test-postgres", logs / "test-database.log", stack)
-    _run([str(ROOT / "scripts" / "lint")])
+    lint = _begin_lint(logs / "test-lint.log", stack)
     docker_socket = config["DOCKER_SOCKET"]
     engine = stack.enter_context(running_engine(docker_socket, logs))
     ensure_base_image(engine.client, docker_socket, log)
     _ensure_tools(log)
     prepare(log)
+    _end_lint(lint, logs / "test-lint.log")
 
 
 def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
@@ -56,6 +64,29 @@ def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
         current.outcome = "throw-away server is running"
     os.environ["DATABASE_URL"] = database.url
     os.environ.pop("DATABASE_URL_FILE", None)
+
+
+def _begin_lint(log: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [ROOT / "scripts" / "lint"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C reaches us alone, and we end the whole group
+        )
+    stack.callback(end_group, process, signal.SIGTERM, seconds=10)
+    return process
+
+
+def _end_lint(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Shows all that it said, in one piece; its failure ends the run before any test."""
+    with step("Lint"):
+        code = process.wait()
+    print(log.read_text(errors="replace"), flush=True)
+    if code != 0:
+        sys.exit(code)
 
 
 def _ensure_tools(log: Path) -> None:
@@ -84,6 +115,11 @@ def _has_compose() -> bool:
     return subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
 
 
+def _pytest_arguments(given: list[str]) -> list[str]:
+    named = any(argument.startswith("tests/") for argument in given)
+    return given if named else [*IN_PARALLEL, *given]
+
+
 def _run(argv: Sequence[str]) -> None:
     """Runs a program on our own terminal; its failure ends the run with its exit code."""
     process = subprocess.Popen(argv, cwd=ROOT)
@@ -105,7 +141,7 @@ def main() -> None:
         try:
             config = env.load()
             _set_up(config, stack)
-            _run([sys.executable, "-m", "pytest", *sys.argv[1:]])
+            _run([sys.executable, "-m", "pytest", *_pytest_arguments(sys.argv[1:])])
         except env.ConfigurationError as error:
             raise SetUpError(str(error)) from error
         except Stopped:

@@ -10,24 +10,25 @@ without containers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.test import override_settings
+from django.test import TransactionTestCase, override_settings
 
 import codeexec.broker
 from codeexec.sandbox.fake import FakeDriver
 from codeexec.serving import Application
 from environments_app.definitions import read_definitions
 from environments_app.engine import use_driver
-from environments_app.models import Environment
+from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
-from environments_app.services import record_image
 from sessions_app.models import Node
 from sessions_app.nodes import register_node
 from tests.api_client import Api, serving
+from tests.emptying import delete_rows
+from tests.parallel import OneKindAtATime, its_turn
 from tests.working import Delivery, work_off
 
 NODE = "this"
@@ -36,6 +37,17 @@ LONG = 15.0
 
 Configure = Callable[..., None]
 Work = Callable[[], list[Delivery]]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneKindAtATime:
+    return OneKindAtATime(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with its_turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture
@@ -50,6 +62,21 @@ def configure(settings: Any) -> Configure:
     return change
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """The tests' database, which is emptied as `tests.emptying` does it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", delete_rows)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def passwords_of_little_work() -> Iterator[None]:
+    """A password takes a processor half a second otherwise, when it is set and when it is given."""
+    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def static_files_as_they_are(settings: Any) -> None:
     """Pages are tested without having collected their static files first."""
@@ -57,7 +84,7 @@ def static_files_as_they_are(settings: Any) -> None:
     settings.WHITENOISE_USE_FINDERS = True
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def definitions() -> Any:
     """What the shipped environments.yaml says."""
     return read_definitions(django_settings.BASE_DIR / "config" / "environments.yaml")
@@ -83,9 +110,21 @@ def environments(
     seed(definitions)
     Environment.objects.update(warm_pool_size=0)
     found = {environment.name: environment for environment in Environment.objects.all()}
-    for environment in found.values():
-        record_image(environment, driver.inspect_image(environment.image_reference))
+    EnvironmentRevision.objects.bulk_create(_built(each, driver) for each in found.values())
     return found
+
+
+def _built(environment: Environment, driver: FakeDriver) -> EnvironmentRevision:
+    """What `record_image` writes; all of them at once take one statement."""
+    image = driver.inspect_image(environment.image_reference)
+    return EnvironmentRevision(
+        environment=environment,
+        number=1,
+        node=NODE,
+        image_id=image.image_id,
+        size_bytes=image.size_bytes,
+        definition=environment.definition(),
+    )
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import json
 import os
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +150,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def database_of_its_own(name: str) -> Iterator[str]:
-    """An empty database on the server of DATABASE_URL; dropped at the end."""
+def database_of_its_own(name: str, *, template: str = "template1") -> Iterator[str]:
+    """A database on the server of DATABASE_URL, like the template; dropped at the end."""
     given = conninfo_to_dict(os.environ["DATABASE_URL"])
     server = make_conninfo(**given | {"dbname": "postgres"})
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     host = given.get("host") or "localhost"
     user, password = given.get("user") or "postgres", given.get("password") or ""
     try:
@@ -164,11 +166,36 @@ def database_of_its_own(name: str) -> Iterator[str]:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
+_templates = ExitStack()
+
+
+@cache
+def _migrated_database(_server_url: str) -> str:
+    """Name of a database that stacks on this server copy: migrating takes seconds, a copy none."""
+    name = f"stack_template_{os.getpid()}"
+    url = _templates.enter_context(database_of_its_own(name))
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "--no-input"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": url},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return name
+
+
+@atexit.register
+def _drop_templates() -> None:
+    with suppress(psycopg.OperationalError):  # of a server that a test made, and took away
+        _templates.close()
+
+
 @contextmanager
 def running_stack(folder: Path, **settings: str) -> Iterator[Stack]:
     """A deployment with the shipped environments; nothing of it is left at the end."""
     port = free_port()
-    with database_of_its_own(f"stack_{port}") as database_url:
+    template = _migrated_database(os.environ["DATABASE_URL"])
+    with database_of_its_own(f"stack_{port}", template=template) as database_url:
         environ = os.environ | {
             "DATABASE_URL": database_url,
             "DATA_DIR": str(folder / "data"),
@@ -178,7 +205,6 @@ def running_stack(folder: Path, **settings: str) -> Iterator[Stack]:
             **settings,
         }
         stack = Stack(folder, environ, port, Client(port))
-        stack.manage("migrate", "--no-input")
         stack.manage("seed_environments")
         try:
             stack.start("api", "run_api")

@@ -219,10 +219,10 @@ class TestSessions:
         self, stack: Stack, client: Client
     ) -> None:
         session_id = client.open("python")
-        code = "import time; print('partial', flush=True); time.sleep(25)"
+        code = "import time; print('partial', flush=True); open('said', 'w'); time.sleep(25)"
         with ThreadPoolExecutor(1) as threads:
             waiting = threads.submit(client.execute, session_id, code)
-            assert eventually(lambda: _running_worker(stack, session_id))
+            assert eventually(lambda: "said" in _files(session_id))
             client.stop(session_id)
             result = waiting.result()
         assert (result["status"], result["verdict"]) == ("cancelled", "cancelled")
@@ -325,6 +325,7 @@ class TestCommands:
         session_id = client.open("python")
         client.execute(session_id, "print(1)")
         client.stop(session_id)
+        assert stack.stop("worker") == 0  # which removes orphans, too, when it is time to
         node = stack.rows("SELECT id FROM sessions_app_node")[0][0]
         orphan = str(uuid4())
         (container_id,) = docker(
@@ -337,6 +338,7 @@ class TestCommands:
         assert orphan in _sessions_with_containers(stack)
         stack.manage("cleanup_sessions")
         assert orphan not in _sessions_with_containers(stack)
+        stack.start("worker", "run_worker")
 
     def test_the_schema_is_served_and_true(self, stack: Stack) -> None:
         schema = json.loads(
@@ -347,6 +349,10 @@ class TestCommands:
 
 def _sessions_with_containers(stack: Stack) -> list[str]:
     return [name.removeprefix("code-executor-") for name in stack.containers()]
+
+
+def _files(session_id: str) -> list[str]:
+    return docker("exec", f"code-executor-{session_id}", "ls", "/workspace")
 
 
 def _running_worker(stack: Stack, session_id: str) -> int | None:

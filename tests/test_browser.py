@@ -66,16 +66,18 @@ def serving() -> Iterator[str]:
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch, this: Node) -> Iterator[str]:
-    # Playwright keeps an event loop in this thread, which Django takes for an asynchronous caller.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+def site(browser: Browser, this: Node) -> Iterator[str]:
     with serving() as address:
         yield address
 
 
-@pytest.fixture
-def browser(site: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests: each has a context of its own, with its cookies, in `tab`."""
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # Playwright keeps an event loop in this thread, which Django takes for an asynchronous
+        # caller.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
         yield browser
         browser.close()
@@ -90,7 +92,8 @@ def problems() -> list[str]:
 
 @pytest.fixture
 def tab(browser: Browser, site: str, problems: list[str]) -> Iterator[Page]:
-    tab = browser.new_context(base_url=site, viewport={"width": 1280, "height": 800}).new_page()
+    context = browser.new_context(base_url=site, viewport={"width": 1280, "height": 800})
+    tab = context.new_page()
     tab.set_default_timeout(PATIENCE_MS)
 
     def on_response(response: Response) -> None:
@@ -114,6 +117,7 @@ def tab(browser: Browser, site: str, problems: list[str]) -> Iterator[Page]:
         lambda line: problems.append(f"console: {line.text}") if line.type == "error" else None,
     )
     yield tab
+    context.close()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tests.meeting import WAIT_SECONDS, Meeting, Visitor
 
 pytestmark = [
     pytest.mark.stack,
+    pytest.mark.cluster,
     pytest.mark.django_db(transaction=True, available_apps=["django_q"]),
 ]
 

@@ -17,6 +17,7 @@ __all__ = ["meeting", "start"]  # fixtures
 
 pytestmark = [
     pytest.mark.stack,
+    pytest.mark.cluster,
     pytest.mark.django_db(transaction=True, available_apps=["django_q"]),
 ]
 

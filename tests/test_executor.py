@@ -228,7 +228,8 @@ def test_many_that_run_share_few_connections(
 def _connected() -> int:
     with psycopg.connect(**connection_parameters("test"), autocommit=True) as other:
         found = other.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND backend_type = 'client backend'"
         ).fetchone()
     assert found is not None
     return int(found[0])

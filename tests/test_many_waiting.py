@@ -20,6 +20,7 @@ HUNDREDS = "SELECT count(*) FROM sessions_app_execution WHERE status IN ('queued
 CONNECTED = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
+    AND backend_type = 'client backend'
 """
 
 

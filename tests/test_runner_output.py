@@ -83,6 +83,7 @@ def test_each_line_of_a_slow_program_comes_when_it_is_written(
     assert result.stderr == b"line 1\nline 3\n"
 
 
+@pytest.mark.alone
 def test_what_a_short_program_writes_comes_with_its_result(
     docker_driver: DockerDriver, sandbox: SandboxHandle
 ) -> None:

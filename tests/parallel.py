@@ -1,0 +1,60 @@
+"""Which tests run side by side when pytest has several processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+
+from xdist.scheduler import LoadScopeScheduling
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = ("compose", "cluster", "stack", "browser", "docker")
+"""Markers of tests that are heavy, or share something of this machine."""
+
+
+class OneKindAtATime(LoadScopeScheduling):
+    """Modules with a marker of one kind follow each other in one process, which keeps what they
+    have started for a module; tests of all other modules go wherever there is room.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _kind(nodeid.partition("::")[0]) or nodeid
+
+
+@cache
+def _kind(module: str) -> str | None:
+    """The first one whose marker the module uses. The process that distributes tests has not
+    imported them, so it looks at the text.
+    """
+    text = (ROOT / module).read_text()
+    return next((kind for kind in KINDS if f"pytest.mark.{kind}" in text), None)
+
+
+@contextmanager
+def its_turn(*, alone: bool) -> Iterator[None]:
+    """For one test: beside those of other processes, or, `alone`, when none of them runs one."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        yield
+        return
+    # Who waits to be alone keeps the gate shut, or it would wait for ever: the others never stop.
+    with ExitStack() as held:
+        with ExitStack() as gate:
+            gate.enter_context(_locked(f"{run}.gate", fcntl.LOCK_EX))
+            turn = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+            held.enter_context(_locked(f"{run}.turn", turn))
+        yield
+
+
+@contextmanager
+def _locked(name: str, operation: int) -> Iterator[None]:
+    folder = Path(tempfile.gettempdir()) / "code-executor-tests"
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("w") as file:
+        fcntl.flock(file, operation)
+        yield
