@@ -65,7 +65,7 @@ def known_vulnerabilities(audited: Any) -> list[str] | None:
 def ask_advisories() -> list[str] | None:
     """Known vulnerabilities; None where no advisory service answers."""
     try:
-        urllib.request.urlopen(ADVISORIES, timeout=PROBE_SECONDS).close()
+        urllib.request.urlopen(ADVISORIES, timeout=PROBE_SECONDS).close()  # noqa: S310 -- pip's own
         done = subprocess.run(
             [
                 sys.executable,
