@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import ipaddress
 import os
 import re
 import socket
@@ -105,6 +106,11 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _one_of_lower(*words: str) -> Callable[[str], str]:
+    parse = _one_of(*(word.upper() for word in words))
+    return lambda value: parse(value).lower()
+
+
 def _database_url(value: str) -> str:
     if value and urlsplit(value).scheme not in ("postgres", "postgresql"):
         raise ValueError(value)
@@ -122,6 +128,16 @@ def _docker_socket(value: str) -> str:
 
 def _list(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _origins(value: str) -> list[str]:
+    origins = _list(value)
+    for origin in origins:
+        parts = urlsplit(origin)
+        exact = parts.scheme in ("http", "https") and parts.hostname
+        if origin != "*" and not (exact and origin == f"{parts.scheme}://{parts.netloc}"):
+            raise ValueError(value)
+    return origins
 
 
 def _labels(value: str) -> dict[str, str]:
@@ -294,6 +310,20 @@ SETTINGS = (
         "an address or host name",
         "address that the API listens on",
     ),
+    _setting(
+        "API_AUTH",
+        "key",
+        _one_of_lower("key", "open"),
+        "key or open",
+        "who may call: those who have a key, or, on a loopback API_HOST only, whoever reaches it",
+    ),
+    _setting(
+        "CORS_ORIGINS",
+        "",
+        _origins,
+        "origins such as https://app.example.org, separated by commas, or *",
+        "pages that may call the API from a browser",
+    ),
     _setting("API_PORT", "8000", _whole(1, 65_535), "a port from 1 to 65535", "port of the API"),
     _setting(
         "API_DEBUG",
@@ -373,9 +403,29 @@ def load(environ: Mapping[str, str] = os.environ) -> Values:
             values[setting.name] = setting.parse(text.strip())
         except ValueError:
             problems.append(f"{setting.name}: {text!r} can't be; allowed: {setting.allowed}")
+    problems += _contradictions(values)
     if problems:
         raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
     return values
+
+
+def _contradictions(values: Values) -> list[str]:
+    host = values.get("API_HOST", "")
+    if values.get("API_AUTH") != "open" or is_loopback(host):
+        return []
+    return [
+        f"API_AUTH: open serves whoever reaches it, so API_HOST must be a loopback address, and "
+        f"{host!r} is none; set API_HOST=127.0.0.1, or API_AUTH=key and make a key with "
+        f"`manage.py create_client`"
+    ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on this address, or is meant by this name."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:

@@ -132,7 +132,7 @@ def api(
     environments: dict[str, Environment],
     configure: Configure,
 ) -> Iterator[Api]:
-    """The HTTP API, with the cast there."""
-    configure(REQUEST_TIMEOUT=LONG)
+    """The HTTP API, with the cast there. It asks for no key, unless a test configures that."""
+    configure(REQUEST_TIMEOUT=LONG, API_AUTH="open")
     with serving(application) as client:
         yield client

@@ -173,6 +173,7 @@ def running_stack(folder: Path, **settings: str) -> Iterator[Stack]:
             "DATABASE_URL": database_url,
             "DATA_DIR": str(folder / "data"),
             "NODE_NAME": f"stack-{port}",
+            "API_AUTH": "open",
             "API_HOST": "127.0.0.1",
             "API_PORT": str(port),
             **settings,
