@@ -156,7 +156,6 @@ async function begin() {
   }
   try {
     await showEnvironments();
-    element("result").hidden = true;
   } catch (error) {
     showProblem(keyField ? error.message : "The environments can't be read.");
   }
@@ -166,6 +165,7 @@ if (keyField) {
   keyField.value = sessionStorage.getItem(KEY) ?? "";
   keyField.addEventListener("change", () => {
     sessionStorage.setItem(KEY, keyField.value.trim());
+    element("result").hidden = true;
     begin();
   });
 }
