@@ -99,6 +99,8 @@ UNFOLD: dict[str, Any] = {
             ),
             _group(
                 "Access",
+                _item("Clients", "key", "sessions_app_client"),
+                _item("API keys", "vpn_key", "sessions_app_apikey"),
                 _item("Users", "person", "auth_user"),
                 _item("Groups", "group", "auth_group"),
                 _item("Failed logins", "lock_clock", "sessions_app_failedlogin"),

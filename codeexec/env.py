@@ -118,6 +118,11 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _one_of_lower(*words: str) -> Callable[[str], str]:
+    parse = _one_of(*(word.upper() for word in words))
+    return lambda value: parse(value).lower()
+
+
 def _database_url(value: str) -> str:
     if value and urlsplit(value).scheme not in ("postgres", "postgresql"):
         raise ValueError(value)
@@ -147,6 +152,16 @@ def _networks(value: str) -> list[str]:
     for part in parts:
         ipaddress.ip_network(part)
     return parts
+
+
+def _origins(value: str) -> list[str]:
+    origins = _list(value)
+    for origin in origins:
+        parts = urlsplit(origin)
+        exact = parts.scheme in ("http", "https") and parts.hostname
+        if origin != "*" and not (exact and origin == f"{parts.scheme}://{parts.netloc}"):
+            raise ValueError(value)
+    return origins
 
 
 def _labels(value: str) -> dict[str, str]:
@@ -331,6 +346,20 @@ SETTINGS = (
         "an address or host name",
         "address that the API listens on",
     ),
+    _setting(
+        "API_AUTH",
+        "key",
+        _one_of_lower("key", "open"),
+        "key or open",
+        "who may call: those who have a key, or, on a loopback API_HOST only, whoever reaches it",
+    ),
+    _setting(
+        "CORS_ORIGINS",
+        "",
+        _origins,
+        "origins such as https://app.example.org, separated by commas, or *",
+        "pages that may call the API from a browser",
+    ),
     _setting("API_PORT", "8000", _whole(1, 65_535), "a port from 1 to 65535", "port of the API"),
     _setting(
         "API_DEBUG",
@@ -426,6 +455,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Values:
         except ValueError:
             shown = "its value" if setting.secret else repr(text)
             problems.append(f"{setting.name}: {shown} can't be; allowed: {setting.allowed}")
+    problems += _contradictions(values)
     if problems:
         raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
     return values
@@ -462,6 +492,25 @@ def _read_secret(setting: Setting, path: Path) -> str:
     if not secret:
         raise _SecretFileError(f"{setting.file_name}: {path} is empty")
     return secret
+
+
+def _contradictions(values: Values) -> list[str]:
+    host = values.get("API_HOST", "")
+    if values.get("API_AUTH") != "open" or is_loopback(host):
+        return []
+    return [
+        f"API_AUTH: open serves whoever reaches it, so API_HOST must be a loopback address, and "
+        f"{host!r} is none; set API_HOST=127.0.0.1, or API_AUTH=key and make a key with "
+        f"`manage.py create_client`"
+    ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on this address, or is meant by this name."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:

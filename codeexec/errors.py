@@ -5,8 +5,19 @@
     │   ├── InvalidPath       400      invalid_path
     │   ├── UnknownEnvironment 400     unknown_environment
     │   └── LimitExceeded     400      limit_exceeded
+    ├── NotAuthenticated      401      not_authenticated (with WWW-Authenticate)
+    │   ├── InvalidKey        401      invalid_key
+    │   ├── InvalidToken      401      invalid_token
+    │   └── TokenExpired      401      token_expired
+    ├── Forbidden             403      forbidden
+    │   ├── InsufficientScope 403      insufficient_scope
+    │   ├── ForbiddenForRole  403      forbidden_for_role
+    │   ├── ForeignHost       403      foreign_host
+    │   └── ForeignOrigin     403      foreign_origin
     ├── NotFound              404      not_found
     ├── SessionClosed         409      session_closed
+    ├── RateLimited           429      rate_limited (with Retry-After)
+    ├── TooManySessions       429      too_many_sessions (with Retry-After)
     ├── NoCapacity            503      no_capacity (with Retry-After)
     ├── DatabaseAway          503      database_away (with Retry-After)
     └── ResultPending         504      result_pending
@@ -49,6 +60,7 @@ class ServiceError(Exception):
         return {"detail": self.detail, "code": self.code, **self.fields}
 
     def headers(self) -> dict[str, str]:
+        """Besides the body's."""
         if self.retry_after_seconds is None:
             return {}
         return {"Retry-After": str(self.retry_after_seconds)}
@@ -71,6 +83,54 @@ class LimitExceeded(InvalidRequest):
     code = "limit_exceeded"
 
 
+class NotAuthenticated(ServiceError):
+    code = "not_authenticated"
+    http_status = 401
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Api-Key realm="code-executor"'}
+
+
+class InvalidKey(NotAuthenticated):
+    code = "invalid_key"
+
+
+class InvalidToken(NotAuthenticated):
+    code = "invalid_token"
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="code-executor", error="invalid_token"'}
+
+
+class TokenExpired(InvalidToken):
+    code = "token_expired"
+
+
+class Forbidden(ServiceError):
+    code = "forbidden"
+    http_status = 403
+
+
+class InsufficientScope(Forbidden):
+    code = "insufficient_scope"
+
+
+class ForbiddenForRole(Forbidden):
+    code = "forbidden_for_role"
+
+
+class ForeignHost(Forbidden):
+    """A name that the service has no reason to be called by: another site's, rebound to us."""
+
+    code = "foreign_host"
+
+
+class ForeignOrigin(Forbidden):
+    """A page of another site calls a service that asks for no key."""
+
+    code = "foreign_origin"
+
+
 class NotFound(ServiceError):
     code = "not_found"
     http_status = 404
@@ -79,6 +139,21 @@ class NotFound(ServiceError):
 class SessionClosed(ServiceError):
     code = "session_closed"
     http_status = 409
+
+
+class RateLimited(ServiceError):
+    code = "rate_limited"
+    http_status = 429
+
+    def __init__(self, detail: str, *, retry_after_seconds: int) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TooManySessions(ServiceError):
+    code = "too_many_sessions"
+    http_status = 429
+    retry_after_seconds = 10
 
 
 class NoCapacity(ServiceError):
@@ -138,6 +213,11 @@ def _first_message(errors: Any, name: str = "") -> tuple[str, str]:
     if isinstance(errors, list):
         return _first_message(errors[0], name)
     return name, str(errors)
+
+
+def error_answer(error: ServiceError) -> JsonResponse:
+    """Outside of REST framework's views."""
+    return JsonResponse(error.body(), status=error.http_status, headers=error.headers())
 
 
 def error_page(status: int, detail: str, code: str) -> JsonResponse:

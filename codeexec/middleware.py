@@ -1,4 +1,4 @@
-"""Middleware: what browsers are told with every answer. That of asynchronous views
+"""Middleware: what browsers are told with every answer, and who gets one. That of asynchronous views
 (ASYNC_MIDDLEWARE) is coroutines that need no thread.
 """
 
@@ -10,6 +10,8 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+from codeexec.errors import Forbidden, error_answer
+from codeexec.local_only import require_local
 from codeexec.page_policies import PERMISSIONS_POLICY, content_security_policy
 
 AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -23,6 +25,32 @@ def page_policies(handler: Handler) -> Handler:
         response = handler(request)
         _set_policies(request, response)
         return response
+
+    return respond
+
+
+def local_only(handler: Handler) -> Handler:
+    """Keeps other sites' pages away from a service that asks for no key."""
+
+    def respond(request: HttpRequest) -> HttpResponseBase:
+        try:
+            require_local(request)
+        except Forbidden as error:
+            return error_answer(error)
+        return handler(request)
+
+    return respond
+
+
+def local_only_async(handler: AsyncHandler) -> AsyncHandler:
+    """As `local_only`."""
+
+    async def respond(request: HttpRequest) -> HttpResponseBase:
+        try:
+            require_local(request)
+        except Forbidden as error:
+            return error_answer(error)
+        return await handler(request)
 
     return respond
 

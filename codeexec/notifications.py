@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -64,9 +64,21 @@ class Hub:
 
     def __init__(self) -> None:
         self._waiters: dict[str, set[Waiter]] = {}
+        self._hearers: dict[str, Callable[[], None]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connected = asyncio.Event()
+
+    def hear(self, channel: str, told: Callable[[], None]) -> None:
+        """Have `told` called in the event loop whenever somebody notifies the channel, and whenever
+        that may have been missed. For before the hub listens.
+        """
+        self._hearers[channel] = told
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it listens at this moment. May be asked from any thread."""
+        return self._connected.is_set()
 
     async def start(self) -> None:
         """Begin to listen; returns at once, whether or not the database can be reached yet."""
@@ -138,21 +150,27 @@ class Hub:
         parameters = connection_parameters("code-executor hub")
         listening = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
         try:
-            await listening.execute(f"LISTEN {CHANNEL}")
+            for channel in (CHANNEL, *self._hearers):
+                await listening.execute(f"LISTEN {channel}")
         except BaseException:
             await listening.close()
             raise
-        self._connected.set()
         self._tell_everybody()  # what was told while nobody listened is in the rows
+        self._connected.set()
         return listening
 
     async def _forward(self, listening: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
         async for notification in listening.notifies():
+            if notification.channel in self._hearers:
+                self._hearers[notification.channel]()
+                continue
             execution_id, _, news = notification.payload.partition("\n")
             for waiter in self._waiters.get(execution_id, ()):
                 waiter.tell(news)
 
     def _tell_everybody(self) -> None:
+        for told in self._hearers.values():
+            told()
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.tell()

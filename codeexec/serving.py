@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
 from typing import IO, Any, cast
 
 from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
+from corsheaders.middleware import CorsMiddleware
 from django.conf import settings
 from django.core import signals
 from django.core.exceptions import RequestAborted
@@ -100,7 +102,7 @@ class Application(ASGIHandler):
         except RequestAborted:
             return
         except BodyTooLargeError:
-            await self.send_response(_body_too_large(), send)
+            await self.send_response(self._body_too_large(scope), send)
             return
         with closing(body):
             set_script_prefix(get_script_prefix(scope))
@@ -112,6 +114,14 @@ class Application(ASGIHandler):
                 await self._answer_while_connected(request, receive, send)
             else:
                 await self._answer(request, send)
+
+    def _body_too_large(self, scope: Scope) -> HttpResponseBase:
+        """For pages of other origins, too, whose scripts read no answer without CORS headers."""
+        request, refusal = self.create_request(scope, io.BytesIO())
+        if request is None:
+            return cast(HttpResponseBase, refusal)
+        answer = CorsMiddleware(lambda _request: _body_too_large())
+        return cast(HttpResponseBase, answer(request))
 
     async def _answer_while_connected(
         self, request: ASGIRequest, receive: Receive, send: Send

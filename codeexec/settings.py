@@ -103,6 +103,15 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W005",  # HSTS for subdomains: those are not the service's to decide about
     "security.W021",  # HSTS preloading: neither
 ]
+# Pages that may call the API from a browser. Keys and tokens are sent by their scripts: a browser's
+# own credentials, such as the console's cookies, never are.
+CORS_ALLOW_ALL_ORIGINS = "*" in CODE_EXECUTOR["CORS_ORIGINS"]
+CORS_ALLOWED_ORIGINS = [origin for origin in CODE_EXECUTOR["CORS_ORIGINS"] if origin != "*"]
+CORS_URLS_REGEX = r"^/api/"
+CORS_ALLOW_HEADERS = ["authorization", "content-type", "idempotency-key", "last-event-id"]
+CORS_EXPOSE_HEADERS = ["Retry-After", "Server-Timing"]
+CORS_ALLOW_CREDENTIALS = False
+CORS_PREFLIGHT_MAX_AGE = 3600
 DATA_UPLOAD_MAX_MEMORY_SIZE: int = CODE_EXECUTOR["MAX_REQUEST_SIZE"]
 
 INSTALLED_APPS = [
@@ -115,6 +124,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "corsheaders",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -124,6 +134,8 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "codeexec.middleware.page_policies",
+    "codeexec.middleware.local_only",
+    "corsheaders.middleware.CorsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -135,7 +147,11 @@ MIDDLEWARE = [
     "sessions_app.logins.refused_logins",
 ]
 # Of asynchronous views, in place of MIDDLEWARE: coroutines only, see `codeexec.serving`.
-ASYNC_MIDDLEWARE = ["codeexec.middleware.browser_safety"]
+ASYNC_MIDDLEWARE = [
+    "codeexec.middleware.browser_safety",
+    "codeexec.middleware.local_only_async",
+    "corsheaders.middleware.CorsMiddleware",
+]
 ROOT_URLCONF = "codeexec.urls"
 ASGI_APPLICATION = "codeexec.asgi.application"
 APPEND_SLASH = True
@@ -179,7 +195,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["codeexec.negotiation.JsonParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "codeexec.negotiation.AlwaysJson",
     "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": ["codeexec.permissions.Nobody"],
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "codeexec.errors.exception_handler",
@@ -229,10 +245,15 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "sessions_app.api.schema.describe_access",
+    ],
     "ENUM_NAME_OVERRIDES": {
         "SessionStatus": "sessions_app.models.session.SessionStatus",
         "ExecutionStatus": "sessions_app.models.execution.ExecutionStatus",
         "Verdict": "sessions_app.models.execution.Verdict",
+        "Role": "sessions_app.callers.Role",
         "HealthStatus": ["healthy", "degraded", "unhealthy"],
     },
 }

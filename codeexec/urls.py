@@ -1,9 +1,10 @@
 """Addresses of the whole service."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import include, path
-from django.views.generic import TemplateView
 from drf_spectacular.views import (
     SpectacularAPIView,
     SpectacularRedocView,
@@ -16,8 +17,14 @@ def robots(request: HttpRequest) -> HttpResponse:
     return HttpResponse("User-agent: *\nDisallow: /\n", content_type="text/plain")
 
 
+def index(request: HttpRequest) -> HttpResponse:
+    """The page to try the service on. It asks for a key where the API does."""
+    needs_key = settings.CODE_EXECUTOR["API_AUTH"] == "key"
+    return render(request, "index.html", {"needs_key": needs_key})
+
+
 urlpatterns = [
-    path("", TemplateView.as_view(template_name="index.html"), name="index"),
+    path("", index, name="index"),
     path("api/v1/", include("sessions_app.api.urls")),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),

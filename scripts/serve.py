@@ -4,9 +4,11 @@ first program, and serving until Ctrl-C.
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -33,6 +35,11 @@ from scripts.steps import (
 )
 
 WATCH_SECONDS = 0.5
+FIRST_CLIENT = "first-program"
+ACCESS = {
+    "open": "no key needed, reachable from this machine only",
+    "key": "with a key; `.venv/bin/python manage.py create_client NAME` makes one",
+}
 
 
 class Server:
@@ -73,9 +80,24 @@ class Server:
             wait_until_healthy(f"{self._address}/api/v1", self._require_parts)
             current.outcome = "healthy"
         with step("First program through the API") as current:
-            answer = run_first_program(f"{self._address}/api/v1", self._environment)
+            with self._key() as key:
+                answer = run_first_program(f"{self._address}/api/v1", self._environment, key)
             current.outcome = "the right answer" if answer else "none for this environment"
         self._show(answer, admin)
+
+    @contextmanager
+    def _key(self) -> Iterator[str]:
+        """A key for as long as it is needed; none where the API asks for none."""
+        if self._config["API_AUTH"] == "open":
+            yield ""
+            return
+        new = json.loads(
+            manage_output("create_key", FIRST_CLIENT, "--create", "--expires-in", "0.01", "--json")
+        )
+        try:
+            yield new["key"]
+        finally:
+            manage_output("revoke_key", new["prefix"])
 
     def serve(self) -> None:
         """Builds the other environments beside it, and keeps the parts running. Never returns."""
@@ -121,6 +143,7 @@ class Server:
         print(f"  API       {self._address}/api/v1")
         print(f"  Try it    {self._address}/docs  (reference: {self._address}/redoc)")
         print(f"  Admin     {self._address}/admin/  {admin}")
+        print(f"  Access    {ACCESS[self._config['API_AUTH']]}")
         print(f"  Logs      {self._logs}")
         print("\n  Ctrl-C stops everything.\n", flush=True)
 

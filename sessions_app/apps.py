@@ -7,3 +7,6 @@ class SessionsAppConfig(AppConfig):
 
     def ready(self) -> None:
         import codeexec.checks  # noqa: F401 -- registers them
+        from sessions_app.key_ring import listen_for_changes
+
+        listen_for_changes()

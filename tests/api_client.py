@@ -37,7 +37,8 @@ class Api:
     async def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         if "json" in options:  # in ASCII, which can carry halves of surrogate pairs as well
             options["content"] = json.dumps(options.pop("json")).encode()
-            options["headers"] = {"content-type": "application/json"}
+            json_headers = {"content-type": "application/json"}
+            options["headers"] = {**options.get("headers", {}), **json_headers}
         url = path if path.startswith(("/api", "http", "/docs")) else f"/api/v1{path}"
         return await self._client.request(method, url, **options)
 

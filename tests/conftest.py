@@ -78,6 +78,12 @@ def passwords_of_little_work() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_key_is_asked_for(configure: Configure) -> None:
+    """As in the shipped configuration, whatever this machine's says; tests of keys change it."""
+    configure(API_AUTH="open", API_HOST="127.0.0.1")
+
+
+@pytest.fixture(autouse=True)
 def static_files_as_they_are(settings: Any) -> None:
     """Pages are tested without having collected their static files first."""
     settings.WHITENOISE_AUTOREFRESH = True
@@ -171,7 +177,7 @@ def api(
     environments: dict[str, Environment],
     configure: Configure,
 ) -> Iterator[Api]:
-    """The HTTP API, with the cast there."""
+    """The HTTP API, with the cast there. It asks for no key, unless a test configures that."""
     configure(REQUEST_TIMEOUT=LONG)
     with serving(application) as client:
         yield client

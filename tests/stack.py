@@ -40,12 +40,14 @@ class Client:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def call(self, method: str, path: str, body: Any = None) -> Answer:
+    def call(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=150)
         try:
             payload = None if body is None else json.dumps(body)
-            headers = {"Content-Type": "application/json"}
-            connection.request(method, f"/api/v1{path}", payload, headers)
+            sent = {"Content-Type": "application/json", **(headers or {})}
+            connection.request(method, f"/api/v1{path}", payload, sent)
             response = connection.getresponse()
             return Answer(response.status, dict(response.getheaders()), json.load(response))
         finally:
@@ -200,6 +202,7 @@ def running_stack(folder: Path, **settings: str) -> Iterator[Stack]:
             "DATABASE_URL": database_url,
             "DATA_DIR": str(folder / "data"),
             "NODE_NAME": f"stack-{port}",
+            "API_AUTH": "open",
             "API_HOST": "127.0.0.1",
             "API_PORT": str(port),
             **settings,

@@ -68,6 +68,13 @@ class Stack:
         wait_until_healthy(str(self.api.base_url).rstrip("/"), still_running=lambda: None)
         assert eventually(lambda: len(self.sandboxes() - self._sessions) == self._pool, 30)
 
+    def make_key(self) -> None:
+        """The API asks for one: a client of the tests' own gets it, as an operator would."""
+        command = ["python", "manage.py", "create_client", "tests"]
+        code, said = self.container("api").exec_run(command)
+        assert code == 0, said
+        self.api.headers["Authorization"] = f"Api-Key {said.decode().splitlines()[0]}"
+
     def container(self, service: str) -> Any:
         labels = [
             f"com.docker.compose.project={PROJECT}",
@@ -129,6 +136,8 @@ def stack() -> Iterator[Stack]:
         stack.compose("down", "-v", seconds=DOWN_SECONDS)  # what an interrupted run has left
         stack.compose("up", "-d", "--build", *SERVICES, seconds=UP_SECONDS)
         stack.wait_until_ready()
+        assert stack.api.get("/sessions").status_code == 401
+        stack.make_key()
         yield stack
     finally:
         stack.compose("down", "-v", seconds=DOWN_SECONDS)

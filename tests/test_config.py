@@ -15,6 +15,9 @@ from codeexec.env import BASE_DIR, CONF_FILE_VARIABLE, SETTINGS, ConfigurationEr
 from codeexec.sizes import format_size, parse_size
 
 MIB = 1024 * 1024
+EVERYWHERE = "0.0.0.0"  # noqa: S104 -- compared, not listened on
+SHIPPED = BASE_DIR / "config" / "code-executor.conf"
+ORIGINS = ["https://a.example", "http://localhost:3000"]
 FREE_TEXT = {
     "API_HOST",
     "ALLOWED_HOSTS",
@@ -53,10 +56,12 @@ IMPOSSIBLE = {
     "NODE_CAPACITY": ["0", "10001"],
     "WORKER_CONCURRENCY": ["0", "257", "four"],
     "API_PORT": ["0", "65536", "http"],
+    "API_AUTH": ["none", "keys"],
     "API_DEBUG": ["debug"],
     "API_THREADS": ["0", "257"],
     "TRUSTED_PROXIES": ["proxy", "10.0.0.0/33", "10.0.0.1/8"],
     "HSTS_SECONDS": ["-1", "63072001", "1y"],
+    "CORS_ORIGINS": ["app.example.org", "https://a.example/", "ftp://a.example", "https://"],
     "LOG_LEVEL": ["LOUD", "10"],
 }
 
@@ -157,6 +162,9 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
         ("CONTAINER_LABELS", "a=1, b=x=y", {"a": "1", "b": "x=y"}),
         ("ALLOWED_HOSTS", "a.example, b.example", ["a.example", "b.example"]),
         ("LOG_LEVEL", "debug", "DEBUG"),
+        ("API_AUTH", "Key", "key"),
+        ("CORS_ORIGINS", "https://a.example, http://localhost:3000", ORIGINS),
+        ("CORS_ORIGINS", "*", ["*"]),
         ("DATA_DIR", "state", BASE_DIR / "state"),
         ("DATA_DIR", "/var/lib/x", Path("/var/lib/x")),
         ("DATABASE_URL", "postgres://u:p@db:5432/x", "postgres://u:p@db:5432/x"),
@@ -172,23 +180,31 @@ def test_quotes_and_comments_of_the_file_are_understood(conf) -> None:
 
 
 def test_the_shipped_file_shows_every_setting_with_its_default() -> None:
-    text = (BASE_DIR / "config" / "code-executor.conf").read_text()
+    text = SHIPPED.read_text()
     shown = re.findall(r"^#([A-Z_]+)=(.*)$", text, re.MULTILINE)
     defaults = {setting.name: setting.default for setting in SETTINGS}
     defaults["NODE_NAME"] = ""  # the host's name, which no file can know
     assert sorted(shown) == sorted(defaults.items())
 
 
-def test_the_shipped_file_changes_nothing_and_explains_each_setting() -> None:
-    lines = (BASE_DIR / "config" / "code-executor.conf").read_text().splitlines()
-    assert all(line.startswith("#") or not line for line in lines)
+def test_the_shipped_file_serves_this_machine_without_keys_and_changes_nothing_else(conf) -> None:
+    defaults = {setting.name: setting.default for setting in SETTINGS}
+    changed = {
+        name: value for name, value in conf(SHIPPED.read_text()).items() if value != conf()[name]
+    }
+    assert changed == {"API_AUTH": "open", "API_HOST": "127.0.0.1"}
+    assert (defaults["API_AUTH"], defaults["API_HOST"]) == ("key", EVERYWHERE)
+
+
+def test_the_shipped_file_explains_each_setting() -> None:
+    lines = SHIPPED.read_text().splitlines()
     for before, line in itertools.pairwise(lines):
         if re.match(r"#[A-Z_]+=", line):
             assert before.startswith("# "), f"{line} has no explanation"
 
 
 def test_the_shipped_file_can_be_used_with_every_setting_uncommented(conf) -> None:
-    text = (BASE_DIR / "config" / "code-executor.conf").read_text()
+    text = re.sub(r"^[A-Z_]+=.*\n", "", SHIPPED.read_text(), flags=re.MULTILINE)
     assert conf(re.sub(r"^#([A-Z_]+=)", r"\1", text, flags=re.MULTILINE)) == conf()
 
 
@@ -252,6 +268,34 @@ def test_no_refusal_shows_a_secret(conf) -> None:
     with pytest.raises(ConfigurationError) as caught:
         conf("SECRET_KEY hunter2\n")
     assert "hunter2" not in str(caught.value)
+
+
+# ---- who may call
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST"])
+def test_an_open_service_may_listen_on_loopback(conf, host: str) -> None:
+    assert conf(API_AUTH="open", API_HOST=host)["API_AUTH"] == "open"
+
+
+@pytest.mark.parametrize(
+    "host", [EVERYWHERE, "::", "10.0.0.5", "code.example.org", "127.0.0.1.nip.io"]
+)
+def test_an_open_service_may_listen_nowhere_else(conf, host: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        conf(API_AUTH="open", API_HOST=host)
+    _title, problem = str(caught.value).splitlines()
+    assert problem.startswith("API_AUTH: open serves whoever reaches it")
+    for told in (repr(host), "API_HOST=127.0.0.1", "API_AUTH=key", "manage.py create_client"):
+        assert told in problem
+    assert conf(API_AUTH="key", API_HOST=host)["API_AUTH"] == "key"
+
+
+def test_the_service_does_not_start_open_to_others() -> None:
+    done = manage("run_api", API_AUTH="open", API_HOST=EVERYWHERE)
+    assert done.returncode == 1
+    assert "API_HOST must be a loopback address" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @given(st.integers(min_value=1, max_value=2**62))

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -23,9 +23,12 @@ from sessions_app import upkeep
 from sessions_app.admin.executions import ExecutionAdmin
 from sessions_app.admin.sessions import SessionAdmin
 from sessions_app.health import check_health
+from sessions_app.key_ring import Rows
 from sessions_app.models import Execution, Node, Session
+from sessions_app.services.clients import create_client, create_key, require_room
 from sessions_app.services.sessions import open_session
 from tests import history
+from tests.conftest import Configure
 from tests.console_fixtures import (
     EXECUTION,
     FAILURE,
@@ -128,6 +131,25 @@ def test_pages_of_the_api_read_no_more_the_further_they_go(grown: None, client: 
     assert max(history_read(lambda: client.get(back)).values()) <= MOST
 
 
+def test_a_client_that_has_few_sessions_reads_no_others(
+    grown: None, client: Client, configure: Configure
+) -> None:
+    owner = create_client("small", max_live_sessions=100)
+    headers = {"authorization": f"Api-Key {create_key(owner).key}"}
+    few = Session.objects.order_by("created_at").values_list("pk", flat=True)[:20]
+    Session.objects.filter(pk__in=list(few)).update(client=owner)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE sessions_app_session")
+    configure(API_AUTH="key")
+    for query in ("", "status=ready", "status=error", "environment=rust", "page_size=5"):
+        read = history_read(partial(client.get, f"/api/v1/sessions?{query}", headers=headers))
+        assert max(read.values()) <= 100, read
+    known = Rows().client(owner.pk)
+    assert known is not None
+    with transaction.atomic():
+        assert max(history_read(partial(require_room, known)).values()) <= 100
+
+
 def test_a_timeline_reads_its_own_session(grown: None, client: Client) -> None:
     ran = Session.objects.filter(last_sequence__gt=0).order_by("created_at")[100]
     url = f"/api/v1/sessions/{ran.pk}/executions"
@@ -166,7 +188,7 @@ def test_what_an_execution_changes_in_its_session_is_in_no_index() -> None:
 @pytest.mark.parametrize(
     ("model", "count"),
     [
-        (SESSION, 5),
+        (SESSION, 6),
         (EXECUTION, 6),
         (NODE, 3),
         (SANDBOX, 5),

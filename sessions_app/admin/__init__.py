@@ -4,6 +4,7 @@ goes through the same services as the API's calls.
 
 from sessions_app.admin import (
     access,
+    clients,
     environments,
     executions,
     logins,
@@ -15,6 +16,7 @@ from sessions_app.admin import (
 
 __all__ = [
     "access",
+    "clients",
     "environments",
     "executions",
     "logins",

@@ -77,6 +77,7 @@ class SessionAdmin(HistoryAdmin):
         ("status", OwnStatusFilter),
         ("environment", admin.RelatedFieldListFilter),
         ("node", admin.RelatedFieldListFilter),
+        ("client", admin.RelatedFieldListFilter),
         "one_shot",
         ("created_at", DayRangeFilter),
     )
@@ -85,7 +86,7 @@ class SessionAdmin(HistoryAdmin):
         "8 or more digits of the session's or the container's id, or text of the metadata"
     )
     time_field = "created_at"
-    indexed = ("status", "environment", "node")
+    indexed = ("status", "environment", "node", "client")
     ordering = ("-created_at", "id")
     actions = ("stop_sessions",)
     actions_detail = ("stop_this_session",)
@@ -96,7 +97,7 @@ class SessionAdmin(HistoryAdmin):
             {
                 "fields": (
                     ("id", "status_badge", "reason"),
-                    ("environment", "revision", "node"),
+                    ("environment", "revision", "node", "client"),
                     "container_id",
                     "metadata_text",
                     ("created_exactly", "ready_exactly", "closed_exactly"),
@@ -116,7 +117,7 @@ class SessionAdmin(HistoryAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Session]:
         rows = super().get_queryset(request)
-        return rows.select_related("environment", "node", "revision__environment")
+        return rows.select_related("environment", "node", "client", "revision__environment")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Session], search_term: str

@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from environments_app.models import Environment
 from sessions_app.api.fields import Files, Metadata, Variables
+from sessions_app.callers import Role
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import CLOSED
 from sessions_app.services.pool import hit_rate
@@ -40,7 +41,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
     container_id = serializers.SerializerMethodField()
     last_execution = serializers.DateTimeField(source="last_execution_at", allow_null=True)
     ttl = serializers.IntegerField(source="ttl_seconds")
-    metadata = Metadata()
+    metadata = Metadata(required=False, help_text="Not for tokens of candidates and viewers.")
     stop_reason = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField(help_text="Why it was given up.")
 
@@ -63,6 +64,13 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
         )
         read_only_fields = fields
 
+    def to_representation(self, session: Session) -> dict[str, Any]:
+        """`without` in the context names fields that the caller is not shown."""
+        shown = super().to_representation(session)
+        for name in self.context.get("without", ()):
+            del shown[name]
+        return shown
+
     def get_container_id(self, session: Session) -> str | None:
         return None if session.status in CLOSED else session.container_id or None
 
@@ -71,6 +79,15 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
 
     def get_error(self, session: Session) -> str | None:
         return session.error_reason or None
+
+
+class TokenSerializer(serializers.Serializer[Any]):
+    """Answer to `POST /sessions/{id}/tokens`."""
+
+    token = serializers.CharField(help_text="For `Authorization: Bearer <token>`.")
+    session_id = serializers.UUIDField()
+    role = serializers.ChoiceField(choices=[role.value for role in Role])
+    expires_at = serializers.DateTimeField()
 
 
 class SessionStoppedSerializer(serializers.ModelSerializer[Session]):

@@ -81,3 +81,11 @@ RUN_ONCE = [
 ENVIRONMENTS = [
     OpenApiExample("As shipped", value=["node", "python", "python-ml", "rust"], response_only=True),
 ]
+
+TOKEN = [
+    OpenApiExample(
+        "For the candidate's browser",
+        value={"role": "candidate", "expires_in": 7200},
+        request_only=True,
+    ),
+]

@@ -18,7 +18,10 @@ from sessions_app.api.fields import (
     VerbatimText,
     WorkspacePath,
 )
+from sessions_app.callers import Role
 from sessions_app.services.executions import RunRequest
+from sessions_app.services.tokens import DEFAULT_SECONDS as DEFAULT_TOKEN_SECONDS
+from sessions_app.services.tokens import MAX_SECONDS as MAX_TOKEN_SECONDS
 
 MAX_TTL_SECONDS = 30 * 86_400
 MAX_ARGUMENTS_BYTES = 192 * 1024
@@ -55,6 +58,23 @@ class OpenSessionSerializer(RequestSerializer):
         required=False,
         allow_null=True,
         help_text="Any JSON object of yours; it can be filtered by.",
+    )
+
+
+class TokenRequestSerializer(RequestSerializer):
+    """Request of `POST /sessions/{id}/tokens`."""
+
+    role = serializers.ChoiceField(
+        choices=[role.value for role in Role],
+        help_text="`candidate`: runs code and sees the timeline; `interviewer`: that, the metadata,"
+        " and stops the session; `viewer`: only looks.",
+    )
+    expires_in = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=MAX_TOKEN_SECONDS,
+        help_text=f"Seconds; {DEFAULT_TOKEN_SECONDS} when not given.",
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from django.conf import settings
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, inline_serializer
 from rest_framework import serializers
 
+from sessions_app.api.access import PUBLIC, Access, ApiAuthentication
 from sessions_app.api.answers import (
     ErrorSerializer,
     ExecutionQueuedSerializer,
@@ -17,9 +21,13 @@ from sessions_app.models import Session
 _ERRORS = {
     400: "The request can't be done as it is: `invalid_request`, `invalid_path`, "
     "`unknown_environment`, `limit_exceeded`.",
-    404: "`not_found`.",
+    401: "`not_authenticated`, `invalid_key`, `invalid_token`, `token_expired`.",
+    403: "`insufficient_scope`, `forbidden_for_role`; `foreign_host` and `foreign_origin` where no"
+    " key is asked for.",
+    404: "`not_found`: there is none, or it is another client's.",
     409: "`session_closed`: it was stopped, has expired, or was given up.",
     413: "`request_too_large`.",
+    429: "`rate_limited`, `too_many_sessions`: try again after `Retry-After` seconds.",
     503: "`no_capacity`, `database_away`: try again after `Retry-After` seconds.",
     504: "`result_pending`: the run goes on, `execution_id` says where its result will be.",
 }
@@ -49,6 +57,68 @@ def responses(answer: type[Any], status: int, *errors: int) -> dict[int, Any]:
 def run_responses(*errors: int) -> dict[int, Any]:
     queued = OpenApiResponse(ExecutionQueuedSerializer, "With `wait=false`.")
     return {**responses(ExecutionSerializer, 200, 400, 413, 503, 504, *errors), 202: queued}
+
+
+class _ApiAuthenticationExtension(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """Found by its base class: what Swagger's Authorize asks for."""
+
+    target_class = ApiAuthentication
+    name = ["ApiKey", "SessionToken"]
+
+    def get_security_definition(self, auto_schema: Any) -> list[dict[str, str]]:
+        return [_KEY_SCHEME, _TOKEN_SCHEME]
+
+
+_KEY_SCHEME = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "Authorization",
+    "description": "Of a client: `Api-Key`, a space, and the key that `manage.py create_client` has"
+    " shown.",
+}
+_TOKEN_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "For one session: what `POST /sessions/{id}/tokens` has answered. Calls that"
+    " read take it as `?token=` as well.",
+}
+
+
+def describe_access(result: dict[str, Any], generator: Any, **_options: Any) -> dict[str, Any]:
+    """Each operation's security, as its view declares it, and the errors that come of it."""
+    for path, method, operation, declared in _declared(result, generator):
+        if declared is PUBLIC:
+            operation["security"] = []
+        elif isinstance(declared, Access):
+            operation["security"] = _security(declared)
+            _add_errors(operation, 401, 403, 429)
+        else:
+            raise TypeError(f"{method} {path} doesn't declare who may call it")
+    return result
+
+
+def _declared(result: dict[str, Any], generator: Any) -> Iterator[tuple[str, str, Any, Any]]:
+    for path, _pattern, method, view in generator._get_paths_and_endpoints():
+        operation = result["paths"].get(path, {}).get(method.lower())
+        if operation is not None:
+            yield path, method, operation, getattr(getattr(view, view.action), "access", None)
+
+
+def _security(access: Access) -> list[dict[str, list[str]]]:
+    ways: list[dict[str, list[str]]] = [{"ApiKey": []}]
+    if access.roles:
+        ways.append({"SessionToken": []})
+    if settings.CODE_EXECUTOR["API_AUTH"] == "open":
+        ways.append({})
+    return ways
+
+
+def _add_errors(operation: dict[str, Any], *codes: int) -> None:
+    body = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    for code in codes:
+        described = {"content": body, "description": _ERRORS[code]}
+        operation["responses"].setdefault(str(code), described)
+    operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
 def page(row: type[serializers.Serializer[Any]], *errors: int) -> dict[int, Any]:

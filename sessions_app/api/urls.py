@@ -25,5 +25,6 @@ urlpatterns = [
         SessionViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
     ),
     path("sessions/<uuid:session_id>/execute", execute),
+    path("sessions/<uuid:session_id>/tokens", SessionViewSet.as_view({"post": "tokens"})),
     path("sessions/<uuid:session_id>/executions", SessionViewSet.as_view({"get": "executions"})),
 ]

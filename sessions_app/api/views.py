@@ -10,12 +10,20 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.viewsets import ViewSet
 
 from codeexec.errors import NotFound
 from codeexec.threads import in_thread
 from environments_app.models import Environment
 from sessions_app.api import examples, schema
+from sessions_app.api.access import (
+    ANY_ROLE,
+    SEES_METADATA,
+    WHOEVER_RUNS_CODE,
+    ApiViewSet,
+    allows,
+    caller_of,
+    public,
+)
 from sessions_app.api.answers import (
     EnvironmentSerializer,
     HealthSerializer,
@@ -23,31 +31,36 @@ from sessions_app.api.answers import (
     SessionSerializer,
     SessionStoppedSerializer,
     TimelineSerializer,
+    TokenSerializer,
 )
 from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
 from sessions_app.api.requests import (
     OpenSessionSerializer,
     RunSerializer,
     SingleRunSerializer,
+    TokenRequestSerializer,
     read_run,
     read_single_run,
 )
 from sessions_app.api.waiting import Accepted
+from sessions_app.callers import Role, Scope
 from sessions_app.health import check_health
 from sessions_app.models import Execution, Session
 from sessions_app.services import executions
 from sessions_app.services.executions import Arrival, submit_at_once, submit_single_run
 from sessions_app.services.sessions import find_session, open_session, stop_session
+from sessions_app.services.tokens import DEFAULT_SECONDS, issue_token
 
 
 @extend_schema(tags=["sessions"])
-class SessionViewSet(ViewSet):
+class SessionViewSet(ApiViewSet):
     @extend_schema(
         summary="Open a session",
         request=OpenSessionSerializer,
         responses=schema.responses(SessionOpenedSerializer, 201, 400, 503),
         examples=examples.OPEN_SESSION,
     )
+    @allows(Scope.SESSIONS)
     def create(self, request: Request) -> Response:
         """`ready` at once when a warm sandbox was there, else `pending`: an execution may be sent
         right away all the same, it waits until the session is ready.
@@ -58,6 +71,7 @@ class SessionViewSet(ViewSet):
             environment_name=wanted.validated_data.get("environment"),
             ttl_seconds=wanted.validated_data.get("ttl"),
             metadata=wanted.validated_data.get("metadata"),
+            caller=caller_of(request),
         )
         executions.remember_session(session)
         return Response(SessionOpenedSerializer(session).data, status=201)
@@ -68,21 +82,47 @@ class SessionViewSet(ViewSet):
         parameters=schema.SESSION_FILTERS,
         responses=schema.page(SessionSerializer, 400),
     )
+    @allows(Scope.READ)
     def index(self, request: Request) -> Response:
         """Newest first, in pages: `next` and `previous` are addresses, or null."""
-        sessions = filter_sessions(Session.objects.select_related("environment"), request)
+        visible = Session.objects.visible_to(caller_of(request)).select_related("environment")
+        sessions = filter_sessions(visible, request)
         return _page(NewestFirst(), sessions, SessionSerializer, request)
 
     @extend_schema(summary="One session", responses=schema.responses(SessionSerializer, 200, 404))
+    @allows(Scope.READ, *ANY_ROLE)
     def retrieve(self, request: Request, session_id: UUID) -> Response:
-        return Response(SessionSerializer(find_session(session_id)).data)
+        caller = caller_of(request)
+        context = {"without": () if caller.role in SEES_METADATA else ("metadata",)}
+        session = find_session(session_id, caller)
+        return Response(SessionSerializer(session, context=context).data)
 
     @extend_schema(
         summary="Stop a session", responses=schema.responses(SessionStoppedSerializer, 200, 404)
     )
+    @allows(Scope.SESSIONS, Role.INTERVIEWER)
     def destroy(self, request: Request, session_id: UUID) -> Response:
         """Its container goes, its history stays. Repeating it is harmless."""
-        return Response(SessionStoppedSerializer(stop_session(session_id)).data)
+        session = stop_session(session_id, caller=caller_of(request))
+        return Response(SessionStoppedSerializer(session).data)
+
+    @extend_schema(
+        summary="Make a session token",
+        request=TokenRequestSerializer,
+        responses=schema.responses(TokenSerializer, 201, 400, 404, 409),
+        examples=examples.TOKEN,
+    )
+    @allows(Scope.TOKENS)
+    def tokens(self, request: Request, session_id: UUID) -> Response:
+        """Opens this one session to a browser, for a while and as far as the role goes."""
+        wanted = TokenRequestSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        issued = issue_token(
+            find_session(session_id, caller_of(request)),
+            Role(wanted.validated_data["role"]),
+            expires_in_seconds=wanted.validated_data.get("expires_in") or DEFAULT_SECONDS,
+        )
+        return Response(TokenSerializer(issued).data, status=201)
 
     @extend_schema(
         summary="Run code in a session",
@@ -91,12 +131,13 @@ class SessionViewSet(ViewSet):
         responses=schema.run_responses(404, 409),
         examples=examples.EXECUTE,
     )
+    @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
     def execute(self, request: Request, session_id: UUID, arrival: Arrival) -> Response:
         """Answers when the program has ended, however it ended: `verdict` says how. Runs of one
         session take place one at a time, in the order of their arrival.
         """
         run = read_run(request.data)
-        return Accepted(partial(submit_at_once, session_id, run, arrival))
+        return Accepted(partial(submit_at_once, session_id, run, arrival, caller_of(request)))
 
     @extend_schema(
         operation_id="sessions_executions_list",
@@ -104,20 +145,23 @@ class SessionViewSet(ViewSet):
         responses=schema.page(TimelineSerializer, 400, 404),
         parameters=schema.PAGING,
     )
+    @allows(Scope.READ, *ANY_ROLE)
     def executions(self, request: Request, session_id: UUID) -> Response:
         """Every run with its code, input, output, verdict and times, in order."""
-        session = find_session(session_id)
+        session = find_session(session_id, caller_of(request))
         found = Execution.objects.filter(session=session)
         return _page(BySequence(), found, TimelineSerializer, request)
 
 
 @extend_schema(tags=["executions"])
-class ExecutionViewSet(ViewSet):
+class ExecutionViewSet(ApiViewSet):
     @extend_schema(
         summary="One execution", responses=schema.responses(TimelineSerializer, 200, 404)
     )
+    @allows(Scope.READ, *ANY_ROLE)
     def retrieve(self, request: Request, execution_id: UUID) -> Response:
-        return Response(TimelineSerializer(executions.find_execution(execution_id)).data)
+        execution = executions.find_execution(execution_id, caller_of(request))
+        return Response(TimelineSerializer(execution).data)
 
     @extend_schema(
         summary="Run code once",
@@ -126,20 +170,23 @@ class ExecutionViewSet(ViewSet):
         responses=schema.run_responses(),
         examples=examples.RUN_ONCE,
     )
+    @allows(Scope.EXECUTE)
     def run_once(self, request: Request, arrival: Arrival) -> Response:
         """One run in a fresh sandbox that is thrown away after it."""
         environment, run = read_single_run(request.data)
-        return Accepted(partial(in_thread, submit_single_run, environment, run, arrival))
+        caller = caller_of(request)
+        return Accepted(partial(in_thread, submit_single_run, environment, run, arrival, caller))
 
 
 @extend_schema(tags=["environments"])
-class EnvironmentViewSet(ViewSet):
+class EnvironmentViewSet(ApiViewSet):
     @extend_schema(
         operation_id="environments_list",
         summary="Names of the environments",
         responses={200: OpenApiResponse({"type": "array", "items": {"type": "string"}})},
         examples=examples.ENVIRONMENTS,
     )
+    @allows(Scope.READ, *ANY_ROLE)
     def names(self, request: Request) -> Response:
         names = Environment.objects.enabled().order_by("name").values_list("name", flat=True)
         return Response(list(names))
@@ -148,6 +195,7 @@ class EnvironmentViewSet(ViewSet):
         summary="One environment in full",
         responses=schema.responses(EnvironmentSerializer, 200, 404),
     )
+    @allows(Scope.READ, *ANY_ROLE)
     def retrieve(self, request: Request, name: str) -> Response:
         """Its limits and maxima in bytes, cores and seconds."""
         environment = Environment.objects.enabled().filter(name=name).first()
@@ -157,11 +205,12 @@ class EnvironmentViewSet(ViewSet):
 
 
 @extend_schema(tags=["service"])
-class HealthViewSet(ViewSet):
+class HealthViewSet(ApiViewSet):
     @extend_schema(
         summary="Whether the service can do its job",
         responses={200: HealthSerializer, 503: HealthSerializer},
     )
+    @public
     def retrieve(self, request: Request) -> Response:
         """503 when it can't; `degraded` (200) when it can do part of it."""
         health = check_health()

@@ -23,9 +23,16 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 
 from codeexec.async_database import async_database
-from codeexec.errors import DATABASE_AWAY, DatabaseAway, ResultPending, ServiceError
+from codeexec.errors import (
+    DATABASE_AWAY,
+    DatabaseAway,
+    ResultPending,
+    ServiceError,
+    error_answer,
+)
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
+from sessions_app.api.access import identify
 from sessions_app.api.answers import ExecutionQueuedSerializer, ExecutionSerializer
 from sessions_app.api.timing import server_timing
 from sessions_app.models import Execution, press_of_run
@@ -65,6 +72,12 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
     @wraps(validate)
     async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
         arrival = Arrival(awaited=_wants_result(request))
+        try:
+            await identify(request)
+        except ServiceError as error:
+            return error_answer(error)
+        except DATABASE_AWAY:
+            return error_answer(_database_away())
         response = await _validated(validate, request, {**kwargs, "arrival": arrival})
         if not isinstance(response, Accepted):
             return response
@@ -72,9 +85,9 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
             try:
                 return await _submitted(response, arrival, waiter)
             except ServiceError as error:
-                return _error(error)
+                return error_answer(error)
             except DATABASE_AWAY:
-                return _error(DatabaseAway("The database can't be reached; try again in a moment."))
+                return error_answer(_database_away())
 
     return view
 
@@ -104,7 +117,7 @@ async def _submitted(accepted: Accepted, arrival: Arrival, waiter: Waiter) -> Ht
         return JsonBytes(ExecutionQueuedSerializer(), execution, status=202)
     finished = await _finished(arrival.execution_id, waiter)
     if finished is None:
-        return _error(_pending(arrival.execution_id))
+        return error_answer(_pending(arrival.execution_id))
     if len(finished.stdout) + len(finished.stderr) > AT_ONCE_BYTES:
         return await in_thread(_result, finished, arrival)
     return _result(finished, arrival)
@@ -136,13 +149,13 @@ def _result(execution: Execution, arrival: Arrival) -> HttpResponseBase:
     return response
 
 
+def _database_away() -> DatabaseAway:
+    return DatabaseAway("The database can't be reached; try again in a moment.")
+
+
 def _pending(execution_id: UUID) -> ResultPending:
     return ResultPending(
         f"No result within {settings.CODE_EXECUTOR['REQUEST_TIMEOUT']:g} s; the execution goes "
         f"on: GET /api/v1/executions/{execution_id} will have it.",
         execution_id=str(execution_id),
     )
-
-
-def _error(error: ServiceError) -> JsonResponse:
-    return JsonResponse(error.body(), status=error.http_status, headers=error.headers())

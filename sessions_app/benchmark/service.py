@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from sessions_app.benchmark.programs import Program
 
 TIMEOUT_SECONDS = 310.0
 """Above the largest REQUEST_TIMEOUT that is usual: the service's own answer says more."""
+KEY_VARIABLE = "CODE_EXECUTOR_API_KEY"
+"""Environment variable with the key to call with, where the service asks for one."""
 IDLE_SECONDS = 2.0
 """A connection that was not used for longer is made anew: the server may just be closing it."""
 READY_SECONDS = 60.0
@@ -100,6 +103,9 @@ class Caller:
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         self._connection = kind(parts.hostname, port, timeout=TIMEOUT_SECONDS)
         self._base = f"{parts.path.rstrip('/')}/api/v1"
+        self._headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(KEY_VARIABLE):
+            self._headers["Authorization"] = f"Api-Key {key}"
         self._used_at = 0.0
         self.url = url
 
@@ -109,9 +115,7 @@ class Caller:
             self._connection.close()
         payload = None if body is None else json.dumps(body)
         try:
-            self._connection.request(
-                method, self._base + path, payload, {"Content-Type": "application/json"}
-            )
+            self._connection.request(method, self._base + path, payload, self._headers)
             response = self._connection.getresponse()
             answer = json.load(response)
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -3,10 +3,20 @@ as a conditional UPDATE that names the statuses it starts from; False or None sa
 else was faster.
 """
 
+from sessions_app.models.client import ApiKey, Client, ClientAllowance
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
 
-__all__ = ["Execution", "FailedLogin", "Node", "Sandbox", "Session"]
+__all__ = [
+    "ApiKey",
+    "Client",
+    "ClientAllowance",
+    "Execution",
+    "FailedLogin",
+    "Node",
+    "Sandbox",
+    "Session",
+]

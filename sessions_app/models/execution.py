@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from codeexec.notifications import publish
 from codeexec.sandbox.types import RunResult
+from sessions_app.callers import Caller
 from sessions_app.models.session import Session
 
 
@@ -61,6 +62,12 @@ class Outcome:
 
 
 class ExecutionQuerySet(models.QuerySet["Execution"]):
+    def visible_to(self, caller: Caller) -> Self:
+        """Those of the sessions that are visible to it."""
+        if caller.sees_everything and caller.session_id is None:
+            return self
+        return self.filter(session__in=Session.objects.visible_to(caller))
+
     def queued(self) -> Self:
         return self.filter(status=ExecutionStatus.QUEUED)
 

@@ -23,6 +23,7 @@ from django.db import connection
 
 from codeexec.notifications import CHANNEL
 from codeexec.sandbox.types import RunResult, SandboxHandle
+from sessions_app.callers import Caller
 from sessions_app.models import statements
 from sessions_app.models.execution import Execution, Outcome, Verdict
 
@@ -76,6 +77,7 @@ class Statement:
 def submission(
     execution: Execution,
     *,
+    caller: Caller,
     environment_version: str,
     seconds_since_received: float = 0.0,
     durable: bool = True,
@@ -90,6 +92,8 @@ def submission(
         parameters={
             "id": execution.pk,
             "session": execution.session_id,
+            "sees_everything": caller.sees_everything,
+            "client": caller.client_id,
             "code": execution.code,
             "filename": execution.filename,
             "stdin": execution.stdin,
@@ -106,7 +110,8 @@ def submission(
 
 
 def submitted(row: Sequence[Any] | None) -> Submitted | None:
-    """What `submission` came to; None: there is no such session."""
+    """What `submission` came to; None: there is no such session, as far
+    as its caller may know."""
     if row is None:
         return None
     is_open, version, sequence, received_at, queued_at, *_ = row

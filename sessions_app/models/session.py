@@ -12,6 +12,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from environments_app.models import Environment, EnvironmentRevision
+from sessions_app.callers import Caller
+from sessions_app.models.client import Client
 from sessions_app.models.node import Node
 
 START_LEASE = timedelta(seconds=30)
@@ -45,6 +47,17 @@ class SessionQuerySet(models.QuerySet["Session"]):
     index can be for. None may be for what an execution changes (status, times of activity and
     expiry): each of its updates would then write to every index there is.
     """
+
+    def visible_to(self, caller: Caller) -> Self:
+        """What is there at all, as far as this caller is told: its client's sessions, and of those
+        a token's one.
+        """
+        sessions = self if caller.session_id is None else self.filter(pk=caller.session_id)
+        if caller.sees_everything:
+            return sessions
+        if caller.client_id is None:
+            return sessions.none()
+        return sessions.filter(client=caller.client_id)
 
     def live(self) -> Self:
         return self.filter(status__in=LIVE, closed_at__isnull=True)
@@ -96,6 +109,14 @@ class Session(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     environment = models.ForeignKey(
         Environment, on_delete=models.PROTECT, related_name="sessions", db_index=False
+    )
+    client = models.ForeignKey(
+        Client,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="sessions",
+        db_index=False,
+        help_text="Whose it is. Null: opened without a key.",
     )
     revision = models.ForeignKey(
         EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sessions"
@@ -162,6 +183,10 @@ class Session(models.Model):
         ]
         indexes = [
             models.Index(fields=["node"], condition=Q(closed_at__isnull=True), name="session_live"),
+            models.Index(
+                fields=["client"], condition=Q(closed_at__isnull=True), name="session_client_live"
+            ),
+            models.Index(fields=["client", "-created_at", "id"], name="session_client"),
             models.Index(fields=["-created_at", "id"], name="session_newest"),
             models.Index(fields=["environment", "-created_at", "id"], name="session_environment"),
             models.Index(fields=["node", "-created_at", "id"], name="session_node"),

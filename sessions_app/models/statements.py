@@ -29,7 +29,7 @@ WITH this AS (
            status = 'executing' OR
            status IN ('pending', 'creating', 'ready') AND expires_at > this.moment AS is_open
     FROM sessions_app_session, this
-    WHERE id = %(session)s
+    WHERE id = %(session)s AND (%(sees_everything)s OR client_id = %(client)s::bigint)
     FOR NO KEY UPDATE OF sessions_app_session
 ), environment AS (
     SELECT xmin::text AS version

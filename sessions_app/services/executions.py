@@ -19,11 +19,13 @@ from codeexec.sizes import format_size
 from codeexec.threads import in_thread
 from environments_app.known import KnownEnvironment, known_environments, read_environment
 from environments_app.models import Environment
+from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, Session, press_of_run
 from sessions_app.models.execution import Outcome
 from sessions_app.paths import require_separate
 from sessions_app.services.sessions import (
     enqueue_stop,
+    no_session,
     open_session,
     restart_session,
     stop_session,
@@ -60,7 +62,10 @@ class Arrival:
 
 
 def submit_execution(
-    session_id: UUID | str, request: RunRequest, arrival: Arrival | None = None
+    session_id: UUID | str,
+    request: RunRequest,
+    arrival: Arrival | None = None,
+    caller: Caller = OPERATOR,
 ) -> Execution:
     """Queue one run in a session. Runs of one session take place one at a time, in this order.
 
@@ -68,11 +73,11 @@ def submit_execution(
     """
     arrival = arrival or Arrival()
     while True:
-        known = read_environment(_environment_of(UUID(str(session_id))))
-        execution, statement = _submission(known, session_id, request, arrival)
+        known = read_environment(_environment_of(UUID(str(session_id)), caller))
+        execution, statement = _submission(known, session_id, request, arrival, caller)
         submitted = press_of_run.submitted(press_of_run.fetch_one(statement))
         if submitted is None:
-            raise _no_session(session_id)
+            raise no_session(session_id)
         if not submitted.is_open:
             raise _closed(session_id)
         if submitted.queued is not None:
@@ -80,29 +85,36 @@ def submit_execution(
         # The environment was edited at this very moment: it is read again.
 
 
-async def submit_at_once(session_id: UUID, request: RunRequest, arrival: Arrival) -> Execution:
+async def submit_at_once(
+    session_id: UUID, request: RunRequest, arrival: Arrival, caller: Caller
+) -> Execution:
     """As `submit_execution`, in the event loop: one statement where nothing is in the way, and all
     else, errors too, in a thread.
     """
-    environment_id = _environments.get(session_id)
+    environment_id = _known_environment(session_id, caller)
     known = known_environments.get(environment_id) if environment_id is not None else None
     if known is not None:
         with suppress(InvalidRequest):
-            execution, statement = _submission(known, session_id, request, arrival)
+            execution, statement = _submission(known, session_id, request, arrival, caller)
             row = await async_database.fetch_one(statement.text, statement.parameters)
             submitted = press_of_run.submitted(row)
             if submitted is not None and submitted.queued is not None:
                 return _as_queued(execution, submitted.queued)
-    return await in_thread(submit_execution, session_id, request, arrival)
+    return await in_thread(submit_execution, session_id, request, arrival, caller)
 
 
 def _submission(
-    known: KnownEnvironment, session_id: UUID | str, request: RunRequest, arrival: Arrival
+    known: KnownEnvironment,
+    session_id: UUID | str,
+    request: RunRequest,
+    arrival: Arrival,
+    caller: Caller,
 ) -> tuple[Execution, press_of_run.Statement]:
     execution = _new_execution(known.environment, session_id, request)
     execution.id = arrival.execution_id
     statement = press_of_run.submission(
         execution,
+        caller=caller,
         environment_version=known.version,
         seconds_since_received=time.monotonic() - arrival.at,
         durable=not arrival.awaited,
@@ -110,31 +122,48 @@ def _submission(
     return execution, statement
 
 
-_environments: dict[UUID, int] = {}
-"""Of the sessions that this process has heard of lately: none ever changes its environment."""
+@dataclass(frozen=True, kw_only=True)
+class _KnownSession:
+    """What no session ever changes."""
+
+    environment_id: int
+    client_id: int | None
+
+
+_sessions: dict[UUID, _KnownSession] = {}
+"""Those that this process has heard of lately. Whose a session is decides the statement that queues
+a run, all the same: this is for what is answered before."""
 _MOST_SESSIONS = 10_000
 
 
 def remember_session(session: Session) -> None:
     """What this process will need to know for the session's first run."""
-    _remember(session.pk, session.environment_id)
+    if len(_sessions) >= _MOST_SESSIONS:
+        _sessions.clear()
+    _sessions[session.pk] = _KnownSession(
+        environment_id=session.environment_id, client_id=session.client_id
+    )
 
 
-def _remember(session_id: UUID, environment_id: int) -> None:
-    if len(_environments) >= _MOST_SESSIONS:
-        _environments.clear()
-    _environments[session_id] = environment_id
+def _known_environment(session_id: UUID, caller: Caller) -> int | None:
+    """None: it has to be looked up, or there is none for this caller."""
+    known = _sessions.get(session_id)
+    if known is None or not caller.may_see(session_id, known.client_id):
+        return None
+    return known.environment_id
 
 
-def _environment_of(session_id: UUID) -> int:
+def _environment_of(session_id: UUID, caller: Caller) -> int:
     """Raises NotFound."""
-    found = _environments.get(session_id)
-    if found is None:
-        found = Session.row(session_id).values_list("environment_id", flat=True).first()
-        if found is None:
-            raise _no_session(session_id)
-        _remember(session_id, found)
-    return found
+    known = _known_environment(session_id, caller)
+    if known is not None:
+        return known
+    columns = Session.objects.only("environment_id", "client_id")
+    session = columns.visible_to(caller).filter(pk=session_id).first()
+    if session is None:
+        raise no_session(session_id)
+    remember_session(session)
+    return session.environment_id
 
 
 def _as_queued(execution: Execution, queued: press_of_run.Queued) -> Execution:
@@ -144,23 +173,22 @@ def _as_queued(execution: Execution, queued: press_of_run.Queued) -> Execution:
     return execution
 
 
-def _no_session(session_id: UUID | str) -> NotFound:
-    return NotFound(f"There is no session {session_id}.")
-
-
 def _closed(session_id: UUID | str) -> SessionClosed:
     session = Session.row(session_id).get()
     return SessionClosed(_closed_detail(session), status=session.status)
 
 
 def submit_single_run(
-    environment_name: str | None, request: RunRequest, arrival: Arrival | None = None
+    environment_name: str | None,
+    request: RunRequest,
+    arrival: Arrival | None = None,
+    caller: Caller = OPERATOR,
 ) -> Execution:
     """One run in a session of its own, which ends with it. Raises as both of its halves do."""
     with transaction.atomic():
-        session = open_session(environment_name=environment_name, one_shot=True)
+        session = open_session(environment_name=environment_name, one_shot=True, caller=caller)
         remember_session(session)
-        return submit_execution(session.pk, request, arrival)
+        return submit_execution(session.pk, request, arrival, caller)
 
 
 def _closed_detail(session: Session) -> str:
@@ -366,9 +394,9 @@ def _died(execution: Execution) -> str:
     return f"The worker that ran it has died ({execution.worker}); run it again."
 
 
-def find_execution(execution_id: UUID | str) -> Execution:
+def find_execution(execution_id: UUID | str, caller: Caller = OPERATOR) -> Execution:
     """Raises NotFound."""
-    found = Execution.objects.filter(pk=execution_id).first()
+    found = Execution.objects.visible_to(caller).filter(pk=execution_id).first()
     if found is None:
         raise NotFound(f"There is no execution {execution_id}.")
     return found

@@ -13,10 +13,12 @@ from codeexec.errors import NoCapacity, NotFound
 from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
 from environments_app.models import Environment
 from environments_app.services import find_environment
+from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.node import node_name
 from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
+from sessions_app.services.clients import require_room
 from sessions_app.services.pool import open_warm
 
 START_TASK = "sessions_app.tasks.start_session"
@@ -30,15 +32,27 @@ def open_session(
     ttl_seconds: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     one_shot: bool = False,
+    caller: Caller = OPERATOR,
 ) -> Session:
     """A new session: ready at once where a warm sandbox waits, else pending until one is started.
 
-    Raises UnknownEnvironment, and NoCapacity where no node could start it.
+    Raises UnknownEnvironment, NoCapacity where no node could start it, and TooManySessions.
     """
     session = Session(
-        ttl_seconds=ttl_seconds or default_ttl_seconds(), metadata=metadata or {}, one_shot=one_shot
+        client_id=caller.client_id,
+        ttl_seconds=ttl_seconds or default_ttl_seconds(),
+        metadata=metadata or {},
+        one_shot=one_shot,
     )
     session.expires_at = session.next_expiry()
+    if caller.client is None or caller.client.max_live_sessions is None:
+        return _open(session, environment_name)
+    with transaction.atomic():
+        require_room(caller.client)
+        return _open(session, environment_name)
+
+
+def _open(session: Session, environment_name: str | None) -> Session:
     # Kept longer than the setting says, a session outlives a warm sandbox, which ends by itself.
     if session.ttl_seconds > default_ttl_seconds():
         session.environment, session.warm = find_environment(environment_name), False
@@ -85,22 +99,30 @@ def _displace_warm_sandbox(nodes: list[Node]) -> bool:
     return True
 
 
-def find_session(session_id: UUID | str) -> Session:
+def find_session(session_id: UUID | str, caller: Caller = OPERATOR) -> Session:
     """Raises NotFound."""
-    session = Session.objects.select_related("environment").filter(pk=session_id).first()
+    visible = Session.objects.visible_to(caller).select_related("environment")
+    session = visible.filter(pk=session_id).first()
     if session is None:
-        raise NotFound(f"There is no session {session_id}.")
+        raise no_session(session_id)
     return session
 
 
+def no_session(session_id: UUID | str) -> NotFound:
+    """Of what isn't there, and of what is another's: nobody is told which."""
+    return NotFound(f"There is no session {session_id}.")
+
+
 def stop_session(
-    session_id: UUID | str, reason: Session.StopReason = Session.StopReason.CLIENT
+    session_id: UUID | str,
+    reason: Session.StopReason = Session.StopReason.CLIENT,
+    caller: Caller = OPERATOR,
 ) -> Session:
     """Ask a session to end: what waits in it is cancelled, its container goes.
 
     Repeating it is harmless. Raises NotFound.
     """
-    session = find_session(session_id)
+    session = find_session(session_id, caller)
     with transaction.atomic():
         if session.request_stop(reason):
             _end_what_waits(session)

@@ -11,9 +11,22 @@ const EXAMPLES = {
 const element = (id) => document.getElementById(id);
 const form = element("run-form");
 
+const KEY = "code-executor-key";
+const keyField = element("key");
+
+/** Headers of a call; with the key, where the service asks for one. */
+function headers() {
+  const key = keyField?.value.trim();
+  return { Accept: "application/json", ...(key ? { Authorization: `Api-Key ${key}` } : {}) };
+}
+
 async function getJson(address) {
-  const response = await fetch(address, { headers: { Accept: "application/json" } });
-  return response.json();
+  const response = await fetch(address, { headers: headers() });
+  const answer = await response.json();
+  if (response.status === 401 || response.status === 403) {
+    throw new Error(answer.detail);
+  }
+  return answer;
 }
 
 async function showHealth() {
@@ -79,7 +92,7 @@ async function run(event) {
 async function execute() {
   const response = await fetch(form.dataset.execute, {
     method: "POST",
-    headers: { "Content-Type": "application/json", Accept: "application/json" },
+    headers: { ...headers(), "Content-Type": "application/json" },
     body: JSON.stringify({
       environment: element("environment").value,
       code: element("code").value,
@@ -136,4 +149,24 @@ form.addEventListener("keydown", (event) => {
 element("environment").addEventListener("change", offerExample);
 showHealth();
 setInterval(showHealth, HEALTH_EVERY_MS);
-showEnvironments().catch(() => showProblem("The environments can't be read."));
+
+async function begin() {
+  if (keyField && keyField.value.trim() === "") {
+    return;
+  }
+  try {
+    await showEnvironments();
+  } catch (error) {
+    showProblem(keyField ? error.message : "The environments can't be read.");
+  }
+}
+
+if (keyField) {
+  keyField.value = sessionStorage.getItem(KEY) ?? "";
+  keyField.addEventListener("change", () => {
+    sessionStorage.setItem(KEY, keyField.value.trim());
+    element("result").hidden = true;
+    begin();
+  });
+}
+begin();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sessions_app.benchmark.figures import BenchmarkError, Report
 from sessions_app.benchmark.measuring import measure
 from sessions_app.benchmark.picture import as_svg
 from sessions_app.benchmark.rendering import as_markdown, as_text, check_place, put_into
+from sessions_app.benchmark.service import KEY_VARIABLE
 from sessions_app.benchmark.subject import Plan
 from sessions_app.benchmark.words import LANGUAGES, language_of
 
@@ -78,6 +80,12 @@ class Command(BaseCommand):
             "--url", default=f"http://127.0.0.1:{port}", help="address of the API (%(default)s)"
         )
         parser.add_argument(
+            "--api-key",
+            metavar="KEY",
+            help=f"of a service that asks for one; better in the variable {KEY_VARIABLE}, where "
+            "the list of processes doesn't show it",
+        )
+        parser.add_argument(
             "--environment",
             action="append",
             metavar="NAME",
@@ -135,6 +143,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["api_key"]:
+            os.environ[KEY_VARIABLE] = options["api_key"]  # every connection takes it from there
         plan = Plan(
             url=options["url"].rstrip("/"),
             environments=list(dict.fromkeys(options["environment"] or [DEFAULT_ENVIRONMENT])),

@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("sessions_app", "0005_warm_pool"),
+        ("sessions_app", "0007_clients_indexes"),
     ]
 
     operations = [

@@ -1,0 +1,17 @@
+"""What REST framework's views allow that don't say what they allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+
+class Nobody(BasePermission):
+    """The default. The API's own views have `sessions_app.api.access.ApiViewSet` instead, where
+    each action declares who may call it.
+    """
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return False

@@ -1,0 +1,168 @@
+"""Who may call the API. A key is shown on the page that answers its making, and never again: it is
+in no message, cookie or address on the way there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.cache import add_never_cache_headers
+from unfold.admin import ModelAdmin
+from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
+
+from sessions_app.admin.columns import column, operation, time_column
+from sessions_app.admin.display import ago, badge, page_link
+from sessions_app.admin.history import HistoryAdmin, HistoryInline
+from sessions_app.callers import SCOPES
+from sessions_app.models import ApiKey, Client
+from sessions_app.services.clients import create_key, revoke_key
+
+KEY_BADGES = {"valid": "success", "expired": "warning", "revoked": "danger"}
+
+
+class KeyColumns:
+    """What there is to say of a key, in lists and on its client's page."""
+
+    @column("Key")
+    def shown(self, key: ApiKey) -> str:
+        return page_link(key)
+
+    @column("State")
+    def state_badge(self, key: ApiKey) -> str:
+        return badge(KEY_BADGES[key.state], key.state)
+
+    @column("Created", ordering="created_at")
+    def created(self, key: ApiKey) -> str:
+        return ago(key.created_at)
+
+    @column("Expires", ordering="expires_at")
+    def expires(self, key: ApiKey) -> str:
+        return ago(key.expires_at)
+
+    @column("Last used", ordering="last_used_at")
+    def used(self, key: ApiKey) -> str:
+        return ago(key.last_used_at)
+
+
+class KeyInline(KeyColumns, HistoryInline):
+    model = ApiKey
+    verbose_name_plural = "keys"
+    hide_title = True
+    fields = ("shown", "state_badge", "created", "expires", "used")
+    readonly_fields = fields
+
+
+class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
+    scopes = forms.MultipleChoiceField(
+        choices=[(scope.value, f"{scope.value}: {meaning}") for scope, meaning in SCOPES.items()],
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+        help_text="What its keys may be used for.",
+    )
+
+    class Meta:
+        model = Client
+        fields = ("name", "enabled", "scopes", "requests_per_minute", "max_live_sessions")
+
+
+@admin.register(Client)
+class ClientAdmin(ModelAdmin):  # type: ignore[misc]
+    form = ClientForm
+    list_display = ("name", "enabled", "scope_names", "requests_per_minute", "max_live_sessions")
+    list_filter = ("enabled",)
+    search_fields = ("name",)
+    ordering = ("name",)
+    inlines = (KeyInline,)
+    compressed_fields = False
+    actions_detail = ("new_key",)
+
+    @column("Scopes")
+    def scope_names(self, client: Client) -> str:
+        return ", ".join(client.scopes)
+
+    def has_operate_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        """To make keys: whoever has one can run code."""
+        return bool(request.user.has_perm("sessions_app.add_apikey"))
+
+    @operation("New key", icon="key", url_path="new-key")
+    def new_key(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        client = get_object_or_404(Client, pk=object_id)
+        context = {**self.admin_site.each_context(request), "title": "New key", "client": client}
+        context["back"] = reverse("admin:sessions_app_client_change", args=(client.pk,))
+        if request.method == "POST":
+            context["new"] = new = create_key(client)
+            self.log_change(request, client, f"Made the key {new.row}.")
+            self.log_addition(request, new.row, f"For the client {client}.")
+        page = TemplateResponse(request, PAGE, context)
+        add_never_cache_headers(page)
+        return page
+
+
+PAGE = "admin/new_key.html"
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(KeyColumns, HistoryAdmin):
+    list_display = ("shown", "client", "state_badge", "created", "expires", "used")
+    list_display_links = None
+    list_select_related = ("client",)
+    list_filter = ("client",)
+    search_fields = ("prefix", "client__name")
+    ordering = ("-created_at", "id")
+    actions = ("revoke_keys",)
+    actions_detail = ("revoke_this_key",)
+    created_exactly = time_column("Created", "created_at")
+    expires_exactly = time_column("Expires", "expires_at")
+    revoked_exactly = time_column("Revoked", "revoked_at")
+    used_exactly = time_column("Last used", "last_used_at")
+    fields = (
+        "client",
+        "prefix",
+        "state_badge",
+        "created_exactly",
+        "expires_exactly",
+        "revoked_exactly",
+        "used_exactly",
+    )
+    readonly_fields = fields
+
+    @operation("Revoke the selected keys")
+    def revoke_keys(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        revoked = [self._revoke(request, key) for key in queryset]
+        text = f"{sum(revoked)} revoked"
+        if others := len(revoked) - sum(revoked):
+            text += f"; {others} had been revoked before"
+        self.message_user(request, f"{text}.", messages.SUCCESS if any(revoked) else "warning")
+
+    @operation(
+        "Revoke",
+        icon="block",
+        variant=ActionVariant.DANGER,
+        dialog={
+            "title": "Revoke this key?",
+            "description": "Every call with it is refused from now on. It can't be taken back: "
+            "the client needs another key.",
+            "form_submit_text": "Revoke it",
+        },
+    )
+    def revoke_this_key(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        self._revoke(request, get_object_or_404(ApiKey, pk=object_id))
+        self.message_user(request, "The key is revoked.")
+        page = reverse("admin:sessions_app_apikey_change", args=(object_id,))
+        return HttpResponse(headers={"HX-Redirect": page})
+
+    def _revoke(self, request: HttpRequest, key: ApiKey) -> bool:
+        revoked = revoke_key(key.prefix)
+        if revoked:
+            self.log_change(request, key, "Revoked by an operator.")
+        return revoked

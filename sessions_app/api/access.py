@@ -1,0 +1,138 @@
+"""Who may make which call. Each action says so with `allows` or `public`; one that says nothing can
+be called by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from django.http import HttpRequest
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.request import Request
+from rest_framework.viewsets import ViewSet
+
+from codeexec.errors import Forbidden, ForbiddenForRole, InsufficientScope
+from codeexec.threads import in_thread
+from sessions_app.callers import Caller, Role, Scope
+from sessions_app.services.authentication import Credentials, authenticate, authenticate_at_once
+
+Action = TypeVar("Action", bound=Callable[..., Any])
+
+ANY_ROLE = tuple(Role)
+WHOEVER_RUNS_CODE = (Role.CANDIDATE, Role.INTERVIEWER)
+SEES_METADATA = (None, Role.INTERVIEWER)
+"""What the platform notes down about a session is not for the candidate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may make a call: clients with the scope, and holders of tokens with one of the roles
+    whose client has the scope."""
+
+    scope: Scope
+    roles: tuple[Role, ...] = ()
+
+
+PUBLIC = object()
+"""Declared by a call that anybody may make, without a key."""
+
+
+def allows(scope: Scope, *roles: Role) -> Callable[[Action], Action]:
+    """Declares who may call the action."""
+
+    def declare(action: Action) -> Action:
+        action.access = Access(scope=scope, roles=roles)  # type: ignore[attr-defined]
+        return action
+
+    return declare
+
+
+def public(action: Action) -> Action:
+    """Declares that anybody may call the action."""
+    action.access = PUBLIC  # type: ignore[attr-defined]
+    return action
+
+
+def require(caller: Caller, access: Access) -> None:
+    """Raises ForbiddenForRole, InsufficientScope."""
+    if caller.role is not None and caller.role not in access.roles:
+        raise ForbiddenForRole(
+            f"A session token of the role {caller.role.value!r} can't make this call.",
+            role=caller.role.value,
+        )
+    if not caller.has_scope(access.scope):
+        raise InsufficientScope(
+            f"This call needs the scope {access.scope.value!r}, which the client doesn't have.",
+            scope=access.scope.value,
+        )
+
+
+def authorize(request: HttpRequest, access: Access) -> Caller:
+    """For views that are not REST framework's, in a thread: who calls, if that is allowed.
+
+    Raises what `authenticate` and `require` raise: a ServiceError, which `error_answer` answers.
+    """
+    caller = authenticate(credentials_of(request))
+    require(caller, access)
+    return caller
+
+
+async def identify(request: HttpRequest) -> None:
+    """In the event loop, before an `ApiViewSet` is called there: its authentication then finds the
+    caller, and asks no database. Raises what `authenticate` does.
+    """
+    credentials = credentials_of(request)
+    caller = authenticate_at_once(credentials)
+    if caller is None:
+        caller = await in_thread(authenticate, credentials)
+    request.caller = caller  # type: ignore[attr-defined]
+
+
+def credentials_of(request: HttpRequest) -> Credentials:
+    """`?token=` is for what can't set a header, such as EventSource: it counts for reading only,
+    because addresses end up in histories and logs."""
+    scheme, _, value = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() == "api-key":
+        return Credentials(key=value.strip())
+    if scheme.lower() == "bearer":
+        return Credentials(token=value.strip())
+    reads = request.method in ("GET", "HEAD")
+    return Credentials(token=request.GET.get("token", "") if reads else "")
+
+
+class ApiAuthentication(BaseAuthentication):
+    def authenticate(self, request: Request) -> tuple[Caller, None]:
+        http = request._request
+        caller = getattr(http, "caller", None)
+        return (caller or authenticate(credentials_of(http))), None
+
+
+# Without a docstring: the schema would tell it of every call that has none.
+class ApiViewSet(ViewSet):
+    authentication_classes = (ApiAuthentication,)
+    permission_classes = ()
+
+    def perform_authentication(self, request: Request) -> None:
+        if self._declared() is not PUBLIC:
+            super().perform_authentication(request)
+
+    def check_permissions(self, request: Request) -> None:
+        declared = self._declared()
+        if declared is PUBLIC or self.action in (None, "metadata"):  # a 405, and OPTIONS
+            return
+        if not isinstance(declared, Access):
+            raise Forbidden("Nobody may make this call: it doesn't say who may.")
+        require(caller_of(request), declared)
+
+    def _declared(self) -> Any:
+        return getattr(getattr(self, self.action or "", None), "access", None)
+
+
+def caller_of(request: Request) -> Caller:
+    """Of a request to an action that isn't public."""
+    caller = request.user
+    if not isinstance(caller, Caller):
+        raise TypeError(f"the caller was not identified: {caller!r}")
+    return caller

@@ -1,0 +1,89 @@
+"""Who a call is from, and what that allows. The one value that views and services ask.
+
+A caller is a client with a key, the holder of a token for one session, or, with API_AUTH=open and
+in the service's own work, the operator, who sees everything. Nothing is allowed by leaving
+something out: a `Caller` made of defaults sees nothing and may do nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+
+class Scope(StrEnum):
+    """What a client's keys may be used for."""
+
+    READ = "read"
+    SESSIONS = "sessions"
+    EXECUTE = "execute"
+    TOKENS = "tokens"
+    METRICS = "metrics"
+
+
+SCOPES = {
+    Scope.READ: "look at sessions, executions and environments",
+    Scope.SESSIONS: "open, change and stop sessions",
+    Scope.EXECUTE: "run code",
+    Scope.TOKENS: "make session tokens",
+    Scope.METRICS: "read /metrics",
+}
+"""In the words of commands and forms."""
+
+USUAL_SCOPES = (Scope.READ, Scope.SESSIONS, Scope.EXECUTE, Scope.TOKENS)
+"""Of an interview platform."""
+
+
+class Role(StrEnum):
+    """Whose browser a session token is for."""
+
+    CANDIDATE = "candidate"
+    INTERVIEWER = "interviewer"
+    VIEWER = "viewer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownClient:
+    """A client as it was read last."""
+
+    id: int
+    name: str
+    enabled: bool
+    scopes: frozenset[str]
+    requests_per_minute: int | None
+    max_live_sessions: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    sees_everything: bool = False
+    """All clients' rows, and those without a client."""
+    client: KnownClient | None = None
+    """Whose rows it sees, where it doesn't see everything."""
+    session_id: UUID | None = None
+    """A token's: the only session that it sees."""
+    role: Role | None = None
+    """A token's; None: the caller has a key, or is the operator."""
+
+    # REST framework takes a caller for the request's user.
+    is_authenticated = True
+
+    @property
+    def client_id(self) -> int | None:
+        return self.client.id if self.client is not None else None
+
+    def has_scope(self, scope: str) -> bool:
+        if self.client is None:
+            return self.sees_everything
+        return scope in self.client.scopes
+
+    def may_see(self, session_id: UUID, client_id: int | None) -> bool:
+        """As the querysets' `visible_to`, of a session whose owner is known."""
+        if self.session_id is not None and self.session_id != session_id:
+            return False
+        return self.sees_everything or (client_id is not None and client_id == self.client_id)
+
+
+OPERATOR = Caller(sees_everything=True)
+"""Commands, tasks, the console; and every call with API_AUTH=open."""

@@ -1,0 +1,73 @@
+"""`manage.py clients`: who may call the API."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db.models import Count, Q
+
+from sessions_app.models import ApiKey, Client
+from sessions_app.services.clients import expiry_text
+
+
+class Command(BaseCommand):
+    help = "Lists the clients of the API: what they may do, and their keys, by prefix."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="for programs")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        live = Count("sessions", filter=Q(sessions__closed_at__isnull=True))
+        clients = [_fields(client) for client in _with_keys().annotate(live=live)]
+        if options["json"]:
+            self.stdout.write(json.dumps(clients, default=_text))
+        elif not clients:
+            self.stdout.write("There are no clients; `manage.py create_client NAME` makes one.")
+        for client in () if options["json"] else clients:
+            self.stdout.write(_lines(client))
+
+
+def _with_keys() -> Any:
+    return Client.objects.order_by("name").prefetch_related("keys")
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat()
+
+
+def _fields(client: Any) -> dict[str, Any]:
+    return {
+        "name": client.name,
+        "enabled": client.enabled,
+        "scopes": client.scopes,
+        "requests_per_minute": client.requests_per_minute,
+        "max_live_sessions": client.max_live_sessions,
+        "live_sessions": client.live,
+        "keys": [_key_fields(key) for key in client.keys.all()],
+    }
+
+
+def _key_fields(key: ApiKey) -> dict[str, Any]:
+    return {
+        "prefix": key.prefix,
+        "state": key.state,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "last_used_at": key.last_used_at,
+    }
+
+
+def _lines(client: dict[str, Any]) -> str:
+    limits = (
+        f"{client['requests_per_minute'] or 'any number of'} requests a minute, "
+        f"{client['live_sessions']} of {client['max_live_sessions'] or 'any number of'} sessions"
+    )
+    state = "" if client["enabled"] else " (disabled)"
+    lines = [f"{client['name']}{state}: {', '.join(client['scopes'])}; {limits}"]
+    for key in client["keys"]:
+        used, expires = expiry_text(key["last_used_at"]), expiry_text(key["expires_at"])
+        lines.append(f"  cex_{key['prefix']}_…  {key['state']}, used: {used}, expires: {expires}")
+    return "\n".join(lines)

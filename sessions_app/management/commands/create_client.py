@@ -1,0 +1,71 @@
+"""`manage.py create_client`: somebody who may call the API, and a key to do it with."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from sessions_app.callers import SCOPES, USUAL_SCOPES
+from sessions_app.management.key_options import above_zero, days, told
+from sessions_app.services.clients import ClientError, create_client, create_key
+
+_SCOPES = "\n".join(f"  {scope.value:<9} {meaning}" for scope, meaning in SCOPES.items())
+EXPLANATION = f"""
+A client is a platform that calls the API. It sees the sessions that it has opened, and no others.
+Its keys may be used for these scopes (all but `metrics` when none is named):
+
+{_SCOPES}
+
+examples:
+  manage.py create_client interviews
+  manage.py create_client demo --max-live-sessions 5 --requests-per-minute 120 --expires-in 30
+  manage.py create_client prometheus --scope metrics
+
+To change to a new key: `manage.py create_key NAME`, give it to the client, `manage.py revoke_key`
+with the old one's prefix. Scopes and limits are changed in the admin.
+"""
+
+
+class Command(BaseCommand):
+    help = "Makes a client of the API and its first key, which is shown this once."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, epilog=EXPLANATION, **kwargs)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name", metavar="NAME", help="unlike any other client's")
+        parser.add_argument(
+            "--scope",
+            action="append",
+            choices=[scope.value for scope in SCOPES],
+            help="may be given several times",
+        )
+        parser.add_argument(
+            "--expires-in", type=days, metavar="DAYS", help="of the key; without it: never"
+        )
+        parser.add_argument(
+            "--requests-per-minute", type=above_zero, metavar="N", help="without it: unlimited"
+        )
+        parser.add_argument(
+            "--max-live-sessions", type=above_zero, metavar="N", help="without it: unlimited"
+        )
+        parser.add_argument("--json", action="store_true", help="for programs")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            with transaction.atomic():
+                client = create_client(
+                    options["name"],
+                    scopes=options["scope"] or USUAL_SCOPES,
+                    requests_per_minute=options["requests_per_minute"],
+                    max_live_sessions=options["max_live_sessions"],
+                )
+                new = create_key(client, expires_in=options["expires_in"])
+        except ClientError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(told(client, new, as_json=options["json"]))

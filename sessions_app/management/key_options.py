@@ -1,0 +1,53 @@
+"""What the commands about clients and keys share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from datetime import timedelta
+from typing import Any
+
+from sessions_app.models import Client
+from sessions_app.services.clients import NewKey, expiry_text
+
+
+def days(text: str) -> timedelta:
+    """`90`, `0.5`. Raises ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 36_500:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days from 0 to 36500")
+    return timedelta(days=number)
+
+
+def above_zero(text: str) -> int:
+    """Raises ArgumentTypeError."""
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def told(client: Client, new: NewKey, *, as_json: bool) -> str:
+    """A new key, the only time that it can be told."""
+    if as_json:
+        return json.dumps(_fields(client, new))
+    return (
+        f"{new.key}\n\n"
+        f"That is a key of the client {client.name}; it expires: {expiry_text(new.row.expires_at)}."
+        f"\nKeep it now: it is not stored here, and can't be shown again. It goes into a header:\n"
+        f"\n  curl -H 'Authorization: Api-Key {new.key}' http://127.0.0.1:8000/api/v1/environments\n"
+        f"\n`manage.py revoke_key {new.row.prefix}` takes it back."
+    )
+
+
+def _fields(client: Client, new: NewKey) -> dict[str, Any]:
+    expires_at = new.row.expires_at
+    return {
+        "client": client.name,
+        "key": new.key,
+        "prefix": new.row.prefix,
+        "expires_at": None if expires_at is None else expires_at.isoformat(),
+    }

@@ -1,0 +1,120 @@
+"""Clients and their keys: made, shown once, revoked."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from codeexec.errors import TooManySessions
+from sessions_app.callers import SCOPES, USUAL_SCOPES, KnownClient
+from sessions_app.models import ApiKey, Client, Session
+
+KEY_PATTERN = re.compile(r"cex_([0-9a-f]{8})_[0-9a-f]{64}")
+"""Told to secret scanners: 256 random bits behind a prefix that is no secret."""
+
+
+class ClientError(Exception):
+    """What was asked for can't be; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewKey:
+    """A key that was just made."""
+
+    row: ApiKey
+    key: str
+    """The only copy there is: it can't be read again."""
+
+
+def create_client(
+    name: str,
+    *,
+    scopes: Collection[str] = USUAL_SCOPES,
+    requests_per_minute: int | None = None,
+    max_live_sessions: int | None = None,
+) -> Client:
+    """Raises ClientError where there is one of that name, or no such scope."""
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown:
+        raise ClientError(f"No such scope: {', '.join(unknown)}; there are {', '.join(SCOPES)}.")
+    try:
+        with transaction.atomic():
+            return Client.objects.create(
+                name=name,
+                scopes=[str(scope) for scope in SCOPES if scope in scopes],
+                requests_per_minute=requests_per_minute,
+                max_live_sessions=max_live_sessions,
+            )
+    except IntegrityError as error:
+        if not Client.objects.filter(name=name).exists():
+            raise ClientError(f"The client can't be made: {error}") from error
+        raise ClientError(
+            f"There is a client {name!r} already; `manage.py create_key {name}` makes it another "
+            "key."
+        ) from error
+
+
+def find_client(name: str) -> Client:
+    """Raises ClientError."""
+    client = Client.objects.filter(name=name).first()
+    if client is None:
+        raise ClientError(f"There is no client {name!r}; `manage.py clients` lists them.")
+    return client
+
+
+def create_key(client: Client, *, expires_in: timedelta | None = None) -> NewKey:
+    """Besides those that it has: a client changes to a new key before its old one is revoked."""
+    prefix = _unused_prefix()
+    key = f"cex_{prefix}_{secrets.token_hex(32)}"
+    expires_at = None if expires_in is None else timezone.now() + expires_in
+    row = ApiKey.objects.create(
+        client=client, prefix=prefix, digest=digest_of(key), expires_at=expires_at
+    )
+    return NewKey(row=row, key=key)
+
+
+def _unused_prefix() -> str:
+    while True:
+        prefix = secrets.token_hex(4)
+        if not ApiKey.objects.filter(prefix=prefix).exists():
+            return prefix
+
+
+def digest_of(key: str) -> bytes:
+    """By which a key is found. `ApiKey` says why a fast hash is the right one."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def revoke_key(prefix: str) -> bool:
+    """For ever, and at once in every process. False: it was revoked before. Raises ClientError."""
+    given = KEY_PATTERN.fullmatch(prefix)
+    shown = given[1] if given else prefix.removeprefix("cex_").rstrip("_…")
+    key = ApiKey.objects.filter(prefix=shown).first()
+    if key is None:
+        raise ClientError("There is no key with that prefix; `manage.py clients` lists them.")
+    return key.revoke()
+
+
+def require_room(client: KnownClient) -> None:
+    """See that the client may have one more live session. For inside the transaction that opens it:
+    until its end others of the client wait. Raises TooManySessions.
+    """
+    row = Client.objects.select_for_update(no_key=True).get(pk=client.id)
+    bound = row.max_live_sessions
+    if bound is not None and Session.objects.live().filter(client=row).count() >= bound:
+        raise TooManySessions(
+            f"{bound} sessions of this client are live, which is as many as it may have; stop one, "
+            "or try again when one has ended.",
+            maximum=bound,
+        )
+
+
+def expiry_text(expires_at: datetime | None) -> str:
+    return "never" if expires_at is None else f"{expires_at:%Y-%m-%d %H:%M} UTC"
