@@ -7,11 +7,13 @@ from typing import Any
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, inline_serializer
 from rest_framework import serializers
 
+from codeexec.bounds import PAGE_SIZE, QUERY_BYTES
 from sessions_app.api.answers import (
     ErrorSerializer,
     ExecutionQueuedSerializer,
     ExecutionSerializer,
 )
+from sessions_app.api.fields import METADATA_SCHEMA, WITHOUT_NUL
 from sessions_app.models import Session
 
 _ERRORS = {
