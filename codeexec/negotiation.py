@@ -24,7 +24,9 @@ class JsonParser(JSONParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         """Raises InvalidRequest, UnsupportedMediaType."""
-        coding = parser_context["request"].META.get("HTTP_CONTENT_ENCODING") if parser_context else None
+        coding = (
+            parser_context["request"].META.get("HTTP_CONTENT_ENCODING") if parser_context else None
+        )
         if coding and coding.lower() != "identity":
             raise UnsupportedMediaType(coding, "Send the body as it is, without Content-Encoding.")
         return read_json(stream.read())

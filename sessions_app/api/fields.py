@@ -1,7 +1,7 @@
 """Request fields: what they may be, said once for the check and for the OpenAPI schema.
 
-What is larger than `codeexec.bounds` has it ends the reading of the request at once, by OutOfBounds;
-whatever else is wrong with a field is gathered with the mistakes of the others.
+What is larger than `codeexec.bounds` has it ends the reading of the request, by OutOfBounds; what
+else is wrong with a field is told together with the mistakes of the others.
 """
 
 from __future__ import annotations
@@ -213,20 +213,21 @@ class WholeSeconds(Number):
         return int(number)
 
 
-METADATA_SCHEMA = {
+JSON_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": ["number", "boolean", "null"]},
+        Text.schema,
+        {"type": "array", "items": {"$ref": "#/components/schemas/Json"}},
+        {"$ref": "#/components/schemas/Metadata"},
+    ],
+}
+METADATA_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "additionalProperties": {
-        "anyOf": [
-            {"type": ["number", "boolean", "null"]},
-            {"type": "string", "pattern": WITHOUT_NUL},
-            {"type": "array", "items": {"$ref": "#/components/schemas/Metadata"}},
-            {"$ref": "#/components/schemas/Metadata"},
-        ]
-    },
+    "additionalProperties": {"$ref": "#/components/schemas/Json"},
     "propertyNames": {"pattern": WITHOUT_NUL},
     "example": {"interview": "7F3A"},
 }
-"""Of nothing but what JSON has: the texts in it, at any depth, without NUL."""
+"""Of whatever JSON has, to any depth, but for NUL."""
 
 
 class Metadata(_Field):

@@ -102,7 +102,7 @@ class SessionViewSet(ViewSet):
         operation_id="sessions_executions_list",
         summary="A session's timeline",
         responses=schema.page(TimelineSerializer, 400, 404),
-        parameters=schema.PAGING,
+        parameters=schema.paging("executions"),
     )
     def executions(self, request: Request, session_id: UUID) -> Response:
         """Every run with its code, input, output, verdict and times, in order."""

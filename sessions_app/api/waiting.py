@@ -23,7 +23,13 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 
 from codeexec.async_database import async_database
-from codeexec.errors import DATABASE_AWAY, DatabaseAway, ResultPending, ServiceError
+from codeexec.errors import (
+    DATABASE_AWAY,
+    DatabaseAway,
+    InvalidRequest,
+    ResultPending,
+    ServiceError,
+)
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
 from sessions_app.api.answers import ExecutionQueuedSerializer, ExecutionSerializer
@@ -34,6 +40,7 @@ from sessions_app.services.executions import Arrival
 SyncView = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 
+YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 AWAY_SECONDS = 0.5
 REREAD_SECONDS = 5.0
 """How often the row is read though nobody said that it changed: a notification can be lost."""
@@ -64,13 +71,19 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
 
     @wraps(validate)
     async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-        arrival = Arrival(awaited=_wants_result(request))
+        try:
+            arrival = Arrival(awaited=_wants_result(request))
+        except InvalidRequest as error:
+            return _error(error)
         response = await _validated(validate, request, {**kwargs, "arrival": arrival})
         if not isinstance(response, Accepted):
             return response
         with hub.expect(arrival.execution_id) as waiter:
             try:
-                return await _submitted(response, arrival, waiter)
+                execution = await response.submit()
+                # What was sent is in its row, which may wait for minutes: it isn't held here too.
+                del response
+                return await _answered(execution, arrival, waiter)
             except ServiceError as error:
                 return _error(error)
             except DATABASE_AWAY:
@@ -80,7 +93,12 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
 
 
 def _wants_result(request: HttpRequest) -> bool:
-    return request.GET.get("wait", "true").lower() not in ("false", "0", "no")
+    """Raises InvalidRequest."""
+    given = request.GET.getlist("wait") or ["true"]
+    word = given[0].lower()
+    if len(given) > 1 or word not in (*YES, *NO):
+        raise InvalidRequest(f"wait: one of {', '.join((*YES, *NO))}, once.", field="wait")
+    return word in YES
 
 
 async def _validated(
@@ -98,10 +116,10 @@ def _answer(validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]) ->
     return response
 
 
-async def _submitted(accepted: Accepted, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
-    execution = await accepted.submit()
+async def _answered(execution: Execution, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
     if not arrival.awaited:
         return JsonBytes(ExecutionQueuedSerializer(), execution, status=202)
+    del execution
     finished = await _finished(arrival.execution_id, waiter)
     if finished is None:
         return _error(_pending(arrival.execution_id))

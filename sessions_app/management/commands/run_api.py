@@ -27,7 +27,7 @@ class Command(BaseCommand):
         config = uvicorn.Config(
             "codeexec.asgi:application",
             loop="uvloop",
-            http="httptools",
+            http="codeexec.http_protocol:BoundedHttpProtocol",
             lifespan="on",
             log_config=None,
             access_log=False,
