@@ -1,9 +1,9 @@
 """How much of everything the service takes: one name for each bound, here and nowhere else.
 
-They hold before a thing is kept in memory, the OpenAPI schema states them, and each is one that what
-comes behind can bear: a frame of the runner (256 KiB for all arguments and variables, 8192 of
-either), the kernel (128 KiB for one argument, 255 bytes for a name), PostgreSQL (jsonb without NUL).
-What an operator sets is not here: MAX_REQUEST_SIZE for a whole body, TMPFS_SIZE for all files.
+They hold before a thing is kept in memory, the OpenAPI schema states them, and what comes behind
+can bear each: a frame of the runner (256 KiB for all arguments and variables, 8192 of either), the
+kernel (128 KiB for one argument), PostgreSQL (no NUL in a text or in jsonb). What an operator sets
+is not here: MAX_REQUEST_SIZE for a whole body, TMPFS_SIZE for all files.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ LEAST_TIMEOUT_SECONDS = 0.1
 ENVIRONMENT_BYTES = 100
 TTL_SECONDS = 30 * 86_400
 METADATA_BYTES = 16 * 1024
-METADATA_DEPTH = 16
 
 # ---- lists
 
@@ -59,4 +58,3 @@ METADATA_FILTERS = 16
 
 CONFIGURATION_BYTES = 1024 * 1024
 """Of code-executor.conf, and of environments.yaml."""
-ENVIRONMENTS = 1000

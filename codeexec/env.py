@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
+from codeexec.bounds import CONFIGURATION_BYTES
 from codeexec.sizes import ALLOWED as SIZE_ALLOWED
 from codeexec.sizes import parse_size
 
@@ -383,6 +384,8 @@ def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:
         if required:
             raise ConfigurationError(f"{CONF_FILE_VARIABLE}: there is no file {conf_file}")
         return {}
+    if conf_file.stat().st_size > CONFIGURATION_BYTES:
+        raise ConfigurationError(f"{conf_file}: more than {CONFIGURATION_BYTES} bytes")
     text = conf_file.read_text()
     broken = [each.original for each in parse_stream(io.StringIO(text)) if each.error]
     if broken:

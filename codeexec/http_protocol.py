@@ -21,7 +21,7 @@ from codeexec.bounds import HEAD_BYTES, HEADERS, PIPELINED_REQUESTS
 _CODES = {400: "invalid_request", 431: "request_head_too_large"}
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):  # type: ignore[misc]
+class BoundedHttpProtocol(HttpToolsProtocol):
     _held_bytes = 0
     """Received since something last came to its place: a head, a piece of body, the end of it."""
     _in_head = True

@@ -132,7 +132,8 @@ def deployment() -> Iterator[str]:
     ):
         yield f"http://127.0.0.1:{stack.port}"
         failed = [line for line in stack.log("api").splitlines() if "Traceback" in line]
-        assert not failed, stack.log("api")
+        if failed:
+            raise RuntimeError(stack.log("api"))
 
 
 @contextmanager

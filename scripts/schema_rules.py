@@ -47,7 +47,7 @@ def acceptance_of_what_makes_sense(ctx: Any, response: Any, case: Any) -> bool |
     """`positive_data_acceptance`, where a schema can know what is valid."""
     if case.meta is None or not case.meta.generation.mode.is_positive or makes_no_sense(case.body):
         return None
-    return positive_data_acceptance(ctx, response, case)  # type: ignore[no-any-return]
+    return positive_data_acceptance(ctx, response, case)
 
 
 @schemathesis.check
@@ -73,9 +73,9 @@ def errors_explain_themselves(ctx: Any, response: Any, case: Any) -> None:
 
 
 def makes_no_sense(body: Any) -> bool:
-    """Whether a body that fits the schema names no environment that there is, or has nothing to run,
-    or two files in one place, or a path that fits in characters and not in bytes or levels, or asks
-    for more time than the environment gives.
+    """Whether a body that fits the schema names no environment that there is, or has nothing to
+    run, or two files in one place, or a path that fits in characters and not in bytes or levels, or
+    asks for more time than the environment gives.
     """
     if not isinstance(body, dict):
         return False

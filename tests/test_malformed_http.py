@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from codeexec import bounds
-from tests.stack import ROOT, Client, Stack, database_of_its_own, eventually, free_port
+from tests.stack import Client, Stack, database_of_its_own, eventually, free_port
 
 pytestmark = pytest.mark.stack
 
@@ -50,11 +50,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def raw(server: Stack, sent: bytes, seconds: float = 5.0) -> bytes:
     """All that comes back until the server closes, or says nothing for so long."""
     answer = b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
-        with contextlib.suppress(TimeoutError, ConnectionResetError, BrokenPipeError):
-            connection.sendall(sent)
-            while part := connection.recv(65536):
-                answer += part
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection,
+        contextlib.suppress(TimeoutError, ConnectionResetError, BrokenPipeError),
+    ):
+        connection.sendall(sent)
+        while part := connection.recv(65536):
+            answer += part
     return answer
 
 
