@@ -5,9 +5,11 @@
 schemathesis takes every operation of the schema through all its phases (the schema's examples, each
 bound from both sides, random data, and sequences of calls) with all its checks on. Without --url a
 deployment of its own is started (PostgreSQL at DATABASE_URL, Docker), and taken down at the end.
-Two checks are ours, `scripts.schema_rules` says why:
+Three checks are ours, `scripts.schema_rules` says why:
     positive_data_acceptance   is left to the requests that make sense: JSON Schema can't say that
                                the file that is to be run must be among those that are sent
+    use_after_free             takes a stopped session that is read: its history stays, by contract;
+                               that it is not alive is checked
     not_a_server_error         takes 503 and 504, and another check their reasons: the API promises
                                both, and a node that is full is what fuzzing brings about
 """
@@ -45,7 +47,7 @@ CONFIGURATION = """
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
 negative_data_rejection.expected-statuses = ["4xx", "503", "504"]
 """
-REPLACED_CHECKS = "positive_data_acceptance"
+REPLACED_CHECKS = "positive_data_acceptance,use_after_free"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,7 @@ def fuzz(url: str, *, seed: int, seconds: int | None, examples: int, api_key: st
         configuration.write_text(CONFIGURATION)
         report = Path(folder, "report.ndjson")
         environ = os.environ | {
+            "PYTHONPATH": str(ROOT),
             "SCHEMATHESIS_HOOKS": "scripts.schema_rules",
             KNOWN_VARIABLE: json.dumps(_environments(url, api_key)),
         }
@@ -87,7 +90,8 @@ def fuzz(url: str, *, seed: int, seconds: int | None, examples: int, api_key: st
             *(("--max-time", str(seconds)) if seconds else ()),
             *(("--header", f"Authorization: Api-Key {api_key}") if api_key else ()),
         ]
-        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+        # In a folder of its own: it keeps what it has found, and would begin with that next time.
+        done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
         return _figures(report, done)
 
 
