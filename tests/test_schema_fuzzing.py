@@ -15,7 +15,7 @@ pytestmark = pytest.mark.stack
 
 def test_whatever_the_schema_allows_is_accepted_and_all_else_refused() -> None:
     with deployment() as url:
-        figures = fuzz(url, seed=1, seconds=None, examples=3)
+        figures = fuzz(url, seed=1, seconds=None, examples=1)
     assert figures.failures == 0, figures.output
     assert figures.operations == 11
     assert figures.calls > 50
