@@ -24,6 +24,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from psycopg.conninfo import conninfo_to_dict
 
+from codeexec.bounds import CONFIGURATION_BYTES
 from codeexec.sizes import ALLOWED as SIZE_ALLOWED
 from codeexec.sizes import parse_size
 
@@ -518,6 +519,8 @@ def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:
         if required:
             raise ConfigurationError(f"{CONF_FILE_VARIABLE}: there is no file {conf_file}")
         return {}
+    if conf_file.stat().st_size > CONFIGURATION_BYTES:
+        raise ConfigurationError(f"{conf_file}: more than {CONFIGURATION_BYTES} bytes")
     text = conf_file.read_text()
     broken = [each.original for each in parse_stream(io.StringIO(text)) if each.error]
     if broken:

@@ -2,6 +2,7 @@
 
     ServiceError                       code, http_status, fields for the body
     ├── InvalidRequest        400      invalid_request
+    │   ├── OutOfBounds       400      invalid_request (field, maximum)
     │   ├── InvalidPath       400      invalid_path
     │   ├── UnknownEnvironment 400     unknown_environment
     │   └── LimitExceeded     400      limit_exceeded
@@ -22,7 +23,8 @@
     ├── DatabaseAway          503      database_away (with Retry-After)
     └── ResultPending         504      result_pending
 
-Every error body is `{"detail": "<one sentence>", "code": "<machine name>", ...fields}`.
+Every error body is `{"detail": "<one sentence>", "code": "<machine name>", ...fields}`. Where one
+field of the request is to blame, `field` names it.
 """
 
 from __future__ import annotations
@@ -35,8 +37,6 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
-from rest_framework.views import exception_handler as drf_exception_handler
-from rest_framework.views import set_rollback
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,15 @@ class ServiceError(Exception):
 class InvalidRequest(ServiceError):
     code = "invalid_request"
     http_status = 400
+
+
+class OutOfBounds(InvalidRequest):
+    """More than the service takes, see `codeexec.bounds`. Nothing else of the request was read."""
+
+    def __init__(self, field: str, found: str, maximum: int) -> None:
+        said = f"{found}, at most {maximum}."
+        errors = {field: [said]}
+        super().__init__(f"{field}: {said}", field=field, maximum=maximum, errors=errors)
 
 
 class InvalidPath(InvalidRequest):
@@ -175,6 +184,10 @@ class ResultPending(ServiceError):
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's hook: the answer to an exception, or None to let it be a 500."""
+    # Its views, when they are imported, import the parser, which raises errors of this module.
+    from rest_framework.views import exception_handler as drf_exception_handler
+    from rest_framework.views import set_rollback
+
     if isinstance(exc, DATABASE_AWAY):
         logger.error("The database is away: %s", exc)
         exc = DatabaseAway("The database can't be reached; try again in a moment.")
@@ -202,7 +215,8 @@ def _invalid_fields_body(errors: Any) -> dict[str, Any]:
     """One sentence about the first wrong field, and all of them under `errors`."""
     name, message = _first_message(errors)
     detail = f"{name}: {message}" if name else message
-    return {"detail": detail, "code": InvalidRequest.code, "errors": errors}
+    field = {"field": name.partition(".")[0]} if name else {}
+    return {"detail": detail, "code": InvalidRequest.code, "errors": errors, **field}
 
 
 def _first_message(errors: Any, name: str = "") -> tuple[str, str]:

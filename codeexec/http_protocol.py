@@ -1,37 +1,39 @@
-"""uvicorn's HTTP protocol, with bounds for clients that send slowly, or never come to an end.
+"""uvicorn's HTTP protocol with bounds for what comes before a body, and for clients that send
+slowly or never come to an end; and JSON for what is no HTTP.
 
-By itself it waits for ever for a request to be complete, and keeps a head of any size.
+The parser itself keeps a request's line and headers whatever their size, and any number of requests
+that are sent without waiting for answers; the server waits for ever for a request to be complete.
 """
 
 from __future__ import annotations
 
+import json
 from asyncio import BaseTransport, TimerHandle, Transport
-from typing import cast
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from httptools import HttpParserError
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from codeexec.bounds import HEAD_BYTES, HEADERS, PIPELINED_REQUESTS
 
 HEAD_SECONDS = 20.0
 """From a connection's start, or a request's first byte, to the end of its head."""
 BODY_PAUSE_SECONDS = 30.0
 """Between two parts of a body."""
-HEAD_BYTES = 64 * 1024
-"""Of what is neither a body nor a whole head: request line, headers, trailers. One read more than
-this may be kept."""
-HEADERS = 200
 
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
-)
-
-
-class TooManyHeadersError(Exception):
-    """The parser's caller answers 400 and closes the connection."""
+_CODES = {400: "invalid_request", 431: "request_head_too_large"}
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
+    _held_bytes = 0
+    """Received since something last came to its place: a head, a piece of body, the end of it."""
+    _in_head = True
+    _answering: RequestResponseCycle | None = None
     _deadline: TimerHandle | None = None
-    _head_bytes = 0
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(cast(Transport, transport))
@@ -42,35 +44,71 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
+        self._held_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+        if self._held_bytes > HEAD_BYTES:
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head = True
         self._expect(HEAD_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= HEADERS:
-            raise TooManyHeadersError
-        super().on_header(name, value)
+        if self._in_head:  # what follows a body in chunks is none of the request's headers
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head_bytes = 0
-        self._expect(BODY_PAUSE_SECONDS)
-        super().on_headers_complete()
+        """Raises HttpParserError, so that the rest of what came is not even parsed."""
+        if self._held_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
+            self._refuse_head()
+        elif len(self.headers) > HEADERS:
+            self._refuse(431, f"{len(self.headers)} headers, at most {HEADERS}.", HEADERS)
+        elif len(self.pipeline) >= PIPELINED_REQUESTS:
+            detail = f"More than {PIPELINED_REQUESTS} requests without waiting for an answer."
+            self._refuse(400, detail, PIPELINED_REQUESTS)
+        else:
+            self._in_head, self._held_bytes = False, 0
+            self._expect(BODY_PAUSE_SECONDS)
+            super().on_headers_complete()
+            return
+        raise HttpParserError("refused")
 
     def on_body(self, body: bytes) -> None:
-        self._head_bytes = 0
+        self._held_bytes = 0
         self._expect(BODY_PAUSE_SECONDS)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._head_bytes = 0
+        self._held_bytes = 0
         self._expect_nothing()
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"The request's head is larger than {HEAD_BYTES} bytes.", HEAD_BYTES)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "This is no HTTP/1.1 request.")
+
+    def _refuse(self, status: int, detail: str, maximum: int | None = None) -> None:
+        """Answer and close. Whatever else comes on this connection is dropped."""
+        if self.transport.is_closing():  # it has been refused already
+            return
+        answering = self._answering
+        if not answering or not answering.response_started or answering.response_complete:
+            self.transport.write(_refusal(status, detail, maximum))
+        for cycle in [self._answering, self.cycle, *(waiting for waiting, _ in self.pipeline)]:
+            if cycle is not None:  # their answers would be written into what is closed
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.transport.close()
 
     def _expect(self, seconds: float) -> None:
         """Close the connection unless something else is expected, or nothing, by then."""
@@ -87,3 +125,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._expect(seconds)
         elif not self.transport.is_closing():
             self.transport.close()
+
+
+def _refusal(status: int, detail: str, maximum: int | None) -> bytes:
+    body: dict[str, Any] = {"detail": detail, "code": _CODES[status]}
+    content = json.dumps(body if maximum is None else {**body, "maximum": maximum}).encode()
+    headers = (
+        "content-type: application/json",
+        f"content-length: {len(content)}",
+        "connection: close",
+    )
+    return STATUS_LINE[status] + "\r\n".join(headers).encode() + b"\r\n\r\n" + content

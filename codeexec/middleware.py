@@ -1,5 +1,5 @@
-"""Middleware: what browsers are told with every answer, and who gets one. That of asynchronous views
-(ASYNC_MIDDLEWARE) is coroutines that need no thread.
+"""Middleware: what browsers are told with every answer, and who gets one. That of asynchronous
+views (ASYNC_MIDDLEWARE) is coroutines that need no thread.
 """
 
 from __future__ import annotations

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rest_framework.exceptions import ParseError
+from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import JSONParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
+from codeexec.json_body import read_json
+
 
 class JsonParser(JSONParser):
-    """Refuses as a client's mistake what the framework's own lets through as a failure of ours."""
+    """Takes no more than `codeexec.bounds` allows, whatever charset a client names."""
 
     def parse(
         self,
@@ -21,10 +23,13 @@ class JsonParser(JSONParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
-        try:
-            return super().parse(stream, media_type, parser_context)
-        except RecursionError as error:
-            raise ParseError("The JSON is nested too deeply.") from error
+        """Raises InvalidRequest, UnsupportedMediaType."""
+        coding = (
+            parser_context["request"].META.get("HTTP_CONTENT_ENCODING") if parser_context else None
+        )
+        if coding and coding.lower() != "identity":
+            raise UnsupportedMediaType(coding, "Send the body as it is, without Content-Encoding.")
+        return read_json(stream.read())
 
 
 class AlwaysJson(DefaultContentNegotiation):

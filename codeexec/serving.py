@@ -25,13 +25,14 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefi
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
 from django.db import close_old_connections, reset_queries
-from django.http import FileResponse, Http404, HttpRequest, StreamingHttpResponse
+from django.http import FileResponse, Http404, HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver, set_script_prefix
 from django.utils.module_loading import import_string
 
 from codeexec.async_database import async_database
-from codeexec.errors import error_page
+from codeexec.bounds import QUERY_BYTES
+from codeexec.errors import InvalidRequest, OutOfBounds, error_page
 from codeexec.notifications import hub
 from codeexec.sizes import format_size
 from codeexec.threads import RequestExecutor, in_thread, threads
@@ -98,8 +99,13 @@ class Application(ASGIHandler):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _read_body(scope, receive)
+            _require_query(scope)
+            body, size = await _read_body(scope, receive)
         except RequestAborted:
+            return
+        except InvalidRequest as error:
+            refusal = JsonResponse(error.body(), status=error.http_status)
+            await self.send_response(refusal, send)
             return
         except BodyTooLargeError:
             await self.send_response(self._body_too_large(scope), send)
@@ -107,9 +113,9 @@ class Application(ASGIHandler):
         with closing(body):
             set_script_prefix(get_script_prefix(scope))
             await signals.request_started.asend(sender=self.__class__, scope=scope)
-            request, refusal = self.create_request(scope, body)
+            request, broken = self.create_request(_with_length(scope, size), body)
             if request is None:
-                await self.send_response(cast(HttpResponseBase, refusal), send)
+                await self.send_response(cast(HttpResponseBase, broken), send)
             elif _view_is_async(request):
                 await self._answer_while_connected(request, receive, send)
             else:
@@ -197,7 +203,25 @@ class _Watcher:
             self._watched.cancel()
 
 
-async def _read_body(scope: Scope, receive: Receive) -> IO[bytes]:
+def _require_query(scope: Scope) -> None:
+    """Raises InvalidRequest."""
+    query: bytes = scope["query_string"]
+    if len(query) > QUERY_BYTES:
+        raise OutOfBounds("query", f"{len(query)} bytes", QUERY_BYTES)
+    if not query.isascii():
+        raise InvalidRequest("query: only ASCII, the rest as %XX.", field="query")
+
+
+def _with_length(scope: Scope, size: int) -> Scope:
+    """With the length that the body has, whether it came in chunks or was told of: where none is
+    given the framework takes it for empty."""
+    if size == _declared_length(scope):
+        return scope
+    headers = [header for header in scope["headers"] if header[0] != b"content-length"]
+    return {**scope, "headers": [*headers, (b"content-length", str(size).encode())]}
+
+
+async def _read_body(scope: Scope, receive: Receive) -> tuple[IO[bytes], int]:
     limit_bytes = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if _declared_length(scope) > 2 * limit_bytes:
         raise BodyTooLargeError  # at once: a client that waits for `100 Continue` sends nothing
@@ -205,15 +229,15 @@ async def _read_body(scope: Scope, receive: Receive) -> IO[bytes]:
         max_size=settings.FILE_UPLOAD_MAX_MEMORY_SIZE
     )
     try:
-        await _receive_into(body, receive, limit_bytes)
+        size = await _receive_into(body, receive, limit_bytes)
     except BaseException:
         body.close()
         raise
     body.seek(0)
-    return body
+    return body, size
 
 
-async def _receive_into(body: IO[bytes], receive: Receive, limit_bytes: int) -> None:
+async def _receive_into(body: IO[bytes], receive: Receive, limit_bytes: int) -> int:
     received, more = 0, True
     # A body somewhat over the limit is read to its end and dropped: a client that is still sending
     # when the connection closes would see a broken connection instead of the answer.
@@ -228,6 +252,7 @@ async def _receive_into(body: IO[bytes], receive: Receive, limit_bytes: int) -> 
         more = message.get("more_body", False)
     if received > limit_bytes:
         raise BodyTooLargeError
+    return received
 
 
 def _declared_length(scope: Scope) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
-from codeexec import __version__, env, private_database
+from codeexec import __version__, bounds, env, private_database
 from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
 
 try:
@@ -113,6 +113,7 @@ CORS_EXPOSE_HEADERS = ["Retry-After", "Server-Timing"]
 CORS_ALLOW_CREDENTIALS = False
 CORS_PREFLIGHT_MAX_AGE = 3600
 DATA_UPLOAD_MAX_MEMORY_SIZE: int = CODE_EXECUTOR["MAX_REQUEST_SIZE"]
+FILE_UPLOAD_MAX_MEMORY_SIZE = bounds.BODY_BYTES_IN_MEMORY
 
 INSTALLED_APPS = [
     "unfold",
@@ -240,15 +241,17 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Runs a candidate's code in a hardened container while an interview is live.",
     "VERSION": __version__,
     "SERVE_INCLUDE_SCHEMA": False,
+    "OAS_VERSION": "3.1.0",  # whose schemas are JSON Schema: names of properties have bounds too
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "sessions_app.api.schema.describe_access",
+        "sessions_app.api.schema.complete",
+    ],
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
-    "POSTPROCESSING_HOOKS": [
-        "drf_spectacular.hooks.postprocess_schema_enums",
-        "sessions_app.api.schema.describe_access",
-    ],
     "ENUM_NAME_OVERRIDES": {
         "SessionStatus": "sessions_app.models.session.SessionStatus",
         "ExecutionStatus": "sessions_app.models.execution.ExecutionStatus",

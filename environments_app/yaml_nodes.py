@@ -11,6 +11,8 @@ from typing import TypeVar
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from codeexec.bounds import CONFIGURATION_BYTES
+
 T = TypeVar("T")
 
 _TAG = "tag:yaml.org,2002:"
@@ -152,7 +154,14 @@ def read_document(path: Path) -> Value:
     """The root of a YAML file. Raises DefinitionsError where it is no YAML at all."""
     problems = Problems(filename=path.name)
     try:
-        node = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
+        with path.open("rb") as file:
+            data = file.read(CONFIGURATION_BYTES + 1)
+        if len(data) > CONFIGURATION_BYTES:
+            raise DefinitionsError(f"{path.name}: more than {CONFIGURATION_BYTES} bytes")
+        # An alias is the node itself, which is looked at where it is used: nothing is multiplied.
+        node = yaml.compose(data, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise DefinitionsError(f"{path.name}: it is nested too deeply") from None
     except OSError as error:
         raise DefinitionsError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:

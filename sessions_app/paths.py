@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Iterable
+from typing import Any
 
+from codeexec.bounds import PATH_BYTES, PATH_DEPTH
 from codeexec.errors import InvalidPath
 
-MAX_LENGTH = 255
-MAX_DEPTH = 16
+_NAME = r"(?:[^./\\{0}][^/\\{0}]*|\.[^./\\{0}][^/\\{0}]*|\.\.[^/\\{0}]+)".format(
+    r"\x00-\x1f\x7f-\x9f"
+)
+PATTERN = rf"^(?:\.(?:/+\.)*/+)?{_NAME}(?:/+(?:\.|{_NAME}))*$"
+"""What `workspace_path` takes, but for length and depth, in words that JavaScript knows as well."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def workspace_path(text: str) -> str:
+def workspace_path(text: str, field: str = "filename") -> str:
     """The path, relative to the workspace and in its plainest form (`./a//b.py` is `a/b.py`).
 
-    Raises InvalidPath for anything that is not a file below the workspace.
+    `field`: of the request, for the error. Raises InvalidPath for anything that is not a file below
+    the workspace.
     """
-    parts = [part for part in text.split("/") if part not in ("", ".")]
+    parts = [part for part in text[: PATH_BYTES + 1].split("/") if part not in ("", ".")]
     reason = _refusal(text, parts)
     if reason:
-        shown = text[:MAX_LENGTH].encode(errors="replace").decode()
-        raise InvalidPath(f"{shown!r} can't be a file in the workspace: {reason}.", path=shown)
+        shown = text[:PATH_BYTES].encode(errors="replace").decode()
+        bound: dict[str, Any] = {"maximum": PATH_BYTES} if reason == _TOO_LONG else {}
+        detail = f"{field}: {shown!r} can't be a file in the workspace: {reason}."
+        raise InvalidPath(detail, path=shown, field=field, **bound)
     return "/".join(parts)
 
 
@@ -31,22 +41,27 @@ def require_separate(paths: Iterable[str]) -> None:
         folder = path.rpartition("/")[0]
         while folder:
             if folder in known:
-                detail = f"{folder!r} can't be both a file and the folder of {path!r}."
-                raise InvalidPath(detail, path=path)
+                detail = f"files: {folder!r} can't be both a file and the folder of {path!r}."
+                raise InvalidPath(detail, path=path, field="files")
             folder = folder.rpartition("/")[0]
 
 
+_TOO_LONG = f"at most {PATH_BYTES} bytes and {PATH_DEPTH} levels"
+
+
 def _refusal(text: str, parts: list[str]) -> str:
+    if len(text) > PATH_BYTES:
+        return _TOO_LONG
     if not parts or text.endswith("/"):
         return "it names no file"
     if text.startswith("/"):
         return "it must be relative to the workspace"
     if ".." in parts:
         return "it must not leave the workspace"
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+    if _CONTROL.search(text):
         return "it must not contain control characters or halves of surrogate pairs"
     if "\\" in text:
         return "folders are separated by /"
-    if len(text.encode()) > MAX_LENGTH or len(parts) > MAX_DEPTH:
-        return f"at most {MAX_LENGTH} bytes and {MAX_DEPTH} levels"
+    if len(text.encode()) > PATH_BYTES or len(parts) > PATH_DEPTH:
+        return _TOO_LONG
     return ""

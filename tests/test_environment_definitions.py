@@ -282,3 +282,17 @@ def test_the_line_is_that_of_the_key(tmp_path: Path) -> None:
     inner = entries["second"].mapping()["inner"]
     assert (entries["first"].line, entries["second"].line, inner.line) == (3, 4, 5)
     assert inner.key == "second.inner"
+
+
+def test_a_file_is_no_larger_than_one_can_be(refusal) -> None:
+    assert "more than 1048576 bytes" in refusal("#" * 1_048_577)
+
+
+def test_a_file_that_is_nested_without_end_is_refused(refusal) -> None:
+    assert "nested too deeply" in refusal("[" * 20_000)
+
+
+def test_aliases_multiply_nothing(refusal) -> None:
+    lines = ["a0: &a0 [x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    assert "there is no such key" in refusal("\n".join(lines))

@@ -44,20 +44,9 @@ def operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any
             yield method, path, operation
 
 
-def as_json_schema(part: Any, schema: dict[str, Any]) -> Any:
-    """OpenAPI 3.0's `nullable` in JSON Schema's words, references resolved, nothing unknown let
-    through in answers.
-    """
-    if isinstance(part, list):
-        return [as_json_schema(each, schema) for each in part]
-    if not isinstance(part, dict):
-        return part
-    if "$ref" in part:
-        return as_json_schema(schema["components"]["schemas"][part["$ref"].split("/")[-1]], schema)
-    result = {name: as_json_schema(value, schema) for name, value in part.items()}
-    if result.pop("nullable", False):
-        return {"anyOf": [result, {"type": "null"}]}
-    return result
+def as_json_schema(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """By itself, with all that it refers to."""
+    return {**part, "components": schema["components"]}
 
 
 def strict(part: Any) -> Any:

@@ -113,7 +113,7 @@ def test_a_head_without_end_is_refused(port: int) -> None:
 
 def test_headers_without_end_are_refused(port: int) -> None:
     answer = talk(port, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 300 + b"\r\n")
-    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.startswith(b"HTTP/1.1 431")
 
 
 def test_trailers_without_end_are_refused(port: int) -> None:

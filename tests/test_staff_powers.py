@@ -16,7 +16,9 @@ from django.urls import NoReverseMatch, reverse
 
 from environments_app.admin import ISOLATION_FIELDS
 from environments_app.models import Environment
+from sessions_app import models
 from sessions_app.models import FailedLogin, Node
+from sessions_app.services.clients import create_key
 from tests.console_fixtures import history, list_page, page, staff
 from tests.test_environment_admin import form_values
 
@@ -68,6 +70,9 @@ def rows(this: Node, python: Environment) -> dict[str, Model]:
     everything["auth_user"] = User.objects.create_superuser("owner", password=PASSWORD)
     everything["auth_group"] = Group.objects.create(name="operators")
     everything["sessions_app_failedlogin"] = FailedLogin.objects.create(username="a", address="b")
+    platform = models.Client.objects.create(name="interviews")
+    everything["sessions_app_client"] = platform
+    everything["sessions_app_apikey"] = create_key(platform).row
     return everything
 
 

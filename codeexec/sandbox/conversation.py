@@ -62,7 +62,7 @@ class Conversation:
 
     def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
         feed = _Feed(command.stdin)
-        output: dict[int, list[bytes]] = {Tell.STDOUT: [], Tell.STDERR: []}
+        output = {Tell.STDOUT: bytearray(), Tell.STDERR: bytearray()}
         self._unsent += self._encode_exec(command)
         self._input_may_be_late |= bool(command.stdin)
         self._unsent += feed.frames(self._run_id)
@@ -76,12 +76,14 @@ class Conversation:
                 self._unsent += feed.frames(self._run_id)
                 self._send()
             elif frame.type in output:
-                output[frame.type].append(frame.payload)
+                output[Tell(frame.type)] += frame.payload
+                if len(output[Tell(frame.type)]) > command.output_bytes + protocol.MAX_PAYLOAD:
+                    raise SandboxLost("The sandbox's runner sent more output than it was to keep.")
         self._move_on()
         return to_result(
             protocol.decode_result(frame.payload),
-            stdout=b"".join(output[Tell.STDOUT]),
-            stderr=b"".join(output[Tell.STDERR]),
+            stdout=bytes(output[Tell.STDOUT]),
+            stderr=bytes(output[Tell.STDERR]),
         )
 
     def is_fresh(self) -> bool:

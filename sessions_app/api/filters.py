@@ -15,7 +15,8 @@ from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 
-from codeexec.errors import InvalidRequest
+from codeexec.bounds import ENVIRONMENT_BYTES, METADATA_BYTES, METADATA_FILTERS, PAGE_SIZE
+from codeexec.errors import InvalidRequest, OutOfBounds
 from environments_app.models import Environment
 from sessions_app.models import Session
 
@@ -25,17 +26,19 @@ METADATA_PREFIX = "metadata."
 class _Pages(CursorPagination):
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> Any:
         """Raises InvalidRequest for a cursor that no page of ours has named."""
+        require_single(request, "cursor", "page_size")
         try:
             return super().paginate_queryset(queryset, request, view)
         except (NotFound, ValidationError, ValueError, DataError) as error:
-            raise InvalidRequest("cursor: it is none that a page has named.") from error
+            detail = "cursor: it is none that a page has named."
+            raise InvalidRequest(detail, field="cursor") from error
 
 
 class NewestFirst(_Pages):
     ordering: tuple[str, ...] = ("-created_at", "id")
     page_size = 50
     page_size_query_param = "page_size"
-    max_page_size = 200
+    max_page_size = PAGE_SIZE
 
 
 class BySequence(NewestFirst):
@@ -51,9 +54,17 @@ class TextOfKey(KeyTextTransform):
 
 
 def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[Session]:
-    """`status`, `environment`, `metadata.<key>`. Raises InvalidRequest for an unknown status."""
-    if any("\0" in text for pair in request.query_params.items() for text in pair):
-        raise InvalidRequest("NUL characters are in nothing that can be found.")
+    """`status`, `environment`, `metadata.<key>`. Raises InvalidRequest for an unknown status, for
+    one that is given twice, and for more than an index can look up.
+    """
+    filters = _metadata_filters(request)
+    if len(filters) > METADATA_FILTERS:
+        raise OutOfBounds("metadata", f"{len(filters)} filters", METADATA_FILTERS)
+    names = [METADATA_PREFIX + key for key, _ in filters]
+    require_single(request, "status", "environment", *names)
+    for name in ("environment", *names):
+        most = ENVIRONMENT_BYTES if name == "environment" else METADATA_BYTES
+        _require_findable(name, request.query_params.get(name, ""), most)
     status = request.query_params.get("status")
     if status:
         _require_known(status)
@@ -63,9 +74,26 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
         # By its key, not joined by its name: PostgreSQL then knows how many sessions it has.
         named = list(Environment.objects.filter(name=environment).values_list("pk", flat=True))
         sessions = sessions.filter(environment__in=named)
-    for number, (key, value) in enumerate(_metadata_filters(request)):
+    for number, (key, value) in enumerate(filters):
         sessions = _with_metadata(sessions, f"metadata_{number}", key, value)
     return sessions
+
+
+def _require_findable(name: str, value: str, most_bytes: int) -> None:
+    """Raises InvalidRequest."""
+    shown = name.replace("\0", "")[:50]
+    if "\0" in name or "\0" in value:
+        raise InvalidRequest(f"{shown}: NUL characters are in nothing that is kept.", field=shown)
+    size = max(len(name.encode()), len(value.encode()))
+    if size > most_bytes:
+        raise OutOfBounds(shown, f"{size} bytes", most_bytes)
+
+
+def require_single(request: Request, *names: str) -> None:
+    """Raises InvalidRequest where one of these parameters comes twice: which one is meant?"""
+    for name in names:
+        if len(request.query_params.getlist(name)) > 1:
+            raise InvalidRequest(f"{name}: it is given more than once.", field=name)
 
 
 def _with_metadata(
@@ -114,4 +142,4 @@ def _metadata_filters(request: Request) -> list[tuple[str, str]]:
 def _require_known(status: str) -> None:
     if status not in Session.Status.values:
         known = ", ".join(Session.Status.values)
-        raise InvalidRequest(f"status: {status!r} is none of {known}.")
+        raise InvalidRequest(f"status: {status[:50]!r} is none of {known}.", field="status")

@@ -7,25 +7,24 @@ from typing import Any
 
 from rest_framework import serializers
 
+from codeexec.bounds import ARGUMENTS_BYTES
+from codeexec.errors import OutOfBounds
 from sessions_app.api.fields import (
-    ArgumentText,
+    Arguments,
+    Code,
     Files,
     InputText,
     Metadata,
     Name,
     Seconds,
     Variables,
-    VerbatimText,
+    WholeSeconds,
     WorkspacePath,
 )
 from sessions_app.callers import Role
 from sessions_app.services.executions import RunRequest
 from sessions_app.services.tokens import DEFAULT_SECONDS as DEFAULT_TOKEN_SECONDS
 from sessions_app.services.tokens import MAX_SECONDS as MAX_TOKEN_SECONDS
-
-MAX_TTL_SECONDS = 30 * 86_400
-MAX_ARGUMENTS_BYTES = 192 * 1024
-"""All of `args` and `env`: the runner takes 256 KiB, the image's own environment included."""
 
 
 class RequestSerializer(serializers.Serializer[Any]):
@@ -47,11 +46,9 @@ class OpenSessionSerializer(RequestSerializer):
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
-    ttl = serializers.IntegerField(
+    ttl = WholeSeconds(
         required=False,
         allow_null=True,
-        min_value=1,
-        max_value=MAX_TTL_SECONDS,
         help_text="Seconds that the session lives after its last activity.",
     )
     metadata = Metadata(
@@ -82,32 +79,29 @@ class RunSerializer(RequestSerializer):
     """Request of `POST /sessions/{id}/execute`."""
 
     unsupported = ("memory",)
-    code = VerbatimText(required=False, allow_null=True, help_text="The program.")
+    code = Code(required=False, allow_null=True, help_text="The program.")
     filename = WorkspacePath(
         required=False,
         allow_null=True,
         help_text="Where the code goes in the workspace; default: the environment's own.",
     )
     stdin = InputText(required=False, allow_null=True, help_text="What the program reads.")
-    args = serializers.ListField(
-        child=ArgumentText(), required=False, allow_null=True, max_length=1000
-    )
+    args = Arguments(required=False, allow_null=True)
     env = Variables(required=False, allow_null=True)
     files = Files(required=False, allow_null=True, help_text="Files besides the code, or instead.")
     timeout = Seconds(
         required=False,
         allow_null=True,
-        min_value=0.1,
         help_text="Wall-clock seconds, up to the environment's maximum.",
     )
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
-        texts = [*(data.get("args") or ()), *chain.from_iterable((data.get("env") or {}).items())]
-        size = sum(len(text.encode()) + 1 for text in texts)
-        if size > MAX_ARGUMENTS_BYTES:
-            raise serializers.ValidationError(
-                {"args": f"With `env` they have {size} bytes; {MAX_ARGUMENTS_BYTES} at most."}
-            )
+        args, env = data.get("args"), data.get("env")
+        if args or env:
+            texts = chain(args or (), chain.from_iterable((env or {}).items()))
+            size = sum(len(text.encode()) + 1 for text in texts)
+            if size > ARGUMENTS_BYTES:
+                raise OutOfBounds("args", f"{size} bytes together with `env`", ARGUMENTS_BYTES)
         return data
 
 

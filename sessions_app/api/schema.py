@@ -10,12 +10,15 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, inline_serializer
 from rest_framework import serializers
 
+from codeexec.bounds import ENVIRONMENT_BYTES, METADATA_BYTES, PAGE_SIZE
 from sessions_app.api.access import PUBLIC, Access, ApiAuthentication
 from sessions_app.api.answers import (
     ErrorSerializer,
     ExecutionQueuedSerializer,
     ExecutionSerializer,
 )
+from sessions_app.api.fields import JSON_SCHEMA, METADATA_SCHEMA, WITHOUT_NUL
+from sessions_app.api.waiting import NO, YES
 from sessions_app.models import Session
 
 _ERRORS = {
@@ -32,20 +35,39 @@ _ERRORS = {
     504: "`result_pending`: the run goes on, `execution_id` says where its result will be.",
 }
 
+_FLAG: dict[str, Any] = {"type": "string", "enum": [*YES, *NO], "default": "true"}
+_NAME: dict[str, Any] = {
+    "type": "string",
+    "pattern": WITHOUT_NUL,
+    "maxLength": ENVIRONMENT_BYTES,
+}
+_VALUE: dict[str, Any] = {**_NAME, "maxLength": METADATA_BYTES}
+_PAGE_SIZE: dict[str, Any] = {
+    "anyOf": [{"type": "integer", "minimum": 1, "maximum": PAGE_SIZE}, {"type": "string"}],
+    "default": 50,
+}
 WAIT = [
-    OpenApiParameter(
-        "wait", bool, default=True, description="`false`: answer 202 at once, without the result."
-    )
+    OpenApiParameter("wait", _FLAG, description="`false`: answer 202 at once, without the result.")
 ]
-PAGING = [
-    OpenApiParameter("cursor", str, description="From `next` or `previous` of another page."),
-    OpenApiParameter("page_size", int, description="50 when not given, 200 at most."),
-]
+
+
+def paging(what: str) -> list[OpenApiParameter]:
+    cursor = {"type": "string", "format": f"cursor-of-{what}"}
+    return [
+        OpenApiParameter(
+            "cursor", cursor, description="From `next` or `previous` of another page."
+        ),
+        OpenApiParameter(
+            "page_size", _PAGE_SIZE, description=f"1 to {PAGE_SIZE}; all else means 50."
+        ),
+    ]
+
+
 SESSION_FILTERS = [
-    OpenApiParameter("status", str, enum=Session.Status.values),
-    OpenApiParameter("environment", str),
-    OpenApiParameter("metadata.<key>", str, description="Sessions with this in their metadata."),
-    *PAGING,
+    OpenApiParameter("status", {"type": "string", "enum": [*Session.Status.values, ""]}),
+    OpenApiParameter("environment", _NAME),
+    OpenApiParameter("metadata.<key>", _VALUE, description="Sessions with this in their metadata."),
+    *paging("sessions"),
 ]
 
 
@@ -129,3 +151,21 @@ def page(row: type[serializers.Serializer[Any]], *errors: int) -> dict[int, Any]
         "results": row(many=True),
     }
     return responses(inline_serializer(name, fields), 200, *errors)  # type: ignore[arg-type]
+
+
+_SOMETHING_TO_RUN = [
+    {"required": ["code"], "properties": {"code": {"type": "string"}}},
+    {"required": ["files"], "properties": {"files": {"type": "object", "minProperties": 1}}},
+]
+
+
+def complete(result: dict[str, Any], **_options: Any) -> dict[str, Any]:
+    """A hook of drf-spectacular: what no serializer says of itself."""
+    schemas = result["components"]["schemas"]
+    schemas |= {"Json": JSON_SCHEMA, "Metadata": METADATA_SCHEMA}
+    for name in ("RunRequest", "SingleRunRequest"):
+        schemas[name]["anyOf"] = _SOMETHING_TO_RUN
+    for path, operations in result["paths"].items():
+        if path.endswith("/execute"):
+            operations["post"]["requestBody"]["required"] = True
+    return result

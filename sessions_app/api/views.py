@@ -143,7 +143,7 @@ class SessionViewSet(ApiViewSet):
         operation_id="sessions_executions_list",
         summary="A session's timeline",
         responses=schema.page(TimelineSerializer, 400, 404),
-        parameters=schema.PAGING,
+        parameters=schema.paging("executions"),
     )
     @allows(Scope.READ, *ANY_ROLE)
     def executions(self, request: Request, session_id: UUID) -> Response:

@@ -26,6 +26,7 @@ from codeexec.async_database import async_database
 from codeexec.errors import (
     DATABASE_AWAY,
     DatabaseAway,
+    InvalidRequest,
     ResultPending,
     ServiceError,
     error_answer,
@@ -41,6 +42,7 @@ from sessions_app.services.executions import Arrival
 SyncView = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 
+YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 AWAY_SECONDS = 0.5
 REREAD_SECONDS = 5.0
 """How often the row is read though nobody said that it changed: a notification can be lost."""
@@ -71,8 +73,8 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
 
     @wraps(validate)
     async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-        arrival = Arrival(awaited=_wants_result(request))
         try:
+            arrival = Arrival(awaited=_wants_result(request))
             await identify(request)
         except ServiceError as error:
             return error_answer(error)
@@ -83,7 +85,10 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
             return response
         with hub.expect(arrival.execution_id) as waiter:
             try:
-                return await _submitted(response, arrival, waiter)
+                execution = await response.submit()
+                # What was sent is in its row, which may wait for minutes: it isn't held here too.
+                del response
+                return await _answered(execution, arrival, waiter)
             except ServiceError as error:
                 return error_answer(error)
             except DATABASE_AWAY:
@@ -93,7 +98,12 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
 
 
 def _wants_result(request: HttpRequest) -> bool:
-    return request.GET.get("wait", "true").lower() not in ("false", "0", "no")
+    """Raises InvalidRequest."""
+    given = request.GET.getlist("wait") or ["true"]
+    word = given[0].lower()
+    if len(given) > 1 or word not in (*YES, *NO):
+        raise InvalidRequest(f"wait: one of {', '.join((*YES, *NO))}, once.", field="wait")
+    return word in YES
 
 
 async def _validated(
@@ -111,10 +121,10 @@ def _answer(validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]) ->
     return response
 
 
-async def _submitted(accepted: Accepted, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
-    execution = await accepted.submit()
+async def _answered(execution: Execution, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
     if not arrival.awaited:
         return JsonBytes(ExecutionQueuedSerializer(), execution, status=202)
+    del execution
     finished = await _finished(arrival.execution_id, waiter)
     if finished is None:
         return error_answer(_pending(arrival.execution_id))

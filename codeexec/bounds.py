@@ -1,0 +1,60 @@
+"""How much of everything the service takes: one name for each bound, here and nowhere else.
+
+They hold before a thing is kept in memory, the OpenAPI schema states them, and what comes behind
+can bear each: a frame of the runner (256 KiB for all arguments and variables, 8192 of either), the
+kernel (128 KiB for one argument), PostgreSQL (no NUL in a text or in jsonb). What an operator sets
+is not here: MAX_REQUEST_SIZE for a whole body, TMPFS_SIZE for all files.
+"""
+
+from __future__ import annotations
+
+# ---- HTTP
+
+HEAD_BYTES = 64 * 1024
+"""Request line and headers together."""
+HEADERS = 100
+QUERY_BYTES = 32 * 1024
+PIPELINED_REQUESTS = 16
+"""Sent on one connection without waiting for an answer."""
+BODY_BYTES_IN_MEMORY = 64 * 1024
+"""More of a body goes to a temporary file until all of it is there."""
+
+# ---- JSON
+
+JSON_DEPTH = 32
+"""Arrays and objects within each other."""
+JSON_VALUES = 20_000
+"""Strings, numbers, arrays, …: one takes up to 64 bytes of memory for 2 bytes of text."""
+
+# ---- a run
+
+CODE_BYTES = 2 * 1024 * 1024
+PATH_BYTES = 255
+PATH_DEPTH = 16
+ARGUMENTS = 1000
+VARIABLES = 1000
+ARGUMENT_BYTES = 64 * 1024
+"""Of one argument, one variable's name, one variable's value."""
+ARGUMENTS_BYTES = 192 * 1024
+"""Of all arguments and variables; the runner's frame holds the image's own variables as well."""
+FILES = 1000
+TIMEOUT_SECONDS = 86_400
+"""The most that an environment's own maximum can be."""
+LEAST_TIMEOUT_SECONDS = 0.1
+
+# ---- a session
+
+ENVIRONMENT_BYTES = 100
+TTL_SECONDS = 30 * 86_400
+METADATA_BYTES = 16 * 1024
+
+# ---- lists
+
+PAGE_SIZE = 200
+METADATA_FILTERS = 16
+"""Each is a look-up in an index of its own."""
+
+# ---- what operators give
+
+CONFIGURATION_BYTES = 1024 * 1024
+"""Of code-executor.conf, and of environments.yaml."""
