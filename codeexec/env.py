@@ -124,6 +124,13 @@ def _list(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _runtimes(value: str) -> list[str]:
+    names = _list(value)
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) for name in names):
+        raise ValueError(value)
+    return names
+
+
 def _labels(value: str) -> dict[str, str]:
     pairs = [part.split("=", 1) for part in _list(value)]
     if any(len(pair) != 2 or not pair[0] for pair in pairs):
@@ -223,6 +230,14 @@ SETTINGS = (
         _flag,
         _BOOLEAN,
         "programs can't gain privileges by set-user-ID files",
+    ),
+    _setting(
+        "SESSION_RUNTIMES",
+        "runc,runsc",
+        _runtimes,
+        "names of OCI runtimes, separated by commas, the weakest first",
+        "runtimes that a request may choose, where a node has them and its environment's is no "
+        "stronger",
     ),
     _setting(
         "CONTAINER_LABELS",

@@ -4,6 +4,7 @@
     ├── InvalidRequest        400      invalid_request
     │   ├── InvalidPath       400      invalid_path
     │   ├── UnknownEnvironment 400     unknown_environment
+    │   ├── UnknownRuntime    400      unknown_runtime
     │   └── LimitExceeded     400      limit_exceeded
     ├── NotFound              404      not_found
     ├── SessionClosed         409      session_closed
@@ -65,6 +66,10 @@ class InvalidPath(InvalidRequest):
 
 class UnknownEnvironment(InvalidRequest):
     code = "unknown_environment"
+
+
+class UnknownRuntime(InvalidRequest):
+    code = "unknown_runtime"
 
 
 class LimitExceeded(InvalidRequest):

@@ -23,6 +23,7 @@ from sessions_app.sandboxes import (
     start_reserved,
     start_sandbox,
 )
+from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import START_TASK, fail_session
 
 CLEAN_UP_NODE_TASK = "sessions_app.tasks.clean_up_node"
@@ -47,8 +48,11 @@ def start_session(session_id: str) -> None:
 
 
 def _pass_on(session: Session, node: Node) -> None:
-    """This node is full or draining: the start goes to one that has room, or waits for room."""
-    other = Node.objects.with_room().exclude(pk=node.pk).first()
+    """This node is full, draining, or lacks the runtime: the start goes to one that has room, or
+    waits for room.
+    """
+    others = Node.objects.with_room().having(session_runtime(session)).exclude(pk=node.pk)
+    other = others.first()
     if other is not None:
         enqueue(START_TASK, str(session.pk), queue=node_queue(other.name))
     else:
@@ -57,7 +61,7 @@ def _pass_on(session: Session, node: Node) -> None:
 
 def _start_claimed(session: Session, reservation: Reservation) -> None:
     try:
-        revision = start_reserved(reservation, ttl_seconds=session.ttl_seconds)
+        revision = start_reserved(reservation, session)
     except SandboxError as error:
         logger.warning("session %s: its sandbox did not start: %s", session.pk, error)
         _start_failed(session, error)

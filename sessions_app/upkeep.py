@@ -53,6 +53,7 @@ def node_started() -> Node:
     """
     node = register_node()
     node.beat(engine_error=_engine_error())
+    record_runtimes()
     tend_containers()
     record_images()
     schedule_clean_up()
@@ -144,6 +145,15 @@ def tend_containers() -> None:
         remove_unowned(node)
 
 
+def record_runtimes() -> None:
+    """Note which OCI runtimes there are: sessions that need one are started where it is."""
+    try:
+        runtimes = get_driver().runtimes()
+    except EngineUnavailable:
+        return
+    this_node().note_runtimes(runtimes)
+
+
 def record_images() -> None:
     """Note images that were built by hand, so that sessions are opened in them."""
     for environment in Environment.objects.enabled():
@@ -229,6 +239,7 @@ _rhythm = Rhythm(
         ask_idle_sandboxes: 2,
         tend_containers: 10,
         record_images: 10,
+        record_runtimes: 30,
         mark_lost_nodes: 5,
         move_sessions_of_lost_nodes: 10,
         nudge_unattended_sessions: 2,

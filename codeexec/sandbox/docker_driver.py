@@ -41,6 +41,12 @@ class DockerDriver:
         with translated():
             self._engine.api.ping()
 
+    def runtimes(self) -> list[str]:
+        with translated():
+            info = self._engine.api.info()
+        default = str(info["DefaultRuntime"])
+        return [default, *sorted(set(info["Runtimes"]) - {default})]
+
     # ---- sandboxes
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:

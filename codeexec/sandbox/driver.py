@@ -52,6 +52,11 @@ class Driver(Protocol):
     def ping(self) -> None:
         """Raise EngineUnavailable unless sandboxes can be started."""
 
+    def runtimes(self) -> list[str]:
+        """The OCI runtimes that sandboxes can be started with, the default first. Raises
+        EngineUnavailable.
+        """
+
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         """Start a sandbox and shake hands with its runner.
 

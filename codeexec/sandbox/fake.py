@@ -115,6 +115,10 @@ class FakeDriver:
     def ping(self) -> None:
         self.check("ping")
 
+    def runtimes(self) -> list[str]:
+        self.check("runtimes")
+        return ["runc", "runsc"]
+
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         self.check("start")
         image = self.inspect_image(spec.image)

@@ -97,6 +97,7 @@ class SessionAdmin(HistoryAdmin):
                 "fields": (
                     ("id", "status_badge", "reason"),
                     ("environment", "revision", "node"),
+                    "runtime",
                     "container_id",
                     "metadata_text",
                     ("created_exactly", "ready_exactly", "closed_exactly"),

@@ -25,6 +25,9 @@ MAX_ARGUMENTS_BYTES = 192 * 1024
 """All of `args` and `env`: the runner takes 256 KiB, the image's own environment included."""
 
 
+RUNTIME_HELP = "OCI runtime, such as runsc (gVisor), instead of the environment's own."
+
+
 class RequestSerializer(serializers.Serializer[Any]):
     """A request's fields. Others are ignored, but for those that would change what happens."""
 
@@ -40,10 +43,11 @@ class RequestSerializer(serializers.Serializer[Any]):
 class OpenSessionSerializer(RequestSerializer):
     """Request of `POST /sessions`."""
 
-    unsupported = ("limits", "files", "runtime")
+    unsupported = ("limits", "files")
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
+    runtime = Name(required=False, allow_null=True, help_text=RUNTIME_HELP)
     ttl = serializers.IntegerField(
         required=False,
         allow_null=True,
@@ -97,6 +101,7 @@ class SingleRunSerializer(RunSerializer):
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
+    runtime = Name(required=False, allow_null=True, help_text=RUNTIME_HELP)
 
 
 _RUN = RunSerializer()
@@ -109,10 +114,12 @@ def read_run(data: Any) -> RunRequest:
     return _run_request(_checked(_RUN, data))
 
 
-def read_single_run(data: Any) -> tuple[str | None, RunRequest]:
-    """The environment that a body of `POST /execute` names, and the run. Raises ValidationError."""
+def read_single_run(data: Any) -> tuple[str | None, str | None, RunRequest]:
+    """The environment and the runtime that a body of `POST /execute` names, and the run. Raises
+    ValidationError.
+    """
     checked = _checked(_SINGLE_RUN, data)
-    return checked.get("environment"), _run_request(checked)
+    return checked.get("environment"), checked.get("runtime"), _run_request(checked)
 
 
 def _checked(serializer: RequestSerializer, data: Any) -> dict[str, Any]:

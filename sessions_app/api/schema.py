@@ -16,7 +16,7 @@ from sessions_app.models import Session
 
 _ERRORS = {
     400: "The request can't be done as it is: `invalid_request`, `invalid_path`, "
-    "`unknown_environment`, `limit_exceeded`.",
+    "`unknown_environment`, `unknown_runtime`, `limit_exceeded`.",
     404: "`not_found`.",
     409: "`session_closed`: it was stopped, has expired, or was given up.",
     413: "`request_too_large`.",

@@ -56,6 +56,7 @@ class SessionViewSet(ViewSet):
         wanted.is_valid(raise_exception=True)
         session = open_session(
             environment_name=wanted.validated_data.get("environment"),
+            runtime=wanted.validated_data.get("runtime"),
             ttl_seconds=wanted.validated_data.get("ttl"),
             metadata=wanted.validated_data.get("metadata"),
         )
@@ -128,8 +129,9 @@ class ExecutionViewSet(ViewSet):
     )
     def run_once(self, request: Request, arrival: Arrival) -> Response:
         """One run in a fresh sandbox that is thrown away after it."""
-        environment, run = read_single_run(request.data)
-        return Accepted(partial(in_thread, submit_single_run, environment, run, arrival))
+        environment, runtime, run = read_single_run(request.data)
+        submit = partial(submit_single_run, runtime=runtime)
+        return Accepted(partial(in_thread, submit, environment, run, arrival))
 
 
 @extend_schema(tags=["environments"])

@@ -154,11 +154,15 @@ def _closed(session_id: UUID | str) -> SessionClosed:
 
 
 def submit_single_run(
-    environment_name: str | None, request: RunRequest, arrival: Arrival | None = None
+    environment_name: str | None,
+    request: RunRequest,
+    arrival: Arrival | None = None,
+    *,
+    runtime: str | None = None,
 ) -> Execution:
     """One run in a session of its own, which ends with it. Raises as both of its halves do."""
     with transaction.atomic():
-        session = open_session(environment_name=environment_name, one_shot=True)
+        session = open_session(environment_name=environment_name, runtime=runtime, one_shot=True)
         remember_session(session)
         return submit_execution(session.pk, request, arrival)
 

@@ -235,13 +235,15 @@ static int watch_children(void)
     return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
-static int set_up_and_serve(const char *workspace, const char *idle_seconds)
+static int set_up_and_serve(const char *workspace, const char *idle_seconds, char **guarded)
 {
     prctl(PR_SET_DUMPABLE, 0);
     close_inherited();
     umask(022);
     if (!token_take() || workspace_enter(workspace) != 0)
         return EXIT_SETUP;
+    if (guarded[0])
+        guard_enable(workspace, strtoull(guarded[0], NULL, 10), strtoull(guarded[1], NULL, 10));
     int child_fd = watch_children();
     if (child_fd < 0)
         return EXIT_SETUP;
@@ -284,8 +286,9 @@ int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "install") == 0)
         return install(argv[2]);
-    if (argc == 4 && strcmp(argv[1], "serve") == 0)
-        return set_up_and_serve(argv[2], argv[3]);
-    fprintf(stderr, "usage: runner install <path> | runner serve <workspace> <idle seconds>\n");
+    if ((argc == 4 || argc == 6) && strcmp(argv[1], "serve") == 0)
+        return set_up_and_serve(argv[2], argv[3], argv + 4);
+    fprintf(stderr, "usage: runner install <path>\n"
+                    "       runner serve <workspace> <idle seconds> [<memory bytes> <files>]\n");
     return EXIT_USAGE;
 }

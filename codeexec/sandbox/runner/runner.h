@@ -10,6 +10,7 @@
  *     run.c        one program: start, feed, watch, end, report
  *     workspace.c  files written on a client's behalf
  *     limits.c     clock and the kernel's count of out-of-memory kills
+ *     guard.c      what has to be kept from programs where the kernel is gVisor's
  */
 #ifndef RUNNER_H
 #define RUNNER_H
@@ -104,5 +105,12 @@ void workspace_close(void);
 int64_t now_ns(void);
 void oom_counter_open(void);
 int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
+
+/* guard.c: nothing of it does anything unless guard_enable() was called */
+void guard_enable(const char *workspace, uint64_t memory_bytes, uint64_t files);
+void guard_begin(void);           /* a program is started */
+int64_t guard_due_ns(void);       /* when to call guard_exceeded() again; -1: no need */
+bool guard_exceeded(int64_t now); /* it has more memory or files than it may */
+bool guard_confine(void);         /* in its process, before it is executed */
 
 #endif
