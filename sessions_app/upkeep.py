@@ -22,6 +22,7 @@ from environments_app.engine import get_driver
 from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.cleanup import schedule_clean_up
+from sessions_app.isolation import queue_due_checks, start_queued_check
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.press_of_run import announce
@@ -220,6 +221,18 @@ def drop_abandoned_warm_sandboxes() -> None:
     Sandbox.objects.abandoned().delete()
 
 
+def queue_isolation_checks() -> None:
+    node = this_node()
+    if not node.engine_error:
+        queue_due_checks(node)
+
+
+def start_isolation_check() -> None:
+    node = this_node()
+    if not node.engine_error:
+        start_queued_check(node)
+
+
 _rhythm = Rhythm(
     {
         beat: 3,
@@ -236,6 +249,8 @@ _rhythm = Rhythm(
         nudge_stopping_sessions: 10,
         drop_abandoned_warm_sandboxes: 5,
         prune_by_setting: 10,
+        queue_isolation_checks: 60,
+        start_isolation_check: 5,
     }
 )
 

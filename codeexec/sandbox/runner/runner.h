@@ -9,6 +9,7 @@
  *     protocol.c   both buffers: frames and tokens in, frames out
  *     run.c        one program: start, feed, watch, end, report
  *     workspace.c  files written on a client's behalf
+ *     guard.c      what programs may not do to the runner
  *     limits.c     clock and the kernel's count of out-of-memory kills
  */
 #ifndef RUNNER_H
@@ -99,6 +100,9 @@ void workspace_unlock(void);
 int workspace_open(const unsigned char *path, size_t length, mode_t mode);
 int workspace_append(const unsigned char *data, size_t length);
 void workspace_close(void);
+
+/* guard.c */
+void guard_runner(void); /* for this process and all that it starts */
 
 /* limits.c */
 int64_t now_ns(void);
