@@ -29,11 +29,14 @@ from environments_app.engine import get_driver
 from environments_app.models import Environment
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import AttackResult, Execution, IsolationCheck, Node
+from sessions_app.services.isolation import (
+    DEFAULT_RUNTIME,
+    built_on,
+    queue_check,
+    runtimes_of,
+)
 
 CHECK_TASK = "sessions_app.tasks.check_isolation"
-
-DEFAULT_RUNTIME = "runc"
-"""What the Docker Engine uses where an environment names none."""
 
 NOT_BEFORE = timedelta(minutes=10)
 """How long a node is up before it checks anything by itself."""
@@ -51,11 +54,6 @@ class AnotherCheckRunsError(Exception):
 
 
 OnVerdict = Callable[[Verdict], None]
-
-
-def runtimes_of(environment: Environment) -> list[str]:
-    """Those that a session of this environment may get."""
-    return [environment.runtime or DEFAULT_RUNTIME]
 
 
 def new_check(
@@ -213,14 +211,6 @@ def _remove_left(node: Node) -> None:
 # ---- by schedule
 
 
-def queue_check(environment: Environment, runtime: str, node: Node) -> bool:
-    """Have the node's workers check it. False: it is queued already."""
-    _, created = IsolationCheck.objects.queued().get_or_create(
-        node=node, environment=environment, runtime=runtime
-    )
-    return created
-
-
 def queue_due_checks(node: Node) -> None:
     """Queue those whose last one was longer ago than ISOLATION_CHECK_HOURS, or of another image.
 
@@ -230,8 +220,7 @@ def queue_due_checks(node: Node) -> None:
     if not hours or node.started_at > timezone.now() - NOT_BEFORE:
         return
     oldest = timezone.now() - timedelta(hours=hours)
-    built = Environment.objects.enabled().filter(revisions__node=node.name).distinct()
-    for environment in built:
+    for environment in built_on(node):
         for runtime in runtimes_of(environment):
             last = _last_begun(environment, runtime, node)
             if last is None or (last.finished_at and _is_old(last, oldest)):

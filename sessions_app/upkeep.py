@@ -28,7 +28,7 @@ from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
 from sessions_app.nodes import register_node, this_node
-from sessions_app.pruning import prune_by_setting
+from sessions_app.pruning import prune_by_setting, prune_isolation_checks
 from sessions_app.sandboxes import ask_idle, fill_pools, remove_unowned, replace_dead, retire_stale
 from sessions_app.services.executions import reap_abandoned_executions
 from sessions_app.services.sessions import (
@@ -251,6 +251,7 @@ _rhythm = Rhythm(
         prune_by_setting: 10,
         queue_isolation_checks: 60,
         start_isolation_check: 5,
+        prune_isolation_checks: 600,
     }
 )
 

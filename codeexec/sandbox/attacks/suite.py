@@ -41,6 +41,7 @@ MAX_IDLE_SECONDS = 180
 """A checker that dies leaves its sandboxes behind for so long."""
 PROGRAM = "attack"
 _TIDY_SECONDS = 15.0
+_MEETING_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +195,7 @@ class _Arena:
         )
 
     def _attacked(self, attack: Attack) -> Finding:
-        visitors = self._host.visitors
+        visitors = self._visitors(attack)
         facts = self._facts(*_plants(attack, self._subject))
         try:
             result = self._target.ask_program(
@@ -208,11 +209,17 @@ class _Arena:
         except SandboxError as error:
             return self._lost(attack, str(error))
         finding = judge(attack, result, self._target.spec.limits)
-        if self._host.visitors > visitors:
+        if self._visitors(attack) > visitors:
             return escaped(f"it has reached a listener of the host\n{finding.detail}")
         if not result.clean:
             self._target.replace()
         return finding
+
+    def _visitors(self, attack: Attack) -> int:
+        """Whom the host's listeners have met; they need a moment for it."""
+        if attack.group == Group.NETWORK:
+            time.sleep(_MEETING_SECONDS)
+        return self._host.visitors if attack.group == Group.NETWORK else 0
 
     def _lost(self, attack: Attack, reason: str) -> Finding:
         self._target.replace()

@@ -47,7 +47,6 @@ static const struct rule {
     uint8_t argument, value;
 } RULES[] = {
     {SYS_prlimit64, OTHER_PRLIMIT, 0, RUNNER},
-    {SYS_sched_setaffinity, 241, 0, RUNNER},
     {SYS_sched_setscheduler, 156, 0, RUNNER},
     {SYS_sched_setparam, 154, 0, RUNNER},
     {SYS_sched_setattr, OTHER_SCHED_SETATTR, 0, RUNNER},

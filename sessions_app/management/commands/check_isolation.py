@@ -21,10 +21,11 @@ from codeexec.sandbox.attacks.suite import Verdict
 from codeexec.sandbox.errors import SandboxError
 from environments_app.engine import get_driver
 from environments_app.models import Environment
-from sessions_app.isolation import AnotherCheckRunsError, carry_out, new_check, runtimes_of
+from sessions_app.isolation import AnotherCheckRunsError, carry_out, new_check
 from sessions_app.models import AttackResult, IsolationCheck, Node
 from sessions_app.models.isolation import worst_first
 from sessions_app.nodes import ensure_node
+from sessions_app.services.isolation import runtimes_of
 
 FAILED, USAGE, CANNOT_RUN, INTERRUPTED = 1, 2, 3, 130
 _HEAD: tuple[str, ...] = (
