@@ -261,6 +261,13 @@ SETTINGS = (
         "closed sessions and their executions are deleted after so many days; 0: never",
     ),
     _setting(
+        "ISOLATION_CHECK_HOURS",
+        "24",
+        _whole(0, 8_760),
+        "a whole number of hours up to 8760, 0 for never",
+        "each node checks the isolation of its sandboxes this often; 0: never",
+    ),
+    _setting(
         "REQUEST_TIMEOUT",
         "300",
         _decimal(1, 3_600),

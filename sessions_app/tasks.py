@@ -10,7 +10,8 @@ from datetime import timedelta
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from sessions_app.cleanup import clean_up
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.isolation import AnotherCheckRunsError, carry_out
+from sessions_app.models import Execution, IsolationCheck, Node, Sandbox, Session
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.nodes import this_node
@@ -139,3 +140,18 @@ def clean_up_node() -> None:
     report = clean_up()
     if report.changed:
         logger.info("cleanup: %s", report)
+
+
+def check_isolation(check_id: str) -> None:
+    """queued → running → finished: attack sandboxes of an environment. What fails is on the row and
+    in the log.
+    """
+    check = IsolationCheck.objects.select_related("environment", "node").filter(pk=check_id).first()
+    if check is None or not check.start():
+        return
+    try:
+        carry_out(check)
+    except AnotherCheckRunsError:
+        check.postpone()
+    except SandboxError as error:
+        logger.warning("the isolation of %s can't be checked: %s", check.environment, error)

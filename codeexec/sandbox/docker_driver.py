@@ -10,6 +10,7 @@ from typing import Any
 from docker.errors import APIError
 
 from codeexec.sandbox import policy, stream
+from codeexec.sandbox.attacks.image import AttackImage
 from codeexec.sandbox.conversation import Conversation
 from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
@@ -36,6 +37,7 @@ class DockerDriver:
         self._engine = Engine(base_url)
         self._images = Images(self._engine)
         self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
+        self._attacks = AttackImage(self._engine, self._images, prefix=image_prefix)
 
     def ping(self) -> None:
         with translated():
@@ -157,6 +159,10 @@ class DockerDriver:
 
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         return self._runner.build(on_line=on_line)
+
+    def attack_program(self, spec: SandboxSpec, *, on_line: OnLine | None = None) -> bytes:
+        self._attacks.build(on_line=on_line)
+        return self._attacks.read(spec)
 
 
 class _RunnerMissingError(Exception):

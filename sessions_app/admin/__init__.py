@@ -2,6 +2,24 @@
 goes through the same services as the API's calls.
 """
 
-from sessions_app.admin import access, environments, executions, nodes, queue, sandboxes, sessions
+from sessions_app.admin import (
+    access,
+    environments,
+    executions,
+    isolation,
+    nodes,
+    queue,
+    sandboxes,
+    sessions,
+)
 
-__all__ = ["access", "environments", "executions", "nodes", "queue", "sandboxes", "sessions"]
+__all__ = [
+    "access",
+    "environments",
+    "executions",
+    "isolation",
+    "nodes",
+    "queue",
+    "sandboxes",
+    "sessions",
+]

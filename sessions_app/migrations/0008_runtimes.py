@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sessions_app", "0005_warm_pool")]
+    dependencies = [("sessions_app", "0007_isolation")]
 
     operations = [
         migrations.AddField(

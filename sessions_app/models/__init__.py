@@ -4,8 +4,9 @@ else was faster.
 """
 
 from sessions_app.models.execution import Execution
+from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
 
-__all__ = ["Execution", "Node", "Sandbox", "Session"]
+__all__ = ["AttackResult", "Execution", "IsolationCheck", "Node", "Sandbox", "Session"]

@@ -1,194 +1,91 @@
 /*
- * What the kernel keeps programs from under runc and gVisor's doesn't: it protects PID 1 from no
- * signal, and has no limits of memory and files but the container's, at which all of it ends. So
- * here, and only here, programs get a filter of system calls, and are looked after while they run.
+ * What programs may not ask the kernel to do to the runner: processes of one user can limit and slow
+ * each other, and one that takes its processor time from process 1 ends its whole sandbox. The filter
+ * is the runner's own, which programs inherit; it holds where the daemon applies none, too.
  */
 #define _GNU_SOURCE
 #include "runner.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <string.h>
+#include <stddef.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysinfo.h>
-#include <unistd.h>
 
-#define MEMORY_EVERY_NS (5 * (int64_t)1000000)
-#define FILES_EVERY_NS (50 * (int64_t)1000000)
-#define FILES_REST 4 /* times as long as counting took */
-#define MAX_DEPTH 64
-#define FOLDERS 2
-
-static struct {
-    bool on;
-    uint64_t memory_limit, memory;
-    uint64_t file_limit, files, files_before;
-    int64_t memory_due, files_due;
-    int folders[FOLDERS];
-} guard;
-
-void guard_enable(const char *workspace, uint64_t memory_bytes, uint64_t files)
-{
-    guard.on = true;
-    guard.memory_limit = memory_bytes;
-    guard.file_limit = files;
-    guard.folders[0] = open(workspace, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    guard.folders[1] = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-}
-
-/* ---- memory and files ---- */
-
-/* What an earlier run had may still be on its way back: only what doesn't shrink is too much. */
-static bool too_much_memory(int64_t now)
-{
-    struct sysinfo info;
-    uint64_t before = guard.memory;
-    if (now < guard.memory_due || sysinfo(&info) < 0)
-        return false;
-    guard.memory_due = now + MEMORY_EVERY_NS;
-    guard.memory = ((uint64_t)info.totalram - info.freeram) * info.mem_unit;
-    return guard.memory > guard.memory_limit && guard.memory >= before;
-}
-
-/* gVisor's tmpfs tells by a folder's size how many entries it has, and by its links whether there
- * are folders among them. Who nests deeper than anybody needs to has too many. */
-static uint64_t count_files(int folder, int depth)
-{
-    struct stat about;
-    if (fstat(folder, &about) < 0)
-        return 0;
-    uint64_t count = (uint64_t)about.st_size / 20;
-    if (about.st_nlink <= 2 || count > guard.file_limit)
-        return count;
-    DIR *listing = depth < MAX_DEPTH ? fdopendir(openat(folder, ".", O_RDONLY | O_CLOEXEC)) : NULL;
-    if (!listing)
-        return UINT64_MAX / 2;
-    struct dirent *entry;
-    while (count <= guard.file_limit && (entry = readdir(listing))) {
-        if (entry->d_type != DT_DIR || !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
-            continue;
-        int inner = openat(folder, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (inner >= 0) {
-            count += count_files(inner, depth + 1);
-            close(inner);
-        }
-    }
-    closedir(listing);
-    return count;
-}
-
-static void count_all_files(void)
-{
-    guard.files = 0;
-    for (int i = 0; i < FOLDERS; i++)
-        guard.files += count_files(guard.folders[i], 0);
-}
-
-/* What an earlier run has left is not held against the next, unless that adds to it. */
-void guard_begin(void)
-{
-    if (guard.on)
-        count_all_files();
-    guard.files_before = guard.files;
-}
-
-static bool too_many_files(int64_t now)
-{
-    if (now < guard.files_due)
-        return false;
-    count_all_files();
-    int64_t rest = (now_ns() - now) * FILES_REST;
-    guard.files_due = now_ns() + (rest > FILES_EVERY_NS ? rest : FILES_EVERY_NS);
-    return guard.files > guard.file_limit && guard.files > guard.files_before;
-}
-
-bool guard_exceeded(int64_t now)
-{
-    return guard.on && (too_much_memory(now) || too_many_files(now));
-}
-
-int64_t guard_due_ns(void)
-{
-    return guard.on ? guard.memory_due : -1;
-}
-
-/* ---- system calls ---- */
-
-enum test { ALWAYS, EQUAL = 0x15, ANY_BIT = 0x45, NOT_EQUAL = -EQUAL };
-
-static const struct rule {
-    long call;
-    int error;
-    enum test test;
-    int argument; /* its lower half is looked at: the kernel, too, takes these as 32 bits */
-    uint32_t value;
-} rules[] = {
-    /* the runner is spared: PID 1 */
-    {SYS_kill, EPERM, EQUAL, 0, 1},
-    {SYS_tkill, EPERM, EQUAL, 0, 1},
-    {SYS_tgkill, EPERM, EQUAL, 1, 1},
-    {SYS_rt_sigqueueinfo, EPERM, EQUAL, 0, 1},
-    {SYS_rt_tgsigqueueinfo, EPERM, EQUAL, 1, 1},
-    {SYS_pidfd_send_signal, ENOSYS, ALWAYS, 0, 0},
-    {SYS_fcntl, EPERM, EQUAL, 1, F_SETSIG},
-    {SYS_prlimit64, EPERM, NOT_EQUAL, 0, 0},
-    {SYS_ptrace, EPERM, ALWAYS, 0, 0},
-    {SYS_process_vm_readv, EPERM, ALWAYS, 0, 0},
-    {SYS_process_vm_writev, EPERM, ALWAYS, 0, 0},
-    /* nothing outlives a run */
-    {SYS_shmget, ENOSYS, ALWAYS, 0, 0},
-    {SYS_semget, ENOSYS, ALWAYS, 0, 0},
-    {SYS_msgget, ENOSYS, ALWAYS, 0, 0},
-    {SYS_mq_open, ENOSYS, ALWAYS, 0, 0},
-    /* no namespaces */
-    {SYS_unshare, EPERM, ALWAYS, 0, 0},
-    {SYS_setns, EPERM, ALWAYS, 0, 0},
-    {SYS_clone, EPERM, ANY_BIT, 0, 0x7e020000},
-    {SYS_clone3, ENOSYS, ALWAYS, 0, 0},
+/* As in linux/seccomp.h and linux/filter.h, which musl doesn't bring. */
+struct data {
+    int nr;
+    uint32_t arch;
+    uint64_t ip, args[6];
 };
-
-enum { RULES = sizeof rules / sizeof *rules, LOAD = 0x20, RETURN = 0x06, ALLOW = 0x7fff0000 };
-enum { REFUSE = 0x00050000, CALL = 0, ARGUMENTS = 16, MODE_FILTER = 2 };
-
 struct instruction {
     uint16_t code;
-    uint8_t when, otherwise;
-    uint32_t value;
+    uint8_t then, otherwise; /* instructions to be skipped */
+    uint32_t k;
 };
+struct filter {
+    unsigned short length;
+    struct instruction *first;
+};
+enum { LOAD = 0x20, AND = 0x54, IS = 0x15, ANSWER = 0x06 };
+enum { MODE_FILTER = 2, ALLOW = 0x7fff0000, REFUSE = 0x00050000 };
+enum { RUNNER = 1, OF_USER = 2, IO_OF_USER = 3 };
 
-/* An instruction jumps over so many of those that follow. */
-static struct instruction *add_rule(struct instruction *at, const struct rule *rule)
+#if defined __x86_64__
+enum { OTHER_IOPRIO_SET = 289, OTHER_PRLIMIT = 340, OTHER_SCHED_SETATTR = 351 };
+#define OWN_ARCH 0xc000003eu
+#define OTHER_ARCH 0x40000003u  /* i386 */
+#define CALL_BITS 0xbfffffffu   /* without the bit that makes a call one of x32's */
+#else
+enum { OTHER_IOPRIO_SET = 314, OTHER_PRLIMIT = 369, OTHER_SCHED_SETATTR = 380 };
+#define OWN_ARCH 0xc00000b7u
+#define OTHER_ARCH 0x40000028u  /* 32-bit ARM */
+#define CALL_BITS 0xffffffffu
+#endif
+
+static const struct rule {
+    uint32_t own, other; /* the call's number, and its number among 32-bit calls */
+    uint8_t argument, value;
+} RULES[] = {
+    {SYS_prlimit64, OTHER_PRLIMIT, 0, RUNNER},
+    {SYS_sched_setscheduler, 156, 0, RUNNER},
+    {SYS_sched_setparam, 154, 0, RUNNER},
+    {SYS_sched_setattr, OTHER_SCHED_SETATTR, 0, RUNNER},
+    {SYS_setpriority, 97, 1, RUNNER},
+    {SYS_setpriority, 97, 0, OF_USER},
+    {SYS_ioprio_set, OTHER_IOPRIO_SET, 1, RUNNER},
+    {SYS_ioprio_set, OTHER_IOPRIO_SET, 0, IO_OF_USER},
+};
+enum { RULE_COUNT = sizeof RULES / sizeof *RULES, PER_RULE = 6, TABLE = RULE_COUNT * PER_RULE + 3 };
+
+static struct instruction *add_table(struct instruction *at, bool own)
 {
-    bool reversed = rule->test == NOT_EQUAL;
-    uint16_t test = (uint16_t)(reversed ? EQUAL : rule->test);
-    *at++ = (struct instruction){EQUAL, 0, rule->test == ALWAYS ? 1 : 4, (uint32_t)rule->call};
-    if (rule->test != ALWAYS) {
-        *at++ = (struct instruction){LOAD, 0, 0, (uint32_t)(ARGUMENTS + 8 * rule->argument)};
-        *at++ = (struct instruction){test, reversed, !reversed, rule->value};
+    const uint32_t number = offsetof(struct data, nr);
+    *at++ = (struct instruction){LOAD, 0, 0, number};
+    *at++ = (struct instruction){AND, 0, 0, CALL_BITS};
+    for (int i = 0; i < RULE_COUNT; i++) {
+        uint32_t argument = (uint32_t)offsetof(struct data, args) + 8u * RULES[i].argument;
+        *at++ = (struct instruction){IS, 0, PER_RULE - 1, own ? RULES[i].own : RULES[i].other};
+        *at++ = (struct instruction){LOAD, 0, 0, argument};
+        *at++ = (struct instruction){IS, 0, 1, RULES[i].value};
+        *at++ = (struct instruction){ANSWER, 0, 0, REFUSE | EPERM};
+        *at++ = (struct instruction){LOAD, 0, 0, number};
+        *at++ = (struct instruction){AND, 0, 0, CALL_BITS};
     }
-    *at++ = (struct instruction){RETURN, 0, 0, REFUSE | (uint32_t)rule->error};
-    if (rule->test != ALWAYS)
-        *at++ = (struct instruction){LOAD, 0, 0, CALL};
+    *at++ = (struct instruction){ANSWER, 0, 0, ALLOW};
     return at;
 }
 
-/* For the rest of this process's life, and what it starts. False where it can't be had. */
-bool guard_confine(void)
+void guard_runner(void)
 {
-    struct instruction filter[2 + 5 * RULES], *end = filter;
-    if (!guard.on)
-        return true;
-    *end++ = (struct instruction){LOAD, 0, 0, CALL};
-    for (int i = 0; i < RULES; i++)
-        end = add_rule(end, &rules[i]);
-    *end++ = (struct instruction){RETURN, 0, 0, ALLOW};
-    const struct {
-        unsigned short length;
-        const struct instruction *filter;
-    } program = {(unsigned short)(end - filter), filter};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, MODE_FILTER, &program) == 0;
+    struct instruction program[2 * TABLE + 4], *at = program;
+    *at++ = (struct instruction){LOAD, 0, 0, offsetof(struct data, arch)};
+    *at++ = (struct instruction){IS, 0, TABLE, OWN_ARCH};
+    at = add_table(at, true);
+    *at++ = (struct instruction){IS, 0, TABLE, OTHER_ARCH};
+    at = add_table(at, false);
+    *at++ = (struct instruction){ANSWER, 0, 0, ALLOW};
+    struct filter filter = {(unsigned short)(at - program), program};
+    if (prctl(PR_SET_SECCOMP, MODE_FILTER, &filter) < 0) {
+        /* Only a process that can't gain privileges may: NO_NEW_PRIVILEGES says otherwise. */
+    }
 }

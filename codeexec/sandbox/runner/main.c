@@ -229,6 +229,10 @@ static int watch_children(void)
 {
     sigset_t all, child;
     sigfillset(&all);
+    /* Nothing of what programs send harms process 1. Real-time signals are better not blocked: each
+     * would be kept, and there is a limit for all sandboxes of a user together. */
+    for (int number = SIGRTMIN; number <= SIGRTMAX; number++)
+        sigdelset(&all, number);
     sigprocmask(SIG_SETMASK, &all, NULL);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
@@ -243,10 +247,11 @@ static int set_up_and_serve(const char *workspace, const char *idle_seconds, cha
     if (!token_take() || workspace_enter(workspace) != 0)
         return EXIT_SETUP;
     if (guarded[0])
-        guard_enable(workspace, strtoull(guarded[0], NULL, 10), strtoull(guarded[1], NULL, 10));
+        gvisor_watch(workspace, strtoull(guarded[0], NULL, 10), strtoull(guarded[1], NULL, 10));
     int child_fd = watch_children();
     if (child_fd < 0)
         return EXIT_SETUP;
+    guard_runner();
     oom_counter_open();
     fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);

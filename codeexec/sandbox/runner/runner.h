@@ -9,8 +9,9 @@
  *     protocol.c   both buffers: frames and tokens in, frames out
  *     run.c        one program: start, feed, watch, end, report
  *     workspace.c  files written on a client's behalf
+ *     guard.c      what programs may not do to the runner
  *     limits.c     clock and the kernel's count of out-of-memory kills
- *     guard.c      what has to be kept from programs where the kernel is gVisor's
+ *     gvisor.c     what else has to be kept from programs where the kernel is gVisor's
  */
 #ifndef RUNNER_H
 #define RUNNER_H
@@ -101,16 +102,19 @@ int workspace_open(const unsigned char *path, size_t length, mode_t mode);
 int workspace_append(const unsigned char *data, size_t length);
 void workspace_close(void);
 
+/* guard.c */
+void guard_runner(void); /* for this process and all that it starts */
+
 /* limits.c */
 int64_t now_ns(void);
 void oom_counter_open(void);
 int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
 
-/* guard.c: nothing of it does anything unless guard_enable() was called */
-void guard_enable(const char *workspace, uint64_t memory_bytes, uint64_t files);
-void guard_begin(void);           /* a program is started */
-int64_t guard_due_ns(void);       /* when to call guard_exceeded() again; -1: no need */
-bool guard_exceeded(int64_t now); /* it has more memory or files than it may */
-bool guard_confine(void);         /* in its process, before it is executed */
+/* gvisor.c: nothing of it does anything unless gvisor_watch() was called */
+void gvisor_watch(const char *workspace, uint64_t memory_bytes, uint64_t files);
+void gvisor_begin(void);           /* a program is started */
+int64_t gvisor_due_ns(void);       /* when to call gvisor_exceeded() again; -1: no need */
+bool gvisor_exceeded(int64_t now); /* it has more memory or files than it may */
+bool gvisor_confine(void);         /* in its process, before it is executed */
 
 #endif
