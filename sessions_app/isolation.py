@@ -30,7 +30,6 @@ from environments_app.models import Environment
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import AttackResult, Execution, IsolationCheck, Node
 from sessions_app.services.isolation import (
-    DEFAULT_RUNTIME,
     built_on,
     queue_check,
     runtimes_of,
@@ -153,14 +152,13 @@ def subject_of(check: IsolationCheck, image_id: str) -> Subject:
 
 def _new_spec(check: IsolationCheck, image_id: str) -> SandboxSpec:
     """As a session's, but for its owner: no session has it, and no cleanup must look for one."""
-    own = check.runtime in (check.environment.runtime, DEFAULT_RUNTIME)
     return sandbox_spec(
         check.environment,
         sandbox_id=uuid4(),
         node=owner(check.node),
         max_idle_seconds=MAX_IDLE_SECONDS,
         image_id=image_id,
-        runtime="" if own and not check.environment.runtime else check.runtime,
+        runtime=check.runtime,
     )
 
 
@@ -221,7 +219,7 @@ def queue_due_checks(node: Node) -> None:
         return
     oldest = timezone.now() - timedelta(hours=hours)
     for environment in built_on(node):
-        for runtime in runtimes_of(environment):
+        for runtime in runtimes_of(environment, node):
             last = _last_begun(environment, runtime, node)
             if last is None or (last.finished_at and _is_old(last, oldest)):
                 queue_check(environment, runtime, node)

@@ -81,11 +81,13 @@ def test_gvisors_own_needs_come_on_top_and_the_programs_limits_are_kept_inside()
     config = config_of(runtime="runsc")
     host = config["HostConfig"]
     assert host["Runtime"] == "runsc"
-    assert host["PidsLimit"] == 41 * 81
-    assert {"Name": "nproc", "Soft": 41, "Hard": 41} in host["Ulimits"]
+    assert host["PidsLimit"] == 40 * 80
+    assert {"Name": "nproc", "Soft": 39, "Hard": 39} in host["Ulimits"]
     assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
     assert host["Memory"] == host["MemorySwap"] == (128 + 256) * MIB
-    assert config["Cmd"] == ["serve", "/workspace", "600", str(128 * MIB), "32768"]
+    assert config["Cmd"] == ["serve", "/workspace", "600", str(128 * MIB), "32768", "4242", "4343"]
+    assert (config["User"], host["CapDrop"]) == ("0:0", ["ALL"])
+    assert host["CapAdd"] == ["SETUID", "SETGID", "SETPCAP"]
 
 
 def test_processes_are_not_limited_by_user_where_users_are_shared_between_containers():

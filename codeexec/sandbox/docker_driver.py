@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class DockerDriver:
         self._base_url = base_url
         self._engine = Engine(base_url)
         self._images = Images(self._engine)
+        self._default = ""
         self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
         self._attacks = AttackImage(self._engine, self._images, prefix=image_prefix)
 
@@ -52,6 +54,7 @@ class DockerDriver:
     # ---- sandboxes
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:
+        spec = replace(spec, runtime=spec.runtime or self._default_runtime())
         images = self._images
         image = images.find(spec.image_id) if spec.image_id else images.inspect(spec.image)
         token = new_token()
@@ -64,6 +67,12 @@ class DockerDriver:
             return self._start(spec, image, token, config)
         except _RunnerMissingError as error:
             raise SandboxStartFailed(f"The runner is not in its volume: {error}") from error
+
+    def _default_runtime(self) -> str:
+        """By name: each is hardened in its own way."""
+        if not self._default:
+            self._default = self.runtimes()[0]
+        return self._default
 
     def _config(self, spec: SandboxSpec, image: Image, token: str) -> dict[str, Any]:
         return policy.container_config(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from codeexec.sandbox import seccomp
-from codeexec.sandbox.types import SandboxSpec
+from codeexec.sandbox.types import SandboxLimits, SandboxSpec
 
 LABEL = "code-executor"
 SESSION_LABEL = "session_id"
@@ -64,7 +64,7 @@ def container_config(
         # What runs: the runner and nothing else, unprivileged, reached by its stdin and stdout.
         "Image": image_id,
         "Entrypoint": [f"{RUNNER_DIR}/{runner_name}"],
-        "Cmd": ["serve", spec.workspace_dir, str(spec.max_idle_seconds), *_guarded(spec)],
+        "Cmd": ["serve", spec.workspace_dir, str(spec.max_idle_seconds), *_guarded(spec, identity)],
         "User": f"{identity.uid}:{identity.gid}",
         "WorkingDir": spec.workspace_dir,
         "Env": [*default_env(image_env), f"{TOKEN_VARIABLE}={token}"],
@@ -109,35 +109,53 @@ def container_config(
         "Runtime": spec.runtime,
     }
     if spec.runtime == GVISOR:
+        config["User"] = "0:0"
         host |= _gvisor(spec, host["Ulimits"])
     return {**config, "HostConfig": host}
 
 
-def _guarded(spec: SandboxSpec) -> list[str]:
-    """The limits that the runner keeps, because no kernel does: memory and files, under gVisor."""
-    limits = spec.limits
-    return [str(limits.memory_bytes), str(GVISOR_FILES)] if spec.runtime == GVISOR else []
+def _guarded(spec: SandboxSpec, identity: Identity) -> list[str]:
+    """The limits that the runner keeps, because no kernel does: memory and files, under gVisor; and
+    who programs run as, because the runner starts as another.
+    """
+    if spec.runtime != GVISOR:
+        return []
+    numbers = (spec.limits.memory_bytes, GVISOR_FILES, identity.uid, identity.gid)
+    return [str(number) for number in numbers]
 
 
 def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
     """gVisor's kernel counts against the container's limits, and ends with all that runs in it
     where it meets one. So those have room above the programs' own, which are kept inside:
     processes by RLIMIT_NPROC, memory by the runner. It knows no System V sysctl.
+
+    Its /proc shows every process what process 1 of the same user has open. So there the runner is
+    gVisor's root, which is nobody on the host, and nothing but able to start programs as another.
     """
-    most = spec.limits.pids + 1
-    memory = spec.limits.memory_bytes + GVISOR_MEMORY_BYTES
+    most = spec.limits.pids
+    others = most - 1  # than a run's first, which another user, the runner, has started
+    memory = outer_limits(spec).memory_bytes
     return {
         "Memory": memory,
         "MemorySwap": memory,
         "PidsLimit": most * (most + GVISOR_THREADS),
-        "Ulimits": [*ulimits, {"Name": "nproc", "Soft": most, "Hard": most}],
+        "Ulimits": [*ulimits, {"Name": "nproc", "Soft": others, "Hard": others}],
         "Sysctls": {},
+        "CapAdd": ["SETUID", "SETGID", "SETPCAP"],
     }
 
 
 def security_options(*, no_new_privileges: bool = True) -> list[str]:
     """A profile of system calls travels with each container: the Engine needs no file of ours."""
     return [seccomp.OPTION, *(["no-new-privileges"] if no_new_privileges else [])]
+
+
+def outer_limits(spec: SandboxSpec) -> SandboxLimits:
+    """What the container itself is bounded by: under gVisor, its kernel included."""
+    limits = spec.limits
+    if spec.runtime != GVISOR:
+        return limits
+    return replace(limits, memory_bytes=limits.memory_bytes + GVISOR_MEMORY_BYTES)
 
 
 def tmpfs_options(spec: SandboxSpec, identity: Identity, *, mode: str) -> str:

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from environments_app.models import Environment
 from sessions_app.models import IsolationCheck, Node
+from sessions_app.services.runtimes import choosable
 
 DEFAULT_RUNTIME = "runc"
 """What the Docker Engine uses where an environment names none."""
@@ -35,9 +36,13 @@ class Standing:
         return self.last is not None and not self.last.ok
 
 
-def runtimes_of(environment: Environment) -> list[str]:
-    """Those that a session of this environment may get."""
-    return [environment.runtime or DEFAULT_RUNTIME]
+def runtimes_of(environment: Environment, node: Node) -> list[str]:
+    """Those to check there: the environment's own and, in the default environment, those that
+    sessions may choose instead. What these hold is not a matter of the image, and takes minutes.
+    """
+    own = environment.runtime or next(iter(node.runtimes), DEFAULT_RUNTIME)
+    others = choosable(environment, [node]) if environment.is_default else []
+    return list(dict.fromkeys([own, *others]))
 
 
 def queue_check(environment: Environment, runtime: str, node: Node) -> bool:
@@ -54,7 +59,7 @@ def queue_all_checks(nodes: Iterable[Node]) -> int:
         queue_check(environment, runtime, node)
         for node in nodes
         for environment in built_on(node)
-        for runtime in runtimes_of(environment)
+        for runtime in runtimes_of(environment, node)
     )
 
 
@@ -72,7 +77,7 @@ def standings() -> list[Standing]:
         _standing(node, environment, runtime, last.get((node.pk, environment.pk, runtime)))
         for node in Node.objects.alive().order_by("name")
         for environment in built_on(node)
-        for runtime in runtimes_of(environment)
+        for runtime in runtimes_of(environment, node)
     ]
     return sorted(found, key=lambda standing: (not standing.failed, not standing.overdue))
 

@@ -6,6 +6,8 @@ than the session's environment has; where that has none, it is the Docker Engine
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.conf import settings
 
 from codeexec.errors import UnknownRuntime
@@ -15,12 +17,7 @@ from sessions_app.models import Node, Session
 
 def choose_runtime(environment: Environment, asked: str) -> str:
     """What a client asks for, where it may. Raises UnknownRuntime."""
-    nodes = list(Node.objects.usable())
-    there = {name for node in nodes for name in node.runtimes}
-    at_least = max(_own(environment, nodes), key=_strength, default="")
-    known = [
-        name for name in _ordered() if name in there and _strength(name) >= _strength(at_least)
-    ]
+    known = choosable(environment, Node.objects.usable())
     if asked not in known:
         names = f"those there are: {', '.join(known)}" if known else "none can be chosen"
         raise UnknownRuntime(
@@ -28,6 +25,14 @@ def choose_runtime(environment: Environment, asked: str) -> str:
             runtimes=known,
         )
     return asked
+
+
+def choosable(environment: Environment, nodes: Iterable[Node]) -> list[str]:
+    """What its sessions may be given on these nodes, the weakest first."""
+    nodes = list(nodes)
+    there = {name for node in nodes for name in node.runtimes}
+    least = _strength(max(_own(environment, nodes), key=_strength, default=""))
+    return [name for name in _ordered() if name in there and _strength(name) >= least]
 
 
 def is_own(environment: Environment, runtime: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from codeexec.sandbox.policy import GVISOR
@@ -56,6 +56,8 @@ class Attack:
     """The same in the attacked sandbox, once it has run a program."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Runtimes in which it can't be tried, and why that is no reason to worry."""
+    killed_in: frozenset[str] = frozenset()
+    """Runtimes in which it is ended as memory_limit where others refuse it something."""
     may_lose: frozenset[str] = frozenset()
     """Runtimes in which the attacked sandbox, and it alone, may be lost."""
 
@@ -139,6 +141,7 @@ ATTACKS: tuple[Attack, ...] = (
         "some are killed, and the verdict says so",
         ends=_KILLED,
         wall_seconds=10.0,
+        killed_in=_GVISOR,
         may_lose=_GVISOR,
     ),
     _memory(
@@ -152,7 +155,10 @@ ATTACKS: tuple[Attack, ...] = (
         "touches memory so far apart that page tables take as much",
         or_refused=True,
     ),
-    _memory("oom-score", "makes itself the last to be killed for memory, then takes it"),
+    replace(
+        _memory("oom-score", "makes itself the last to be killed for memory, then takes it"),
+        lacks={GVISOR: "its kernel kills nobody for memory, and asks nobody's score"},
+    ),
     _resource("full-workspace", "fills the workspace", "it ends at its size"),
     _resource("full-tmp", "fills /tmp", "it ends at its size"),
     _resource("full-shm", "fills /dev/shm", "it ends at its size"),
@@ -161,17 +167,20 @@ ATTACKS: tuple[Attack, ...] = (
         "makes more files than the workspace has inodes",
         "refused at their number",
         wall_seconds=30.0,
+        killed_in=_GVISOR,
     ),
     _resource(
         "sparse-files",
         "makes a file of 1 TiB with nothing in it, then reserves as much",
         "the first takes no room, the second is refused",
+        lacks={GVISOR: "its tmpfs tells a file's size as the room that it takes"},
     ),
     _resource(
         "deep-folders",
         "makes 20,000 folders inside each other",
         "runs that follow don't mind",
         wall_seconds=10.0,
+        killed_in=_GVISOR,
     ),
     _resource(
         "long-names",
@@ -272,7 +281,15 @@ ATTACKS: tuple[Attack, ...] = (
     _escape("user-namespaces", "makes a user namespace, in which it would be root"),
     _escape("other-namespaces", "makes each other kind of namespace"),
     _escape("enter-namespaces", "enters the namespaces of the runner, and its own"),
-    _escape("runner-proc", "reads and writes what /proc shows of the runner"),
+    _escape(
+        "runner-proc",
+        "reads what /proc shows of the runner",
+        lacks={
+            GVISOR: "it shows everybody variables, addresses and names of what is open, none of "
+            "them secret; memory and streams can't be opened, as other attacks try"
+        },
+    ),
+    _escape("runner-proc-write", "writes to what /proc shows of the runner"),
     _escape("trace-runner", "traces the runner"),
     _escape("runner-memory", "reads and writes the runner's memory"),
     _escape("runner-descriptors", "takes descriptors out of the runner"),
@@ -294,7 +311,11 @@ ATTACKS: tuple[Attack, ...] = (
     _escape("file-handles", "opens files by number, past all folders; watches a file system"),
     _escape("personality", "switches protections of its own memory off"),
     _escape("processor", "changes segment descriptors, and speaks to I/O ports"),
-    _escape("other-call-numbers", "makes forbidden calls by their 32-bit and x32 numbers"),
+    _escape(
+        "other-call-numbers",
+        "makes forbidden calls by their 32-bit and x32 numbers",
+        lacks={GVISOR: "it takes every number for a 64-bit call's, and so does the filter"},
+    ),
     _escape("socket-families", "opens sockets of rarely used kinds, and raw ones"),
     _escape("clocks", "sets the host's clock"),
     _escape("machine", "renames the host, changes its swap, reboots it"),

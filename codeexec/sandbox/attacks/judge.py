@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from codeexec.sandbox.attacks.catalogue import Attack
-from codeexec.sandbox.types import RunResult, SandboxLimits
+from codeexec.sandbox.policy import GVISOR
+from codeexec.sandbox.types import RunResult, SandboxLimits, Verdict
 
 _GRACE_SECONDS = 3.0
 _CPU_TOLERANCE = 1.5
@@ -40,12 +41,16 @@ def held(detail: str) -> Finding:
     return Finding(outcome=Outcome.HELD, detail=detail)
 
 
-def judge(attack: Attack, result: RunResult, limits: SandboxLimits) -> Finding:
+def judge(
+    attack: Attack, result: RunResult, limits: SandboxLimits, *, runtime: str = ""
+) -> Finding:
     """The worst of what is known: one way out counts more than a hundred that were shut."""
     said = _Said(result.stdout)
-    problem = "\n".join(said.escaped) or _overstepped(attack, result, limits)
+    problem = "\n".join(said.escaped) or _overstepped(attack, result, limits, runtime)
     if problem:
         return escaped(problem)
+    if runtime in attack.killed_in and result.verdict == Verdict.MEMORY_LIMIT:
+        return held(_ending(result))
     doubt = "\n".join(said.untried) or _unexpected(attack, result)
     if doubt:
         return inconclusive(doubt)
@@ -67,7 +72,7 @@ class _Said:
                 getattr(self, word).append(rest)
 
 
-def _overstepped(attack: Attack, result: RunResult, limits: SandboxLimits) -> str:
+def _overstepped(attack: Attack, result: RunResult, limits: SandboxLimits, runtime: str) -> str:
     """A bound that did not hold, as the runner has measured it."""
     longest = attack.max_wall_seconds or attack.wall_seconds + _GRACE_SECONDS
     share = limits.cpus * result.wall_seconds * _CPU_TOLERANCE + _CPU_ALLOWANCE_SECONDS
@@ -77,6 +82,8 @@ def _overstepped(attack: Attack, result: RunResult, limits: SandboxLimits) -> st
         return f"it ran for {result.wall_seconds:.1f} s, {attack.wall_seconds:g} s were allowed"
     if max(len(result.stdout), len(result.stderr)) > attack.output_bytes:
         return f"more than {attack.output_bytes} bytes of its output were taken"
+    if runtime == GVISOR:  # it counts waiting as computing, and reserving as having
+        return ""
     if result.cpu_seconds > share:
         return f"it got {result.cpu_seconds:.1f} s of processor time, its share was {share:.1f} s"
     if result.memory_peak_bytes > 1.25 * limits.memory_bytes:

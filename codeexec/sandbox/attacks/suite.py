@@ -208,7 +208,9 @@ class _Arena:
             raise
         except SandboxError as error:
             return self._lost(attack, str(error))
-        finding = judge(attack, result, self._target.spec.limits)
+        finding = judge(
+            attack, result, policy.outer_limits(self._target.spec), runtime=self._subject.runtime
+        )
         if self._visitors(attack) > visitors:
             return escaped(f"it has reached a listener of the host\n{finding.detail}")
         if not result.clean:
@@ -347,7 +349,7 @@ class _Arena:
 
     def _facts(self, *more: tuple[str, str]) -> str:
         spec = self._target.spec
-        limits = spec.limits
+        limits = policy.outer_limits(spec)
         program = self._subject.program
         told = [
             ("pids", str(limits.pids)),

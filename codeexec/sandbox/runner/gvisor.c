@@ -1,7 +1,9 @@
 /*
  * What the kernel keeps programs from under runc and gVisor's doesn't: it protects PID 1 from no
- * signal, and has no limits of memory and files but the container's, at which all of it ends. So
- * here, and only here, programs get a filter of system calls, and are looked after while they run.
+ * signal, shows what process 1 has open to everybody of its user, and has no limits of memory and
+ * files but the container's, at which all of it ends. So here, and only here, the runner's real user
+ * is another than programs' (root, as gVisor's kernel alone understands it), programs get one more
+ * filter of system calls, and they are looked after while they run.
  */
 #define _GNU_SOURCE
 #include "runner.h"
@@ -9,6 +11,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -24,19 +28,30 @@
 
 static struct {
     bool on;
+    uid_t uid; /* of programs; the runner's real one is root's, without a capability while it acts */
     uint64_t memory_limit, memory;
     uint64_t file_limit, files, files_before;
     int64_t memory_due, files_due;
     int folders[FOLDERS];
 } watch;
 
-void gvisor_watch(const char *workspace, uint64_t memory_bytes, uint64_t files)
+/* Who is no longer root when acting, and can only become so again to start a program. */
+static bool step_down(uid_t uid, gid_t gid)
+{
+    watch.uid = uid;
+    for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
+        prctl(PR_CAPBSET_DROP, capability);
+    return setgroups(1, &gid) == 0 && setresgid(gid, gid, gid) == 0 && seteuid(uid) == 0;
+}
+
+bool gvisor_watch(const char *workspace, char *const limits[4])
 {
     watch.on = true;
-    watch.memory_limit = memory_bytes;
-    watch.file_limit = files;
+    watch.memory_limit = strtoull(limits[0], NULL, 10);
+    watch.file_limit = strtoull(limits[1], NULL, 10);
     watch.folders[0] = open(workspace, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     watch.folders[1] = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return step_down((uid_t)atol(limits[2]), (gid_t)atol(limits[3]));
 }
 
 /* ---- memory and files ---- */
@@ -117,6 +132,8 @@ int64_t gvisor_due_ns(void)
 
 /* ---- system calls ---- */
 
+#define DEVICE 0020000 /* set in the modes of devices, not in those of files, FIFOs and sockets */
+
 enum test { ALWAYS, EQUAL = 0x15, ANY_BIT = 0x45 };
 
 static const struct rule {
@@ -147,6 +164,14 @@ static const struct rule {
     {SYS_setns, EPERM, ALWAYS, 0, 0},
     {SYS_clone, EPERM, ANY_BIT, 0, 0x7e020000},
     {SYS_clone3, ENOSYS, ALWAYS, 0, 0},
+    /* nothing that the profile of other runtimes refuses, and gVisor lets appear to work */
+    {SYS_io_uring_setup, ENOSYS, ALWAYS, 0, 0},
+    {SYS_syslog, EPERM, ALWAYS, 0, 0},
+    {SYS_mknodat, EPERM, ANY_BIT, 2, DEVICE},
+#ifdef SYS_mknod
+    {SYS_mknod, EPERM, ANY_BIT, 1, DEVICE},
+#endif
+    {SYS_setpriority, EPERM, ANY_BIT, 2, 0x80000000},
 };
 
 enum { RULES = sizeof rules / sizeof *rules, LOAD = 0x20, RETURN = 0x06, ALLOW = 0x7fff0000 };
@@ -178,6 +203,8 @@ bool gvisor_confine(void)
     struct instruction filter[2 + 5 * RULES], *end = filter;
     if (!watch.on)
         return true;
+    if (seteuid(0) < 0 || setresuid(watch.uid, watch.uid, watch.uid) < 0)
+        return false;
     *end++ = (struct instruction){LOAD, 0, 0, CALL};
     for (int i = 0; i < RULES; i++)
         end = add_rule(end, &rules[i]);

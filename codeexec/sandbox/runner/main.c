@@ -246,8 +246,8 @@ static int set_up_and_serve(const char *workspace, const char *idle_seconds, cha
     umask(022);
     if (!token_take() || workspace_enter(workspace) != 0)
         return EXIT_SETUP;
-    if (guarded[0])
-        gvisor_watch(workspace, strtoull(guarded[0], NULL, 10), strtoull(guarded[1], NULL, 10));
+    if (guarded[0] && !gvisor_watch(workspace, guarded))
+        return EXIT_SETUP;
     int child_fd = watch_children();
     if (child_fd < 0)
         return EXIT_SETUP;
@@ -291,9 +291,9 @@ int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "install") == 0)
         return install(argv[2]);
-    if ((argc == 4 || argc == 6) && strcmp(argv[1], "serve") == 0)
+    if ((argc == 4 || argc == 8) && strcmp(argv[1], "serve") == 0)
         return set_up_and_serve(argv[2], argv[3], argv + 4);
     fprintf(stderr, "usage: runner install <path>\n"
-                    "       runner serve <workspace> <idle seconds> [<memory bytes> <files>]\n");
+                    "       runner serve <workspace> <idle seconds> [<memory bytes> <files> <uid> <gid>]\n");
     return EXIT_USAGE;
 }

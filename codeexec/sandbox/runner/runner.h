@@ -111,7 +111,8 @@ void oom_counter_open(void);
 int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
 
 /* gvisor.c: nothing of it does anything unless gvisor_watch() was called */
-void gvisor_watch(const char *workspace, uint64_t memory_bytes, uint64_t files);
+/* `limits`: bytes of memory, number of files, user and group of programs */
+bool gvisor_watch(const char *workspace, char *const limits[4]);
 void gvisor_begin(void);           /* a program is started */
 int64_t gvisor_due_ns(void);       /* when to call gvisor_exceeded() again; -1: no need */
 bool gvisor_exceeded(int64_t now); /* it has more memory or files than it may */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -18,7 +19,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack, Group, choose
 from codeexec.sandbox.attacks.judge import Outcome
 from codeexec.sandbox.attacks.suite import Verdict
-from codeexec.sandbox.errors import SandboxError
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError
 from environments_app.engine import get_driver
 from environments_app.models import Environment
 from sessions_app.isolation import AnotherCheckRunsError, carry_out, new_check
@@ -228,10 +229,13 @@ def _subjects(names: list[str], runtimes: list[str]) -> list[tuple[Environment, 
         raise CommandError(
             f"There is no enabled environment {wanted}; there are: {known}.", returncode=USAGE
         )
+    node = ensure_node()
+    with contextlib.suppress(EngineUnavailable):  # which is told when it is needed
+        node.note_runtimes(get_driver().runtimes())
     return [
         (environment, runtime)
         for environment in found
-        for runtime in dict.fromkeys(runtimes or runtimes_of(environment))
+        for runtime in dict.fromkeys(runtimes or runtimes_of(environment, node))
     ]
 
 

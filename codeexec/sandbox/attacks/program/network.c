@@ -265,9 +265,9 @@ static void interface_up(void)
     struct ifreq request = {.ifr_name = "lo"};
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     request.ifr_flags = IFF_UP | IFF_RUNNING;
-    REFUSED("set an interface's flags", ioctl(fd, SIOCSIFFLAGS, &request), EAFNOSUPPORT);
+    REFUSED("set an interface's flags", ioctl(fd, SIOCSIFFLAGS, &request), EAFNOSUPPORT, ENOTTY);
     request.ifr_mtu = 1400;
-    refused("set an interface's size", ioctl(fd, SIOCSIFMTU, &request));
+    REFUSED("set an interface's size", ioctl(fd, SIOCSIFMTU, &request), ENOTTY);
 }
 
 const struct attack network[] = {

@@ -517,8 +517,8 @@ static void priority(void)
     errno = 0;
     refused("setpriority -20", setpriority(PRIO_PROCESS, 0, -20));
     refused("setpriority -20 of the user's processes", setpriority(PRIO_USER, 0, -20));
-    refused("SCHED_FIFO", syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &realtime));
-    refused("SCHED_RR", syscall(SYS_sched_setscheduler, 0, SCHED_RR, &realtime));
+    REFUSED("SCHED_FIFO", syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &realtime), EINVAL);
+    REFUSED("SCHED_RR", syscall(SYS_sched_setscheduler, 0, SCHED_RR, &realtime), EINVAL);
     refused("SCHED_DEADLINE", syscall(SYS_sched_setattr, 0, &deadline, 0));
     refused("real-time I/O priority", syscall(SYS_ioprio_set, 1, 0, 1 << 13));
 }
