@@ -116,6 +116,7 @@ REFUSED = {
     "a filter of one's own": "attempt('prctl', 22, 2, 0)",
     "a filter with rubbish in the upper half": "attempt('prctl', 0x7_0000_0016, 2, 0)",
     "the runner's limits": "attempt('prlimit', 1, 7, 0, 0)",
+    "the priority of all processes of the user": "attempt('setpriority', 2, 0, 19)",
     "the runner's priority": "attempt('setpriority', 0, 1, 19)",
 }
 

@@ -94,6 +94,7 @@ LOWER_32 = 0xFFFF_FFFF
 CLONE_NEW = 0x7E02_0000
 """All flags of `clone` that make a namespace."""
 PR_SET_SECCOMP = 22
+PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 NETLINK_ROUTE, IP, TCP, UDP = 0, 0, 6, 17
 PER_LINUX, PERSONALITY_QUERY = 0, 0xFFFF_FFFF
@@ -138,7 +139,8 @@ def _by_argument() -> list[Rule]:
         _allow("clone", _masked(0, CLONE_NEW, 0)),
         # Nobody else's, the runner's least of all: it is the same user's.
         _allow("prlimit64 sched_setattr sched_setparam sched_setscheduler", _equal(0, 0)),
-        _allow("setpriority ioprio_set", _equal(1, 0)),
+        _allow("setpriority", _equal(0, PRIO_PROCESS), _equal(1, 0)),
+        _allow("ioprio_set", _equal(0, IOPRIO_WHO_PROCESS), _equal(1, 0)),
         *[_allow("mknod", _masked(1, kind, made)) for made in fifo_file_socket],
         *[_allow("mknodat", _masked(2, kind, made)) for made in fifo_file_socket],
         *[_allow("personality", _equal(0, one)) for one in (PER_LINUX, PERSONALITY_QUERY)],

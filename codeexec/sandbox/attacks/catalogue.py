@@ -57,7 +57,7 @@ class Attack:
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Runtimes in which it can't be tried, and why that is no reason to worry."""
     killed_in: frozenset[str] = frozenset()
-    """Runtimes in which it is ended as memory_limit where others refuse it something."""
+    """Runtimes in which it is ended, for memory or time, where others refuse it something."""
     may_lose: frozenset[str] = frozenset()
     """Runtimes in which the attacked sandbox, and it alone, may be lost."""
 
@@ -150,10 +150,13 @@ ATTACKS: tuple[Attack, ...] = (
     _memory(
         "memory-in-sockets", "fills the buffers of as many sockets as there can be", or_refused=True
     ),
-    _memory(
-        "memory-in-page-tables",
-        "touches memory so far apart that page tables take as much",
-        or_refused=True,
+    replace(
+        _memory(
+            "memory-in-page-tables",
+            "touches memory so far apart that page tables take as much",
+            or_refused=True,
+        ),
+        killed_in=_GVISOR,
     ),
     replace(
         _memory("oom-score", "makes itself the last to be killed for memory, then takes it"),
@@ -314,6 +317,10 @@ ATTACKS: tuple[Attack, ...] = (
     _escape(
         "other-call-numbers",
         "makes forbidden calls by their 32-bit and x32 numbers",
+        "each is refused, or ends the program (SIGSYS)",
+        ends=frozenset({Verdict.OK, Verdict.RUNTIME_ERROR}),
+        exit_codes=frozenset({0, 128 + 31}),
+        reports=False,
         lacks={GVISOR: "it takes every number for a 64-bit call's, and so does the filter"},
     ),
     _escape("socket-families", "opens sockets of rarely used kinds, and raw ones"),

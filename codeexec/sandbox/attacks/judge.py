@@ -9,6 +9,7 @@ from codeexec.sandbox.attacks.catalogue import Attack
 from codeexec.sandbox.policy import GVISOR
 from codeexec.sandbox.types import RunResult, SandboxLimits, Verdict
 
+_KILLED = (Verdict.MEMORY_LIMIT, Verdict.TIME_LIMIT)
 _GRACE_SECONDS = 3.0
 _CPU_TOLERANCE = 1.5
 _CPU_ALLOWANCE_SECONDS = 0.3
@@ -49,7 +50,7 @@ def judge(
     problem = "\n".join(said.escaped) or _overstepped(attack, result, limits, runtime)
     if problem:
         return escaped(problem)
-    if runtime in attack.killed_in and result.verdict == Verdict.MEMORY_LIMIT:
+    if runtime in attack.killed_in and result.verdict in _KILLED:
         return held(_ending(result))
     doubt = "\n".join(said.untried) or _unexpected(attack, result)
     if doubt:
