@@ -43,6 +43,7 @@ def root_with_capabilities(config: Config) -> None:
     added = ["SYS_ADMIN", "SYS_CHROOT", "MKNOD", "SETUID", "SETGID", "SETPCAP"]
     config["User"] = "0:0"
     config["HostConfig"] |= {"CapDrop": [], "CapAdd": added}
+    no_seccomp(config)  # the profile refuses most of it to root, too
 
 
 def no_pids_limit(config: Config) -> None:
@@ -136,6 +137,7 @@ def check(small: Environment, this: Node, docker_driver: DockerDriver) -> Iterat
             call_command(
                 "check_isolation",
                 "--environment=python",
+                "--runtime=runc",
                 "--json",
                 *options,
                 stdout=output,

@@ -10,6 +10,7 @@ from environments_app.models import Environment
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.sandboxes import fill_pools
 from sessions_app.services.executions import RunRequest, submit_single_run
+from sessions_app.services.isolation import runtimes_of
 from sessions_app.services.sessions import open_session
 from sessions_app.upkeep import record_runtimes
 from tests.api_client import Api
@@ -165,3 +166,12 @@ def test_the_api_takes_tells_and_refuses_it(api: Api, this: Node) -> None:
         refused = api.post(path, {"environment": "python", "runtime": "kata", **body})
         assert (refused.status_code, refused.json()["code"]) == (400, "unknown_runtime")
         assert refused.json()["runtimes"] == BOTH
+
+
+def test_isolation_is_checked_in_what_sessions_may_choose_once(
+    python: Environment, rust: Environment, this: Node, runtimes: None
+) -> None:
+    this.refresh_from_db()
+    python.refresh_from_db()
+    assert python.is_default
+    assert (runtimes_of(python, this), runtimes_of(rust, this)) == (BOTH, ["runc"])
