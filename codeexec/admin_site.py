@@ -90,6 +90,7 @@ UNFOLD: dict[str, Any] = {
                 _item("Environments", "deployed_code", "environments_app_environment"),
                 _item("Sandboxes", "inventory_2", "sessions_app_sandbox"),
                 _item("Nodes", "dns", "sessions_app_node"),
+                _item("Isolation checks", "shield", "sessions_app_isolationcheck"),
             ),
             _group(
                 "Queue",

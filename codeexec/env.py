@@ -165,6 +165,13 @@ def _origins(value: str) -> list[str]:
     return origins
 
 
+def _runtimes(value: str) -> list[str]:
+    names = _list(value)
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) for name in names):
+        raise ValueError(value)
+    return names
+
+
 def _labels(value: str) -> dict[str, str]:
     pairs = [part.split("=", 1) for part in _list(value)]
     if any(len(pair) != 2 or not pair[0] for pair in pairs):
@@ -278,6 +285,14 @@ SETTINGS = (
         "programs can't gain privileges by set-user-ID files",
     ),
     _setting(
+        "SESSION_RUNTIMES",
+        "runc,runsc",
+        _runtimes,
+        "names of OCI runtimes, separated by commas, the weakest first",
+        "runtimes that a request may choose, where a node has them and its environment's is no "
+        "stronger",
+    ),
+    _setting(
         "CONTAINER_LABELS",
         "",
         _labels,
@@ -297,6 +312,13 @@ SETTINGS = (
         _whole(0, 36_500),
         "a whole number of days up to 36500, 0 for ever",
         "closed sessions and their executions are deleted after so many days; 0: never",
+    ),
+    _setting(
+        "ISOLATION_CHECK_HOURS",
+        "24",
+        _whole(0, 8_760),
+        "a whole number of hours up to 8760, 0 for never",
+        "each node checks the isolation of its sandboxes this often; 0: never",
     ),
     _setting(
         "REQUEST_TIMEOUT",

@@ -5,6 +5,7 @@
     │   ├── OutOfBounds       400      invalid_request (field, maximum)
     │   ├── InvalidPath       400      invalid_path
     │   ├── UnknownEnvironment 400     unknown_environment
+    │   ├── UnknownRuntime    400      unknown_runtime
     │   └── LimitExceeded     400      limit_exceeded
     ├── NotAuthenticated      401      not_authenticated (with WWW-Authenticate)
     │   ├── InvalidKey        401      invalid_key
@@ -86,6 +87,10 @@ class InvalidPath(InvalidRequest):
 
 class UnknownEnvironment(InvalidRequest):
     code = "unknown_environment"
+
+
+class UnknownRuntime(InvalidRequest):
+    code = "unknown_runtime"
 
 
 class LimitExceeded(InvalidRequest):

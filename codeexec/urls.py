@@ -11,6 +11,8 @@ from drf_spectacular.views import (
     SpectacularSwaggerSplitView,
 )
 
+from sessions_app.metrics import metrics
+
 
 def robots(request: HttpRequest) -> HttpResponse:
     """Nothing here is for search engines."""
@@ -27,6 +29,7 @@ urlpatterns = [
     path("", index, name="index"),
     path("api/v1/", include("sessions_app.api.urls")),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("metrics", metrics, name="metrics"),
     path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("redoc", SpectacularRedocView.as_view(url_name="schema"), name="redoc"),
     path("robots.txt", robots, name="robots"),

@@ -14,7 +14,7 @@ import docker
 from docker.errors import DockerException
 from docker.models.containers import Container
 
-from scripts import apt
+from scripts import apt, gvisor
 from scripts.processes import Part
 from scripts.steps import SetUpError, Step, step
 
@@ -76,7 +76,7 @@ def _start(socket: str, logs: Path, current: Step) -> Part | None:
     if _SYSTEMD.is_dir():
         subprocess.run(["systemctl", "start", "docker"], check=False)
         return None
-    command = ["dockerd", "--host", socket]
+    command = ["dockerd", "--host", socket, *gvisor.daemon_options(logs.parent)]
     daemon = Part("Docker Engine", command, logs / "dockerd.log", stop_seconds=STOP_SECONDS)
     daemon.start()
     return daemon

@@ -17,7 +17,7 @@ from ctypes.util import find_library
 from pathlib import Path
 
 from codeexec import env
-from scripts import apt
+from scripts import apt, gvisor
 from scripts.base_image import ensure_base_image
 from scripts.docker_engine import running_engine
 from scripts.local_postgres import LocalPostgres
@@ -44,8 +44,10 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     _start_database(config["DATA_DIR"] / "test-postgres", logs / "test-database.log", stack)
     lint = _begin_lint(logs / "test-lint.log", stack)
+    gvisor.install(log)
     docker_socket = config["DOCKER_SOCKET"]
     engine = stack.enter_context(running_engine(docker_socket, logs))
+    gvisor.require(engine.client)
     ensure_base_image(engine.client, docker_socket, log)
     _ensure_tools(log)
     prepare(log)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from django.db import DatabaseError
 
 from environments_app.models import Environment
-from sessions_app.models import Node
+from sessions_app.models import IsolationCheck, Node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,16 @@ class Health:
 def check_health() -> Health:
     try:
         nodes, environments = list(Node.objects.alive()), _check_environments()
+        isolation = _check_isolation(nodes)
     except DatabaseError as error:
         reason = str(error).strip().partition("\n")[0] or repr(error)
         return Health(status="unhealthy", checks={"database": reason})
-    checks = {"database": "ok", "workers": _check_nodes(nodes), "environments": environments}
+    checks = {
+        "database": "ok",
+        "workers": _check_nodes(nodes),
+        "environments": environments,
+        "isolation": isolation,
+    }
     if all(node.engine_error for node in nodes):  # or none at all
         return Health(status="unhealthy", checks=checks)
     degraded = any(check != "ok" for check in checks.values())
@@ -46,3 +52,16 @@ def _check_environments() -> str:
         return "no environment is enabled: `manage.py seed_environments`"
     missing = [environment.name for environment in enabled.filter(revisions=None)]
     return f"not built yet: {', '.join(missing)}" if missing else "ok"
+
+
+def _check_isolation(nodes: list[Node]) -> str:
+    """The last check of each; one that was never made says nothing."""
+    failed = IsolationCheck.objects.current().failed().filter(node__in=nodes)
+    failed = failed.select_related("environment", "node").order_by(
+        "environment__name", "node__name"
+    )
+    wrong = [
+        f"{check.environment} in {check.runtime} on {check.node}: {check.summary}"
+        for check in failed
+    ]
+    return "; ".join(wrong) or "ok"

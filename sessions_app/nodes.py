@@ -6,6 +6,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from sessions_app.models import Node
+from sessions_app.models.node import LOST_AFTER
 
 
 def register_node() -> Node:
@@ -26,3 +27,17 @@ def register_node() -> Node:
 def this_node() -> Node:
     """The row as it is now. The node must have been registered."""
     return Node.objects.get(name=settings.CODE_EXECUTOR["NODE_NAME"])
+
+
+def ensure_node() -> Node:
+    """The row, also where no worker has run here yet: then one that is not alive."""
+    never = timezone.now() - LOST_AFTER
+    node, _ = Node.objects.get_or_create(
+        name=settings.CODE_EXECUTOR["NODE_NAME"],
+        defaults={
+            "capacity": settings.CODE_EXECUTOR["NODE_CAPACITY"],
+            "concurrency": settings.CODE_EXECUTOR["WORKER_CONCURRENCY"],
+            "heartbeat_at": never,
+        },
+    )
+    return node

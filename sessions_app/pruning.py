@@ -20,12 +20,15 @@ from django.utils import timezone
 from django_q.models import Task
 
 from codeexec.postgres import commit_without_waiting
-from sessions_app.models import Execution, Session
+from sessions_app.models import Execution, IsolationCheck, Session
 
 BATCH = 1000
 """Executions that are deleted at one time, give or take those of one session."""
 
 _BATCH_SESSIONS = 200
+
+KEPT_CHECKS = timedelta(days=90)
+"""Isolation checks of a quarter: enough to see since when something fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,15 @@ def prune(before: datetime, *, batch_size: int = BATCH) -> Iterator[Pruned]:
         yield pruned
     while count := _delete_tasks(before, batch_size):
         yield Pruned(failed_tasks=count)
+
+
+def prune_isolation_checks() -> int:
+    """Delete checks that are older than KEPT_CHECKS, but for the last of each; how many."""
+    old = IsolationCheck.objects.filter(queued_at__lt=timezone.now() - KEPT_CHECKS)
+    current = list(IsolationCheck.objects.current().values_list("pk", flat=True))
+    keys = list(old.exclude(pk__in=current).values_list("pk", flat=True)[:_BATCH_SESSIONS])
+    IsolationCheck.objects.filter(pk__in=keys).delete()
+    return len(keys)
 
 
 def prune_by_setting() -> None:

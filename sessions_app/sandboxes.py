@@ -23,6 +23,7 @@ from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE
+from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import REMOVE_TASK, restart_session
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ def _displace_for(session: Session, node: Node) -> list[UUID] | None:
     it came from another node, or the capacity was lowered. None: there is no room for it.
     """
     others = Sandbox.objects.filter(node=node).exclude(pk=session.pk)
-    if not Node.objects.with_room(besides=session.pk).filter(pk=node.pk).exists():
+    with_room = Node.objects.with_room(besides=session.pk).having(session_runtime(session))
+    if not with_room.filter(pk=node.pk).exists():
         return None
     displaced = []
     while others.count() >= node.capacity:
@@ -86,17 +88,20 @@ def _displace_for(session: Session, node: Node) -> list[UUID] | None:
     return displaced
 
 
-def start_reserved(reservation: Reservation, *, ttl_seconds: int) -> EnvironmentRevision | None:
+def start_reserved(reservation: Reservation, session: Session) -> EnvironmentRevision | None:
     """Start a session's sandbox in place of what was there. As `start_sandbox` otherwise."""
     for sandbox_id in reservation.remove:
         get_driver().destroy(str(sandbox_id))
-    return start_sandbox(reservation.sandbox, ttl_seconds=ttl_seconds)
+    return start_sandbox(
+        reservation.sandbox, ttl_seconds=session.ttl_seconds, runtime=session_runtime(session)
+    )
 
 
 def start_sandbox(
-    sandbox: Sandbox, *, ttl_seconds: int | None = None
+    sandbox: Sandbox, *, ttl_seconds: int | None = None, runtime: str = ""
 ) -> EnvironmentRevision | None:
-    """Start a sandbox's container. A warm one becomes idle. Raises SandboxError.
+    """Start a sandbox's container. A warm one becomes idle. Raises SandboxError. `runtime`: empty
+    for the environment's own.
 
     None: nobody wants it any more, and the container is gone again.
     """
@@ -110,6 +115,7 @@ def start_sandbox(
             node=str(sandbox.node_id),
             image_id=revision.image_id,
             max_idle_seconds=_max_idle_seconds(ttl_seconds),
+            runtime=runtime,
         )
     )
     return revision if _record_start(sandbox, handle, revision) else None
@@ -173,6 +179,7 @@ def _lacking(node: Node) -> Environment | None:
     built = EnvironmentRevision.objects.filter(environment=OuterRef("pk"), node=node.name)
     there = Count("sandboxes", filter=Q(sandboxes__in=Sandbox.objects.warm().filter(node=node)))
     environments = Environment.objects.enabled().filter(Exists(built), warm_pool_size__gt=0)
+    environments = environments.filter(runtime__in=["", *node.runtimes])
     lacking = environments.annotate(there=there).filter(there__lt=F("warm_pool_size"))
     return lacking.order_by("there", "name").first()
 

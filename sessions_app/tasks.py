@@ -10,7 +10,8 @@ from datetime import timedelta
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from sessions_app.cleanup import clean_up
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.isolation import AnotherCheckRunsError, carry_out
+from sessions_app.models import Execution, IsolationCheck, Node, Sandbox, Session
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.nodes import this_node
@@ -23,6 +24,7 @@ from sessions_app.sandboxes import (
     start_reserved,
     start_sandbox,
 )
+from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import START_TASK, fail_session
 
 CLEAN_UP_NODE_TASK = "sessions_app.tasks.clean_up_node"
@@ -47,8 +49,11 @@ def start_session(session_id: str) -> None:
 
 
 def _pass_on(session: Session, node: Node) -> None:
-    """This node is full or draining: the start goes to one that has room, or waits for room."""
-    other = Node.objects.with_room().exclude(pk=node.pk).first()
+    """This node is full, draining, or lacks the runtime: the start goes to one that has room, or
+    waits for room.
+    """
+    others = Node.objects.with_room().having(session_runtime(session)).exclude(pk=node.pk)
+    other = others.first()
     if other is not None:
         enqueue(START_TASK, str(session.pk), queue=node_queue(other.name))
     else:
@@ -57,7 +62,7 @@ def _pass_on(session: Session, node: Node) -> None:
 
 def _start_claimed(session: Session, reservation: Reservation) -> None:
     try:
-        revision = start_reserved(reservation, ttl_seconds=session.ttl_seconds)
+        revision = start_reserved(reservation, session)
     except SandboxError as error:
         logger.warning("session %s: its sandbox did not start: %s", session.pk, error)
         _start_failed(session, error)
@@ -135,3 +140,18 @@ def clean_up_node() -> None:
     report = clean_up()
     if report.changed:
         logger.info("cleanup: %s", report)
+
+
+def check_isolation(check_id: str) -> None:
+    """queued → running → finished: attack sandboxes of an environment. What fails is on the row and
+    in the log.
+    """
+    check = IsolationCheck.objects.select_related("environment", "node").filter(pk=check_id).first()
+    if check is None or not check.start():
+        return
+    try:
+        carry_out(check)
+    except AnotherCheckRunsError:
+        check.postpone()
+    except SandboxError as error:
+        logger.warning("the isolation of %s can't be checked: %s", check.environment, error)

@@ -22,12 +22,13 @@ from environments_app.engine import get_driver
 from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.cleanup import schedule_clean_up
+from sessions_app.isolation import queue_due_checks, start_queued_check
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
 from sessions_app.nodes import register_node, this_node
-from sessions_app.pruning import prune_by_setting
+from sessions_app.pruning import prune_by_setting, prune_isolation_checks
 from sessions_app.sandboxes import ask_idle, fill_pools, remove_unowned, replace_dead, retire_stale
 from sessions_app.services.executions import reap_abandoned_executions
 from sessions_app.services.sessions import (
@@ -53,6 +54,7 @@ def node_started() -> Node:
     """
     node = register_node()
     node.beat(engine_error=_engine_error())
+    record_runtimes()
     tend_containers()
     record_images()
     schedule_clean_up()
@@ -144,6 +146,15 @@ def tend_containers() -> None:
         remove_unowned(node)
 
 
+def record_runtimes() -> None:
+    """Note which OCI runtimes there are: sessions that need one are started where it is."""
+    try:
+        runtimes = get_driver().runtimes()
+    except EngineUnavailable:
+        return
+    this_node().note_runtimes(runtimes)
+
+
 def record_images() -> None:
     """Note images that were built by hand, so that sessions are opened in them."""
     for environment in Environment.objects.enabled():
@@ -220,6 +231,18 @@ def drop_abandoned_warm_sandboxes() -> None:
     Sandbox.objects.abandoned().delete()
 
 
+def queue_isolation_checks() -> None:
+    node = this_node()
+    if not node.engine_error:
+        queue_due_checks(node)
+
+
+def start_isolation_check() -> None:
+    node = this_node()
+    if not node.engine_error:
+        start_queued_check(node)
+
+
 _rhythm = Rhythm(
     {
         beat: 3,
@@ -229,6 +252,7 @@ _rhythm = Rhythm(
         ask_idle_sandboxes: 2,
         tend_containers: 10,
         record_images: 10,
+        record_runtimes: 30,
         mark_lost_nodes: 5,
         move_sessions_of_lost_nodes: 10,
         nudge_unattended_sessions: 2,
@@ -236,6 +260,9 @@ _rhythm = Rhythm(
         nudge_stopping_sessions: 10,
         drop_abandoned_warm_sandboxes: 5,
         prune_by_setting: 10,
+        queue_isolation_checks: 60,
+        start_isolation_check: 5,
+        prune_isolation_checks: 600,
     }
 )
 

@@ -38,6 +38,9 @@ print("left")
 
 
 class SandboxContract:
+    runtime = ""
+    """What sandboxes are started with; empty: the daemon's default."""
+
     @pytest.fixture
     def driver(self) -> Driver:
         raise NotImplementedError
@@ -48,7 +51,7 @@ class SandboxContract:
 
     @pytest.fixture
     def sandbox(self, driver: Driver, image: str) -> Iterator[SandboxHandle]:
-        spec = new_spec(image)
+        spec = new_spec(image, runtime=self.runtime)
         handle = driver.start(spec)
         yield handle
         driver.destroy(spec.sandbox_id)
@@ -314,7 +317,7 @@ class SandboxContract:
         )
 
     def test_sandboxes_do_not_share_anything(self, driver, image, sandbox):
-        spec = new_spec(image)
+        spec = new_spec(image, runtime=self.runtime)
         other = driver.start(spec)
         try:
             run_python(driver, sandbox, "open('secret', 'w')")
@@ -326,7 +329,7 @@ class SandboxContract:
     # ---- sandboxes
 
     def test_a_sandbox_is_listed_by_its_node_until_it_is_destroyed(self, driver, image):
-        spec = new_spec(image, environment="listed")
+        spec = new_spec(image, environment="listed", runtime=self.runtime)
         began = time.time()
         handle = driver.start(spec)
         (found,) = [s for s in driver.list_sandboxes(node=NODE) if s.sandbox_id == spec.sandbox_id]
@@ -339,20 +342,20 @@ class SandboxContract:
         assert spec.sandbox_id not in {s.sandbox_id for s in driver.list_sandboxes()}
 
     def test_destroying_twice_is_harmless(self, driver, image):
-        spec = new_spec(image)
+        spec = new_spec(image, runtime=self.runtime)
         driver.start(spec)
         assert driver.destroy(spec.sandbox_id) is True
         assert driver.destroy(spec.sandbox_id) is False
 
     def test_a_destroyed_sandbox_cannot_be_attached(self, driver, image):
-        spec = new_spec(image)
+        spec = new_spec(image, runtime=self.runtime)
         handle = driver.start(spec)
         driver.destroy(spec.sandbox_id)
         with pytest.raises(SandboxLost):
             run_python(driver, handle, "print(1)")
 
     def test_destroying_during_a_run_is_noticed_by_its_client(self, driver, image):
-        spec = new_spec(image)
+        spec = new_spec(image, runtime=self.runtime)
         handle = driver.start(spec)
         timer = threading.Timer(0.5, driver.destroy, [spec.sandbox_id])
         timer.start()
@@ -374,7 +377,7 @@ class SandboxContract:
 
     @pytest.mark.parametrize("user", ["root", "0", "0:0"])
     def test_root_is_refused(self, driver, image, user):
-        spec = new_spec(image, user=user)
+        spec = new_spec(image, user=user, runtime=self.runtime)
         with pytest.raises(SandboxStartFailed, match="root"):
             driver.start(spec)
         assert driver.destroy(spec.sandbox_id) is False

@@ -13,6 +13,8 @@ IMAGE = "code-executor-test-python:latest"
 NODE = f"test-{uuid.uuid4()}"
 """Of this test run alone: what is started here is found, and nothing else."""
 
+RUNTIMES = ("runc", "runsc")
+
 LIMITS = SandboxLimits(memory_bytes=128 * MIB, cpus=1.0, pids=40, tmpfs_bytes=16 * MIB)
 
 

@@ -46,6 +46,7 @@ IMPOSSIBLE = {
     "EXECUTION_TIMEOUT": ["0", "0.05", "86401", "30s", "nan"],
     "NETWORK_DISABLED": ["maybe", "2", "disabled"],
     "NO_NEW_PRIVILEGES": ["never"],
+    "SESSION_RUNTIMES": ["run c", "-x", "a,b/c"],
     "CONTAINER_LABELS": ["team", "=x", "a=1,b"],
     "SESSION_TTL": ["0", "2592001", "1h"],
     "HISTORY_DAYS": ["-1", "36501", "90d", "0.5"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from codeexec.sandbox.policy import Identity, container_config
@@ -31,16 +33,18 @@ def test_programs_run_unprivileged_without_capabilities_or_ways_to_get_some():
     assert config["User"] == "4242:4343"
     assert config["HostConfig"]["CapDrop"] == ["ALL"]
     assert config["HostConfig"]["Privileged"] is False
-    assert config["HostConfig"]["SecurityOpt"] == ["no-new-privileges"]
+    assert "no-new-privileges" in config["HostConfig"]["SecurityOpt"]
     assert "CapAdd" not in config["HostConfig"]
 
 
-def test_no_seccomp_profile_but_the_daemons_own_is_asked_for():
-    assert not [o for o in host_of()["SecurityOpt"] if o.startswith("seccomp")]
+def test_a_profile_of_system_calls_travels_with_every_container():
+    (profile,) = [o for o in host_of()["SecurityOpt"] if o.startswith("seccomp=")]
+    assert json.loads(profile.removeprefix("seccomp="))["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert profile in host_of(no_new_privileges=False)["SecurityOpt"]
 
 
 def test_new_privileges_are_allowed_only_on_request():
-    assert host_of(no_new_privileges=False)["SecurityOpt"] == []
+    assert "no-new-privileges" not in host_of(no_new_privileges=False)["SecurityOpt"]
 
 
 def test_there_is_no_network_unless_it_is_asked_for():
@@ -73,12 +77,17 @@ def test_cpu_and_processes_are_limited_and_the_runner_is_not_at_the_programs_exp
     assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
 
 
-def test_gvisors_own_threads_are_allowed_for_and_it_is_told_the_programs_limit():
-    host = host_of(runtime="runsc")
+def test_gvisors_own_needs_come_on_top_and_the_programs_limits_are_kept_inside():
+    config = config_of(runtime="runsc")
+    host = config["HostConfig"]
     assert host["Runtime"] == "runsc"
-    assert host["PidsLimit"] > 300
-    assert {"Name": "nproc", "Soft": 41, "Hard": 41} in host["Ulimits"]
+    assert host["PidsLimit"] == 40 * 80
+    assert {"Name": "nproc", "Soft": 39, "Hard": 39} in host["Ulimits"]
     assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
+    assert host["Memory"] == host["MemorySwap"] == (128 + 256) * MIB
+    assert config["Cmd"] == ["serve", "/workspace", "600", str(128 * MIB), "32768", "4242", "4343"]
+    assert (config["User"], host["CapDrop"]) == ("0:0", ["ALL"])
+    assert host["CapAdd"] == ["SETUID", "SETGID", "SETPCAP"]
 
 
 def test_processes_are_not_limited_by_user_where_users_are_shared_between_containers():

@@ -36,3 +36,8 @@ class TestDockerDriver(SandboxContract):
     @pytest.fixture
     def driver(self, docker_driver: DockerDriver) -> Driver:
         return docker_driver
+
+
+@pytest.mark.docker
+class TestDockerDriverWithGvisor(TestDockerDriver):
+    runtime = "runsc"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError
 
 from codeexec.sandbox import policy, stream
+from codeexec.sandbox.attacks.image import AttackImage
 from codeexec.sandbox.conversation import Conversation
 from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
@@ -35,15 +37,24 @@ class DockerDriver:
         self._base_url = base_url
         self._engine = Engine(base_url)
         self._images = Images(self._engine)
+        self._default = ""
         self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
+        self._attacks = AttackImage(self._engine, self._images, prefix=image_prefix)
 
     def ping(self) -> None:
         with translated():
             self._engine.api.ping()
 
+    def runtimes(self) -> list[str]:
+        with translated():
+            info = self._engine.api.info()
+        default = str(info["DefaultRuntime"])
+        return [default, *sorted(set(info["Runtimes"]) - {default})]
+
     # ---- sandboxes
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:
+        spec = replace(spec, runtime=spec.runtime or self._default_runtime())
         images = self._images
         image = images.find(spec.image_id) if spec.image_id else images.inspect(spec.image)
         token = new_token()
@@ -56,6 +67,12 @@ class DockerDriver:
             return self._start(spec, image, token, config)
         except _RunnerMissingError as error:
             raise SandboxStartFailed(f"The runner is not in its volume: {error}") from error
+
+    def _default_runtime(self) -> str:
+        """By name: each is hardened in its own way."""
+        if not self._default:
+            self._default = self.runtimes()[0]
+        return self._default
 
     def _config(self, spec: SandboxSpec, image: Image, token: str) -> dict[str, Any]:
         return policy.container_config(
@@ -151,6 +168,10 @@ class DockerDriver:
 
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         return self._runner.build(on_line=on_line)
+
+    def attack_program(self, spec: SandboxSpec, *, on_line: OnLine | None = None) -> bytes:
+        self._attacks.build(on_line=on_line)
+        return self._attacks.read(spec)
 
 
 class _RunnerMissingError(Exception):

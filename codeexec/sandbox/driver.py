@@ -52,6 +52,11 @@ class Driver(Protocol):
     def ping(self) -> None:
         """Raise EngineUnavailable unless sandboxes can be started."""
 
+    def runtimes(self) -> list[str]:
+        """The OCI runtimes that sandboxes can be started with, the default first. Raises
+        EngineUnavailable.
+        """
+
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         """Start a sandbox and shake hands with its runner.
 
@@ -84,3 +89,10 @@ class Driver(Protocol):
 
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         """Build the runner's image unless this version of it is there already."""
+
+    def attack_program(self, spec: SandboxSpec, *, on_line: OnLine | None = None) -> bytes:
+        """The executable file of `attacks`, which is built when it is missing, on the way to
+        attacking a sandbox like `spec`.
+
+        Raises ImageBuildFailed, SandboxStartFailed, EngineUnavailable.
+        """

@@ -49,6 +49,10 @@ from codeexec.sandbox.verdicts import to_result
 
 DEFAULT_IMAGES = ("code-executor-python",)
 RUNNER_IMAGE = "code-executor-runner"
+TAME_ATTACKS = b"""#!/bin/sh
+case $1 in hello) echo hello;; tidy) ;; *) cat > /dev/null; echo "held $1: nothing was tried";; esac
+"""
+"""The attack program of this driver: it must harm nothing."""
 
 
 @dataclass
@@ -78,6 +82,8 @@ class FakeDriver:
         self.started: list[SandboxSpec] = []
         """Every spec that a sandbox was started from, in order."""
         self.engine_is_down = False
+        self.attacks = TAME_ATTACKS
+        """What `attack_program` gives; tests may put another script there."""
         self._images: dict[str, ImageInfo] = {}
         self._failures: dict[str, list[SandboxError]] = defaultdict(list)
         self._root = Path(tempfile.mkdtemp(prefix="code-executor-fake-"))
@@ -114,6 +120,10 @@ class FakeDriver:
 
     def ping(self) -> None:
         self.check("ping")
+
+    def runtimes(self) -> list[str]:
+        self.check("runtimes")
+        return ["runc", "runsc"]
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         self.check("start")
@@ -201,6 +211,10 @@ class FakeDriver:
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         self.check("build_runner")
         return self._images.get(RUNNER_IMAGE) or self._add_image(RUNNER_IMAGE)
+
+    def attack_program(self, spec: SandboxSpec, *, on_line: OnLine | None = None) -> bytes:
+        self.check("attack_program")
+        return self.attacks
 
     def _add_image(self, reference: str, labels: Mapping[str, str] | None = None) -> ImageInfo:
         self._images[reference] = ImageInfo(

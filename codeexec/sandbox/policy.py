@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from codeexec.sandbox.types import SandboxSpec
+from codeexec.sandbox import seccomp
+from codeexec.sandbox.types import SandboxLimits, SandboxSpec
 
 LABEL = "code-executor"
 SESSION_LABEL = "session_id"
@@ -26,8 +27,14 @@ SHM_BYTES = 16 * 1024 * 1024
 MAX_FILES = 65536
 OPEN_FILES = {"Soft": 1024, "Hard": 4096}
 GVISOR = "runsc"
-GVISOR_HOST_THREADS = 400
-"""gVisor's kernel needs threads of the host, which the container's pids limit counts."""
+GVISOR_THREADS = 40
+"""gVisor's kernel has so many threads besides those that run programs, and on its platform `ptrace`
+a thread of the host for each of them in each process: the container's pids limit counts them all.
+"""
+GVISOR_MEMORY_BYTES = 256 * 1024 * 1024
+"""For gVisor's kernel, and for what programs take between two looks of the runner's."""
+GVISOR_FILES = 32768
+"""Workspace and /tmp together: each file costs gVisor's kernel 2 KiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,7 @@ def container_config(
         # What runs: the runner and nothing else, unprivileged, reached by its stdin and stdout.
         "Image": image_id,
         "Entrypoint": [f"{RUNNER_DIR}/{runner_name}"],
-        "Cmd": ["serve", spec.workspace_dir, str(spec.max_idle_seconds)],
+        "Cmd": ["serve", spec.workspace_dir, str(spec.max_idle_seconds), *_guarded(spec, identity)],
         "User": f"{identity.uid}:{identity.gid}",
         "WorkingDir": spec.workspace_dir,
         "Env": [*default_env(image_env), f"{TOKEN_VARIABLE}={token}"],
@@ -81,10 +88,10 @@ def container_config(
         },
         "IpcMode": "private",
         "ShmSize": SHM_BYTES,
-        # What it may do. The daemon's default seccomp profile applies as well.
+        # What it may do.
         "CapDrop": ["ALL"],
         "Privileged": False,
-        "SecurityOpt": ["no-new-privileges"] if spec.no_new_privileges else [],
+        "SecurityOpt": security_options(no_new_privileges=spec.no_new_privileges),
         # What it may use.
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,  # the sum of both: no swap
@@ -102,22 +109,53 @@ def container_config(
         "Runtime": spec.runtime,
     }
     if spec.runtime == GVISOR:
+        config["User"] = "0:0"
         host |= _gvisor(spec, host["Ulimits"])
     return {**config, "HostConfig": host}
 
 
-def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
-    """Its kernel is told the programs' limit as RLIMIT_NPROC and knows no System V sysctl.
-
-    Not every release enforces that limit, nor does any tell a program's memory from its own: there
-    a fork or memory bomb ends the whole sandbox, which is then lost, rather than the program.
+def _guarded(spec: SandboxSpec, identity: Identity) -> list[str]:
+    """The limits that the runner keeps, because no kernel does: memory and files, under gVisor; and
+    who programs run as, because the runner starts as another.
     """
-    most = spec.limits.pids + 1
+    if spec.runtime != GVISOR:
+        return []
+    numbers = (spec.limits.memory_bytes, GVISOR_FILES, identity.uid, identity.gid)
+    return [str(number) for number in numbers]
+
+
+def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
+    """gVisor's kernel counts against the container's limits, and ends with all that runs in it
+    where it meets one. So those have room above the programs' own, which are kept inside:
+    processes by RLIMIT_NPROC, memory by the runner. It knows no System V sysctl.
+
+    Its /proc shows every process what process 1 of the same user has open. So there the runner is
+    gVisor's root, which is nobody on the host, and nothing but able to start programs as another.
+    """
+    most = spec.limits.pids
+    others = most - 1  # than a run's first, which another user, the runner, has started
+    memory = outer_limits(spec).memory_bytes
     return {
-        "PidsLimit": most + GVISOR_HOST_THREADS,
-        "Ulimits": [*ulimits, {"Name": "nproc", "Soft": most, "Hard": most}],
+        "Memory": memory,
+        "MemorySwap": memory,
+        "PidsLimit": most * (most + GVISOR_THREADS),
+        "Ulimits": [*ulimits, {"Name": "nproc", "Soft": others, "Hard": others}],
         "Sysctls": {},
+        "CapAdd": ["SETUID", "SETGID", "SETPCAP"],
     }
+
+
+def security_options(*, no_new_privileges: bool = True) -> list[str]:
+    """A profile of system calls travels with each container: the Engine needs no file of ours."""
+    return [seccomp.OPTION, *(["no-new-privileges"] if no_new_privileges else [])]
+
+
+def outer_limits(spec: SandboxSpec) -> SandboxLimits:
+    """What the container itself is bounded by: under gVisor, its kernel included."""
+    limits = spec.limits
+    if spec.runtime != GVISOR:
+        return limits
+    return replace(limits, memory_bytes=limits.memory_bytes + GVISOR_MEMORY_BYTES)
 
 
 def tmpfs_options(spec: SandboxSpec, identity: Identity, *, mode: str) -> str:

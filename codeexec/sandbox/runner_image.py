@@ -85,6 +85,6 @@ class RunnerImage:
                 "NetworkMode": "none",
                 "ReadonlyRootfs": True,
                 "CapDrop": ["ALL"],
-                "SecurityOpt": ["no-new-privileges"],
+                "SecurityOpt": policy.security_options(),
             },
         }

@@ -26,9 +26,11 @@ from sessions_app.admin.display import (
     short_id,
 )
 from sessions_app.admin.executions import BIG_COLUMNS
+from sessions_app.admin.isolation import state
 from sessions_app.admin.nodes import with_sandboxes
 from sessions_app.models import Execution, Node, Session
 from sessions_app.models.session import LIVE
+from sessions_app.services.isolation import Standing, standings
 from sessions_app.services.pool import with_pools
 
 WINDOW = timedelta(hours=1)
@@ -88,6 +90,10 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         context["nodes"] = node_rows()
     if user.has_perm("environments_app.view_environment"):
         context["pools"] = pool_rows()
+    if user.has_perm("sessions_app.view_isolationcheck"):
+        known = standings()
+        context["isolation"] = [_isolation_row(standing) for standing in known]
+        context["isolation_alarm"] = [row for row in context["isolation"] if row["problem"]]
     return context
 
 
@@ -192,6 +198,22 @@ def pool_rows() -> list[dict[str, Any]]:
         }
         for environment in with_pools(Environment.objects.enabled()).order_by("name")
     ]
+
+
+def _isolation_row(standing: Standing) -> dict[str, Any]:
+    """`problem`: what is wrong; empty where all was held not long ago, or nothing was tried yet."""
+    last = standing.last
+    problem = last.summary if last is not None and standing.failed else ""
+    if standing.overdue:
+        problem = f"{problem}; " * bool(problem) + "its check is overdue"
+    return {
+        "standing": standing,
+        "check": last,
+        "badge": state(last) if last is not None else ("default", "not checked yet"),
+        "result": last.summary if last is not None else "-",
+        "checked": ago(last.finished_at if last is not None else None),
+        "problem": problem,
+    }
 
 
 def latest_executions() -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models import AttackResult, Execution, Node, Sandbox, Session
 
 SHOWN_CHARACTERS = 100_000
 """Of a longer text the page shows this much: a browser has to lay it out."""
@@ -52,6 +52,12 @@ SANDBOX_BADGES: dict[str, str] = {
     Sandbox.Status.WARMING: "warning",
     Sandbox.Status.IDLE: "success",
     Sandbox.Status.IN_USE: "info",
+}
+
+ATTACK_BADGES: dict[str, str] = {
+    AttackResult.Outcome.HELD: "success",
+    AttackResult.Outcome.ESCAPED: "danger",
+    AttackResult.Outcome.INCONCLUSIVE: "warning",
 }
 
 

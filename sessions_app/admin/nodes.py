@@ -52,6 +52,7 @@ class NodeAdmin(HistoryAdmin):
         "capacity",
         "concurrency",
         "engine",
+        "runtimes",
         "started_exactly",
     )
     readonly_fields = fields

@@ -98,6 +98,7 @@ class SessionAdmin(HistoryAdmin):
                 "fields": (
                     ("id", "status_badge", "reason"),
                     ("environment", "revision", "node", "client"),
+                    "runtime",
                     "container_id",
                     "metadata_text",
                     ("created_exactly", "ready_exactly", "closed_exactly"),

@@ -12,6 +12,7 @@ from sessions_app.callers import Role
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import CLOSED
 from sessions_app.services.pool import hit_rate
+from sessions_app.services.runtimes import session_runtime
 
 NOT_RUN = -1
 """`exit_code` where no program was run to its end."""
@@ -38,6 +39,9 @@ class SessionOpenedSerializer(serializers.ModelSerializer[Session]):
 class SessionSerializer(serializers.ModelSerializer[Session]):
     session_id = serializers.UUIDField(source="id")
     environment = serializers.CharField(source="environment.name")
+    runtime = serializers.SerializerMethodField(
+        help_text="OCI runtime of its sandbox; empty: the Docker Engine's default."
+    )
     container_id = serializers.SerializerMethodField()
     last_execution = serializers.DateTimeField(source="last_execution_at", allow_null=True)
     ttl = serializers.IntegerField(source="ttl_seconds")
@@ -51,6 +55,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
             "session_id",
             "status",
             "environment",
+            "runtime",
             "container_id",
             "created_at",
             "last_execution",
@@ -70,6 +75,9 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
         for name in self.context.get("without", ()):
             del shown[name]
         return shown
+
+    def get_runtime(self, session: Session) -> str:
+        return session_runtime(session)
 
     def get_container_id(self, session: Session) -> str | None:
         return None if session.status in CLOSED else session.container_id or None

@@ -26,6 +26,8 @@ from sessions_app.services.executions import RunRequest
 from sessions_app.services.tokens import DEFAULT_SECONDS as DEFAULT_TOKEN_SECONDS
 from sessions_app.services.tokens import MAX_SECONDS as MAX_TOKEN_SECONDS
 
+RUNTIME_HELP = "OCI runtime, such as runsc (gVisor), instead of the environment's own."
+
 
 class RequestSerializer(serializers.Serializer[Any]):
     """A request's fields. Others are ignored, but for those that would change what happens."""
@@ -42,10 +44,11 @@ class RequestSerializer(serializers.Serializer[Any]):
 class OpenSessionSerializer(RequestSerializer):
     """Request of `POST /sessions`."""
 
-    unsupported = ("limits", "files", "runtime")
+    unsupported = ("limits", "files")
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
+    runtime = Name(required=False, allow_null=True, help_text=RUNTIME_HELP)
     ttl = WholeSeconds(
         required=False,
         allow_null=True,
@@ -111,6 +114,7 @@ class SingleRunSerializer(RunSerializer):
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
+    runtime = Name(required=False, allow_null=True, help_text=RUNTIME_HELP)
 
 
 _RUN = RunSerializer()
@@ -123,10 +127,12 @@ def read_run(data: Any) -> RunRequest:
     return _run_request(_checked(_RUN, data))
 
 
-def read_single_run(data: Any) -> tuple[str | None, RunRequest]:
-    """The environment that a body of `POST /execute` names, and the run. Raises ValidationError."""
+def read_single_run(data: Any) -> tuple[str | None, str | None, RunRequest]:
+    """The environment and the runtime that a body of `POST /execute` names, and the run. Raises
+    ValidationError.
+    """
     checked = _checked(_SINGLE_RUN, data)
-    return checked.get("environment"), _run_request(checked)
+    return checked.get("environment"), checked.get("runtime"), _run_request(checked)
 
 
 def _checked(serializer: RequestSerializer, data: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from sessions_app.models import Session
 
 _ERRORS = {
     400: "The request can't be done as it is: `invalid_request`, `invalid_path`, "
-    "`unknown_environment`, `limit_exceeded`.",
+    "`unknown_environment`, `unknown_runtime`, `limit_exceeded`.",
     401: "`not_authenticated`, `invalid_key`, `invalid_token`, `token_expired`.",
     403: "`insufficient_scope`, `forbidden_for_role`; `foreign_host` and `foreign_origin` where no"
     " key is asked for.",

@@ -69,6 +69,7 @@ class SessionViewSet(ApiViewSet):
         wanted.is_valid(raise_exception=True)
         session = open_session(
             environment_name=wanted.validated_data.get("environment"),
+            runtime=wanted.validated_data.get("runtime"),
             ttl_seconds=wanted.validated_data.get("ttl"),
             metadata=wanted.validated_data.get("metadata"),
             caller=caller_of(request),
@@ -173,9 +174,9 @@ class ExecutionViewSet(ApiViewSet):
     @allows(Scope.EXECUTE)
     def run_once(self, request: Request, arrival: Arrival) -> Response:
         """One run in a fresh sandbox that is thrown away after it."""
-        environment, run = read_single_run(request.data)
-        caller = caller_of(request)
-        return Accepted(partial(in_thread, submit_single_run, environment, run, arrival, caller))
+        environment, runtime, run = read_single_run(request.data)
+        submit = partial(submit_single_run, caller=caller_of(request), runtime=runtime)
+        return Accepted(partial(in_thread, submit, environment, run, arrival))
 
 
 @extend_schema(tags=["environments"])

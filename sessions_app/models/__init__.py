@@ -6,16 +6,19 @@ else was faster.
 from sessions_app.models.client import ApiKey, Client, ClientAllowance
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
+from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
 
 __all__ = [
     "ApiKey",
+    "AttackResult",
     "Client",
     "ClientAllowance",
     "Execution",
     "FailedLogin",
+    "IsolationCheck",
     "Node",
     "Sandbox",
     "Session",

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Self
 from uuid import UUID, uuid4
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Count, F, Q
 from django.utils import timezone
@@ -40,6 +41,10 @@ class NodeQuerySet(models.QuerySet["Node"]):
         """Active nodes whose Docker Engine answers."""
         return self.active().filter(engine_error="")
 
+    def having(self, runtime: str) -> Self:
+        """Nodes that can start sandboxes with this OCI runtime; empty: the default, all have it."""
+        return self.filter(runtimes__contains=[runtime]) if runtime else self
+
     def with_room(self, *, besides: UUID | None = None) -> Self:
         """Usable nodes that can start one more sandbox for a session, the emptiest first.
 
@@ -74,6 +79,11 @@ class Node(models.Model):
     engine_error = models.TextField(
         blank=True, help_text="Why its Docker Engine can't be used; empty: it can."
     )
+    runtimes = ArrayField(
+        models.CharField(max_length=64),
+        default=list,
+        help_text="OCI runtimes that its Docker Engine knows, the default first.",
+    )
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(default=timezone.now)
 
@@ -95,6 +105,10 @@ class Node(models.Model):
         nodes = Node.objects.filter(pk=self.pk)
         nodes.update(heartbeat_at=timezone.now(), engine_error=engine_error)
         nodes.filter(status=Node.Status.LOST).update(status=Node.Status.ACTIVE)
+
+    def note_runtimes(self, runtimes: list[str]) -> None:
+        self.runtimes = runtimes
+        Node.objects.filter(pk=self.pk).exclude(runtimes=runtimes).update(runtimes=runtimes)
 
     def mark_lost(self) -> bool:
         lost = Node.objects.silent().filter(pk=self.pk).update(status=Node.Status.LOST)

@@ -132,6 +132,13 @@ class Session(models.Model):
         null=True,
         help_text="Opened on a warm sandbox. Null: opened before this was noted down.",
     )
+    runtime = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="OCI runtime that its client asked for. Empty: the environment's.",
+    )
     metadata = models.JSONField(default=dict, blank=True)
     ttl_seconds = models.PositiveIntegerField()
     container_id = models.CharField(max_length=64, blank=True)

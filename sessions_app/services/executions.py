@@ -183,10 +183,14 @@ def submit_single_run(
     request: RunRequest,
     arrival: Arrival | None = None,
     caller: Caller = OPERATOR,
+    *,
+    runtime: str | None = None,
 ) -> Execution:
     """One run in a session of its own, which ends with it. Raises as both of its halves do."""
     with transaction.atomic():
-        session = open_session(environment_name=environment_name, one_shot=True, caller=caller)
+        session = open_session(
+            environment_name=environment_name, runtime=runtime, one_shot=True, caller=caller
+        )
         remember_session(session)
         return submit_execution(session.pk, request, arrival, caller)
 

@@ -11,7 +11,6 @@ from django.utils import timezone
 
 from codeexec.errors import NoCapacity, NotFound
 from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
-from environments_app.models import Environment
 from environments_app.services import find_environment
 from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, Node, Sandbox, Session
@@ -20,6 +19,7 @@ from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
 from sessions_app.services.clients import require_room
 from sessions_app.services.pool import open_warm
+from sessions_app.services.runtimes import choose_runtime, is_own, session_runtime
 
 START_TASK = "sessions_app.tasks.start_session"
 STOP_TASK = "sessions_app.tasks.stop_session"
@@ -29,6 +29,7 @@ REMOVE_TASK = "sessions_app.tasks.remove_sandbox"
 def open_session(
     *,
     environment_name: str | None = None,
+    runtime: str | None = None,
     ttl_seconds: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     one_shot: bool = False,
@@ -36,7 +37,8 @@ def open_session(
 ) -> Session:
     """A new session: ready at once where a warm sandbox waits, else pending until one is started.
 
-    Raises UnknownEnvironment, NoCapacity where no node could start it, and TooManySessions.
+    `runtime`: an OCI runtime instead of the environment's own. Raises UnknownEnvironment,
+    UnknownRuntime, TooManySessions, and NoCapacity where no node could start it.
     """
     session = Session(
         client_id=caller.client_id,
@@ -46,31 +48,41 @@ def open_session(
     )
     session.expires_at = session.next_expiry()
     if caller.client is None or caller.client.max_live_sessions is None:
-        return _open(session, environment_name)
+        return _open(session, environment_name, runtime)
     with transaction.atomic():
         require_room(caller.client)
-        return _open(session, environment_name)
+        return _open(session, environment_name, runtime)
 
 
-def _open(session: Session, environment_name: str | None) -> Session:
-    # Kept longer than the setting says, a session outlives a warm sandbox, which ends by itself.
-    if session.ttl_seconds > default_ttl_seconds():
+def _open(session: Session, environment_name: str | None, runtime: str | None) -> Session:
+    if runtime is not None or session.ttl_seconds > default_ttl_seconds():
         session.environment, session.warm = find_environment(environment_name), False
-    elif open_warm(session, environment_name):
+    if runtime is not None:
+        session.runtime = choose_runtime(session.environment, runtime)
+    if _may_be_warm(session) and open_warm(session, environment_name):
         return session
     _open_cold(session)
     return session
 
 
+def _may_be_warm(session: Session) -> bool:
+    """Kept longer than the setting says, a session outlives a warm sandbox, which ends by itself.
+    Those have their environment's runtime.
+    """
+    if session.ttl_seconds > default_ttl_seconds():
+        return False
+    return not session.runtime or is_own(session.environment, session.runtime)
+
+
 @transaction.atomic
 def _open_cold(session: Session) -> None:
-    _take_place(session.environment)
+    _take_place(session)
     session.lease_expires_at = timezone.now() + START_LEASE
     enqueue(START_TASK, str(session.pk), queue=SHARED_QUEUE)
     session.save(force_insert=True)
 
 
-def _take_place(environment: Environment) -> None:
+def _take_place(session: Session) -> None:
     """See that there is room for one more session's sandbox; a warm one gives way where it must."""
     # Locked, so that two requests can't both be given the last place, nor the pool take it.
     nodes = list(Node.objects.active().order_by("pk").select_for_update(no_key=True))
@@ -79,9 +91,13 @@ def _take_place(environment: Environment) -> None:
             "No worker node takes sessions: start one with `manage.py run_worker`, or activate one "
             "that is draining."
         )
+    environment, runtime = session.environment, session_runtime(session)
     usable = [node for node in nodes if not node.engine_error]
     if not usable:
         raise NoCapacity(f"No worker node can start a sandbox: {nodes[0].engine_error}")
+    usable = [node for node in usable if not runtime or runtime in node.runtimes]
+    if not usable:
+        raise NoCapacity(f"No worker node's Docker Engine has the runtime {runtime!r}.")
     if not environment.revisions.exists():
         raise NoCapacity(
             f"The image of environment {environment.name!r} has not been built yet: "

@@ -229,22 +229,29 @@ static int watch_children(void)
 {
     sigset_t all, child;
     sigfillset(&all);
+    /* Nothing of what programs send harms process 1. Real-time signals are better not blocked: each
+     * would be kept, and there is a limit for all sandboxes of a user together. */
+    for (int number = SIGRTMIN; number <= SIGRTMAX; number++)
+        sigdelset(&all, number);
     sigprocmask(SIG_SETMASK, &all, NULL);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
-static int set_up_and_serve(const char *workspace, const char *idle_seconds)
+static int set_up_and_serve(const char *workspace, const char *idle_seconds, char **guarded)
 {
     prctl(PR_SET_DUMPABLE, 0);
     close_inherited();
     umask(022);
     if (!token_take() || workspace_enter(workspace) != 0)
         return EXIT_SETUP;
+    if (guarded[0] && !gvisor_watch(workspace, guarded))
+        return EXIT_SETUP;
     int child_fd = watch_children();
     if (child_fd < 0)
         return EXIT_SETUP;
+    guard_runner();
     oom_counter_open();
     fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
@@ -284,8 +291,9 @@ int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "install") == 0)
         return install(argv[2]);
-    if (argc == 4 && strcmp(argv[1], "serve") == 0)
-        return set_up_and_serve(argv[2], argv[3]);
-    fprintf(stderr, "usage: runner install <path> | runner serve <workspace> <idle seconds>\n");
+    if ((argc == 4 || argc == 8) && strcmp(argv[1], "serve") == 0)
+        return set_up_and_serve(argv[2], argv[3], argv + 4);
+    fprintf(stderr, "usage: runner install <path>\n"
+                    "       runner serve <workspace> <idle seconds> [<memory bytes> <files> <uid> <gid>]\n");
     return EXIT_USAGE;
 }

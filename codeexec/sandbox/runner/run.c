@@ -151,7 +151,7 @@ static _Noreturn void become_program(struct order *order, const int fds[3], int 
     setsid();
     be_killed_first();
     if (dup2(fds[0], 0) >= 0 && dup2(fds[1], 1) >= 0 && dup2(fds[2], 2) >= 0 &&
-        chdir(order->cwd) == 0 && sigprocmask(SIG_SETMASK, &none, NULL) == 0) {
+        chdir(order->cwd) == 0 && sigprocmask(SIG_SETMASK, &none, NULL) == 0 && gvisor_confine()) {
         environ = order->env;
         execvp(order->argv[0], order->argv);
     }
@@ -185,6 +185,7 @@ static int keep_end(int pipe[2], int end)
 
 static void begin(uint32_t id, const struct order *order, pid_t child, int pipes[4][2])
 {
+    gvisor_begin();
     run.state = RUNNING;
     run.id = id;
     run.main = child;
@@ -447,6 +448,10 @@ void run_advance(void)
     int64_t now = now_ns();
     if (run.state == RUNNING && now >= run.deadline)
         run_kill(BY_CLOCK);
+    if (run.state == RUNNING && gvisor_exceeded(now)) {
+        run.flags |= FLAG_OOM;
+        begin_ending();
+    }
     if (run.state == ENDING)
         run_reap();
     if (run.state == ENDING && now >= run.deadline) {
@@ -460,6 +465,9 @@ void run_advance(void)
 
 int64_t run_deadline_ns(void)
 {
+    int64_t look = gvisor_due_ns();
+    if (run.state == RUNNING && look >= 0 && look < run.deadline)
+        return look;
     return run.state == RUNNING || run.state == ENDING ? run.deadline : -1;
 }
 

@@ -9,7 +9,9 @@
  *     protocol.c   both buffers: frames and tokens in, frames out
  *     run.c        one program: start, feed, watch, end, report
  *     workspace.c  files written on a client's behalf
+ *     guard.c      what programs may not do to the runner
  *     limits.c     clock and the kernel's count of out-of-memory kills
+ *     gvisor.c     what else has to be kept from programs where the kernel is gVisor's
  */
 #ifndef RUNNER_H
 #define RUNNER_H
@@ -100,9 +102,20 @@ int workspace_open(const unsigned char *path, size_t length, mode_t mode);
 int workspace_append(const unsigned char *data, size_t length);
 void workspace_close(void);
 
+/* guard.c */
+void guard_runner(void); /* for this process and all that it starts */
+
 /* limits.c */
 int64_t now_ns(void);
 void oom_counter_open(void);
 int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
+
+/* gvisor.c: nothing of it does anything unless gvisor_watch() was called */
+/* `limits`: bytes of memory, number of files, user and group of programs */
+bool gvisor_watch(const char *workspace, char *const limits[4]);
+void gvisor_begin(void);           /* a program is started */
+int64_t gvisor_due_ns(void);       /* when to call gvisor_exceeded() again; -1: no need */
+bool gvisor_exceeded(int64_t now); /* it has more memory or files than it may */
+bool gvisor_confine(void);         /* in its process, before it is executed */
 
 #endif

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -53,11 +54,27 @@ static int step_into(int folder, const char *name)
     return next;
 }
 
-/* Whatever has the name gives way, unless it is a folder; so neither a link is followed nor a
+/* A folder can't be removed while there is something in it, but it can be called otherwise. */
+static int move_aside(int folder, const char *name)
+{
+    char other[NAME_MAX + 1];
+    for (int number = 1; number < 1000; number++) {
+        if (snprintf(other, sizeof other, "%.230s.folder-%d", name, number) < 0)
+            return -1;
+        if (renameat2(folder, name, folder, other, RENAME_NOREPLACE) == 0)
+            return 0;
+        if (errno != EEXIST)
+            return -1;
+    }
+    return -1;
+}
+
+/* Whatever has the name gives way, a folder by getting another; so neither a link is followed nor a
  * FIFO waited for. */
 static int create(int folder, const char *name, mode_t mode)
 {
-    if (unlinkat(folder, name, 0) < 0 && errno != ENOENT)
+    if (unlinkat(folder, name, 0) < 0 && errno != ENOENT &&
+        ((errno != EISDIR && errno != EPERM) || move_aside(folder, name) < 0))
         return -1;
     return openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
 }

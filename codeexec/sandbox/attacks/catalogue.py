@@ -1,0 +1,504 @@
+"""The attacks: what each tries, and what must happen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from codeexec.sandbox.policy import GVISOR
+from codeexec.sandbox.types import Verdict
+
+
+class Group(StrEnum):
+    RESOURCES = "resources"
+    ESCAPE = "escape"
+    LEAKS = "leaks"
+    NETWORK = "network"
+    TAMPERING = "tampering"
+    LEFTOVERS = "leftovers"
+
+
+class Check(StrEnum):
+    """What the attacked sandbox must run afterwards."""
+
+    PROGRAM = "program"
+    """The environment's own first program."""
+    TIDIED = "tidied"
+    """The same, once what the attack left was removed: it may harm its own session's later runs, as
+    it would on any machine, and never another's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    name: str
+    """Also the word that the attack program knows it by."""
+    group: Group
+    tries: str
+    """What it does, as a sentence without a subject."""
+    must: str
+    """What must happen."""
+    ends: frozenset[Verdict] = frozenset({Verdict.OK})
+    """How its program may end."""
+    exit_codes: frozenset[int] = frozenset()
+    """Where it ends by itself with another code than 0."""
+    reports: bool = True
+    """Whether it says what it has seen. Otherwise how it ends is what proves it held."""
+    wall_seconds: float = 5.0
+    max_wall_seconds: float = 0.0
+    """Beyond which it was not ended in time. 0: three seconds above `wall_seconds`."""
+    output_bytes: int = 256 * 1024
+    check: Check = Check.PROGRAM
+    only_without_network: bool = False
+    elsewhere: str = ""
+    """Word that the attack program is asked in the bystander afterwards; it must hold too."""
+    afterwards: str = ""
+    """The same in the attacked sandbox, once it has run a program."""
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """Runtimes in which it can't be tried, and why that is no reason to worry."""
+    killed_in: frozenset[str] = frozenset()
+    """Runtimes in which it is ended, for memory or time, where others refuse it something."""
+    may_lose: frozenset[str] = frozenset()
+    """Runtimes in which the attacked sandbox, and it alone, may be lost."""
+
+    def concerns(self, *, runtime: str, network: bool) -> bool:
+        """Whether there is anything to be tried in such a sandbox."""
+        return runtime not in self.lacks and not (network and self.only_without_network)
+
+
+_KILLED = frozenset({Verdict.MEMORY_LIMIT})
+_TIME = frozenset({Verdict.TIME_LIMIT})
+_FLOOD = frozenset({Verdict.OUTPUT_LIMIT})
+_GVISOR = frozenset({GVISOR})
+
+
+def _resource(name: str, tries: str, must: str, **more: object) -> Attack:
+    return Attack(name=name, group=Group.RESOURCES, tries=tries, must=must, **more)  # type: ignore[arg-type]
+
+
+def _memory(name: str, tries: str, *, or_refused: bool = False) -> Attack:
+    """One that takes 1.5 times the memory there is, if it can."""
+    return Attack(
+        name=name,
+        group=Group.RESOURCES,
+        tries=tries,
+        must="ends as memory_limit, or is refused more; the runner lives on"
+        if or_refused
+        else "ends as memory_limit, and the runner lives on",
+        ends=_KILLED | {Verdict.OK} if or_refused else _KILLED,
+        reports=False,
+        wall_seconds=10.0,
+        may_lose=_GVISOR,
+    )
+
+
+def _escape(name: str, tries: str, must: str = "each is refused", **more: object) -> Attack:
+    return Attack(name=name, group=Group.ESCAPE, tries=tries, must=must, **more)  # type: ignore[arg-type]
+
+
+def _leak(name: str, tries: str, must: str, **more: object) -> Attack:
+    return Attack(name=name, group=Group.LEAKS, tries=tries, must=must, **more)  # type: ignore[arg-type]
+
+
+def _network(name: str, tries: str, must: str = "no way leads there", **more: object) -> Attack:
+    given: dict[str, object] = {"only_without_network": True, **more}
+    return Attack(name=name, group=Group.NETWORK, tries=tries, must=must, **given)  # type: ignore[arg-type]
+
+
+def _tampering(name: str, tries: str, must: str, **more: object) -> Attack:
+    return Attack(name=name, group=Group.TAMPERING, tries=tries, must=must, **more)  # type: ignore[arg-type]
+
+
+def _leftover(name: str, tries: str, must: str, **more: object) -> Attack:
+    given: dict[str, object] = {"elsewhere": "look-around", **more}
+    return Attack(name=name, group=Group.LEFTOVERS, tries=tries, must=must, **given)  # type: ignore[arg-type]
+
+
+ATTACKS: tuple[Attack, ...] = (
+    # ---- taking more than one's share
+    _resource(
+        "fork-bomb",
+        "starts processes that start processes, and never stops trying",
+        "no more of them than the limit; ends with its time",
+        ends=_TIME,
+        wall_seconds=1.5,
+        may_lose=_GVISOR,
+    ),
+    _resource("thread-bomb", "starts threads", "no more than the limit", may_lose=_GVISOR),
+    _resource(
+        "vfork-bomb",
+        "starts a chain of processes that wait for each other in the kernel",
+        "no longer than the limit",
+        may_lose=_GVISOR,
+    ),
+    _memory("memory-at-once", "maps and touches 1.5 times the memory at once", or_refused=True),
+    _memory("memory-bit-by-bit", "allocates memory 64 KiB at a time", or_refused=True),
+    _memory("memory-shared", "touches shared memory"),
+    _memory("memory-memfd", "writes a file that exists in memory only"),
+    _resource(
+        "memory-of-children",
+        "takes the memory by eight processes, each within the limit",
+        "some are killed, and the verdict says so",
+        ends=_KILLED,
+        wall_seconds=10.0,
+        killed_in=_GVISOR,
+        may_lose=_GVISOR,
+    ),
+    _memory(
+        "memory-in-pipes", "fills the buffers of as many pipes as there can be", or_refused=True
+    ),
+    _memory(
+        "memory-in-sockets", "fills the buffers of as many sockets as there can be", or_refused=True
+    ),
+    replace(
+        _memory(
+            "memory-in-page-tables",
+            "touches memory so far apart that page tables take as much",
+            or_refused=True,
+        ),
+        killed_in=_GVISOR,
+    ),
+    replace(
+        _memory("oom-score", "makes itself the last to be killed for memory, then takes it"),
+        lacks={GVISOR: "its kernel kills nobody for memory, and asks nobody's score"},
+    ),
+    _resource("full-workspace", "fills the workspace", "it ends at its size"),
+    _resource("full-tmp", "fills /tmp", "it ends at its size"),
+    _resource("full-shm", "fills /dev/shm", "it ends at its size"),
+    _resource(
+        "inodes",
+        "makes more files than the workspace has inodes",
+        "refused at their number",
+        wall_seconds=30.0,
+        killed_in=_GVISOR,
+    ),
+    _resource(
+        "sparse-files",
+        "makes a file of 1 TiB with nothing in it, then reserves as much",
+        "the first takes no room, the second is refused",
+        lacks={GVISOR: "its tmpfs tells a file's size as the room that it takes"},
+    ),
+    _resource(
+        "deep-folders",
+        "makes 20,000 folders inside each other",
+        "runs that follow don't mind",
+        wall_seconds=10.0,
+        killed_in=_GVISOR,
+    ),
+    _resource(
+        "long-names",
+        "makes files with names as long as can be, longer ones, and ones of control characters",
+        "longer ones are refused; runs that follow don't mind",
+    ),
+    _resource(
+        "flood-stdout",
+        "writes to stdout without end",
+        "cut at the limit, ends as output_limit",
+        ends=_FLOOD,
+        reports=False,
+    ),
+    _resource(
+        "flood-stderr",
+        "writes to stderr without end",
+        "cut at the limit, ends as output_limit",
+        ends=_FLOOD,
+        reports=False,
+    ),
+    _resource(
+        "flood-both",
+        "writes to both streams without end",
+        "cut at the limit, ends as output_limit",
+        ends=_FLOOD,
+        reports=False,
+    ),
+    _resource(
+        "flood-bytes",
+        "writes single bytes to both streams without end",
+        "cut at the limit or at its time",
+        ends=_FLOOD | _TIME,
+        reports=False,
+        wall_seconds=2.0,
+    ),
+    _resource(
+        "burn-cpu",
+        "computes in eight processes without end",
+        "gets no more processor time than its share, ends with its time",
+        ends=_TIME,
+        reports=False,
+        wall_seconds=2.0,
+    ),
+    _resource(
+        "many-descriptors", "opens descriptors", "refused at the limit, closed with the program"
+    ),
+    _resource(
+        "many-timers",
+        "makes timers, epoll sets and watches, and leaves them open",
+        "the kernel's own limits stop it; all are gone with the program",
+    ),
+    _resource(
+        "file-locks",
+        "locks the files that all sandboxes share, and asks for leases on them",
+        "leases are refused; locks hold nobody up",
+    ),
+    _resource(
+        "priority",
+        "asks for priority over others: nice, real-time and deadline scheduling, I/O",
+        "each is refused",
+    ),
+    _resource("raise-limits", "raises its own resource limits", "each is refused"),
+    # ---- ways out
+    _escape(
+        "capabilities",
+        "looks which capabilities it has, and asks for all",
+        "there are none in any set, and it gets none",
+    ),
+    _escape(
+        "no-new-privileges",
+        "looks whether programs can gain privileges, and asks for it",
+        "they can't, and it stays so",
+    ),
+    _escape(
+        "seccomp",
+        "looks whether its system calls are filtered",
+        "they are",
+        lacks={GVISOR: "its system calls reach gVisor's own kernel, never the host's"},
+    ),
+    _escape("become-root", "becomes root by each of the calls for that"),
+    _escape(
+        "setuid-programs",
+        "looks for programs that run as their owner, and gives a file to root",
+        "none can be used, none can be made",
+    ),
+    _escape("file-capabilities", "gives capabilities to a file of its own"),
+    _escape("mounts", "mounts tmpfs, proc, sysfs, cgroups, an overlay, and binds /"),
+    _escape("new-mount-calls", "does so with fsopen, open_tree, move_mount and mount_setattr"),
+    _escape("remounts", "makes what is mounted read-only writable again"),
+    _escape("unmounts", "takes away what is mounted over parts of /proc and /sys"),
+    _escape("change-root", "changes its root by chroot and pivot_root"),
+    _escape(
+        "root-file-system",
+        "writes to the root file system, existing files and new ones",
+        "it is mounted read-only, and each is refused",
+    ),
+    _escape("bind-mounts", "writes to what is mounted from the host: /etc/hosts, the runner"),
+    _escape("user-namespaces", "makes a user namespace, in which it would be root"),
+    _escape("other-namespaces", "makes each other kind of namespace"),
+    _escape("enter-namespaces", "enters the namespaces of the runner, and its own"),
+    _escape(
+        "runner-proc",
+        "reads what /proc shows of the runner",
+        lacks={
+            GVISOR: "it shows everybody variables, addresses and names of what is open, none of "
+            "them secret; memory and streams can't be opened, as other attacks try"
+        },
+    ),
+    _escape("runner-proc-write", "writes to what /proc shows of the runner"),
+    _escape("trace-runner", "traces the runner"),
+    _escape("runner-memory", "reads and writes the runner's memory"),
+    _escape("runner-descriptors", "takes descriptors out of the runner"),
+    _escape("cgroups", "writes to cgroups, release_agent among them, and makes one"),
+    _escape("sysfs", "writes to whatever of /sys looks writable"),
+    _escape("kernel-settings", "writes to /proc/sys, core_pattern among it, and sysrq-trigger"),
+    _escape(
+        "devices",
+        "looks for devices, opens those of disks and memory, and makes some",
+        "only harmless ones are there, and none can be made",
+    ),
+    _escape("terminals", "types into terminals, and takes the console over"),
+    _escape("bpf", "loads into the kernel's virtual machine"),
+    _escape("perf-events", "observes the processor"),
+    _escape("io-uring", "asks for system calls by a queue, past filters"),
+    _escape("keyrings", "uses the kernel's store of keys, which knows no containers"),
+    _escape("userfaultfd", "holds up the kernel's own memory accesses"),
+    _escape("modules", "loads kernel modules, and another kernel"),
+    _escape("file-handles", "opens files by number, past all folders; watches a file system"),
+    _escape("personality", "switches protections of its own memory off"),
+    _escape("processor", "changes segment descriptors, and speaks to I/O ports"),
+    _escape(
+        "other-call-numbers",
+        "makes forbidden calls by their 32-bit and x32 numbers",
+        "each is refused, or ends the program (SIGSYS)",
+        ends=frozenset({Verdict.OK, Verdict.RUNTIME_ERROR}),
+        exit_codes=frozenset({0, 128 + 31}),
+        reports=False,
+        lacks={GVISOR: "it takes every number for a 64-bit call's, and so does the filter"},
+    ),
+    _escape("socket-families", "opens sockets of rarely used kinds, and raw ones"),
+    _escape("clocks", "sets the host's clock"),
+    _escape("machine", "renames the host, changes its swap, reboots it"),
+    # ---- learning what it has no business to know
+    _leak(
+        "environment",
+        "reads its environment variables",
+        "none of the service's is among them",
+    ),
+    _leak(
+        "runner-token",
+        "looks for the secret that the runner obeys, in all of /proc",
+        "it is nowhere",
+    ),
+    _leak("inherited-descriptors", "looks which descriptors it starts with", "the three streams"),
+    _leak("engine-socket", "looks for the sockets of Docker and the like", "there is none"),
+    _leak("other-processes", "lists processes", "the runner and itself"),
+    _leak("other-files", "looks for what another session has left in its folders", "nothing"),
+    _leak("host-names", "looks for the host's name", "it is nowhere"),
+    _leak(
+        "host-addresses",
+        "looks for the host's addresses, resolvers and connections",
+        "they are nowhere",
+    ),
+    _leak("mount-points", "lists what is mounted", "nothing of the host's besides what must be"),
+    _leak("kernel-addresses", "looks for addresses in the kernel", "zeros, or nothing"),
+    _leak("kernel-log", "reads the kernel's log", "each way is refused"),
+    _leak("hardware", "reads serial numbers and firmware", "nothing can be read"),
+    _leak("masked-proc", "reads parts of /proc that tell of the whole host", "they are empty"),
+    # ---- reaching anything but oneself
+    _network("interfaces", "lists network interfaces", "there is none but lo"),
+    _network("public-tcp", "connects to public addresses"),
+    _network("public-udp", "sends packets to public addresses, broadcast and multicast"),
+    _network("dns", "asks for the address of a name"),
+    _network("cloud-metadata", "asks the services that tell a cloud's machines their secrets"),
+    _network("host-services", "connects to the host's own addresses, where somebody listens"),
+    _network(
+        "host-loopback", "connects to what listens on the host's loopback", "it is not the host's"
+    ),
+    _network("abstract-sockets", "connects to a Unix socket of the host that has no file"),
+    _network("netlink", "makes interfaces, addresses and routes", "each is refused"),
+    _network("configure-interfaces", "changes the loopback interface", "each is refused"),
+    # ---- harming the runner
+    _tampering("signal-runner", "sends the runner every signal", "it goes on"),
+    _tampering(
+        "signal-flood", "sends the runner 200,000 signals that are kept for it", "it goes on"
+    ),
+    _tampering(
+        "kill-everything",
+        "stops, continues and kills every process it can",
+        "only its own end",
+        ends=frozenset({Verdict.RUNTIME_ERROR, Verdict.OK}),
+    ),
+    _tampering(
+        "limit-runner", "takes descriptors, processes and time from the runner", "each is refused"
+    ),
+    _tampering("slow-runner", "makes the runner yield to everybody", "each is refused"),
+    _tampering(
+        "forge-frames",
+        "writes what the runner says at the end of a run",
+        "it is output like any other, and the true end is told",
+        ends=frozenset({Verdict.RUNTIME_ERROR}),
+        exit_codes=frozenset({7}),
+    ),
+    _tampering("runner-streams", "opens the runner's own stdin and stdout", "each is refused"),
+    _tampering("replace-runner", "overwrites, renames, removes the runner", "each is refused"),
+    _tampering(
+        "hold-pipes",
+        "leaves daemons that hold its output open",
+        "the run ends with its program",
+    ),
+    _tampering(
+        "close-streams",
+        "closes its streams and runs on",
+        "the run ends with its program, no sooner",
+    ),
+    _tampering(
+        "full-pipes",
+        "ends with all pipes full",
+        "all of its output arrives",
+        output_bytes=4 * 1024 * 1024,
+    ),
+    _tampering(
+        "no-descriptors",
+        "uses all descriptors up, then forbids them",
+        "its own affair: the runner's are others",
+    ),
+    _tampering("stop-oneself", "stops itself", "ends with its time", ends=_TIME, wall_seconds=0.4),
+    _tampering(
+        "ignore-signals",
+        "ignores and blocks all signals",
+        "ends with its time all the same",
+        ends=_TIME,
+        wall_seconds=0.4,
+    ),
+    _tampering(
+        "hydra",
+        "leaves processes that replace each other all the time",
+        "none outlives the run",
+        may_lose=_GVISOR,
+    ),
+    # ---- what is left behind
+    _leftover("daemons", "leaves daemons that ignore signals", "none outlives the run"),
+    _leftover("zombies", "leaves dead children behind", "they are gone"),
+    _leftover(
+        "ignored-signals",
+        "looks which signal settings a new program gets",
+        "those that it has by default",
+    ),
+    _leftover(
+        "folder-in-the-way",
+        "makes a locked folder where the next source file goes",
+        "the file is written, and runs",
+    ),
+    _leftover(
+        "link-in-the-way",
+        "makes a link where the next source file goes",
+        "the file is written, what the link names is not",
+        afterwards="link-followed",
+    ),
+    _leftover(
+        "fifo-in-the-way",
+        "makes a FIFO where the next source file goes",
+        "the file is written, and runs",
+    ),
+    _leftover(
+        "locked-workspace",
+        "shuts everybody out of the workspace",
+        "the next run gets in",
+    ),
+    _leftover(
+        "system-v-objects",
+        "leaves shared memory, semaphores and messages",
+        "another session sees none of them",
+    ),
+    _leftover(
+        "posix-objects",
+        "leaves shared memory and message queues with names",
+        "another session sees none of them",
+    ),
+    _leftover(
+        "left-files",
+        "leaves files in each folder that it can write",
+        "another session sees none of them",
+    ),
+    _leftover(
+        "start-up-files",
+        "leaves start-up files of shells, loaders and tools",
+        "runs that follow don't read them, in whichever session",
+    ),
+    _leftover(
+        "poisoned-workspace",
+        "leaves start-up files of the environment's language in the workspace",
+        "the next program runs, in whichever session",
+    ),
+    _leftover(
+        "poisoned-home",
+        "leaves them where the language looks in the user's home folder, /tmp",
+        "at most its own session's later runs are harmed, until they are removed",
+        check=Check.TIDIED,
+    ),
+)
+
+BY_NAME: Mapping[str, Attack] = {attack.name: attack for attack in ATTACKS}
+
+
+def choose(names: Collection[str] = (), groups: Collection[str] = ()) -> list[Attack]:
+    """Those with these names or of these groups, in their order; all where nothing is named.
+
+    Raises ValueError, saying what there is, for a name that is none.
+    """
+    unknown = sorted({*names} - BY_NAME.keys())
+    if unknown:
+        raise ValueError(f"There is no attack {', '.join(unknown)}; --list shows all.")
+    return [
+        attack
+        for attack in ATTACKS
+        if attack.name in names or attack.group in groups or not (names or groups)
+    ]

@@ -1,0 +1,80 @@
+"""The attack program's image, and the program read out of it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+from codeexec.sandbox import policy
+from codeexec.sandbox.driver import OnLine
+from codeexec.sandbox.engine import Engine, gone_is_fine, translated
+from codeexec.sandbox.errors import ImageMissing, SandboxStartFailed
+from codeexec.sandbox.images import Images
+from codeexec.sandbox.types import ImageInfo, SandboxSpec
+
+SOURCES = Path(__file__).parent / "program"
+_HASH_DIGITS = 12
+_MAX_PROGRAM_BYTES = 16 * 1024 * 1024
+
+
+@functools.cache
+def attacks_version() -> str:
+    """Names the sources: another content, another version."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        if path.suffix in (".c", ".h") or path.name == "Dockerfile":
+            content = path.read_bytes()
+            digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:_HASH_DIGITS]
+
+
+class AttackImage:
+    """Built when it is first needed: whoever never checks never builds it."""
+
+    def __init__(self, engine: Engine, images: Images, *, prefix: str) -> None:
+        self._engine = engine
+        self._images = images
+        self.reference = f"{prefix}-attacks:{attacks_version()}"
+
+    def build(self, *, on_line: OnLine | None = None) -> ImageInfo:
+        """Build the image unless it is there. Raises ImageBuildFailed."""
+        try:
+            return self._images.inspect(self.reference).info
+        except ImageMissing:
+            return self._images.build(SOURCES, self.reference, on_line=on_line)
+
+    def read(self, spec: SandboxSpec) -> bytes:
+        """The program, from a container that is made for it and never started, on the way to
+        attacking a sandbox like `spec`.
+
+        Raises ImageMissing, SandboxStartFailed.
+        """
+        errand = policy.errand(spec)
+        config = {
+            "Image": self.reference,
+            "NetworkDisabled": True,
+            "Labels": policy.standard_labels(errand),
+        }
+        with translated(SandboxStartFailed):
+            api = self._engine.api
+            container = self._engine.create_container(
+                config, policy.container_name(errand.sandbox_id)
+            )
+            try:
+                chunks, _ = api.get_archive(container, "/attack")
+                return _only_file(b"".join(chunks))
+            finally:
+                with gone_is_fine():
+                    api.remove_container(container, force=True, v=True)
+
+
+def _only_file(archive: bytes) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            file = tar.extractfile(member) if member.isfile() else None
+            if file is not None:
+                return file.read(_MAX_PROGRAM_BYTES)
+    raise SandboxStartFailed("The image of the attacks has no program in it.")

@@ -1,0 +1,110 @@
+"""From what an attack said and how it ended to whether it was held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from codeexec.sandbox.attacks.catalogue import Attack
+from codeexec.sandbox.policy import GVISOR
+from codeexec.sandbox.types import RunResult, SandboxLimits, Verdict
+
+_KILLED = (Verdict.MEMORY_LIMIT, Verdict.TIME_LIMIT)
+_GRACE_SECONDS = 3.0
+_CPU_TOLERANCE = 1.5
+_CPU_ALLOWANCE_SECONDS = 0.3
+"""The kernel gives shares of processor time out in slices of a tenth of a second."""
+
+
+class Outcome(StrEnum):
+    HELD = "held"
+    ESCAPED = "escaped"
+    INCONCLUSIVE = "inconclusive"
+    """It could not be tried, or went otherwise than expected: nothing is proven."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    outcome: Outcome
+    detail: str
+    """What it was refused or could do; a line for each where it could do something."""
+
+
+def escaped(detail: str) -> Finding:
+    return Finding(outcome=Outcome.ESCAPED, detail=detail)
+
+
+def inconclusive(detail: str) -> Finding:
+    return Finding(outcome=Outcome.INCONCLUSIVE, detail=detail)
+
+
+def held(detail: str) -> Finding:
+    return Finding(outcome=Outcome.HELD, detail=detail)
+
+
+def judge(
+    attack: Attack, result: RunResult, limits: SandboxLimits, *, runtime: str = ""
+) -> Finding:
+    """The worst of what is known: one way out counts more than a hundred that were shut."""
+    said = _Said(result.stdout)
+    problem = "\n".join(said.escaped) or _overstepped(attack, result, limits, runtime)
+    if problem:
+        return escaped(problem)
+    if runtime in attack.killed_in and result.verdict in _KILLED:
+        return held(_ending(result))
+    doubt = "\n".join(said.untried) or _unexpected(attack, result)
+    if doubt:
+        return inconclusive(doubt)
+    if attack.reports and not said.held:
+        return inconclusive(f"It said nothing and ended as {_ending(result)}.")
+    return held("\n".join(said.held) or _ending(result))
+
+
+class _Said:
+    """Lines that begin with one of the words; whatever else a program writes is its attack."""
+
+    def __init__(self, output: bytes) -> None:
+        self.held: list[str] = []
+        self.escaped: list[str] = []
+        self.untried: list[str] = []
+        for line in output.decode(errors="replace").splitlines():
+            word, _, rest = line.partition(" ")
+            if rest and word in ("held", "escaped", "untried"):
+                getattr(self, word).append(rest)
+
+
+def _overstepped(attack: Attack, result: RunResult, limits: SandboxLimits, runtime: str) -> str:
+    """A bound that did not hold, as the runner has measured it."""
+    longest = attack.max_wall_seconds or attack.wall_seconds + _GRACE_SECONDS
+    share = limits.cpus * result.wall_seconds * _CPU_TOLERANCE + _CPU_ALLOWANCE_SECONDS
+    if not result.clean:
+        return "something that it started outlived its run"
+    if result.wall_seconds > longest:
+        return f"it ran for {result.wall_seconds:.1f} s, {attack.wall_seconds:g} s were allowed"
+    if max(len(result.stdout), len(result.stderr)) > attack.output_bytes:
+        return f"more than {attack.output_bytes} bytes of its output were taken"
+    if runtime == GVISOR:  # it counts waiting as computing, and reserving as having
+        return ""
+    if result.cpu_seconds > share:
+        return f"it got {result.cpu_seconds:.1f} s of processor time, its share was {share:.1f} s"
+    if result.memory_peak_bytes > 1.25 * limits.memory_bytes:
+        return f"one of its processes had {result.memory_peak_bytes >> 20} MiB of memory"
+    return ""
+
+
+def _unexpected(attack: Attack, result: RunResult) -> str:
+    codes = attack.exit_codes or ({0} if result.verdict == "ok" else {result.exit_code})
+    if result.verdict in attack.ends and result.exit_code in codes:
+        return ""
+    expected = " or ".join(sorted(attack.ends))
+    return f"It ended as {_ending(result)}, expected was {expected}.{_tail(result)}"
+
+
+def _ending(result: RunResult) -> str:
+    by = f" by {result.signal}" if result.signal else ""
+    return f"{result.verdict}, exit code {result.exit_code}{by}"
+
+
+def _tail(result: RunResult) -> str:
+    text = result.stderr[-200:].decode(errors="replace").strip()
+    return f" {text}" if text else ""

@@ -1,0 +1,79 @@
+"""What is attacked: sandboxes of one environment, started exactly as sessions' are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from codeexec.sandbox.types import Command, RunResult, SandboxSpec, Verdict, WorkspaceFile
+
+HELLO = "hello"
+OUTPUT_BYTES = 64 * 1024
+COMPILE_SECONDS = 30.0
+RUN_SECONDS = 10.0
+
+PROGRAMS: Mapping[str, str] = {
+    ".py": "print('hello')\n",
+    ".js": "console.log('hello');\n",
+    ".mjs": "console.log('hello');\n",
+    ".ts": "console.log('hello');\n",
+    ".rs": 'fn main() {\n    println!("hello");\n}\n',
+    ".go": 'package main\n\nimport "fmt"\n\nfunc main() {\n\tfmt.Println("hello")\n}\n',
+    ".c": '#include <stdio.h>\n\nint main(void)\n{\n    puts("hello");\n}\n',
+    ".cpp": '#include <iostream>\n\nint main()\n{\n    std::cout << "hello\\n";\n}\n',
+    ".java": "class Main {\n    public static void main(String[] args) {\n"
+    '        System.out.println("hello");\n    }\n}\n',
+    ".kt": 'fun main() {\n    println("hello")\n}\n',
+    ".cs": 'System.Console.WriteLine("hello");\n',
+    ".rb": "puts 'hello'\n",
+    ".php": '<?php\necho "hello\\n";\n',
+    ".pl": 'print "hello\\n";\n',
+    ".lua": "print('hello')\n",
+    ".r": 'cat("hello\\n")\n',
+    ".sh": "echo hello\n",
+    ".swift": 'print("hello")\n',
+    ".hs": 'main = putStrLn "hello"\n',
+}
+"""A first program for each extension: it says hello."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstProgram:
+    """A program of the environment's own language, which must run whatever has happened."""
+
+    filename: str
+    source: str
+    compile: tuple[str, ...] | None
+    run: tuple[str, ...]
+
+    def file(self) -> WorkspaceFile:
+        return WorkspaceFile(path=self.filename, content=self.source.encode())
+
+    def compile_command(self) -> Command | None:
+        if self.compile is None:
+            return None
+        return Command(argv=self.compile, wall_seconds=COMPILE_SECONDS, output_bytes=OUTPUT_BYTES)
+
+    def run_command(self) -> Command:
+        return Command(argv=self.run, wall_seconds=RUN_SECONDS, output_bytes=OUTPUT_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    environment: str
+    runtime: str
+    """The runtime by name, also where an environment says none."""
+    new_spec: Callable[[], SandboxSpec]
+    """A sandbox as a session would get it, under an id of its own."""
+    extension: str
+    """Of the environment's source files."""
+    program: FirstProgram | None
+    """None: no first program is known in this language; the attack program's greeting must do."""
+
+    @property
+    def network(self) -> bool:
+        return self.new_spec().network
+
+
+def says_hello(result: RunResult) -> bool:
+    return (result.verdict, result.stdout.strip()) == (Verdict.OK, HELLO.encode())

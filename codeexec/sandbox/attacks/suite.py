@@ -1,0 +1,390 @@
+"""All attacks on one environment in one runtime.
+
+Two sandboxes are started. One is attacked; the other is a bystander, a session of somebody else.
+After each attack both must run a program correctly, in time:
+
+- the bystander its own first program, in IN_TIME_SECONDS; while resources are attacked it is asked
+  all the while;
+- the attacked sandbox the attack program's greeting, and the environment's first program. Where
+  that must be compiled, it is compiled anew once for each group of attacks: compiling takes longer
+  than most attacks. Attacks that put something in its way are followed by it each time.
+
+Then what an attack has left is removed. A sandbox that is lost is replaced; whether it may be is
+for the catalogue to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from codeexec.sandbox import policy
+from codeexec.sandbox.attacks.catalogue import Attack, Check, Group
+from codeexec.sandbox.attacks.host import Host, listening
+from codeexec.sandbox.attacks.judge import Finding, Outcome, escaped, held, inconclusive, judge
+from codeexec.sandbox.attacks.poison import planted
+from codeexec.sandbox.attacks.subject import HELLO, OUTPUT_BYTES, Subject, says_hello
+from codeexec.sandbox.driver import Driver, KeepGoing, always
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError
+from codeexec.sandbox.runner_image import runner_version
+from codeexec.sandbox.types import Command, RunResult, SandboxHandle, SandboxSpec, WorkspaceFile
+
+IN_TIME_SECONDS = 2.0
+"""A program that takes a few milliseconds must be answered within this, whatever others do."""
+COMPILED_IN_TIME_SECONDS = 20.0
+ASK_EVERY_SECONDS = 0.25
+MAX_IDLE_SECONDS = 180
+"""A checker that dies leaves its sandboxes behind for so long."""
+PROGRAM = "attack"
+_TIDY_SECONDS = 15.0
+_MEETING_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of one attack."""
+
+    attack: Attack
+    outcome: Outcome
+    detail: str
+    seconds: float
+    """With what follows it."""
+    answer_seconds: float
+    """The bystander's slowest answer, during and after it."""
+
+
+class Interrupted(Exception):
+    """The caller no longer wants an answer."""
+
+
+OnVerdict = Callable[[Verdict], None]
+
+
+def attack_all(
+    driver: Driver,
+    subject: Subject,
+    attacks: Sequence[Attack],
+    *,
+    on_verdict: OnVerdict | None = None,
+    keep_going: KeepGoing = always,
+) -> list[Verdict]:
+    """Try those that concern such a sandbox. `keep_going` is asked before each.
+
+    Nothing is left at the end. Raises SandboxError where it can't begin, Interrupted.
+    """
+    verdicts = []
+    concerned = [
+        attack
+        for attack in attacks
+        if attack.concerns(runtime=subject.runtime, network=subject.network)
+    ]
+    with _Arena(driver, subject) as arena:
+        for index, attack in enumerate(concerned):
+            if not keep_going():
+                raise Interrupted
+            last = index + 1 == len(concerned) or concerned[index + 1].group != attack.group
+            verdicts.append(arena.attack(attack, last_of_group=last))
+            if on_verdict is not None:
+                on_verdict(verdicts[-1])
+    return verdicts
+
+
+class _Sandbox:
+    """One that is started, and started anew where it was lost."""
+
+    def __init__(self, driver: Driver, subject: Subject, program: bytes) -> None:
+        self._driver = driver
+        self._subject = subject
+        self._program = program
+        self.handle: SandboxHandle | None = None
+        self.spec: SandboxSpec = subject.new_spec()
+
+    def start(self) -> None:
+        self.handle = self._driver.start(self.spec)
+
+    def destroy(self) -> None:
+        self._driver.destroy(self.spec.sandbox_id)
+
+    def replace(self) -> None:
+        self.destroy()
+        self.spec = self._subject.new_spec()
+        self.start()
+
+    def run(self, command: Command, *files: WorkspaceFile) -> RunResult:
+        assert self.handle is not None  # noqa: S101 -- for mypy: it was started
+        with self._driver.attach(self.handle) as attachment:
+            attachment.write_files(files)
+            return attachment.run(command)
+
+    def ask_program(
+        self,
+        word: str,
+        facts: str = "",
+        *,
+        wall_seconds: float = 5.0,
+        output_bytes: int = OUTPUT_BYTES,
+    ) -> RunResult:
+        """Run the attack program, which is put there anew each time."""
+        path = f"{self.spec.workspace_dir}/{PROGRAM}"
+        command = Command(
+            argv=(path, word),
+            wall_seconds=wall_seconds,
+            output_bytes=output_bytes,
+            stdin=facts.encode(),
+        )
+        file = WorkspaceFile(path=PROGRAM, content=self._program, executable=True)
+        return self.run(command, file)
+
+
+class _Arena:
+    """The two sandboxes of a subject, and the host beside them."""
+
+    def __init__(self, driver: Driver, subject: Subject) -> None:
+        self._driver = driver
+        self._subject = subject
+        self._stack = contextlib.ExitStack()
+        self._mark = f"mark-{secrets.token_hex(8)}"
+        self._slowest = 0.0
+
+    def __enter__(self) -> _Arena:
+        with contextlib.ExitStack() as stack:
+            program = self._driver.attack_program(self._subject.new_spec())
+            self._host: Host = stack.enter_context(listening())
+            self._target = self._started(stack, program)
+            self._bystander = self._started(stack, program)
+            self._prepare_bystander()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
+
+    def _started(self, stack: contextlib.ExitStack, program: bytes) -> _Sandbox:
+        sandbox = _Sandbox(self._driver, self._subject, program)
+        sandbox.start()
+        stack.callback(sandbox.destroy)
+        return sandbox
+
+    def _prepare_bystander(self) -> None:
+        self._bystander.ask_program("leave-mark", self._facts())
+        problem = self._run_first_program(self._bystander, compiling=True)
+        if problem:
+            raise SandboxError(f"No program runs in {self._subject.environment}: {problem}.")
+
+    # ---- one attack
+
+    def attack(self, attack: Attack, *, last_of_group: bool) -> Verdict:
+        started, self._slowest = time.monotonic(), 0.0
+        with self._asking_bystander(attack.group == Group.RESOURCES) as problems:
+            finding = self._attacked(attack)
+        finding = self._worst(finding, *problems)
+        if finding.outcome != Outcome.ESCAPED:
+            finding = self._worst(
+                finding, self._after(attack, compiling=last_of_group or _is_in_the_way(attack))
+            )
+        return Verdict(
+            attack=attack,
+            outcome=finding.outcome,
+            detail=finding.detail,
+            seconds=time.monotonic() - started,
+            answer_seconds=self._slowest,
+        )
+
+    def _attacked(self, attack: Attack) -> Finding:
+        visitors = self._visitors(attack)
+        facts = self._facts(*_plants(attack, self._subject))
+        try:
+            result = self._target.ask_program(
+                attack.name,
+                facts,
+                wall_seconds=attack.wall_seconds,
+                output_bytes=attack.output_bytes,
+            )
+        except EngineUnavailable:
+            raise
+        except SandboxError as error:
+            return self._lost(attack, str(error))
+        finding = judge(
+            attack, result, policy.outer_limits(self._target.spec), runtime=self._subject.runtime
+        )
+        if self._visitors(attack) > visitors:
+            return escaped(f"it has reached a listener of the host\n{finding.detail}")
+        if not result.clean:
+            self._target.replace()
+        return finding
+
+    def _visitors(self, attack: Attack) -> int:
+        """Whom the host's listeners have met; they need a moment for it."""
+        if attack.group == Group.NETWORK:
+            time.sleep(_MEETING_SECONDS)
+        return self._host.visitors if attack.group == Group.NETWORK else 0
+
+    def _lost(self, attack: Attack, reason: str) -> Finding:
+        self._target.replace()
+        if self._subject.runtime in attack.may_lose:
+            return held(f"its sandbox was lost, and nothing else: {reason}")
+        return escaped(f"its sandbox was lost: {reason}")
+
+    # ---- after it
+
+    def _after(self, attack: Attack, *, compiling: bool) -> Finding | None:
+        """None where all is well with both sandboxes."""
+        try:
+            problem = self._after_in_target(attack, compiling=compiling)
+        except EngineUnavailable:
+            raise
+        except SandboxError as error:
+            problem = self._lost(attack, str(error))
+        return problem if problem and problem.outcome != Outcome.HELD else self._elsewhere(attack)
+
+    def _after_in_target(self, attack: Attack, *, compiling: bool) -> Finding | None:
+        greeting = self._timed(self._target.ask_program, "hello")
+        if greeting:
+            return escaped(f"afterwards, in the same sandbox: {greeting}")
+        if attack.check == Check.TIDIED:
+            self._tidy()
+        problem = self._run_first_program(self._target, compiling=compiling)
+        if problem:
+            return escaped(f"afterwards, in the same sandbox: {problem}")
+        finding = self._asked(self._target, attack.afterwards)
+        self._tidy()
+        return finding
+
+    def _elsewhere(self, attack: Attack) -> Finding | None:
+        try:
+            problem = self._ask_bystander()
+            return (
+                escaped(f"afterwards, in another sandbox: {problem}")
+                if problem
+                else self._asked(self._bystander, attack.elsewhere)
+            )
+        except EngineUnavailable:
+            raise
+        except SandboxError as error:
+            self._bystander.replace()
+            self._prepare_bystander()
+            return escaped(f"another sandbox was lost: {error}")
+
+    def _asked(self, sandbox: _Sandbox, word: str) -> Finding | None:
+        if not word:
+            return None
+        lines = sandbox.ask_program(word, self._facts()).stdout.decode(errors="replace")
+        if "escaped " in lines:
+            return escaped(lines.strip())
+        return None if lines.startswith("held ") else inconclusive(f"{word}: {lines.strip()}")
+
+    def _tidy(self) -> None:
+        self._target.ask_program("tidy", wall_seconds=_TIDY_SECONDS)
+
+    # ---- programs that must run
+
+    def _run_first_program(self, sandbox: _Sandbox, *, compiling: bool) -> str:
+        """What is wrong; empty: it said hello, in time."""
+        program = self._subject.program
+        if program is None or (program.compile and not compiling):
+            return ""
+        compile_command = program.compile_command()
+        if compile_command is None:
+            return self._timed(sandbox.run, program.run_command(), program.file())
+        began = time.monotonic()
+        compiled = sandbox.run(compile_command, program.file())
+        if compiled.exit_code or time.monotonic() - began > COMPILED_IN_TIME_SECONDS:
+            tail = compiled.stderr[-300:].decode(errors="replace")
+            return f"the first program was not compiled: {compiled.verdict} {tail}"
+        return self._timed(sandbox.run, program.run_command())
+
+    def _ask_bystander(self) -> str:
+        """Its first program was compiled when it was started."""
+        program = self._subject.program
+        began = time.monotonic()
+        if program is None:
+            problem = self._timed(self._bystander.ask_program, HELLO)
+        else:
+            files = [program.file()] if program.compile is None else []
+            problem = self._timed(self._bystander.run, program.run_command(), *files)
+        self._slowest = max(self._slowest, time.monotonic() - began)
+        return problem
+
+    def _timed(self, run: Callable[..., RunResult], *arguments: object) -> str:
+        began = time.monotonic()
+        result = run(*arguments)
+        seconds = time.monotonic() - began
+        if not says_hello(result):
+            said = (result.stdout + result.stderr)[-200:].decode(errors="replace").strip()
+            return f"a first program ended as {result.verdict} {result.exit_code}: {said!r}"
+        if seconds > IN_TIME_SECONDS:
+            return f"a first program took {seconds:.1f} s, more than {IN_TIME_SECONDS:g} s"
+        return ""
+
+    @contextlib.contextmanager
+    def _asking_bystander(self, wanted: bool) -> Iterator[list[Finding]]:
+        """Have its program run again and again meanwhile; yields where what goes wrong is put."""
+        problems: list[Finding] = []
+        done = threading.Event()
+        thread = threading.Thread(target=self._keep_asking, args=(done, problems), daemon=True)
+        if wanted:
+            thread.start()
+        try:
+            yield problems
+        finally:
+            done.set()
+            if wanted:
+                thread.join()
+
+    def _keep_asking(self, done: threading.Event, problems: list[Finding]) -> None:
+        try:
+            while not problems:
+                if problem := self._ask_bystander():
+                    problems.append(escaped(f"meanwhile, in another sandbox: {problem}"))
+                if done.wait(ASK_EVERY_SECONDS):
+                    break
+        except SandboxError as error:
+            problems.append(escaped(f"meanwhile, another sandbox was lost: {error}"))
+
+    # ---- what attacks are told
+
+    def _facts(self, *more: tuple[str, str]) -> str:
+        spec = self._target.spec
+        limits = policy.outer_limits(spec)
+        program = self._subject.program
+        told = [
+            ("pids", str(limits.pids)),
+            ("memory", str(limits.memory_bytes)),
+            ("tmpfs", str(limits.tmpfs_bytes)),
+            ("shm", str(policy.SHM_BYTES)),
+            ("inodes", str(policy.MAX_FILES)),
+            ("descriptors", str(policy.OPEN_FILES["Hard"])),
+            ("runner-folder", policy.RUNNER_DIR),
+            ("runner-file", f"runner-{runner_version()}"),
+            ("mark", self._mark),
+            ("file", program.filename if program else "main"),
+            *self._host.facts(),
+            *more,
+        ]
+        return "".join(f"{name} {value}\n" for name, value in told)
+
+    @staticmethod
+    def _worst(finding: Finding, *others: Finding | None) -> Finding:
+        order = [Outcome.HELD, Outcome.INCONCLUSIVE, Outcome.ESCAPED]
+        worst = max(
+            (one for one in (finding, *others) if one), key=lambda one: order.index(one.outcome)
+        )
+        return replace(worst)
+
+
+def _plants(attack: Attack, subject: Subject) -> list[tuple[str, str]]:
+    files = planted(attack.name, subject.extension)
+    home = "/tmp/"  # noqa: S108 -- the sandbox's: policy.DEFAULT_ENV
+    return [
+        ("plant", f"{path.replace('~/', home)} {text}".replace("\n", "\\n"))
+        for path, text in files.items()
+    ]
+
+
+def _is_in_the_way(attack: Attack) -> bool:
+    """Whether it is the next source file or its compilation that is attacked."""
+    return attack.name.endswith("-in-the-way") or attack.name.startswith("poisoned-")

@@ -1,0 +1,218 @@
+/*
+ * What the kernel keeps programs from under runc and gVisor's doesn't: it protects PID 1 from no
+ * signal, shows what process 1 has open to everybody of its user, and has no limits of memory and
+ * files but the container's, at which all of it ends. So here, and only here, the runner's real user
+ * is another than programs' (root, as gVisor's kernel alone understands it), programs get one more
+ * filter of system calls, and they are looked after while they run.
+ */
+#define _GNU_SOURCE
+#include "runner.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#define MEMORY_EVERY_NS (5 * (int64_t)1000000)
+#define FILES_EVERY_NS (50 * (int64_t)1000000)
+#define FILES_REST 4 /* times as long as counting took */
+#define MAX_DEPTH 64
+#define FOLDERS 2
+
+static struct {
+    bool on;
+    uid_t uid; /* of programs; the runner's real one is root's, without a capability while it acts */
+    uint64_t memory_limit, memory;
+    uint64_t file_limit, files, files_before;
+    int64_t memory_due, files_due;
+    int folders[FOLDERS];
+} watch;
+
+/* Who is no longer root when acting, and can only become so again to start a program. */
+static bool step_down(uid_t uid, gid_t gid)
+{
+    watch.uid = uid;
+    for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
+        prctl(PR_CAPBSET_DROP, capability);
+    return setgroups(1, &gid) == 0 && setresgid(gid, gid, gid) == 0 && seteuid(uid) == 0;
+}
+
+bool gvisor_watch(const char *workspace, char *const limits[4])
+{
+    watch.on = true;
+    watch.memory_limit = strtoull(limits[0], NULL, 10);
+    watch.file_limit = strtoull(limits[1], NULL, 10);
+    watch.folders[0] = open(workspace, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    watch.folders[1] = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return step_down((uid_t)atol(limits[2]), (gid_t)atol(limits[3]));
+}
+
+/* ---- memory and files ---- */
+
+/* What an earlier run had may still be on its way back: only what doesn't shrink is too much. */
+static bool too_much_memory(int64_t now)
+{
+    struct sysinfo info;
+    uint64_t before = watch.memory;
+    if (now < watch.memory_due || sysinfo(&info) < 0)
+        return false;
+    watch.memory_due = now + MEMORY_EVERY_NS;
+    watch.memory = ((uint64_t)info.totalram - info.freeram) * info.mem_unit;
+    return watch.memory > watch.memory_limit && watch.memory >= before;
+}
+
+/* gVisor's tmpfs tells by a folder's size how many entries it has, and by its links whether there
+ * are folders among them. Who nests deeper than anybody needs to has too many. */
+static uint64_t count_files(int folder, int depth)
+{
+    struct stat about;
+    if (fstat(folder, &about) < 0)
+        return 0;
+    uint64_t count = (uint64_t)about.st_size / 20;
+    if (about.st_nlink <= 2 || count > watch.file_limit)
+        return count;
+    DIR *listing = depth < MAX_DEPTH ? fdopendir(openat(folder, ".", O_RDONLY | O_CLOEXEC)) : NULL;
+    if (!listing)
+        return UINT64_MAX / 2;
+    struct dirent *entry;
+    while (count <= watch.file_limit && (entry = readdir(listing))) {
+        if (entry->d_type != DT_DIR || !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+            continue;
+        int inner = openat(folder, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (inner >= 0) {
+            count += count_files(inner, depth + 1);
+            close(inner);
+        }
+    }
+    closedir(listing);
+    return count;
+}
+
+static void count_all_files(void)
+{
+    watch.files = 0;
+    for (int i = 0; i < FOLDERS; i++)
+        watch.files += count_files(watch.folders[i], 0);
+}
+
+/* What an earlier run has left is not held against the next, unless that adds to it. */
+void gvisor_begin(void)
+{
+    if (watch.on)
+        count_all_files();
+    watch.files_before = watch.files;
+}
+
+static bool too_many_files(int64_t now)
+{
+    if (now < watch.files_due)
+        return false;
+    count_all_files();
+    int64_t rest = (now_ns() - now) * FILES_REST;
+    watch.files_due = now_ns() + (rest > FILES_EVERY_NS ? rest : FILES_EVERY_NS);
+    return watch.files > watch.file_limit && watch.files > watch.files_before;
+}
+
+bool gvisor_exceeded(int64_t now)
+{
+    return watch.on && (too_much_memory(now) || too_many_files(now));
+}
+
+int64_t gvisor_due_ns(void)
+{
+    return watch.on ? watch.memory_due : -1;
+}
+
+/* ---- system calls ---- */
+
+#define DEVICE 0020000 /* set in the modes of devices, not in those of files, FIFOs and sockets */
+
+enum test { ALWAYS, EQUAL = 0x15, ANY_BIT = 0x45 };
+
+static const struct rule {
+    long call;
+    int error;
+    enum test test;
+    int argument; /* its lower half is looked at: the kernel, too, takes these as 32 bits */
+    uint32_t value;
+} rules[] = {
+    /* the runner, PID 1, is spared; guard.c has more */
+    {SYS_kill, EPERM, EQUAL, 0, 1},
+    {SYS_tkill, EPERM, EQUAL, 0, 1},
+    {SYS_tgkill, EPERM, EQUAL, 1, 1},
+    {SYS_rt_sigqueueinfo, EPERM, EQUAL, 0, 1},
+    {SYS_rt_tgsigqueueinfo, EPERM, EQUAL, 1, 1},
+    {SYS_pidfd_send_signal, ENOSYS, ALWAYS, 0, 0},
+    {SYS_fcntl, EPERM, EQUAL, 1, F_SETSIG},
+    {SYS_ptrace, EPERM, ALWAYS, 0, 0},
+    {SYS_process_vm_readv, EPERM, ALWAYS, 0, 0},
+    {SYS_process_vm_writev, EPERM, ALWAYS, 0, 0},
+    /* nothing outlives a run */
+    {SYS_shmget, ENOSYS, ALWAYS, 0, 0},
+    {SYS_semget, ENOSYS, ALWAYS, 0, 0},
+    {SYS_msgget, ENOSYS, ALWAYS, 0, 0},
+    {SYS_mq_open, ENOSYS, ALWAYS, 0, 0},
+    /* no namespaces */
+    {SYS_unshare, EPERM, ALWAYS, 0, 0},
+    {SYS_setns, EPERM, ALWAYS, 0, 0},
+    {SYS_clone, EPERM, ANY_BIT, 0, 0x7e020000},
+    {SYS_clone3, ENOSYS, ALWAYS, 0, 0},
+    /* nothing that the profile of other runtimes refuses, and gVisor lets appear to work */
+    {SYS_io_uring_setup, ENOSYS, ALWAYS, 0, 0},
+    {SYS_syslog, EPERM, ALWAYS, 0, 0},
+    {SYS_mknodat, EPERM, ANY_BIT, 2, DEVICE},
+#ifdef SYS_mknod
+    {SYS_mknod, EPERM, ANY_BIT, 1, DEVICE},
+#endif
+    {SYS_setpriority, EPERM, ANY_BIT, 2, 0x80000000},
+};
+
+enum { RULES = sizeof rules / sizeof *rules, LOAD = 0x20, RETURN = 0x06, ALLOW = 0x7fff0000 };
+enum { REFUSE = 0x00050000, CALL = 0, ARGUMENTS = 16, MODE_FILTER = 2 };
+
+struct instruction {
+    uint16_t code;
+    uint8_t when, otherwise;
+    uint32_t value;
+};
+
+/* An instruction jumps over so many of those that follow. */
+static struct instruction *add_rule(struct instruction *at, const struct rule *rule)
+{
+    *at++ = (struct instruction){EQUAL, 0, rule->test == ALWAYS ? 1 : 4, (uint32_t)rule->call};
+    if (rule->test != ALWAYS) {
+        *at++ = (struct instruction){LOAD, 0, 0, (uint32_t)(ARGUMENTS + 8 * rule->argument)};
+        *at++ = (struct instruction){(uint16_t)rule->test, 0, 1, rule->value};
+    }
+    *at++ = (struct instruction){RETURN, 0, 0, REFUSE | (uint32_t)rule->error};
+    if (rule->test != ALWAYS)
+        *at++ = (struct instruction){LOAD, 0, 0, CALL};
+    return at;
+}
+
+/* For the rest of this process's life, and what it starts. False where it can't be had. */
+bool gvisor_confine(void)
+{
+    struct instruction filter[2 + 5 * RULES], *end = filter;
+    if (!watch.on)
+        return true;
+    if (seteuid(0) < 0 || setresuid(watch.uid, watch.uid, watch.uid) < 0)
+        return false;
+    *end++ = (struct instruction){LOAD, 0, 0, CALL};
+    for (int i = 0; i < RULES; i++)
+        end = add_rule(end, &rules[i]);
+    *end++ = (struct instruction){RETURN, 0, 0, ALLOW};
+    const struct {
+        unsigned short length;
+        const struct instruction *filter;
+    } program = {(unsigned short)(end - filter), filter};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, MODE_FILTER, &program) == 0;
+}

@@ -1,0 +1,180 @@
+"""Which system calls programs may make: the seccomp profile of every sandbox under `runc`.
+
+What isn't named here is refused with EPERM, `NOT_THERE` with ENOSYS. Names that a kernel or an
+architecture lacks are passed over. Only the native architecture is known: 32-bit and x32 calls of
+an x86 processor are refused. gVisor has a kernel of its own and takes no notice of this.
+
+What a call's arguments are is compared in full, 64 bits; where the kernel looks at the lower 32 or
+fewer, by a mask, or a program could pass by with rubbish in the upper ones.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from typing import Any
+
+FILES = """
+    access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat
+    faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl
+    fdatasync fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate
+    futimesat getcwd getdents getdents64 getxattr inotify_add_watch inotify_init inotify_init1
+    inotify_rm_watch lchown lgetxattr link linkat listxattr llistxattr lremovexattr lseek
+    lsetxattr lstat mkdir mkdirat newfstatat open openat openat2 pipe pipe2 pread64 preadv
+    preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr
+    rename renameat renameat2 rmdir sendfile setxattr splice stat statfs statx symlink symlinkat
+    sync_file_range truncate umask unlink unlinkat utime utimensat utimes write writev cachestat
+"""
+"""Not `sync` and `syncfs`: they make the host write all that it has. Nor handles of files
+(`open_by_handle_at`), which know no mounts, nor `fanotify_*`, `vmsplice`, `tee`."""
+
+PROCESSES = """
+    execve execveat exit exit_group fork vfork wait4 waitid kill tgkill tkill pidfd_open
+    pidfd_send_signal getpid getppid gettid getpgid getpgrp getsid setpgid setsid getpriority
+    ioprio_get sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr
+    sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_yield
+    set_tid_address set_robust_list get_robust_list rseq membarrier futex futex_waitv futex_wait
+    futex_wake futex_requeue getcpu arch_prctl restart_syscall
+"""
+"""Not `ptrace`, `process_vm_*`, `process_madvise`, `pidfd_getfd`, `kcmp`: no process looks into
+another. Nor `unshare`, `setns`, `chroot`, `pivot_root`, `seccomp`."""
+
+SIGNALS = """
+    rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
+    rt_sigtimedwait rt_tgsigqueueinfo sigaltstack signalfd signalfd4 pause
+"""
+
+MEMORY = """
+    brk mmap munmap mprotect mremap madvise mincore mlock mlock2 mlockall munlock munlockall msync
+    memfd_create mseal pkey_alloc pkey_free pkey_mprotect shmat shmctl shmdt shmget
+"""
+"""System V's shared memory ends with the run (`kernel.shm_rmid_forced`). Its semaphores and message
+queues would not, nor POSIX message queues, whose quota all sandboxes of a host have together."""
+
+TIME = """
+    alarm clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time
+    timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
+    timerfd_gettime timerfd_settime times
+"""
+
+WAITING = """
+    epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 poll
+    ppoll pselect6 select
+"""
+
+SOCKETS = """
+    accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg
+    sendmmsg sendmsg sendto setsockopt shutdown
+"""
+
+IDENTITY = """
+    capget capset getegid geteuid getgid getgroups getresgid getresuid getuid setfsgid setfsuid
+    setgid setgroups setregid setresgid setresuid setreuid setuid getrandom getrlimit getrusage
+    setrlimit sysinfo uname
+"""
+"""Without a capability and with no-new-privileges, the setuid family changes nothing."""
+
+NOT_THERE = """
+    clone3 io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit io_uring_enter
+    io_uring_register io_uring_setup userfaultfd memfd_secret landlock_add_rule
+    landlock_create_ruleset landlock_restrict_self mq_getsetattr mq_notify mq_open mq_timedreceive
+    mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop get_mempolicy
+    mbind set_mempolicy set_mempolicy_home_node migrate_pages move_pages map_shadow_stack
+    process_mrelease statmount listmount lsm_get_self_attr lsm_set_self_attr
+    lsm_list_modules setxattrat getxattrat listxattrat removexattrat open_tree_attr file_getattr
+    file_setattr listns
+"""
+"""Refused as a kernel that lacks them would: libraries then do without. `clone3` has its flags in
+memory, where no filter sees them; threads come from `clone` instead."""
+
+EQUAL, MASKED = "SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ"
+ENOSYS = 38
+LOWER_32 = 0xFFFF_FFFF
+
+CLONE_NEW = 0x7E02_0000
+"""All flags of `clone` that make a namespace."""
+PR_SET_SECCOMP = 22
+PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+NETLINK_ROUTE, IP, TCP, UDP = 0, 0, 6, 17
+PER_LINUX, PERSONALITY_QUERY = 0, 0xFFFF_FFFF
+
+IOCTLS = (
+    *range(0x5401, 0x540C),  # TCGETS to TCFLSH: how a terminal behaves
+    *(0x540E, 0x540F, 0x5410, 0x5411, 0x5413, 0x5414),  # its processes, its window
+    *(0x541B, 0x5421, 0x5422, 0x5429),  # FIONREAD, FIONBIO, TIOCNOTTY, TIOCGSID
+    *(0x802C_542A, 0x402C_542B, 0x402C_542C, 0x402C_542D),  # TCGETS2 to TCSETSF2
+    *(0x8004_5430, 0x4004_5431, 0x8004_5432, 0x5441),  # making a pseudo-terminal
+    *(0x5450, 0x5451, 0x5452, 0x5460),  # FIONCLEX, FIOCLEX, FIOASYNC, FIOQSIZE
+    *(0x4004_9409, 0x8008_6601),  # FICLONE, FS_IOC_GETFLAGS: copies ask, and do without
+    *(0x8905, 0x8910, 0x8912, 0x8913, 0x8915, 0x8919, 0x891B, 0x891D, 0x8921, 0x8927, 0x8933),
+)
+"""The last line: what network interfaces there are. Not TIOCSTI and TIOCLINUX, which type into
+other people's terminals, and nothing that speaks to a device or a file system."""
+
+Rule = dict[str, Any]
+
+
+def _argument(index: int, op: str, value: int, two: int = 0) -> dict[str, Any]:
+    return {"index": index, "op": op, "value": value, "valueTwo": two}
+
+
+def _masked(index: int, mask: int, value: int) -> dict[str, Any]:
+    return _argument(index, MASKED, mask, value)
+
+
+def _equal(index: int, value: int) -> dict[str, Any]:
+    return _argument(index, EQUAL, value)
+
+
+def _allow(names: str, *arguments: dict[str, Any]) -> Rule:
+    return {"names": names.split(), "action": "SCMP_ACT_ALLOW", "args": list(arguments)}
+
+
+def _by_argument() -> list[Rule]:
+    """One call may have several rules: it is allowed when one of them fits."""
+    fifo_file_socket = (stat.S_IFIFO, stat.S_IFREG, stat.S_IFSOCK, 0)
+    kind = stat.S_IFMT(0o177_777)
+    return [
+        _allow("clone", _masked(0, CLONE_NEW, 0)),
+        # Nobody else's, the runner's least of all: it is the same user's.
+        _allow("prlimit64 sched_setattr sched_setparam sched_setscheduler", _equal(0, 0)),
+        _allow("setpriority", _equal(0, PRIO_PROCESS), _equal(1, 0)),
+        _allow("ioprio_set", _equal(0, IOPRIO_WHO_PROCESS), _equal(1, 0)),
+        *[_allow("mknod", _masked(1, kind, made)) for made in fifo_file_socket],
+        *[_allow("mknodat", _masked(2, kind, made)) for made in fifo_file_socket],
+        *[_allow("personality", _equal(0, one)) for one in (PER_LINUX, PERSONALITY_QUERY)],
+        *[_allow("ioctl", _masked(1, LOWER_32, request)) for request in IOCTLS],
+        *_prctl(),
+        *_sockets(),
+    ]
+
+
+def _prctl() -> list[Rule]:
+    """All options but PR_SET_SECCOMP, whatever the upper half of the register holds."""
+    bits = [1 << bit for bit in range(32)]
+    return [_allow("prctl", _masked(0, bit, ~PR_SET_SECCOMP & bit)) for bit in bits]
+
+
+def _sockets() -> list[Rule]:
+    internet = [(family, what) for family in (AF_INET, AF_INET6) for what in (IP, TCP, UDP)]
+    return [
+        _allow("socket socketpair", _equal(0, AF_UNIX)),
+        *[_allow("socket", _equal(0, family), _equal(2, what)) for family, what in internet],
+        _allow("socket", _equal(0, AF_NETLINK), _equal(2, NETLINK_ROUTE)),  # getifaddrs
+    ]
+
+
+def profile() -> dict[str, Any]:
+    """As the Docker Engine takes it."""
+    always = (FILES, PROCESSES, SIGNALS, MEMORY, TIME, WAITING, SOCKETS, IDENTITY)
+    architectures = ("SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64")
+    refused = {"names": NOT_THERE.split(), "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "archMap": [{"architecture": one, "subArchitectures": []} for one in architectures],
+        "syscalls": [*map(_allow, always), refused, *_by_argument()],
+    }
+
+
+OPTION = f"seccomp={json.dumps(profile(), separators=(',', ':'))}"

@@ -1,0 +1,294 @@
+"""manage.py check_isolation"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack, Group, choose
+from codeexec.sandbox.attacks.judge import Outcome
+from codeexec.sandbox.attacks.suite import Verdict
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError
+from environments_app.engine import get_driver
+from environments_app.models import Environment
+from sessions_app.isolation import AnotherCheckRunsError, carry_out, new_check
+from sessions_app.models import AttackResult, IsolationCheck, Node
+from sessions_app.models.isolation import worst_first
+from sessions_app.nodes import ensure_node
+from sessions_app.services.isolation import runtimes_of
+
+FAILED, USAGE, CANNOT_RUN, INTERRUPTED = 1, 2, 3, 130
+_HEAD: tuple[str, ...] = (
+    "ENVIRONMENT",
+    "RUNTIME",
+    "ATTACKS",
+    "HELD",
+    "ESCAPED",
+    "INCONCLUSIVE",
+    "SECONDS",
+)
+_MARKS = {Outcome.HELD: ".", Outcome.ESCAPED: "E", Outcome.INCONCLUSIVE: "?"}
+
+EXPLANATION = """
+Starts sandboxes of each environment exactly as sessions get them, on this host's Docker Engine, and
+attacks them with programs that mean harm. Each attack says what it tries and what must happen;
+--list shows all of them. After each, the attacked sandbox and another one must run a program
+correctly, and in time: 2 s. While resources are attacked, the other one is asked all the while.
+
+  held           what was tried was refused, or bounded
+  escaped        it was possible, or did harm: a protection is off, or doesn't hold on this host
+  inconclusive   it could not be tried, or went otherwise than expected: nothing is proven
+
+An attack looks whether a door is open and never goes through it: where a protection is missing,
+nothing outside of the sandbox is changed. The sandboxes are its own, and no sessions' places are
+taken; they are gone afterwards, and end by themselves within minutes should this be killed.
+
+Workers do the same by themselves every ISOLATION_CHECK_HOURS. Results are stored, shown in the
+admin, and exported at /metrics; a failure makes /api/v1/health say `degraded`. The attack program
+is built when it is first needed, which takes a minute.
+
+examples:
+  manage.py check_isolation
+  manage.py check_isolation --environment python --verbose
+  manage.py check_isolation --environment python --runtime runc --runtime runsc
+  manage.py check_isolation --group network --group escape
+  manage.py check_isolation --attack fork-bomb --environment node
+  manage.py check_isolation --list
+  manage.py check_isolation --json > isolation.json
+
+exit code: 0 everything was held, 1 something escaped or was inconclusive, 2 for wrong options,
+3 where it can't run (no Docker Engine, no image, another check of this node runs), 130 on Ctrl-C.
+"""
+
+
+class Command(BaseCommand):
+    help = "Attacks sandboxes of this node and tells whether everything was held."
+    requires_system_checks: list[str] = []
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, epilog=EXPLANATION, **kwargs)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--environment",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="environment to check; may be given several times (all that are enabled)",
+        )
+        parser.add_argument(
+            "--runtime",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="OCI runtime, such as runc or runsc; may be given several times (those that "
+            "sessions of the environment may get)",
+        )
+        parser.add_argument(
+            "--attack",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="only this attack; may be given several times",
+        )
+        parser.add_argument(
+            "--group",
+            action="append",
+            default=[],
+            choices=[group.value for group in Group],
+            help="only attacks of this group; may be given several times",
+        )
+        form = parser.add_mutually_exclusive_group()
+        form.add_argument("--list", action="store_true", help="show all attacks, try none")
+        form.add_argument("--json", action="store_true", help="all results, instead of tables")
+        form.add_argument(
+            "--verbose", action="store_true", help="a line for each attack, and what it met"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            attacks = choose(options["attack"], options["group"])
+        except ValueError as error:
+            raise CommandError(str(error), returncode=USAGE) from error
+        if options["list"]:
+            self._list(attacks)
+            return
+        self._verbose, self._json = options["verbose"], options["json"]
+        subjects = _subjects(options["environment"], options["runtime"])
+        complete = len(attacks) == len(ATTACKS)
+        try:
+            with _ended_by_signals():
+                checks = self._check_all(subjects, attacks, complete)
+        except KeyboardInterrupt:
+            self.stderr.write("Interrupted: what was started is gone.")
+            sys.exit(INTERRUPTED)
+        self._write(checks)
+        if not all(check.ok for check in checks):
+            sys.exit(FAILED)
+
+    def _check_all(
+        self, subjects: list[tuple[Environment, str]], attacks: Sequence[Attack], complete: bool
+    ) -> list[IsolationCheck]:
+        node = ensure_node()
+        try:
+            get_driver().ping()
+            return [
+                self._check(environment, runtime, node, attacks, complete)
+                for environment, runtime in subjects
+            ]
+        except (SandboxError, AnotherCheckRunsError) as error:
+            raise CommandError(str(error), returncode=CANNOT_RUN) from error
+
+    def _check(
+        self,
+        environment: Environment,
+        runtime: str,
+        node: Node,
+        attacks: Sequence[Attack],
+        complete: bool,
+    ) -> IsolationCheck:
+        self._say(f"{environment} in {runtime}: ", ending="\n" if self._verbose else "")
+        began = time.monotonic()
+        check = new_check(environment, runtime, node, complete=complete)
+        try:
+            carry_out(check, attacks, on_verdict=self._progress)
+        except AnotherCheckRunsError:
+            check.delete()
+            raise
+        self._say(f" {check.summary} in {time.monotonic() - began:.0f} s")
+        return check
+
+    # ---- words
+
+    def _say(self, text: str, ending: str = "\n") -> None:
+        """What is told meanwhile; stdout is for results."""
+        self.stderr.write(text, self.style.NOTICE, ending)
+        self.stderr.flush()
+
+    def _progress(self, verdict: Verdict) -> None:
+        if not self._verbose:
+            self._say(_MARKS[verdict.outcome], ending="")
+            return
+        head = f"{verdict.outcome:<13} {verdict.attack.name:<22} {verdict.seconds:5.1f} s"
+        detail = "; ".join(verdict.detail.splitlines())
+        shown = detail if verdict.outcome != Outcome.HELD or len(detail) < 90 else detail[:89] + "…"
+        self._say(f"{head}  {shown}")
+
+    def _list(self, attacks: Sequence[Attack]) -> None:
+        for group in Group:
+            of_group = [attack for attack in attacks if attack.group == group]
+            if of_group:
+                self.stdout.write(f"{group} ({len(of_group)})")
+            for attack in of_group:
+                self.stdout.write(f"  {attack.name:<22} {attack.tries}: {attack.must}")
+        self.stdout.write(f"{len(attacks)} attacks")
+
+    def _write(self, checks: list[IsolationCheck]) -> None:
+        if self._json:
+            self.stdout.write(json.dumps([_as_json(check) for check in checks], indent=2))
+            return
+        for check in checks:
+            self._write_failures(check)
+        rows = [_HEAD, *(_row(check) for check in checks)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            self.stdout.write("  ".join(cells).rstrip())
+
+    def _write_failures(self, check: IsolationCheck) -> None:
+        for result in worst_first(check.results.exclude(outcome=Outcome.HELD)):
+            described = result.described
+            self.stdout.write(
+                f"{check.environment} in {check.runtime}: {result.outcome}: {result.attack}"
+                + (f", which {described.tries}" if described else "")
+            )
+            for line in result.detail.splitlines():
+                self.stdout.write(f"    {line}")
+
+
+def _subjects(names: list[str], runtimes: list[str]) -> list[tuple[Environment, str]]:
+    enabled = Environment.objects.enabled().order_by("name")
+    found = [environment for environment in enabled if not names or environment.name in names]
+    missing = set(names) - {environment.name for environment in found}
+    if missing or not found:
+        known = ", ".join(enabled.values_list("name", flat=True)) or "none"
+        wanted = ", ".join(sorted(missing)) or "of any name"
+        raise CommandError(
+            f"There is no enabled environment {wanted}; there are: {known}.", returncode=USAGE
+        )
+    node = ensure_node()
+    with contextlib.suppress(EngineUnavailable):  # which is told when it is needed
+        node.note_runtimes(get_driver().runtimes())
+    return [
+        (environment, runtime)
+        for environment in found
+        for runtime in dict.fromkeys(runtimes or runtimes_of(environment, node))
+    ]
+
+
+def _seconds(check: IsolationCheck) -> float:
+    assert check.started_at and check.finished_at  # noqa: S101 -- for mypy: it is finished
+    return (check.finished_at - check.started_at).total_seconds()
+
+
+def _row(check: IsolationCheck) -> tuple[str, ...]:
+    counts = (check.held, check.escaped, check.inconclusive)
+    return (
+        str(check.environment),
+        check.runtime,
+        *map(str, (sum(counts), *counts)),
+        f"{_seconds(check):.0f}",
+    )
+
+
+def _as_json(check: IsolationCheck) -> dict[str, Any]:
+    results: list[AttackResult] = list(check.results.all())
+    counts = Counter(result.outcome for result in results)
+    return {
+        "environment": str(check.environment),
+        "runtime": check.runtime,
+        "node": str(check.node),
+        "image_id": check.image_id,
+        "ok": check.ok,
+        "seconds": round(_seconds(check), 1),
+        "attacks": len(results),
+        **{outcome.value: counts[outcome.value] for outcome in Outcome},
+        "results": [
+            {
+                "attack": result.attack,
+                "group": result.group,
+                "outcome": result.outcome,
+                "detail": result.detail,
+                "seconds": round(result.seconds, 3),
+                "answer_seconds": round(result.answer_seconds, 3),
+            }
+            for result in worst_first(results)
+        ],
+    }
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends it like Ctrl-C does: what was started is removed on the way."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,101 @@
+"""How the isolation checks stand, and having one made. What is attacked is in `isolation`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.utils import timezone
+
+from environments_app.models import Environment
+from sessions_app.models import IsolationCheck, Node
+from sessions_app.services.runtimes import choosable
+
+DEFAULT_RUNTIME = "runc"
+"""What the Docker Engine uses where an environment names none."""
+
+OVERDUE_AFTER = 2
+"""Intervals of ISOLATION_CHECK_HOURS without a check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What is known of an environment in one runtime on one node."""
+
+    node: Node
+    environment: Environment
+    runtime: str
+    last: IsolationCheck | None
+    """The last complete check; None: there was none yet."""
+    overdue: bool
+
+    @property
+    def failed(self) -> bool:
+        return self.last is not None and not self.last.ok
+
+
+def runtimes_of(environment: Environment, node: Node) -> list[str]:
+    """Those to check there: the environment's own and, in the default environment, those that
+    sessions may choose instead. What these hold is not a matter of the image, and takes minutes.
+    """
+    own = environment.runtime or next(iter(node.runtimes), DEFAULT_RUNTIME)
+    others = choosable(environment, [node]) if environment.is_default else []
+    return list(dict.fromkeys([own, *others]))
+
+
+def queue_check(environment: Environment, runtime: str, node: Node) -> bool:
+    """Have the node's workers check it. False: it is queued already."""
+    _, created = IsolationCheck.objects.queued().get_or_create(
+        node=node, environment=environment, runtime=runtime
+    )
+    return created
+
+
+def queue_all_checks(nodes: Iterable[Node]) -> int:
+    """Have everything checked that these nodes have built; how many were queued."""
+    return sum(
+        queue_check(environment, runtime, node)
+        for node in nodes
+        for environment in built_on(node)
+        for runtime in runtimes_of(environment, node)
+    )
+
+
+def built_on(node: Node) -> list[Environment]:
+    """Enabled environments that have an image there."""
+    built = Environment.objects.enabled().filter(revisions__node=node.name)
+    return list(built.distinct().order_by("name"))
+
+
+def standings() -> list[Standing]:
+    """Of all nodes that are alive, the worst first."""
+    current = IsolationCheck.objects.current().select_related("environment", "node")
+    last = {(check.node_id, check.environment_id, check.runtime): check for check in current}
+    found = [
+        _standing(node, environment, runtime, last.get((node.pk, environment.pk, runtime)))
+        for node in Node.objects.alive().order_by("name")
+        for environment in built_on(node)
+        for runtime in runtimes_of(environment, node)
+    ]
+    return sorted(found, key=lambda standing: (not standing.failed, not standing.overdue))
+
+
+def _standing(
+    node: Node, environment: Environment, runtime: str, last: IsolationCheck | None
+) -> Standing:
+    newest = last.finished_at if last else node.started_at
+    return Standing(
+        node=node,
+        environment=environment,
+        runtime=runtime,
+        last=last,
+        overdue=_is_overdue(newest),
+    )
+
+
+def _is_overdue(newest: datetime | None) -> bool:
+    hours = settings.CODE_EXECUTOR["ISOLATION_CHECK_HOURS"]
+    longest = timedelta(hours=hours * OVERDUE_AFTER)
+    return bool(hours) and newest is not None and newest < timezone.now() - longest

@@ -1,0 +1,64 @@
+"""Which OCI runtime a session's sandbox is started with.
+
+`SESSION_RUNTIMES` names those that clients may ask for, the weakest first. Nobody gets a weaker one
+than the session's environment has; where that has none, it is the Docker Engine's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.conf import settings
+
+from codeexec.errors import UnknownRuntime
+from environments_app.models import Environment
+from sessions_app.models import Node, Session
+
+
+def choose_runtime(environment: Environment, asked: str) -> str:
+    """What a client asks for, where it may. Raises UnknownRuntime."""
+    known = choosable(environment, Node.objects.usable())
+    if asked not in known:
+        names = f"those there are: {', '.join(known)}" if known else "none can be chosen"
+        raise UnknownRuntime(
+            f"Environment {environment.name!r} can't be had with runtime {asked!r}; {names}.",
+            runtimes=known,
+        )
+    return asked
+
+
+def choosable(environment: Environment, nodes: Iterable[Node]) -> list[str]:
+    """What its sessions may be given on these nodes, the weakest first."""
+    nodes = list(nodes)
+    there = {name for node in nodes for name in node.runtimes}
+    least = _strength(max(_own(environment, nodes), key=_strength, default=""))
+    return [name for name in _ordered() if name in there and _strength(name) >= least]
+
+
+def is_own(environment: Environment, runtime: str) -> bool:
+    """Whether the environment's warm sandboxes have this runtime, on whichever node."""
+    return _own(environment, list(Node.objects.usable())) == {runtime}
+
+
+def session_runtime(session: Session) -> str:
+    """The one to start its sandbox with; empty: the Docker Engine's default. An environment that
+    was given a stronger one since the session was opened has it.
+    """
+    return max(session.environment.runtime, session.runtime, key=_strength)
+
+
+def _own(environment: Environment, nodes: list[Node]) -> set[str]:
+    if environment.runtime:
+        return {environment.runtime}
+    return {node.runtimes[0] for node in nodes if node.runtimes}
+
+
+def _ordered() -> list[str]:
+    return list(settings.CODE_EXECUTOR["SESSION_RUNTIMES"])
+
+
+def _strength(name: str) -> int:
+    """One that is not in the list can't be compared: nothing takes its place."""
+    if not name:
+        return -1
+    return _ordered().index(name) if name in _ordered() else len(_ordered())
