@@ -198,15 +198,25 @@ class SandboxContract:
         with driver.attach(sandbox) as attachment:
             assert attachment.run(command("cat", "a")).stdout == b"kept"
 
+    def test_a_folder_gives_way_to_a_file_and_keeps_what_is_in_it(self, driver, sandbox):
+        with driver.attach(sandbox) as attachment:
+            for number in (1, 2):
+                attachment.run(command("mkdir", "-p", f"taken/{number}"))
+                attachment.write_files([WorkspaceFile(path="taken", content=b"a file")])
+                assert attachment.run(command("cat", "taken")).stdout == b"a file"
+                attachment.run(command("rm", "taken"))
+            assert attachment.run(command("ls", "taken.folder-1")).stdout == b"1\n"
+            assert attachment.run(command("ls", "taken.folder-2")).stdout == b"2\n"
+
     def test_a_file_in_place_of_a_folder_cannot_be_written(self, driver, sandbox):
         with driver.attach(sandbox) as attachment:
-            attachment.run(command("mkdir", "taken"))
-        refused = pytest.raises(WorkspaceWriteFailed, match="taken could not be written")
+            attachment.run(command("touch", "taken"))
+        refused = pytest.raises(WorkspaceWriteFailed, match="taken/x could not be written")
         with refused, driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="taken", content=b"x")])
+            attachment.write_files([WorkspaceFile(path="taken/x", content=b"x")])
         with refused, driver.attach(sandbox) as attachment:
             attachment.write_files([WorkspaceFile(path="good", content=b"x")])
-            attachment.write_files([WorkspaceFile(path="taken", content=b"x")])
+            attachment.write_files([WorkspaceFile(path="taken/x", content=b"x")])
             attachment.run(command("touch", "must-not-run"))
         time.sleep(0.3)
         with driver.attach(sandbox) as attachment:

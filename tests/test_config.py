@@ -50,6 +50,7 @@ IMPOSSIBLE = {
     "CONTAINER_LABELS": ["team", "=x", "a=1,b"],
     "SESSION_TTL": ["0", "2592001", "1h"],
     "HISTORY_DAYS": ["-1", "36501", "90d", "0.5"],
+    "ISOLATION_CHECK_HOURS": ["-1", "8761", "24h", "0.5"],
     "REQUEST_TIMEOUT": ["0.5", "3601", "x"],
     "MAX_REQUEST_SIZE": ["100", "big"],
     "EXECUTION_LEASE": ["2", "601", "2.5"],

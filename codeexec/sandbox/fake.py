@@ -300,6 +300,12 @@ def _interpreters(folder: Path) -> Path:
     return bin_dir
 
 
+def _move_aside(path: Path) -> None:
+    """As the runner does with a folder where a file goes."""
+    names = (path.with_name(f"{path.name}.folder-{number}") for number in range(1, 1000))
+    path.rename(next(name for name in names if not name.exists()))
+
+
 def _write(folder: Path, file: WorkspaceFile) -> None:
     path = folder / file.path
     for parent in list(path.relative_to(folder).parents)[-2::-1]:
@@ -309,5 +315,7 @@ def _write(folder: Path, file: WorkspaceFile) -> None:
         place.mkdir(exist_ok=True)
     if path.is_symlink() or path.is_file():
         path.unlink()
+    elif path.is_dir():
+        _move_aside(path)
     path.write_bytes(file.content)
     path.chmod(0o755 if file.executable else 0o644)

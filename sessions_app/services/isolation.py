@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.utils import timezone
 
-from environments_app.models import Environment
+from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models import IsolationCheck, Node
 from sessions_app.services.runtimes import choosable
 
@@ -73,10 +73,15 @@ def standings() -> list[Standing]:
     """Of all nodes that are alive, the worst first."""
     current = IsolationCheck.objects.current().select_related("environment", "node")
     last = {(check.node_id, check.environment_id, check.runtime): check for check in current}
+    built = set(
+        EnvironmentRevision.objects.order_by().values_list("node", "environment").distinct()
+    )
+    environments = list(Environment.objects.enabled().order_by("name"))
     found = [
         _standing(node, environment, runtime, last.get((node.pk, environment.pk, runtime)))
         for node in Node.objects.alive().order_by("name")
-        for environment in built_on(node)
+        for environment in environments
+        if (node.name, environment.pk) in built
         for runtime in runtimes_of(environment, node)
     ]
     return sorted(found, key=lambda standing: (not standing.failed, not standing.overdue))

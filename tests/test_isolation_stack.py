@@ -1,0 +1,136 @@
+"""All attacks, in real sandboxes, beside a service in use: nobody notices, nothing is left.
+
+The images are the deployment's own, and so are the limits: this is what an operator sees.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from codeexec.sandbox.attacks.catalogue import ATTACKS
+from codeexec.sandbox.attacks.suite import IN_TIME_SECONDS
+from tests.stack import ROOT, Stack, docker, eventually, running_stack
+
+pytestmark = [pytest.mark.docker, pytest.mark.stack]
+
+LONGEST_SECONDS = 300
+"""Of the whole suite on one environment; it takes about 30 on two idle cores."""
+
+
+class Candidate:
+    """Somebody in an interview, who presses Run all the time; in a thread."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.answers: list[tuple[float, str]] = []
+        self._stack = stack
+        self._session = stack.client.open("python")
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._press_run)
+
+    def __enter__(self) -> Candidate:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _press_run(self) -> None:
+        while not self._done.wait(0.2):
+            began = time.monotonic()
+            answer = self._stack.client.execute(self._session, "print('still here')")
+            self.answers.append((time.monotonic() - began, str(answer["stdout"])))
+
+
+def attack_processes() -> list[str]:
+    """Of the attack program, on this host, whichever container they are in."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                command = Path("/proc", name, "cmdline").read_bytes()
+            except OSError:
+                continue  # it has ended
+            if command.startswith(b"/workspace/attack\0"):
+                found.append(name)
+    return found
+
+
+def sandboxes_of_checks(stack: Stack) -> list[str]:
+    (node,) = [str(row[0]) for row in stack.rows("SELECT id FROM sessions_app_node")]
+    return docker(
+        "ps", "--all", "--filter", f"label=node=isolation-{node}", "--format", "{{.Names}}"
+    )
+
+
+def sandbox_mounts(names: list[str]) -> list[str]:
+    """Mounts on this host that belong to these containers, their tmpfs among them."""
+    mounts = Path("/proc/mounts").read_text()
+    return [line for line in mounts.splitlines() if any(name in line for name in names)]
+
+
+@pytest.fixture
+def no_attack_runs() -> None:
+    """Another checker on this host may be at work: what it has running is not ours."""
+    assert eventually(lambda: not attack_processes(), LONGEST_SECONDS)
+
+
+def test_everything_is_held_while_others_work_and_nothing_is_left(
+    tmp_path: Path, no_attack_runs: None
+) -> None:
+    with running_stack(tmp_path) as stack:
+        with Candidate(stack) as candidate:
+            done = subprocess.run(
+                [sys.executable, "manage.py", "check_isolation", "--environment=python", "--json"],
+                cwd=ROOT,
+                env=stack.environ,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST_SECONDS,
+            )
+        (document,) = json.loads(done.stdout)
+        wrong = [each for each in document["results"] if each["outcome"] != "held"]
+        assert (wrong, done.returncode) == ([], 0), done.stderr
+        assert document["attacks"] == document["held"] == len(ATTACKS)
+
+        assert len(candidate.answers) > len(ATTACKS) / 4
+        assert {said for _, said in candidate.answers} == {"still here\n"}
+        assert max(seconds for seconds, _ in candidate.answers) < IN_TIME_SECONDS
+        assert max(each["answer_seconds"] for each in document["results"]) < IN_TIME_SECONDS
+
+        assert sandboxes_of_checks(stack) == []
+        assert eventually(lambda: not attack_processes())
+        assert stack.rows("SELECT count(*) FROM sessions_app_sandbox WHERE status = 'in_use'") == [
+            (1,)
+        ]
+        assert stack.client.call("GET", "/health").body["checks"]["isolation"] == "ok"
+
+
+def test_a_checker_that_is_killed_leaves_sandboxes_that_the_next_one_removes(
+    tmp_path: Path,
+) -> None:
+    with running_stack(tmp_path) as stack:
+        command = ["check_isolation", "--environment=python", "--attack=burn-cpu"]
+        killed = subprocess.Popen(
+            [sys.executable, "manage.py", *command],
+            cwd=ROOT,
+            env=stack.environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        left = eventually(lambda: len(sandboxes_of_checks(stack)) == 2)
+        killed.kill()
+        killed.wait()
+        assert left
+        names = sandboxes_of_checks(stack)
+        stack.manage(*command[:2], "--attack=environment")
+        assert sandboxes_of_checks(stack) == []
+        assert sandbox_mounts(names) == []
