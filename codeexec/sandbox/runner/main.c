@@ -210,7 +210,8 @@ static int serve(int child_fd, int64_t idle_ns)
         advance();
         if (out_due() && !out_flush())
             return EXIT_DONE;
-        if (!run_active() && now_ns() >= talk.heard + idle_ns)
+        /* Also when a program is over whose output nobody takes: its client is as good as gone. */
+        if (run_deadline_ns() < 0 && now_ns() >= talk.heard + idle_ns)
             return EXIT_DONE;
     }
 }
