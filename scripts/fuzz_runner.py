@@ -118,7 +118,10 @@ def seeds(target: str) -> list[bytes]:
     if target == "order":
         return [b"\2A=1\0B=2\0" + _order(argv) for argv in (["true"], ["python", "-c", "1"])]
     if target == "limits":
-        return [b"low 0\noom 3\noom_kill 12\noom_group_kill 0\n", bytes.fromhex(TOKEN).hex().encode()]
+        return [
+            b"low 0\noom 3\noom_kill 12\noom_group_kill 0\n",
+            bytes.fromhex(TOKEN).hex().encode(),
+        ]
     if target == "conversation":
         return [_said(_conversation(argv)) for argv in (["true"], ["cat", "-"])]
     return [bytes(range(64))]

@@ -16,6 +16,7 @@ from codeexec import env
 from scripts import apt
 from scripts.base_image import ensure_base_image
 from scripts.docker_engine import running_engine
+from scripts.fuzz_runner import ensure_clang
 from scripts.local_postgres import LocalPostgres
 from scripts.prepare import prepare
 from scripts.steps import (
@@ -41,6 +42,7 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     engine = stack.enter_context(running_engine(docker_socket, logs))
     ensure_base_image(engine.client, docker_socket, log)
     _ensure_tools(log)
+    ensure_clang(log)
     prepare(log)
 
 
