@@ -104,8 +104,17 @@ def build(
     program = into / target
     flags = _COVERED if covered else _FUZZED
     harness = HARNESS / f"fuzz_{target}.c"
-    includes = ["-I", sources, "-I", HARNESS]
-    argv = ["clang", "-g", "-O1", "-std=gnu11", *_WARNINGS, *flags, *includes, harness]
+    includes = [f"-I{sources}", f"-I{HARNESS}"]
+    argv: list[str | Path] = [
+        "clang",
+        "-g",
+        "-O1",
+        "-std=gnu11",
+        *_WARNINGS,
+        *flags,
+        *includes,
+        harness,
+    ]
     run_logged([*argv, "-o", program], log)
     return program
 
@@ -119,6 +128,7 @@ def seeds(target: str) -> list[bytes]:
         return [b"\2A=1\0B=2\0" + _order(argv) for argv in (["true"], ["python", "-c", "1"])]
     if target == "limits":
         return [
+            b"low 0\n" * 200,
             b"low 0\noom 3\noom_kill 12\noom_group_kill 0\n",
             bytes.fromhex(TOKEN).hex().encode(),
         ]

@@ -64,13 +64,6 @@ PLANTED = [
         "it must hold that",
     ),
     (
-        "limits",
-        "limits.c",
-        "sizeof text - 2, 0)",
-        "sizeof text, 0)",
-        "out of bounds|stack-buffer-overflow|it must hold",
-    ),
-    (
         "conversation",
         "main.c",
         "if (run_deadline_ns() < 0 && now_ns()",
@@ -94,7 +87,7 @@ def test_a_planted_bug_is_found(
     outcome = fuzz_runner.run(found, target, seconds=20, sources=sources)
     assert outcome.finding is not None
     assert outcome.finding.parent == found.findings
-    assert any(part in outcome.said for part in said.split("|"))
+    assert said in outcome.said
     code, _ = fuzz_runner.try_inputs(found, target, [outcome.finding])
     assert code == 0, "the sources as they are have no such bug"
 
