@@ -18,7 +18,6 @@ from codeexec.sandbox.runner_image import SOURCES
 
 _NOBODY = 65534
 _OTHERS = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
-IDLE_SECONDS = 60
 
 
 def build_runner(into: Path) -> Path:
@@ -31,7 +30,8 @@ def build_runner(into: Path) -> Path:
 class RunnerProcess:
     """As in a container, everybody who is attached gets everything that it says."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, *, idle_seconds: int = 60) -> None:
+        self._idle_seconds = idle_seconds
         self.token = protocol.new_token()
         self._home = Path(tempfile.mkdtemp(prefix="runner-"))
         self.workspace = self._home / "workspace"
@@ -47,17 +47,18 @@ class RunnerProcess:
         self.attached: list[Attached] = []
 
     def _argv(self) -> list[str]:
-        serve = [str(self._home / "runner"), "serve", str(self.workspace), str(IDLE_SECONDS)]
+        serve = [self._home / "runner", "serve", self.workspace, self._idle_seconds]
         namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"]
         if os.geteuid() != 0:
-            return ["unshare", "--user", "--map-root-user", *namespace, "--", *serve]
+            return ["unshare", "--user", "--map-root-user", *namespace, "--", *map(str, serve)]
         for path in (self._home, self.workspace):
             os.chown(path, _NOBODY, _NOBODY)
         dropped = ["setpriv", *_OTHERS, "--no-new-privs", "--"]
-        return ["unshare", *namespace, "--", *dropped, *serve]
+        return ["unshare", *namespace, "--", *dropped, *map(str, serve)]
 
-    def attach(self) -> Conversation:
-        stream = Attached(self)
+    def attach(self, *, late_seconds: float = 0.0, pause_seconds: float = 0.0) -> Conversation:
+        """A client that reads nothing for the first while, and pauses after each piece."""
+        stream = Attached(self, late_seconds, pause_seconds)
         self.attached.append(stream)
         return Conversation(stream, token=self.token, workspace_dir=str(self.workspace))
 
@@ -73,6 +74,10 @@ class RunnerProcess:
             for stream in self.attached:
                 stream.take(data)
 
+    def wait(self, seconds: float) -> int:
+        """Its exit code, once it has ended by itself. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(seconds)
+
     def end(self) -> None:
         self._process.kill()
         self._process.communicate()
@@ -82,8 +87,10 @@ class RunnerProcess:
 class Attached:
     """A `conversation.Stream`."""
 
-    def __init__(self, runner: RunnerProcess) -> None:
+    def __init__(self, runner: RunnerProcess, late_seconds: float, pause_seconds: float) -> None:
         self._runner = runner
+        self._reads_from = time.monotonic() + late_seconds
+        self._pause_seconds = pause_seconds
         self._pending = bytearray()
         self._ended = False
 
@@ -96,6 +103,10 @@ class Attached:
 
     def receive(self, seconds: float) -> bytes | None:
         until = time.monotonic() + seconds
+        if (pause := self._reads_from - time.monotonic()) > 0:
+            time.sleep(min(pause, seconds))
+            return None
+        self._reads_from = time.monotonic() + self._pause_seconds
         while not self._pending and not self._ended and (left := until - time.monotonic()) > 0:
             self._runner.pump(left)
         if not self._pending and self._ended:

@@ -28,7 +28,14 @@ static struct {
     uint32_t ended_id;
     unsigned ended_epoch;
     bool last_acknowledged, last_synced;
+    int64_t taken;
 } told;
+
+/* Since when nothing has moved, as far as the runner can know. */
+static struct {
+    bool running;
+    int64_t since;
+} still;
 
 static bool is_known(uint8_t type, size_t length)
 {
@@ -86,6 +93,7 @@ static void on_frame(uint8_t type, uint32_t id, const unsigned char *payload, si
 
 static void on_told(const unsigned char *bytes, size_t length)
 {
+    told.taken = kernel.clock;
     while (length > 0) {
         size_t whole = told.got < HEADER_BYTES ? HEADER_BYTES
                                                : FRAME_BYTES(load_u32(told.bytes + 5));
@@ -215,6 +223,12 @@ static void program_reads_or_shuts(void)
         program.stdin_room += take_u16();
 }
 
+static void reader_changes(uint8_t how)
+{
+    kernel.reader_gone |= how == 254;
+    kernel.to_client = how & 1 ? TO_CLIENT_ENDLESS : 0;
+}
+
 static void program_is_no_program(void)
 {
     program.failure = take_u8();
@@ -267,15 +281,30 @@ static bool next_event(void)
     case 10: program.stubborn = take_u8() & 1; break;
     case 11: kernel.clock += (int64_t)take_u16() * 200000000 / (1 + take_u8()); break;
     case 12: kernel.to_client += take_u16() & 0x7fff; break;
-    case 13: kernel.to_client = take_u8() & 1 ? TO_CLIENT_ENDLESS : 0; break;
+    case 13: reader_changes(take_u8()); break;
     case 14: kernel.piece = 1 + take_u16(); kernel.pieces = 50; break;
     case 15: program_is_no_program(); kernel.fail_next = take_u8() & 1 ? take_u8() % 64 : 0; break;
     }
     return true;
 }
 
+/* At the end of each turn of the loop, for which time stands still. */
+static void look_for_movement(void)
+{
+    if (still.running || told.taken == kernel.clock || talk.heard == kernel.clock)
+        still.since = kernel.clock;
+    still.running = run_deadline_ns() >= 0;
+}
+
+static bool idle_for_long(void)
+{
+    return !still.running && kernel.clock >= still.since + IDLE_SECONDS * (int64_t)1000000000;
+}
+
 static void check_at_rest(void)
 {
+    look_for_movement();
+    MUST(!idle_for_long());
     int pipes = 0, folders = 0;
     for (int fd = FIRST_FD; fd < FDS; fd++) {
         pipes += kernel.kind[fd] == PIPE;
@@ -297,6 +326,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     told.got = 0;
     memset(&told.epoch, 0, sizeof told - offsetof(typeof(told), epoch));
     told.epoch = 1;
+    memset(&still, 0, sizeof still);
     memcpy(variable, TOKEN_TEXT, sizeof variable);
     kernel.environment[0] = other;
     kernel.environment[1] = variable;
@@ -312,7 +342,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         MUST(run_unclean());
     else
         MUST(kernel.exit_code == EXIT_DONE);
-    if (kernel.last_words && kernel.client_gone)
+    look_for_movement();
+    if (kernel.exit_code == EXIT_DONE && !kernel.client_gone && !kernel.reader_gone)
+        MUST(idle_for_long());
+    if (kernel.last_words && kernel.client_gone && !kernel.reader_gone)
         MUST(told.last_synced && told.got == 0);
     return 0;
 }
