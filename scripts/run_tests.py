@@ -20,6 +20,7 @@ from codeexec import env
 from scripts import apt, gvisor
 from scripts.base_image import ensure_base_image
 from scripts.docker_engine import running_engine
+from scripts.fuzz_runner import ensure_clang
 from scripts.local_postgres import LocalPostgres
 from scripts.prepare import prepare
 from scripts.steps import (
@@ -50,6 +51,7 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     gvisor.require(engine.client)
     ensure_base_image(engine.client, docker_socket, log)
     _ensure_tools(log)
+    ensure_clang(log)
     prepare(log)
     _end_lint(lint, logs / "test-lint.log")
 

@@ -6,11 +6,12 @@ one piece when `run` is called, and their answers are read together.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from codeexec.sandbox import protocol
@@ -62,7 +63,7 @@ class Conversation:
 
     def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
         feed = _Feed(command.stdin)
-        output = {Tell.STDOUT: bytearray(), Tell.STDERR: bytearray()}
+        output = {kind: _Output(command.output_bytes) for kind in (Tell.STDOUT, Tell.STDERR)}
         self._unsent += self._encode_exec(command)
         self._input_may_be_late |= bool(command.stdin)
         self._unsent += feed.frames(self._run_id)
@@ -72,18 +73,18 @@ class Conversation:
         deadline = time.monotonic() + command.wall_seconds + GRACE_SECONDS
         while (frame := self._next_frame(deadline, keep_going)).type != Tell.RESULT:
             if frame.type == Tell.GRANT:
-                feed.grant(protocol.decode_grant(frame.payload))
+                with _understood():
+                    feed.grant(protocol.decode_grant(frame.payload))
                 self._unsent += feed.frames(self._run_id)
                 self._send()
-            elif frame.type in output:
-                output[Tell(frame.type)] += frame.payload
-                if len(output[Tell(frame.type)]) > command.output_bytes + protocol.MAX_PAYLOAD:
-                    raise SandboxLost("The sandbox's runner sent more output than it was to keep.")
+            elif frame.type == Tell.STDOUT or frame.type == Tell.STDERR:
+                with _understood():
+                    output[Tell(frame.type)].add(frame.payload)
         self._move_on()
+        with _understood():
+            ending = protocol.decode_result(frame.payload)
         return to_result(
-            protocol.decode_result(frame.payload),
-            stdout=bytes(output[Tell.STDOUT]),
-            stderr=bytes(output[Tell.STDERR]),
+            ending, stdout=bytes(output[Tell.STDOUT].kept), stderr=bytes(output[Tell.STDERR].kept)
         )
 
     def is_fresh(self) -> bool:
@@ -156,17 +157,16 @@ class Conversation:
         if left <= 0:
             raise SandboxLost("The sandbox's runner doesn't answer.")
         data = self._stream.receive(min(left, seconds))
-        try:
+        with _understood():
             self._frames += self._reader.feed(data) if data else []
-        except protocol.ProtocolError as error:
-            raise SandboxLost(f"The sandbox's runner sent {error}.") from error
 
     def _checked(self, frame: Frame) -> Frame:
         if frame.type != Tell.FAILED:
             return frame
         paths = self._paths
         self._move_on()
-        failure = protocol.decode_failed(frame.payload)
+        with _understood():
+            failure = protocol.decode_failed(frame.payload)
         code = errno.errorcode.get(failure.errno, failure.errno)
         reason = f"{os.strerror(failure.errno)} ({code})"
         if failure.stage == Stage.FILE:
@@ -175,6 +175,28 @@ class Conversation:
         if failure.stage == Stage.EXEC:
             raise CommandNotStarted(f"The command can't be started: {reason}.")
         raise SandboxLost("The sandbox's runner could not make sense of what it got.")
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """A runner that says what no runner says is no runner any more: SandboxLost."""
+    try:
+        yield
+    except protocol.ProtocolError as error:
+        raise SandboxLost(f"The sandbox's runner sent {error}.") from error
+
+
+class _Output:
+    """One stream of a program, no more of it than the runner was told to send."""
+
+    def __init__(self, most: int) -> None:
+        self.kept = bytearray()
+        self._most = most
+
+    def add(self, data: bytes) -> None:
+        if len(self.kept) + len(data) > self._most:
+            raise protocol.ProtocolError(f"more than the {self._most} bytes that were asked for")
+        self.kept += data
 
 
 class _Feed:
@@ -187,6 +209,9 @@ class _Feed:
         self._ended = False
 
     def grant(self, count: int) -> None:
+        """Raises ProtocolError when there is more room than the runner has."""
+        if self._allowed + count > self._sent + protocol.STDIN_WINDOW:
+            raise protocol.ProtocolError(f"a grant of {count} bytes that it didn't get")
         self._allowed += count
 
     def frames(self, run_id: int) -> bytes:

@@ -46,6 +46,9 @@ _RESULT = struct.Struct("!BBBBQQQ")
 _FAILED = struct.Struct("!BII")
 _U32 = struct.Struct("!I")
 _MAX_STRINGS = 8192
+_MAX_ERRNO = 4095
+_MAX_NUMBER = 2**63 - 1
+"""What a database holds; no run takes so long or so much."""
 
 
 class ProtocolError(Exception):
@@ -196,6 +199,8 @@ def encode_ack(nonce: bytes) -> bytes:
 def decode_result(payload: bytes) -> Ending:
     try:
         signalled, code, cause, flags, wall_ns, cpu_ns, peak = _RESULT.unpack(payload)
+        if max(wall_ns, cpu_ns, peak) > _MAX_NUMBER:
+            raise ValueError("a number that no run has")
         return Ending(
             code=0 if signalled else code,
             signal=code if signalled else None,
@@ -212,6 +217,8 @@ def decode_result(payload: bytes) -> Ending:
 def decode_failed(payload: bytes) -> Failure:
     try:
         stage, error, file = _FAILED.unpack(payload)
+        if error > _MAX_ERRNO:
+            raise ValueError("an errno that no kernel has")
         return Failure(stage=Stage(stage), errno=error, file=file)
     except (struct.error, ValueError) as problem:
         raise ProtocolError(f"a failure that can't be read: {payload!r}") from problem

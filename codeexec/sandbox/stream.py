@@ -25,24 +25,36 @@ _READ_BYTES = 128 * 1024
 
 
 class Demultiplexer:
-    """Takes the Engine's framing (stream number and length before each piece) off again."""
+    """Takes the Engine's framing (stream number and length before each piece) off again.
+
+    Nothing is held but the beginning of a head, whatever length is announced.
+    """
 
     def __init__(self) -> None:
-        self._pending = bytearray()
+        self._head = bytearray()
+        self._left = 0  # bytes of the piece that has begun
 
     def feed(self, data: bytes) -> bytes:
         """What the container wrote to stdout, as far as it has come. stderr isn't attached."""
-        self._pending += data
         pieces, at = [], 0
-        while len(self._pending) >= at + _MUX_HEADER.size:
-            _, length = _MUX_HEADER.unpack_from(self._pending, at)
-            begin = at + _MUX_HEADER.size
-            if len(self._pending) < begin + length:
-                break
-            pieces.append(bytes(self._pending[begin : begin + length]))
-            at = begin + length
-        del self._pending[:at]
+        while at < len(data):
+            if self._left == 0:
+                at += self._begin_piece(data[at : at + _MUX_HEADER.size])
+                continue
+            piece = data[at : at + self._left]
+            pieces.append(piece)
+            self._left -= len(piece)
+            at += len(piece)
         return b"".join(pieces)
+
+    def _begin_piece(self, data: bytes) -> int:
+        """Returns how many of these bytes belong to the head."""
+        taken = data[: _MUX_HEADER.size - len(self._head)]
+        self._head += taken
+        if len(self._head) == _MUX_HEADER.size:
+            _, self._left = _MUX_HEADER.unpack(self._head)
+            self._head.clear()
+        return len(taken)
 
 
 class ContainerStream:

@@ -23,7 +23,7 @@ static struct {
     bool failed, spent; /* of run `id`: nothing more is done; its program was started */
     bool greeted, hello_waits;
     unsigned char nonce[NONCE_BYTES];
-    int64_t heard;
+    int64_t heard, ran; /* when a frame last came; when a program last ran */
 } talk;
 
 /* ---- what a client asks ---- */
@@ -173,11 +173,18 @@ static void advance(void)
 
 /* ---- the loop ---- */
 
+/* Since when no frame has come, no program has run and nobody has taken output. */
+static int64_t idle_since_ns(void)
+{
+    int64_t since = talk.heard > talk.ran ? talk.heard : talk.ran;
+    return since > out_taken_ns() ? since : out_taken_ns();
+}
+
 static int poll_timeout_ms(int64_t idle_ns)
 {
     int64_t deadline = run_deadline_ns(), due = out_due_ns();
     if (deadline < 0)
-        deadline = talk.heard + idle_ns;
+        deadline = idle_since_ns() + idle_ns;
     if (due > 0 && due < deadline)
         deadline = due;
     int64_t left = deadline - now_ns();
@@ -200,6 +207,7 @@ static int serve(int child_fd, int64_t idle_ns)
         fds[1] = (struct pollfd){.fd = out_due() ? STDOUT_FILENO : -1, .events = POLLOUT};
         fds[2] = (struct pollfd){.fd = child_fd, .events = POLLIN};
         run_poll_fds(fds + 3);
+        bool running = run_deadline_ns() >= 0;
         if (poll(fds, 3 + RUN_POLL_FDS, poll_timeout_ms(idle_ns)) < 0 && errno != EINTR)
             return EXIT_SETUP;
         if (fds[0].revents && !in_read(hello))
@@ -208,9 +216,12 @@ static int serve(int child_fd, int64_t idle_ns)
         if (fds[2].revents)
             clear_signal(child_fd);
         advance();
+        if (running)
+            talk.ran = now_ns();
         if (out_due() && !out_flush())
             return EXIT_DONE;
-        if (!run_active() && now_ns() >= talk.heard + idle_ns)
+        /* Also when a program's end still waits for somebody to take its output. */
+        if (run_deadline_ns() < 0 && now_ns() >= idle_since_ns() + idle_ns)
             return EXIT_DONE;
     }
 }

@@ -32,6 +32,7 @@ static struct {
     size_t sent, end;
     bool urgent;   /* something that doesn't wait is in it */
     int64_t since; /* when it last began to fill */
+    int64_t taken; /* when somebody last took of it */
 } out;
 
 uint32_t load_u32(const unsigned char *at)
@@ -220,6 +221,11 @@ bool out_due(void)
     return due == 0 || (due > 0 && now_ns() >= due);
 }
 
+int64_t out_taken_ns(void)
+{
+    return out.taken;
+}
+
 size_t out_room(void)
 {
     return out.end < OUTPUT_ROOM ? OUTPUT_ROOM - out.end : 0;
@@ -275,6 +281,7 @@ bool out_flush(void)
         if (wrote < 0)
             return errno == EAGAIN ? (out_compact(), out.urgent = true) : false;
         out.sent += (size_t)wrote;
+        out.taken = now_ns();
     }
     out.sent = out.end = 0;
     out.urgent = false;

@@ -73,6 +73,7 @@ void store_u32(unsigned char *at, uint32_t value);
 void store_u64(unsigned char *at, uint64_t value);
 int64_t out_due_ns(void); /* when to call out_flush(); 0: now, -1: there is nothing */
 bool out_due(void);
+int64_t out_taken_ns(void); /* when somebody last took of it */
 size_t out_room(void); /* for program output; a reserve for other frames is kept out of it */
 bool out_frame(uint8_t type, uint32_t id, const void *payload, size_t length);
 ssize_t out_frame_from(int fd, uint8_t type, uint32_t id, size_t at_most);

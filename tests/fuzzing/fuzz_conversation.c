@@ -1,0 +1,351 @@
+/*
+ * Whole conversations: the runner's own loop, from its start on, with clients and programs that do
+ * what the input says: hellos and frames in any pieces, whole, cut or wrong; programs that write,
+ * read, fork, end or can't be killed; a client that reads slowly or not at all; errors of the kernel.
+ *
+ * Whatever has happened: all that comes out is whole frames in step, a program's output has no gap
+ * and nothing after its result, no two programs run, nothing is left open, and the next client that
+ * says hello is answered.
+ */
+#include "kernel.h"
+
+/* No part of it repeats, as in a token by chance. */
+static const char TOKEN_TEXT[] = "RUNNER_TOKEN=c0ffee0102030405060708090a0b0c0d";
+static const unsigned char LAST_NONCE[NONCE_BYTES] = "the last client!";
+enum { IDLE_SECONDS = 7200 };
+
+/* ---- what comes out ---- */
+
+static struct {
+    unsigned char bytes[FRAME_BYTES(65536)];
+    size_t got;
+    unsigned epoch; /* how many times a client was told that it is, or isn't any longer, the one */
+    struct {
+        uint32_t id;
+        unsigned epoch;
+        size_t next;
+    } streams[2];
+    uint32_t ended_id;
+    unsigned ended_epoch;
+    bool last_acknowledged, last_synced;
+    int64_t taken;
+} told;
+
+/* Since when nothing has moved, as far as the runner can know. */
+static struct {
+    bool running;
+    int64_t since;
+} still;
+
+static bool is_known(uint8_t type, size_t length)
+{
+    switch (type) {
+    case TELL_ACK:
+        return length == NONCE_BYTES + 1;
+    case TELL_SYNCED:
+        return length == 0;
+    case TELL_STDOUT:
+    case TELL_STDERR:
+        return length > 0;
+    case TELL_GRANT:
+        return length == 4;
+    case TELL_RESULT:
+        return length == 28;
+    case TELL_FAILED:
+        return length == 9;
+    default:
+        return false;
+    }
+}
+
+static void check_output(int number, uint32_t id, const unsigned char *payload, size_t length)
+{
+    int pipe = PIPE_STDOUT + number;
+    bool continues = told.streams[number].epoch == told.epoch && told.streams[number].id == id;
+    size_t place = continues ? told.streams[number].next
+                             : (size_t)(unsigned char)(payload[0] - written_byte(pipe, 0));
+    for (size_t i = 0; i < length; i++)
+        MUST(payload[i] == written_byte(pipe, place + i));
+    told.streams[number].epoch = told.epoch;
+    told.streams[number].id = id;
+    told.streams[number].next = place + length;
+}
+
+static void on_frame(uint8_t type, uint32_t id, const unsigned char *payload, size_t length)
+{
+    MUST(is_known(type, length));
+    if (type == TELL_STDOUT || type == TELL_STDERR || type == TELL_RESULT)
+        MUST(told.ended_epoch != told.epoch || told.ended_id != id);
+    if (type == TELL_STDOUT || type == TELL_STDERR)
+        check_output(type == TELL_STDERR, id, payload, length);
+    if (type == TELL_RESULT) {
+        told.ended_epoch = told.epoch;
+        told.ended_id = id;
+    }
+    if (type == TELL_ACK) {
+        told.epoch++;
+        MUST(load_u32(payload) == id && payload[NONCE_BYTES] == PROTOCOL_VERSION);
+        told.last_acknowledged = memcmp(payload, LAST_NONCE, NONCE_BYTES) == 0;
+    }
+    if (type == TELL_SYNCED && told.last_acknowledged && id == load_u32(LAST_NONCE))
+        told.last_synced = true;
+}
+
+static void on_told(const unsigned char *bytes, size_t length)
+{
+    told.taken = kernel.clock;
+    while (length > 0) {
+        size_t whole = told.got < HEADER_BYTES ? HEADER_BYTES
+                                               : FRAME_BYTES(load_u32(told.bytes + 5));
+        MUST(whole <= sizeof told.bytes);
+        size_t piece = whole - told.got < length ? whole - told.got : length;
+        memcpy(told.bytes + told.got, bytes, piece);
+        told.got += piece;
+        bytes += piece;
+        length -= piece;
+        if (told.got == whole && whole > HEADER_BYTES) {
+            MUST(told.bytes[whole - 1] == 0);
+            on_frame(told.bytes[0], load_u32(told.bytes + 1), told.bytes + HEADER_BYTES,
+                     whole - FRAME_BYTES(0));
+            told.got = 0;
+        }
+    }
+}
+
+/* ---- what clients say ---- */
+
+static void send_frame(uint8_t type, uint32_t id, const void *payload, size_t length, uint8_t end)
+{
+    unsigned char head[HEADER_BYTES] = {type};
+    store_u32(head + 1, id);
+    store_u32(head + 5, (uint32_t)length);
+    client_sends(head, sizeof head);
+    client_sends(payload, length);
+    client_sends(&end, 1);
+}
+
+static void send_hello(const unsigned char nonce[NONCE_BYTES], size_t length)
+{
+    unsigned char bytes[HELLO_BYTES] = {0};
+    for (size_t i = 0; i < TOKEN_BYTES; i++)
+        sscanf(TOKEN_TEXT + strlen(TOKEN_VARIABLE) + 2 * i, "%2hhx", bytes + i);
+    memcpy(bytes + TOKEN_BYTES, nonce, NONCE_BYTES);
+    client_sends(bytes, length < sizeof bytes ? length : sizeof bytes);
+}
+
+static void say_hello(void)
+{
+    unsigned char nonce[NONCE_BYTES];
+    unsigned seed = take_u8();
+    for (unsigned i = 0; i < NONCE_BYTES; i++)
+        nonce[i] = (unsigned char)(1 + (seed + i * 3) % 255);
+    if (seed == 255)
+        memset(nonce, 255, sizeof nonce); /* the next run's id is 0 */
+    send_hello(nonce, take_u8() % 40 + HELLO_BYTES - 10);
+}
+
+static uint32_t some_run_id(void)
+{
+    uint8_t choice = take_u8();
+    if (choice < 192)
+        return talk.id + choice / 96;
+    return talk.id + (uint32_t)(int8_t)choice;
+}
+
+static void say_frame(void)
+{
+    static const uint8_t TYPES[] = {ASK_FILE, ASK_FILE_DATA, ASK_SYNC, ASK_EXEC,
+                                    ASK_STDIN, ASK_STDIN_EOF, ASK_KILL, 'z'};
+    uint8_t type = TYPES[take_u8() % sizeof TYPES];
+    uint32_t id = some_run_id();
+    uint8_t end = take_u8() == 255;
+    size_t length = take_u8();
+    const uint8_t *payload = take(&length);
+    send_frame(type, id, payload, length, end);
+}
+
+static void say_file(void)
+{
+    unsigned char bytes[4 + 255] = {0, 0, 1, 0xa4};
+    uint32_t id = some_run_id();
+    size_t length = take_u8();
+    const uint8_t *path = take(&length);
+    memcpy(bytes + 4, path, length);
+    send_frame(ASK_FILE, id, bytes, 4 + length, 0);
+}
+
+static void say_exec(void)
+{
+    unsigned char bytes[EXEC_HEAD_BYTES + 8] = {0};
+    store_u32(bytes, (uint32_t)take_u16() * 16);
+    store_u64(bytes + 4, take_u16() * 8);
+    store_u64(bytes + 12, take_u16() * 8);
+    bytes[21] = 1;
+    bytes[23] = 1;
+    memcpy(bytes + EXEC_HEAD_BYTES, "/\0a\0A=b", 8);
+    send_frame(ASK_EXEC, some_run_id(), bytes, sizeof bytes, 0);
+}
+
+static void say_much(void)
+{
+    static unsigned char filling[5 * 65536];
+    uint8_t type = take_u8() & 1 ? ASK_FILE_DATA : ASK_STDIN;
+    uint32_t id = some_run_id();
+    send_frame(type, id, filling, take_u16() * 5, 0);
+}
+
+static void say_anything(void)
+{
+    size_t length = take_u8();
+    const uint8_t *bytes = take(&length);
+    client_sends(bytes, length);
+}
+
+/* ---- what programs do ---- */
+
+static void program_writes(void)
+{
+    int pipe = take_u8() & 1 ? PIPE_STDOUT : PIPE_STDERR;
+    size_t length = take_u16(), room = PIPE_ROOM - program.waiting[pipe];
+    if (nobody_lives() || program.shut[pipe])
+        return;
+    length = length < room ? length : room;
+    program.waiting[pipe] += length;
+    program.written[pipe] += length;
+}
+
+static void program_reads_or_shuts(void)
+{
+    uint8_t what = take_u8();
+    if (what >= 224)
+        program.shut[what % 3] = true;
+    else
+        program.stdin_room += take_u16();
+}
+
+static void reader_changes(uint8_t how)
+{
+    kernel.reader_gone |= how == 254;
+    kernel.to_client = how & 1 ? TO_CLIENT_ENDLESS : 0;
+}
+
+static void program_is_no_program(void)
+{
+    program.failure = take_u8();
+    if (program.main_lives && program.failure)
+        program.waiting[PIPE_FAILURE] = sizeof program.failure;
+    program_ends(127 << 8);
+}
+
+static void program_forks(void)
+{
+    if (!nobody_lives() && program.others < 100)
+        program.others += take_u8() % 4;
+}
+
+/* ---- what happens ---- */
+
+static void last_client_comes(void)
+{
+    kernel.last_words = true;
+    program.stubborn = false;
+    kernel.fail_next = 0;
+    kernel.pieces = 0;
+    kernel.to_client = TO_CLIENT_ENDLESS;
+    send_hello(LAST_NONCE, HELLO_BYTES);
+    send_frame(ASK_SYNC, load_u32(LAST_NONCE), NULL, 0, 0);
+}
+
+static bool next_event(void)
+{
+    if (left_of_input() == 0) {
+        if (kernel.last_words && !run_active())
+            kernel.client_gone = true;
+        else if (!kernel.last_words)
+            last_client_comes();
+        else
+            return false;
+        return true;
+    }
+    switch (take_u8() % 16) {
+    case 0: say_anything(); break;
+    case 1: say_hello(); break;
+    case 2: say_frame(); break;
+    case 3: say_exec(); break;
+    case 4: say_much(); break;
+    case 5: say_file(); break;
+    case 6: program_writes(); break;
+    case 7: program_reads_or_shuts(); break;
+    case 8: program_ends((int)(take_u8() & 1 ? take_u8() << 8 : take_u8() & 31)); break;
+    case 9: program_forks(); break;
+    case 10: program.stubborn = take_u8() & 1; break;
+    case 11: kernel.clock += (int64_t)take_u16() * 200000000 / (1 + take_u8()); break;
+    case 12: kernel.to_client += take_u16() & 0x7fff; break;
+    case 13: reader_changes(take_u8()); break;
+    case 14: kernel.piece = 1 + take_u16(); kernel.pieces = 50; break;
+    case 15: program_is_no_program(); kernel.fail_next = take_u8() & 1 ? take_u8() % 64 : 0; break;
+    }
+    return true;
+}
+
+/* At the end of each turn of the loop, for which time stands still. */
+static void look_for_movement(void)
+{
+    if (still.running || told.taken == kernel.clock || talk.heard == kernel.clock)
+        still.since = kernel.clock;
+    still.running = run_deadline_ns() >= 0;
+}
+
+static bool idle_for_long(void)
+{
+    return !still.running && kernel.clock >= still.since + IDLE_SECONDS * (int64_t)1000000000;
+}
+
+static void check_at_rest(void)
+{
+    look_for_movement();
+    MUST(!idle_for_long());
+    int pipes = 0, folders = 0;
+    for (int fd = FIRST_FD; fd < FDS; fd++) {
+        pipes += kernel.kind[fd] == PIPE;
+        folders += kernel.kind[fd] == FOLDER;
+    }
+    MUST(run_active() ? pipes <= 4 : pipes == 0);
+    MUST(folders == (file.folder >= 0 ? 2 : 1));
+    MUST(in.start <= in.scanned && in.scanned <= in.end && in.end <= sizeof in.bytes);
+    MUST(out.sent <= out.end && out.end <= sizeof out.bytes);
+    MUST(run.fed <= run.fed_end && run.fed_end <= sizeof feed);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    char variable[sizeof TOKEN_TEXT], other[] = "PATH=/bin", folder[] = "/workspace";
+    kernel_reset(data, size);
+    runner_reset();
+    memset(&told, 0, offsetof(typeof(told), bytes));
+    told.got = 0;
+    memset(&told.epoch, 0, sizeof told - offsetof(typeof(told), epoch));
+    told.epoch = 1;
+    memset(&still, 0, sizeof still);
+    memcpy(variable, TOKEN_TEXT, sizeof variable);
+    kernel.environment[0] = other;
+    kernel.environment[1] = variable;
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%d", IDLE_SECONDS);
+    char *argv[] = {(char[]){"runner"}, (char[]){"serve"}, folder, seconds, NULL};
+    kernel.counter_text = (const unsigned char *)"oom 0\noom_kill 0\n";
+    kernel.counter_length = 17;
+    if (setjmp(kernel.end) == 0)
+        kernel.exit_code = runner_main(4, argv);
+    MUST(variable[strlen(TOKEN_VARIABLE)] == 0);
+    if (kernel.exit_code == EXIT_UNCLEAN)
+        MUST(run_unclean());
+    else
+        MUST(kernel.exit_code == EXIT_DONE);
+    look_for_movement();
+    if (kernel.exit_code == EXIT_DONE && !kernel.client_gone && !kernel.reader_gone)
+        MUST(idle_for_long());
+    if (kernel.last_words && kernel.client_gone && !kernel.reader_gone)
+        MUST(told.last_synced && told.got == 0);
+    return 0;
+}

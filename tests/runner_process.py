@@ -1,0 +1,119 @@
+"""The real runner as a process of this machine: unprivileged, PID 1 of its own namespace, with a
+folder of its own, spoken to over its stdin and stdout by any number of clients."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from codeexec.sandbox import protocol
+from codeexec.sandbox.conversation import Conversation
+from codeexec.sandbox.errors import SandboxLost
+from codeexec.sandbox.runner_image import SOURCES
+
+_NOBODY = 65534
+_OTHERS = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
+
+
+def build_runner(into: Path) -> Path:
+    program = into / "runner"
+    argv = ["clang", "-O1", "-std=gnu11", *map(str, sorted(SOURCES.glob("*.c"))), "-o", program]
+    subprocess.run(argv, check=True)
+    return program
+
+
+class RunnerProcess:
+    """As in a container, everybody who is attached gets everything that it says."""
+
+    def __init__(self, program: Path, *, idle_seconds: int = 60) -> None:
+        self._idle_seconds = idle_seconds
+        self.token = protocol.new_token()
+        self._home = Path(tempfile.mkdtemp(prefix="runner-"))
+        self.workspace = self._home / "workspace"
+        self.workspace.mkdir()
+        shutil.copy(program, self._home / "runner")
+        self._process = subprocess.Popen(
+            self._argv(),
+            env={"PATH": os.environ["PATH"], "RUNNER_TOKEN": self.token},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+        )
+        self.attached: list[Attached] = []
+
+    def _argv(self) -> list[str]:
+        serve = [self._home / "runner", "serve", self.workspace, self._idle_seconds]
+        namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"]
+        if os.geteuid() != 0:
+            return ["unshare", "--user", "--map-root-user", *namespace, "--", *map(str, serve)]
+        for path in (self._home, self.workspace):
+            os.chown(path, _NOBODY, _NOBODY)
+        dropped = ["setpriv", *_OTHERS, "--no-new-privs", "--"]
+        return ["unshare", *namespace, "--", *dropped, *map(str, serve)]
+
+    def attach(self, *, late_seconds: float = 0.0, pause_seconds: float = 0.0) -> Conversation:
+        """A client that reads nothing for the first while, and pauses after each piece."""
+        stream = Attached(self, late_seconds, pause_seconds)
+        self.attached.append(stream)
+        return Conversation(stream, token=self.token, workspace_dir=str(self.workspace))
+
+    def write(self, data: bytes) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+
+    def pump(self, seconds: float) -> None:
+        assert self._process.stdout
+        if select.select([self._process.stdout], [], [], max(0.0, seconds))[0]:
+            data = os.read(self._process.stdout.fileno(), 65536)
+            for stream in self.attached:
+                stream.take(data)
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code, once it has ended by itself. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(seconds)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        shutil.rmtree(self._home)
+
+
+class Attached:
+    """A `conversation.Stream`."""
+
+    def __init__(self, runner: RunnerProcess, late_seconds: float, pause_seconds: float) -> None:
+        self._runner = runner
+        self._reads_from = time.monotonic() + late_seconds
+        self._pause_seconds = pause_seconds
+        self._pending = bytearray()
+        self._ended = False
+
+    def take(self, data: bytes) -> None:
+        self._pending += data
+        self._ended |= not data
+
+    def send(self, data: bytes) -> None:
+        self._runner.write(data)
+
+    def receive(self, seconds: float) -> bytes | None:
+        until = time.monotonic() + seconds
+        if (pause := self._reads_from - time.monotonic()) > 0:
+            time.sleep(min(pause, seconds))
+            return None
+        self._reads_from = time.monotonic() + self._pause_seconds
+        while not self._pending and not self._ended and (left := until - time.monotonic()) > 0:
+            self._runner.pump(left)
+        if not self._pending and self._ended:
+            raise SandboxLost("The runner has ended.")
+        data, self._pending = bytes(self._pending), bytearray()
+        return data or None
+
+    def is_quiet(self) -> bool:
+        self._runner.pump(0)
+        return not self._pending

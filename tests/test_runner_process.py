@@ -1,0 +1,88 @@
+"""The real runner as a process: how long it waits for whom, and how much it sends at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from codeexec.sandbox import protocol
+from codeexec.sandbox.types import Command, Verdict
+from tests.runner_process import RunnerProcess, build_runner
+
+IDLE_SECONDS = 2
+PRINTED = 300_000
+"""More than a pipe takes, less than two pipes and the runner's buffer: the program ends unread."""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_runner(tmp_path_factory.mktemp("runner"))
+
+
+@contextmanager
+def started(program: Path, *, idle_seconds: int = 60) -> Iterator[RunnerProcess]:
+    runner = RunnerProcess(program, idle_seconds=idle_seconds)
+    try:
+        yield runner
+    finally:
+        runner.end()
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.6])
+def test_what_a_long_run_printed_last_waits_for_a_reader_who_is_late(
+    pause_seconds: float, program: Path
+) -> None:
+    """The program ends after 3 s, its reader comes half a second later, and may be slow."""
+    with started(program, idle_seconds=IDLE_SECONDS) as runner:
+        client = runner.attach(late_seconds=3.5, pause_seconds=pause_seconds)
+        argv = ("sh", "-c", f"sleep 3; head -c {PRINTED} /dev/zero")
+        result = client.run(Command(argv=argv, wall_seconds=30, output_bytes=PRINTED))
+        assert (result.verdict, len(result.stdout)) == (Verdict.OK, PRINTED)
+        assert result.wall_seconds < 3.5, "it ended before anybody read"
+
+
+def test_a_runner_whose_output_nobody_reads_ends_with_its_idle_time(program: Path) -> None:
+    with started(program, idle_seconds=IDLE_SECONDS) as runner:
+        nonce = protocol.new_nonce()
+        begun = time.monotonic()
+        runner.write(
+            protocol.encode_hello(runner.token, nonce)
+            + protocol.encode_exec(
+                protocol.first_run_id(nonce),
+                argv=["yes"],
+                env={},
+                cwd="/",
+                wall_ms=1000,
+                output_bytes=10**9,
+            )
+        )
+        assert runner.wait(seconds=20) == 0
+        assert time.monotonic() - begun > 1 + IDLE_SECONDS
+
+
+def test_a_runner_that_nobody_speaks_to_ends_with_its_idle_time(program: Path) -> None:
+    with started(program, idle_seconds=1) as runner:
+        assert runner.wait(seconds=20) == 0
+
+
+@pytest.mark.parametrize("cap", [1, 65_536, 200_000])
+def test_a_program_that_prints_too_much_is_sent_up_to_its_cap_and_no_further(
+    cap: int, program: Path
+) -> None:
+    """A byte more would cost an honest sandbox its client."""
+    with started(program) as runner:
+        client = runner.attach()
+        for size in (0, cap - 1, cap, cap + 1, 10 * cap):
+            both = f"head -c {size} /dev/zero & head -c {size} /dev/zero >&2; wait"
+            for argv in (("head", "-c", str(size), "/dev/zero"), ("sh", "-c", both)):
+                result = client.run(Command(argv=argv, wall_seconds=30, output_bytes=cap))
+                too_much = result.stdout_truncated or result.stderr_truncated
+                assert too_much == (size > cap)
+                assert result.verdict == (Verdict.OUTPUT_LIMIT if too_much else Verdict.OK)
+                assert len(result.stdout) == cap or not result.stdout_truncated
+                assert len(result.stderr) == cap or not result.stderr_truncated
+                assert too_much or len(result.stdout) == size
