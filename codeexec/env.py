@@ -430,7 +430,7 @@ SETTINGS = (
         "SECRET_KEY",
         _text,
         "any text, the longer the better",
-        "signs admin sessions and queue messages; default: made once, kept in DATA_DIR",
+        "signs admin sessions, tokens and queue messages; default: made once, kept in DATA_DIR",
     ),
     _setting(
         "DATA_DIR",
