@@ -1,6 +1,6 @@
 """The worker's side of the protocol against what no runner says, and against the real runner.
 
-`scripts/fuzz client` runs this with many more examples, and other ones each time.
+`scripts/fuzz client` runs this again and again, with more and other examples each time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from codeexec.sandbox.verdicts import to_result
 from scripts.fuzz_runner import Home, ensure_clang
 from tests.runner_process import RunnerProcess, build_runner
 
-LONG = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+TIMES = int(os.environ.get("FUZZ_TIMES", "0"))
+"""`scripts/fuzz client` says so; 0: in the tests."""
 NONCE = bytes(range(1, 17))
 TOKEN = "11" * 16
 KIB = 1024
@@ -47,8 +48,8 @@ KIB = 1024
 def fuzzed(examples: int, **more: object) -> settings:
     """So many examples in the tests, always the same ones."""
     return settings(
-        max_examples=max(LONG, examples),
-        derandomize=not LONG,
+        max_examples=max(TIMES, 1) * examples,
+        derandomize=TIMES == 0,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
