@@ -379,8 +379,9 @@ class ClientsAndRunner(RuleBasedStateMachine):
     @precondition(lambda self: self.stale)
     @rule()
     def a_client_that_was_superseded_speaks(self) -> None:
+        """Once: after that it is told nothing more, and would wait for its time to be over."""
         with pytest.raises(SandboxLost):
-            self.stale[-1].run(Command(argv=("true",), wall_seconds=5, output_bytes=10))
+            self.stale.pop().run(Command(argv=("true",), wall_seconds=5, output_bytes=10))
 
     @rule(files=st.dictionaries(names, contents, max_size=3))
     def files_are_written(self, files: dict[str, bytes]) -> None:
