@@ -318,8 +318,10 @@ def test_noise_before_the_answer_to_a_hello_is_neither_held_nor_endless():
     ],
 )
 def test_what_cannot_be_true_is_a_lost_sandbox(kind, payload):
+    """At once, and not because the time was over."""
     _, outcome = hold([(kind, 0, payload)])
     assert isinstance(outcome, SandboxLost)
+    assert str(outcome).startswith("The sandbox's runner sent ")
 
 
 # ---- clients and the real runner
