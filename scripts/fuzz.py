@@ -16,7 +16,7 @@ from scripts.steps import ROOT, Stopped, reported, run_shown, say, stop_on_signa
 
 CLIENT_TESTS = "tests/test_client_fuzzing.py"
 CLIENT_TIMES = 3
-"""How many times as many examples as in the tests one pass has: it takes about half a minute."""
+"""How many times as many examples as in the tests one pass has: it takes about 15 s."""
 HELP = """\
 scripts/fuzz runner --seconds 600          every target in turn, about so long in all
 scripts/fuzz runner --target order         one target

@@ -318,8 +318,10 @@ def test_noise_before_the_answer_to_a_hello_is_neither_held_nor_endless():
     ],
 )
 def test_what_cannot_be_true_is_a_lost_sandbox(kind, payload):
+    """At once, and not because the time was over."""
     _, outcome = hold([(kind, 0, payload)])
     assert isinstance(outcome, SandboxLost)
+    assert str(outcome).startswith("The sandbox's runner sent ")
 
 
 # ---- clients and the real runner
@@ -379,8 +381,9 @@ class ClientsAndRunner(RuleBasedStateMachine):
     @precondition(lambda self: self.stale)
     @rule()
     def a_client_that_was_superseded_speaks(self) -> None:
+        """Once: after that it is told nothing more, and would wait for its time to be over."""
         with pytest.raises(SandboxLost):
-            self.stale[-1].run(Command(argv=("true",), wall_seconds=5, output_bytes=10))
+            self.stale.pop().run(Command(argv=("true",), wall_seconds=5, output_bytes=10))
 
     @rule(files=st.dictionaries(names, contents, max_size=3))
     def files_are_written(self, files: dict[str, bytes]) -> None:
