@@ -253,6 +253,14 @@ class TestCarryingOut:
             "isolation of python in runc on this: environment: escaped: a variable: SECRET",
         ]
 
+    def test_where_no_attack_concerns_it_nothing_is_proven(
+        self, python: Environment, this: Node, driver: FakeDriver
+    ) -> None:
+        check = new_check(python, "runsc", this)
+        carry_out(check, choose(["seccomp"]))
+        assert (check.ok, check.summary) == (False, "no attack concerns it")
+        assert IsolationCheck.objects.failed().get() == check
+
     def test_an_interruption_says_so_and_counts_for_nothing(
         self, python: Environment, this: Node, driver: FakeDriver
     ) -> None:
@@ -353,6 +361,9 @@ class TestSchedule:
         start_queued_check(this)
         check.refresh_from_db()
         assert check.error == "Its process ended before it was through."
+        assert not IsolationCheck.objects.current().exists()
+        queue_due_checks(up_for(this, minutes=30))
+        assert IsolationCheck.objects.queued().filter(environment=python).exists()
 
     def test_old_ones_are_pruned_but_for_the_last_of_each(
         self, python: Environment, rust: Environment, this: Node
