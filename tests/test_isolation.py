@@ -115,6 +115,11 @@ def being_checked(node: Node) -> Iterator[None]:
 
 
 class TestCommand:
+    @pytest.fixture(autouse=True)
+    def one_runtime(self, configure: Configure) -> None:
+        """Sessions have no choice, but where a test gives them one."""
+        configure(SESSION_RUNTIMES=["runc"])
+
     def test_what_is_held_exits_with_0_and_is_stored(
         self, python: Environment, this: Node, driver: FakeDriver
     ) -> None:
@@ -166,6 +171,13 @@ class TestCommand:
         _, output, _ = command("--attack=environment", "--json")
         checked = [document["environment"] for document in json.loads(output)]
         assert checked == ["python", "python-ml"]
+
+    def test_the_default_environment_is_checked_in_each_runtime_that_sessions_may_choose(
+        self, python: Environment, this: Node, driver: FakeDriver, configure: Configure
+    ) -> None:
+        configure(SESSION_RUNTIMES=["runc", "runsc"])
+        _, output, _ = command("--environment=python", "--attack=environment", "--json")
+        assert [document["runtime"] for document in json.loads(output)] == ["runc", "runsc"]
 
     def test_sandboxes_are_those_of_sessions_in_the_runtime_that_is_asked_for(
         self, python: Environment, this: Node, driver: FakeDriver, configure: Configure
