@@ -16,11 +16,7 @@ from django.utils import timezone
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack
 from codeexec.sandbox.attacks.subject import PROGRAMS, FirstProgram, Subject
-from codeexec.sandbox.attacks.suite import (
-    MAX_IDLE_SECONDS,
-    Verdict,
-    attack_all,
-)
+from codeexec.sandbox.attacks.suite import MAX_IDLE_SECONDS, Verdict, attack_all
 from codeexec.sandbox.driver import KeepGoing, always
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import SandboxSpec
@@ -29,11 +25,7 @@ from environments_app.engine import get_driver
 from environments_app.models import Environment
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import AttackResult, Execution, IsolationCheck, Node
-from sessions_app.services.isolation import (
-    built_on,
-    queue_check,
-    runtimes_of,
-)
+from sessions_app.services.isolation import built_on, queue_check, runtimes_of
 
 CHECK_TASK = "sessions_app.tasks.check_isolation"
 
@@ -245,13 +237,19 @@ def start_queued_check(node: Node) -> None:
     It is sent again until a worker has taken it up: the first to do so has it.
     """
     for stale in IsolationCheck.objects.stale().filter(node=node):
-        stale.finish(error="Its process ended before it was through.")
+        _give_up(stale)
     checks = IsolationCheck.objects.filter(node=node)
     queued = checks.queued().order_by("queued_at").first()
     if queued is None or checks.running().exists() or not _may_start(queued):
         return
     with transaction.atomic():
         enqueue(CHECK_TASK, str(queued.pk), queue=node_queue(node.name))
+
+
+def _give_up(check: IsolationCheck) -> None:
+    """Like one that was interrupted it counts for nothing, so that it is made anew."""
+    if check.finish(error="Its process ended before it was through.", complete=False):
+        logger.warning("isolation of %s: %s", check, check.summary)
 
 
 def _may_start(check: IsolationCheck) -> bool:

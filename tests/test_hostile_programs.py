@@ -1,4 +1,6 @@
-"""Programs that mean harm, in real containers. After each, the same sandbox runs the next one."""
+"""Programs that mean harm, in real containers: which verdict or error of ours they get. After each,
+the same sandbox runs the next one. That hostile code is held is what `check_isolation` proves.
+"""
 
 from __future__ import annotations
 
@@ -56,18 +58,6 @@ def arena(docker_driver: DockerDriver, handle: SandboxHandle, runtime: str) -> A
 # ---- resources
 
 
-def test_a_fork_bomb_is_bounded_and_ends_with_its_time(arena):
-    bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
-    result = arena.run(bomb, wall_seconds=1.0)
-    # Under gVisor, 40 interpreters may have no room either.
-    assert (
-        result.verdict
-        in {"runc": ["time_limit"], "runsc": ["time_limit", "memory_limit"]}[arena.runtime]
-    )
-    assert result.clean
-    assert result.wall_seconds < 4
-
-
 def test_as_many_processes_as_allowed_and_no_more(arena):
     source = (
         "import os\n"
@@ -111,21 +101,6 @@ def test_many_processes_eating_memory_harm_the_runner_no_more_than_one(arena):
     assert arena.run(source).verdict == Verdict.MEMORY_LIMIT
 
 
-def test_the_workspace_fills_up_and_can_be_emptied_again(arena):
-    source = (
-        "import errno, os\n"
-        "for folder in ('/workspace', '/tmp'):\n"
-        "    try:\n"
-        "        with open(folder + '/fill', 'wb') as file:\n"
-        "            for _ in range(100): file.write(bytes(1 << 20))\n"
-        "    except OSError as error:\n"
-        "        print(errno.errorcode[error.errno])\n"
-        "    print(os.path.getsize(folder + '/fill') <= 16 << 20)\n"
-        "    os.unlink(folder + '/fill')\n"
-    )
-    assert arena.run(source).stdout == b"ENOSPC\nTrue\n" * 2
-
-
 def test_a_file_that_no_longer_fits_is_an_error_of_ours_with_its_name(arena):
     fill = "with open('fill', 'wb') as f:\n  while True: f.write(bytes(65536)); f.flush()"
     run_python(arena.driver, arena.handle, fill)
@@ -159,6 +134,24 @@ def test_more_files_than_a_disk_has_names_for(arena):
     else:
         assert result.verdict == Verdict.MEMORY_LIMIT
         assert arena.run("import shutil; shutil.rmtree('many')").verdict == Verdict.OK
+
+
+@pytest.mark.parametrize("shut", ["chmod('many', 0o300)", "chmod('.', 0o300)"])
+def test_files_in_a_folder_that_nobody_may_list_count_too(arena, shut):
+    """Nor may the runner, which looks after their number under gVisor."""
+    source = (
+        "import os\n"
+        "os.makedirs('many', exist_ok=True)\n"
+        "os.chdir('many')\n"
+        "os.mkdir('many')\n"
+        f"os.{shut}\n"
+        "for number in range(100_000): os.close(os.open(f'many/{number}', os.O_CREAT))\n"
+    )
+    result = arena.run(source, wall_seconds=20.0)
+    ended = {"runc": Verdict.RUNTIME_ERROR, "runsc": Verdict.MEMORY_LIMIT}
+    assert result.verdict == ended[arena.runtime]
+    tidy = "import os\nos.system('chmod -R u+rwx many; rm -r many')\nprint(os.listdir())"
+    assert arena.run(tidy).stdout == b"['main.py']\n"
 
 
 def test_a_flood_on_both_streams_is_cut_and_killed(arena):
@@ -228,35 +221,6 @@ def test_a_flood_whose_client_has_left_is_ended_by_the_next_one(arena):
 # ---- outliving a run
 
 
-def test_daemons_in_sessions_of_their_own_end_with_the_run(arena):
-    source = (
-        "import os, time\n"
-        "for _ in range(10):\n"
-        "    if os.fork() == 0:\n"
-        "        os.setsid()\n"
-        "        if os.fork() == 0:\n"
-        "            for fd in (0, 1, 2): os.close(fd)\n"
-        "            time.sleep(60)\n"
-        "        os._exit(0)\n"
-        "time.sleep(0.1)\n"
-    )
-    result = arena.run(source)
-    assert (result.verdict, result.clean) == (Verdict.OK, True)
-    assert result.wall_seconds < 5
-    count = (
-        "import os; print(sorted(p for p in os.listdir('/proc') if p.isdigit())[0:2], os.getpid())"
-    )
-    pids, own = arena.run(count).stdout.decode().rsplit(" ", 1)
-    assert pids == f"['1', '{own.strip()}']"
-
-
-def test_a_child_that_keeps_the_output_open_does_not_hold_the_run_up(arena):
-    source = "import os, time\nif os.fork() == 0: time.sleep(60)\nprint('done')"
-    result = arena.run(source)
-    assert (result.stdout, result.verdict) == (b"done\n", Verdict.OK)
-    assert result.wall_seconds < 5
-
-
 def test_shared_memory_does_not_outlive_the_run(arena):
     """It ends with its maker under runc; there is none under gVisor."""
     source = (
@@ -281,23 +245,6 @@ def test_there_are_no_queues_and_semaphores_that_would_outlive_the_run(arena, ca
 # ---- the runner itself
 
 
-def test_no_signal_ends_the_runner(arena):
-    source = (
-        "import os, signal\n"
-        "for number in range(1, 65):\n"
-        "    if number not in (32, 33):\n"
-        "        try: os.kill(1, number)\n"
-        "        except PermissionError: pass\n"  # as under gVisor, where it would be heard
-        "print('sent')\n"
-    )
-    assert arena.run(source).stdout == b"sent\n"
-
-
-def test_killing_everything_kills_only_oneself(arena):
-    result = arena.run("import os, signal; os.kill(-1, signal.SIGKILL); print('alone')")
-    assert result.verdict in (Verdict.OK, Verdict.RUNTIME_ERROR)
-
-
 def test_nothing_of_the_runner_can_be_looked_at(arena):
     source = (
         "import os\n"
@@ -316,40 +263,6 @@ def test_nothing_of_the_runner_can_be_looked_at(arena):
     assert said == "looked\n"
 
 
-def test_the_token_is_nowhere(arena):
-    source = (
-        "import os, pathlib\n"
-        "print(sorted(os.environ))\n"
-        "found = b''\n"
-        "for path in pathlib.Path('/proc').glob('[0-9]*/*'):\n"
-        "    try: found += path.read_bytes()\n"
-        "    except OSError: pass\n"
-        "print(b'RUNNER' + b'_TOKEN' in found)\n"
-        "print(len(found) > 1000)\n"
-    )
-    result = arena.run(source)
-    names, token_seen, looked = result.stdout.decode().splitlines()
-    assert "RUNNER_TOKEN" not in names
-    assert (token_seen, looked) == ("False", "True")
-
-
-def test_the_runner_cannot_be_traced(arena):
-    source = (
-        "import ctypes\n"
-        "libc = ctypes.CDLL(None, use_errno=True)\n"
-        "for request in (16, 0x4206):\n"
-        "    print(libc.ptrace(request, 1, 0, 0), ctypes.get_errno())\n"
-        "data = ctypes.create_string_buffer(8)\n"
-        "class Vec(ctypes.Structure):\n"
-        "    _fields_ = [('base', ctypes.c_void_p), ('len', ctypes.c_size_t)]\n"
-        "local = Vec(ctypes.addressof(data), 8)\n"
-        "remote = Vec(0x400000, 8)\n"
-        "print(libc.process_vm_readv(1, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0),"
-        " ctypes.get_errno())\n"
-    )
-    assert arena.run(source).stdout == b"-1 1\n" * 3
-
-
 def test_frames_in_the_output_are_output(arena):
     fake_result = b"R" + bytes(4) + (28).to_bytes(4, "big") + bytes(28) + b"\0"
     source = (
@@ -358,16 +271,6 @@ def test_frames_in_the_output_are_output(arena):
     result = arena.run(source)
     assert result.stdout == fake_result * 50 + b"A" + bytes(26)
     assert result.verdict == Verdict.OK
-
-
-def test_a_program_inherits_three_descriptors_and_no_signal_setting(arena):
-    source = (
-        "import os\n"
-        "print([fd for fd in range(256) if os.path.exists(f'/proc/self/fd/{fd}')])\n"
-        "import signal\n"
-        "print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))\n"
-    )
-    assert arena.run(source).stdout == b"[0, 1, 2]\nset()\n"
 
 
 def test_a_program_is_killed_before_the_runner_whatever_it_does_about_it(arena):
@@ -386,78 +289,10 @@ def test_a_program_is_killed_before_the_runner_whatever_it_does_about_it(arena):
 # ---- the border
 
 
-def test_a_program_has_no_capability_and_gets_none(arena):
-    source = (
-        "import ctypes\n"
-        "print(ctypes.CDLL(None).prctl(39, 0, 0, 0, 0))\n"  # PR_GET_NO_NEW_PRIVS
-        "print(open('/proc/self/status').read())\n"
-    )
-    result = arena.run(source)
-    assert result.stdout.startswith(b"1\n")
-    status = dict(
-        line.split(":\t", 1) for line in result.stdout.decode().splitlines() if ":" in line
-    )
-    sets = {name: int(status[name], 16) for name in status if name.startswith("Cap")}
-    ambient = ("CapAmb",) if arena.runtime == "runc" else ()  # gVisor has no line for it
-    assert sets == dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", *ambient), 0)
-    assert status["Seccomp"] == "2"
-    assert set(status["Uid"].split()) == {"4242"}
-    assert set(status["Gid"].split()) == {"4242"}
-
-
-def test_there_is_no_network(arena):
-    source = (
-        "import errno, os, socket\n"
-        "print(os.listdir('/sys/class/net'))\n"
-        "for address in (('1.1.1.1', 53), ('172.17.0.1', 2375)):\n"
-        "    try: socket.create_connection(address, timeout=2)\n"
-        "    except OSError as e: print(e.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH))\n"
-        "try: socket.getaddrinfo('example.com', 80)\n"
-        "except OSError: print('no names')\n"
-    )
-    assert arena.run(source).stdout == b"['lo']\nTrue\nTrue\nno names\n"
-
-
-def test_the_root_file_system_cannot_be_written(arena):
-    source = (
-        "import errno\n"
-        "for place in ('/x', '/etc/passwd', '/usr/bin/python3', '/opt/code-executor/x', '/root/x',"
-        " '/home/executor/x', '/var/tmp/x', '/run/x', '/dev/x', '/sys/x',"
-        " '/proc/sys/kernel/panic'):\n"
-        "    try: open(place, 'w'); print('wrote', place)\n"
-        "    except OSError as error: pass\n"
-    )
-    assert arena.run(source).stdout == b""
-
-
-def test_dangerous_system_calls_are_refused(arena):
-    source = (
-        "import ctypes\n"
-        "libc = ctypes.CDLL(None, use_errno=True)\n"
-        "calls = [libc.mount(b'x', b'/tmp', b'tmpfs', 0, None), libc.unshare(0x10000000),\n"
-        "         libc.sethostname(b'x', 1), libc.chroot(b'/tmp'), libc.setuid(0),\n"
-        "         libc.syscall(321, 0, 0, 0), libc.syscall(298, 0, 0, 0, 0, 0)]\n"
-        "print(calls)\n"
-    )
-    assert arena.run(source).stdout == b"[-1, -1, -1, -1, -1, -1, -1]\n"
-
-
-def test_a_link_planted_where_a_file_will_be_written_is_replaced(arena):
-    plant = (
-        "import os\n"
-        "open('/tmp/victim', 'w').write('unharmed')\n"
-        "for name in ('linked.py', 'pipe.py'):\n"
-        "    if os.path.lexists(name): os.unlink(name)\n"
-        "os.symlink('/tmp/victim', 'linked.py')\n"
-        "os.mkfifo('pipe.py')\n"
-    )
-    arena.run(plant)
-    with arena.driver.attach(arena.handle) as attachment:
-        for name in ("linked.py", "pipe.py"):
-            attachment.write_files([WorkspaceFile(path=name, content=b"print('new')")])
-            assert attachment.run(command("python", name)).stdout == b"new\n"
-        assert attachment.run(command("cat", "/tmp/victim")).stdout == b"unharmed"  # noqa: S108
-    arena.assert_unharmed()
+def test_programs_are_the_images_user_in_every_way(arena):
+    source = "import os; print(os.getresuid(), os.getresgid(), os.getgroups())"
+    ids = (4242, 4242, 4242)
+    assert arena.run(source).stdout.decode() == f"{ids} {ids} {[4242]}\n"
 
 
 def test_no_file_is_written_through_a_linked_folder(arena):
@@ -483,16 +318,6 @@ def test_closing_the_standard_streams_early_ends_nothing(arena, fds):
     result = arena.run(source, stdin=b"unread" * 50_000)
     assert (result.exit_code, result.stdout) == (7, b"")
     assert result.wall_seconds >= 0.2
-
-
-def test_a_stopped_program_runs_out_of_time(arena):
-    result = arena.run("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", wall_seconds=0.4)
-    assert result.verdict == Verdict.TIME_LIMIT
-
-
-def test_a_program_that_locks_the_workspace_locks_nobody_out(arena):
-    result = arena.run("import os; os.chmod('/workspace', 0)")
-    assert result.verdict == Verdict.OK
 
 
 def test_a_folder_made_unusable_is_its_own_programs_loss_only(arena):

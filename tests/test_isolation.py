@@ -115,6 +115,11 @@ def being_checked(node: Node) -> Iterator[None]:
 
 
 class TestCommand:
+    @pytest.fixture(autouse=True)
+    def one_runtime(self, configure: Configure) -> None:
+        """Sessions have no choice, but where a test gives them one."""
+        configure(SESSION_RUNTIMES=["runc"])
+
     def test_what_is_held_exits_with_0_and_is_stored(
         self, python: Environment, this: Node, driver: FakeDriver
     ) -> None:
@@ -166,6 +171,13 @@ class TestCommand:
         _, output, _ = command("--attack=environment", "--json")
         checked = [document["environment"] for document in json.loads(output)]
         assert checked == ["python", "python-ml"]
+
+    def test_the_default_environment_is_checked_in_each_runtime_that_sessions_may_choose(
+        self, python: Environment, this: Node, driver: FakeDriver, configure: Configure
+    ) -> None:
+        configure(SESSION_RUNTIMES=["runc", "runsc"])
+        _, output, _ = command("--environment=python", "--attack=environment", "--json")
+        assert [document["runtime"] for document in json.loads(output)] == ["runc", "runsc"]
 
     def test_sandboxes_are_those_of_sessions_in_the_runtime_that_is_asked_for(
         self, python: Environment, this: Node, driver: FakeDriver, configure: Configure
@@ -252,6 +264,14 @@ class TestCarryingOut:
             "isolation of python in runc on this: 1 escaped",
             "isolation of python in runc on this: environment: escaped: a variable: SECRET",
         ]
+
+    def test_where_no_attack_concerns_it_nothing_is_proven(
+        self, python: Environment, this: Node, driver: FakeDriver
+    ) -> None:
+        check = new_check(python, "runsc", this)
+        carry_out(check, choose(["seccomp"]))
+        assert (check.ok, check.summary) == (False, "no attack concerns it")
+        assert IsolationCheck.objects.failed().get() == check
 
     def test_an_interruption_says_so_and_counts_for_nothing(
         self, python: Environment, this: Node, driver: FakeDriver
@@ -353,6 +373,9 @@ class TestSchedule:
         start_queued_check(this)
         check.refresh_from_db()
         assert check.error == "Its process ended before it was through."
+        assert not IsolationCheck.objects.current().exists()
+        queue_due_checks(up_for(this, minutes=30))
+        assert IsolationCheck.objects.queued().filter(environment=python).exists()
 
     def test_old_ones_are_pruned_but_for_the_last_of_each(
         self, python: Environment, rust: Environment, this: Node

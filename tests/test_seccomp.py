@@ -111,6 +111,9 @@ REFUSED = {
     "typing into it with rubbish in the upper half": "attempt('ioctl', 0, 0x7_0000_5412, 0)",
     "a namespace": "attempt('syscall', 56, 0x1000_0000 | 17, 0, 0, 0, 0)",
     "a namespace with rubbish in the upper half": "attempt('syscall', 56, 0x7_1000_0011, 0, 0, 0)",
+    "huge pages": "attempt('mmap', 0, 1 << 21, 3, 0x4_0022, -1, 0)",
+    "a file of huge pages": "attempt('syscall', 319, b'x', 0x7_0000_0004)",
+    "shared huge pages": "attempt('shmget', 0, 1 << 21, 0o5600)",
     "a device node": "attempt('syscall', 259, -100, b'/tmp/null', 0o020666, 0x103)",
     "another personality": "attempt('personality', 0x0008)",
     "a filter of one's own": "attempt('prctl', 22, 2, 0)",
@@ -118,6 +121,8 @@ REFUSED = {
     "the runner's limits": "attempt('prlimit', 1, 7, 0, 0)",
     "the priority of all processes of the user": "attempt('setpriority', 2, 0, 19)",
     "the runner's priority": "attempt('setpriority', 0, 1, 19)",
+    "the runner's processors": "attempt('sched_setaffinity', 1, 8, bytes([1, *bytes(7)]))",
+    "those with rubbish in the upper half": "attempt('syscall', 203, 0x7_0000_0001, 1, b'1')",
 }
 
 
@@ -129,8 +134,10 @@ def test_it_is_refused(docker_driver, sandbox, call):
 
 @docker
 def test_what_a_kernel_may_lack_is_not_there(docker_driver, sandbox):
-    calls = "for number in (425, 426, 427, 323, 435): attempt('syscall', number, 0, 0, 0, 0, 0)"
-    assert run_python(docker_driver, sandbox, CALL + calls).stdout == b"ENOSYS\n" * 5
+    calls = (
+        "for number in (425, 426, 427, 323, 435, 451): attempt('syscall', number, 0, 0, 0, 0, 0)"
+    )
+    assert run_python(docker_driver, sandbox, CALL + calls).stdout == b"ENOSYS\n" * 6
 
 
 @docker

@@ -21,9 +21,13 @@ _HASH_DIGITS = 12
 
 @functools.cache
 def runner_version() -> str:
-    """Names the sources: another content, another version."""
+    return sources_version(SOURCES)
+
+
+def sources_version(folder: Path) -> str:
+    """Names the C sources in a folder: another content, another version."""
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
+    for path in sorted(folder.iterdir()):
         if path.suffix in (".c", ".h") or path.name == "Dockerfile":
             content = path.read_bytes()
             digest.update(f"{path.name} {len(content)}\n".encode() + content)

@@ -23,16 +23,17 @@ FILES = """
     lsetxattr lstat mkdir mkdirat newfstatat open openat openat2 pipe pipe2 pread64 preadv
     preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr
     rename renameat renameat2 rmdir sendfile setxattr splice stat statfs statx symlink symlinkat
-    sync_file_range truncate umask unlink unlinkat utime utimensat utimes write writev cachestat
+    sync_file_range truncate umask unlink unlinkat utime utimensat utimes write writev
 """
-"""Not `sync` and `syncfs`: they make the host write all that it has. Nor handles of files
+"""Not `sync` and `syncfs`: they make the host write all that it has. Nor `cachestat`, which tells
+what other sandboxes of an image have read, nor handles of files
 (`open_by_handle_at`), which know no mounts, nor `fanotify_*`, `vmsplice`, `tee`."""
 
 PROCESSES = """
     execve execveat exit exit_group fork vfork wait4 waitid kill tgkill tkill pidfd_open
     pidfd_send_signal getpid getppid gettid getpgid getpgrp getsid setpgid setsid getpriority
     ioprio_get sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr
-    sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_yield
+    sched_getparam sched_getscheduler sched_rr_get_interval sched_yield
     set_tid_address set_robust_list get_robust_list rseq membarrier futex futex_waitv futex_wait
     futex_wake futex_requeue getcpu arch_prctl restart_syscall
 """
@@ -45,8 +46,8 @@ SIGNALS = """
 """
 
 MEMORY = """
-    brk mmap munmap mprotect mremap madvise mincore mlock mlock2 mlockall munlock munlockall msync
-    memfd_create mseal pkey_alloc pkey_free pkey_mprotect shmat shmctl shmdt shmget
+    brk munmap mprotect mremap madvise mincore mlock mlock2 mlockall munlock munlockall msync
+    mseal pkey_alloc pkey_free pkey_mprotect shmat shmctl shmdt
 """
 """System V's shared memory ends with the run (`kernel.shm_rmid_forced`). Its semaphores and message
 queues would not, nor POSIX message queues, whose quota all sandboxes of a host have together."""
@@ -81,8 +82,8 @@ NOT_THERE = """
     mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop get_mempolicy
     mbind set_mempolicy set_mempolicy_home_node migrate_pages move_pages map_shadow_stack
     process_mrelease statmount listmount lsm_get_self_attr lsm_set_self_attr
-    lsm_list_modules setxattrat getxattrat listxattrat removexattrat open_tree_attr file_getattr
-    file_setattr listns
+    lsm_list_modules cachestat setxattrat getxattrat listxattrat removexattrat open_tree_attr
+    file_getattr file_setattr listns
 """
 """Refused as a kernel that lacks them would: libraries then do without. `clone3` has its flags in
 memory, where no filter sees them; threads come from `clone` instead."""
@@ -93,7 +94,10 @@ LOWER_32 = 0xFFFF_FFFF
 
 CLONE_NEW = 0x7E02_0000
 """All flags of `clone` that make a namespace."""
+MAP_HUGETLB, MFD_HUGETLB, SHM_HUGETLB = 0x4_0000, 4, 0o4000
+"""Huge pages: a host that has some set aside counts them against no container's memory."""
 PR_SET_SECCOMP = 22
+RUNNER = 1
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 NETLINK_ROUTE, IP, TCP, UDP = 0, 0, 6, 17
@@ -137,6 +141,9 @@ def _by_argument() -> list[Rule]:
     kind = stat.S_IFMT(0o177_777)
     return [
         _allow("clone", _masked(0, CLONE_NEW, 0)),
+        _allow("mmap", _masked(3, MAP_HUGETLB, 0)),
+        _allow("memfd_create", _masked(1, MFD_HUGETLB, 0)),
+        _allow("shmget", _masked(2, SHM_HUGETLB, 0)),
         # Nobody else's, the runner's least of all: it is the same user's.
         _allow("prlimit64 sched_setattr sched_setparam sched_setscheduler", _equal(0, 0)),
         _allow("setpriority", _equal(0, PRIO_PROCESS), _equal(1, 0)),
@@ -145,15 +152,17 @@ def _by_argument() -> list[Rule]:
         *[_allow("mknodat", _masked(2, kind, made)) for made in fifo_file_socket],
         *[_allow("personality", _equal(0, one)) for one in (PER_LINUX, PERSONALITY_QUERY)],
         *[_allow("ioctl", _masked(1, LOWER_32, request)) for request in IOCTLS],
-        *_prctl(),
+        # Threads are numbered, too, so here it is the runner alone that is spared.
+        *_allow_all_but("sched_setaffinity", 0, RUNNER),
+        *_allow_all_but("prctl", 0, PR_SET_SECCOMP),
         *_sockets(),
     ]
 
 
-def _prctl() -> list[Rule]:
-    """All options but PR_SET_SECCOMP, whatever the upper half of the register holds."""
+def _allow_all_but(name: str, index: int, value: int) -> list[Rule]:
+    """Whatever differs from it in one bit at least of the 32 that the kernel looks at."""
     bits = [1 << bit for bit in range(32)]
-    return [_allow("prctl", _masked(0, bit, ~PR_SET_SECCOMP & bit)) for bit in bits]
+    return [_allow(name, _masked(index, bit, ~value & bit)) for bit in bits]
 
 
 def _sockets() -> list[Rule]:

@@ -44,7 +44,8 @@ class IsolationCheckQuerySet(models.QuerySet["IsolationCheck"]):
 
     def failed(self) -> Self:
         """Those that did not prove what they should."""
-        return self.filter(finished_at__isnull=False).exclude(error="", escaped=0, inconclusive=0)
+        proven = Q(error="", escaped=0, inconclusive=0, held__gt=0)
+        return self.filter(finished_at__isnull=False).exclude(proven)
 
 
 class IsolationCheck(models.Model):
@@ -96,16 +97,17 @@ class IsolationCheck(models.Model):
 
     @property
     def ok(self) -> bool:
-        """Whether it is finished, and every attack was held."""
+        """Whether it is finished, and every attack was held: one at least, or nothing is proven."""
         failed = bool(self.error or self.escaped or self.inconclusive)
-        return self.finished_at is not None and not failed
+        return self.finished_at is not None and self.held > 0 and not failed
 
     @property
     def summary(self) -> str:
         """`2 escaped, 116 held`, or why it was not carried through."""
         counts = {"escaped": self.escaped, "inconclusive": self.inconclusive, "held": self.held}
         counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-        return "; ".join(part for part in (self.error, counted) if part)
+        told = "; ".join(part for part in (self.error, counted) if part)
+        return told or ("no attack concerns it" if self.finished_at else "")
 
     def start(self) -> bool:
         """queued → running. False: somebody else has started it."""

@@ -368,7 +368,7 @@ ATTACKS: tuple[Attack, ...] = (
     # ---- harming the runner
     _tampering("signal-runner", "sends the runner every signal", "it goes on"),
     _tampering(
-        "signal-flood", "sends the runner 200,000 signals that are kept for it", "it goes on"
+        "signal-flood", "sends the runner 100,000 signals that are kept for it", "it goes on"
     ),
     _tampering(
         "kill-everything",
@@ -393,6 +393,7 @@ ATTACKS: tuple[Attack, ...] = (
         "hold-pipes",
         "leaves daemons that hold its output open",
         "the run ends with its program",
+        afterwards="other-processes",
     ),
     _tampering(
         "close-streams",
@@ -402,7 +403,7 @@ ATTACKS: tuple[Attack, ...] = (
     _tampering(
         "full-pipes",
         "ends with all pipes full",
-        "all of its output arrives",
+        "the run ends with its program, and what it wrote is no obstacle",
         output_bytes=4 * 1024 * 1024,
     ),
     _tampering(
@@ -422,11 +423,19 @@ ATTACKS: tuple[Attack, ...] = (
         "hydra",
         "leaves processes that replace each other all the time",
         "none outlives the run",
+        afterwards="other-processes",
         may_lose=_GVISOR,
     ),
     # ---- what is left behind
-    _leftover("daemons", "leaves daemons that ignore signals", "none outlives the run"),
-    _leftover("zombies", "leaves dead children behind", "they are gone"),
+    _leftover(
+        "daemons",
+        "leaves daemons that ignore signals",
+        "none outlives the run",
+        afterwards="other-processes",
+    ),
+    _leftover(
+        "zombies", "leaves dead children behind", "they are gone", afterwards="other-processes"
+    ),
     _leftover(
         "ignored-signals",
         "looks which signal settings a new program gets",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -13,22 +12,16 @@ from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.errors import ImageMissing, SandboxStartFailed
 from codeexec.sandbox.images import Images
+from codeexec.sandbox.runner_image import sources_version
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
 SOURCES = Path(__file__).parent / "program"
-_HASH_DIGITS = 12
 _MAX_PROGRAM_BYTES = 16 * 1024 * 1024
 
 
 @functools.cache
 def attacks_version() -> str:
-    """Names the sources: another content, another version."""
-    digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
-        if path.suffix in (".c", ".h") or path.name == "Dockerfile":
-            content = path.read_bytes()
-            digest.update(f"{path.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:_HASH_DIGITS]
+    return sources_version(SOURCES)
 
 
 class AttackImage:

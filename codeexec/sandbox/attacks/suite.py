@@ -29,7 +29,7 @@ from codeexec.sandbox.attacks.judge import Finding, Outcome, escaped, held, inco
 from codeexec.sandbox.attacks.poison import planted
 from codeexec.sandbox.attacks.subject import HELLO, OUTPUT_BYTES, Subject, says_hello
 from codeexec.sandbox.driver import Driver, KeepGoing, always
-from codeexec.sandbox.errors import EngineUnavailable, SandboxError
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxLost
 from codeexec.sandbox.runner_image import runner_version
 from codeexec.sandbox.types import Command, RunResult, SandboxHandle, SandboxSpec, WorkspaceFile
 
@@ -186,6 +186,8 @@ class _Arena:
             finding = self._worst(
                 finding, self._after(attack, compiling=last_of_group or _is_in_the_way(attack))
             )
+        if finding.outcome == Outcome.ESCAPED:
+            self._begin_anew()
         return Verdict(
             attack=attack,
             outcome=finding.outcome,
@@ -206,15 +208,16 @@ class _Arena:
             )
         except EngineUnavailable:
             raise
-        except SandboxError as error:
+        except SandboxLost as error:
             return self._lost(attack, str(error))
+        except SandboxError as error:
+            self._target.replace()
+            return inconclusive(f"it was not tried: {error}")
         finding = judge(
             attack, result, policy.outer_limits(self._target.spec), runtime=self._subject.runtime
         )
         if self._visitors(attack) > visitors:
             return escaped(f"it has reached a listener of the host\n{finding.detail}")
-        if not result.clean:
-            self._target.replace()
         return finding
 
     def _visitors(self, attack: Attack) -> int:
@@ -224,10 +227,16 @@ class _Arena:
         return self._host.visitors if attack.group == Group.NETWORK else 0
 
     def _lost(self, attack: Attack, reason: str) -> Finding:
+        if self._subject.runtime not in attack.may_lose:
+            return escaped(f"its sandbox was lost: {reason}")
         self._target.replace()
-        if self._subject.runtime in attack.may_lose:
-            return held(f"its sandbox was lost, and nothing else: {reason}")
-        return escaped(f"its sandbox was lost: {reason}")
+        return held(f"its sandbox was lost, and nothing else: {reason}")
+
+    def _begin_anew(self) -> None:
+        """What has escaped may have harmed both: what comes next must not be blamed for it."""
+        self._target.replace()
+        self._bystander.replace()
+        self._prepare_bystander()
 
     # ---- after it
 
@@ -237,8 +246,10 @@ class _Arena:
             problem = self._after_in_target(attack, compiling=compiling)
         except EngineUnavailable:
             raise
-        except SandboxError as error:
+        except SandboxLost as error:
             problem = self._lost(attack, str(error))
+        except SandboxError as error:
+            problem = escaped(f"afterwards, in the same sandbox: {error}")
         return problem if problem and problem.outcome != Outcome.HELD else self._elsewhere(attack)
 
     def _after_in_target(self, attack: Attack, *, compiling: bool) -> Finding | None:
@@ -265,8 +276,6 @@ class _Arena:
         except EngineUnavailable:
             raise
         except SandboxError as error:
-            self._bystander.replace()
-            self._prepare_bystander()
             return escaped(f"another sandbox was lost: {error}")
 
     def _asked(self, sandbox: _Sandbox, word: str) -> Finding | None:
@@ -342,6 +351,8 @@ class _Arena:
                     problems.append(escaped(f"meanwhile, in another sandbox: {problem}"))
                 if done.wait(ASK_EVERY_SECONDS):
                     break
+        except EngineUnavailable as error:
+            problems.append(inconclusive(f"meanwhile, another sandbox was not asked: {error}"))
         except SandboxError as error:
             problems.append(escaped(f"meanwhile, another sandbox was lost: {error}"))
 

@@ -1,7 +1,10 @@
 /*
  * What programs may not ask the kernel to do to the runner: processes of one user can limit and slow
- * each other, and one that takes its processor time from process 1 ends its whole sandbox. The filter
- * is the runner's own, which programs inherit; it holds where the daemon applies none, too.
+ * each other, and one that takes its processor time from process 1 ends its whole sandbox. What the
+ * runner is given, such as processors to run on, later programs inherit.
+ *
+ * The profile in ../seccomp.py refuses the same, and this filter as well. Where the daemon applies no
+ * profile, or the kernel is gVisor's, this one holds, which programs inherit.
  */
 #define _GNU_SOURCE
 #include "runner.h"
@@ -50,6 +53,7 @@ static const struct rule {
     {SYS_sched_setscheduler, 156, 0, RUNNER},
     {SYS_sched_setparam, 154, 0, RUNNER},
     {SYS_sched_setattr, OTHER_SCHED_SETATTR, 0, RUNNER},
+    {SYS_sched_setaffinity, 241, 0, RUNNER},
     {SYS_setpriority, 97, 1, RUNNER},
     {SYS_setpriority, 97, 0, OF_USER},
     {SYS_ioprio_set, OTHER_IOPRIO_SET, 1, RUNNER},
@@ -86,6 +90,6 @@ void guard_runner(void)
     *at++ = (struct instruction){ANSWER, 0, 0, ALLOW};
     struct filter filter = {(unsigned short)(at - program), program};
     if (prctl(PR_SET_SECCOMP, MODE_FILTER, &filter) < 0) {
-        /* Only a process that can't gain privileges may: NO_NEW_PRIVILEGES says otherwise. */
+        /* Under the profile, which refuses it, or where NO_NEW_PRIVILEGES says otherwise. */
     }
 }

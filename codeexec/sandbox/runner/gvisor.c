@@ -68,6 +68,22 @@ static bool too_much_memory(int64_t now)
     return watch.memory > watch.memory_limit && watch.memory >= before;
 }
 
+/* A folder that its owner has shut is opened for a moment: what is hidden counts, too. That owner is
+ * who the runner acts as, so nothing is opened that programs could not open. */
+static int open_folder(int parent, const char *name)
+{
+    int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    int folder = openat(parent, name, flags);
+    struct stat about;
+    if (folder >= 0 || errno != EACCES || fstatat(parent, name, &about, AT_SYMLINK_NOFOLLOW) < 0 ||
+        fchmodat(parent, name, 0700, 0) < 0)
+        return folder;
+    folder = openat(parent, name, flags);
+    if (folder >= 0)
+        fchmod(folder, about.st_mode & 07777);
+    return folder;
+}
+
 /* gVisor's tmpfs tells by a folder's size how many entries it has, and by its links whether there
  * are folders among them. Who nests deeper than anybody needs to has too many. */
 static uint64_t count_files(int folder, int depth)
@@ -78,19 +94,24 @@ static uint64_t count_files(int folder, int depth)
     uint64_t count = (uint64_t)about.st_size / 20;
     if (about.st_nlink <= 2 || count > watch.file_limit)
         return count;
+    bool shut = (about.st_mode & 0500) != 0500;
+    if (shut)
+        fchmod(folder, 0700);
     DIR *listing = depth < MAX_DEPTH ? fdopendir(openat(folder, ".", O_RDONLY | O_CLOEXEC)) : NULL;
-    if (!listing)
-        return UINT64_MAX / 2;
     struct dirent *entry;
-    while (count <= watch.file_limit && (entry = readdir(listing))) {
+    while (listing && count <= watch.file_limit && (entry = readdir(listing))) {
         if (entry->d_type != DT_DIR || !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
             continue;
-        int inner = openat(folder, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int inner = open_folder(folder, entry->d_name);
         if (inner >= 0) {
             count += count_files(inner, depth + 1);
             close(inner);
         }
     }
+    if (shut)
+        fchmod(folder, about.st_mode & 07777);
+    if (!listing)
+        return UINT64_MAX / 2;
     closedir(listing);
     return count;
 }

@@ -16,6 +16,7 @@
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/klog.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
@@ -111,8 +112,8 @@ static void no_new_privileges(void)
                                     : (errno = errno == EINVAL ? EPERM : errno, -1));
 }
 
-/* The runner has a small filter of its own, so that there is one says little: calls that no program
- * of a sandbox needs, and that the kernel lets everybody make, must be refused. */
+/* Without a profile the runner gives itself a small filter, so that there is one says little: calls
+ * that no program of a sandbox needs, and that the kernel lets everybody make, must be refused. */
 static void seccomp_filter(void)
 {
     const char *mode = status("Seccomp");
@@ -124,6 +125,10 @@ static void seccomp_filter(void)
         escaped("Seccomp: %s, which is no filter", mode);
     refused("keyctl", syscall(SYS_keyctl, 0 /* get id */, -4 /* the user's keyring */, 1));
     refused("mbind", syscall(SYS_mbind, NULL, 0, 0, NULL, 0, 0));
+    /* Not by mmap(): musl's calls every refusal a lack of memory. */
+    refused("huge pages, which no container's memory counts",
+            syscall(SYS_mmap, NULL, 2 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
+                    -1, 0));
 }
 
 static void become_root(void)

@@ -234,12 +234,21 @@ static void memory_memfd(void)
     memory_taken("memory in a memfd", taken);
 }
 
+static void allow_most_descriptors(void)
+{
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 /* Buffers of the kernel on a program's behalf, as many as it has descriptors for. */
 static void memory_in_pipes(void)
 {
     static char bytes[65536];
     long long taken = 0;
     int ends[2];
+    allow_most_descriptors();
     while (taken < too_much() && pipe2(ends, O_NONBLOCK) == 0) {
         ssize_t wrote;
         fcntl(ends[1], F_SETPIPE_SZ, 1024 * 1024);
@@ -254,6 +263,7 @@ static void memory_in_sockets(void)
     static char bytes[65536];
     long long taken = 0;
     int ends[2], size = 64 * 1024 * 1024;
+    allow_most_descriptors();
     while (taken < too_much() &&
            socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0) {
         ssize_t sent;
@@ -311,7 +321,9 @@ static void fill(const char *folder, long long limit)
         written += wrote;
     unlink(path);
     close(fd);
-    if (written <= limit)
+    if (written == 0)
+        untried("%s: %s", folder, strerror(errno));
+    else if (written <= limit)
         held("%s: full after %lld MiB", folder, written / MIB);
     else
         escaped("%s: %lld MiB were written, its size is %lld MiB", folder, written / MIB,
@@ -456,12 +468,8 @@ static void burn_cpu(void)
 
 static void many_descriptors(void)
 {
-    long made = 0, hard;
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    hard = (long)fact_number("descriptors");
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    long made = 0, hard = (long)fact_number("descriptors");
+    allow_most_descriptors();
     while (made < hard + 1000 && dup(0) >= 0)
         made++;
     if (made <= hard)

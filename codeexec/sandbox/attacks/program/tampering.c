@@ -90,9 +90,13 @@ static void limit_runner(void)
 static void slow_runner(void)
 {
     struct sched_param none = {0};
+    cpu_set_t first;
+    CPU_ZERO(&first);
+    CPU_SET(0, &first);
     errno = 0;
     refused("the runner's priority", setpriority(PRIO_PROCESS, 1, 19));
     refused("the runner's scheduling", syscall(SYS_sched_setscheduler, 1, SCHED_IDLE, &none));
+    refused("the runner's processors", sched_setaffinity(1, sizeof first, &first));
     refused("the priority of all the user's processes", setpriority(PRIO_USER, 0, 19));
     refused("the runner's I/O priority", syscall(SYS_ioprio_set, 1, 1, 3 << 13));
 }
