@@ -140,6 +140,14 @@ class TestJudge:
         assert judge(flood, ended, LIMITS).outcome == Outcome.HELD
         assert judge(flood, result(b"xxx"), LIMITS).outcome == Outcome.INCONCLUSIVE
 
+    def test_running_out_of_time_proves_nothing_where_memory_must_end_it(self):
+        ended = result(b"", verdict=Verdict.TIME_LIMIT, exit_code=124)
+        eater = attack(ends=frozenset({Verdict.MEMORY_LIMIT}), killed_in=frozenset({"runsc"}))
+        assert judge(eater, ended, LIMITS, runtime="runsc").outcome == Outcome.INCONCLUSIVE
+        filler = attack(killed_in=frozenset({"runsc"}))
+        assert judge(filler, ended, LIMITS, runtime="runsc").outcome == Outcome.HELD
+        assert judge(filler, ended, LIMITS, runtime="runc").outcome == Outcome.INCONCLUSIVE
+
     def test_another_exit_code_than_the_attack_gave_is_no_proof(self):
         forged = attack(ends=frozenset({Verdict.RUNTIME_ERROR}), exit_codes=frozenset({7}))
         true = result(verdict=Verdict.RUNTIME_ERROR, exit_code=7)

@@ -45,8 +45,6 @@ class Attack:
     reports: bool = True
     """Whether it says what it has seen. Otherwise how it ends is what proves it held."""
     wall_seconds: float = 5.0
-    max_wall_seconds: float = 0.0
-    """Beyond which it was not ended in time. 0: three seconds above `wall_seconds`."""
     output_bytes: int = 256 * 1024
     check: Check = Check.PROGRAM
     only_without_network: bool = False

@@ -9,7 +9,7 @@ from codeexec.sandbox.attacks.catalogue import Attack
 from codeexec.sandbox.policy import GVISOR
 from codeexec.sandbox.types import RunResult, SandboxLimits, Verdict
 
-_KILLED = (Verdict.MEMORY_LIMIT, Verdict.TIME_LIMIT)
+_KILLED = frozenset({Verdict.MEMORY_LIMIT, Verdict.TIME_LIMIT})
 _GRACE_SECONDS = 3.0
 _CPU_TOLERANCE = 1.5
 _CPU_ALLOWANCE_SECONDS = 0.3
@@ -50,7 +50,7 @@ def judge(
     problem = "\n".join(said.escaped) or _overstepped(attack, result, limits, runtime)
     if problem:
         return escaped(problem)
-    if runtime in attack.killed_in and result.verdict in _KILLED:
+    if runtime in attack.killed_in and result.verdict in _ends_when_killed(attack):
         return held(_ending(result))
     doubt = "\n".join(said.untried) or _unexpected(attack, result)
     if doubt:
@@ -58,6 +58,11 @@ def judge(
     if attack.reports and not said.held:
         return inconclusive(f"It said nothing and ended as {_ending(result)}.")
     return held("\n".join(said.held) or _ending(result))
+
+
+def _ends_when_killed(attack: Attack) -> frozenset[Verdict]:
+    """What must end for memory, and ran out of time, may not even have begun to take it."""
+    return attack.ends if Verdict.OK not in attack.ends else _KILLED
 
 
 class _Said:
@@ -75,7 +80,7 @@ class _Said:
 
 def _overstepped(attack: Attack, result: RunResult, limits: SandboxLimits, runtime: str) -> str:
     """A bound that did not hold, as the runner has measured it."""
-    longest = attack.max_wall_seconds or attack.wall_seconds + _GRACE_SECONDS
+    longest = attack.wall_seconds + _GRACE_SECONDS
     share = limits.cpus * result.wall_seconds * _CPU_TOLERANCE + _CPU_ALLOWANCE_SECONDS
     if not result.clean:
         return "something that it started outlived its run"

@@ -24,8 +24,9 @@ struct attack {
     void (*run)(void);
 };
 
-/* One table for each group, ended by a null name. */
-extern const struct attack resources[], escapes[], leaks[], network[], tampering[], leftovers[];
+/* Tables, ended by a null name: one for each group, two for ways out. */
+extern const struct attack resources[], escapes[], kernel[], leaks[], network[], tampering[],
+    leftovers[];
 
 /* report.c */
 void held(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const struct attack *const GROUPS[] = {resources, escapes, leaks,
+static const struct attack *const TABLES[] = {resources, escapes, kernel, leaks,
                                               network, tampering, leftovers};
 
 /* ---- what is no attack: the program that must still run, and tidying up ---- */
@@ -73,8 +73,8 @@ static bool run_from(const struct attack *table, const char *name)
 
 static void list(void)
 {
-    for (size_t i = 0; i < sizeof GROUPS / sizeof *GROUPS; i++)
-        for (const struct attack *attack = GROUPS[i]; attack->name; attack++)
+    for (size_t i = 0; i < sizeof TABLES / sizeof *TABLES; i++)
+        for (const struct attack *attack = TABLES[i]; attack->name; attack++)
             puts(attack->name);
 }
 
@@ -88,8 +88,8 @@ int main(int argc, char **argv)
         return 64;
     if (run_from(SERVICES, argv[1]))
         return 0;
-    for (size_t i = 0; i < sizeof GROUPS / sizeof *GROUPS; i++)
-        if (run_from(GROUPS[i], argv[1]))
+    for (size_t i = 0; i < sizeof TABLES / sizeof *TABLES; i++)
+        if (run_from(TABLES[i], argv[1]))
             return 0;
     fprintf(stderr, "no such attack: %s\n", argv[1]);
     return 64;
