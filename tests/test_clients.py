@@ -23,7 +23,7 @@ from codeexec.errors import RateLimited, TooManySessions
 from codeexec.notifications import hub
 from environments_app.models import Environment
 from sessions_app.callers import OPERATOR, Caller, KnownClient, Scope
-from sessions_app.key_ring import Rows, key_ring
+from sessions_app.key_ring import KeyRing, Rows, Snapshot, key_ring
 from sessions_app.management.commands.create_client import EXPLANATION
 from sessions_app.models import ApiKey, Client, ClientAllowance, Execution, Node, Session
 from sessions_app.services import tokens
@@ -272,8 +272,8 @@ def test_what_was_read_while_a_change_was_told_is_not_kept(
 ) -> None:
     read = sessions_app.key_ring._read_everything
 
-    def read_and_hear_of_a_change() -> Any:
-        snapshot = read()
+    def read_and_hear_of_a_change(**known: int) -> Any:
+        snapshot = read(**known)
         key_ring.forget()
         return snapshot
 
@@ -281,6 +281,21 @@ def test_what_was_read_while_a_change_was_told_is_not_kept(
     monkeypatch.setattr(sessions_app.key_ring, "_read_everything", read_and_hear_of_a_change)
     assert own.call("GET", "/sessions").status_code == 200
     assert key_ring.at_hand() is None
+
+
+def test_a_change_that_is_told_of_in_the_last_moment_counts_too(own: Platform) -> None:
+    class LateNews(KeyRing):
+        """Told of a change after it has read everything, just before it keeps that."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if isinstance(value, Snapshot):
+                self.forget()
+            super().__setattr__(name, value)
+
+    own.call("GET", "/sessions")
+    ring = LateNews()
+    assert ring.known().key(digest_of(own.key)) is not None
+    assert ring.at_hand() is None
 
 
 def test_what_is_old_is_read_again(own: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
