@@ -156,6 +156,16 @@ def test_an_environment_that_was_given_a_stronger_one_meanwhile_has_it(
     assert [spec.runtime for spec in driver.started] == ["runsc"]
 
 
+def test_one_that_may_not_be_chosen_any_more_gives_way_to_the_environments_own(
+    python: Environment, work: Work, runtimes: None, driver: FakeDriver, configure: Configure
+) -> None:
+    open_session(environment_name="python", runtime="runc")
+    give(python, runtime="runsc")
+    configure(SESSION_RUNTIMES=["runsc"])
+    work()
+    assert [spec.runtime for spec in driver.started] == ["runsc"]
+
+
 def test_the_api_takes_tells_and_refuses_it(api: Api, this: Node) -> None:
     this.note_runtimes(BOTH)
     opened = api.post("/sessions", {"environment": "python", "runtime": "runsc"})

@@ -42,9 +42,13 @@ def is_own(environment: Environment, runtime: str) -> bool:
 
 def session_runtime(session: Session) -> str:
     """The one to start its sandbox with; empty: the Docker Engine's default. An environment that
-    was given a stronger one since the session was opened has it.
+    was given a stronger one since the session was opened has it, and one that was given any where
+    the session's may not be chosen any more.
     """
-    return max(session.environment.runtime, session.runtime, key=_strength)
+    own, chosen = session.environment.runtime, session.runtime
+    if own and chosen not in _ordered():
+        return own
+    return max(own, chosen, key=_strength)
 
 
 def _own(environment: Environment, nodes: list[Node]) -> set[str]:
