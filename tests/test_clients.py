@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.core import signing
@@ -374,6 +375,28 @@ def test_a_token_in_the_address_counts_for_reading_only(own: Platform) -> None:
     error(own.api.delete(address), 401, "not_authenticated")
     run = f"/sessions/{session_id}/execute?token={token}"
     error(own.api.post(run, {"code": "1"}), 401, "not_authenticated")
+
+
+def test_no_answer_is_kept_by_what_lies_between(own: Platform, work: Work) -> None:
+    session = own.open()
+    work()
+    token = own.token(session, "viewer")
+    for path in (f"/sessions/{session}?token={token}", f"/sessions/{uuid4()}?token={token}"):
+        assert own.api.get(path).headers["cache-control"] == "no-store"
+    ran = own.call("POST", f"/sessions/{session}/execute?wait=false", {"code": "1"})
+    assert ran.headers["cache-control"] == "no-store"
+
+
+def test_only_a_client_is_told_what_is_wrong_with_the_service(own: Platform, this: Node) -> None:
+    session = own.open()
+    Node.objects.update(engine_error="unix:///secret/docker.sock doesn't answer")
+    told = own.call("GET", "/health")
+    assert "secret" in told.json()["checks"]["workers"]
+    for headers in ({}, api_key("cex_wrong"), bearer(own.token(session, "viewer"))):
+        answer = own.api.get("/health", headers=headers)
+        assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+        assert answer.json()["checks"]["workers"] == "not ok"
+        assert answer.json()["checks"]["database"] == "ok"
 
 
 def test_a_token_does_no_more_than_its_clients_scopes(own: Platform) -> None:
