@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -11,24 +10,17 @@ from pathlib import Path
 from codeexec.sandbox import policy
 from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
-from codeexec.sandbox.errors import ImageMissing, SandboxStartFailed
-from codeexec.sandbox.images import Images
+from codeexec.sandbox.errors import SandboxStartFailed
+from codeexec.sandbox.images import Images, version_of
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
 SOURCES = Path(__file__).parent / "program"
-_HASH_DIGITS = 12
 _MAX_PROGRAM_BYTES = 16 * 1024 * 1024
 
 
 @functools.cache
 def attacks_version() -> str:
-    """Names the sources: another content, another version."""
-    digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
-        if path.suffix in (".c", ".h") or path.name == "Dockerfile":
-            content = path.read_bytes()
-            digest.update(f"{path.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:_HASH_DIGITS]
+    return version_of(SOURCES)
 
 
 class AttackImage:
@@ -41,10 +33,7 @@ class AttackImage:
 
     def build(self, *, on_line: OnLine | None = None) -> ImageInfo:
         """Build the image unless it is there. Raises ImageBuildFailed."""
-        try:
-            return self._images.inspect(self.reference).info
-        except ImageMissing:
-            return self._images.build(SOURCES, self.reference, on_line=on_line)
+        return self._images.build_missing(SOURCES, self.reference, on_line=on_line)
 
     def read(self, spec: SandboxSpec) -> bytes:
         """The program, from a container that is made for it and never started, on the way to

@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -23,6 +19,7 @@ from sessions_app.benchmark.rendering import as_markdown, as_text, check_place, 
 from sessions_app.benchmark.service import KEY_VARIABLE
 from sessions_app.benchmark.subject import Plan
 from sessions_app.benchmark.words import LANGUAGES, language_of
+from sessions_app.management.signals import ended_by_signals
 
 DEFAULT_ENVIRONMENT = "python"
 INTERRUPTED = 130
@@ -155,7 +152,7 @@ class Command(BaseCommand):
         try:
             for file in options["into"]:
                 check_place(file)
-            with _ended_by_signals():
+            with ended_by_signals():
                 report = measure(plan, self._say)
             self._write(report, options)
         except (BenchmarkError, OSError) as error:
@@ -194,17 +191,3 @@ def _numbers(text: str) -> list[int]:
     if not all(1 <= number <= MOST_SESSIONS for number in numbers):
         raise argparse.ArgumentTypeError(f"numbers from 1 to {MOST_SESSIONS}: 1,2,4")
     return numbers
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends it like Ctrl-C does: sessions are stopped on the way."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -23,6 +20,7 @@ from codeexec.sandbox.errors import EngineUnavailable, SandboxError
 from environments_app.engine import get_driver
 from environments_app.models import Environment
 from sessions_app.isolation import AnotherCheckRunsError, carry_out, new_check
+from sessions_app.management.signals import ended_by_signals
 from sessions_app.models import AttackResult, IsolationCheck, Node
 from sessions_app.models.isolation import worst_first
 from sessions_app.nodes import ensure_node
@@ -130,7 +128,7 @@ class Command(BaseCommand):
         subjects = _subjects(options["environment"], options["runtime"])
         complete = len(attacks) == len(ATTACKS)
         try:
-            with _ended_by_signals():
+            with ended_by_signals():
                 checks = self._check_all(subjects, attacks, complete)
         except KeyboardInterrupt:
             self.stderr.write("Interrupted: what was started is gone.")
@@ -278,17 +276,3 @@ def _as_json(check: IsolationCheck) -> dict[str, Any]:
             for result in worst_first(results)
         ],
     }
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends it like Ctrl-C does: what was started is removed on the way."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
