@@ -82,6 +82,19 @@ def test_the_engines_default_is_what_a_warm_sandbox_without_a_runtime_has(
     assert open_session(environment_name="python", runtime="runc").warm
 
 
+def test_a_warm_sandbox_of_an_earlier_default_is_not_given_to_who_asks_for_the_new_one(
+    python: Environment, work: Work, this: Node, runtimes: None, driver: FakeDriver
+) -> None:
+    give(python, warm_pool_size=1)
+    fill_pools(this)
+    work()
+    this.note_runtimes(["runsc", "runc"])
+    opened = open_session(environment_name="python", runtime="runsc")
+    assert (opened.warm, opened.status) == (False, Session.Status.PENDING)
+    work()
+    assert [spec.runtime for spec in driver.started] == ["", "runsc"]
+
+
 def test_no_warm_sandbox_is_started_where_the_runtime_is_missing(
     python: Environment, this: Node
 ) -> None:

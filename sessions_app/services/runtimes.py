@@ -36,7 +36,12 @@ def choosable(environment: Environment, nodes: Iterable[Node]) -> list[str]:
 
 
 def is_own(environment: Environment, runtime: str) -> bool:
-    """Whether the environment's warm sandboxes have this runtime, on whichever node."""
+    """Whether the environment's warm sandboxes have this runtime, on whichever node. Those with the
+    Docker Engine's default have what that was when they were started, which may be weaker than what
+    it is now: they are taken for the weakest one only.
+    """
+    if not environment.runtime and _strength(runtime) > 0:
+        return False
     return _own(environment, list(Node.objects.usable())) == {runtime}
 
 
