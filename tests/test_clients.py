@@ -223,6 +223,11 @@ def test_wrong_keys_ask_the_database_nothing(
     assert sent == []
 
 
+def test_clients_tells_no_sessions_from_any_number_of_them() -> None:
+    create_client("stopped", max_live_sessions=0)
+    assert "0 of 0 sessions" in command("clients")
+
+
 # ---- what this process knows
 
 
