@@ -58,6 +58,13 @@ def check_deployment(app_configs: Sequence[Any] | None, **_options: Any) -> list
             "Set TRUSTED_PROXIES to the proxy's own address or network.",
             "W006",
         ),
+        (
+            configured["API_AUTH"] == "open",
+            "API_AUTH=open: whoever reaches the API, all users of this machine and of a proxy on "
+            "it included, runs code and reads what others ran.",
+            "Set API_AUTH=key, and make keys with `manage.py create_client`.",
+            "W007",
+        ),
     ]
     return [
         checks.Warning(text, hint=hint, id=f"code_executor.{number}")

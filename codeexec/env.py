@@ -430,7 +430,7 @@ SETTINGS = (
         "SECRET_KEY",
         _text,
         "any text, the longer the better",
-        "signs admin sessions and queue messages; default: made once, kept in DATA_DIR",
+        "signs admin sessions, tokens and queue messages; default: made once, kept in DATA_DIR",
     ),
     _setting(
         "DATA_DIR",
@@ -518,14 +518,21 @@ def _read_secret(setting: Setting, path: Path) -> str:
 
 
 def _contradictions(values: Values) -> list[str]:
-    host = values.get("API_HOST", "")
-    if values.get("API_AUTH") != "open" or is_loopback(host):
+    if values.get("API_AUTH") != "open":
         return []
-    return [
-        f"API_AUTH: open serves whoever reaches it, so API_HOST must be a loopback address, and "
-        f"{host!r} is none; set API_HOST=127.0.0.1, or API_AUTH=key and make a key with "
-        f"`manage.py create_client`"
-    ]
+    found, host = [], values.get("API_HOST", "")
+    if not is_loopback(host):
+        found.append(
+            f"API_AUTH: open serves whoever reaches it, so API_HOST must be a loopback address, "
+            f"and {host!r} is none; set API_HOST=127.0.0.1, or API_AUTH=key and make a key with "
+            f"`manage.py create_client`"
+        )
+    if "*" in values.get("CORS_ORIGINS", ()):
+        found.append(
+            "CORS_ORIGINS: with API_AUTH=open, * lets every page that is looked at on this machine "
+            "run code and read what others ran; name the origins, or set API_AUTH=key"
+        )
+    return found
 
 
 def is_loopback(host: str) -> bool:

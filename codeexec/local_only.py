@@ -43,7 +43,7 @@ def _require_own_name(request: HttpRequest) -> None:
 
 def _require_own_page(request: HttpRequest) -> None:
     origin = request.headers.get("Origin")
-    if settings.CORS_ALLOW_ALL_ORIGINS or origin in settings.CORS_ALLOWED_ORIGINS:
+    if origin in settings.CORS_ALLOWED_ORIGINS:
         return
     own = f"{request.scheme}://{request.get_host()}"
     elsewhere = request.headers.get("Sec-Fetch-Site") in _ELSEWHERE

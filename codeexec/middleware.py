@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from codeexec.errors import Forbidden, error_answer
-from codeexec.local_only import require_local
+from codeexec.local_only import API_PATHS, require_local
 from codeexec.page_policies import PERMISSIONS_POLICY, content_security_policy
 
 AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -74,6 +74,8 @@ def browser_safety(handler: AsyncHandler) -> AsyncHandler:
 
 def _set_policies(request: HttpRequest, response: HttpResponseBase) -> None:
     response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+    if request.path_info.startswith(API_PATHS):  # of one caller, whom its address may name
+        response.headers.setdefault("Cache-Control", "no-store")
     if not _is_traceback(response):
         policy = content_security_policy(request.path_info)
         response.headers.setdefault("Content-Security-Policy", policy)

@@ -214,11 +214,12 @@ def _require_query(scope: Scope) -> None:
 
 def _with_length(scope: Scope, size: int) -> Scope:
     """With the length that the body has, whether it came in chunks or was told of: where none is
-    given the framework takes it for empty."""
-    if size == _declared_length(scope):
+    given the framework takes it for empty, and where it has thousands of zeros too."""
+    length = (b"content-length", str(size).encode())
+    if length in scope["headers"]:
         return scope
     headers = [header for header in scope["headers"] if header[0] != b"content-length"]
-    return {**scope, "headers": [*headers, (b"content-length", str(size).encode())]}
+    return {**scope, "headers": [*headers, length]}
 
 
 async def _read_body(scope: Scope, receive: Receive) -> tuple[IO[bytes], int]:
@@ -258,7 +259,8 @@ async def _receive_into(body: IO[bytes], receive: Receive, limit_bytes: int) -> 
 def _declared_length(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else 0
+            digits = value.lstrip(b"0")  # a head has room for more of them than Python takes
+            return int(digits) if digits.isdigit() else 0
     return 0
 
 

@@ -8,6 +8,7 @@ which of the two was done. Fails on a known vulnerability and on a withdrawn rel
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -17,9 +18,10 @@ import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.metadata import distributions, version
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pip._internal.models.index import PyPI
 
@@ -93,14 +95,26 @@ def is_withdrawn(page: Any, number: str) -> bool | None:
 
 def look_up(index: str, release: Release) -> bool | None:
     """Whether the release was withdrawn; None where the index has no answer."""
+    address, authorization = without_password(index)
     request = urllib.request.Request(  # noqa: S310 -- the operator's own index
-        f"{index}/{release.name}/", headers={"Accept": INDEX_JSON}
+        f"{address}/{release.name}/", headers={"Accept": INDEX_JSON, **authorization}
     )
     try:
         with urllib.request.urlopen(request, timeout=INDEX_SECONDS) as answer:  # noqa: S310
             return is_withdrawn(json.load(answer), release.version)
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return None
+
+
+def without_password(index: str) -> tuple[str, dict[str, str]]:
+    """An index's address, and the header with the name and password that stood in it. urllib would
+    take them for a port, and tell them in its error.
+    """
+    credentials, at, host = urlsplit(index).netloc.rpartition("@")
+    if not at:
+        return index, {}
+    encoded = base64.b64encode(unquote(credentials).encode()).decode()
+    return index.replace(f"{credentials}@{host}", host, 1), {"Authorization": f"Basic {encoded}"}
 
 
 def ask_index(index: str, releases: Iterable[Release]) -> dict[Release, bool | None]:

@@ -32,22 +32,33 @@ SHARES = {"conversation": 10, "files": 4, "output": 3, "order": 2, "limits": 1}
 TOKEN = "c0ffee0102030405060708090a0b0c0d"  # noqa: S105 -- the one in fuzz_conversation.c
 _NOBODY = 65534
 _INPUT_SECONDS = 10
-_WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
+_BUILDS_KEPT = 20
+_FLAGS = [
+    "-gline-tables-only",
+    "-O1",
+    "-std=gnu11",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-function",
+]
 _FUZZED = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 _COVERED = ["-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Home:
-    """Where inputs and findings are kept."""
+    """Where inputs and findings are kept, and what is compiled."""
 
     folder: Path
+    builds: Path
     log: Path
 
     @classmethod
     def of_this_machine(cls) -> Home:
         data = ROOT / (os.environ.get("DATA_DIR") or ".data")
-        return cls(folder=data / "fuzzing", log=data / "logs" / "fuzzing.log")
+        folder = data / "fuzzing"
+        return cls(folder=folder, builds=folder / "builds", log=data / "logs" / "fuzzing.log")
 
     @property
     def findings(self) -> Path:
@@ -78,13 +89,21 @@ def ensure_clang(log: Path) -> None:
             _install(["clang", "llvm"], log)
             current.outcome = "installed"
         if not _has_fuzzer():
-            _install([f"libclang-rt-{_clang('-dumpversion').split('.')[0]}-dev"], log)
+            _install([_runtime_package()], log)
             current.outcome = "installed"
+        if not _has_fuzzer():
+            raise SetUpError(f"{shutil.which('clang')} has no libFuzzer.")
 
 
 def _has_fuzzer() -> bool:
-    name = f"libclang_rt.fuzzer-{os.uname().machine}.a"
-    return Path(_clang(f"-print-file-name={name}")).is_absolute()
+    """Clang says a name back that it has no file for; which of the two it has is its builder's."""
+    names = (f"libclang_rt.fuzzer-{os.uname().machine}.a", "libclang_rt.fuzzer.a")
+    return any(Path(_clang(f"-print-file-name={name}")).is_absolute() for name in names)
+
+
+def _runtime_package() -> str:
+    """Of the very clang that is there; where there is no such package, clang's own has it all."""
+    return f"libclang-rt-{_clang('-dumpversion').split('.')[0]}-dev"
 
 
 def _clang(argument: str) -> str:
@@ -98,25 +117,36 @@ def _install(packages: Sequence[str], log: Path) -> None:
 
 
 def build(
-    target: str, into: Path, log: Path, *, sources: Path = SOURCES, covered: bool = False
+    home: Home, target: str, into: Path, *, sources: Path = SOURCES, covered: bool = False
 ) -> Path:
-    """Compile one target around the runner's sources. Raises SetUpError."""
-    program = into / target
-    flags = _COVERED if covered else _FUZZED
-    harness = HARNESS / f"fuzz_{target}.c"
-    includes = [f"-I{sources}", f"-I{HARNESS}"]
-    argv: list[str | Path] = [
-        "clang",
-        "-g",
-        "-O1",
-        "-std=gnu11",
-        *_WARNINGS,
-        *flags,
-        *includes,
-        harness,
-    ]
-    run_logged([*argv, "-o", program], log)
-    return program
+    """One target around the runner's sources, compiled unless it was before. Raises SetUpError."""
+    flags = [*_FLAGS, *(_COVERED if covered else _FUZZED)]
+    built = home.builds / f"{target}-{_fingerprint(target, sources, flags)}"
+    if not built.exists():
+        built.parent.mkdir(parents=True, exist_ok=True)
+        _forget_old_builds(home)
+        unfinished = built.with_suffix(f".{os.getpid()}")
+        includes = [f"-I{sources}", f"-I{HARNESS}"]
+        harness = HARNESS / f"fuzz_{target}.c"
+        run_logged(["clang", *flags, *includes, harness, "-o", unfinished], home.log)
+        unfinished.rename(built)
+    os.utime(built)
+    return Path(shutil.copy(built, into / target))
+
+
+def _fingerprint(target: str, sources: Path, flags: Sequence[str]) -> str:
+    told = hashlib.sha256(" ".join([_clang("--version"), *flags]).encode())
+    headers = [HARNESS / "kernel.h", HARNESS / f"fuzz_{target}.c"]
+    for path in [*headers, *sorted(sources.glob("*.[ch]"))]:
+        told.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
+    return told.hexdigest()[:20]
+
+
+def _forget_old_builds(home: Home) -> None:
+    finished = (path for path in home.builds.iterdir() if not path.suffix)
+    builds = sorted(finished, key=lambda path: path.stat().st_mtime)
+    for path in builds[:-_BUILDS_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 # ---- inputs to begin with
@@ -198,7 +228,7 @@ def run(home: Home, target: str, *, seconds: int, sources: Path = SOURCES) -> Ou
     """Fuzz one target, on from what earlier runs have found, and keep what is new."""
     corpus = home.corpus(target)
     with _workshop() as folder:
-        program = build(target, folder, home.log, sources=sources)
+        program = build(home, target, folder, sources=sources)
         inputs = _inputs(target, folder, corpus)
         options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-max_len=4096"]
         if words := dictionary(target):
@@ -233,7 +263,7 @@ def try_inputs(
 ) -> tuple[int, str]:
     """Run these inputs alone: 0 or 1 when there is a finding, and what was said."""
     with _workshop() as folder:
-        program = build(target, folder, home.log, sources=sources)
+        program = build(home, target, folder, sources=sources)
         copies = [Path(shutil.copy(path, folder / f"input-{path.name}")) for path in paths]
         said = _execute(program, folder, copies)
         return (1 if _found(folder) or "ERROR: " in said else 0), said
@@ -242,7 +272,7 @@ def try_inputs(
 def coverage(home: Home, targets: Sequence[str]) -> str:
     """The share of the runner's lines and branches that the kept inputs reach."""
     with _workshop() as folder:
-        programs = [build(target, folder, home.log, covered=True) for target in targets]
+        programs = [build(home, target, folder, covered=True) for target in targets]
         for program in programs:
             inputs = _inputs(program.name, folder, home.corpus(program.name))
             _execute(program, folder, ["-runs=0", inputs])

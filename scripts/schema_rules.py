@@ -23,6 +23,8 @@ KNOWN_VARIABLE = "FUZZ_ENVIRONMENTS"
 _ENVIRONMENTS: dict[str, Any] = json.loads(os.environ[KNOWN_VARIABLE])
 _MAIN_FILES = [known["default_filename"] for known in _ENVIRONMENTS.values()]
 _SECONDS = min(known["maxima"]["timeout"] for known in _ENVIRONMENTS.values())
+_RUNTIMES = ("runc", "runsc")
+"""Those of SESSION_RUNTIMES, weakest first."""
 _UNAVAILABLE = {503: ("no_capacity", "unhealthy"), 504: ("result_pending",)}
 
 
@@ -36,6 +38,7 @@ def _cursors(positions: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 schemathesis.openapi.format("environment", st.sampled_from(sorted(_ENVIRONMENTS)))
+schemathesis.openapi.format("runtime", st.sampled_from(_RUNTIMES))
 schemathesis.openapi.format(
     "cursor-of-sessions", _cursors(st.datetimes().map(lambda moment: f"{moment.isoformat()}+00:00"))
 )
@@ -86,13 +89,15 @@ def what_is_stopped_stays_stopped(ctx: Any, response: Any, case: Any) -> bool | 
 
 
 def makes_no_sense(body: Any) -> bool:
-    """Whether a body that fits the schema names no environment that there is, or has nothing to
-    run, or two files in one place, or a path that fits in characters and not in bytes or levels, or
-    asks for more time than the environment gives.
+    """Whether a body that fits the schema names no environment that there is, or no runtime that
+    can be chosen, or has nothing to run, or two files in one place, or a path that fits in
+    characters and not in bytes or levels, or asks for more time than the environment gives.
     """
     if not isinstance(body, dict):
         return False
     if body.get("environment") not in (None, *_ENVIRONMENTS):
+        return True
+    if body.get("runtime") not in (None, *_RUNTIMES):
         return True
     if not body.keys() & {"code", "files"}:
         return False

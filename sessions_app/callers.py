@@ -24,7 +24,7 @@ class Scope(StrEnum):
 
 SCOPES = {
     Scope.READ: "look at sessions, executions and environments",
-    Scope.SESSIONS: "open, change and stop sessions",
+    Scope.SESSIONS: "open and stop sessions",
     Scope.EXECUTE: "run code",
     Scope.TOKENS: "make session tokens",
     Scope.METRICS: "read /metrics",

@@ -18,6 +18,13 @@ class Health:
     checks: dict[str, str]
     """Part to `ok`, or to what is wrong with it."""
 
+    @property
+    def in_short(self) -> dict[str, str]:
+        """The checks for whoever asks: names of hosts, and what isn't held, are for those who have
+        a key.
+        """
+        return {part: check if check == "ok" else "not ok" for part, check in self.checks.items()}
+
 
 def check_health() -> Health:
     try:

@@ -57,6 +57,8 @@ class Snapshot:
     clients: Mapping[int, KnownClient]
     read_at: float
     """By the monotonic clock."""
+    changes: int
+    """That had been told of before it was read."""
 
     def key(self, digest: bytes) -> KnownKey | None:
         return self.keys.get(digest)
@@ -89,7 +91,7 @@ class KeyRing:
     def at_hand(self) -> Snapshot | None:
         """None: the database has to be asked."""
         snapshot = self._snapshot
-        if snapshot is None or not hub.is_connected:
+        if snapshot is None or snapshot.changes != self._changes or not hub.is_connected:
             return None
         return snapshot if time.monotonic() - snapshot.read_at < MAX_AGE_SECONDS else None
 
@@ -101,16 +103,13 @@ class KeyRing:
             return self.at_hand() or self._read()
 
     def forget(self) -> None:
-        """Something has changed, or may have."""
+        """Something has changed, or may have. From the event loop alone."""
         self._changes += 1
-        self._snapshot = None
 
     def _read(self) -> Snapshot:
-        changes = self._changes
-        snapshot = _read_everything()
-        if changes == self._changes:  # else it may be older than what we were told of meanwhile
-            self._snapshot = snapshot
-        return snapshot
+        """Where a change is told of meanwhile, it serves this call and no later one."""
+        self._snapshot = _read_everything(changes=self._changes)
+        return self._snapshot
 
     def is_use_noted(self, key: KnownKey) -> bool:
         return time.monotonic() - self._used.get(key.id, -USE_SECONDS) < USE_SECONDS
@@ -123,7 +122,7 @@ class KeyRing:
         ApiKey.objects.filter(unnoted, pk=key.id).update(last_used_at=Now())
 
 
-def _read_everything() -> Snapshot:
+def _read_everything(changes: int) -> Snapshot:
     read_at = time.monotonic()
     clients = {row.pk: _known_client(row) for row in Client.objects.all()}
     keys = [row for row in ApiKey.objects.all() if row.client_id in clients]
@@ -131,6 +130,7 @@ def _read_everything() -> Snapshot:
         keys={bytes(row.digest): _known_key(row, clients[row.client_id]) for row in keys},
         clients=clients,
         read_at=read_at,
+        changes=changes,
     )
 
 

@@ -30,6 +30,8 @@ class _Index(http.server.BaseHTTPRequestHandler):
         if self.path == "/slow/":
             time.sleep(2)
         found = self.path in ("/some-thing/", "/slow/")
+        if self.path == "/private/":
+            found = self.headers["Authorization"] == "Basic bWU6c2VjcmV0IQ=="  # me:secret!
         body = json.dumps(PAGE).encode() if found else b"<html>"
         self.send_response(200 if found or self.path == "/html/" else 404)
         self.end_headers()
@@ -65,6 +67,17 @@ def test_the_index_says_what_was_withdrawn(
     index: str, name: str, version: str, withdrawn: bool | None
 ) -> None:
     assert look_up(index, Release(name=name, version=version)) is withdrawn
+
+
+def test_an_indexs_password_is_sent_to_it_and_told_nobody(
+    index: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = index.replace("//", "//me:secret%21@")
+    releases = [Release(name=name, version="1.0.1") for name in ("private", "none-such")]
+    assert run(monkeypatch, private, None, *releases) == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 releases" in said
+    assert "secret" not in said
 
 
 def test_an_index_that_answers_late_is_not_waited_for(

@@ -263,6 +263,13 @@ def test_a_query_that_can_not_be_names_the_parameter(name: str, api: Api, path: 
     assert len(answer.content) < 1000
 
 
+def test_a_number_that_nothing_can_keep_is_a_text_to_filter_by(api: Api) -> None:
+    text = "1e-99999999999999999999"
+    own = api.post("/sessions", {"metadata": {"a": text}}).json()["session_id"]
+    found = api.get(f"/sessions?metadata.a={text}")
+    assert [each["session_id"] for each in found.json()["results"]] == [own]
+
+
 # ---- anything at all
 
 ANYTHING = st.recursive(

@@ -1,6 +1,6 @@
 """The worker's side of the protocol against what no runner says, and against the real runner.
 
-`scripts/fuzz client` runs this with many more examples, and other ones each time.
+`scripts/fuzz client` runs this again and again, with more and other examples each time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from codeexec.sandbox.verdicts import to_result
 from scripts.fuzz_runner import Home, ensure_clang
 from tests.runner_process import RunnerProcess, build_runner
 
-LONG = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+TIMES = int(os.environ.get("FUZZ_TIMES", "0"))
+"""`scripts/fuzz client` says so; 0: in the tests."""
 NONCE = bytes(range(1, 17))
 TOKEN = "11" * 16
 KIB = 1024
@@ -47,8 +48,8 @@ KIB = 1024
 def fuzzed(examples: int, **more: object) -> settings:
     """So many examples in the tests, always the same ones."""
     return settings(
-        max_examples=max(LONG, examples),
-        derandomize=not LONG,
+        max_examples=max(TIMES, 1) * examples,
+        derandomize=TIMES == 0,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
@@ -317,8 +318,10 @@ def test_noise_before_the_answer_to_a_hello_is_neither_held_nor_endless():
     ],
 )
 def test_what_cannot_be_true_is_a_lost_sandbox(kind, payload):
+    """At once, and not because the time was over."""
     _, outcome = hold([(kind, 0, payload)])
     assert isinstance(outcome, SandboxLost)
+    assert str(outcome).startswith("The sandbox's runner sent ")
 
 
 # ---- clients and the real runner
@@ -378,8 +381,9 @@ class ClientsAndRunner(RuleBasedStateMachine):
     @precondition(lambda self: self.stale)
     @rule()
     def a_client_that_was_superseded_speaks(self) -> None:
+        """Once: after that it is told nothing more, and would wait for its time to be over."""
         with pytest.raises(SandboxLost):
-            self.stale[-1].run(Command(argv=("true",), wall_seconds=5, output_bytes=10))
+            self.stale.pop().run(Command(argv=("true",), wall_seconds=5, output_bytes=10))
 
     @rule(files=st.dictionaries(names, contents, max_size=3))
     def files_are_written(self, files: dict[str, bytes]) -> None:

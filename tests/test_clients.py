@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.core import signing
@@ -23,7 +24,7 @@ from codeexec.errors import RateLimited, TooManySessions
 from codeexec.notifications import hub
 from environments_app.models import Environment
 from sessions_app.callers import OPERATOR, Caller, KnownClient, Scope
-from sessions_app.key_ring import Rows, key_ring
+from sessions_app.key_ring import KeyRing, Rows, Snapshot, key_ring
 from sessions_app.management.commands.create_client import EXPLANATION
 from sessions_app.models import ApiKey, Client, ClientAllowance, Execution, Node, Session
 from sessions_app.services import tokens
@@ -222,6 +223,11 @@ def test_wrong_keys_ask_the_database_nothing(
     assert sent == []
 
 
+def test_clients_tells_no_sessions_from_any_number_of_them() -> None:
+    create_client("stopped", max_live_sessions=0)
+    assert "0 of 0 sessions" in command("clients")
+
+
 # ---- what this process knows
 
 
@@ -272,8 +278,8 @@ def test_what_was_read_while_a_change_was_told_is_not_kept(
 ) -> None:
     read = sessions_app.key_ring._read_everything
 
-    def read_and_hear_of_a_change() -> Any:
-        snapshot = read()
+    def read_and_hear_of_a_change(**known: int) -> Any:
+        snapshot = read(**known)
         key_ring.forget()
         return snapshot
 
@@ -281,6 +287,21 @@ def test_what_was_read_while_a_change_was_told_is_not_kept(
     monkeypatch.setattr(sessions_app.key_ring, "_read_everything", read_and_hear_of_a_change)
     assert own.call("GET", "/sessions").status_code == 200
     assert key_ring.at_hand() is None
+
+
+def test_a_change_that_is_told_of_in_the_last_moment_counts_too(own: Platform) -> None:
+    class LateNews(KeyRing):
+        """Told of a change after it has read everything, just before it keeps that."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if isinstance(value, Snapshot):
+                self.forget()
+            super().__setattr__(name, value)
+
+    own.call("GET", "/sessions")
+    ring = LateNews()
+    assert ring.known().key(digest_of(own.key)) is not None
+    assert ring.at_hand() is None
 
 
 def test_what_is_old_is_read_again(own: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,6 +380,28 @@ def test_a_token_in_the_address_counts_for_reading_only(own: Platform) -> None:
     error(own.api.delete(address), 401, "not_authenticated")
     run = f"/sessions/{session_id}/execute?token={token}"
     error(own.api.post(run, {"code": "1"}), 401, "not_authenticated")
+
+
+def test_no_answer_is_kept_by_what_lies_between(own: Platform, work: Work) -> None:
+    session = own.open()
+    work()
+    token = own.token(session, "viewer")
+    for path in (f"/sessions/{session}?token={token}", f"/sessions/{uuid4()}?token={token}"):
+        assert own.api.get(path).headers["cache-control"] == "no-store"
+    ran = own.call("POST", f"/sessions/{session}/execute?wait=false", {"code": "1"})
+    assert ran.headers["cache-control"] == "no-store"
+
+
+def test_only_a_client_is_told_what_is_wrong_with_the_service(own: Platform, this: Node) -> None:
+    session = own.open()
+    Node.objects.update(engine_error="unix:///secret/docker.sock doesn't answer")
+    told = own.call("GET", "/health")
+    assert "secret" in told.json()["checks"]["workers"]
+    for headers in ({}, api_key("cex_wrong"), bearer(own.token(session, "viewer"))):
+        answer = own.api.get("/health", headers=headers)
+        assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+        assert answer.json()["checks"]["workers"] == "not ok"
+        assert answer.json()["checks"]["database"] == "ok"
 
 
 def test_a_token_does_no_more_than_its_clients_scopes(own: Platform) -> None:

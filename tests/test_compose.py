@@ -71,9 +71,9 @@ class Stack:
     def make_key(self) -> None:
         """The API asks for one: a client of the tests' own gets it, as an operator would."""
         command = ["python", "manage.py", "create_client", "tests"]
-        code, said = self.container("api").exec_run(command)
-        assert code == 0, said
-        self.api.headers["Authorization"] = f"Api-Key {said.decode().splitlines()[0]}"
+        code, (key, advice) = self.container("api").exec_run(command, demux=True)
+        assert code == 0, advice
+        self.api.headers["Authorization"] = f"Api-Key {key.decode().splitlines()[0]}"
 
     def container(self, service: str) -> Any:
         labels = [

@@ -293,6 +293,12 @@ def test_an_open_service_may_listen_nowhere_else(conf, host: str) -> None:
     assert conf(API_AUTH="key", API_HOST=host)["API_AUTH"] == "key"
 
 
+def test_an_open_service_may_not_be_open_to_every_page(conf) -> None:
+    with pytest.raises(ConfigurationError, match="lets every page"):
+        conf(API_AUTH="open", API_HOST="127.0.0.1", CORS_ORIGINS="*")
+    conf(API_AUTH="open", API_HOST="127.0.0.1", CORS_ORIGINS="http://localhost:3000")
+
+
 def test_the_service_does_not_start_open_to_others() -> None:
     done = manage("run_api", API_AUTH="open", API_HOST=EVERYWHERE)
     assert done.returncode == 1

@@ -23,6 +23,7 @@ PRODUCTION = {
     "ALLOWED_HOSTS": f"{NAME},127.0.0.1",
     "TRUSTED_PROXIES": "127.0.0.1",
     "SECRET_KEY": "",
+    "API_AUTH": "key",
 }
 
 
@@ -52,6 +53,7 @@ def test_the_production_shape_has_nothing_to_warn_of(tmp_path: Path) -> None:
         ({"CSRF_TRUSTED_ORIGINS": ""}, "code_executor.W004", "CSRF_TRUSTED_ORIGINS"),
         ({"TRUSTED_PROXIES": ""}, "code_executor.W005", "TRUSTED_PROXIES"),
         ({"TRUSTED_PROXIES": "0.0.0.0/0"}, "code_executor.W006", "own address"),
+        ({"API_AUTH": "open"}, "code_executor.W007", "API_AUTH=key"),
         ({"HSTS_SECONDS": "0"}, "security.W004", "SECURE_HSTS_SECONDS"),
     ],
 )

@@ -472,3 +472,25 @@ def test_containers_carry_the_labels_that_operators_search_for(docker_driver, ap
     assert found["Labels"]["environment"] == "python"
     assert found["Labels"]["node"] == NODE
     assert found["Labels"]["team"] == "x"
+
+
+class _EngineWithNewDefault(DockerDriver):
+    """Of an Engine whose configuration is changed between two starts."""
+
+    defaults = ("runc", "runsc")
+
+    def runtimes(self) -> list[str]:
+        default, *_ = self.defaults
+        self.defaults = self.defaults[1:] or self.defaults
+        return sorted(super().runtimes(), key=lambda name: name != default)
+
+
+def test_the_default_runtime_is_the_one_that_the_engine_has_now(
+    api: docker.APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codeexec.sandbox.docker_driver.DEFAULT_SECONDS", 0.0, raising=False)
+    driver, found = _EngineWithNewDefault(docker_url(), image_prefix=IMAGE_PREFIX), []
+    for _ in range(2):
+        with started(driver) as handle:
+            found.append(api.inspect_container(handle.container_id)["HostConfig"]["Runtime"])
+    assert found == ["runc", "runsc"]

@@ -571,11 +571,12 @@ def test_one_that_meets_another_of_its_node_waits_for_its_turn(
     transactional_db: None, python: Environment, this: Node, driver: FakeDriver
 ) -> None:
     check = IsolationCheck.objects.create(node=this, environment=python, runtime="runc")
+    driver.fail_next("start", SandboxStartFailed("It did not come up."))
     with being_checked(this):
         check_isolation(str(check.pk))
     assert IsolationCheck.objects.queued().get() == check
     check_isolation(str(check.pk))
-    assert IsolationCheck.objects.complete().get() == check
+    assert IsolationCheck.objects.complete().get().error == "It did not come up."
 
 
 def test_a_revision_is_recorded_with_a_check(

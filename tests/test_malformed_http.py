@@ -112,6 +112,13 @@ def test_what_is_no_http_is_a_400_in_json(name: str, server: Stack) -> None:
     assert server.health() == "unhealthy"  # and answers: there is no worker
 
 
+def test_a_length_may_begin_with_thousands_of_zeros(server: Stack) -> None:
+    length = b"Content-Length: " + b"0" * 5000 + b"11\r\n"
+    sent = request(b"POST /api/v1/execute", JSON, length, body=b'{"code": 1}')
+    status, body = status_and_body(raw(server, sent))
+    assert (status, body["field"]) == (400, "code")
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -21,15 +21,16 @@ REACHED = {"conversation": 350, "files": 80, "output": 70, "order": 35, "limits"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Inputs of its own; what is compiled stays from one run of the tests to the next."""
     folder = tmp_path_factory.mktemp("fuzzing")
-    home = Home(folder=folder, log=folder / "log")
+    home = Home(folder=folder, builds=Home.of_this_machine().builds, log=folder / "log")
     fuzz_runner.ensure_clang(home.log)
     return home
 
 
 @pytest.mark.parametrize("target", SHARES)
 def test_a_moment_of_fuzzing_finds_nothing(target: str, home: Home) -> None:
-    outcome = fuzz_runner.run(home, target, seconds=2)
+    outcome = fuzz_runner.run(home, target, seconds=1)
     assert outcome.finding is None, outcome.said
     assert outcome.executions > 100
     assert outcome.edges > REACHED[target]
@@ -64,17 +65,31 @@ PLANTED = [
         "it must hold that",
     ),
     (
+        "limits",
+        "limits.c",
+        "pread(counter, text + 1, sizeof text - 2, 0)",
+        "pread(counter, text + 1, sizeof text, 0)",
+        "stack-buffer-overflow",
+    ),
+    (
+        "conversation",
+        "main.c",
+        "if (running)",
+        "if (running && idle_ns < 0)",
+        "it must hold that idle_for_long()",
+    ),
+    (
         "conversation",
         "main.c",
         "if (run_deadline_ns() < 0 && now_ns()",
         "if (!run_active() && now_ns()",
-        "it must hold that idle_turns < 100",
+        "it must hold that",
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("target", "file", "right", "wrong", "said"), PLANTED, ids=[planted[0] for planted in PLANTED]
+    ("target", "file", "right", "wrong", "said"), PLANTED, ids=[planted[2] for planted in PLANTED]
 )
 def test_a_planted_bug_is_found(
     target: str, file: str, right: str, wrong: str, said: str, home: Home, tmp_path: Path
@@ -83,7 +98,7 @@ def test_a_planted_bug_is_found(
     text = (sources / file).read_text()
     assert text.count(right) == 1
     (sources / file).write_text(text.replace(right, wrong))
-    found = Home(folder=tmp_path / "found", log=home.log)
+    found = Home(folder=tmp_path / "found", builds=home.builds, log=home.log)
     outcome = fuzz_runner.run(found, target, seconds=20, sources=sources)
     assert outcome.finding is not None
     assert outcome.finding.parent == found.findings

@@ -82,6 +82,19 @@ def test_the_engines_default_is_what_a_warm_sandbox_without_a_runtime_has(
     assert open_session(environment_name="python", runtime="runc").warm
 
 
+def test_a_warm_sandbox_of_an_earlier_default_is_not_given_to_who_asks_for_the_new_one(
+    python: Environment, work: Work, this: Node, runtimes: None, driver: FakeDriver
+) -> None:
+    give(python, warm_pool_size=1)
+    fill_pools(this)
+    work()
+    this.note_runtimes(["runsc", "runc"])
+    opened = open_session(environment_name="python", runtime="runsc")
+    assert (opened.warm, opened.status) == (False, Session.Status.PENDING)
+    work()
+    assert [spec.runtime for spec in driver.started] == ["", "runsc"]
+
+
 def test_no_warm_sandbox_is_started_where_the_runtime_is_missing(
     python: Environment, this: Node
 ) -> None:
@@ -152,6 +165,16 @@ def test_an_environment_that_was_given_a_stronger_one_meanwhile_has_it(
 ) -> None:
     open_session(environment_name="python", runtime="runc")
     give(python, runtime="runsc")
+    work()
+    assert [spec.runtime for spec in driver.started] == ["runsc"]
+
+
+def test_one_that_may_not_be_chosen_any_more_gives_way_to_the_environments_own(
+    python: Environment, work: Work, runtimes: None, driver: FakeDriver, configure: Configure
+) -> None:
+    open_session(environment_name="python", runtime="runc")
+    give(python, runtime="runsc")
+    configure(SESSION_RUNTIMES=["runsc"])
     work()
     assert [spec.runtime for spec in driver.started] == ["runsc"]
 

@@ -70,6 +70,9 @@ def rows(this: Node, python: Environment) -> dict[str, Model]:
     everything["auth_user"] = User.objects.create_superuser("owner", password=PASSWORD)
     everything["auth_group"] = Group.objects.create(name="operators")
     everything["sessions_app_failedlogin"] = FailedLogin.objects.create(username="a", address="b")
+    everything["sessions_app_isolationcheck"] = models.IsolationCheck.objects.create(
+        node=this, environment=python, runtime="runc"
+    )
     platform = models.Client.objects.create(name="interviews")
     everything["sessions_app_client"] = platform
     everything["sessions_app_apikey"] = create_key(platform).row

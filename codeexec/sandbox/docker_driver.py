@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from codeexec.sandbox.protocol import new_token
 from codeexec.sandbox.runner_image import RunnerImage
 from codeexec.sandbox.types import ImageInfo, SandboxHandle, SandboxInfo, SandboxSpec
 
+DEFAULT_SECONDS = 30.0
+"""How long the Engine's default runtime is taken for what it was."""
+
 
 class DockerDriver:
     """The `driver.Driver` of one Docker Engine. Cheap to make; safe to share between threads and
@@ -37,7 +41,7 @@ class DockerDriver:
         self._base_url = base_url
         self._engine = Engine(base_url)
         self._images = Images(self._engine)
-        self._default = ""
+        self._default, self._default_known_until = "", 0.0
         self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
         self._attacks = AttackImage(self._engine, self._images, prefix=image_prefix)
 
@@ -69,9 +73,12 @@ class DockerDriver:
             raise SandboxStartFailed(f"The runner is not in its volume: {error}") from error
 
     def _default_runtime(self) -> str:
-        """By name: each is hardened in its own way."""
-        if not self._default:
-            self._default = self.runtimes()[0]
+        """By name: each is hardened in its own way. Asked again now and then: an Engine that was
+        given a stronger one is meant to use it, and its workers go on meanwhile.
+        """
+        now = time.monotonic()
+        if now >= self._default_known_until:
+            self._default, self._default_known_until = self.runtimes()[0], now + DEFAULT_SECONDS
         return self._default
 
     def _config(self, spec: SandboxSpec, image: Image, token: str) -> dict[str, Any]:

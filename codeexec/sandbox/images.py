@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from codeexec.sandbox.types import ImageInfo, SandboxSpec
 UNKNOWN_USER = Identity(uid=10001, gid=10001)
 """Who programs run as in an image that lacks the user asked for."""
 LINES_IN_ERROR = 20
+_HASH_DIGITS = 12
 _MAX_PASSWD_BYTES = 1024 * 1024
 
 
@@ -28,6 +30,18 @@ _MAX_PASSWD_BYTES = 1024 * 1024
 class Image:
     info: ImageInfo
     env: tuple[str, ...]
+
+
+def version_of(sources: Path) -> str:
+    """Names the content of a folder of C sources with their Dockerfile: another content, another
+    version.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(sources.iterdir()):
+        if path.suffix in (".c", ".h") or path.name == "Dockerfile":
+            content = path.read_bytes()
+            digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:_HASH_DIGITS]
 
 
 class Images:
@@ -58,6 +72,15 @@ class Images:
         image = Image(info=info, env=tuple(found["Config"].get("Env") or ()))
         self._known[info.image_id] = image
         return image
+
+    def build_missing(
+        self, context: Path, reference: str, *, on_line: OnLine | None = None
+    ) -> ImageInfo:
+        """The image, which is built unless it is there. Raises ImageBuildFailed."""
+        try:
+            return self.inspect(reference).info
+        except ImageMissing:
+            return self.build(context, reference, on_line=on_line)
 
     def build(
         self,

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from codeexec.sandbox import policy
 from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
-from codeexec.sandbox.errors import ImageMissing, SandboxStartFailed
-from codeexec.sandbox.images import Images
+from codeexec.sandbox.errors import SandboxStartFailed
+from codeexec.sandbox.images import Images, version_of
 from codeexec.sandbox.policy import RUNNER_DIR
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
 SOURCES = Path(__file__).parent / "runner"
-_HASH_DIGITS = 12
 
 
 @functools.cache
 def runner_version() -> str:
-    return sources_version(SOURCES)
-
-
-def sources_version(folder: Path) -> str:
-    """Names the C sources in a folder: another content, another version."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".c", ".h") or path.name == "Dockerfile":
-            content = path.read_bytes()
-            digest.update(f"{path.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:_HASH_DIGITS]
+    return version_of(SOURCES)
 
 
 class RunnerImage:
@@ -46,10 +34,7 @@ class RunnerImage:
 
     def build(self, *, on_line: OnLine | None = None) -> ImageInfo:
         """Build the image unless it is there. Raises ImageBuildFailed."""
-        try:
-            return self._images.inspect(self.reference).info
-        except ImageMissing:
-            return self._images.build(SOURCES, self.reference, on_line=on_line)
+        return self._images.build_missing(SOURCES, self.reference, on_line=on_line)
 
     def install(self, spec: SandboxSpec) -> None:
         """Put this version's file into the volume, which is made when it is missing, on the way to

@@ -13,7 +13,13 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
-from codeexec.errors import Forbidden, ForbiddenForRole, InsufficientScope
+from codeexec.errors import (
+    DATABASE_AWAY,
+    Forbidden,
+    ForbiddenForRole,
+    InsufficientScope,
+    ServiceError,
+)
 from codeexec.threads import in_thread
 from sessions_app.callers import Caller, Role, Scope
 from sessions_app.services.authentication import Credentials, authenticate, authenticate_at_once
@@ -136,3 +142,11 @@ def caller_of(request: Request) -> Caller:
     if not isinstance(caller, Caller):
         raise TypeError(f"the caller was not identified: {caller!r}")
     return caller
+
+
+def is_known(request: Request) -> bool:
+    """Whether a public call comes from a client or the operator, by whom more may be read."""
+    try:
+        return isinstance(request.user, Caller) and request.user.role is None
+    except (ServiceError, *DATABASE_AWAY):
+        return False

@@ -76,6 +76,13 @@ class Name(Text):
     schema = {**Text.schema, "maxLength": bounds.ENVIRONMENT_BYTES, "format": "environment"}
 
 
+class RuntimeName(Text):
+    """Of an OCI runtime. Whether it may be chosen is not for this to say."""
+
+    most_bytes = bounds.RUNTIME_BYTES
+    schema = {**Text.schema, "maxLength": bounds.RUNTIME_BYTES, "format": "runtime"}
+
+
 class WorkspacePath(_Field):
     """A file below the workspace; anything else is the error `invalid_path`."""
 

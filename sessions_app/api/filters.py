@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -122,7 +122,11 @@ def _parsed(text: str) -> Any:
 def _number(text: str) -> float:
     """Raises ValueError for what is too large to be sent as JSON, or would lose digits."""
     number = float(text)
-    if not math.isfinite(number) or Decimal(text) != Decimal(repr(number)):
+    try:
+        kept = math.isfinite(number) and Decimal(text) == Decimal(repr(number))
+    except DecimalException:  # an exponent that no decimal has
+        kept = False
+    if not kept:
         raise ValueError(text)
     return number
 

@@ -16,6 +16,7 @@ from sessions_app.api.fields import (
     InputText,
     Metadata,
     Name,
+    RuntimeName,
     Seconds,
     Variables,
     WholeSeconds,
@@ -48,7 +49,7 @@ class OpenSessionSerializer(RequestSerializer):
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
-    runtime = Name(required=False, allow_null=True, help_text=RUNTIME_HELP)
+    runtime = RuntimeName(required=False, allow_null=True, help_text=RUNTIME_HELP)
     ttl = WholeSeconds(
         required=False,
         allow_null=True,
@@ -114,7 +115,7 @@ class SingleRunSerializer(RunSerializer):
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
-    runtime = Name(required=False, allow_null=True, help_text=RUNTIME_HELP)
+    runtime = RuntimeName(required=False, allow_null=True, help_text=RUNTIME_HELP)
 
 
 _RUN = RunSerializer()

@@ -22,6 +22,7 @@ from sessions_app.api.access import (
     ApiViewSet,
     allows,
     caller_of,
+    is_known,
     public,
 )
 from sessions_app.api.answers import (
@@ -213,9 +214,12 @@ class HealthViewSet(ApiViewSet):
     )
     @public
     def retrieve(self, request: Request) -> Response:
-        """503 when it can't; `degraded` (200) when it can do part of it."""
+        """503 when it can't; `degraded` (200) when it can do part of it. `checks` says what is
+        wrong to those who have a key, and to others only where.
+        """
         health = check_health()
-        body = {"status": health.status, "service": "code-executor", "checks": health.checks}
+        checks = health.checks if is_known(request) else health.in_short
+        body = {"status": health.status, "service": "code-executor", "checks": checks}
         return Response(body, status=503 if health.status == "unhealthy" else 200)
 
 

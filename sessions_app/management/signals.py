@@ -1,4 +1,4 @@
-"""How a command that has started something is ended early."""
+"""How commands end that have something to take away first."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 130
-"""The exit code of a command that was."""
-
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends it like Ctrl-C does: what was started is stopped on the way."""
+    """SIGTERM ends it like Ctrl-C does: what was started is taken away on the way."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield

@@ -87,7 +87,7 @@ class Migration(migrations.Migration):
                         base_field=models.CharField(
                             choices=[
                                 ("read", "read: look at sessions, executions and environments"),
-                                ("sessions", "sessions: open, change and stop sessions"),
+                                ("sessions", "sessions: open and stop sessions"),
                                 ("execute", "execute: run code"),
                                 ("tokens", "tokens: make session tokens"),
                                 ("metrics", "metrics: read /metrics"),

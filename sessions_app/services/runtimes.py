@@ -36,15 +36,24 @@ def choosable(environment: Environment, nodes: Iterable[Node]) -> list[str]:
 
 
 def is_own(environment: Environment, runtime: str) -> bool:
-    """Whether the environment's warm sandboxes have this runtime, on whichever node."""
+    """Whether the environment's warm sandboxes have this runtime, on whichever node. Those with the
+    Docker Engine's default have what that was when they were started, which may be weaker than what
+    it is now: they are taken for the weakest one only.
+    """
+    if not environment.runtime and _strength(runtime) > 0:
+        return False
     return _own(environment, list(Node.objects.usable())) == {runtime}
 
 
 def session_runtime(session: Session) -> str:
     """The one to start its sandbox with; empty: the Docker Engine's default. An environment that
-    was given a stronger one since the session was opened has it.
+    was given a stronger one since the session was opened has it, and one that was given any where
+    the session's may not be chosen any more.
     """
-    return max(session.environment.runtime, session.runtime, key=_strength)
+    own, chosen = session.environment.runtime, session.runtime
+    if own and chosen not in _ordered():
+        return own
+    return max(own, chosen, key=_strength)
 
 
 def _own(environment: Environment, nodes: list[Node]) -> set[str]:

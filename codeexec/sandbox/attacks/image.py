@@ -10,9 +10,8 @@ from pathlib import Path
 from codeexec.sandbox import policy
 from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
-from codeexec.sandbox.errors import ImageMissing, SandboxStartFailed
-from codeexec.sandbox.images import Images
-from codeexec.sandbox.runner_image import sources_version
+from codeexec.sandbox.errors import SandboxStartFailed
+from codeexec.sandbox.images import Images, version_of
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
 SOURCES = Path(__file__).parent / "program"
@@ -21,7 +20,7 @@ _MAX_PROGRAM_BYTES = 16 * 1024 * 1024
 
 @functools.cache
 def attacks_version() -> str:
-    return sources_version(SOURCES)
+    return version_of(SOURCES)
 
 
 class AttackImage:
@@ -34,10 +33,7 @@ class AttackImage:
 
     def build(self, *, on_line: OnLine | None = None) -> ImageInfo:
         """Build the image unless it is there. Raises ImageBuildFailed."""
-        try:
-            return self._images.inspect(self.reference).info
-        except ImageMissing:
-            return self._images.build(SOURCES, self.reference, on_line=on_line)
+        return self._images.build_missing(SOURCES, self.reference, on_line=on_line)
 
     def read(self, spec: SandboxSpec) -> bytes:
         """The program, from a container that is made for it and never started, on the way to

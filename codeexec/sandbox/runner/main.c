@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+enum { MAX_IDLE_SECONDS = 10 * 365 * 86400 };
 enum exit_code { EXIT_DONE = 0, EXIT_UNCLEAN = 70, EXIT_USAGE = 64, EXIT_SETUP = 71 };
 
 static struct {
@@ -252,6 +253,9 @@ static int watch_children(void)
 
 static int set_up_and_serve(const char *workspace, const char *idle_seconds, char **guarded)
 {
+    long long idle = atoll(idle_seconds);
+    if (idle < 1 || idle > MAX_IDLE_SECONDS)
+        return EXIT_USAGE;
     prctl(PR_SET_DUMPABLE, 0);
     close_inherited();
     umask(022);
@@ -266,7 +270,7 @@ static int set_up_and_serve(const char *workspace, const char *idle_seconds, cha
     oom_counter_open();
     fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
-    return serve(child_fd, atoll(idle_seconds) * 1000000000);
+    return serve(child_fd, idle * 1000000000);
 }
 
 static bool copy_all(int from, int to)

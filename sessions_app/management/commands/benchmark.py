@@ -19,9 +19,10 @@ from sessions_app.benchmark.rendering import as_markdown, as_text, check_place, 
 from sessions_app.benchmark.service import KEY_VARIABLE
 from sessions_app.benchmark.subject import Plan
 from sessions_app.benchmark.words import LANGUAGES, language_of
-from sessions_app.management.signals import INTERRUPTED, ended_by_signals
+from sessions_app.management.signals import ended_by_signals
 
 DEFAULT_ENVIRONMENT = "python"
+INTERRUPTED = 130
 MOST_SESSIONS = 256
 
 EXPLANATION = """

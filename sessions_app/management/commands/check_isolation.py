@@ -20,13 +20,13 @@ from codeexec.sandbox.errors import EngineUnavailable, SandboxError
 from environments_app.engine import get_driver
 from environments_app.models import Environment
 from sessions_app.isolation import AnotherCheckRunsError, carry_out, new_check
-from sessions_app.management.signals import INTERRUPTED, ended_by_signals
+from sessions_app.management.signals import ended_by_signals
 from sessions_app.models import AttackResult, IsolationCheck, Node
 from sessions_app.models.isolation import worst_first
 from sessions_app.nodes import ensure_node
 from sessions_app.services.isolation import runtimes_of
 
-FAILED, USAGE, CANNOT_RUN = 1, 2, 3
+FAILED, USAGE, CANNOT_RUN, INTERRUPTED = 1, 2, 3, 130
 _HEAD: tuple[str, ...] = (
     "ENVIRONMENT",
     "RUNTIME",

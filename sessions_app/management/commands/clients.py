@@ -62,8 +62,8 @@ def _key_fields(key: ApiKey) -> dict[str, Any]:
 
 def _lines(client: dict[str, Any]) -> str:
     limits = (
-        f"{client['requests_per_minute'] or 'any number of'} requests a minute, "
-        f"{client['live_sessions']} of {client['max_live_sessions'] or 'any number of'} sessions"
+        f"{_bound(client['requests_per_minute'])} requests a minute, "
+        f"{client['live_sessions']} of {_bound(client['max_live_sessions'])} sessions"
     )
     state = "" if client["enabled"] else " (disabled)"
     lines = [f"{client['name']}{state}: {', '.join(client['scopes'])}; {limits}"]
@@ -71,3 +71,7 @@ def _lines(client: dict[str, Any]) -> str:
         used, expires = expiry_text(key["last_used_at"]), expiry_text(key["expires_at"])
         lines.append(f"  cex_{key['prefix']}_…  {key['state']}, used: {used}, expires: {expires}")
     return "\n".join(lines)
+
+
+def _bound(most: int | None) -> str:
+    return "any number of" if most is None else str(most)

@@ -11,8 +11,8 @@ class Command(BaseCommand):
     help = "Lets a user of the console, who has given wrong passwords too often, try again at once."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("username")
-        parser.add_argument("--address", help="From this address only, as the admin shows it.")
+        parser.add_argument("username", help="as it was given")
+        parser.add_argument("--address", help="from this address only, as the admin shows it.")
 
     def handle(self, *_args: Any, username: str, address: str | None, **_options: Any) -> None:
         count = forgive_logins(username, address)
