@@ -18,7 +18,7 @@ from codeexec.errors import ServiceError, error_answer
 from codeexec.sandbox.attacks.judge import Outcome
 from sessions_app.api.access import Access, authorize
 from sessions_app.callers import Scope
-from sessions_app.models import IsolationCheck
+from sessions_app.services.isolation import current_checks
 
 PREFIX = "code_executor_isolation"
 
@@ -43,7 +43,7 @@ class IsolationCollector(Collector):
             "Whether everything was held in the last isolation check: 1 or 0.",
             labels=where,
         )
-        for check in IsolationCheck.objects.current().select_related("environment", "node"):
+        for check in current_checks():
             labels = [str(check.environment), check.runtime, str(check.node)]
             for outcome in Outcome:
                 attacks.add_metric([*labels, outcome.value], getattr(check, outcome.value))

@@ -268,10 +268,11 @@ class TestCarryingOut:
     def test_where_no_attack_concerns_it_nothing_is_proven(
         self, python: Environment, this: Node, driver: FakeDriver
     ) -> None:
+        this.note_runtimes(["runc", "runsc"])
         check = new_check(python, "runsc", this)
         carry_out(check, choose(["seccomp"]))
         assert (check.ok, check.summary) == (False, "no attack concerns it")
-        assert IsolationCheck.objects.failed().get() == check
+        assert check_health().checks["isolation"] == f"python in runsc on this: {check.summary}"
 
     def test_an_interruption_says_so_and_counts_for_nothing(
         self, python: Environment, this: Node, driver: FakeDriver
@@ -420,13 +421,15 @@ class TestHealth:
         finished(environments["python"], this, escaped=("dns",), complete=False)
         assert check_health().checks["isolation"] == "ok"
 
-    @pytest.mark.parametrize("change", ["disabled", "node is gone"])
+    @pytest.mark.parametrize("change", ["disabled", "node is gone", "another runtime"])
     def test_what_no_session_can_get_is_no_ones_concern(
         self, environments: dict[str, Environment], this: Node, other: Node, change: str
     ) -> None:
         finished(environments["python"], this, escaped=("dns",))
         if change == "disabled":
             Environment.objects.filter(name="python").update(enabled=False)
+        elif change == "another runtime":
+            Environment.objects.filter(name="python").update(runtime="runsc")
         else:
             Node.objects.filter(pk=this.pk).update(heartbeat_at=timezone.now() - timedelta(hours=1))
         assert check_health().checks["isolation"] == "ok"

@@ -143,7 +143,14 @@ def test_what_a_kernel_may_lack_is_not_there(docker_driver, sandbox):
 @docker
 @pytest.mark.parametrize(
     "call",
-    ["os.mkfifo('fifo')", "os.mknod('file')", "os.nice(1)", "libc.personality(0xFFFFFFFF)"],
+    [
+        "os.mkfifo('fifo')",
+        "os.mknod('file')",
+        "os.nice(1)",
+        "libc.personality(0xFFFFFFFF)",
+        "os.memfd_create('file')",
+        "os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))",
+    ],
 )
 def test_what_is_harmless_with_some_arguments_works_with_those(docker_driver, sandbox, call):
     assert run_python(docker_driver, sandbox, f"{CALL}{call}\nprint('done')").stdout == b"done\n"

@@ -42,11 +42,6 @@ class IsolationCheckQuerySet(models.QuerySet["IsolationCheck"]):
         last = Subquery(same.order_by("-finished_at").values("pk")[:1])
         return self.filter(pk=last, environment__enabled=True)
 
-    def failed(self) -> Self:
-        """Those that did not prove what they should."""
-        proven = Q(error="", escaped=0, inconclusive=0, held__gt=0)
-        return self.filter(finished_at__isnull=False).exclude(proven)
-
 
 class IsolationCheck(models.Model):
     """The attacks on an environment in one runtime on one node: queued, running, then finished."""

@@ -40,9 +40,14 @@ def runtimes_of(environment: Environment, node: Node) -> list[str]:
     """Those to check there: the environment's own and, in the default environment, those that
     sessions may choose instead. What these hold is not a matter of the image, and takes minutes.
     """
+    own, *others = obtainable(environment, node)
+    return [own, *others] if environment.is_default else [own]
+
+
+def obtainable(environment: Environment, node: Node) -> list[str]:
+    """What its sessions may get there: the environment's own first."""
     own = environment.runtime or next(iter(node.runtimes), DEFAULT_RUNTIME)
-    others = choosable(environment, [node]) if environment.is_default else []
-    return list(dict.fromkeys([own, *others]))
+    return list(dict.fromkeys([own, *choosable(environment, [node])]))
 
 
 def queue_check(environment: Environment, runtime: str, node: Node) -> bool:
@@ -67,6 +72,16 @@ def built_on(node: Node) -> list[Environment]:
     """Enabled environments that have an image there."""
     built = Environment.objects.enabled().filter(revisions__node=node.name)
     return list(built.distinct().order_by("name"))
+
+
+def current_checks() -> list[IsolationCheck]:
+    """The last complete ones of all that a session can get now, on nodes that are alive."""
+    current = IsolationCheck.objects.current().filter(node__in=Node.objects.alive())
+    return [
+        check
+        for check in current.select_related("environment", "node")
+        if check.runtime in obtainable(check.environment, check.node)
+    ]
 
 
 def standings() -> list[Standing]:
