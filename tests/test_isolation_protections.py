@@ -196,6 +196,7 @@ def test_the_same_attacks_are_held_with_all_protections_on(check: Check) -> None
     assert slowest < 2.0
 
 
+@pytest.mark.alone
 def test_processor_time_beyond_the_share_is_told(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,9 @@ def test_each_step_is_one_statement(ready: Session) -> None:
     assert len(sent) == 1
 
 
+CONNECTING = "SELECT set_config('TimeZone', %s, false)"
+"""What Django sends when it has opened a connection."""
+
 NAMES = {
     statements.SUBMIT: "submit",
     statements.CLAIM: "claim",
@@ -81,7 +84,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     sync, in_loop = psycopg.Cursor.execute, psycopg.AsyncCursor.execute
 
     def note(query: Any) -> None:
-        if query not in (statements.RENEW, statements.WAITING):  # of the executor's own pace
+        # At the executor's own pace: leases, looking again, and a thread that connects for later.
+        if query not in (statements.RENEW, statements.WAITING, CONNECTING):
             sent.append(NAMES.get(query, query))
 
     def execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
