@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -34,6 +35,8 @@ from sessions_app.services import executions
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _DATABASE_RETRY_SECONDS = 0.5
 
 
@@ -58,9 +61,9 @@ def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> 
     except (SandboxLost, EngineUnavailable) as error:
         reason = _reason(claim, error)
         fail = partial(executions.fail_execution, claim, reason, sandbox_lost=True)
-        _keep(around, fail)
+        _with_database(around, fail)
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
-        _keep(around, partial(executions.fail_execution, claim, str(error)))
+        _with_database(around, partial(executions.fail_execution, claim, str(error)))
     except BaseException as error:  # SystemExit too: the row must not stay `running`
         logger.exception("execution %s failed", claim.execution_id)
         with around.database():
@@ -81,7 +84,7 @@ def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float
             claim, outcome, seconds_since_started=seconds, sandbox_lost=lost
         )
 
-    _keep(around, finish)
+    _with_database(around, finish)
 
 
 def _reason(claim: Claim, error: SandboxError) -> str:
@@ -90,20 +93,19 @@ def _reason(claim: Claim, error: SandboxError) -> str:
     return f"{error} The session goes on in a new sandbox with an empty workspace."
 
 
-def _keep(around: Surroundings, write: Callable[[], object]) -> None:
-    """Write what a run came to. A database that is away is waited for as long as the lease lasts:
-    after that the execution has been ended as abandoned.
+def _with_database(around: Surroundings, use: Callable[[], T]) -> T:
+    """Write what a run came to, or read what it needs. A database that is away is waited for as
+    long as the lease lasts: after that the execution has been ended as abandoned.
     """
     deadline = time.monotonic() + settings.CODE_EXECUTOR["EXECUTION_LEASE"]
     while True:
         try:
             with around.database():
-                write()
-            return
+                return use()
         except (OperationalError, InterfaceError):
             if time.monotonic() >= deadline:
                 raise
-            logger.warning("a result can't be written, no database; trying again")
+            logger.warning("no database for an execution; trying again")
             time.sleep(_DATABASE_RETRY_SECONDS)
 
 
@@ -139,8 +141,7 @@ def _environment(claim: Claim, around: Surroundings) -> Environment:
     known = recall(claim.environment_id, claim.environment_version)
     if known is not None:
         return known
-    with around.database():
-        return read_environment(claim.environment_id).environment
+    return _with_database(around, partial(read_environment, claim.environment_id)).environment
 
 
 def _compile_and_run(

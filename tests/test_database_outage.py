@@ -52,7 +52,7 @@ def test_a_run_that_the_database_misses_is_answered_all_the_same(
         eventually(waiting.done, seconds=4)
         database.start()
         result = waiting.result()
-    assert (result["status"], result["stdout"]) == ("completed", "done\n"), result
+    assert (result["status"], result["stdout"]) == ("completed", "done\n"), result["error"]
     assert stack.client.execute(session_id, "print('next')")["stdout"] == "next\n"
     assert eventually(lambda: stack.health() == "healthy")
     stack.client.stop(session_id)
