@@ -10,7 +10,9 @@ from django.contrib.sessions.models import Session as Login
 from django.test import Client as Browser
 from django.urls import reverse
 
+from sessions_app.callers import SCOPES
 from sessions_app.models import ApiKey, Client
+from sessions_app.models.client import usual_scopes
 from sessions_app.services.clients import KEY_PATTERN, create_client, create_key, digest_of
 from tests.console_fixtures import staff
 
@@ -54,6 +56,14 @@ def test_a_client_is_made_with_scopes_and_limits(operator: Browser) -> None:
     client = Client.objects.get()
     assert (client.scopes, client.requests_per_minute) == (["read", "execute"], 60)
     assert client.max_live_sessions is None
+
+
+def test_a_new_client_has_the_usual_scopes_unless_others_are_chosen(operator: Browser) -> None:
+    form = operator.get(reverse("admin:sessions_app_client_add")).content.decode()
+    boxes = re.findall(r'<input[^>]*name="scopes"[^>]*>', form)
+    chosen = "".join(box for box in boxes if re.search(r"\schecked[\s/>]", box))
+    assert len(boxes) == len(SCOPES)
+    assert re.findall(r'value="(\w+)"', chosen) == usual_scopes()
 
 
 def test_a_new_key_is_shown_on_one_page_and_nowhere_else(

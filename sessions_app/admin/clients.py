@@ -24,6 +24,7 @@ from sessions_app.admin.display import ago, badge, page_link
 from sessions_app.admin.history import HistoryAdmin, HistoryInline
 from sessions_app.callers import SCOPES
 from sessions_app.models import ApiKey, Client
+from sessions_app.models.client import usual_scopes
 from sessions_app.services.clients import create_key, revoke_key
 
 KEY_BADGES = {"valid": "success", "expired": "warning", "revoked": "danger"}
@@ -64,6 +65,7 @@ class KeyInline(KeyColumns, HistoryInline):
 class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
     scopes = forms.MultipleChoiceField(
         choices=[(scope.value, f"{scope.value}: {meaning}") for scope, meaning in SCOPES.items()],
+        initial=usual_scopes,
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
         help_text="What its keys may be used for.",
     )
