@@ -29,11 +29,10 @@ from sessions_app.nodes import register_node
 from tests.api_client import Api, serving
 from tests.emptying import delete_rows
 from tests.parallel import OneKindAtATime, its_turn
+from tests.patience import LONG
 from tests.working import Delivery, work_off
 
 NODE = "this"
-LONG = 15.0
-"""Seconds that a test waits for what should come at once. Nothing waits for it to pass."""
 
 Configure = Callable[..., None]
 Work = Callable[[], list[Delivery]]

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,9 +21,9 @@ import psycopg
 import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.patience import LONG, eventually
+
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 30.0
-STOP_SECONDS = 30.0
 
 
 @dataclass
@@ -106,7 +105,7 @@ class Stack:
     def stop(self, name: str) -> int:
         process = self.processes.pop(name)
         process.send_signal(signal.SIGTERM)
-        return process.wait(STOP_SECONDS)
+        return process.wait(LONG)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
@@ -135,14 +134,6 @@ class Stack:
 def docker(*arguments: str) -> list[str]:
     done = subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True)
     return done.stdout.split("\n")[:-1]
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The condition's value as soon as it is true; the last one when the time is up."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return value
 
 
 def free_port() -> int:
@@ -212,7 +203,7 @@ def running_stack(folder: Path, **settings: str) -> Iterator[Stack]:
         try:
             stack.start("api", "run_api")
             stack.start("worker", "run_worker")
-            healthy = eventually(lambda: stack.health() == "healthy", START_SECONDS)
+            healthy = eventually(lambda: stack.health() == "healthy")
             assert healthy, stack.log("api") + stack.log("worker")
             yield stack
         finally:
