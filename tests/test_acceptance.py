@@ -28,6 +28,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     with running_stack(folder, EXECUTION_LEASE=str(LEASE_SECONDS)) as running:
         yield running
+        running.stop("worker")
+        running.manage("cleanup_sessions", "--all")
+        assert running.containers() == []
 
 
 @pytest.fixture
