@@ -45,14 +45,15 @@ def its_turn(*, alone: bool) -> Iterator[None]:
     # Who waits to be alone keeps the gate shut, or it would wait for ever: the others never stop.
     with ExitStack() as held:
         with ExitStack() as gate:
-            gate.enter_context(_locked(f"{run}.gate", fcntl.LOCK_EX))
+            gate.enter_context(locked(f"{run}.gate"))
             turn = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-            held.enter_context(_locked(f"{run}.turn", turn))
+            held.enter_context(locked(f"{run}.turn", turn))
         yield
 
 
 @contextmanager
-def _locked(name: str, operation: int) -> Iterator[None]:
+def locked(name: str, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """A lock that processes of a test run share."""
     folder = Path(tempfile.gettempdir()) / "code-executor-tests"
     folder.mkdir(exist_ok=True)
     with (folder / name).open("w") as file:
