@@ -31,7 +31,7 @@ from sessions_app.nodes import register_node
 from tests.api_client import Api, serving
 from tests.databases import migrated
 from tests.emptying import delete_rows
-from tests.parallel import OneKindAtATime, its_turn
+from tests.parallel import HeavyModulesWhole, heavy_first, its_turn
 from tests.patience import LONG
 from tests.working import Delivery, work_off
 
@@ -42,8 +42,13 @@ Work = Callable[[], list[Delivery]]
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneKindAtATime:
-    return OneKindAtATime(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HeavyModulesWhole:
+    return HeavyModulesWhole(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=heavy_first)
 
 
 @pytest.hookimpl(wrapper=True)

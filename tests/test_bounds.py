@@ -302,7 +302,7 @@ ANY_SESSION = st.fixed_dictionaries(
     },
 )
 TRIES = settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     database=None,
