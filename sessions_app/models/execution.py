@@ -143,11 +143,15 @@ class Execution(models.Model):
     started_at = models.DateTimeField(null=True, help_text="The program, or its compiler, began.")
     finished_at = models.DateTimeField(null=True, help_text="The result was kept.")
     lease_expires_at = models.DateTimeField(null=True)
+    cancel_requested_at = models.DateTimeField(
+        null=True, help_text="While it ran: its worker was asked to end it."
+    )
 
     objects = ExecutionQuerySet.as_manager()
 
     class Meta:
         ordering = ("-queued_at",)
+        permissions = [("cancel_execution", "Can cancel execution")]
         constraints = [
             models.UniqueConstraint(fields=["session", "sequence"], name="execution_sequence"),
             models.UniqueConstraint(
