@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from codeexec.sandbox import protocol
-from codeexec.sandbox.driver import KeepGoing, always
+from codeexec.sandbox.batches import Batches
+from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output, always
 from codeexec.sandbox.errors import CommandNotStarted, SandboxLost, WorkspaceWriteFailed
-from codeexec.sandbox.protocol import Ask, Frame, Stage, Tell
+from codeexec.sandbox.protocol import Ask, Ending, Frame, Stage, Tell
 from codeexec.sandbox.types import Command, RunResult, WorkspaceFile
 from codeexec.sandbox.verdicts import to_result
 
@@ -47,6 +49,8 @@ class Conversation:
         self._frames: deque[Frame] = deque()
         self._run_id = protocol.first_run_id(nonce)
         self._unsent = bytearray(protocol.encode_hello(token, nonce))
+        self._sending = threading.Lock()
+        self._running = False
         self._paths: list[str] = []  # of this run, not known to be written
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
         self._input_may_be_late = False
@@ -61,17 +65,41 @@ class Conversation:
                 if len(self._unsent) >= SEND_SOON_BYTES:
                     self._send()
 
-    def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
+    def run(
+        self,
+        command: Command,
+        *,
+        keep_going: KeepGoing = always,
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
         feed = _Feed(command.stdin)
-        output = {kind: _Output(command.output_bytes) for kind in (Tell.STDOUT, Tell.STDERR)}
+        written = _Written(command.output_bytes, on_output)
         self._unsent += self._encode_exec(command)
         self._input_may_be_late |= bool(command.stdin)
         self._unsent += feed.frames(self._run_id)
         self._send()
+        self._running = True
+        try:
+            ending = self._follow(command, feed, written, keep_going)
+        except SandboxLost:
+            written.batches.give()
+            raise
+        finally:
+            self._running = False
+        return to_result(
+            ending, stdout=bytes(written.of(Tell.STDOUT)), stderr=bytes(written.of(Tell.STDERR))
+        )
+
+    def _follow(
+        self, command: Command, feed: _Feed, written: _Written, keep_going: KeepGoing
+    ) -> Ending:
         self._await_acknowledgement(time.monotonic() + HANDSHAKE_SECONDS)
-        self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
+        self._ask_at = time.monotonic() + FIRST_ASK_SECONDS
         deadline = time.monotonic() + command.wall_seconds + GRACE_SECONDS
-        while (frame := self._next_frame(deadline, keep_going)).type != Tell.RESULT:
+        while True:
+            frame = self._next_frame(deadline, keep_going, written.batches)
+            if frame.type == Tell.RESULT:
+                break
             if frame.type == Tell.GRANT:
                 with _understood():
                     feed.grant(protocol.decode_grant(frame.payload))
@@ -79,13 +107,18 @@ class Conversation:
                 self._send()
             elif frame.type == Tell.STDOUT or frame.type == Tell.STDERR:
                 with _understood():
-                    output[Tell(frame.type)].add(frame.payload)
+                    written.add(Tell(frame.type), frame.payload)
         self._move_on()
         with _understood():
-            ending = protocol.decode_result(frame.payload)
-        return to_result(
-            ending, stdout=bytes(output[Tell.STDOUT].kept), stderr=bytes(output[Tell.STDERR].kept)
-        )
+            return protocol.decode_result(frame.payload)
+
+    def interrupt(self) -> None:
+        """Ignored by the runner where the run has ended meanwhile: its id says which one is meant.
+        A sandbox that is lost is noticed by the thread that runs something in it."""
+        if self._running:
+            with contextlib.suppress(SandboxLost), self._sending:
+                self._stream.send(protocol.encode_frame(Ask.KILL, self._run_id))
+                self._input_may_be_late = True
 
     def is_fresh(self) -> bool:
         return not self._frames and self._stream.is_quiet()
@@ -100,7 +133,7 @@ class Conversation:
         deadline = self._ask_at = time.monotonic() + HANDSHAKE_SECONDS
         self._await_acknowledgement(deadline)
         if to_be_synced:
-            while self._next_frame(deadline, always).type != Tell.SYNCED:
+            while self._next_frame(deadline, always, _NOTHING).type != Tell.SYNCED:
                 pass
             self._move_on()
 
@@ -121,23 +154,29 @@ class Conversation:
     def _send(self) -> None:
         if self._unsent:
             data, self._unsent = bytes(self._unsent), bytearray()
-            self._stream.send(data)
+            with self._sending:
+                self._stream.send(data)
 
     def _await_acknowledgement(self, deadline: float) -> None:
         while not self._reader.acknowledged:
             self._receive(deadline, KEEP_GOING_SECONDS)
 
-    def _next_frame(self, deadline: float, keep_going: KeepGoing) -> Frame:
-        """The next frame of this run; a FAILED is raised. Asks `keep_going` in the meantime."""
+    def _next_frame(self, deadline: float, keep_going: KeepGoing, batches: Batches) -> Frame:
+        """The next frame of this run; a FAILED is raised. In the meantime asks `keep_going`, and
+        gives the batches that are due.
+        """
         while True:
             self._ask(keep_going)
+            batches.give_due()
             while self._frames:
                 frame = self._frames.popleft()
                 if frame.type == Tell.ACK:
                     raise SandboxLost("Another client has taken the sandbox over.")
                 if frame.run_id == self._run_id:
                     return self._checked(frame)
-            self._receive(deadline, self._ask_at - time.monotonic())
+            left = self._ask_at - time.monotonic()
+            due = batches.due_in()
+            self._receive(deadline, left if due is None else min(left, due))
 
     def _ask(self, keep_going: KeepGoing) -> None:
         if time.monotonic() < self._ask_at:
@@ -186,17 +225,29 @@ def _understood() -> Iterator[None]:
         raise SandboxLost(f"The sandbox's runner sent {error}.") from error
 
 
-class _Output:
-    """One stream of a program, no more of it than the runner was told to send."""
+_NOTHING = Batches(None)
 
-    def __init__(self, most: int) -> None:
-        self.kept = bytearray()
+
+class _Written:
+    """What a program writes, no more of it than the runner was told to send."""
+
+    def __init__(self, most: int, on_output: OnOutput | None) -> None:
+        self.batches = Batches(on_output)
+        self._kept: dict[Tell, bytearray] = {Tell.STDOUT: bytearray(), Tell.STDERR: bytearray()}
         self._most = most
 
-    def add(self, data: bytes) -> None:
-        if len(self.kept) + len(data) > self._most:
+    def add(self, stream: Tell, data: bytes) -> None:
+        kept = self._kept[stream]
+        if len(kept) + len(data) > self._most:
             raise protocol.ProtocolError(f"more than the {self._most} bytes that were asked for")
-        self.kept += data
+        kept += data
+        self.batches.add(_STREAMS[stream], data)
+
+    def of(self, stream: Tell) -> bytearray:
+        return self._kept[stream]
+
+
+_STREAMS = {Tell.STDOUT: Output.STDOUT, Tell.STDERR: Output.STDERR}
 
 
 class _Feed:

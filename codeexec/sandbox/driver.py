@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,21 @@ from codeexec.sandbox.types import (
 )
 
 KeepGoing = Callable[[], bool]
-"""Called twice a second while a program runs; False ends the program (verdict `cancelled`)."""
+"""Called twice a second while a program runs, the first time after `FIRST_ASK_SECONDS`; False ends
+the program (verdict `cancelled`)."""
+FIRST_ASK_SECONDS = 0.2
+
+
+class Output(StrEnum):
+    """The streams that a program writes to."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+OnOutput = Callable[[Output, bytes], None]
+"""Called, in the thread that runs the program, with what it has written since the last call, as
+`batches` has it. Must not wait: while it does, the program's output isn't read."""
 
 OnLine = Callable[[str], None]
 
@@ -37,11 +52,22 @@ class Attachment(Protocol):
         at the end of the conversation, and raise there.
         """
 
-    def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
-        """Run one program to its end, and end all that it started.
+    def run(
+        self,
+        command: Command,
+        *,
+        keep_going: KeepGoing = always,
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
+        """Run one program to its end, and end all that it started. Where the sandbox is lost,
+        `on_output` has had all that came of it.
 
         Raises CommandNotStarted, SandboxLost.
         """
+
+    def interrupt(self) -> None:
+        """From another thread: end the program that runs at this moment, if one does (verdict
+        `cancelled`)."""
 
     def is_fresh(self) -> bool:
         """Whether an attachment that was kept open after a run can do another one. False: the

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from codeexec.sandbox.driver import KeepGoing, OnLine, always
+from codeexec.sandbox.driver import KeepGoing, OnLine, OnOutput, always
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
@@ -234,6 +234,7 @@ class FakeAttachment:
         self._driver = driver
         self._sandbox = sandbox
         self._number = number
+        self._running: LocalProcess | None = None
 
     def write_files(self, files: Iterable[WorkspaceFile]) -> None:
         self._driver.check("write_files")
@@ -246,22 +247,36 @@ class FakeAttachment:
                     f"{file.path} could not be written: {error.strerror}."
                 ) from error
 
-    def run(self, command: Command, *, keep_going: KeepGoing = always) -> RunResult:
+    def run(
+        self,
+        command: Command,
+        *,
+        keep_going: KeepGoing = always,
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
         self._driver.check("run")
         self._refuse_when_over()
-        with self._sandbox.busy, self._process(command) as process:
+        with self._sandbox.busy, self._process(command, on_output) as process:
+            self._running = process
             while process.step():
                 if self._is_over():
                     process.kill()
                 process.ask(keep_going)
+            self._running = None
             ending = process.ending()
+            if self._is_over():
+                process.give_up()
         self._refuse_when_over()
         return to_result(ending, stdout=process.stdout, stderr=process.stderr)
+
+    def interrupt(self) -> None:
+        if (process := self._running) is not None:
+            process.kill()
 
     def is_fresh(self) -> bool:
         return not self._is_over()
 
-    def _process(self, command: Command) -> LocalProcess:
+    def _process(self, command: Command, on_output: OnOutput | None) -> LocalProcess:
         sandbox = self._sandbox
         cwd = sandbox.path(command.cwd or sandbox.spec.workspace_dir)
         env = {
@@ -278,7 +293,7 @@ class FakeAttachment:
         )
         if program is None:
             raise CommandNotStarted("The command can't be started: No such file or directory.")
-        return LocalProcess(program, argv, env=env, cwd=cwd, command=command)
+        return LocalProcess(program, argv, env=env, cwd=cwd, command=command, on_output=on_output)
 
     def _is_over(self) -> bool:
         return self._sandbox.lost or self._sandbox.conversation != self._number

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from codeexec.sandbox.driver import KeepGoing
+from codeexec.sandbox.batches import Batches
+from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output
 from codeexec.sandbox.errors import CommandNotStarted
 from codeexec.sandbox.protocol import Cause, Ending, Flag
 from codeexec.sandbox.types import Command
@@ -37,7 +38,9 @@ class LocalProcess:
         env: Mapping[str, str],
         cwd: str,
         command: Command,
+        on_output: OnOutput | None = None,
     ) -> None:
+        self._batches = Batches(on_output)
         self._mark = secrets.token_hex(16)
         self._cap = command.output_bytes
         self._input = command.stdin
@@ -46,7 +49,7 @@ class LocalProcess:
         self._cause = Cause.ITSELF
         self._started = time.monotonic()
         self._deadline = self._started + command.wall_seconds
-        self._ask_at = self._started + _KEEP_GOING_SECONDS
+        self._ask_at = self._started + FIRST_ASK_SECONDS
         self._ended: tuple[int, float, float, int] | None = None
         self._peak_seen = 0
         self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -103,11 +106,13 @@ class LocalProcess:
         if time.monotonic() >= self._deadline:
             self._end(Cause.CLOCK)
         self._peak_seen = _peak_bytes(self._process.pid) or self._peak_seen
-        for key, _ in self._selector.select(_STEP_SECONDS):
+        due = self._batches.due_in()
+        for key, _ in self._selector.select(min(_STEP_SECONDS, due or _STEP_SECONDS)):
             if key.data == "exit":
                 self._finish()
                 return False
             self._move(key.data, key.fd)
+        self._batches.give_due()
         return True
 
     def ask(self, keep_going: KeepGoing) -> None:
@@ -118,6 +123,10 @@ class LocalProcess:
 
     def kill(self) -> None:
         self._end(Cause.CLIENT)
+
+    def give_up(self) -> None:
+        """Its sandbox is lost: what it has written is handed out, since it will have no result."""
+        self._batches.give()
 
     def ending(self) -> Ending:
         assert self._ended is not None, "asked before its end"  # noqa: S101
@@ -167,6 +176,7 @@ class LocalProcess:
             return True
         room = self._cap - len(output)
         output += piece[:room]
+        self._batches.add(Output(name), piece[:room])
         if len(piece) > room:
             self._flags |= Flag.STDOUT_CUT if name == "stdout" else Flag.STDERR_CUT
             self._end(Cause.OUTPUT)

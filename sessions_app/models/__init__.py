@@ -4,6 +4,7 @@ else was faster.
 """
 
 from sessions_app.models.client import ApiKey, Client, ClientAllowance
+from sessions_app.models.event import Event
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
 from sessions_app.models.isolation import AttackResult, IsolationCheck
@@ -16,6 +17,7 @@ __all__ = [
     "AttackResult",
     "Client",
     "ClientAllowance",
+    "Event",
     "Execution",
     "FailedLogin",
     "IsolationCheck",

@@ -11,6 +11,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from codeexec.notifications import publish
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.callers import Caller
 from sessions_app.models.client import Client
@@ -238,23 +239,25 @@ class Session(models.Model):
             starts=F("starts") + 1,
             lease_expires_at=lease,
         )
-        if claimed:
+        if self._told(claimed):
             self.status, self.node, self.lease_expires_at = SessionStatus.CREATING, node, lease
             self.starts += 1
         return claimed
 
     def mark_ready(self, container_id: str, revision: EnvironmentRevision) -> bool:
         """creating → ready: the sandbox whose start this object has claimed answers."""
-        return self._unchanged().transition(
-            SessionStatus.READY,
-            expected=(SessionStatus.CREATING,),
-            container_id=container_id,
-            revision=revision,
-            starts=0,
-            ready_at=Now(),
-            # Its time begins when it is first ready; a new sandbox is no activity of the client.
-            expires_at=self.expires_at if self.ready_at else self.next_expiry(),
-            lease_expires_at=None,
+        return self._told(
+            self._unchanged().transition(
+                SessionStatus.READY,
+                expected=(SessionStatus.CREATING,),
+                container_id=container_id,
+                revision=revision,
+                starts=0,
+                ready_at=Now(),
+                # Its time begins when it is first ready; a new sandbox is no activity of the client.
+                expires_at=self.expires_at if self.ready_at else self.next_expiry(),
+                lease_expires_at=None,
+            )
         )
 
     def leave_execution(self) -> bool:
@@ -278,12 +281,14 @@ class Session(models.Model):
         """creating, ready or executing → pending, unless it has changed since this object was read:
         its sandbox is lost, a worker starts another with an empty workspace.
         """
-        return self._unchanged().transition(
-            SessionStatus.PENDING,
-            expected=(SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING),
-            node=None,
-            container_id="",
-            lease_expires_at=timezone.now() + lease,
+        return self._told(
+            self._unchanged().transition(
+                SessionStatus.PENDING,
+                expected=(SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING),
+                node=None,
+                container_id="",
+                lease_expires_at=timezone.now() + lease,
+            )
         )
 
     def postpone_start(self, lease: timedelta) -> bool:
@@ -300,29 +305,41 @@ class Session(models.Model):
         return self._stop(Session.objects.expired(), Session.StopReason.EXPIRED)
 
     def _stop(self, among: SessionQuerySet, reason: StopReason | str) -> bool:
-        return among.filter(pk=self.pk).transition(
-            SessionStatus.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
+        return self._told(
+            among.filter(pk=self.pk).transition(
+                SessionStatus.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
+            )
         )
 
     def mark_stopped(self) -> bool:
         """stopping → stopped: its container is gone."""
-        return Session.row(self.pk).transition(
-            SessionStatus.STOPPED,
-            expected=(SessionStatus.STOPPING,),
-            closed_at=Now(),
-            container_id="",
+        return self._told(
+            Session.row(self.pk).transition(
+                SessionStatus.STOPPED,
+                expected=(SessionStatus.STOPPING,),
+                closed_at=Now(),
+                container_id="",
+            )
         )
 
     def fail(self, reason: str) -> bool:
         """Any open status → error, unless it has changed since this object was read."""
-        return self._unchanged().transition(
-            SessionStatus.ERROR,
-            expected=OPEN,
-            error_reason=reason,
-            closed_at=Now(),
-            container_id="",
-            lease_expires_at=None,
+        return self._told(
+            self._unchanged().transition(
+                SessionStatus.ERROR,
+                expected=OPEN,
+                error_reason=reason,
+                closed_at=Now(),
+                container_id="",
+                lease_expires_at=None,
+            )
         )
+
+    def _told(self, changed: bool) -> bool:
+        """Who watches the session hears of what a transition has changed."""
+        if changed:
+            publish(self.pk)
+        return changed
 
     def _unchanged(self) -> SessionQuerySet:
         """Its row, while nobody else has given it another status or started it anew."""

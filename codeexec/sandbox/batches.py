@@ -1,0 +1,63 @@
+"""A running program's output, gathered into batches for who follows it.
+
+Who reads the runner's stream decides by `due_in` how long it waits for more: so a batch costs no
+thread and no timer, and a program that ends before its first batch is due costs nothing at all.
+"""
+
+from __future__ import annotations
+
+import codecs
+import time
+
+from codeexec.sandbox.driver import OnOutput, Output
+
+FIRST_SECONDS = 0.015
+"""From output that comes after a silence to its batch."""
+NEXT_SECONDS = 0.04
+"""Between one batch and the next."""
+
+
+class Batches:
+    """Of one run. Each batch has at most one piece of each stream, cut between two characters of
+    UTF-8; what comes right before the run's end is in no batch, but in its result.
+    """
+
+    def __init__(self, on_output: OnOutput | None) -> None:
+        self._on_output = on_output
+        self._held: dict[Output, bytearray] = {}
+        """In the order in which the streams were written to."""
+        self._due: float | None = None
+        self._last = 0.0
+
+    def add(self, stream: Output, data: bytes) -> None:
+        if self._on_output is None:
+            return
+        self._held.setdefault(stream, bytearray()).extend(data)
+        if self._due is None:
+            self._due = max(time.monotonic() + FIRST_SECONDS, self._last + NEXT_SECONDS)
+
+    def due_in(self) -> float | None:
+        """Seconds to the next batch; None: nothing is waiting for one."""
+        return None if self._due is None else self._due - time.monotonic()
+
+    def give_due(self) -> None:
+        if self._due is not None and time.monotonic() >= self._due:
+            self.give()
+
+    def give(self) -> None:
+        """Hand out what there is, due or not."""
+        self._due, self._last = None, time.monotonic()
+        for stream in list(self._held):
+            held = self._held.pop(stream)
+            end = last_border(held)
+            if rest := held[end:]:
+                self._held[stream] = rest
+            if end and self._on_output is not None:
+                self._on_output(stream, bytes(held[:end]))
+
+
+def last_border(data: bytearray) -> int:
+    """Where the last character ends that is complete, or can't become so."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data[-4:])  # no character is longer
+    return len(data) - len(decoder.getstate()[0])
