@@ -60,6 +60,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
             "created_at",
             "last_execution",
             "ready_at",
+            "workspace_since",
             "expires_at",
             "closed_at",
             "ttl",
