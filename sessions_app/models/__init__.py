@@ -6,6 +6,7 @@ else was faster.
 from sessions_app.models.client import ApiKey, Client, ClientAllowance
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
+from sessions_app.models.inquiry import Inquiry, InquiryPiece
 from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
@@ -18,6 +19,8 @@ __all__ = [
     "ClientAllowance",
     "Execution",
     "FailedLogin",
+    "Inquiry",
+    "InquiryPiece",
     "IsolationCheck",
     "Node",
     "Sandbox",
