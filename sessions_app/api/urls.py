@@ -2,6 +2,7 @@ from typing import Any
 
 from django.urls import path
 
+from sessions_app.api.inquiring import waiting_for_answer
 from sessions_app.api.views import (
     EnvironmentViewSet,
     ExecutionViewSet,
@@ -13,6 +14,10 @@ from sessions_app.api.waiting import waiting_for_result
 execute: Any = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
 run_once: Any = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
 
+files: Any = waiting_for_answer(SessionViewSet.as_view({"get": "files"}))
+file: Any = waiting_for_answer(SessionViewSet.as_view({"get": "file"}))
+archive: Any = waiting_for_answer(SessionViewSet.as_view({"get": "archive"}))
+
 urlpatterns = [
     path("health", HealthViewSet.as_view({"get": "retrieve"})),
     path("environments", EnvironmentViewSet.as_view({"get": "names"})),
@@ -22,8 +27,12 @@ urlpatterns = [
     path("sessions", SessionViewSet.as_view({"get": "index", "post": "create"})),
     path(
         "sessions/<uuid:session_id>",
-        SessionViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
+        SessionViewSet.as_view({"get": "retrieve", "patch": "partial_update", "delete": "destroy"}),
     ),
+    path("sessions/<uuid:session_id>/reset", SessionViewSet.as_view({"post": "reset"})),
+    path("sessions/<uuid:session_id>/files", files),
+    path("sessions/<uuid:session_id>/files/<path:path>", file),
+    path("sessions/<uuid:session_id>/archive", archive),
     path("sessions/<uuid:session_id>/execute", execute),
     path("sessions/<uuid:session_id>/tokens", SessionViewSet.as_view({"post": "tokens"})),
     path("sessions/<uuid:session_id>/executions", SessionViewSet.as_view({"get": "executions"})),
