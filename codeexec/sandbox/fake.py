@@ -356,7 +356,7 @@ class FakeLook:
 
 
 def _entries(folder: Path, within: str = "") -> Iterator[WorkspaceEntry]:
-    for item in os.scandir(folder):
+    for item in list(os.scandir(folder)):
         about = item.stat(follow_symlinks=False)
         kinds = {
             stat.S_IFREG: EntryKind.FILE,

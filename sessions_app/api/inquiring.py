@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
@@ -77,9 +78,14 @@ def download_headers(found: Answer, name: str, content_type: str) -> dict[str, s
     headers = {
         "Content-Type": content_type,
         "Content-Length": str(found.value["size"]),
-        "Content-Disposition": content_disposition_header(True, name) or "attachment",
+        "Content-Disposition": content_disposition_header(True, _plain(name)) or "attachment",
         "X-Content-Type-Options": "nosniff",
     }
     if found.value.get("truncated"):
         headers["X-Workspace-Truncated"] = "true"
     return headers
+
+
+def _plain(name: str) -> str:
+    """Programs call their files as they like: no header has a line break."""
+    return re.sub(r"[\x00-\x1f\x7f]", "_", name)
