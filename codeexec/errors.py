@@ -17,10 +17,14 @@
     │   ├── ForeignHost       403      foreign_host
     │   └── ForeignOrigin     403      foreign_origin
     ├── NotFound              404      not_found
+    │   └── FileNotFound      404      file_not_found
     ├── SessionClosed         409      session_closed
+    ├── NoSandbox             409      no_sandbox
+    ├── FileUnreadable        409      file_unreadable
     ├── RateLimited           429      rate_limited (with Retry-After)
     ├── TooManySessions       429      too_many_sessions (with Retry-After)
     ├── NoCapacity            503      no_capacity (with Retry-After)
+    ├── SandboxUnreachable    503      sandbox_unreachable (with Retry-After)
     ├── DatabaseAway          503      database_away (with Retry-After)
     └── ResultPending         504      result_pending
 
@@ -150,8 +154,26 @@ class NotFound(ServiceError):
     http_status = 404
 
 
+class FileNotFound(NotFound):
+    code = "file_not_found"
+
+
 class SessionClosed(ServiceError):
     code = "session_closed"
+    http_status = 409
+
+
+class NoSandbox(ServiceError):
+    """The session has no sandbox that runs, at this moment."""
+
+    code = "no_sandbox"
+    http_status = 409
+
+
+class FileUnreadable(ServiceError):
+    """There is something under that name, but no file that can be read."""
+
+    code = "file_unreadable"
     http_status = 409
 
 
@@ -172,6 +194,14 @@ class TooManySessions(ServiceError):
 
 class NoCapacity(ServiceError):
     code = "no_capacity"
+    http_status = 503
+    retry_after_seconds = 5
+
+
+class SandboxUnreachable(ServiceError):
+    """The node that has the session's sandbox doesn't answer, or not in time."""
+
+    code = "sandbox_unreachable"
     http_status = 503
     retry_after_seconds = 5
 

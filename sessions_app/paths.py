@@ -34,6 +34,18 @@ def workspace_path(text: str, field: str = "filename") -> str:
     return "/".join(parts)
 
 
+def readable_path(text: str) -> str:
+    """The path of a file to be read, which programs may have called as they like: only what can be
+    no file below the workspace is refused. Raises InvalidPath.
+    """
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or "\0" in text or text.startswith("/"):
+        shown = text[:PATH_BYTES].encode(errors="replace").decode()
+        detail = f"path: {shown!r} can't be a file in the workspace."
+        raise InvalidPath(detail, path=shown, field="path")
+    return "/".join(parts)
+
+
 def require_separate(paths: Iterable[str]) -> None:
     """Raises InvalidPath where one of these workspace paths is a folder of another."""
     known = set(paths)

@@ -9,13 +9,15 @@ from datetime import timedelta
 
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
+from sessions_app import inspection
 from sessions_app.cleanup import clean_up
 from sessions_app.isolation import AnotherCheckRunsError, carry_out
-from sessions_app.models import Execution, IsolationCheck, Node, Sandbox, Session
+from sessions_app.models import Execution, Inquiry, IsolationCheck, Node, Sandbox, Session
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.nodes import this_node
 from sessions_app.sandboxes import (
+    FAREWELL_SECONDS,
     Reservation,
     destroy_sandbox,
     reserve_sandbox,
@@ -122,6 +124,24 @@ def ask_sandbox(sandbox_id: str) -> None:
     """Replace a warm sandbox whose runner doesn't answer."""
     if retire_unless_it_answers(sandbox_id):
         refill_pool()
+
+
+def answer_inquiry(inquiry_id: str) -> None:
+    """asked → taken → answered or refused: look at the sandbox of one of this node's sessions."""
+    inquiry = Inquiry.take(inquiry_id)
+    if inquiry is not None:
+        inspection.answer_inquiry(inquiry)
+
+
+def keep_sandbox(session_id: str) -> None:
+    """The session lives longer than its sandbox was started for."""
+    session = Session.objects.live().filter(pk=session_id).first()
+    if session is None:
+        return
+    try:
+        inspection.keep_sandbox(session.pk, session.ttl_seconds + FAREWELL_SECONDS)
+    except SandboxError as error:
+        logger.warning("session %s: its sandbox may end early: %s", session_id, error)
 
 
 def remove_sandbox(sandbox_id: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from codeexec.sandbox import protocol
 from codeexec.sandbox.conversation import Conversation
 from codeexec.sandbox.errors import SandboxLost
+from codeexec.sandbox.looks import Looks
 from codeexec.sandbox.runner_image import SOURCES
 
 _NOBODY = 65534
@@ -42,6 +43,7 @@ class RunnerProcess:
             env={"PATH": os.environ["PATH"], "RUNNER_TOKEN": self.token},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd="/",
         )
         self.attached: list[Attached] = []
@@ -61,6 +63,11 @@ class RunnerProcess:
         stream = Attached(self, late_seconds, pause_seconds)
         self.attached.append(stream)
         return Conversation(stream, token=self.token, workspace_dir=str(self.workspace))
+
+    def look(self) -> Looks:
+        """A client that looks, on the other stream."""
+        assert self._process.stderr
+        return Looks(Other(self, self._process.stderr.fileno()), token=self.token)
 
     def write(self, data: bytes) -> None:
         assert self._process.stdin
@@ -117,3 +124,21 @@ class Attached:
     def is_quiet(self) -> bool:
         self._runner.pump(0)
         return not self._pending
+
+
+class Other:
+    """A `conversation.Stream` of what the runner says on stderr."""
+
+    def __init__(self, runner: RunnerProcess, descriptor: int) -> None:
+        self._runner = runner
+        self._descriptor = descriptor
+
+    def send(self, data: bytes) -> None:
+        self._runner.write(data)
+
+    def receive(self, seconds: float) -> bytes | None:
+        ready = select.select([self._descriptor], [], [], max(0.0, seconds))[0]
+        return os.read(self._descriptor, 65536) if ready else None
+
+    def is_quiet(self) -> bool:
+        return not select.select([self._descriptor], [], [], 0)[0]

@@ -155,6 +155,7 @@ def test_a_session_that_starts(api: Api) -> None:
         "container_id": None,
         "last_execution": None,
         "ready_at": None,
+        "workspace_since": None,
         "closed_at": None,
         "ttl": 3600,
         "metadata": {},

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from io import StringIO
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from django.core.management import call_command
@@ -27,6 +29,7 @@ from tests.api_client import Api
 from tests.conftest import Configure, Work
 from tests.platforms import Platform, api_key, bearer, call, hear, platform
 from tests.test_api import NOBODY, error
+from tests.working import working
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -34,8 +37,8 @@ PREFIX = "/api/v1"
 PUBLIC = {("get", "/health")}
 """Calls that anybody may make."""
 
-NOT_OWNED = {"name"}
-"""Path parameters that name what is nobody's: environments."""
+NOT_OWNED = {"name", "path"}
+"""Path parameters that name what is nobody's: environments, files of a session."""
 
 RUN = {"code": "print(1)"}
 BODIES: dict[tuple[str, str], Any] = {
@@ -47,14 +50,26 @@ BODIES: dict[tuple[str, str], Any] = {
     ("get", "/sessions"): None,
     ("post", "/sessions"): {"environment": "python"},
     ("get", "/sessions/{session_id}"): None,
+    ("patch", "/sessions/{session_id}"): {"ttl": 60},
     ("delete", "/sessions/{session_id}"): None,
+    ("post", "/sessions/{session_id}/reset"): None,
+    ("get", "/sessions/{session_id}/files"): None,
+    ("get", "/sessions/{session_id}/files/{path}"): None,
+    ("get", "/sessions/{session_id}/archive"): None,
     ("post", "/sessions/{session_id}/execute"): RUN,
     ("get", "/sessions/{session_id}/executions"): None,
     ("post", "/sessions/{session_id}/tokens"): {"role": "candidate"},
 }
 """The recipe of each call: a body with which it would be done, were it allowed."""
 
+_ASKING = {
+    ("get", "/sessions/{session_id}/files"),
+    ("get", "/sessions/{session_id}/files/{path}"),
+    ("get", "/sessions/{session_id}/archive"),
+}
+"""The session's node answers them."""
 _LOOKING = {
+    *_ASKING,
     ("get", "/environments"),
     ("get", "/environments/{name}"),
     ("get", "/executions/{execution_id}"),
@@ -62,7 +77,11 @@ _LOOKING = {
     ("get", "/sessions/{session_id}/executions"),
 }
 _RUNNING = {("post", "/sessions/{session_id}/execute")}
-_STOPPING = {("delete", "/sessions/{session_id}")}
+_STOPPING = {
+    ("patch", "/sessions/{session_id}"),
+    ("post", "/sessions/{session_id}/reset"),
+    ("delete", "/sessions/{session_id}"),
+}
 ALLOWED: dict[Role, set[tuple[str, str]]] = {
     Role.VIEWER: _LOOKING,
     Role.CANDIDATE: _LOOKING | _RUNNING,
@@ -88,6 +107,11 @@ class Call:
     def address(self, ids: dict[str, str]) -> str:
         address = self.path.format(**ids)
         return f"{address}?wait=false" if address.endswith("/execute") else address
+
+    @property
+    def harm(self) -> int:
+        """What makes others impossible comes after them."""
+        return 2 if self.method == "delete" else int(self.path.endswith("/reset"))
 
     def is_of_somebodys(self) -> bool:
         return any("{" + name + "}" in self.path for name in OWNED)
@@ -145,7 +169,12 @@ def ids_of(owner: Platform, work: Work) -> dict[str, str]:
     session_id = owner.open(metadata={"interview": owner.client.name})
     work()
     execution_id = owner.run(session_id, work)
-    return {"session_id": session_id, "execution_id": execution_id, "name": "python"}
+    return {
+        "session_id": session_id,
+        "execution_id": execution_id,
+        "name": "python",
+        "path": "main.py",
+    }
 
 
 def rows() -> dict[str, Any]:
@@ -154,6 +183,12 @@ def rows() -> dict[str, Any]:
         model.__name__: list(model.objects.order_by("pk").values())
         for model in (Session, Execution, Sandbox, OrmQ)
     }
+
+
+def _call(cast: Cast, one: Call, headers: dict[str, Any]) -> httpx.Response:
+    """With a node that answers, where one is asked."""
+    with working() if one.name in _ASKING else nullcontext():
+        return call(cast.api, one.method, one.address(cast.ids), one.body, headers)
 
 
 def _denied(cast: Cast, one: Call, headers: dict[str, Any], status: int, code: str) -> None:
@@ -288,9 +323,9 @@ def test_a_run_that_is_refused_says_no_more_of_anothers_session_than_of_none(
 
 def test_the_same_calls_are_done_for_who_owns_it(cast: Cast, every_call: list[Call]) -> None:
     """The recipes would work: it is the owner that makes the difference."""
-    last = sorted(every_call, key=lambda each: each.method == "delete")
+    last = sorted(every_call, key=lambda each: each.harm)
     for each in last:
-        answer = cast.own.call(each.method, each.address(cast.ids), each.body)
+        answer = _call(cast, each, api_key(cast.own.key))
         assert answer.status_code in (200, 201, 202), (each.name, answer.text)
 
 
@@ -368,11 +403,11 @@ def test_a_token_does_what_its_role_may_in_its_session(
     cast: Cast, role: Role, every_call: list[Call]
 ) -> None:
     headers = bearer(cast.own.token(cast.ids["session_id"], role.value))
-    for each in sorted(every_call, key=lambda each: each.method == "delete"):
+    for each in sorted(every_call, key=lambda each: each.harm):
         if each.name in PUBLIC:
             continue
         before = rows()
-        answer = call(cast.api, each.method, each.address(cast.ids), each.body, headers)
+        answer = _call(cast, each, headers)
         if each.name in ALLOWED[role]:
             assert answer.status_code in (200, 202), (each.name, answer.text)
         else:

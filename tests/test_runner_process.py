@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,54 @@ def test_a_program_that_prints_too_much_is_sent_up_to_its_cap_and_no_further(
                 assert len(result.stdout) == cap or not result.stdout_truncated
                 assert len(result.stderr) == cap or not result.stderr_truncated
                 assert too_much or len(result.stdout) == size
+
+
+def test_a_look_may_come_in_the_middle_of_what_another_client_sends(program: Path) -> None:
+    """Cut into the bytes of a file, of its frame's head, and of a hello's own frame after it."""
+    with started(program) as runner:
+        (runner.workspace / "seen").write_bytes(b"looked at")
+        nonce, content = protocol.new_nonce(), bytes(range(256)) * 2000
+        run_id = protocol.first_run_id(nonce)
+        frames = b"".join(protocol.encode_file(run_id, "written", content, mode=0o644))
+        whole = (
+            protocol.encode_hello(runner.token, nonce)
+            + frames
+            + protocol.encode_frame(protocol.Ask.SYNC, run_id)
+        )
+        answers = []
+        cuts = [0, 33, 36, 40, 300, 70_000, 300_000, len(whole) - 3, len(whole)]
+        for begin, end in pairwise(cuts):
+            runner.write(whole[begin:end])
+            answers.append(runner.look().read("seen", most_bytes=100))
+        assert answers == [b"looked at"] * len(answers)
+        deadline = time.monotonic() + 10
+        written = runner.workspace / "written"
+        while not (written.exists() and written.stat().st_size == len(content)):
+            assert time.monotonic() < deadline, "the file has not come through"
+            time.sleep(0.01)
+        assert written.read_bytes() == content
+
+
+def test_what_only_looks_like_a_look_is_passed_over(program: Path) -> None:
+    with started(program) as runner:
+        token = bytes(256 - byte for byte in bytes.fromhex(runner.token))
+        for rubbish in (token + b"\xff" * 60, token + b"n" * 16 + b"?" + bytes(14) + b"\1"):
+            runner.write(rubbish)
+        assert runner.look().files(most=10).entries == ()
+        result = runner.attach().run(Command(argv=("true",), wall_seconds=10, output_bytes=10))
+        assert result.verdict == Verdict.OK
+
+
+def test_nobody_who_reads_answers_slowly_holds_a_program_up(program: Path) -> None:
+    """More than the pipe to the one who looks can take, and nobody reads it."""
+    with started(program) as runner:
+        (runner.workspace / "long").write_bytes(bytes(2_000_000))
+        nonce = protocol.new_nonce()
+        look = protocol.encode_look(
+            runner.token, nonce, protocol.Look.FILE, most_bytes=10**7, path=b"long"
+        )
+        runner.write(look)
+        argv = ("sh", "-c", "echo ran")
+        result = runner.attach().run(Command(argv=argv, wall_seconds=10, output_bytes=100))
+        assert (result.verdict, result.stdout) == (Verdict.OK, b"ran\n")
+        assert runner.look().read("long", most_bytes=10**7) == bytes(2_000_000)

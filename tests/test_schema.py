@@ -96,7 +96,7 @@ def _addresses(patterns: list[Any], prefix: str) -> Iterator[str]:
 
 def test_every_operation_is_named_and_summed_up(schema: dict[str, Any]) -> None:
     names = [operation["operationId"] for _, _, operation in operations(schema)]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 17
     for _, path, operation in operations(schema):
         assert operation["summary"], path
         assert operation["tags"], path
@@ -142,7 +142,7 @@ def test_the_examples_of_requests_are_accepted(
         for example in _request_examples(operation):
             address = path.format(session_id=session_id).removeprefix(PREFIX)
             answer = api.request(method.upper(), f"{address}?wait=false", json=example)
-            assert answer.status_code in (201, 202), answer.text
+            assert answer.status_code in (200, 201, 202), answer.text
             sent += 1
     assert sent >= 5
 

@@ -18,6 +18,7 @@ from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost, SandboxStartFailed
 from codeexec.sandbox.images import Image, Images
+from codeexec.sandbox.looks import Looks
 from codeexec.sandbox.protocol import new_token
 from codeexec.sandbox.runner_image import RunnerImage
 from codeexec.sandbox.types import ImageInfo, SandboxHandle, SandboxInfo, SandboxSpec
@@ -140,6 +141,11 @@ class DockerDriver:
             )
             yield conversation
             conversation.settle()
+
+    @contextlib.contextmanager
+    def look(self, handle: SandboxHandle) -> Iterator[Looks]:
+        with stream.attached(self._base_url, handle.container_id, output="stderr") as attached:
+            yield Looks(attached, token=handle.token)
 
     def destroy(self, sandbox_id: str) -> bool:
         return self._remove(policy.container_name(sandbox_id))

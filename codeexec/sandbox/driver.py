@@ -11,10 +11,13 @@ from typing import Protocol
 from codeexec.sandbox.types import (
     Command,
     ImageInfo,
+    Listing,
     RunResult,
     SandboxHandle,
     SandboxInfo,
     SandboxSpec,
+    Usage,
+    WorkspaceEntry,
     WorkspaceFile,
 )
 
@@ -74,6 +77,34 @@ class Attachment(Protocol):
         sandbox has ended, or another client has taken it over."""
 
 
+class Look(Protocol):
+    """What can be asked about a sandbox by anybody, whatever runs in it: nothing is ended, and
+    nothing of the workspace is changed. Links are never followed.
+
+    Each raises SandboxLost where there is no answer in time, and EngineUnavailable.
+    """
+
+    def files(self, *, most: int) -> Listing:
+        """Raises WorkspaceReadFailed."""
+
+    def read(self, path: str, *, most_bytes: int) -> bytes:
+        """One file. Raises WorkspaceReadFailed, with EFBIG for a larger one."""
+
+    def read_all(
+        self, take: Callable[[WorkspaceEntry | bytes], None], *, most: int, most_bytes: int
+    ) -> bool:
+        """Gives `take` each entry and, after one of a file that can be read, its content in
+        pieces: `size_bytes` of it, less where it has shrunk meanwhile. True: there is more.
+
+        Raises WorkspaceReadFailed, and what `take` does.
+        """
+
+    def usage(self) -> Usage: ...
+
+    def keep(self, seconds: int) -> None:
+        """From now on the sandbox lives so long after it was last spoken to."""
+
+
 class Driver(Protocol):
     def ping(self) -> None:
         """Raise EngineUnavailable unless sandboxes can be started."""
@@ -93,6 +124,9 @@ class Driver(Protocol):
     def attach(self, handle: SandboxHandle) -> AbstractContextManager[Attachment]:
         """Open a conversation with a sandbox's runner. Raises SandboxLost when it is gone; that the
         runner doesn't answer may come out only when it is asked for something."""
+
+    def look(self, handle: SandboxHandle) -> AbstractContextManager[Look]:
+        """Look at a sandbox, beside whoever is attached. Raises SandboxLost, EngineUnavailable."""
 
     def destroy(self, sandbox_id: str) -> bool:
         """Remove a sandbox and all that runs in it; False when there was none."""

@@ -7,8 +7,11 @@ SandboxError
 ├── SandboxStartFailed     the container or its runner did not come up
 ├── SandboxLost            the container is gone, or its runner doesn't answer
 ├── CommandNotStarted      the command can't be executed at all (no such program)
-└── WorkspaceWriteFailed   a file could not be written (the workspace is full, a bad path)
+├── WorkspaceWriteFailed   a file could not be written (the workspace is full, a bad path)
+└── WorkspaceReadFailed    a file could not be read (there is none, a link, a folder, too large)
 """
+
+import os
 
 
 class SandboxError(Exception):
@@ -41,3 +44,11 @@ class CommandNotStarted(SandboxError):
 
 class WorkspaceWriteFailed(SandboxError):
     """A file could not be written into the workspace."""
+
+
+class WorkspaceReadFailed(SandboxError):
+    """A file, or the workspace, could not be read."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(f"It can't be read: {os.strerror(errno)}.")
+        self.errno = errno

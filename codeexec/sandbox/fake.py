@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
+import resource
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,17 +35,22 @@ from codeexec.sandbox.errors import (
     SandboxError,
     SandboxLost,
     SandboxStartFailed,
+    WorkspaceReadFailed,
     WorkspaceWriteFailed,
 )
 from codeexec.sandbox.fake_process import LocalProcess
 from codeexec.sandbox.protocol import new_token
 from codeexec.sandbox.types import (
     Command,
+    EntryKind,
     ImageInfo,
+    Listing,
     RunResult,
     SandboxHandle,
     SandboxInfo,
     SandboxSpec,
+    Usage,
+    WorkspaceEntry,
     WorkspaceFile,
 )
 from codeexec.sandbox.verdicts import to_result
@@ -67,6 +75,8 @@ class FakeSandbox:
     conversation: int = 0
     """Number of the latest one: an earlier one is over."""
     busy: threading.Lock = field(default_factory=threading.Lock)
+    kept_seconds: int | None = None
+    """How long it was last told to live."""
 
     def path(self, text: str) -> str:
         """What stands for the workspace in `text` becomes the local folder."""
@@ -157,6 +167,15 @@ class FakeDriver:
         with sandbox.busy:
             pass  # what an earlier client left running has ended
         yield FakeAttachment(self, sandbox, number)
+
+    @contextlib.contextmanager
+    def look(self, handle: SandboxHandle) -> Iterator[FakeLook]:
+        self.check("look")
+        with self._lock:
+            sandbox = self.sandboxes.get(handle.sandbox_id)
+            if sandbox is None or sandbox.handle != handle:
+                raise SandboxLost(f"The container {handle.container_id[:12]} is gone.")
+        yield FakeLook(sandbox)
 
     def destroy(self, sandbox_id: str) -> bool:
         self.check("destroy")
@@ -303,6 +322,84 @@ class FakeAttachment:
             raise SandboxLost("The sandbox has ended.")
         if self._is_over():
             raise SandboxLost("Another client has taken the sandbox over.")
+
+
+class FakeLook:
+    """The `driver.Look` of a fake sandbox."""
+
+    def __init__(self, sandbox: FakeSandbox) -> None:
+        self._sandbox = sandbox
+
+    def files(self, *, most: int) -> Listing:
+        found = list(itertools.islice(_entries(self._sandbox.folder), most + 1))
+        return Listing(entries=tuple(found[:most]), truncated=len(found) > most)
+
+    def read(self, path: str, *, most_bytes: int) -> bytes:
+        place = self._sandbox.folder
+        for name in path.split("/"):
+            if name == ".." or place.is_symlink():
+                raise WorkspaceReadFailed(errno.EINVAL)
+            place = place / name
+        return _read(place, most_bytes)
+
+    def read_all(
+        self, take: Callable[[WorkspaceEntry | bytes], None], *, most: int, most_bytes: int
+    ) -> bool:
+        listing = self.files(most=most)
+        for entry in listing.entries:
+            take(entry)
+            if entry.kind == EntryKind.FILE and entry.size_bytes <= most_bytes:
+                content = _read(self._sandbox.folder / entry.path, most_bytes)
+                most_bytes -= len(content)
+                take(content)
+        return listing.truncated
+
+    def usage(self) -> Usage:
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        running = int(self._sandbox.busy.locked())
+        return Usage(
+            memory_bytes=sum(entry.size_bytes for entry in _entries(self._sandbox.folder)),
+            memory_limit_bytes=self._sandbox.spec.limits.memory_bytes,
+            cpu_ns=round((spent.ru_utime + spent.ru_stime) * 1e9),
+            processes=running,
+            process_limit=self._sandbox.spec.limits.pids,
+            at_ns=time.monotonic_ns(),
+        )
+
+    def keep(self, seconds: int) -> None:
+        self._sandbox.kept_seconds = seconds
+
+
+def _entries(folder: Path, within: str = "") -> Iterator[WorkspaceEntry]:
+    for item in list(os.scandir(folder)):
+        about = item.stat(follow_symlinks=False)
+        kinds = {
+            stat.S_IFREG: EntryKind.FILE,
+            stat.S_IFDIR: EntryKind.DIRECTORY,
+            stat.S_IFLNK: EntryKind.SYMLINK,
+        }
+        entry = WorkspaceEntry(
+            path=within + item.name,
+            kind=kinds.get(stat.S_IFMT(about.st_mode), EntryKind.OTHER),
+            mode=stat.S_IMODE(about.st_mode),
+            size_bytes=about.st_size,
+            modified_at=about.st_mtime,
+        )
+        yield entry
+        if entry.kind == EntryKind.DIRECTORY:
+            yield from _entries(folder / item.name, f"{entry.path}/")
+
+
+def _read(place: Path, most_bytes: int) -> bytes:
+    if place.is_symlink():
+        raise WorkspaceReadFailed(errno.ELOOP)
+    if place.is_dir():
+        raise WorkspaceReadFailed(errno.EISDIR)
+    if not place.is_file():
+        raise WorkspaceReadFailed(errno.EINVAL if place.exists() else errno.ENOENT)
+    if place.stat().st_size > most_bytes:
+        raise WorkspaceReadFailed(errno.EFBIG)
+    return place.read_bytes()
 
 
 def _interpreters(folder: Path) -> Path:

@@ -23,15 +23,28 @@ run; frames of any other id (those of a client that has been superseded) are ign
 and nothing needs to wait for the answer to what was sent before it. Instead of its answer a FAILED
 may come: then the rest of what was sent under this run id has been ignored. At most `STDIN_WINDOW`
 bytes of stdin may be on their way; each GRANT allows so many more.
+
+A *look* asks something of the workspace and ends nothing:
+
+    look token (the token's bytes, each negated) | nonce | u8 kind | u32 number | u64 bytes
+    | u16 length | path | u8 0
+
+The runner takes it out of its input wherever it finds it, between the frames of another client or
+in the middle of one: it is short enough to be written to a pipe in one piece. It is answered on the
+container's stderr, which clients that run programs aren't attached to: an ACK with the nonce, then
+ENTRY, CONTENT and FIGURES as the kind has it, and an END.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+
+from codeexec.sandbox.types import EntryKind, Usage, WorkspaceEntry
 
 PROTOCOL_VERSION = 1
 TOKEN_BYTES = 16
@@ -45,6 +58,12 @@ _EXEC = struct.Struct("!IQQHH")
 _RESULT = struct.Struct("!BBBBQQQ")
 _FAILED = struct.Struct("!BII")
 _U32 = struct.Struct("!I")
+_LOOK = struct.Struct("!BIQH")
+_ENTRY = struct.Struct("!BBIQq")
+_FIGURES = struct.Struct("!QQQQQQ")
+_LOOKED = struct.Struct("!IB")
+_UNKNOWN = 2**64 - 1
+LOOK_PATH_BYTES = 3072
 _MAX_STRINGS = 8192
 _MAX_ERRNO = 4095
 _MAX_NUMBER = 2**63 - 1
@@ -77,6 +96,26 @@ class Tell(IntEnum):
     GRANT = ord("G")
     RESULT = ord("R")
     FAILED = ord("!")
+
+
+class Look(IntEnum):
+    """What is asked about a workspace."""
+
+    LIST = ord("L")
+    CONTENTS = ord("C")
+    FILE = ord("R")
+    FIGURES = ord("U")
+    KEEP = ord("K")
+    """The sandbox lives `number` seconds after it was last spoken to."""
+
+
+class Show(IntEnum):
+    """Runner to client, about a workspace."""
+
+    ENTRY = ord("N")
+    CONTENT = ord("D")
+    FIGURES = ord("U")
+    END = ord("Z")
 
 
 class Stage(IntEnum):
@@ -134,6 +173,14 @@ class Failure:
     """Which FILE of the run was the last one before it, from 0 on."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """The payload of END."""
+
+    errno: int
+    truncated: bool
+
+
 def new_token() -> str:
     """A secret without a zero byte, in hexadecimal digits."""
     return _without_zero(TOKEN_BYTES).hex()
@@ -157,6 +204,16 @@ def next_run_id(run_id: int) -> int:
 
 def encode_hello(token: str, nonce: bytes) -> bytes:
     return bytes.fromhex(token) + nonce + _END
+
+
+def encode_look(
+    token: str, nonce: bytes, kind: Look, *, number: int = 0, most_bytes: int = 0, path: bytes = b""
+) -> bytes:
+    """Raises ProtocolError for a path that can't be said."""
+    if len(path) > LOOK_PATH_BYTES or b"\0" in path:
+        raise ProtocolError(f"a path of {len(path)} bytes, or with a zero byte")
+    look_token = bytes(256 - byte for byte in bytes.fromhex(token))
+    return look_token + nonce + _LOOK.pack(kind, number, most_bytes, len(path)) + path + _END
 
 
 def encode_frame(type_: int, run_id: int, payload: bytes = b"") -> bytes:
@@ -222,6 +279,59 @@ def decode_failed(payload: bytes) -> Failure:
         return Failure(stage=Stage(stage), errno=error, file=file)
     except (struct.error, ValueError) as problem:
         raise ProtocolError(f"a failure that can't be read: {payload!r}") from problem
+
+
+def decode_entry(payload: bytes) -> tuple[WorkspaceEntry, bool]:
+    """And whether its content follows."""
+    try:
+        kind, followed, mode, size, modified_ns = _ENTRY.unpack_from(payload)
+        entry = WorkspaceEntry(
+            path=os.fsdecode(payload[_ENTRY.size :]),
+            kind=_KINDS[kind],
+            mode=mode,
+            size_bytes=size,
+            modified_at=modified_ns / 1e9,
+        )
+    except (struct.error, KeyError) as error:
+        raise ProtocolError(f"an entry that can't be read: {payload[:64]!r}") from error
+    return entry, bool(followed)
+
+
+_KINDS = {
+    ord("f"): EntryKind.FILE,
+    ord("d"): EntryKind.DIRECTORY,
+    ord("l"): EntryKind.SYMLINK,
+    ord("o"): EntryKind.OTHER,
+}
+
+
+def decode_figures(payload: bytes) -> Usage:
+    try:
+        memory, memory_limit, cpu_ns, processes, process_limit, at_ns = _FIGURES.unpack(payload)
+    except struct.error as error:
+        raise ProtocolError(f"figures that can't be read: {payload!r}") from error
+    return Usage(
+        memory_bytes=_known(memory),
+        memory_limit_bytes=_known(memory_limit),
+        cpu_ns=_known(cpu_ns),
+        processes=_known(processes),
+        process_limit=_known(process_limit),
+        at_ns=at_ns,
+    )
+
+
+def _known(number: int) -> int | None:
+    return None if number == _UNKNOWN else number
+
+
+def decode_looked(payload: bytes) -> Looked:
+    try:
+        error, truncated = _LOOKED.unpack(payload)
+        if error > _MAX_ERRNO:
+            raise ValueError("an errno that no kernel has")
+    except (struct.error, ValueError) as problem:
+        raise ProtocolError(f"an end that can't be read: {payload!r}") from problem
+    return Looked(errno=error, truncated=bool(truncated))
 
 
 def decode_grant(payload: bytes) -> int:

@@ -35,7 +35,7 @@ class Demultiplexer:
         self._left = 0  # bytes of the piece that has begun
 
     def feed(self, data: bytes) -> bytes:
-        """What the container wrote to stdout, as far as it has come. stderr isn't attached."""
+        """What the container wrote to the one stream that is attached, as far as it has come."""
         pieces, at = [], 0
         while at < len(data):
             if self._left == 0:
@@ -58,7 +58,7 @@ class Demultiplexer:
 
 
 class ContainerStream:
-    """An attached container: bytes out to its stdin, bytes in from its stdout."""
+    """An attached container: bytes out to its stdin, bytes in from its stdout or stderr."""
 
     def __init__(self, connection: socket.socket, early: bytes = b"") -> None:
         """`early`: what of the stream has been read already."""
@@ -127,18 +127,20 @@ def _closed_on_failure(connection: socket.socket) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def attached(base_url: str, container_id: str) -> Iterator[ContainerStream]:
-    """A container's stdin and stdout. Raises SandboxLost, EngineUnavailable."""
+def attached(
+    base_url: str, container_id: str, *, output: str = "stdout"
+) -> Iterator[ContainerStream]:
+    """A container's stdin, and its stdout or stderr. Raises SandboxLost, EngineUnavailable."""
     with contextlib.closing(connect(base_url)) as connection:
-        early = _upgrade(connection, container_id)
+        early = _upgrade(connection, container_id, output)
         connection.settimeout(SEND_SECONDS)
         yield ContainerStream(connection, early)
 
 
-def _upgrade(connection: socket.socket, container_id: str) -> bytes:
+def _upgrade(connection: socket.socket, container_id: str, output: str) -> bytes:
     """Returns what of the stream came with the answer: a run that nobody waits for may be on."""
     request = (
-        f"POST /containers/{container_id}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\n"
+        f"POST /containers/{container_id}/attach?stream=1&stdin=1&{output}=1 HTTP/1.1\r\n"
         "Host: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
     )
     try:

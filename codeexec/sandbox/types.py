@@ -106,6 +106,52 @@ class WorkspaceFile:
     executable: bool = False
 
 
+class EntryKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "other"
+    """A FIFO or a socket."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkspaceEntry:
+    """What a workspace has under a name, as it was at that moment."""
+
+    path: str
+    """Relative to the workspace. Bytes that are no UTF-8 are there as `os.fsdecode` has them."""
+    kind: EntryKind
+    mode: int
+    """Permission bits."""
+    size_bytes: int
+    modified_at: float
+    """Unix time, in seconds; whatever a program has set it to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    entries: tuple[WorkspaceEntry, ...]
+    """Each folder before what is in it."""
+    truncated: bool
+    """There are more than were asked for, or some that can't be listed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What all programs of a sandbox use together. None: it can't be known."""
+
+    memory_bytes: int | None
+    """Files of the workspace included."""
+    memory_limit_bytes: int | None
+    cpu_ns: int | None
+    """Processor time so far. Under gVisor of the processes that live, so it may shrink."""
+    processes: int | None
+    """And threads."""
+    process_limit: int | None
+    at_ns: int
+    """When, by a clock that never jumps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """One program to run in a sandbox."""

@@ -25,6 +25,7 @@ from sessions_app.admin.executions import BIG_COLUMNS, ExecutionFigures
 from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin, HistoryInline
 from sessions_app.admin.search import first_found, id_prefix, is_whole_id
+from sessions_app.admin.workspace import WorkspacePages
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import OPEN
 from sessions_app.services.sessions import stop_session
@@ -61,7 +62,7 @@ class TimelineInline(ExecutionFigures, HistoryInline):
 
 
 @admin.register(Session)
-class SessionAdmin(HistoryAdmin):
+class SessionAdmin(WorkspacePages, HistoryAdmin):
     list_display = (
         "short_id",
         "status_badge",

@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from codeexec.sandbox.types import EntryKind
 from environments_app.models import Environment
 from sessions_app.api.fields import Files, Metadata, Variables
 from sessions_app.callers import Role
@@ -60,6 +61,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
             "created_at",
             "last_execution",
             "ready_at",
+            "workspace_since",
             "expires_at",
             "closed_at",
             "ttl",
@@ -87,6 +89,25 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
 
     def get_error(self, session: Session) -> str | None:
         return session.error_reason or None
+
+
+class FileSerializer(serializers.Serializer[Any]):
+    """What a workspace has under a name."""
+
+    path = serializers.CharField(help_text="Bytes that are no UTF-8 are replaced.")
+    type = serializers.ChoiceField(choices=[kind.value for kind in EntryKind])
+    size = serializers.IntegerField()
+    modified_at = serializers.DateTimeField()
+
+
+class WorkspaceSerializer(serializers.Serializer[Any]):
+    """Answer to `GET /sessions/{id}/files`."""
+
+    session_id = serializers.UUIDField()
+    files = FileSerializer(many=True, help_text="And folders, sorted by path.")
+    truncated = serializers.BooleanField(
+        help_text="There are more than are listed, or folders that can't be read."
+    )
 
 
 class TokenSerializer(serializers.Serializer[Any]):

@@ -25,6 +25,32 @@ OPEN_SESSION = [
     ),
 ]
 
+CHANGE_SESSION = [
+    OpenApiExample("Another hour", value={"ttl": 3600}, request_only=True),
+    OpenApiExample(
+        "Another reference", value={"metadata": {"interview": "7F3B"}}, request_only=True
+    ),
+]
+
+FILES = [
+    OpenApiExample(
+        "After a run",
+        value={
+            "session_id": "0f3a2c1e-5b7d-4e8f-9a6b-1c2d3e4f5a6b",
+            "files": [
+                {
+                    "path": "main.py",
+                    "type": "file",
+                    "size": 54,
+                    "modified_at": "2026-01-05T10:00:00.250000Z",
+                }
+            ],
+            "truncated": False,
+        },
+        response_only=True,
+    ),
+]
+
 EXECUTE = [
     OpenApiExample(
         "A program",

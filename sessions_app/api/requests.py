@@ -62,6 +62,20 @@ class OpenSessionSerializer(RequestSerializer):
     )
 
 
+class ChangeSessionSerializer(RequestSerializer):
+    """Request of `PATCH /sessions/{id}`."""
+
+    unsupported = ("environment", "runtime", "limits", "files")
+    ttl = WholeSeconds(
+        required=False,
+        allow_null=True,
+        help_text="Seconds that the session lives from now on, and after each later activity.",
+    )
+    metadata = Metadata(
+        required=False, allow_null=True, help_text="In place of what there is, all of it."
+    )
+
+
 class TokenRequestSerializer(RequestSerializer):
     """Request of `POST /sessions/{id}/tokens`."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, inline_serializer
 from rest_framework import serializers
 
@@ -20,6 +21,7 @@ from sessions_app.api.answers import (
 from sessions_app.api.fields import JSON_SCHEMA, METADATA_SCHEMA, WITHOUT_NUL
 from sessions_app.api.waiting import NO, YES
 from sessions_app.models import Session
+from sessions_app.paths import PATTERN
 
 _ERRORS = {
     400: "The request can't be done as it is: `invalid_request`, `invalid_path`, "
@@ -27,11 +29,13 @@ _ERRORS = {
     401: "`not_authenticated`, `invalid_key`, `invalid_token`, `token_expired`.",
     403: "`insufficient_scope`, `forbidden_for_role`; `foreign_host` and `foreign_origin` where no"
     " key is asked for.",
-    404: "`not_found`: there is none, or it is another client's.",
-    409: "`session_closed`: it was stopped, has expired, or was given up.",
+    404: "`not_found`: there is none, or it is another client's. `file_not_found`.",
+    409: "`session_closed`: it was stopped, has expired, or was given up. `no_sandbox`: it has none"
+    " at this moment. `file_unreadable`: it is no regular file.",
     413: "`request_too_large`.",
     429: "`rate_limited`, `too_many_sessions`: try again after `Retry-After` seconds.",
-    503: "`no_capacity`, `database_away`: try again after `Retry-After` seconds.",
+    503: "`no_capacity`, `sandbox_unreachable`, `database_away`: try again after `Retry-After`"
+    " seconds.",
     504: "`result_pending`: the run goes on, `execution_id` says where its result will be.",
 }
 
@@ -90,6 +94,20 @@ SESSION_FILTERS = [
 def responses(answer: type[Any], status: int, *errors: int) -> dict[int, Any]:
     described = {code: OpenApiResponse(ErrorSerializer, _ERRORS[code]) for code in errors}
     return {status: answer, **described}
+
+
+FILE_PATH = OpenApiParameter(
+    "path",
+    {"type": "string", "pattern": PATTERN},
+    OpenApiParameter.PATH,
+    description="Relative to the workspace.",
+)
+
+
+def download(content_type: str, *errors: int) -> dict[Any, Any]:
+    described = responses(ErrorSerializer, 200, *errors)
+    del described[200]
+    return {(200, content_type): OpenApiTypes.BINARY, **described}
 
 
 def run_responses(*errors: int) -> dict[int, Any]:

@@ -2,6 +2,7 @@ from typing import Any
 
 from django.urls import path
 
+from sessions_app.api.inquiring import waiting_for_answer
 from sessions_app.api.streams import streaming
 from sessions_app.api.views import (
     EnvironmentViewSet,
@@ -17,6 +18,10 @@ cancel: Any = waiting_for_end(ExecutionViewSet.as_view({"post": "cancel"}))
 session_events: Any = streaming(SessionViewSet.as_view({"get": "events"}))
 execution_events: Any = streaming(ExecutionViewSet.as_view({"get": "events"}))
 
+files: Any = waiting_for_answer(SessionViewSet.as_view({"get": "files"}))
+file: Any = waiting_for_answer(SessionViewSet.as_view({"get": "file"}))
+archive: Any = waiting_for_answer(SessionViewSet.as_view({"get": "archive"}))
+
 urlpatterns = [
     path("health", HealthViewSet.as_view({"get": "retrieve"})),
     path("environments", EnvironmentViewSet.as_view({"get": "names"})),
@@ -28,8 +33,12 @@ urlpatterns = [
     path("sessions", SessionViewSet.as_view({"get": "index", "post": "create"})),
     path(
         "sessions/<uuid:session_id>",
-        SessionViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
+        SessionViewSet.as_view({"get": "retrieve", "patch": "partial_update", "delete": "destroy"}),
     ),
+    path("sessions/<uuid:session_id>/reset", SessionViewSet.as_view({"post": "reset"})),
+    path("sessions/<uuid:session_id>/files", files),
+    path("sessions/<uuid:session_id>/files/<path:path>", file),
+    path("sessions/<uuid:session_id>/archive", archive),
     path("sessions/<uuid:session_id>/execute", execute),
     path("sessions/<uuid:session_id>/events", session_events),
     path("sessions/<uuid:session_id>/tokens", SessionViewSet.as_view({"post": "tokens"})),

@@ -33,9 +33,12 @@ from sessions_app.api.answers import (
     SessionStoppedSerializer,
     TimelineSerializer,
     TokenSerializer,
+    WorkspaceSerializer,
 )
 from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
+from sessions_app.api.inquiring import Inquired, as_download, as_json
 from sessions_app.api.requests import (
+    ChangeSessionSerializer,
     OpenSessionSerializer,
     RunSerializer,
     SingleRunSerializer,
@@ -47,10 +50,18 @@ from sessions_app.api.streams import watched_execution, watched_session
 from sessions_app.api.waiting import Accepted
 from sessions_app.callers import Role, Scope
 from sessions_app.health import check_health
-from sessions_app.models import Execution, Session
+from sessions_app.models import Execution, Inquiry, Session
+from sessions_app.paths import readable_path
 from sessions_app.services import executions
 from sessions_app.services.executions import Arrival, submit_at_once, submit_single_run
-from sessions_app.services.sessions import find_session, open_session, stop_session
+from sessions_app.services.inquiries import ask
+from sessions_app.services.sessions import (
+    change_session,
+    find_session,
+    open_session,
+    reset_session,
+    stop_session,
+)
 from sessions_app.services.tokens import DEFAULT_SECONDS, issue_token
 
 
@@ -108,6 +119,80 @@ class SessionViewSet(ApiViewSet):
         """Its container goes, its history stays. Repeating it is harmless."""
         session = stop_session(session_id, caller=caller_of(request))
         return Response(SessionStoppedSerializer(session).data)
+
+    @extend_schema(
+        summary="Change a session",
+        request=ChangeSessionSerializer,
+        responses=schema.responses(SessionSerializer, 200, 400, 404, 409),
+        examples=examples.CHANGE_SESSION,
+    )
+    @allows(Scope.SESSIONS, Role.INTERVIEWER)
+    def partial_update(self, request: Request, session_id: UUID) -> Response:
+        """Give it more time or less, from now on; replace its metadata."""
+        wanted = ChangeSessionSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        caller = caller_of(request)
+        session = change_session(
+            session_id,
+            ttl_seconds=wanted.validated_data.get("ttl"),
+            metadata=wanted.validated_data.get("metadata"),
+            caller=caller,
+            by=caller.actor,
+        )
+        return Response(SessionSerializer(session).data)
+
+    @extend_schema(
+        summary="Empty a session's workspace",
+        request=None,
+        responses=schema.responses(SessionSerializer, 200, 400, 404, 409),
+    )
+    @allows(Scope.SESSIONS, Role.INTERVIEWER)
+    def reset(self, request: Request, session_id: UUID) -> Response:
+        """A new, empty workspace under the same id. What was sent before is cancelled, waiting or
+        running; what is sent from now on runs in the new one.
+        """
+        caller = caller_of(request)
+        session = reset_session(session_id, caller=caller, by=caller.actor)
+        return Response(SessionSerializer(session).data)
+
+    @extend_schema(
+        operation_id="sessions_files_list",
+        summary="Files of a session's workspace",
+        responses=schema.responses(WorkspaceSerializer, 200, 404, 409, 503),
+        examples=examples.FILES,
+    )
+    @allows(Scope.READ, *ANY_ROLE)
+    def files(self, request: Request, session_id: UUID) -> Response:
+        """As they are now, also while a program runs. Links are listed and not followed."""
+        asked = ask(session_id, Inquiry.About.FILES, caller=caller_of(request))
+        return Inquired(asked, as_json(session_id=str(session_id)))
+
+    @extend_schema(
+        operation_id="sessions_files_retrieve",
+        summary="One file of the workspace",
+        parameters=[schema.FILE_PATH],
+        responses=schema.download("application/octet-stream", 400, 404, 409, 503),
+    )
+    @allows(Scope.READ, *ANY_ROLE)
+    def file(self, request: Request, session_id: UUID, path: str) -> Response:
+        """Its bytes, as a download. `file_not_found` where there is none, `file_unreadable` where
+        it is no regular file.
+        """
+        name = readable_path(path)
+        asked = ask(session_id, Inquiry.About.FILE, path=name, caller=caller_of(request))
+        return Inquired(asked, as_download(name.rpartition("/")[2], "application/octet-stream"))
+
+    @extend_schema(
+        summary="The workspace as an archive",
+        responses=schema.download("application/gzip", 404, 409, 503),
+    )
+    @allows(Scope.READ, *ANY_ROLE)
+    def archive(self, request: Request, session_id: UUID) -> Response:
+        """All its regular files and folders as tar.gz. The header `X-Workspace-Truncated` is there
+        when some could not be read.
+        """
+        asked = ask(session_id, Inquiry.About.ARCHIVE, caller=caller_of(request))
+        return Inquired(asked, as_download(f"session-{session_id}.tar.gz", "application/gzip"))
 
     @extend_schema(
         summary="Make a session token",

@@ -7,6 +7,7 @@ from sessions_app.models.client import ApiKey, Client, ClientAllowance
 from sessions_app.models.event import Event
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
+from sessions_app.models.inquiry import Inquiry, InquiryPiece
 from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
@@ -20,6 +21,8 @@ __all__ = [
     "Event",
     "Execution",
     "FailedLogin",
+    "Inquiry",
+    "InquiryPiece",
     "IsolationCheck",
     "Node",
     "Sandbox",

@@ -149,6 +149,11 @@ class Session(models.Model):
     last_sequence = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(default=timezone.now)
     ready_at = models.DateTimeField(null=True)
+    workspace_since = models.DateTimeField(
+        null=True,
+        help_text="When its workspace was new and empty: what was in one before that is gone. "
+        "Null: it has none yet.",
+    )
     last_activity_at = models.DateTimeField(default=timezone.now)
     last_execution_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField()
@@ -163,6 +168,11 @@ class Session(models.Model):
 
     class Meta:
         ordering = ("-created_at",)
+        permissions = [
+            ("read_workspace", "Can read the files of a session's workspace"),
+            ("extend_session", "Can give a session more or less time"),
+            ("reset_session", "Can empty a session's workspace"),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=Q(status__in=[*LIVE, *CLOSED]), name="session_status_known"
@@ -254,7 +264,8 @@ class Session(models.Model):
                 revision=revision,
                 starts=0,
                 ready_at=Now(),
-                # Its time begins when it is first ready; a new sandbox is no activity of the client.
+                workspace_since=Now(),
+                # Its time begins when it is first ready; a new sandbox is no activity of a client.
                 expires_at=self.expires_at if self.ready_at else self.next_expiry(),
                 lease_expires_at=None,
             )
@@ -287,6 +298,7 @@ class Session(models.Model):
                 expected=(SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING),
                 node=None,
                 container_id="",
+                workspace_since=None,
                 lease_expires_at=timezone.now() + lease,
             )
         )
@@ -295,6 +307,22 @@ class Session(models.Model):
         """Still pending, given to a worker again after this time."""
         pending = Session.row(self.pk).filter(status=SessionStatus.PENDING)
         return pending.update(lease_expires_at=timezone.now() + lease) > 0
+
+    def extend(self, ttl_seconds: int) -> bool:
+        """Lives so long from now on, and after each activity. False: it takes no executions any
+        more.
+        """
+        going_on = Q(status=SessionStatus.EXECUTING) | Q(expires_at__gt=timezone.now())
+        changed = (
+            Session.objects.open()
+            .filter(going_on, pk=self.pk)
+            .update(ttl_seconds=ttl_seconds, expires_at=Now() + timedelta(seconds=ttl_seconds))
+        )
+        return changed > 0
+
+    def describe(self, metadata: dict[str, Any]) -> bool:
+        """Replace what its client has noted down about it. False: it has ended."""
+        return Session.objects.live().filter(pk=self.pk).update(metadata=metadata) > 0
 
     def request_stop(self, reason: StopReason | str) -> bool:
         """Any open status → stopping."""

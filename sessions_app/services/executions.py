@@ -15,7 +15,7 @@ from django.db import transaction
 from codeexec.async_database import async_database
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
-from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, SessionClosed
+from codeexec.errors import InvalidRequest, LimitExceeded, NotFound
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
 from codeexec.threads import in_thread
@@ -26,6 +26,7 @@ from sessions_app.models import Execution, Session, press_of_run
 from sessions_app.models.execution import Outcome
 from sessions_app.paths import require_separate
 from sessions_app.services.sessions import (
+    closed_session,
     enqueue_stop,
     no_session,
     open_session,
@@ -81,7 +82,7 @@ def submit_execution(
         if submitted is None:
             raise no_session(session_id)
         if not submitted.is_open:
-            raise _closed(session_id)
+            raise closed_session(Session.row(session_id).get())
         if submitted.queued is not None:
             return _as_queued(execution, submitted.queued)
         # The environment was edited at this very moment: it is read again.
@@ -175,11 +176,6 @@ def _as_queued(execution: Execution, queued: press_of_run.Queued) -> Execution:
     return execution
 
 
-def _closed(session_id: UUID | str) -> SessionClosed:
-    session = Session.row(session_id).get()
-    return SessionClosed(_closed_detail(session), status=session.status)
-
-
 def submit_single_run(
     environment_name: str | None,
     request: RunRequest,
@@ -195,14 +191,6 @@ def submit_single_run(
         )
         remember_session(session)
         return submit_execution(session.pk, request, arrival, caller)
-
-
-def _closed_detail(session: Session) -> str:
-    if session.status == Session.Status.ERROR:
-        return f"The session was given up: {session.error_reason} Open a new one."
-    if session.is_open or session.stop_reason == Session.StopReason.EXPIRED:
-        return "The session has expired. Open a new one."
-    return "The session has been stopped. Open a new one."
 
 
 def _new_execution(

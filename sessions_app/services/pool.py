@@ -51,7 +51,7 @@ def open_warm(session: Session, environment_name: str | None) -> bool:
     Raises UnknownEnvironment.
     """
     session.status = Session.Status.READY
-    session.ready_at = session.created_at
+    session.ready_at = session.workspace_since = session.created_at
     session.warm = True
     with connection.cursor() as cursor:
         cursor.execute(_statement(environment_name is None), _parameters(session, environment_name))
@@ -59,7 +59,8 @@ def open_warm(session: Session, environment_name: str | None) -> bool:
     if row is not None and row[0] is not None:
         _take_over(session, row)
         return True
-    session.status, session.ready_at, session.warm = Session.Status.PENDING, None, False
+    session.status, session.warm = Session.Status.PENDING, False
+    session.ready_at = session.workspace_since = None
     session.environment = find_environment(environment_name) if row is None else _environment(row)
     return False
 

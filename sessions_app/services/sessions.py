@@ -9,7 +9,9 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from codeexec.errors import NoCapacity, NotFound
+from codeexec.audit.actors import Actor
+from codeexec.audit.record import record
+from codeexec.errors import InvalidRequest, NoCapacity, NotFound, SessionClosed
 from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
 from environments_app.services import find_environment
 from sessions_app.callers import OPERATOR, Caller
@@ -24,6 +26,7 @@ from sessions_app.services.runtimes import choose_runtime, is_own, session_runti
 START_TASK = "sessions_app.tasks.start_session"
 STOP_TASK = "sessions_app.tasks.stop_session"
 REMOVE_TASK = "sessions_app.tasks.remove_sandbox"
+KEEP_TASK = "sessions_app.tasks.keep_sandbox"
 
 
 def open_session(
@@ -127,6 +130,94 @@ def find_session(session_id: UUID | str, caller: Caller = OPERATOR) -> Session:
 def no_session(session_id: UUID | str) -> NotFound:
     """Of what isn't there, and of what is another's: nobody is told which."""
     return NotFound(f"There is no session {session_id}.")
+
+
+def closed_session(session: Session) -> SessionClosed:
+    """Why it takes no executions any more."""
+    return SessionClosed(_closed_detail(session), status=session.status)
+
+
+def _closed_detail(session: Session) -> str:
+    if session.status == Session.Status.ERROR:
+        return f"The session was given up: {session.error_reason} Open a new one."
+    if session.is_open or session.stop_reason == Session.StopReason.EXPIRED:
+        return "The session has expired. Open a new one."
+    return "The session has been stopped. Open a new one."
+
+
+def change_session(
+    session_id: UUID | str,
+    *,
+    ttl_seconds: int | None = None,
+    metadata: dict[str, Any] | None = None,
+    caller: Caller = OPERATOR,
+    by: Actor,
+) -> Session:
+    """Give it more time, or less, from now on; replace its metadata. None leaves a thing as it is.
+
+    Raises NotFound, SessionClosed.
+    """
+    with transaction.atomic():
+        session = find_session(session_id, caller)
+        if ttl_seconds is not None:
+            _extend(session, ttl_seconds, by)
+        if metadata is not None:
+            if not session.describe(metadata):
+                raise closed_session(find_session(session_id))
+            record(by, "session.describe", session)
+    session.refresh_from_db()
+    return session
+
+
+def extend_session(
+    session_id: UUID | str, ttl_seconds: int, *, caller: Caller = OPERATOR, by: Actor
+) -> Session:
+    """It lives `ttl_seconds` from now on, more than before or less, and as long after each
+    activity. Raises NotFound, SessionClosed.
+    """
+    return change_session(session_id, ttl_seconds=ttl_seconds, caller=caller, by=by)
+
+
+def _extend(session: Session, ttl_seconds: int, by: Actor) -> None:
+    if not session.extend(ttl_seconds):
+        raise closed_session(find_session(session.pk))
+    if ttl_seconds > default_ttl_seconds() and session.node_id is not None:
+        # Its sandbox was started to end by itself before that.
+        enqueue(KEEP_TASK, str(session.pk), queue=node_queue(node_name(session.node_id)))
+    record(by, "session.extend", session, ttl_seconds=ttl_seconds)
+
+
+def reset_session(session_id: UUID | str, *, caller: Caller = OPERATOR, by: Actor) -> Session:
+    """Back to a new, empty workspace under the same id. Whatever was sent to it before is
+    cancelled, waiting or running; what is sent from now on runs in the new one.
+
+    Raises NotFound, SessionClosed, InvalidRequest.
+    """
+    with transaction.atomic():
+        session = _locked_open(session_id, caller)
+        unfinished = Execution.objects.filter(session=session).unfinished()
+        cancelled = sum(execution.cancel() for execution in unfinished.order_by("sequence"))
+        if session.status in (Session.Status.READY, Session.Status.EXECUTING):
+            node = node_name(session.node_id) if session.node_id else None
+            session.restart()
+            # There its image is, and the sandbox that is thrown away makes room.
+            queue = node_queue(node) if node else SHARED_QUEUE
+            enqueue(START_TASK, str(session.pk), queue=queue)
+        record(by, "session.reset", session, cancelled=cancelled)
+    session.refresh_from_db()
+    return session
+
+
+def _locked_open(session_id: UUID | str, caller: Caller) -> Session:
+    visible = Session.objects.visible_to(caller).select_related("environment")
+    session = visible.filter(pk=session_id).select_for_update(of=("self",), no_key=True).first()
+    if session is None:
+        raise no_session(session_id)
+    if not session.is_open or session.is_expired:
+        raise closed_session(session)
+    if session.one_shot:
+        raise InvalidRequest("The session was made for one run, and ends with it: stop it instead.")
+    return session
 
 
 def stop_session(

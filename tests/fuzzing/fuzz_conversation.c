@@ -194,9 +194,29 @@ static void say_much(void)
     send_frame(type, id, filling, take_u16() * 5, 0);
 }
 
+/* Between the frames, or in the middle of one; whole, cut or with an end that is none. */
+static void say_look(void)
+{
+    unsigned char bytes[LOOK_BYTES(255)] = {0};
+    memcpy(bytes, look_token, TOKEN_BYTES);
+    memset(bytes + TOKEN_BYTES, 'n', NONCE_BYTES);
+    uint8_t how = take_u8();
+    size_t length = take_u8();
+    const uint8_t *path = take(&length);
+    bytes[TOKEN_BYTES + NONCE_BYTES] = LOOK_LIST;
+    bytes[LOOK_HEAD_BYTES - 1] = (unsigned char)length;
+    memcpy(bytes + LOOK_HEAD_BYTES, path, length);
+    bytes[LOOK_BYTES(length) - 1] = how == 255;
+    client_sends(bytes, how >= 192 ? LOOK_BYTES(length) : (size_t)how % LOOK_BYTES(length));
+}
+
 static void say_anything(void)
 {
     size_t length = take_u8();
+    if (length == 255) {
+        say_look();
+        return;
+    }
     const uint8_t *bytes = take(&length);
     client_sends(bytes, length);
 }

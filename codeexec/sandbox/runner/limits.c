@@ -34,3 +34,49 @@ int64_t oom_kills(void)
     const char *line = strstr(text, "\noom_kill ");
     return line ? strtoll(line + 10, NULL, 10) : 0;
 }
+
+/* A number after `word` at the beginning of a file. */
+static uint64_t number_in(const char *path, const char *word)
+{
+    char text[256] = "", *end;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (got <= 0 || strncmp(text, word, strlen(word)) != 0)
+        return UNKNOWN;
+    uint64_t number = strtoull(text + strlen(word), &end, 10);
+    return end == text + strlen(word) ? UNKNOWN : number; /* such as "max" */
+}
+
+static uint64_t either(uint64_t one, uint64_t other)
+{
+    return one != UNKNOWN ? one : other;
+}
+
+#define CGROUP "/sys/fs/cgroup/"
+
+/* The runner, which the kernel counts too, is none of the programs. */
+static uint64_t without_runner(uint64_t processes)
+{
+    return processes == UNKNOWN || processes == 0 ? processes : processes - 1;
+}
+
+struct figures figures_now(void)
+{
+    struct figures figures;
+    if (gvisor_figures(&figures))
+        return figures;
+    uint64_t cpu_us = number_in(CGROUP "cpu.stat", "usage_usec ");
+    return (struct figures){
+        .memory_bytes = either(number_in(CGROUP "memory.current", ""),
+                               number_in(CGROUP "memory/memory.usage_in_bytes", "")),
+        .memory_limit = either(number_in(CGROUP "memory.max", ""),
+                               number_in(CGROUP "memory/memory.limit_in_bytes", "")),
+        .cpu_ns = cpu_us != UNKNOWN ? cpu_us * 1000 : number_in(CGROUP "cpuacct/cpuacct.usage", ""),
+        .processes = without_runner(either(number_in(CGROUP "pids.current", ""),
+                                           number_in(CGROUP "pids/pids.current", ""))),
+        .process_limit = without_runner(either(number_in(CGROUP "pids.max", ""),
+                                               number_in(CGROUP "pids/pids.max", ""))),
+    };
+}

@@ -24,7 +24,8 @@ static struct {
     bool failed, spent; /* of run `id`: nothing more is done; its program was started */
     bool greeted, hello_waits;
     unsigned char nonce[NONCE_BYTES];
-    int64_t heard, ran; /* when a frame last came; when a program last ran */
+    int64_t heard, ran; /* when a frame or a look last came; when a program last ran */
+    int64_t idle_ns;    /* so long after both, the sandbox ends */
 } talk;
 
 /* ---- what a client asks ---- */
@@ -67,6 +68,16 @@ static void hello(const unsigned char nonce[NONCE_BYTES])
     memcpy(talk.nonce, nonce, NONCE_BYTES);
     talk.hello_waits = true;
     talk.heard = now_ns();
+}
+
+static void look(const struct look *look)
+{
+    talk.heard = now_ns();
+    if (look->kind == LOOK_KEEP && look->number >= 1 && look->number <= MAX_IDLE_SECONDS)
+        talk.idle_ns = (int64_t)look->number * 1000000000;
+    if (!run_active())
+        workspace_unlock();
+    look_begin(look);
 }
 
 static void begin_run(uint32_t id)
@@ -181,11 +192,11 @@ static int64_t idle_since_ns(void)
     return since > out_taken_ns() ? since : out_taken_ns();
 }
 
-static int poll_timeout_ms(int64_t idle_ns)
+static int poll_timeout_ms(void)
 {
     int64_t deadline = run_deadline_ns(), due = out_due_ns();
     if (deadline < 0)
-        deadline = idle_since_ns() + idle_ns;
+        deadline = idle_since_ns() + talk.idle_ns;
     if (due > 0 && due < deadline)
         deadline = due;
     int64_t left = deadline - now_ns();
@@ -201,28 +212,32 @@ static void clear_signal(int fd)
 
 static int serve(int child_fd, int64_t idle_ns)
 {
-    struct pollfd fds[3 + RUN_POLL_FDS];
+    struct pollfd fds[4 + RUN_POLL_FDS];
+    talk.idle_ns = idle_ns;
     talk.heard = now_ns();
     for (;;) {
         fds[0] = (struct pollfd){.fd = in_has_room() ? STDIN_FILENO : -1, .events = POLLIN};
         fds[1] = (struct pollfd){.fd = out_due() ? STDOUT_FILENO : -1, .events = POLLOUT};
         fds[2] = (struct pollfd){.fd = child_fd, .events = POLLIN};
-        run_poll_fds(fds + 3);
+        fds[3] = (struct pollfd){.fd = look_due() ? STDERR_FILENO : -1, .events = POLLOUT};
+        run_poll_fds(fds + 4);
         bool running = run_deadline_ns() >= 0;
-        if (poll(fds, 3 + RUN_POLL_FDS, poll_timeout_ms(idle_ns)) < 0 && errno != EINTR)
+        if (poll(fds, 4 + RUN_POLL_FDS, poll_timeout_ms()) < 0 && errno != EINTR)
             return EXIT_SETUP;
-        if (fds[0].revents && !in_read(hello))
+        if (fds[0].revents && !in_read(hello, look))
             return EXIT_DONE;
-        run_poll_results(fds + 3);
+        run_poll_results(fds + 4);
         if (fds[2].revents)
             clear_signal(child_fd);
         advance();
+        if (fds[3].revents)
+            look_advance();
         if (running)
             talk.ran = now_ns();
         if (out_due() && !out_flush())
             return EXIT_DONE;
         /* Also when a program's end still waits for somebody to take its output. */
-        if (run_deadline_ns() < 0 && now_ns() >= idle_since_ns() + idle_ns)
+        if (run_deadline_ns() < 0 && now_ns() >= idle_since_ns() + talk.idle_ns)
             return EXIT_DONE;
     }
 }
@@ -270,6 +285,7 @@ static int set_up_and_serve(const char *workspace, const char *idle_seconds, cha
     oom_counter_open();
     fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
+    fcntl(STDERR_FILENO, F_SETFL, fcntl(STDERR_FILENO, F_GETFL) | O_NONBLOCK);
     return serve(child_fd, idle * 1000000000);
 }
 

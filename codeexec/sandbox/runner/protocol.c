@@ -13,6 +13,8 @@
 
 #define TOKEN_VARIABLE "RUNNER_TOKEN="
 #define HELLO_BYTES (TOKEN_BYTES + NONCE_BYTES + 1)
+#define LOOK_HEAD_BYTES (TOKEN_BYTES + NONCE_BYTES + 15)
+#define LOOK_BYTES(path) (LOOK_HEAD_BYTES + (size_t)(path) + 1)
 #define OUTPUT_ROOM (4 * FRAME_BYTES(64 * 1024))
 #define OUT_RESERVE 4096
 #define HOLD_NS (4 * (int64_t)1000000)
@@ -20,12 +22,12 @@
 
 extern char **environ;
 
-static unsigned char token[TOKEN_BYTES];
+static unsigned char token[TOKEN_BYTES], look_token[TOKEN_BYTES];
 static struct {
     unsigned char bytes[FRAME_BYTES(MAX_PAYLOAD) + 64 * 1024];
     size_t start, end;
     size_t scanned; /* no token begins before this place */
-    bool hello_begun, deaf;
+    bool hello_begun, look_begun, deaf;
 } in;
 static struct {
     unsigned char bytes[OUTPUT_ROOM + OUT_RESERVE]; /* [0] always begins a frame */
@@ -75,6 +77,7 @@ static bool token_parse(const char *text)
         if (high < 0 || low < 0 || (high | low) == 0)
             return false;
         token[i] = (unsigned char)(high << 4 | low);
+        look_token[i] = (unsigned char)-token[i];
     }
     return true;
 }
@@ -98,6 +101,7 @@ bool token_take(void)
 void token_wipe(void)
 {
     explicit_bzero(token, sizeof token);
+    explicit_bzero(look_token, sizeof look_token);
 }
 
 /* ---- input ---- */
@@ -125,12 +129,71 @@ void in_ignore_until_hello(void)
         in.start = in.scanned;
 }
 
-/* Finds tokens in what is new; everything before one is forgotten. */
-static void in_take_hellos(hello_handler *on_hello)
+static unsigned char *in_find(const unsigned char *what)
+{
+    return memmem(in.bytes + in.scanned, in.end - in.scanned, what, TOKEN_BYTES);
+}
+
+static void in_cut_out(unsigned char *at, size_t length)
+{
+    memmove(at, at + length, (size_t)(in.bytes + in.end - at) - length);
+    in.end -= length;
+}
+
+/* Takes a look out of the middle of whatever another client is sending; false: it isn't all there.
+ * Of what can be none, only the token goes. */
+static bool in_take_look(unsigned char *at, look_handler *on_look)
+{
+    struct look look = {0};
+    size_t there = (size_t)(in.bytes + in.end - at);
+    if (there < LOOK_HEAD_BYTES)
+        return false;
+    const unsigned char *head = at + TOKEN_BYTES + NONCE_BYTES;
+    size_t length = (size_t)head[13] << 8 | head[14];
+    bool possible = length <= LOOK_PATH_BYTES;
+    if (possible && there < LOOK_BYTES(length))
+        return false;
+    if (!possible || at[LOOK_BYTES(length) - 1] != 0) {
+        in_cut_out(at, TOKEN_BYTES);
+        return true;
+    }
+    memcpy(look.nonce, at + TOKEN_BYTES, NONCE_BYTES);
+    look.kind = head[0];
+    look.number = load_u32(head + 1);
+    look.bytes = load_u64(head + 5);
+    memcpy(look.path, at + LOOK_HEAD_BYTES, length);
+    in_cut_out(at, LOOK_BYTES(length));
+    on_look(&look);
+    return true;
+}
+
+/* The looks before the next hello, or before the end of what has come. */
+static void in_take_looks(const unsigned char *hello, look_handler *on_look)
+{
+    unsigned char *at;
+    in.look_begun = false;
+    while ((at = in_find(look_token)) && (!hello || at < hello)) {
+        in.scanned = (size_t)(at - in.bytes);
+        if (!in_take_look(at, on_look)) {
+            in.look_begun = true;
+            return;
+        }
+        hello = in_find(token);
+    }
+}
+
+/* Finds tokens in what is new; everything before a hello is forgotten. */
+static void in_take_hellos(hello_handler *on_hello, look_handler *on_look)
 {
     for (;;) {
-        unsigned char *at = memmem(in.bytes + in.scanned, in.end - in.scanned, token, TOKEN_BYTES);
+        in_take_looks(in_find(token), on_look);
+        unsigned char *at = in_find(token);
         in.hello_begun = at != NULL;
+        if (!at && in.look_begun) {
+            if (in.deaf)
+                in.start = in.scanned;
+            return;
+        }
         if (!at)
             break;
         in.start = in.scanned = (size_t)(at - in.bytes);
@@ -149,14 +212,14 @@ static void in_take_hellos(hello_handler *on_hello)
         in.start = in.scanned;
 }
 
-bool in_read(hello_handler *on_hello)
+bool in_read(hello_handler *on_hello, look_handler *on_look)
 {
     in_compact();
     ssize_t got = read(STDIN_FILENO, in.bytes + in.end, sizeof in.bytes - in.end);
     if (got < 0)
         return errno == EAGAIN || errno == EINTR;
     in.end += (size_t)got;
-    in_take_hellos(on_hello);
+    in_take_hellos(on_hello, on_look);
     return got > 0;
 }
 
@@ -164,15 +227,16 @@ bool in_read(hello_handler *on_hello)
 bool in_next(struct frame *frame, bool *broken)
 {
     const unsigned char *at = in.bytes + in.start;
+    size_t there = (in.look_begun ? in.scanned : in.end) - in.start;
     *broken = false;
-    if (in.deaf || in.hello_begun || in.end - in.start < HEADER_BYTES)
+    if (in.deaf || in.hello_begun || there < HEADER_BYTES)
         return false;
     *frame = (struct frame){at[0], load_u32(at + 1), load_u32(at + 5), at + HEADER_BYTES};
     if (frame->length > MAX_PAYLOAD) {
         *broken = true;
         return false;
     }
-    if (in.end - in.start < FRAME_BYTES(frame->length))
+    if (there < FRAME_BYTES(frame->length))
         return false;
     *broken = at[HEADER_BYTES + frame->length] != 0;
     if (!*broken)

@@ -10,7 +10,8 @@
  *     run.c        one program: start, feed, watch, end, report
  *     workspace.c  files written on a client's behalf
  *     guard.c      what programs may not do to the runner
- *     limits.c     clock and the kernel's count of out-of-memory kills
+ *     look.c       answers about the workspace, on stderr, beside whatever runs
+ *     limits.c     clock, the kernel's count of out-of-memory kills, what is used now
  *     gvisor.c     what else has to be kept from programs where the kernel is gVisor's
  */
 #ifndef RUNNER_H
@@ -29,6 +30,7 @@
 #define FRAME_BYTES(payload) (HEADER_BYTES + (size_t)(payload) + 1)
 #define MAX_PAYLOAD (256 * 1024)
 #define STDIN_WINDOW (64 * 1024)
+#define LOOK_PATH_BYTES 3072 /* a look is written to a pipe in one piece, whoever else writes */
 
 enum asked { /* client to runner */
     ASK_FILE = 'F',      /* u32 mode, path: create or replace, what follows goes there */
@@ -50,6 +52,21 @@ enum told { /* runner to client */
     TELL_FAILED = '!', /* u8 stage, u32 errno, u32 number of the file; then this run id is ignored */
 };
 
+enum look_kind { /* see `Look` in ../protocol.py */
+    LOOK_LIST = 'L',
+    LOOK_CONTENTS = 'C',
+    LOOK_FILE = 'R',
+    LOOK_FIGURES = 'U',
+    LOOK_KEEP = 'K',
+};
+
+enum shown { /* on stderr, besides TELL_ACK */
+    SHOW_ENTRY = 'N',   /* u8 type, u8 1 when its content follows, u32 mode, u64 size, u64 mtime ns, path */
+    SHOW_CONTENT = 'D', /* bytes of that file */
+    SHOW_FIGURES = 'U', /* see figures in look.c */
+    SHOW_END = 'Z',     /* u32 errno, u8 1 when there is more than was asked for */
+};
+
 enum stage { STAGE_FILE = 1, STAGE_EXEC = 2, STAGE_PROTOCOL = 3 };
 
 struct frame {
@@ -59,12 +76,22 @@ struct frame {
     const unsigned char *payload;
 };
 
+/* A question that ends nothing: `number` entries or seconds, and `bytes` of content, at most. */
+struct look {
+    unsigned char nonce[NONCE_BYTES];
+    uint8_t kind;
+    uint32_t number;
+    uint64_t bytes;
+    char path[LOOK_PATH_BYTES + 1];
+};
+
 /* protocol.c */
 typedef void hello_handler(const unsigned char nonce[NONCE_BYTES]);
+typedef void look_handler(const struct look *look);
 bool token_take(void); /* from the environment, wiping it there; false when it is no token */
 void token_wipe(void); /* in a child, before it may be looked at */
 bool in_has_room(void);
-bool in_read(hello_handler *on_hello); /* false: the input has ended */
+bool in_read(hello_handler *on_hello, look_handler *on_look); /* false: the input has ended */
 bool in_next(struct frame *frame, bool *broken);
 void in_ignore_until_hello(void);
 uint32_t load_u32(const unsigned char *at);
@@ -102,6 +129,12 @@ void workspace_unlock(void);
 int workspace_open(const unsigned char *path, size_t length, mode_t mode);
 int workspace_append(const unsigned char *data, size_t length);
 void workspace_close(void);
+int workspace_root(void); /* its folder, which stays the workspace's */
+
+/* look.c */
+void look_begin(const struct look *look); /* answered in its turn */
+bool look_due(void);                      /* whether there is something to do when stderr has room */
+void look_advance(void);
 
 /* guard.c */
 void guard_runner(void); /* for this process and all that it starts */
@@ -110,6 +143,11 @@ void guard_runner(void); /* for this process and all that it starts */
 int64_t now_ns(void);
 void oom_counter_open(void);
 int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
+struct figures { /* UNKNOWN where the kernel doesn't say */
+    uint64_t memory_bytes, memory_limit, cpu_ns, processes, process_limit;
+};
+#define UNKNOWN UINT64_MAX
+struct figures figures_now(void); /* of all programs together */
 
 /* gvisor.c: nothing of it does anything unless gvisor_watch() was called */
 /* `limits`: bytes of memory, number of files, user and group of programs */
@@ -117,6 +155,7 @@ bool gvisor_watch(const char *workspace, char *const limits[4]);
 void gvisor_begin(void);           /* a program is started */
 int64_t gvisor_due_ns(void);       /* when to call gvisor_exceeded() again; -1: no need */
 bool gvisor_exceeded(int64_t now); /* it has more memory or files than it may */
+bool gvisor_figures(struct figures *figures); /* false: the kernel isn't gVisor's */
 bool gvisor_confine(void);         /* in its process, before it is executed */
 
 #endif

@@ -27,6 +27,11 @@ int workspace_enter(const char *folder)
     return root < 0 || chdir(folder) < 0 ? errno : 0;
 }
 
+int workspace_root(void)
+{
+    return root;
+}
+
 /* A program may have shut everybody out of its own folder, those that come after it included. */
 void workspace_unlock(void)
 {

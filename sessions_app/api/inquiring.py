@@ -1,0 +1,91 @@
+"""Answering with what a session's node says of its sandbox, without holding a thread meanwhile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.template.response import SimpleTemplateResponse
+from django.utils.http import content_disposition_header
+from rest_framework.response import Response
+
+from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError, error_answer
+from codeexec.threads import in_thread
+from sessions_app.models import Inquiry
+from sessions_app.services.inquiries import Answer, answer, pieces
+
+SyncView = Callable[..., HttpResponseBase]
+AsyncView = Callable[..., Awaitable[HttpResponseBase]]
+Render = Callable[[Answer], HttpResponseBase]
+
+
+class Inquired(Response):
+    """A question that has been sent, and what is made of its answer."""
+
+    def __init__(self, inquiry: Inquiry, render: Render) -> None:
+        super().__init__(status=202)
+        self.inquiry = inquiry
+        self.respond = render
+
+
+def waiting_for_answer(view: SyncView) -> AsyncView:
+    """A view that answers `Inquired` becomes one that answers what that comes to."""
+
+    @wraps(view)
+    async def waiting(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+        response = await in_thread(_answered, view, request, kwargs)
+        if not isinstance(response, Inquired):
+            return response
+        try:
+            return response.respond(await answer(response.inquiry))
+        except ServiceError as error:
+            return error_answer(error)
+        except DATABASE_AWAY:
+            away = "The database can't be reached; try again in a moment."
+            return error_answer(DatabaseAway(away))
+
+    return waiting
+
+
+def _answered(view: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
+    response = view(request, **kwargs)
+    if isinstance(response, SimpleTemplateResponse) and not isinstance(response, Inquired):
+        response.render()
+    return response
+
+
+def as_json(**more: Any) -> Render:
+    """The answer itself, after `more`."""
+    return lambda found: JsonResponse({**more, **found.value})
+
+
+def as_download(name: str, content_type: str) -> Render:
+    """The content that belongs to the answer, as a file that no browser opens by itself."""
+
+    def render(found: Answer) -> HttpResponseBase:
+        return StreamingHttpResponse(
+            pieces(found), headers=download_headers(found, name, content_type)
+        )
+
+    return render
+
+
+def download_headers(found: Answer, name: str, content_type: str) -> dict[str, str]:
+    headers = {
+        "Content-Type": content_type,
+        "Content-Length": str(found.value["size"]),
+        "Content-Disposition": content_disposition_header(True, _plain(name)) or "attachment",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if found.value.get("truncated"):
+        headers["X-Workspace-Truncated"] = "true"
+    return headers
+
+
+def _plain(name: str) -> str:
+    """Programs call their files as they like: no header has a line break."""
+    return re.sub(r"[\x00-\x1f\x7f]", "_", name)

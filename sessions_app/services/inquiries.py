@@ -1,0 +1,164 @@
+"""Asking a node about the sandbox of one of its sessions: the API has no Docker.
+
+A row says what is asked, a message to the node's queue brings it there, and a notification says
+that the row has the answer. Whoever fetches an answer removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from codeexec.async_database import async_database
+from codeexec.errors import (
+    FileNotFound,
+    FileUnreadable,
+    NoSandbox,
+    SandboxUnreachable,
+    ServiceError,
+)
+from codeexec.notifications import hub
+from codeexec.postgres import commit_without_waiting
+from codeexec.queueing import enqueue, node_queue
+from sessions_app.callers import OPERATOR, Caller
+from sessions_app.models import Inquiry, InquiryPiece, Node, Session
+from sessions_app.services.sessions import closed_session, find_session
+
+ANSWER_TASK = "sessions_app.tasks.answer_inquiry"
+
+ANSWER_SECONDS = 12.0
+"""How long an answer is waited for: somewhat longer than a node looks at a workspace."""
+
+_REREAD_SECONDS = 2.0
+"""A notification can be lost."""
+
+_PAUSES = (0.005, 0.01, 0.01, 0.02, 0.02, 0.05, 0.1)
+"""Seconds between two looks of who waits in a thread; the last one again and again."""
+
+_FETCH = f"""
+    DELETE FROM {Inquiry._meta.db_table} WHERE id = %s AND status IN ('answered', 'refused')
+    RETURNING answer::text, code, reason
+"""  # noqa: S608 -- a table of ours
+_FETCH_PIECE = f"""
+    DELETE FROM {InquiryPiece._meta.db_table} WHERE inquiry_id = %s AND number = %s RETURNING data
+"""  # noqa: S608
+
+_ERRORS: dict[str, type[ServiceError]] = {
+    error.code: error for error in (FileNotFound, FileUnreadable, NoSandbox, SandboxUnreachable)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    inquiry_id: UUID
+    value: Any
+    """Of JSON: a listing, figures, or what is to be known of a content."""
+
+
+def ask(
+    session_id: UUID | str, about: Inquiry.About, *, path: str = "", caller: Caller = OPERATOR
+) -> Inquiry:
+    """Send a question to the node that has the session's sandbox. `answer` or `wait_for_answer`
+    follows.
+
+    Raises NotFound, SessionClosed, NoSandbox, SandboxUnreachable.
+    """
+    session = find_session(session_id, caller)
+    node = _node_of(session)
+    inquiry = Inquiry(session_id=session.pk, about=about, path=path)
+    with transaction.atomic():
+        commit_without_waiting()
+        inquiry.save(force_insert=True)
+        enqueue(ANSWER_TASK, str(inquiry.pk), queue=node_queue(node.name))
+    return inquiry
+
+
+def _node_of(session: Session) -> Node:
+    if not session.is_open or session.is_expired:
+        raise closed_session(session)
+    if session.status not in (Session.Status.READY, Session.Status.EXECUTING):
+        raise NoSandbox("The session's sandbox is being started.", status=session.status)
+    node = Node.objects.alive().filter(sessions=session.pk).first()
+    if node is None:
+        raise SandboxUnreachable("The session's node gives no sign of life; try again later.")
+    if node.engine_error:
+        raise SandboxUnreachable(f"The session's node can't reach its sandbox: {node.engine_error}")
+    return node
+
+
+async def answer(inquiry: Inquiry) -> Answer:
+    """In the event loop. Raises NoSandbox, FileNotFound, FileUnreadable, SandboxUnreachable."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    with hub.expect(inquiry.pk) as waiter:
+        while (row := await async_database.fetch_one(_FETCH, [inquiry.pk])) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise _unanswered()
+            await waiter.wait(min(left, _REREAD_SECONDS))
+    return _read(inquiry, row)
+
+
+def wait_for_answer(inquiry: Inquiry) -> Answer:
+    """As `answer`, in a thread: for the console, whose views are synchronous."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    pauses = iter(_PAUSES)
+    while (row := _fetch(_FETCH, inquiry.pk)) is None:
+        if time.monotonic() >= deadline:
+            raise _unanswered()
+        time.sleep(next(pauses, _PAUSES[-1]))
+    return _read(inquiry, row)
+
+
+def _fetch(statement: str, *parameters: Any) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return cursor.fetchone()
+
+
+def _read(inquiry: Inquiry, row: Any) -> Answer:
+    value, code, reason = row
+    if code:
+        raise _ERRORS[code](reason)
+    return Answer(inquiry_id=inquiry.pk, value=json.loads(value))
+
+
+def _unanswered() -> SandboxUnreachable:
+    return SandboxUnreachable("The session's node has not answered in time; try again.")
+
+
+async def pieces(found: Answer) -> AsyncIterator[bytes]:
+    """The content that belongs to an answer. What was given is gone."""
+    number = 0
+    while row := await async_database.fetch_one(_FETCH_PIECE, [found.inquiry_id, number]):
+        yield bytes(row[0])
+        number += 1
+
+
+def read_pieces(found: Answer) -> Iterator[bytes]:
+    """As `pieces`, in a thread."""
+    number = 0
+    while row := _fetch(_FETCH_PIECE, found.inquiry_id, number):
+        yield bytes(row[0])
+        number += 1
+
+
+def drop_unfetched() -> None:
+    """Answers that nobody has come for."""
+    Inquiry.objects.unfetched().delete()
+    InquiryPiece.objects.unfetched().delete()
+
+
+def sandbox_figures(session_id: UUID | str, *, caller: Caller = OPERATOR) -> dict[str, Any]:
+    """What the session's sandbox uses now, and may use: memory_bytes, memory_limit_bytes, cpu and
+    cpu_limit (cores), pids and pids_limit, runtime. None: it can't be known. Waits in the calling
+    thread. Raises as `ask` and `answer` do.
+    """
+    asked = ask(session_id, Inquiry.About.FIGURES, caller=caller)
+    figures: dict[str, Any] = wait_for_answer(asked).value
+    return figures
