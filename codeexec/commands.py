@@ -19,7 +19,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from django.core.management.base import (
     BaseCommand,
@@ -38,6 +38,16 @@ EXIT_CODES = {
 }
 
 _WIDEST = 100
+_OF_DJANGO = (
+    "version",
+    "verbosity",
+    "settings",
+    "pythonpath",
+    "no_color",
+    "force_color",
+    "skip_checks",
+)
+"""Options that every command has, and that `--help` doesn't repeat each time."""
 _INDENT = "  "
 
 Parsed = TypeVar("Parsed")
@@ -62,13 +72,16 @@ class TeachingCommand(BaseCommand):
     """Whose text says what is wrong and what to do: they end the command with status 1."""
     has_json: bool = True
     has_dry_run: bool = False
-    requires_system_checks = ()
+    requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = ()
     _called_from_command_line: bool  # Django's own
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         described = {"formatter_class": _Formatter, "epilog": self._epilog()} | kwargs
         parser = super().create_parser(prog_name, subcommand, **described)
         parser.description = _filled(str(self.help))
+        for action in parser._actions:
+            if action.dest in _OF_DJANGO:
+                action.help = argparse.SUPPRESS
         if self.has_dry_run:
             parser.add_argument(
                 "--dry-run",
