@@ -9,6 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 from django_q.models import Schedule
 
+from codeexec.audit.actors import Actor
 from codeexec.sandbox.types import SandboxInfo
 from environments_app.engine import get_driver
 from sessions_app.models import Execution, Node, Sandbox, Session
@@ -34,16 +35,17 @@ class Report:
         return f"{len(self.sessions)} sessions stopped, {len(self.containers)} containers removed"
 
 
-def clean_up(*, everything: bool = False, dry_run: bool = False) -> Report:
+def clean_up(*, everything: bool = False, dry_run: bool = False, by: Actor | None = None) -> Report:
     """Stop expired sessions and remove orphaned containers of this node.
 
     `everything`: all open sessions, and all sandboxes of this node, warm ones too. Containers of
-    other deployments on the same Docker Engine are never touched. Raises EngineUnavailable.
+    other deployments on the same Docker Engine are never touched. `by`: who ends sessions that had
+    not expired. Raises EngineUnavailable.
     """
     report = Report()
     sessions = Session.objects.open() if everything else Session.objects.expired()
     for session in sessions.order_by("created_at"):
-        if dry_run or _stop(session, everything=everything):
+        if dry_run or _stop(session, everything, by):
             report.sessions.append(str(session.pk))
     node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
     if node is not None:
@@ -56,10 +58,10 @@ def clean_up(*, everything: bool = False, dry_run: bool = False) -> Report:
     return report
 
 
-def _stop(session: Session, *, everything: bool) -> bool:
+def _stop(session: Session, everything: bool, by: Actor | None) -> bool:
     if not everything:
         return expire_session(session)
-    stop_session(session.pk, Session.StopReason.OPERATOR)
+    stop_session(session.pk, Session.StopReason.OPERATOR, by=by)
     return True
 
 

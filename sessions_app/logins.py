@@ -15,11 +15,14 @@ from typing import Any
 
 from django.contrib.auth.backends import ModelBackend
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 from unfold.forms import AuthenticationForm
 
+from codeexec.audit.actors import Actor
+from codeexec.audit.record import record
 from sessions_app.models.failed_login import FailedLogin, begin_login
 
 logger = logging.getLogger(__name__)
@@ -102,9 +105,12 @@ def _seconds_until(moment: datetime) -> int:
     return max(math.ceil((moment - timezone.now()).total_seconds()), 1)
 
 
-def forgive_logins(username: str, address: str | None = None) -> int:
+@transaction.atomic
+def forgive_logins(username: str, address: str | None = None, *, by: Actor) -> int:
     """Let a name try again at once, from one address or all. How many attempts are forgiven."""
     attempts = FailedLogin.objects.filter(username=username)
     if address is not None:
         attempts = attempts.filter(address=address)
-    return attempts.forgive()
+    forgiven = attempts.forgive()
+    record(by, "login.unlock", username=username, address=address or "any", attempts=forgiven)
+    return forgiven

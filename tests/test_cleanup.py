@@ -165,12 +165,12 @@ def test_the_command_says_what_it_did(
     assert shown("--dry-run") == [
         f"session {session.pk} would be stopped",
         f"container {container} would be removed",
-        "1 sessions and 1 containers in all",
+        "1 session and 1 container in all",
     ]
     assert shown() == [
         f"session {session.pk} was stopped",
         f"container {container} was removed",
-        "1 sessions and 1 containers in all",
+        "1 session and 1 container in all",
     ]
     assert shown() == ["0 sessions and 0 containers in all"]
 

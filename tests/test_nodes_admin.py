@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from codeexec.audit.actors import ANYBODY
 from environments_app.models import Environment
 from sessions_app.models import Node, Session
-from sessions_app.services.nodes import activate_node, drain_node
+from sessions_app.services.nodes import drain_node, resume_node
 from sessions_app.services.sessions import open_session
 from tests.console_fixtures import (
     MESSAGE,
@@ -58,11 +59,11 @@ def test_a_node_list_counts_its_sandboxes(
     assert "the Docker Engine is away" in text
 
 
-def test_nodes_are_drained_and_activated(admin_client: Client, this: Node, other: Node) -> None:
+def test_nodes_are_drained_and_resumed(admin_client: Client, this: Node, other: Node) -> None:
     response = act(admin_client, "drain_nodes", [this])
     assert messages(response) == ["Now draining: this."]
     assert not Node.objects.active().filter(pk=this.pk).exists()
-    response = act(admin_client, "activate_nodes", [this, other])
+    response = act(admin_client, "resume_nodes", [this, other])
     assert messages(response) == ["Now active: this.", "Not made active: other (active)."]
     assert Node.objects.active().filter(pk=this.pk).exists()
 
@@ -79,16 +80,16 @@ def test_who_may_only_look_drains_nothing(this: Node) -> None:
         (drain_node, "active", "draining"),
         (drain_node, "draining", "draining"),
         (drain_node, "lost", "lost"),
-        (activate_node, "draining", "active"),
-        (activate_node, "active", "active"),
-        (activate_node, "lost", "lost"),
+        (resume_node, "draining", "active"),
+        (resume_node, "active", "active"),
+        (resume_node, "lost", "lost"),
     ],
 )
 def test_a_lost_node_is_left_alone(
     this: Node, change: Callable[[Any], bool], status: str, result: str
 ) -> None:
     Node.objects.filter(pk=this.pk).update(status=status)
-    assert change(this.pk) is (status != result)
+    assert change(this.pk, by=ANYBODY) is (status != result)
     this.refresh_from_db()
     assert this.status == result
 
@@ -98,7 +99,7 @@ def test_a_draining_node_gets_no_new_session(
 ) -> None:
     kept = open_session(environment_name="python")
     work()
-    drain_node(this.pk)
+    drain_node(this.pk, by=ANYBODY)
     assert not Node.objects.with_room().exists()
     kept.refresh_from_db()
     assert kept.status == Session.Status.READY

@@ -19,6 +19,7 @@ from unfold.admin import ModelAdmin
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
+from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
 from sessions_app.admin.columns import column, operation, time_column
 from sessions_app.admin.display import ago, badge, page_link
@@ -103,9 +104,10 @@ class ClientAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
         context = {**self.admin_site.each_context(request), "title": "New key", "client": client}
         context["back"] = reverse("admin:sessions_app_client_change", args=(client.pk,))
         if request.method == "POST":
-            context["new"] = new = create_key(client)
+            context["new"] = new = create_key(client, by=user_actor(request))
             self.log_change(request, client, f"Made the key {new.row}.")
-            self.log_addition(request, new.row, f"For the client {client}.")
+            # Past the forms' audit: the service has recorded it.
+            ModelAdmin.log_addition(self, request, new.row, f"For the client {client}.")
         page = TemplateResponse(request, PAGE, context)
         add_never_cache_headers(page)
         return page
@@ -165,7 +167,7 @@ class ApiKeyAdmin(KeyColumns, HistoryAdmin):
         return HttpResponse(headers={"HX-Redirect": page})
 
     def _revoke(self, request: HttpRequest, key: ApiKey) -> bool:
-        revoked = revoke_key(key.prefix)
+        revoked = revoke_key(key.prefix, by=user_actor(request))
         if revoked:
             self.log_change(request, key, "Revoked by an operator.")
         return revoked

@@ -27,7 +27,11 @@ def time_column(title: str, field: str) -> Callable[[Any, Any], str]:
     return shown
 
 
-def operation(title: str, **options: Any) -> Callable[[Method], Method]:
-    """Something to be done with rows, by those who have `HistoryAdmin.has_operate_permission`."""
-    decorator = action(description=title, permissions=["operate"], **options)
+def operation(
+    title: str, *, permission: str = "operate", **options: Any
+) -> Callable[[Method], Method]:
+    """Something to be done with rows, by those whom the admin's `has_<permission>_permission` lets:
+    by itself, `HistoryAdmin.has_operate_permission`.
+    """
+    decorator = action(description=title, permissions=[permission], **options)
     return cast("Callable[[Method], Method]", decorator)

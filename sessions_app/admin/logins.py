@@ -3,6 +3,8 @@ from __future__ import annotations
 from django.contrib import admin, messages
 from django.http import HttpRequest
 
+from codeexec.audit.actors import user_actor
+from codeexec.audit.record import record
 from sessions_app.admin.columns import column, operation
 from sessions_app.admin.display import ago
 from sessions_app.admin.history import HistoryAdmin
@@ -29,5 +31,6 @@ class FailedLoginAdmin(HistoryAdmin):
     def forgive(self, request: HttpRequest, queryset: FailedLoginQuerySet) -> None:
         for attempt in queryset.counting():
             self.log_change(request, attempt, "Forgiven by an operator.")
+            record(user_actor(request), "login.unlock", attempt)
         count = FailedLogin.objects.filter(pk__in=queryset.values("pk")).forgive()
         self.message_user(request, f"Attempts that count no more: {count}.", messages.SUCCESS)

@@ -2,17 +2,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import flatten_fieldsets
 from django.db.models import Count, Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.template.loader import render_to_string
+from django.urls import reverse
+from unfold.enums import ActionVariant
 
+from codeexec.audit.actors import user_actor
+from sessions_app.admin import node_page
 from sessions_app.admin.columns import column, operation, time_column
 from sessions_app.admin.display import NODE_BADGES, ago, badge
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.models import Node, Sandbox
-from sessions_app.services.nodes import activate_node, drain_node
+from sessions_app.services.nodes import drain_node, recycle_pool, resume_node
+
+DRAINING = {
+    "title": "Drain this node?",
+    "description": "Its sessions go on to their end; new ones are opened on other nodes. Where "
+    "there is no other, none can be opened.",
+    "form_submit_text": "Drain it",
+}
+RECYCLING = {
+    "title": "Recycle this node's pool?",
+    "description": "Its warm sandboxes are removed, and new ones started in their place. No "
+    "session's is touched. Sessions that are opened meanwhile may take a moment longer.",
+    "form_submit_text": "Recycle it",
+}
 
 
 def with_sandboxes(nodes: QuerySet[Node]) -> QuerySet[Any]:
@@ -42,25 +61,35 @@ class NodeAdmin(HistoryAdmin):
     list_filter_submit = False
     search_fields = ("name",)
     ordering = ("name",)
-    actions = ("drain_nodes", "activate_nodes")
-    fields = (
-        "name",
-        "status_badge",
-        "heartbeat",
-        "used",
-        "idle",
-        "capacity",
-        "concurrency",
-        "engine",
-        "runtimes",
-        "started_exactly",
+    actions = ("drain_nodes", "resume_nodes", "recycle_pools")
+    actions_detail = ("drain_this_node", "resume_this_node", "recycle_this_pool")
+    fieldsets: tuple[tuple[str | None, Any], ...] = (
+        (
+            None,
+            {
+                "fields": (
+                    ("name", "status_badge", "heartbeat"),
+                    "to_do",
+                    ("engine", "runtimes"),
+                    ("used", "idle", "capacity", "concurrency"),
+                    "started_exactly",
+                )
+            },
+        ),
+        ("Running now", {"fields": ("running",)}),
+        ("Sessions", {"fields": ("sessions",)}),
+        ("Sandboxes", {"fields": ("sandboxes",)}),
+        ("Images", {"fields": ("images",)}),
+        ("Its queue", {"fields": ("queue",)}),
     )
-    readonly_fields = fields
+    readonly_fields = flatten_fieldsets(fieldsets)
 
     started_exactly = time_column("Started", "started_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Node]:
         return with_sandboxes(super().get_queryset(request))
+
+    # ---- columns
 
     @column("Status", ordering="status")
     def status_badge(self, node: Node) -> str:
@@ -86,24 +115,101 @@ class NodeAdmin(HistoryAdmin):
     def engine(self, node: Node) -> str:
         return node.engine_error or "ok"
 
-    @operation("Drain: keep their sessions, give them no new ones")
+    # ---- the page
+
+    @column("What to do")
+    def to_do(self, node: Node) -> str:
+        return render_to_string("admin/advice.html", {"advice": node_page.advice(node)})
+
+    @column("Executions")
+    def running(self, node: Node) -> str:
+        return node_page.running(node)
+
+    @column("Live")
+    def sessions(self, node: Node) -> str:
+        return node_page.sessions(node)
+
+    @column("There now")
+    def sandboxes(self, node: Node) -> str:
+        return node_page.sandboxes(node)
+
+    @column("Built here")
+    def images(self, node: Node) -> str:
+        return node_page.images(node)
+
+    @column("Waiting")
+    def queue(self, node: Node) -> str:
+        return node_page.queue(node)
+
+    # ---- permissions: each action has its own
+
+    def has_drain_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("sessions_app.drain_node"))
+
+    def has_resume_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("sessions_app.resume_node"))
+
+    def has_recycle_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("sessions_app.recycle_node"))
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Without the one that changes nothing in the status that the node has."""
+        useless = {Node.Status.ACTIVE: "resume_this_node", Node.Status.DRAINING: "drain_this_node"}
+        status = Node.objects.filter(pk=object_id).values_list("status", flat=True).first()
+        without = useless.get(Node.Status(status)) if status else None
+        actions: list[Any] = super().get_actions_detail(request, object_id)
+        return [each for each in actions if not each.action_name.endswith(f"_{without}")]
+
+    # ---- actions
+
+    @operation("Drain: keep their sessions, give them no new ones", permission="drain")
     def drain_nodes(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
         self._change(request, queryset, drain_node, "draining")
 
-    @operation("Activate: give them new sessions")
-    def activate_nodes(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
-        self._change(request, queryset, activate_node, "active")
+    @operation("Resume: give them new sessions again", permission="resume")
+    def resume_nodes(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
+        self._change(request, queryset, resume_node, "active")
+
+    @operation("Recycle the pools: replace their warm sandboxes", permission="recycle")
+    def recycle_pools(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
+        for node in queryset:
+            self._recycle(request, node)
+
+    @operation("Drain", permission="drain", icon="block", dialog=DRAINING)
+    def drain_this_node(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        self._change(request, Node.objects.filter(pk=object_id), drain_node, "draining")
+        return _back_to(object_id)
+
+    @operation(
+        "Resume",
+        permission="resume",
+        icon="play_arrow",
+        variant=ActionVariant.PRIMARY,
+        dialog={
+            "title": "Resume this node?",
+            "description": "It gets new sessions again, and its warm sandboxes are started.",
+            "form_submit_text": "Resume it",
+        },
+    )
+    def resume_this_node(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        self._change(request, Node.objects.filter(pk=object_id), resume_node, "active")
+        return _back_to(object_id)
+
+    @operation("Recycle pool", permission="recycle", icon="autorenew", dialog=RECYCLING)
+    def recycle_this_pool(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        self._recycle(request, get_object_or_404(Node, pk=object_id))
+        return _back_to(object_id)
 
     def _change(
         self,
         request: HttpRequest,
         queryset: QuerySet[Node],
-        change: Callable[[UUID], bool],
+        change: Callable[..., bool],
         result: str,
     ) -> None:
         changed, unchanged = [], []
         for node in queryset:
-            if change(node.pk):
+            if change(node.pk, by=user_actor(request)):
                 changed.append(node.name)
                 self.log_change(request, node, f"Made {result} by an operator.")
             else:
@@ -113,3 +219,13 @@ class NodeAdmin(HistoryAdmin):
         if unchanged:
             text = f"Not made {result}: {', '.join(unchanged)}."
             self.message_user(request, text, messages.WARNING)
+
+    def _recycle(self, request: HttpRequest, node: Node) -> None:
+        count = recycle_pool(node.pk, by=user_actor(request))
+        self.log_change(request, node, "Its pool was recycled by an operator.")
+        self.message_user(request, f"{node.name}: warm sandboxes being replaced: {count}.")
+
+
+def _back_to(node_id: str) -> HttpResponse:
+    page = reverse("admin:sessions_app_node_change", args=(node_id,))
+    return HttpResponse(headers={"HX-Redirect": page})

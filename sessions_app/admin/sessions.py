@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from unfold.enums import ActionVariant
 
+from codeexec.audit.actors import user_actor
 from sessions_app.admin.columns import column, operation, time_column
 from sessions_app.admin.display import (
     SESSION_BADGES,
@@ -203,6 +204,6 @@ class SessionAdmin(WorkspacePages, HistoryAdmin):
         return HttpResponse(headers={"HX-Redirect": page})
 
     def _stop(self, request: HttpRequest, session_id: Any) -> Session:
-        session = stop_session(session_id, Session.StopReason.OPERATOR)
+        session = stop_session(session_id, Session.StopReason.OPERATOR, by=user_actor(request))
         self.log_change(request, session, "Stopped by an operator.")
         return session

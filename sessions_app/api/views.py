@@ -117,7 +117,8 @@ class SessionViewSet(ApiViewSet):
     @allows(Scope.SESSIONS, Role.INTERVIEWER)
     def destroy(self, request: Request, session_id: UUID) -> Response:
         """Its container goes, its history stays. Repeating it is harmless."""
-        session = stop_session(session_id, caller=caller_of(request))
+        caller = caller_of(request)
+        session = stop_session(session_id, caller=caller, by=caller.actor)
         return Response(SessionStoppedSerializer(session).data)
 
     @extend_schema(

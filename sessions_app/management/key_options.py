@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from datetime import timedelta
 from typing import Any
@@ -30,10 +29,11 @@ def above_zero(text: str) -> int:
     return int(text)
 
 
-def told(client: Client, new: NewKey, *, as_json: bool) -> str:
+def told(client: Client, new: NewKey, *, dry_run: bool) -> str:
     """A new key, the only time that it can be told."""
-    if as_json:
-        return json.dumps(_fields(client, new))
+    if dry_run:
+        expires = expiry_text(new.row.expires_at)
+        return f"A key of the client {client.name} would be made; it would expire: {expires}."
     return (
         f"{new.key}\n\n"
         f"That is a key of the client {client.name}; it expires: {expiry_text(new.row.expires_at)}."
@@ -43,11 +43,7 @@ def told(client: Client, new: NewKey, *, as_json: bool) -> str:
     )
 
 
-def _fields(client: Client, new: NewKey) -> dict[str, Any]:
-    expires_at = new.row.expires_at
-    return {
-        "client": client.name,
-        "key": new.key,
-        "prefix": new.row.prefix,
-        "expires_at": None if expires_at is None else expires_at.isoformat(),
-    }
+def fields_told(client: Client, new: NewKey, *, dry_run: bool) -> dict[str, Any]:
+    """The same for programs. In a dry run there is no key."""
+    made = {"key": None, "prefix": None} if dry_run else {"key": new.key, "prefix": new.row.prefix}
+    return {"client": client.name, **made, "expires_at": new.row.expires_at}

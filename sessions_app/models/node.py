@@ -91,6 +91,11 @@ class Node(models.Model):
 
     class Meta:
         ordering = ("name",)
+        permissions = (
+            ("drain_node", "Can drain nodes"),
+            ("resume_node", "Can resume nodes"),
+            ("recycle_node", "Can recycle the pools of nodes"),
+        )
         constraints = [
             models.CheckConstraint(
                 condition=Q(status__in=["active", "draining", "lost"]), name="node_status_known"

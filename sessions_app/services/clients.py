@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from codeexec.audit.actors import Actor
+from codeexec.audit.record import record
 from codeexec.errors import TooManySessions
 from sessions_app.callers import SCOPES, USUAL_SCOPES, KnownClient
 from sessions_app.models import ApiKey, Client, Session
@@ -39,19 +41,25 @@ def create_client(
     scopes: Collection[str] = USUAL_SCOPES,
     requests_per_minute: int | None = None,
     max_live_sessions: int | None = None,
+    by: Actor | None = None,
 ) -> Client:
-    """Raises ClientError where there is one of that name, or no such scope."""
+    """Raises ClientError where there is one of that name, or no such scope. `by` is in the audit
+    log, where it is given.
+    """
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown:
         raise ClientError(f"No such scope: {', '.join(unknown)}; there are {', '.join(SCOPES)}.")
     try:
         with transaction.atomic():
-            return Client.objects.create(
+            client = Client.objects.create(
                 name=name,
                 scopes=[str(scope) for scope in SCOPES if scope in scopes],
                 requests_per_minute=requests_per_minute,
                 max_live_sessions=max_live_sessions,
             )
+            if by is not None:
+                record(by, "client.create", client, scopes=client.scopes)
+            return client
     except IntegrityError as error:
         if not Client.objects.filter(name=name).exists():
             raise ClientError(f"The client can't be made: {error}") from error
@@ -69,7 +77,10 @@ def find_client(name: str) -> Client:
     return client
 
 
-def create_key(client: Client, *, expires_in: timedelta | None = None) -> NewKey:
+@transaction.atomic
+def create_key(
+    client: Client, *, expires_in: timedelta | None = None, by: Actor | None = None
+) -> NewKey:
     """Besides those that it has: a client changes to a new key before its old one is revoked."""
     prefix = _unused_prefix()
     key = f"cex_{prefix}_{secrets.token_hex(32)}"
@@ -77,6 +88,8 @@ def create_key(client: Client, *, expires_in: timedelta | None = None) -> NewKey
     row = ApiKey.objects.create(
         client=client, prefix=prefix, digest=digest_of(key), expires_at=expires_at
     )
+    if by is not None:
+        record(by, "key.create", row, client=client.name)
     return NewKey(row=row, key=key)
 
 
@@ -92,14 +105,18 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def revoke_key(prefix: str) -> bool:
+@transaction.atomic
+def revoke_key(prefix: str, *, by: Actor | None = None) -> bool:
     """For ever, and at once in every process. False: it was revoked before. Raises ClientError."""
     given = KEY_PATTERN.fullmatch(prefix)
     shown = given[1] if given else prefix.removeprefix("cex_").rstrip("_…")
     key = ApiKey.objects.filter(prefix=shown).first()
     if key is None:
         raise ClientError("There is no key with that prefix; `manage.py clients` lists them.")
-    return key.revoke()
+    revoked = key.revoke()
+    if revoked and by is not None:
+        record(by, "key.revoke", key, client=key.client.name)
+    return revoked
 
 
 def require_room(client: KnownClient) -> None:

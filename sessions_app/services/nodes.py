@@ -4,16 +4,73 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sessions_app.models import Node
+from django.db import transaction
+from django.db.models import QuerySet
+
+from codeexec.audit.actors import Actor
+from codeexec.audit.record import record
+from codeexec.queueing import enqueue, node_queue
+from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.services.sessions import REMOVE_TASK
 
 
-def drain_node(node_id: UUID | str) -> bool:
+class UnknownNodeError(Exception):
+    """There is no such node; the text says which there are."""
+
+
+def find_node(name: str) -> Node:
+    """Raises UnknownNodeError."""
+    node = Node.objects.filter(name=name).first()
+    if node is None:
+        known = ", ".join(Node.objects.order_by("name").values_list("name", flat=True))
+        raise UnknownNodeError(
+            f"There is no node {name!r}; there are: {known}."
+            if known
+            else "There is no node yet: start one with `manage.py run_worker`."
+        )
+    return node
+
+
+def drain_node(node_id: UUID | str, *, by: Actor) -> bool:
     """active → draining: it keeps the sessions that it has and gets no new ones."""
-    active = Node.objects.filter(pk=node_id, status=Node.Status.ACTIVE)
-    return active.update(status=Node.Status.DRAINING) == 1
+    return _change(node_id, Node.Status.ACTIVE, Node.Status.DRAINING, by, "node.drain")
 
 
-def activate_node(node_id: UUID | str) -> bool:
+def resume_node(node_id: UUID | str, *, by: Actor) -> bool:
     """draining → active: it gets new sessions again. A lost node comes back by itself."""
-    draining = Node.objects.filter(pk=node_id, status=Node.Status.DRAINING)
-    return draining.update(status=Node.Status.ACTIVE) == 1
+    return _change(node_id, Node.Status.DRAINING, Node.Status.ACTIVE, by, "node.resume")
+
+
+@transaction.atomic
+def _change(
+    node_id: UUID | str, expected: Node.Status, to: Node.Status, by: Actor, action: str
+) -> bool:
+    node = Node.objects.filter(pk=node_id, status=expected)
+    changed = node.update(status=to) == 1
+    if changed:
+        record(by, action, Node.objects.get(pk=node_id))
+    return changed
+
+
+@transaction.atomic
+def recycle_pool(node_id: UUID | str, *, by: Actor) -> int:
+    """Take every idle warm sandbox of a node out of its pool, whose upkeep starts others; how many
+    there were. One that a session claims meanwhile is that session's, and stays.
+    """
+    node = Node.objects.get(pk=node_id)
+    idle = Sandbox.objects.idle().filter(node=node)
+    retired = [sandbox for sandbox in idle.order_by("created_at") if sandbox.retire()]
+    for sandbox in retired:
+        enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(node.name))
+    record(by, "node.recycle", node, sandboxes=len(retired))
+    return len(retired)
+
+
+def live_sessions(node: Node) -> QuerySet[Session]:
+    """Those that a draining node still has to see to their end."""
+    return Session.objects.live().filter(node=node).select_related("environment")
+
+
+def running_executions(node: Node) -> QuerySet[Execution]:
+    running = Execution.objects.running().filter(session__node=node)
+    return running.select_related("session__environment").order_by("started_at")

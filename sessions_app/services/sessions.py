@@ -224,15 +224,19 @@ def stop_session(
     session_id: UUID | str,
     reason: Session.StopReason = Session.StopReason.CLIENT,
     caller: Caller = OPERATOR,
+    *,
+    by: Actor | None = None,
 ) -> Session:
     """Ask a session to end: what waits in it is cancelled, its container goes.
 
-    Repeating it is harmless. Raises NotFound.
+    Repeating it is harmless. `by`: None where the service does it by itself. Raises NotFound.
     """
     session = find_session(session_id, caller)
     with transaction.atomic():
         if session.request_stop(reason):
             _end_what_waits(session)
+            if by is not None:
+                record(by, "session.stop", session)
     session.refresh_from_db()
     return session
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from codeexec.commands import INTERRUPTED, TeachingCommand
 from sessions_app.benchmark.figures import BenchmarkError, Report
 from sessions_app.benchmark.measuring import measure
 from sessions_app.benchmark.picture import as_svg
@@ -22,7 +23,6 @@ from sessions_app.benchmark.words import LANGUAGES, language_of
 from sessions_app.management.signals import ended_by_signals
 
 DEFAULT_ENVIRONMENT = "python"
-INTERRUPTED = 130
 MOST_SESSIONS = 256
 
 EXPLANATION = """
@@ -51,25 +51,26 @@ compare ratios only. A sandbox may use as much processor time as its environment
 the limit, not by the service. One at a time, pauses keep below it; where sessions at once reached
 it, the output says so.
 
-examples:
-  manage.py benchmark
-  manage.py benchmark --environment python --environment node --runs 50
-  manage.py benchmark --environment go --program hello.go --sessions 1,4
-  manage.py benchmark --json > figures.json
-  manage.py benchmark --into README.md --into README.ru.md --plot docs/benchmark.svg
-
-exit code: 0, 1 where the service doesn't answer as it should, 2 for wrong options, 130 on Ctrl-C.
 """
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = "Measures a running service, beside bare processes, Docker and the runner alone."
-    requires_system_checks: list[str] = []
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        parser = super().create_parser(prog_name, subcommand, epilog=EXPLANATION, **kwargs)
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        return parser
+    explanation = EXPLANATION
+    examples = (
+        "benchmark",
+        "benchmark --environment python --environment node --runs 50",
+        "benchmark --environment go --program hello.go --sessions 1,4",
+        "benchmark --json > figures.json",
+        "benchmark --into README.md --into README.ru.md --plot docs/benchmark.svg",
+    )
+    exit_codes = {
+        0: "measured",
+        1: "the service doesn't answer as it should",
+        2: "wrong options",
+        130: "Ctrl-C; what was opened has been stopped",
+    }
+    has_json = False  # one of several forms, below
 
     def add_arguments(self, parser: CommandParser) -> None:
         port = settings.CODE_EXECUTOR["API_PORT"]

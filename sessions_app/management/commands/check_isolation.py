@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -11,8 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from codeexec.commands import INTERRUPTED, USAGE, TeachingCommand, table
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack, Group, choose
 from codeexec.sandbox.attacks.judge import Outcome
 from codeexec.sandbox.attacks.suite import Verdict
@@ -26,7 +26,7 @@ from sessions_app.models.isolation import worst_first
 from sessions_app.nodes import ensure_node
 from sessions_app.services.isolation import runtimes_of
 
-FAILED, USAGE, CANNOT_RUN, INTERRUPTED = 1, 2, 3, 130
+FAILED, CANNOT_RUN = 1, 3
 _HEAD: tuple[str, ...] = (
     "ENVIRONMENT",
     "RUNTIME",
@@ -56,28 +56,29 @@ Workers do the same by themselves every ISOLATION_CHECK_HOURS. Results are store
 admin, and exported at /metrics; a failure makes /api/v1/health say `degraded`. The attack program
 is built when it is first needed, which takes a minute.
 
-examples:
-  manage.py check_isolation
-  manage.py check_isolation --environment python --verbose
-  manage.py check_isolation --environment python --runtime runc --runtime runsc
-  manage.py check_isolation --group network --group escape
-  manage.py check_isolation --attack fork-bomb --environment node
-  manage.py check_isolation --list
-  manage.py check_isolation --json > isolation.json
-
-exit code: 0 everything was held, 1 something escaped or was inconclusive, 2 for wrong options,
-3 where it can't run (no Docker Engine, no image, another check of this node runs), 130 on Ctrl-C.
 """
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = "Attacks sandboxes of this node and tells whether everything was held."
-    requires_system_checks: list[str] = []
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        parser = super().create_parser(prog_name, subcommand, epilog=EXPLANATION, **kwargs)
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        return parser
+    explanation = EXPLANATION
+    examples = (
+        "check_isolation",
+        "check_isolation --environment python --verbose",
+        "check_isolation --environment python --runtime runc --runtime runsc",
+        "check_isolation --group network --group escape",
+        "check_isolation --attack fork-bomb --environment node",
+        "check_isolation --list",
+        "check_isolation --json > isolation.json",
+    )
+    exit_codes = {
+        0: "everything was held",
+        1: "something escaped or was inconclusive",
+        2: "wrong options",
+        3: "it can't run: no Docker Engine, no image, or another check of this node runs",
+        130: "Ctrl-C; what was started is gone",
+    }
+    has_json = False  # one of several forms, below
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -200,11 +201,8 @@ class Command(BaseCommand):
             return
         for check in checks:
             self._write_failures(check)
-        rows = [_HEAD, *(_row(check) for check in checks)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            self.stdout.write("  ".join(cells).rstrip())
+        for line in table(_HEAD, (_row(check) for check in checks)):
+            self.stdout.write(line)
 
     def _write_failures(self, check: IsolationCheck) -> None:
         for result in worst_first(check.results.exclude(outcome=Outcome.HELD)):

@@ -1,24 +1,38 @@
 """`manage.py check_node`: whether this node's worker is alive, by its exit code."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils import timezone
 
+from codeexec.commands import TeachingCommand
 from sessions_app.models import Node
 from sessions_app.models.node import LOST_AFTER
 
 
-class Command(BaseCommand):
-    help = "Fails when the worker of this node (NODE_NAME) has given no sign of life lately."
+class Command(TeachingCommand):
+    help = (
+        "Fails when the worker of this node (NODE_NAME) has given no sign of life lately. For "
+        "health checks of containers; `manage.py check_stack` looks at everything."
+    )
+    examples = ("check_node", "check_node --json")
+    exit_codes = {0: "the worker is alive", 1: "it is not, or never was", 2: "wrong options"}
 
-    def handle(self, *_args: Any, **_options: Any) -> None:
+    def handle(self, *_args: Any, **options: Any) -> None:
         name = settings.CODE_EXECUTOR["NODE_NAME"]
         node = Node.objects.filter(name=name).first()
         if node is None:
-            raise CommandError(f"No worker has run as node {name} yet.")
+            raise CommandError(
+                f"No worker has run as node {name} yet: start one with `manage.py run_worker`."
+            )
         silence = timezone.now() - node.heartbeat_at
         if silence > LOST_AFTER:
-            raise CommandError(f"No sign of life for {silence.total_seconds():.0f} s.")
-        self.stdout.write(f"{name}: {node.status}")
+            raise CommandError(
+                f"No sign of life for {silence.total_seconds():.0f} s: see its log, and start it "
+                "again with `manage.py run_worker`."
+            )
+        value = {"node": name, "status": node.status, "silent_seconds": silence.total_seconds()}
+        self.answer(options, value, [f"{name}: {node.status}"])

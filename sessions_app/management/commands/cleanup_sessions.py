@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 
+from codeexec.audit.actors import command_actor
+from codeexec.commands import TeachingCommand, counted
 from codeexec.sandbox.errors import EngineUnavailable
-from sessions_app.cleanup import Report, clean_up
+from sessions_app.cleanup import clean_up
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = (
         "Stops expired sessions and removes orphaned containers of this node. "
         "Workers do the same on a schedule."
     )
+    explanation = """
+With --all it ends what goes on: every open session of every node is stopped, and every sandbox of
+this node is removed, warm ones too. For taking a deployment down; its history stays.
+Containers of other deployments on the same Docker Engine are never touched.
+"""
+    examples = (
+        "cleanup_sessions --dry-run",
+        "cleanup_sessions",
+        "cleanup_sessions --all --dry-run",
+    )
+    errors = (EngineUnavailable,)
+    has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
-            "--dry-run", action="store_true", help="only say what would be stopped and removed"
-        )
         parser.add_argument(
             "--all",
             action="store_true",
@@ -29,17 +41,25 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         dry_run: bool = options["dry_run"]
-        try:
-            report = clean_up(everything=options["everything"], dry_run=dry_run)
-        except EngineUnavailable as error:
-            raise CommandError(str(error)) from error
-        self._show(report, "would be" if dry_run else "was")
-
-    def _show(self, report: Report, verb: str) -> None:
-        for session_id in report.sessions:
-            self.stdout.write(f"session {session_id} {verb} stopped")
-        for container in report.containers:
-            self.stdout.write(f"container {container.container_id[:12]} {verb} removed")
-        self.stdout.write(
-            f"{len(report.sessions)} sessions and {len(report.containers)} containers in all"
+        report = clean_up(
+            everything=options["everything"], dry_run=dry_run, by=command_actor("cleanup_sessions")
+        )
+        verb = "would be" if dry_run else "was"
+        value = {
+            "dry_run": dry_run,
+            "sessions": report.sessions,
+            "containers": [asdict(container) for container in report.containers],
+        }
+        self.answer(
+            options,
+            value,
+            [
+                *(f"session {session_id} {verb} stopped" for session_id in report.sessions),
+                *(
+                    f"container {each.container_id[:12]} {verb} removed"
+                    for each in report.containers
+                ),
+                f"{counted(len(report.sessions), 'session')} and "
+                f"{counted(len(report.containers), 'container')} in all",
+            ],
         )

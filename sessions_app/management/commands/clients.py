@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
 from django.db.models import Count, Q
 
+from codeexec.commands import TeachingCommand
 from sessions_app.models import ApiKey, Client
 from sessions_app.services.clients import expiry_text
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = "Lists the clients of the API: what they may do, and their keys, by prefix."
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="for programs")
+    explanation = "Scopes and limits are changed in the admin."
+    examples = ("clients", "clients --json")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         live = Count("sessions", filter=Q(sessions__closed_at__isnull=True))
         clients = [_fields(client) for client in _with_keys().annotate(live=live)]
-        if options["json"]:
-            self.stdout.write(json.dumps(clients, default=_text))
-        elif not clients:
-            self.stdout.write("There are no clients; `manage.py create_client NAME` makes one.")
-        for client in () if options["json"] else clients:
-            self.stdout.write(_lines(client))
+        nobody = ["There are no clients; `manage.py create_client NAME` makes one."]
+        self.answer(options, clients, map(_lines, clients) if clients else nobody)
 
 
 def _with_keys() -> Any:
     return Client.objects.order_by("name").prefetch_related("keys")
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat()
 
 
 def _fields(client: Any) -> dict[str, Any]:

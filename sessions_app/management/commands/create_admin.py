@@ -1,28 +1,48 @@
 """`manage.py create_admin`: the first account of the admin."""
 
+from __future__ import annotations
+
 import secrets
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand
+
+from codeexec.audit.actors import command_actor
+from codeexec.audit.record import record
+from codeexec.commands import TeachingCommand, changing
 
 NAME = "admin"
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     """Says what it did in one line, so that set-up can show it."""
 
     help = (
         "Creates the superuser `admin` with a random password, which is printed this once, "
         "unless there is a superuser already."
     )
+    explanation = "A forgotten password is set anew with `manage.py changepassword admin`."
+    examples = ("create_admin", "create_admin --json")
+    has_dry_run = True
 
-    def handle(self, *_args: Any, **_options: Any) -> None:
+    def handle(self, *_args: Any, **options: Any) -> None:
         users = get_user_model().objects
         superuser = users.filter(is_superuser=True, is_active=True).first()
         if superuser is not None:
-            self.stdout.write(f"user {superuser.get_username()} (password as set before)")
+            name = superuser.get_username()
+            value = {"username": name, "created": False}
+            self.answer(options, value, [f"user {name} (password as set before)"])
             return
         password = secrets.token_urlsafe(12)
-        users.create_superuser(NAME, password=password)
-        self.stdout.write(f"user {NAME}, password {password} (shown this once)")
+        with changing(options):
+            created = users.create_superuser(NAME, password=password)
+            record(command_actor("create_admin"), "user.create", created)
+        self._tell(options, password)
+
+    def _tell(self, options: dict[str, Any], password: str) -> None:
+        if options["dry_run"]:
+            value = {"username": NAME, "created": False, "dry_run": True}
+            self.answer(options, value, [f"user {NAME} would be created"])
+            return
+        value = {"username": NAME, "created": True, "password": password}
+        self.answer(options, value, [f"user {NAME}, password {password} (shown this once)"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import transaction
+from django.core.management.base import CommandParser
 
+from codeexec.audit.actors import command_actor
+from codeexec.commands import TeachingCommand, changing
 from sessions_app.callers import SCOPES, USUAL_SCOPES
-from sessions_app.management.key_options import above_zero, days, told
+from sessions_app.management.key_options import above_zero, days, fields_told, told
 from sessions_app.services.clients import ClientError, create_client, create_key
 
 _SCOPES = "\n".join(f"  {scope.value:<9} {meaning}" for scope, meaning in SCOPES.items())
@@ -19,23 +19,22 @@ Its keys may be used for these scopes (all but `metrics` when none is named):
 
 {_SCOPES}
 
-examples:
-  manage.py create_client interviews
-  manage.py create_client demo --max-live-sessions 5 --requests-per-minute 120 --expires-in 30
-  manage.py create_client prometheus --scope metrics
-
 To change to a new key: `manage.py create_key NAME`, give it to the client, `manage.py revoke_key`
 with the old one's prefix. Scopes and limits are changed in the admin.
 """
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = "Makes a client of the API and its first key, which is shown this once."
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        parser = super().create_parser(prog_name, subcommand, epilog=EXPLANATION, **kwargs)
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        return parser
+    explanation = EXPLANATION
+    examples = (
+        "create_client interviews",
+        "create_client demo --max-live-sessions 5 --requests-per-minute 120 --expires-in 30",
+        "create_client prometheus --scope metrics",
+    )
+    errors = (ClientError,)
+    has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", metavar="NAME", help="unlike any other client's")
@@ -54,18 +53,17 @@ class Command(BaseCommand):
         parser.add_argument(
             "--max-live-sessions", type=above_zero, metavar="N", help="without it: unlimited"
         )
-        parser.add_argument("--json", action="store_true", help="for programs")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        try:
-            with transaction.atomic():
-                client = create_client(
-                    options["name"],
-                    scopes=options["scope"] or USUAL_SCOPES,
-                    requests_per_minute=options["requests_per_minute"],
-                    max_live_sessions=options["max_live_sessions"],
-                )
-                new = create_key(client, expires_in=options["expires_in"])
-        except ClientError as error:
-            raise CommandError(str(error)) from error
-        self.stdout.write(told(client, new, as_json=options["json"]))
+        dry_run, by = options["dry_run"], command_actor("create_client")
+        with changing(options):
+            client = create_client(
+                options["name"],
+                scopes=options["scope"] or USUAL_SCOPES,
+                requests_per_minute=options["requests_per_minute"],
+                max_live_sessions=options["max_live_sessions"],
+                by=by,
+            )
+            new = create_key(client, expires_in=options["expires_in"], by=by)
+        value = fields_told(client, new, dry_run=dry_run)
+        self.answer(options, value, [told(client, new, dry_run=dry_run)])

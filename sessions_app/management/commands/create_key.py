@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 
-from sessions_app.management.key_options import days, told
+from codeexec.audit.actors import command_actor
+from codeexec.commands import TeachingCommand, changing
+from sessions_app.management.key_options import days, fields_told, told
 from sessions_app.models import Client
 from sessions_app.services.clients import ClientError, create_client, create_key, find_client
 
+BY = command_actor("create_key")
 
-class Command(BaseCommand):
+
+class Command(TeachingCommand):
     help = (
         "Makes another key for a client, besides those that it has: it changes to the new one "
         "before the old one is revoked."
     )
+    examples = (
+        "create_key interviews",
+        "create_key interviews --expires-in 90 --json",
+        "create_key trying-out --create",
+    )
+    errors = (ClientError,)
+    has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", metavar="NAME", help="of the client")
@@ -27,19 +38,18 @@ class Command(BaseCommand):
             action="store_true",
             help="the client, too, where there is none: with the usual scopes and no limits",
         )
-        parser.add_argument("--json", action="store_true", help="for programs")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        try:
+        dry_run = options["dry_run"]
+        with changing(options):
             client = _client(options["name"], create=options["create"])
-        except ClientError as error:
-            raise CommandError(str(error)) from error
-        new = create_key(client, expires_in=options["expires_in"])
-        self.stdout.write(told(client, new, as_json=options["json"]))
+            new = create_key(client, expires_in=options["expires_in"], by=BY)
+        value = fields_told(client, new, dry_run=dry_run)
+        self.answer(options, value, [told(client, new, dry_run=dry_run)])
 
 
 def _client(name: str, *, create: bool) -> Client:
     """Raises ClientError."""
     if create and not Client.objects.filter(name=name).exists():
-        return create_client(name)
+        return create_client(name, by=BY)
     return find_client(name)

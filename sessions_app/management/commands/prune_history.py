@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -11,9 +10,12 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from codeexec.audit.actors import command_actor
+from codeexec.audit.record import record
+from codeexec.commands import INTERRUPTED, TeachingCommand
 from sessions_app.pruning import BATCH, Pruned, count_prunable, prune
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
@@ -53,15 +55,29 @@ def _seconds(text: str) -> float:
     return number
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = (
         "Deletes history: sessions that were closed before a moment, with all their executions, "
         "and failed tasks of the queue. What is open, and sessions with a younger execution, are "
-        "kept whole. It goes in small batches with pauses between them, so that the service works "
-        "on meanwhile, and may be interrupted and run again at any time. The space that becomes "
-        "free is used again for new rows. The same by itself, all the time: HISTORY_DAYS in "
-        "config/code-executor.conf."
+        "kept whole."
     )
+    explanation = """
+It goes in small batches with pauses between them, so that the service works on meanwhile, and may
+be interrupted and run again at any time. The space that becomes free is used again for new rows.
+The same by itself, all the time: HISTORY_DAYS in config/code-executor.conf.
+"""
+    examples = (
+        "prune_history --older-than 90d --dry-run",
+        "prune_history --older-than 90d",
+        "prune_history --older-than 2026-01-31 --pause 1 --json",
+    )
+    exit_codes = {
+        0: "done",
+        1: "it failed; the message says why, and what to do",
+        2: "used wrongly: nothing was done",
+        130: "Ctrl-C; what was told is deleted, all else is as it was",
+    }
+    has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -71,7 +87,6 @@ class Command(BaseCommand):
             metavar="AGE",
             help="90d, 12h, 4w, or a date such as 2026-01-31 (UTC)",
         )
-        parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
         parser.add_argument(
             "--batch-size",
             type=_count,
@@ -86,13 +101,13 @@ class Command(BaseCommand):
             metavar="SECONDS",
             help="between two batches (%(default)s)",
         )
-        parser.add_argument("--json", action="store_true", help="the result as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
         before: datetime = options["older_than"]
         if options["dry_run"]:
             self._say("would be deleted", before, count_prunable(before), options)
             return
+        record(command_actor("prune_history"), "history.prune", older_than=before)
         pruned, started = Pruned(), time.monotonic()
         try:
             for batch in prune(before, batch_size=options["batch_size"]):
@@ -100,7 +115,7 @@ class Command(BaseCommand):
                 time.sleep(options["pause"])
         except KeyboardInterrupt:
             self._say("were deleted before it was interrupted", before, pruned, options)
-            sys.exit(130)
+            sys.exit(INTERRUPTED)
         self._say("were deleted", before, pruned, options, time.monotonic() - started)
 
     def _say(
@@ -111,9 +126,7 @@ class Command(BaseCommand):
         options: dict[str, Any],
         seconds: float = 0.0,
     ) -> None:
-        if options["json"]:
-            figures = {"before": before.isoformat(), "dry_run": options["dry_run"]}
-            self.stdout.write(json.dumps(figures | asdict(pruned) | {"seconds": round(seconds, 3)}))
-            return
+        figures = {"before": before, "dry_run": options["dry_run"], **asdict(pruned)}
         text = f"{pruned} from before {before:%Y-%m-%d %H:%M} UTC {what}"
-        self.stdout.write(text + (f", in {seconds:.1f} s" if seconds else ""))
+        text += f", in {seconds:.1f} s" if seconds else ""
+        self.answer(options, figures | {"seconds": round(seconds, 3)}, [text])

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 
+from codeexec.audit.actors import command_actor
+from codeexec.commands import TeachingCommand, changing
 from sessions_app.services.clients import ClientError, revoke_key
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = "Has a key refused from now on, by every process of the API. For ever."
+    examples = ("revoke_key 0a1b2c3d", "revoke_key 0a1b2c3d --dry-run")
+    errors = (ClientError,)
+    has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -20,8 +25,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        try:
-            revoked = revoke_key(options["prefix"])
-        except ClientError as error:
-            raise CommandError(str(error)) from error
-        self.stdout.write("revoked" if revoked else "it was revoked before")
+        with changing(options):
+            revoked = revoke_key(options["prefix"], by=command_actor("revoke_key"))
+        value = {"revoked": revoked, "dry_run": options["dry_run"]}
+        done = "would be revoked" if options["dry_run"] else "revoked"
+        self.answer(options, value, [done if revoked else "it was revoked before"])

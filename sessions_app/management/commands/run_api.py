@@ -8,8 +8,9 @@ from typing import Any
 
 import uvicorn
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from codeexec.commands import TeachingCommand
 from codeexec.http_protocol import BoundedHttpProtocol
 from sessions_app.api.feeds import feeds
 
@@ -27,11 +28,20 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = (
         "Serves the HTTP API, its documentation and the admin at API_HOST and API_PORT until "
         "SIGTERM or Ctrl-C. Needs PostgreSQL, and no Docker."
     )
+
+    examples = ("run_api", "run_api --traceback")
+    exit_codes = {
+        0: "it was told to end",
+        1: "it can't serve; the message says why",
+        2: "wrong options",
+    }
+    has_json = False
+    requires_system_checks = "__all__"
 
     def handle(self, *args: Any, **options: Any) -> None:
         host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]

@@ -5,11 +5,12 @@ import logging
 from functools import partial
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError, connections
 
 import sessions_app.tasks  # noqa: F401 -- before the workers are forked: none of them imports it again
 from codeexec.cluster import ClusterDiedError, run_cluster
+from codeexec.commands import TeachingCommand
 from sessions_app import upkeep
 from sessions_app.executor import run_executor
 
@@ -18,12 +19,21 @@ logger = logging.getLogger(__name__)
 UPKEEP_SECONDS = 1.0
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = (
         "Runs this node's workers and its upkeep until SIGTERM or Ctrl-C, which lets running "
         "programs finish for a while. Ends with status 1 when it must be started again. "
         "Needs PostgreSQL and this node's Docker Engine."
     )
+
+    examples = ("run_worker",)
+    exit_codes = {
+        0: "it was told to end",
+        1: "it must be started again, or can't be; the message says why",
+        2: "wrong options",
+    }
+    has_json = False
+    requires_system_checks = "__all__"
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

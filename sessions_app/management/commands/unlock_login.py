@@ -1,19 +1,29 @@
 """`manage.py unlock_login`: an operator who has mistyped too often needn't wait."""
 
+from __future__ import annotations
+
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
+from codeexec.audit.actors import command_actor
+from codeexec.commands import TeachingCommand, changing
 from sessions_app.logins import forgive_logins
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = "Lets a user of the console, who has given wrong passwords too often, try again at once."
+    examples = ("unlock_login ada", "unlock_login ada --address 192.0.2.7")
+    has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("username", help="as it was given")
-        parser.add_argument("--address", help="from this address only, as the admin shows it.")
+        parser.add_argument("username", metavar="NAME", help="as it was given")
+        parser.add_argument("--address", help="from this address only, as the admin shows it")
 
-    def handle(self, *_args: Any, username: str, address: str | None, **_options: Any) -> None:
-        count = forgive_logins(username, address)
-        self.stdout.write(f"{username}: {count} failed attempts count no more")
+    def handle(self, *_args: Any, **options: Any) -> None:
+        name = options["username"]
+        with changing(options):
+            count = forgive_logins(name, options["address"], by=command_actor("unlock_login"))
+        value = {"username": name, "forgiven": count, "dry_run": options["dry_run"]}
+        verb = "would count" if options["dry_run"] else "count"
+        self.answer(options, value, [f"{name}: {count} failed attempts {verb} no more"])
