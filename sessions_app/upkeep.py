@@ -38,6 +38,7 @@ from sessions_app.services.sessions import (
     fail_session,
     restart_session,
 )
+from sessions_app.tallies import tally_runs
 
 logger = logging.getLogger(__name__)
 
@@ -259,6 +260,7 @@ _rhythm = Rhythm(
         nudge_waiting_executions: 10,
         nudge_stopping_sessions: 10,
         drop_abandoned_warm_sandboxes: 5,
+        tally_runs: 5,
         prune_by_setting: 10,
         queue_isolation_checks: 60,
         start_isolation_check: 5,

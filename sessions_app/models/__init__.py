@@ -10,6 +10,7 @@ from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
+from sessions_app.models.tally import RunTally
 
 __all__ = [
     "ApiKey",
@@ -20,6 +21,7 @@ __all__ = [
     "FailedLogin",
     "IsolationCheck",
     "Node",
+    "RunTally",
     "Sandbox",
     "Session",
 ]
