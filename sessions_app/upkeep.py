@@ -39,6 +39,7 @@ from sessions_app.services.sessions import (
     fail_session,
     restart_session,
 )
+from sessions_app.tallies import tally_runs
 
 logger = logging.getLogger(__name__)
 
@@ -267,6 +268,7 @@ _rhythm = Rhythm(
         drop_abandoned_warm_sandboxes: 5,
         remove_events_of_ended_runs: 60,
         drop_unfetched: 60,
+        tally_runs: 5,
         prune_by_setting: 10,
         queue_isolation_checks: 60,
         start_isolation_check: 5,

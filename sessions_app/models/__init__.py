@@ -12,6 +12,7 @@ from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
+from sessions_app.models.tally import RunTally
 
 __all__ = [
     "ApiKey",
@@ -25,6 +26,7 @@ __all__ = [
     "InquiryPiece",
     "IsolationCheck",
     "Node",
+    "RunTally",
     "Sandbox",
     "Session",
 ]
