@@ -26,6 +26,8 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "index.html", {"needs_key": needs_key})
 
 
+CONSOLE = "admin/sessions_app"
+
 urlpatterns = [
     path("", index, name="index"),
     path("api/v1/", include("sessions_app.api.urls")),
@@ -34,8 +36,12 @@ urlpatterns = [
     path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("redoc", SpectacularRedocView.as_view(url_name="schema"), name="redoc"),
     path("robots.txt", robots, name="robots"),
-    path("admin/sessions_app/session/<uuid:row_id>/events", session_events),
-    path("admin/sessions_app/execution/<uuid:row_id>/events", execution_events),
+    path("admin/sessions_app/session/<uuid:row_id>/events", session_events, name="session_events"),
+    path(
+        "admin/sessions_app/execution/<uuid:row_id>/events",
+        execution_events,
+        name="execution_events",
+    ),
     path("admin/", admin.site.urls),
 ]
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.utils import flatten_fieldsets
+from django.contrib.admin.utils import flatten_fieldsets, unquote
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 
 from sessions_app.admin.columns import column, time_column
 from sessions_app.admin.display import (
@@ -21,9 +22,12 @@ from sessions_app.admin.display import (
     size,
     text_block,
 )
-from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
+from sessions_app.admin.execution_actions import ExecutionActions
+from sessions_app.admin.filters import DayRangeFilter, DurationFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
+from sessions_app.admin.scripts import LIVE_LIST, LIVE_SESSION
 from sessions_app.admin.search import first_found, id_prefix, is_whole_id
+from sessions_app.admin.timeline import stages
 from sessions_app.models import Execution
 
 BIG_COLUMNS = (
@@ -47,6 +51,7 @@ _SUMMARY = (
     ("id", "session_in_full", "sequence"),
     ("exit_code", "signal", "timeout"),
     ("wall", "cpu", "memory"),
+    "repeated",
 )
 _OPTIONAL_INPUT = ("stdin", "args", "env", "files")
 _COMPILATION = (
@@ -138,7 +143,7 @@ class ExecutionTexts:
 
 
 @admin.register(Execution)
-class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
+class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, HistoryAdmin):
     list_display = (
         "short_id",
         "status_badge",
@@ -155,6 +160,9 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
         ("status", OwnStatusFilter),
         "verdict",
         ("session__environment", admin.RelatedFieldListFilter),
+        ("session__node", admin.RelatedFieldListFilter),
+        ("session__client", admin.RelatedFieldListFilter),
+        DurationFilter,
         ("queued_at", DayRangeFilter),
     )
     search_fields = ("id", "session__id", "code")
@@ -169,6 +177,10 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     queued_exactly = time_column("Queued", "queued_at")
     started_exactly = time_column("Started", "started_at")
     finished_exactly = time_column("Finished", "finished_at")
+    change_form_outer_before_template = "admin/execution_page.html"
+
+    class Media:
+        js = (*LIVE_LIST, *LIVE_SESSION)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         rows: QuerySet[Execution] = super().get_queryset(request)
@@ -202,6 +214,14 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     def session_in_full(self, execution: Execution) -> str:
         return page_link(execution.session)
 
+    @column("Repeats")
+    def repeated(self, execution: Execution) -> str:
+        """The execution whose input it has once more, which may have been pruned."""
+        if execution.repeats is None:
+            return "-"
+        original = Execution.row(execution.repeats).only("pk").first()
+        return str(execution.repeats) if original is None else page_link(original)
+
     @column("Environment")
     def environment(self, execution: Execution) -> str:
         return execution.session.environment.name
@@ -213,6 +233,18 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
     @column("Time limit")
     def timeout(self, execution: Execution) -> str:
         return duration(execution.timeout_seconds)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        execution = self.get_object(request, unquote(str(object_id)))
+        shown = execution is not None and self.has_view_permission(request, execution)
+        context = {**(extra_context or {}), "run": _page(execution) if shown else None}
+        return super().changeform_view(request, object_id, form_url, context)
 
     def get_fieldsets(self, request: HttpRequest, obj: Execution | None = None) -> Sections:
         """What there is to say, and no more."""
@@ -229,3 +261,12 @@ class ExecutionAdmin(ExecutionFigures, ExecutionTexts, HistoryAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Execution | None = None) -> list[Any]:
         return flatten_fieldsets(self.get_fieldsets(request, obj))
+
+
+def _page(execution: Execution) -> dict[str, Any]:
+    """Where its time went, or, while it goes on, where its output comes from."""
+    return {
+        "row": execution,
+        "stages": stages(execution),
+        "events_address": reverse("execution_events", args=(execution.pk,)),
+    }

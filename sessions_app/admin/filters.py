@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
-from django.contrib.admin import ChoicesFieldListFilter
+from django.contrib.admin import ChoicesFieldListFilter, SimpleListFilter
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -32,6 +32,31 @@ class OwnStatusFilter(ChoicesFieldListFilter):
         rows: Any = queryset if status is None else queryset.in_status(status)  # type: ignore[attr-defined]
         filtered: QuerySet[Any] | None = super().queryset(request, rows)
         return rows if filtered is None else filtered
+
+
+class DurationFilter(SimpleListFilter):
+    """How long programs ran, in steps of ten."""
+
+    title = "duration"
+    parameter_name = "ran"
+    steps = (
+        ("ms", "up to 0.1 s", None, 0.1),
+        ("tenths", "0.1 to 1 s", 0.1, 1.0),
+        ("seconds", "1 to 10 s", 1.0, 10.0),
+        ("long", "more than 10 s", 10.0, None),
+    )
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, title) for name, title, _, _ in self.steps]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        for name, _, least, most in self.steps:
+            if name == self.value():
+                if least is not None:
+                    queryset = queryset.filter(wall_seconds__gt=least)
+                if most is not None:
+                    queryset = queryset.filter(wall_seconds__lte=most)
+        return queryset
 
 
 def chosen_days(request: HttpRequest, field: str) -> tuple[datetime | None, datetime | None]:

@@ -2,68 +2,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.utils import flatten_fieldsets
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
-from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
-from unfold.enums import ActionVariant
+from django.http import HttpRequest
 
-from codeexec.audit.actors import user_actor
-from sessions_app.admin.columns import column, operation, time_column
+from sessions_app.admin.columns import column, time_column
 from sessions_app.admin.display import (
     SESSION_BADGES,
     ago,
     badge,
     duration,
     json_block,
-    page_link,
     short_id,
     text_block,
 )
-from sessions_app.admin.executions import BIG_COLUMNS, ExecutionFigures
 from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
-from sessions_app.admin.history import HistoryAdmin, HistoryInline
+from sessions_app.admin.history import HistoryAdmin
+from sessions_app.admin.scripts import LIVE_LIST, LIVE_SESSION
 from sessions_app.admin.search import first_found, id_prefix, is_whole_id
+from sessions_app.admin.session_actions import SessionActions
+from sessions_app.admin.session_page import SessionPage
 from sessions_app.admin.workspace import WorkspacePages
-from sessions_app.models import Execution, Session
-from sessions_app.models.session import OPEN
-from sessions_app.services.sessions import stop_session
-
-
-class TimelineInline(ExecutionFigures, HistoryInline):
-    """A session's executions in order."""
-
-    model = Execution
-    verbose_name_plural = "timeline"
-    ordering = ("sequence",)
-    per_page = 25
-    hide_title = True
-    fields = (
-        "run",
-        "status_badge",
-        "verdict_badge",
-        "exit_code",
-        "queued",
-        "waited",
-        "wall",
-        "cpu",
-        "memory",
-    )
-    readonly_fields = fields
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
-        rows: QuerySet[Execution] = super().get_queryset(request)
-        return rows.defer(*BIG_COLUMNS)
-
-    @column("Run")
-    def run(self, execution: Execution) -> str:
-        return page_link(execution, f"{execution.sequence} · {str(execution.pk)[:8]}")
+from sessions_app.models import Session
 
 
 @admin.register(Session)
-class SessionAdmin(WorkspacePages, HistoryAdmin):
+class SessionAdmin(SessionActions, SessionPage, WorkspacePages, HistoryAdmin):
     list_display = (
         "short_id",
         "status_badge",
@@ -90,12 +56,9 @@ class SessionAdmin(WorkspacePages, HistoryAdmin):
     time_field = "created_at"
     indexed = ("status", "environment", "node", "client")
     ordering = ("-created_at", "id")
-    actions = ("stop_sessions",)
-    actions_detail = ("stop_this_session",)
-    inlines = (TimelineInline,)
     fieldsets: tuple[tuple[str | None, Any], ...] = (
         (
-            None,
+            "Details",
             {
                 "fields": (
                     ("id", "status_badge", "reason"),
@@ -104,6 +67,7 @@ class SessionAdmin(WorkspacePages, HistoryAdmin):
                     "container_id",
                     "metadata_text",
                     ("created_exactly", "ready_exactly", "closed_exactly"),
+                    "workspace_exactly",
                     ("activity_exactly", "execution_exactly", "expiry_exactly"),
                     ("ttl", "starts", "one_shot"),
                 )
@@ -117,6 +81,10 @@ class SessionAdmin(WorkspacePages, HistoryAdmin):
     activity_exactly = time_column("Last activity", "last_activity_at")
     execution_exactly = time_column("Last execution", "last_execution_at")
     expiry_exactly = time_column("Expires", "expires_at")
+    workspace_exactly = time_column("Workspace since", "workspace_since")
+
+    class Media:
+        js = (*LIVE_LIST, *LIVE_SESSION)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Session]:
         rows = super().get_queryset(request)
@@ -176,34 +144,3 @@ class SessionAdmin(WorkspacePages, HistoryAdmin):
     @column("Time to live")
     def ttl(self, session: Session) -> str:
         return f"{duration(session.ttl_seconds)} after the last activity"
-
-    @operation("Stop the selected sessions")
-    def stop_sessions(self, request: HttpRequest, queryset: QuerySet[Session]) -> None:
-        chosen = list(queryset.values_list("pk", "status"))
-        asked = [self._stop(request, pk) for pk, status in chosen if status in OPEN]
-        text = f"{len(asked)} asked to stop"
-        if others := len(chosen) - len(asked):
-            text += f"; {others} had ended or were stopping already"
-        self.message_user(request, f"{text}.", messages.SUCCESS if asked else messages.WARNING)
-
-    @operation(
-        "Stop this session",
-        icon="stop_circle",
-        variant=ActionVariant.DANGER,
-        dialog={
-            "title": "Stop this session?",
-            "description": "What waits in it is cancelled, what runs is ended, its container "
-            "goes. Its history stays.",
-            "form_submit_text": "Stop it",
-        },
-    )
-    def stop_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        session = self._stop(request, object_id)
-        self.message_user(request, f"The session is {session.get_status_display()}.")
-        page = reverse("admin:sessions_app_session_change", args=(object_id,))
-        return HttpResponse(headers={"HX-Redirect": page})
-
-    def _stop(self, request: HttpRequest, session_id: Any) -> Session:
-        session = stop_session(session_id, Session.StopReason.OPERATOR, by=user_actor(request))
-        self.log_change(request, session, "Stopped by an operator.")
-        return session

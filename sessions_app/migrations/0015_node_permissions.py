@@ -2,7 +2,7 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sessions_app", "0010_runtimes")]
+    dependencies = [("sessions_app", "0014_steering")]
 
     operations = [
         migrations.AlterModelOptions(

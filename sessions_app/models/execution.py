@@ -136,6 +136,9 @@ class Execution(models.Model):
     compile_stderr = models.BinaryField(default=bytes)
     compile_wall_seconds = models.FloatField(null=True)
 
+    repeats = models.UUIDField(
+        null=True, help_text="Id of the execution whose input this one has once more."
+    )
     error_reason = models.TextField(blank=True)
     worker = models.CharField(max_length=120, blank=True, help_text="Node and process id.")
     received_at = models.DateTimeField(null=True, help_text="The API had the request.")
@@ -152,7 +155,10 @@ class Execution(models.Model):
 
     class Meta:
         ordering = ("-queued_at",)
-        permissions = [("cancel_execution", "Can cancel execution")]
+        permissions = [
+            ("cancel_execution", "Can cancel execution"),
+            ("run_again_execution", "Can run an execution's input again"),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["session", "sequence"], name="execution_sequence"),
             models.UniqueConstraint(

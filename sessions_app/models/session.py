@@ -169,6 +169,7 @@ class Session(models.Model):
     class Meta:
         ordering = ("-created_at",)
         permissions = [
+            ("stop_session", "Can stop sessions"),
             ("read_workspace", "Can read the files of a session's workspace"),
             ("extend_session", "Can give a session more or less time"),
             ("reset_session", "Can empty a session's workspace"),

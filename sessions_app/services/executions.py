@@ -378,6 +378,40 @@ def cancel_execution(
     return execution
 
 
+def run_again(execution_id: UUID | str, *, by: Actor) -> Execution:
+    """Queue the same input once more: in the same session where that is open, else as a single run
+    in the same environment and runtime.
+
+    Raises NotFound, and as `submit_execution` and `submit_single_run` do.
+    """
+    original = find_execution(execution_id)
+    session = Session.objects.select_related("environment").get(pk=original.session_id)
+    request = _same_request(original)
+    with transaction.atomic():
+        if session.is_open and not session.is_expired and not session.one_shot:
+            execution = submit_execution(session.pk, request)
+        else:
+            environment, runtime = session.environment.name, session.runtime or None
+            execution = submit_single_run(environment, request, runtime=runtime)
+        Execution.row(execution.pk).update(repeats=original.pk)
+        record(by, "execution.run_again", original, execution=execution.pk)
+    execution.repeats = original.pk
+    return execution
+
+
+def _same_request(original: Execution) -> RunRequest:
+    code = None if original.filename in original.files else original.code
+    return RunRequest(
+        code=code,
+        filename=original.filename,
+        stdin=bytes(original.stdin).decode(),
+        args=original.args,
+        env=original.env,
+        files=original.files,
+        timeout_seconds=original.timeout_seconds,
+    )
+
+
 def reap_abandoned_executions() -> int:
     """End runs whose worker has died; how many those were. What had begun is never run again."""
     reaped = 0

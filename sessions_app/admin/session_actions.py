@@ -1,0 +1,197 @@
+"""What operators do to a session. Each action has its own permission, is asked about first, and is
+carried out by the service that the API calls, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django import forms
+from django.contrib import messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from unfold.admin import ModelAdmin
+from unfold.enums import ActionVariant
+from unfold.forms import BaseDialogForm
+from unfold.widgets import UnfoldAdminSelectWidget
+
+from codeexec.audit.actors import user_actor
+from codeexec.errors import ServiceError
+from sessions_app.admin.columns import operation
+from sessions_app.models import Execution, Session
+from sessions_app.models.session import OPEN
+from sessions_app.services.executions import cancel_execution
+from sessions_app.services.sessions import extend_session, reset_session, stop_session
+
+TIMES = (
+    (900, "15 minutes"),
+    (1800, "30 minutes"),
+    (3600, "1 hour"),
+    (7200, "2 hours"),
+    (14400, "4 hours"),
+    (28800, "8 hours"),
+)
+"""Seconds that a session can be given, from now on and after each activity."""
+
+
+class ExtendForm(BaseDialogForm):  # type: ignore[misc]
+    ttl_seconds = forms.TypedChoiceField(
+        label="Ends after",
+        help_text="From now on, and after each later activity.",
+        choices=TIMES,
+        coerce=int,
+        initial=3600,
+        widget=UnfoldAdminSelectWidget,
+    )
+
+
+class SessionActions(ModelAdmin):  # type: ignore[misc]
+    """The part of a session's admin that steers it."""
+
+    actions = ("stop_sessions",)
+    actions_detail = (
+        "cancel_its_run",
+        "extend_this_session",
+        "open_its_workspace",
+        "download_its_workspace",
+        "reset_this_session",
+        "stop_this_session",
+    )
+
+    def has_stop_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("sessions_app.stop_session"))
+
+    def has_extend_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("sessions_app.extend_session"))
+
+    def has_reset_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("sessions_app.reset_session"))
+
+    def has_cancel_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("sessions_app.cancel_execution"))
+
+    def has_read_files_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm("sessions_app.read_workspace"))
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """None of them where the session has ended: nothing can be done to it."""
+        if not Session.objects.open().filter(pk=object_id).exists():
+            return []
+        actions: list[Any] = super().get_actions_detail(request, object_id)
+        return actions
+
+    @operation("Stop the selected sessions", permission="stop")
+    def stop_sessions(self, request: HttpRequest, queryset: QuerySet[Session]) -> None:
+        chosen = list(queryset.values_list("pk", "status"))
+        asked = [_stop(request, pk) for pk, status in chosen if status in OPEN]
+        text = f"{len(asked)} asked to stop"
+        if others := len(chosen) - len(asked):
+            text += f"; {others} had ended or were stopping already"
+        self.message_user(request, f"{text}.", messages.SUCCESS if asked else messages.WARNING)
+
+    @operation(
+        "Stop",
+        permission="stop",
+        icon="stop_circle",
+        variant=ActionVariant.DANGER,
+        dialog={
+            "title": "Stop this session?",
+            "description": "What waits in it is cancelled, what runs is ended, its container "
+            "goes. Its history stays.",
+            "form_submit_text": "Stop it",
+        },
+    )
+    def stop_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        session = _stop(request, object_id)
+        self.message_user(request, f"The session is {session.get_status_display()}.")
+        return _back_to(object_id)
+
+    @operation(
+        "Extend",
+        permission="extend",
+        icon="more_time",
+        dialog={
+            "title": "How long may this session go on?",
+            "description": "A session without activity ends by itself; here is more time, or less.",
+            "form_class": ExtendForm,
+            "form_submit_text": "Set its time",
+        },
+    )
+    def extend_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        seconds = form.cleaned_data["ttl_seconds"]
+        try:
+            extend_session(object_id, seconds, by=user_actor(request))
+        except ServiceError as error:
+            return self._refused(request, object_id, error)
+        self.message_user(request, f"The session ends after {dict(TIMES)[seconds]}.")
+        return _back_to(object_id)
+
+    @operation(
+        "Reset",
+        permission="reset",
+        icon="restart_alt",
+        dialog={
+            "title": "Empty this session's workspace?",
+            "description": "All files in it are gone for good, what runs or waits is cancelled; "
+            "the session goes on under the same id.",
+            "form_submit_text": "Reset it",
+        },
+    )
+    def reset_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        try:
+            reset_session(object_id, by=user_actor(request))
+        except ServiceError as error:
+            return self._refused(request, object_id, error)
+        self.message_user(request, "The session gets a new, empty workspace.")
+        return _back_to(object_id)
+
+    @operation(
+        "Cancel the run",
+        permission="cancel",
+        icon="cancel",
+        dialog={
+            "title": "Cancel what runs in this session?",
+            "description": "The program is ended, what it wrote is kept; the session goes on.",
+            "form_submit_text": "Cancel the run",
+        },
+    )
+    def cancel_its_run(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        running = (
+            Execution.objects.filter(session=UUID(object_id)).unfinished().order_by("sequence")
+        )
+        execution = running.first()
+        if execution is None:
+            self.message_user(request, "Nothing runs in this session.", messages.WARNING)
+        else:
+            cancel_execution(execution.pk, by=user_actor(request))
+            self.message_user(request, f"Run {execution.sequence} is being cancelled.")
+        return _back_to(object_id)
+
+    @operation("Workspace", permission="read_files", icon="folder_open")
+    def open_its_workspace(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _to("workspace", object_id)
+
+    @operation("Download files", permission="read_files", icon="download")
+    def download_its_workspace(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _to("archive", object_id)
+
+    def _refused(self, request: HttpRequest, object_id: str, error: ServiceError) -> HttpResponse:
+        self.message_user(request, str(error), messages.ERROR)
+        return _back_to(object_id)
+
+
+def _stop(request: HttpRequest, session_id: Any) -> Session:
+    return stop_session(session_id, Session.StopReason.OPERATOR, by=user_actor(request))
+
+
+def _back_to(session_id: str) -> HttpResponse:
+    """For a dialog, which htmx has sent."""
+    page = reverse("admin:sessions_app_session_change", args=(session_id,))
+    return HttpResponse(headers={"HX-Redirect": page})
+
+
+def _to(part: str, session_id: str) -> HttpResponse:
+    address = reverse(f"admin:sessions_app_session_{part}", args=(session_id,))
+    return HttpResponse(status=302, headers={"Location": address})

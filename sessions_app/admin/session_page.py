@@ -1,0 +1,133 @@
+"""A session's page: how it stands, what its sandbox uses, and its timeline, all of which keep
+themselves up to date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.urls import path, reverse
+from django.utils.cache import add_never_cache_headers
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import require_safe
+from unfold.admin import ModelAdmin
+
+from sessions_app.admin.display import SESSION_BADGES, ago
+from sessions_app.admin.timeline import page_number, timeline
+from sessions_app.models import Session
+
+_READ = ("environment", "client", "node", "revision")
+
+
+class SessionPage(ModelAdmin):  # type: ignore[misc]
+    """The part of a session's admin that shows what goes on in it."""
+
+    change_form_outer_before_template = "admin/session_page.html"
+
+    def get_urls(self) -> list[Any]:
+        guard = self.admin_site.admin_view
+        parts = {"timeline": self.timeline_part, "now": self.now_part}
+        own = [
+            path(f"<uuid:session_id>/{name}", guard(view), name=f"sessions_app_session_{name}")
+            for name, view in parts.items()
+        ]
+        return [*own, *super().get_urls()]
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        session = _find(object_id)
+        about = None
+        if session is not None and self.has_view_permission(request, session):
+            about = standing(session)
+            if request.user.has_perm("sessions_app.view_execution"):
+                about |= runs(session, request)
+        context = {**(extra_context or {}), "session_page": about}
+        return super().changeform_view(request, object_id, form_url, context)
+
+    @method_decorator(require_safe)
+    def timeline_part(self, request: HttpRequest, session_id: UUID) -> HttpResponse:
+        if not request.user.has_perm("sessions_app.view_execution"):
+            raise PermissionDenied
+        return self._part(
+            request, session_id, "admin/timeline.html", partial(runs, request=request)
+        )
+
+    @method_decorator(require_safe)
+    def now_part(self, request: HttpRequest, session_id: UUID) -> HttpResponse:
+        return self._part(request, session_id, "admin/session_now.html", standing)
+
+    def _part(
+        self,
+        request: HttpRequest,
+        session_id: UUID,
+        template: str,
+        about: Callable[[Session], dict[str, Any]],
+    ) -> HttpResponse:
+        session = get_object_or_404(Session.objects.select_related(*_READ), pk=session_id)
+        if not self.has_view_permission(request, session):
+            raise PermissionDenied
+        answer = render(request, template, about(session))
+        add_never_cache_headers(answer)
+        return answer
+
+
+def _find(object_id: str | None) -> Session | None:
+    try:
+        known = UUID(str(object_id))
+    except ValueError:
+        return None
+    return Session.objects.select_related(*_READ).filter(pk=known).first()
+
+
+def standing(session: Session) -> dict[str, Any]:
+    """How it stands now."""
+    has_sandbox = session.status in (Session.Status.READY, Session.Status.EXECUTING)
+    return {
+        "session": session,
+        "status_look": SESSION_BADGES[session.status],
+        "now_address": _address(session, "now"),
+        "events_address": reverse("session_events", args=(session.pk,)),
+        "figures_address": _address(session, "figures") if has_sandbox else "",
+        "expires": ago(session.expires_at),
+        "closed": ago(session.closed_at),
+        "ending": session.get_stop_reason_display() or session.get_status_display(),
+        "workspace_since": ago(session.workspace_since),
+        "workspace_lost": session.is_open and _lost_files(session),
+    }
+
+
+def _lost_files(session: Session) -> bool:
+    since, last = session.workspace_since, session.last_execution_at
+    return since is not None and last is not None and last < since
+
+
+def runs(session: Session, request: HttpRequest) -> dict[str, Any]:
+    """The page of its timeline that is asked for."""
+    page = page_number(request.GET.get("runs"))
+    shown = timeline(session, page)
+    unfinished = any(not run.row.is_finished for run in shown.runs)
+    address = _address(session, "timeline")
+    return {
+        "session": session,
+        "timeline": shown,
+        "address": f"{address}?runs={page}",
+        "timeline_address": f"{address}?runs={page}",
+        "has_unfinished": unfinished,
+        "newer": page - 1,
+        "older": page + 1,
+    }
+
+
+def _address(session: Session, part: str) -> str:
+    return reverse(f"admin:sessions_app_session_{part}", args=(session.pk,))

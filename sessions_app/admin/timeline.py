@@ -1,0 +1,227 @@
+"""A session's runs as its page tells them, the newest first: what was changed in the code since the
+run before, what went in, what came out, how it ended, and where the time went.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from sessions_app.admin.display import (
+    EXECUTION_BADGES,
+    VERDICT_BADGES,
+    ago,
+    duration,
+    json_block,
+    page_link,
+    size,
+    text_block,
+)
+from sessions_app.models import Execution, Session
+
+RUNS_PER_PAGE = 10
+COMPARED_LINES = 4_000
+"""Of a longer program no differences are looked for, which takes the square of its length."""
+CONTEXT_LINES = 3
+LONG_LINES = 60
+"""A longer listing is folded away until it is opened."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Of a listing of differences."""
+
+    look: str
+    """`kept`, `added`, `removed`, or `skipped`, which tells where the next lines stand."""
+    sign: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Part of the time between a request and its result, in the bar's units of a thousandth."""
+
+    name: str
+    took: str
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One execution, ready to be shown."""
+
+    row: Execution
+    status_look: str
+    verdict_look: str
+    title: str
+    when: str
+    figures: Sequence[tuple[str, str]]
+    heading: str
+    """What the code is told as: whole, or by its differences from the run before."""
+    code: str
+    """All of it, as HTML; empty where its differences are told."""
+    changes: Sequence[Line]
+    folded: bool
+    given: Sequence[tuple[str, str]]
+    """What it was given besides, with titles, as HTML."""
+    outputs: Sequence[tuple[str, str]]
+    """What came out of it, with titles, as HTML. Nothing while it runs."""
+    stages: Sequence[Stage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    runs: Sequence[Run]
+    page: int
+    has_newer: bool
+    has_older: bool
+
+
+def timeline(session: Session, page: int = 1) -> Timeline:
+    """The runs of one page, 1 being the newest. Two statements at most, however many there are."""
+    newest = session.last_sequence - (page - 1) * RUNS_PER_PAGE
+    found = Execution.objects.filter(session=session, sequence__lte=newest).order_by("-sequence")
+    rows = list(found[: RUNS_PER_PAGE + 1])  # the last one for its code alone
+    shown = [describe(row, before) for row, before in pairwise(rows)]
+    if rows and len(rows) <= RUNS_PER_PAGE:
+        shown.append(describe(rows[-1], None))
+    return Timeline(runs=shown, page=page, has_newer=page > 1, has_older=len(rows) > RUNS_PER_PAGE)
+
+
+def describe(execution: Execution, before: Execution | None) -> Run:
+    """`before`: the run whose code its own is compared with; None shows it whole."""
+    heading, changes = _compared(execution, before)
+    told_whole = before is None or (not changes and execution.code != before.code)
+    code = text_block(execution.code) if told_whole else ""
+    return Run(
+        row=execution,
+        status_look=EXECUTION_BADGES[execution.status],
+        verdict_look=VERDICT_BADGES.get(execution.verdict, "default"),
+        title=page_link(execution, f"Run {execution.sequence}"),
+        when=ago(execution.queued_at),
+        figures=tuple(_figures(execution)),
+        heading=heading,
+        code=code,
+        changes=changes,
+        folded=len(changes) > LONG_LINES,
+        given=tuple(_given(execution, before)),
+        outputs=tuple(_outputs(execution)) if execution.is_finished else (),
+        stages=stages(execution),
+    )
+
+
+def _compared(execution: Execution, before: Execution | None) -> tuple[str, list[Line]]:
+    name = execution.filename
+    if before is None or before.filename != name:
+        return name, []
+    if before.code == execution.code:
+        return f"{name}: as in run {before.sequence}", []
+    old, new = before.code.splitlines(), execution.code.splitlines()
+    if max(len(old), len(new)) > COMPARED_LINES:
+        return f"{name}: changed, and too long to be compared", []
+    return f"{name}: changed since run {before.sequence}", list(_differences(old, new))
+
+
+def _differences(old: list[str], new: list[str]) -> Iterator[Line]:
+    looks = {" ": "kept", "+": "added", "-": "removed", "@": "skipped"}
+    told = difflib.unified_diff(old, new, n=CONTEXT_LINES, lineterm="")
+    for number, line in enumerate(told):
+        if number >= 2:  # not the names of files, which are the same
+            skipped = line.startswith("@")
+            yield Line(
+                look=looks[line[0]],
+                sign="" if skipped else line[0],
+                text=line if skipped else line[1:],
+            )
+
+
+def _figures(execution: Execution) -> Iterator[tuple[str, str]]:
+    if execution.exit_code is not None:
+        signal = f" ({execution.signal})" if execution.signal else ""
+        yield "exit code", f"{execution.exit_code}{signal}"
+    if execution.wall_seconds is not None:
+        yield "ran", duration(execution.wall_seconds)
+    if execution.cpu_seconds is not None:
+        yield "CPU", duration(execution.cpu_seconds)
+    if execution.memory_peak_bytes is not None:
+        yield "memory", size(execution.memory_peak_bytes)
+
+
+def _given(execution: Execution, before: Execution | None) -> Iterator[tuple[str, str]]:
+    if execution.stdin:
+        yield "Standard input", text_block(execution.stdin)
+    if execution.args:
+        yield "Arguments", json_block(execution.args)
+    if execution.env:
+        yield "Environment variables", json_block(execution.env)
+    if execution.files and (before is None or before.files != execution.files):
+        yield "Other files", json_block(execution.files)
+
+
+def _outputs(execution: Execution) -> Iterator[tuple[str, str]]:
+    """As the API tells it, a program that was not compiled has the compiler's errors for its own:
+    they are shown once.
+    """
+    if execution.error_reason:
+        yield "Why we failed", text_block(execution.error_reason)
+    if execution.compile_stdout:
+        yield "Compiler's output", text_block(execution.compile_stdout)
+    if execution.compile_stderr:
+        yield "Compiler's errors", text_block(execution.compile_stderr)
+    if execution.verdict == Execution.Verdict.COMPILE_ERROR:
+        return
+    cut, cut_too = execution.stdout_truncated, execution.stderr_truncated
+    if execution.stdout or not execution.stderr:
+        yield "Output", text_block(execution.stdout, truncated=cut) if execution.stdout else "none"
+    if execution.stderr:
+        yield "Errors", text_block(execution.stderr, truncated=cut_too)
+
+
+def stages(execution: Execution) -> tuple[Stage, ...]:
+    """From the request's arrival to its result: in the queue, going to the sandbox, compiling,
+    running, keeping the result. Nothing before all of that has come to pass.
+    """
+    moments = (
+        execution.received_at or execution.queued_at,
+        execution.claimed_at,
+        execution.started_at,
+        execution.finished_at,
+    )
+    if execution.wall_seconds is None or None in moments:
+        return ()
+    queued, sent, rest = (
+        max(0.0, (later - earlier).total_seconds())  # type: ignore[operator]
+        for earlier, later in pairwise(moments)
+    )
+    compiled = execution.compile_wall_seconds or 0.0
+    failed = execution.verdict == Execution.Verdict.COMPILE_ERROR
+    ran = 0.0 if failed else execution.wall_seconds
+    kept = max(0.0, rest - compiled - ran)
+    named = (
+        ("queue", queued),
+        ("start", sent),
+        ("compile", compiled),
+        ("run", ran),
+        ("keep", kept),
+    )
+    return tuple(_bar([(name, seconds) for name, seconds in named if seconds > 0]))
+
+
+def _bar(named: list[tuple[str, float]]) -> Iterator[Stage]:
+    whole, x = sum(seconds for _, seconds in named) or 1.0, 0.0
+    for name, seconds in named:
+        width = 1000 * seconds / whole
+        yield Stage(name=name, took=duration(seconds), x=round(x, 1), width=round(width, 1))
+        x += width
+
+
+def page_number(given: Any) -> int:
+    """Of a query string: 1 for what is none."""
+    try:
+        return max(1, min(int(given), 100_000))
+    except (TypeError, ValueError):
+        return 1
