@@ -24,6 +24,7 @@ AT_ONCE = 20
 class ExecutionActions(ModelAdmin):  # type: ignore[misc]
     """The part of an execution's admin that steers it."""
 
+    actions_detail_hide_default = True
     actions = ("cancel_executions", "run_again_executions")
     actions_detail = ("cancel_this_execution", "run_this_again")
 
@@ -70,7 +71,7 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
         dialog={
             "title": "Cancel this execution?",
             "description": "The program is ended, what it wrote is kept; its session goes on.",
-            "form_submit_text": "Cancel it",
+            "form_submit_text": "End the program",
         },
     )
     def cancel_this_execution(

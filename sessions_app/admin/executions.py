@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.utils import flatten_fieldsets, unquote
+from django.contrib.admin.utils import flatten_fieldsets
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
 from sessions_app.admin.columns import column, time_column
@@ -25,7 +25,7 @@ from sessions_app.admin.display import (
 from sessions_app.admin.execution_actions import ExecutionActions
 from sessions_app.admin.filters import DayRangeFilter, DurationFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
-from sessions_app.admin.scripts import LIVE_LIST, LIVE_SESSION
+from sessions_app.admin.scripts import LIVE
 from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.admin.timeline import stages
 from sessions_app.models import Execution
@@ -180,7 +180,7 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
     change_form_outer_before_template = "admin/execution_page.html"
 
     class Media:
-        js = (*LIVE_LIST, *LIVE_SESSION)
+        js = LIVE
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         rows: QuerySet[Execution] = super().get_queryset(request)
@@ -234,17 +234,12 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
     def timeout(self, execution: Execution) -> str:
         return duration(execution.timeout_seconds)
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        execution = self.get_object(request, unquote(str(object_id)))
-        shown = execution is not None and self.has_view_permission(request, execution)
-        context = {**(extra_context or {}), "run": _page(execution) if shown else None}
-        return super().changeform_view(request, object_id, form_url, context)
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *, obj: Any = None, **kwargs: Any
+    ) -> HttpResponse:
+        context["run"] = None if obj is None else _page(obj)
+        answer: HttpResponse = super().render_change_form(request, context, obj=obj, **kwargs)
+        return answer
 
     def get_fieldsets(self, request: HttpRequest, obj: Execution | None = None) -> Sections:
         """What there is to say, and no more."""

@@ -9,7 +9,5 @@ def _module(name: str) -> Script:
     return Script(f"js/{name}.js", type="module")
 
 
-LIVE_PARTS = (_module("refresh"),)
-"""Regions with `data-refresh-url`."""
-LIVE_LIST = (_module("live_list"), *LIVE_PARTS)
-LIVE_SESSION = (_module("session"), *LIVE_PARTS)
+LIVE = tuple(_module(name) for name in ("live_list", "session", "refresh"))
+"""Of lists and pages of what goes on. The last one finds the regions that the others name."""

@@ -51,6 +51,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
     """The part of a session's admin that steers it."""
 
     actions = ("stop_sessions",)
+    actions_detail_hide_default = True  # the audit log says more than Django's own history
     actions_detail = (
         "cancel_its_run",
         "extend_this_session",
@@ -154,7 +155,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         dialog={
             "title": "Cancel what runs in this session?",
             "description": "The program is ended, what it wrote is kept; the session goes on.",
-            "form_submit_text": "Cancel the run",
+            "form_submit_text": "End the program",
         },
     )
     def cancel_its_run(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
@@ -173,7 +174,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
     def open_its_workspace(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return _to("workspace", object_id)
 
-    @operation("Download files", permission="read_files", icon="download")
+    @operation("Archive", permission="read_files", icon="download")
     def download_its_workspace(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return _to("archive", object_id)
 

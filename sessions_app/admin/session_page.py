@@ -39,21 +39,15 @@ class SessionPage(ModelAdmin):  # type: ignore[misc]
         ]
         return [*own, *super().get_urls()]
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        session = _find(object_id)
-        about = None
-        if session is not None and self.has_view_permission(request, session):
-            about = standing(session)
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *, obj: Any = None, **kwargs: Any
+    ) -> HttpResponse:
+        if obj is not None:
+            context["session_page"] = standing(obj)
             if request.user.has_perm("sessions_app.view_execution"):
-                about |= runs(session, request)
-        context = {**(extra_context or {}), "session_page": about}
-        return super().changeform_view(request, object_id, form_url, context)
+                context["session_page"] |= runs(obj, request)
+        answer: HttpResponse = super().render_change_form(request, context, obj=obj, **kwargs)
+        return answer
 
     @method_decorator(require_safe)
     def timeline_part(self, request: HttpRequest, session_id: UUID) -> HttpResponse:
@@ -80,14 +74,6 @@ class SessionPage(ModelAdmin):  # type: ignore[misc]
         answer = render(request, template, about(session))
         add_never_cache_headers(answer)
         return answer
-
-
-def _find(object_id: str | None) -> Session | None:
-    try:
-        known = UUID(str(object_id))
-    except ValueError:
-        return None
-    return Session.objects.select_related(*_READ).filter(pk=known).first()
 
 
 def standing(session: Session) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sessions_app.admin.display import (
 )
 from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
-from sessions_app.admin.scripts import LIVE_LIST, LIVE_SESSION
+from sessions_app.admin.scripts import LIVE
 from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.admin.session_actions import SessionActions
 from sessions_app.admin.session_page import SessionPage
@@ -84,7 +84,7 @@ class SessionAdmin(SessionActions, SessionPage, WorkspacePages, HistoryAdmin):
     workspace_exactly = time_column("Workspace since", "workspace_since")
 
     class Media:
-        js = (*LIVE_LIST, *LIVE_SESSION)
+        js = LIVE
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Session]:
         rows = super().get_queryset(request)
