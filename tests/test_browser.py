@@ -14,12 +14,15 @@ import uvicorn
 from django.contrib.auth.models import User
 from django.core import signals
 from django.db import close_old_connections, connections, reset_queries
+from django.urls import reverse
 from playwright.sync_api import Browser, Dialog, Page, Request, Response, expect, sync_playwright
 
 from codeexec.serving import Application
 from codeexec.threads import threads
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node
+from sessions_app.services.executions import RunRequest, submit_execution
+from sessions_app.services.sessions import open_session
 from tests.console_fixtures import HOSTILE, execution, page, session
 from tests.patience import LONG, eventually
 from tests.working import working
@@ -37,6 +40,7 @@ OPTIONS = (
     "--disable-sync",
 )
 PASSWORD = "correct horse battery staple"
+WIDTHS = (1280, 1920)
 PATIENCE_MS = 1000 * LONG
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -189,6 +193,31 @@ def test_an_operator_stops_a_session(operator: Page, run: Execution, problems: l
     expect(operator.get_by_text("The session is stopping.")).to_be_visible()
     run.session.refresh_from_db()
     assert (run.session.status, run.session.stop_reason) == ("stopping", "operator")
+    assert problems == []
+
+
+def test_an_operator_reads_what_a_candidate_has_written(
+    operator: Page, python: Environment, problems: list[str]
+) -> None:
+    code = f"import os\nos.mkdir('out')\nopen('out/notes.txt', 'w').write({HOSTILE!r} * 3)"
+    opened = open_session(environment_name="python")
+    submit_execution(opened.pk, RunRequest(code=code))
+    with working():
+        eventually(lambda: not Execution.objects.unfinished().exists())
+        operator.goto(reverse("admin:sessions_app_session_workspace", args=(opened.pk,)))
+        expect(operator.locator(".console-files tbody tr")).to_have_count(3)
+        for width in WIDTHS:
+            operator.set_viewport_size({"width": width, "height": 900})
+            assert no_sideways_scrolling(operator)
+        operator.get_by_role("link", name="out/notes.txt").click()
+        expect(operator.locator("pre.program-text")).to_have_text(HOSTILE * 3)
+        with operator.expect_download() as download:
+            operator.get_by_role("link", name="Download").click()
+        assert download.value.path().read_text() == HOSTILE * 3
+        operator.get_by_role("link", name="All files").click()
+        with operator.expect_download() as archive:
+            operator.get_by_role("link", name="Download all").click()
+        assert archive.value.suggested_filename == f"session-{opened.pk}.tar.gz"
     assert problems == []
 
 

@@ -336,11 +336,14 @@ class FakeLook:
 
     def read(self, path: str, *, most_bytes: int) -> bytes:
         place = self._sandbox.folder
-        for name in path.split("/"):
-            if name == ".." or place.is_symlink():
-                raise WorkspaceReadFailed(errno.EINVAL)
-            place = place / name
-        return _read(place, most_bytes)
+        try:
+            for name in path.split("/"):
+                if name == ".." or place.is_symlink():
+                    raise WorkspaceReadFailed(errno.EINVAL)
+                place = place / name
+            return _read(place, most_bytes)
+        except OSError as error:
+            raise WorkspaceReadFailed(error.errno or errno.EIO) from error
 
     def read_all(
         self, take: Callable[[WorkspaceEntry | bytes], None], *, most: int, most_bytes: int

@@ -140,23 +140,29 @@ static void in_cut_out(unsigned char *at, size_t length)
     in.end -= length;
 }
 
+static bool is_token_among(const unsigned char *bytes, size_t length)
+{
+    return memmem(bytes, length, token, TOKEN_BYTES) ||
+           memmem(bytes, length, look_token, TOKEN_BYTES);
+}
+
 /* Takes a look out of the middle of whatever another client is sending; false: it isn't all there.
- * Of what can be none, only the token goes. */
+ * Of what can be none, and of one in which another client begins, only the token goes. */
 static bool in_take_look(unsigned char *at, look_handler *on_look)
 {
     struct look look = {0};
-    size_t there = (size_t)(in.bytes + in.end - at);
-    if (there < LOOK_HEAD_BYTES)
-        return false;
+    size_t there = (size_t)(in.bytes + in.end - at), length = 0;
     const unsigned char *head = at + TOKEN_BYTES + NONCE_BYTES;
-    size_t length = (size_t)head[13] << 8 | head[14];
-    bool possible = length <= LOOK_PATH_BYTES;
-    if (possible && there < LOOK_BYTES(length))
-        return false;
-    if (!possible || at[LOOK_BYTES(length) - 1] != 0) {
+    if (there >= LOOK_HEAD_BYTES)
+        length = (size_t)head[13] << 8 | head[14];
+    size_t whole = LOOK_BYTES(length), known = there < whole ? there : whole;
+    if (length > LOOK_PATH_BYTES || (known == whole && at[whole - 1] != 0) ||
+        is_token_among(at + TOKEN_BYTES, known - TOKEN_BYTES)) {
         in_cut_out(at, TOKEN_BYTES);
         return true;
     }
+    if (there < whole)
+        return false;
     memcpy(look.nonce, at + TOKEN_BYTES, NONCE_BYTES);
     look.kind = head[0];
     look.number = load_u32(head + 1);
