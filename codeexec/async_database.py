@@ -5,8 +5,8 @@ a hop to a thread and back would be felt. Everything else goes through Django, i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -36,24 +36,21 @@ class AsyncDatabase:
 
         Raises Django's OperationalError where the database can't be reached.
         """
-        async with self._executed(statement, parameters) as cursor:
-            return await cursor.fetchone()
+        pool = await self._opened()
+        with _translated():
+            async with pool.connection() as connection:
+                cursor = await connection.execute(statement, parameters)
+                return await cursor.fetchone()
 
     async def fetch_all(
         self, statement: str, parameters: Mapping[str, Any] | Sequence[Any]
     ) -> list[tuple[Any, ...]]:
         """As `fetch_one`, all of its rows."""
-        async with self._executed(statement, parameters) as cursor:
-            return await cursor.fetchall()
-
-    @asynccontextmanager
-    async def _executed(
-        self, statement: str, parameters: Mapping[str, Any] | Sequence[Any]
-    ) -> AsyncIterator[psycopg.AsyncCursor[tuple[Any, ...]]]:
         pool = await self._opened()
         with _translated():
             async with pool.connection() as connection:
-                yield await connection.execute(statement, parameters)
+                cursor = await connection.execute(statement, parameters)
+                return await cursor.fetchall()
 
     async def close(self) -> None:
         """For good, as far as this event loop is concerned."""
@@ -92,6 +89,7 @@ def _new_pool() -> AsyncConnectionPool[_Connection]:
 
 async def _check(connection: _Connection) -> None:
     if has_ended(connection.fileno()):
+        await connection.close()  # else the pool, which doesn't look, takes it back as good
         raise psycopg.OperationalError("the server has ended the connection")
 
 

@@ -94,6 +94,7 @@ def fuzz(
             *("--phases", phases, "--mode", "all"),
             *("--max-examples", str(examples), "--seed", str(seed), "--no-color"),
             *("--suppress-health-check", "all", "--request-timeout", "60"),
+            *("--exclude-path-regex", "/events$"),  # streams have no end to wait for
             *("--generation-database", "none", "--warnings", "off"),
             *("--report", "ndjson", "--report-ndjson-path", str(report)),
             *(("--max-time", str(seconds)) if seconds else ()),

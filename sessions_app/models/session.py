@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Self
+from functools import wraps
+from typing import Any, ParamSpec, Self, cast
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -41,6 +43,23 @@ OPEN = (SessionStatus.PENDING, SessionStatus.CREATING, SessionStatus.READY, Sess
 """Takes executions."""
 LIVE = (*OPEN, SessionStatus.STOPPING)
 CLOSED = (SessionStatus.STOPPED, SessionStatus.ERROR)
+
+P = ParamSpec("P")
+
+
+def heard(transition: Callable[P, bool]) -> Callable[P, bool]:
+    """Who watches the session hears of it when it is done. For transitions that no run waits for:
+    those of an execution are told with what it writes, and with its result.
+    """
+
+    @wraps(transition)
+    def told(*args: P.args, **kwargs: P.kwargs) -> bool:
+        done = transition(*args, **kwargs)
+        if done:
+            publish(cast("Session", args[0]).pk)
+        return done
+
+    return told
 
 
 class SessionQuerySet(models.QuerySet["Session"]):
@@ -237,6 +256,7 @@ class Session(models.Model):
     def row(session_id: UUID | str) -> SessionQuerySet:
         return Session.objects.filter(pk=session_id)
 
+    @heard
     def claim_start(self, node: Node) -> bool:
         """pending → creating: a worker of this node starts its sandbox.
 
@@ -250,26 +270,25 @@ class Session(models.Model):
             starts=F("starts") + 1,
             lease_expires_at=lease,
         )
-        if self._told(claimed):
+        if claimed:
             self.status, self.node, self.lease_expires_at = SessionStatus.CREATING, node, lease
             self.starts += 1
         return claimed
 
+    @heard
     def mark_ready(self, container_id: str, revision: EnvironmentRevision) -> bool:
         """creating → ready: the sandbox whose start this object has claimed answers."""
-        return self._told(
-            self._unchanged().transition(
-                SessionStatus.READY,
-                expected=(SessionStatus.CREATING,),
-                container_id=container_id,
-                revision=revision,
-                starts=0,
-                ready_at=Now(),
-                workspace_since=Now(),
-                # Its time begins when it is first ready; a new sandbox is no activity of a client.
-                expires_at=self.expires_at if self.ready_at else self.next_expiry(),
-                lease_expires_at=None,
-            )
+        return self._unchanged().transition(
+            SessionStatus.READY,
+            expected=(SessionStatus.CREATING,),
+            container_id=container_id,
+            revision=revision,
+            starts=0,
+            ready_at=Now(),
+            workspace_since=Now(),
+            # Its time begins when it is first ready; a new sandbox is no activity of the client.
+            expires_at=self.expires_at if self.ready_at else self.next_expiry(),
+            lease_expires_at=None,
         )
 
     def leave_execution(self) -> bool:
@@ -289,19 +308,18 @@ class Session(models.Model):
             expires_at=self.next_expiry(),
         )
 
+    @heard
     def restart(self, *, lease: timedelta = START_LEASE) -> bool:
         """creating, ready or executing → pending, unless it has changed since this object was read:
         its sandbox is lost, a worker starts another with an empty workspace.
         """
-        return self._told(
-            self._unchanged().transition(
-                SessionStatus.PENDING,
-                expected=(SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING),
-                node=None,
-                container_id="",
-                workspace_since=None,
-                lease_expires_at=timezone.now() + lease,
-            )
+        return self._unchanged().transition(
+            SessionStatus.PENDING,
+            expected=(SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING),
+            node=None,
+            container_id="",
+            workspace_since=None,
+            lease_expires_at=timezone.now() + lease,
         )
 
     def postpone_start(self, lease: timedelta) -> bool:
@@ -333,42 +351,33 @@ class Session(models.Model):
         """Any open status but executing → stopping, unless it got more time meanwhile."""
         return self._stop(Session.objects.expired(), Session.StopReason.EXPIRED)
 
+    @heard
     def _stop(self, among: SessionQuerySet, reason: StopReason | str) -> bool:
-        return self._told(
-            among.filter(pk=self.pk).transition(
-                SessionStatus.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
-            )
+        return among.filter(pk=self.pk).transition(
+            SessionStatus.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
         )
 
+    @heard
     def mark_stopped(self) -> bool:
         """stopping → stopped: its container is gone."""
-        return self._told(
-            Session.row(self.pk).transition(
-                SessionStatus.STOPPED,
-                expected=(SessionStatus.STOPPING,),
-                closed_at=Now(),
-                container_id="",
-            )
+        return Session.row(self.pk).transition(
+            SessionStatus.STOPPED,
+            expected=(SessionStatus.STOPPING,),
+            closed_at=Now(),
+            container_id="",
         )
 
+    @heard
     def fail(self, reason: str) -> bool:
         """Any open status → error, unless it has changed since this object was read."""
-        return self._told(
-            self._unchanged().transition(
-                SessionStatus.ERROR,
-                expected=OPEN,
-                error_reason=reason,
-                closed_at=Now(),
-                container_id="",
-                lease_expires_at=None,
-            )
+        return self._unchanged().transition(
+            SessionStatus.ERROR,
+            expected=OPEN,
+            error_reason=reason,
+            closed_at=Now(),
+            container_id="",
+            lease_expires_at=None,
         )
-
-    def _told(self, changed: bool) -> bool:
-        """Who watches the session hears of what a transition has changed."""
-        if changed:
-            publish(self.pk)
-        return changed
 
     def _unchanged(self) -> SessionQuerySet:
         """Its row, while nobody else has given it another status or started it anew."""
