@@ -472,7 +472,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Values:
 
 
 def load_what_can_be(environ: Mapping[str, str] = os.environ) -> tuple[Values, list[str]]:
-    """All settings by name, defaults in place of those that can't be; and a line for each of these."""
+    """All settings, defaults in place of those that can't be; and a line for each of these."""
     conf_file = _conf_file(environ)
     given, problems = _given(conf_file, required=CONF_FILE_VARIABLE in environ)
     problems += _unknown_names(given, conf_file)
