@@ -67,7 +67,7 @@ class TeachingCommand(BaseCommand):
     """Of `--help`: what the first sentences leave open. Shown as it is written."""
     examples: Sequence[str] = ()
     """Without `manage.py`."""
-    exit_codes: Mapping[int, str] = EXIT_CODES
+    exit_codes: Mapping[Any, str] = EXIT_CODES
     errors: tuple[type[Exception], ...] = ()
     """Whose text says what is wrong and what to do: they end the command with status 1."""
     has_json: bool = True
@@ -95,7 +95,7 @@ class TeachingCommand(BaseCommand):
         return parser
 
     def _epilog(self) -> str:
-        examples = "\n".join(f"{_INDENT}manage.py {example}" for example in self.examples)
+        examples = "\n".join(f"{_INDENT}{_as_typed(each)}" for each in self.examples)
         codes = "\n".join(
             f"{_INDENT}{code:<3}  {self.exit_codes[code]}" for code in self.exit_codes
         )
@@ -142,6 +142,10 @@ class TeachingCommand(BaseCommand):
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was done.")
+
+
+def _as_typed(example: str) -> str:
+    return example if "manage.py" in example else f"manage.py {example}"
 
 
 class _Formatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):

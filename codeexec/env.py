@@ -465,9 +465,17 @@ SETTINGS = (
 
 def load(environ: Mapping[str, str] = os.environ) -> Values:
     """All settings by name. Raises ConfigurationError naming each that can't be."""
-    conf_file = Path(environ.get(CONF_FILE_VARIABLE) or CONF_FILE)
-    given = _read(conf_file, required=CONF_FILE_VARIABLE in environ)
-    problems = _unknown_names(given, conf_file)
+    values, problems = load_what_can_be(environ)
+    if problems:
+        raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
+    return values
+
+
+def load_what_can_be(environ: Mapping[str, str] = os.environ) -> tuple[Values, list[str]]:
+    """All settings, defaults in place of those that can't be; and a line for each of these."""
+    conf_file = _conf_file(environ)
+    given, problems = _given(conf_file, required=CONF_FILE_VARIABLE in environ)
+    problems += _unknown_names(given, conf_file)
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         try:
@@ -479,9 +487,44 @@ def load(environ: Mapping[str, str] = os.environ) -> Values:
             shown = "its value" if setting.secret else repr(text)
             problems.append(f"{setting.name}: {shown} can't be; allowed: {setting.allowed}")
     problems += _contradictions(values)
-    if problems:
-        raise ConfigurationError("\n".join(["The configuration can't be used:", *problems]))
-    return values
+    return _defaults() | values, problems
+
+
+def _defaults() -> dict[str, Any]:
+    """Of the settings whose default can be: a host's name may be none for a node."""
+    found: dict[str, Any] = {}
+    for setting in SETTINGS:
+        try:
+            found[setting.name] = setting.parse(setting.default)
+        except ValueError:
+            found[setting.name] = setting.default
+    return found
+
+
+def _conf_file(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get(CONF_FILE_VARIABLE) or CONF_FILE)
+
+
+def _given(conf_file: Path, *, required: bool) -> tuple[dict[str, str | None], list[str]]:
+    """What the configuration file says; nothing, and why, where it can't be read."""
+    try:
+        return _read(conf_file, required=required), []
+    except ConfigurationError as error:
+        return {}, [str(error)]
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [f"{conf_file} can't be read: {error}"]
+
+
+def secret_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Files that hold secrets: those that settings name, and the configuration file itself where
+    it has some.
+    """
+    conf_file = _conf_file(environ)
+    given, _ = _given(conf_file, required=False)
+    secrets = [setting for setting in SETTINGS if setting.secret]
+    names = [environ.get(each.file_name) or given.get(each.file_name) for each in secrets]
+    found = [Path(name.strip()) for name in names if name and name.strip()]
+    return [*found, conf_file] if any(given.get(each.name) for each in secrets) else found
 
 
 class _SecretFileError(Exception):

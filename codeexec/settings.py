@@ -7,17 +7,26 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
 from codeexec import __version__, bounds, env, private_database
 from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
 
-try:
-    _configured = env.load()
-except env.ConfigurationError as error:
-    # One readable message instead of a traceback: whoever edits the file needs no more.
-    sys.exit(str(error))
+_configured, CONFIGURATION_PROBLEMS = env.load_what_can_be()
+"""What can't be, a line each. Only the doctor goes on all the same, and tells of the rest, too."""
+_EXAMINED = sys.argv[1:2] == ["check_stack"]
+
+
+def _refuse(problem: str) -> None:
+    """One readable message instead of a traceback: whoever edits the file needs no more."""
+    if not _EXAMINED:
+        sys.exit(problem)
+    CONFIGURATION_PROBLEMS.append(problem)
+
+
+if CONFIGURATION_PROBLEMS and not _EXAMINED:
+    sys.exit("\n".join(["The configuration can't be used:", *CONFIGURATION_PROBLEMS]))
+
 
 _secret_names = {setting.name for setting in env.SETTINGS if setting.secret}
 # Without the secrets: Django's pages about failures show settings, and hide those that it knows.
@@ -30,7 +39,14 @@ def _secret_key() -> str:
     """The configured key, or the one in DATA_DIR, made by whichever process comes first."""
     if _configured["SECRET_KEY"]:
         return str(_configured["SECRET_KEY"])
-    path = DATA_DIR / "secret_key"
+    try:
+        return _kept_key(DATA_DIR / "secret_key")
+    except OSError as error:
+        _refuse(f"DATA_DIR: the secret key can't be kept in {DATA_DIR}: {error.strerror}")
+    return secrets.token_urlsafe(50)
+
+
+def _kept_key(path: Path) -> str:
     if not path.exists():
         DATA_DIR.mkdir(parents=True, exist_ok=True)
         candidate = DATA_DIR / f"secret_key.{os.getpid()}"
@@ -51,10 +67,10 @@ def _database() -> dict[str, Any]:
         url = private_database.database_url(DATA_DIR / "postgres")
     given = conninfo_to_dict(url)
     if not given.get("dbname"):
-        raise ImproperlyConfigured("DATABASE_URL names no database: postgresql://host/<name>")
+        _refuse("DATABASE_URL names no database: postgresql://host/<name>")
     if password := _configured["DATABASE_PASSWORD"]:
         if given.get("password"):
-            sys.exit("DATABASE_URL has a password, and DATABASE_PASSWORD is given: one can be.")
+            _refuse("DATABASE_URL has a password, and DATABASE_PASSWORD is given: one can be.")
         given["password"] = password
     known = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST"}
     known["port"] = "PORT"

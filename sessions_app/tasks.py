@@ -7,6 +7,8 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from django.db import connection
+
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from sessions_app import inspection
@@ -28,6 +30,8 @@ from sessions_app.sandboxes import (
 )
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import START_TASK, fail_session
+
+ECHO_CHANNEL = "code_executor_echo"
 
 CLEAN_UP_NODE_TASK = "sessions_app.tasks.clean_up_node"
 
@@ -147,6 +151,12 @@ def keep_sandbox(session_id: str) -> None:
 def remove_sandbox(sandbox_id: str) -> None:
     """Remove the container of a sandbox that was taken out of the pool."""
     destroy_sandbox(sandbox_id)
+
+
+def echo(word: str) -> None:
+    """Say that a message has come: `manage.py check_stack` listens."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [ECHO_CHANNEL, word])
 
 
 def clean_up_all_nodes() -> None:

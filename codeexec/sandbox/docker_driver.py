@@ -56,6 +56,10 @@ class DockerDriver:
         default = str(info["DefaultRuntime"])
         return [default, *sorted(set(info["Runtimes"]) - {default})]
 
+    def storage(self) -> Path:
+        with translated():
+            return Path(str(self._engine.api.info()["DockerRootDir"]))
+
     # ---- sandboxes
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:

@@ -114,6 +114,11 @@ class Driver(Protocol):
         EngineUnavailable.
         """
 
+    def storage(self) -> Path:
+        """The folder, on the Engine's own host, that holds images and containers. Raises
+        EngineUnavailable.
+        """
+
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         """Start a sandbox and shake hands with its runner.
 

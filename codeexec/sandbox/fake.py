@@ -135,6 +135,10 @@ class FakeDriver:
         self.check("runtimes")
         return ["runc", "runsc"]
 
+    def storage(self) -> Path:
+        self.check("storage")
+        return Path("/")
+
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         self.check("start")
         image = self.inspect_image(spec.image)

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandParser
-from django.utils import timezone
 
 from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
 from codeexec.commands import INTERRUPTED, TeachingCommand
+from sessions_app.management.moments import moment
 from sessions_app.pruning import BATCH, Pruned, count_prunable, prune
-
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-
-
-def moment(text: str) -> datetime:
-    """`90d`, `12h`, `4w` before now; `2026-01-31`, with or without a time, in UTC."""
-    try:
-        if match := re.fullmatch(r"(\d+)([hdw])", text):
-            given = timezone.now() - timedelta(**{_UNITS[match[2]]: int(match[1])})
-        else:
-            given = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} can't be; give 90d, 12h, 4w, or a date such as 2026-01-31"
-        ) from None
-    return _past(given if given.tzinfo else timezone.make_aware(given))
-
-
-def _past(given: datetime) -> datetime:
-    if given >= timezone.now() - timedelta(minutes=1):
-        raise argparse.ArgumentTypeError("it must be in the past: what goes on now is no history")
-    return given
 
 
 def _count(text: str) -> int:

@@ -1,0 +1,114 @@
+"""manage.py drain_node"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from codeexec.audit.actors import Actor, command_actor
+from codeexec.commands import TeachingCommand, WrongUse, changing, counted, option
+from sessions_app.models import Node
+from sessions_app.services.nodes import (
+    UnknownNodeError,
+    drain_node,
+    find_node,
+    live_sessions,
+    recycle_pool,
+    resume_node,
+)
+
+_LOOK_SECONDS = 2.0
+_MOST_SECONDS = 7 * 86_400.0
+
+
+class Command(TeachingCommand):
+    help = (
+        "Drains a worker node: its sessions go on to their end, and it gets no new ones. Then its "
+        "host can be taken down, and nobody has lost anything."
+    )
+    explanation = """
+--resume has it take sessions again. --recycle leaves the node as it is, and has its warm sandboxes
+replaced by new ones; no session's is touched. With --wait it ends when the node has no session
+left; Ctrl-C ends the waiting, and the node goes on draining.
+
+`manage.py check_stack --only workers` lists the nodes.
+"""
+    examples = (
+        "drain_node worker-2",
+        "drain_node worker-2 --wait --timeout 3600",
+        "drain_node worker-2 --resume",
+        "drain_node worker-2 --recycle --json",
+    )
+    errors = (UnknownNodeError,)
+    has_dry_run = True
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name", metavar="NAME", help="the node's name")
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument("--resume", action="store_true", help="give it new sessions again")
+        what.add_argument(
+            "--recycle", action="store_true", help="replace its warm sandboxes, and drain nothing"
+        )
+        parser.add_argument("--wait", action="store_true", help="until it has no session left")
+        parser.add_argument(
+            "--timeout",
+            type=option(_seconds, "a number of seconds from 0 to 604800"),
+            default=_MOST_SECONDS,
+            metavar="SECONDS",
+            help="with --wait: give up after this, with exit code 1 (a week)",
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        if options["wait"] and (options["resume"] or options["recycle"]):
+            raise WrongUse("--wait goes with draining, not with --resume or --recycle.")
+        node, by = find_node(options["name"]), command_actor("drain_node")
+        with changing(options):
+            value = _do(node, by, options)
+        node.refresh_from_db()
+        if options["wait"] and not options["dry_run"]:
+            self._wait(node, options["timeout"])
+        value |= {"node": node.name, "status": node.status, "dry_run": options["dry_run"]}
+        value["live_sessions"] = live_sessions(node).count()
+        self.answer(options, value, [_line(value)])
+
+    def _wait(self, node: Node, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        told = -1
+        while left := live_sessions(node).count():
+            if time.monotonic() >= deadline:
+                raise CommandError(
+                    f"{node.name} still has {counted(left, 'session')} after {seconds:g} s; it "
+                    f"goes on draining. `manage.py stop_session --node {node.name}` ends them."
+                )
+            if left != told:
+                self.remark(f"{node.name}: {counted(left, 'session')} left")
+                told = left
+            time.sleep(min(_LOOK_SECONDS, max(deadline - time.monotonic(), 0)))
+
+
+def _do(node: Node, by: Actor, options: dict[str, Any]) -> dict[str, Any]:
+    if options["recycle"]:
+        return {"action": "recycle", "recycled": recycle_pool(node.pk, by=by)}
+    if options["resume"]:
+        return {"action": "resume", "changed": resume_node(node.pk, by=by)}
+    return {"action": "drain", "changed": drain_node(node.pk, by=by)}
+
+
+def _line(value: dict[str, Any]) -> str:
+    would = " (a dry run: nothing was changed)" if value["dry_run"] else ""
+    if value["action"] == "recycle":
+        return f"{value['node']}: warm sandboxes being replaced: {value['recycled']}{would}"
+    if not value["changed"]:
+        return f"{value['node']} was not changed: it is {value['status']}"
+    done = {"resume": "takes new sessions", "drain": "takes no new sessions"}[value["action"]]
+    left = counted(value["live_sessions"], "session")
+    return f"{value['node']} {done}; {left} live there{would}"
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= _MOST_SECONDS:
+        raise ValueError(text)
+    return number

@@ -1,0 +1,190 @@
+"""manage.py run_code"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from django.core.management.base import CommandError, CommandParser, OutputWrapper
+from rest_framework.exceptions import ValidationError
+
+from codeexec.audit.actors import command_actor
+from codeexec.commands import INTERRUPTED, TeachingCommand, WrongUse
+from codeexec.errors import ServiceError
+from codeexec.notifications import CHANNEL
+from codeexec.postgres import connection_parameters
+from environments_app.models import Environment
+from sessions_app.api.answers import ExecutionSerializer
+from sessions_app.api.requests import read_single_run
+from sessions_app.management.signals import ended_by_signals
+from sessions_app.models import Execution, Session
+from sessions_app.services.executions import Arrival, submit_single_run
+from sessions_app.services.sessions import stop_session
+
+REREAD_SECONDS = 2.0
+"""The row is read again after this, should a notification be lost."""
+
+
+class Command(TeachingCommand):
+    help = (
+        "Runs a file through the service, in a fresh sandbox that is thrown away after it: prints "
+        "what the program prints, and ends with its exit code."
+    )
+    explanation = """
+It goes the way of every run: a row and a message in the database, a worker, a sandbox. It needs the
+database and a worker, and neither the API nor a key. The environment is that of the file's
+extension, unless --environment names one. Everything after --args is for the program.
+"""
+    examples = (
+        "run_code hello.py",
+        "run_code main.rs --stdin input.txt --timeout 60",
+        "echo 'print(6 * 7)' | manage.py run_code - --environment python",
+        "run_code report.py --json",
+        "run_code sum.py --args 1 2 --verbose",
+    )
+    exit_codes = {
+        0: "the program ended well",
+        1: "it could not be run; the message says why (or the program's own)",
+        2: "used wrongly: nothing was run (or the program's own)",
+        124: "the program ran out of time",
+        130: "Ctrl-C; the run was cancelled",
+        137: "the program took too much memory, or was killed",
+        "N": "any other: the program's own; 128 + N where signal N ended it",
+    }
+    errors = (ServiceError,)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", metavar="FILE", help="the program; - reads it from stdin")
+        parser.add_argument("--environment", metavar="NAME", help="where it is to be run")
+        parser.add_argument("--stdin", metavar="FILE", help="what the program reads")
+        parser.add_argument(
+            "--timeout", type=float, metavar="SECONDS", help="less, or more, than the usual time"
+        )
+        parser.add_argument("--runtime", metavar="NAME", help="an OCI runtime, such as runsc")
+        parser.add_argument(
+            "--args",
+            nargs=argparse.REMAINDER,
+            default=[],
+            dest="arguments",  # `args` is Django's
+            metavar="ARGUMENT",
+            help="for the program; comes last",
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        environment, runtime, run = _request(options)
+        arrival = Arrival()
+        with _listening() as heard, ended_by_signals():
+            session: UUID | None = None
+            try:
+                session = submit_single_run(environment, run, arrival, runtime=runtime).session_id
+                execution = _finished(arrival.execution_id, heard)
+            except KeyboardInterrupt:
+                self._interrupted(session)
+        self._show(execution, options)
+
+    def _interrupted(self, session: UUID | None) -> None:
+        if session is not None:
+            stop_session(session, Session.StopReason.OPERATOR, by=command_actor("run_code"))
+            self.stderr.write("Interrupted: the run is cancelled.")
+        sys.exit(INTERRUPTED)
+
+    def _show(self, execution: Execution, options: dict[str, Any]) -> None:
+        if options["json"]:
+            self.answer(options, ExecutionSerializer(execution).data, [])
+        else:
+            _write(self.stdout, execution.stdout)
+            _write(self.stderr, bytes(execution.compile_stdout) + bytes(execution.compile_stderr))
+            _write(self.stderr, execution.stderr)
+        if execution.exit_code is None:
+            raise CommandError(execution.error_reason or f"The run was {execution.status}.")
+        sys.exit(execution.exit_code)
+
+
+def _request(options: dict[str, Any]) -> Any:
+    """The environment, the runtime and the run. Raises WrongUse."""
+    if options["file"] == "-" == options["stdin"]:
+        raise WrongUse("Code and input can't both come from stdin: give one of them as a file.")
+    asked = {
+        "code": _read(options["file"]),
+        "environment": options["environment"] or _guessed(options["file"]),
+        "stdin": _read(options["stdin"]) if options["stdin"] else "",
+        "timeout": options["timeout"],
+        "runtime": options["runtime"],
+        "args": options["arguments"],
+    }
+    try:
+        return read_single_run(asked)
+    except ValidationError as error:
+        raise WrongUse(f"The run can't be: {_first(error.detail)}") from error
+
+
+def _first(detail: Any) -> str:
+    """`args: too long`, of whatever a serializer has found."""
+    if isinstance(detail, dict):
+        name, inner = next(iter(detail.items()))
+        return f"{name}: {_first(inner)}"
+    return _first(detail[0]) if isinstance(detail, list) else str(detail)
+
+
+def _read(name: str) -> str:
+    """Raises WrongUse."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise WrongUse(f"{name} can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise WrongUse(f"{name} is no text in UTF-8.") from error
+
+
+def _guessed(name: str) -> str | None:
+    """Of the file's extension; None for the default environment. Raises WrongUse."""
+    if name == "-":
+        return None
+    extension = Path(name).suffix
+    enabled = Environment.objects.enabled().order_by("-is_default", "name")
+    found = enabled.filter(file_extension=extension).first() if extension else None
+    if found is None:
+        known = sorted(set(enabled.values_list("file_extension", flat=True)))
+        raise WrongUse(
+            f"No environment runs files like {name} (they run {', '.join(known)}): name one with "
+            "--environment."
+        )
+    return found.name
+
+
+@contextmanager
+def _listening() -> Iterator[psycopg.Connection]:
+    """To what is told of executions, from before the run is sent."""
+    parameters = connection_parameters("run_code")
+    with psycopg.connect(**parameters, autocommit=True) as connection:
+        connection.execute(f"LISTEN {CHANNEL}")
+        yield connection
+
+
+def _finished(execution_id: UUID, heard: psycopg.Connection) -> Execution:
+    while True:
+        execution = Execution.row(execution_id).get()
+        if execution.is_finished:
+            return execution
+        for notification in heard.notifies(timeout=REREAD_SECONDS):
+            if notification.payload.partition("\n")[0] == str(execution_id):
+                break
+
+
+def _write(stream: OutputWrapper, data: bytes | memoryview) -> None:
+    """As the program has written it, whatever its bytes are."""
+    inner: Any = stream._out
+    binary = getattr(inner, "buffer", None)
+    if binary is None:
+        stream.write(bytes(data).decode(errors="replace"), ending="")
+    else:
+        inner.flush()
+        binary.write(bytes(data))
+        binary.flush()
