@@ -42,6 +42,16 @@ class AsyncDatabase:
                 cursor = await connection.execute(statement, parameters)
                 return await cursor.fetchone()
 
+    async def fetch_all(
+        self, statement: str, parameters: Mapping[str, Any] | Sequence[Any]
+    ) -> list[tuple[Any, ...]]:
+        """As `fetch_one`, all of its rows."""
+        pool = await self._opened()
+        with _translated():
+            async with pool.connection() as connection:
+                cursor = await connection.execute(statement, parameters)
+                return await cursor.fetchall()
+
     async def close(self) -> None:
         """For good, as far as this event loop is concerned."""
         self._closed = True
@@ -79,6 +89,7 @@ def _new_pool() -> AsyncConnectionPool[_Connection]:
 
 async def _check(connection: _Connection) -> None:
     if has_ended(connection.fileno()):
+        await connection.close()  # else the pool, which doesn't look, takes it back as good
         raise psycopg.OperationalError("the server has ended the connection")
 
 

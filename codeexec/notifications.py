@@ -1,9 +1,10 @@
 """Telling the API's processes that an execution has something new, and waiting for that.
 
-A notification is an execution's id, sent at the commit of whoever changed its row. Each API process
-has one `Hub`: a single LISTEN connection that wakes whoever waits for that id. Being woken means
-"read the row again": so a lost connection is mended by waking everybody. Where the news is short it
-comes with the id, after a line break, and the row need not be read.
+A notification is the id of what has changed, an execution or a session, or both with a space in
+between, sent at the commit of whoever changed its row. Each API process has one `Hub`: a single
+LISTEN connection that wakes whoever waits for one of the ids. Being woken means "read the row
+again": so a lost connection is mended by waking everybody. Where the news is short it comes with
+the ids, after a line break, and the row need not be read.
 
     with hub.expect(execution_id) as waiter:   # before the work is sent, so nothing is missed
         await send_the_work()
@@ -30,10 +31,10 @@ CHANNEL = "code_executor_executions"
 _BACKOFF_SECONDS = (0.0, 0.1, 0.5, 1.0, 2.0)
 
 
-def publish(execution_id: UUID | str) -> None:
-    """Wake who waits for the execution, when the caller's transaction commits."""
+def publish(*ids: UUID | str) -> None:
+    """Wake who waits for one of them, when the caller's transaction commits."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(execution_id)])
+        cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, " ".join(map(str, ids))])
 
 
 class Waiter:
@@ -102,10 +103,10 @@ class Hub:
         return True
 
     @contextmanager
-    def expect(self, execution_id: UUID | str) -> Iterator[Waiter]:
+    def expect(self, awaited: UUID | str) -> Iterator[Waiter]:
         """Register before sending the work: what is told in between is kept for `wait`."""
         self._ensure_listener()
-        key, waiter = str(execution_id), Waiter()
+        key, waiter = str(awaited), Waiter()
         self._waiters.setdefault(key, set()).add(waiter)
         try:
             yield waiter
@@ -164,9 +165,10 @@ class Hub:
             if notification.channel in self._hearers:
                 self._hearers[notification.channel]()
                 continue
-            execution_id, _, news = notification.payload.partition("\n")
-            for waiter in self._waiters.get(execution_id, ()):
-                waiter.tell(news)
+            ids, _, news = notification.payload.partition("\n")
+            for each in ids.split(" "):
+                for waiter in self._waiters.get(each, ()):
+                    waiter.tell(news)
 
     def _tell_everybody(self) -> None:
         for told in self._hearers.values():

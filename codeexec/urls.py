@@ -11,6 +11,7 @@ from drf_spectacular.views import (
     SpectacularSwaggerSplitView,
 )
 
+from sessions_app.admin.streams import execution_events, session_events
 from sessions_app.metrics import metrics
 
 
@@ -33,6 +34,8 @@ urlpatterns = [
     path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("redoc", SpectacularRedocView.as_view(url_name="schema"), name="redoc"),
     path("robots.txt", robots, name="robots"),
+    path("admin/sessions_app/session/<uuid:row_id>/events", session_events),
+    path("admin/sessions_app/execution/<uuid:row_id>/events", execution_events),
     path("admin/", admin.site.urls),
 ]
 

@@ -85,6 +85,7 @@ def fuzz(url: str, *, seed: int, seconds: int | None, examples: int, api_key: st
             *("--phases", "examples,coverage,fuzzing,stateful", "--mode", "all"),
             *("--max-examples", str(examples), "--seed", str(seed), "--no-color"),
             *("--suppress-health-check", "all", "--request-timeout", "60"),
+            *("--exclude-path-regex", "/events$"),  # streams have no end to wait for
             *("--generation-database", "none", "--warnings", "off"),
             *("--report", "ndjson", "--report-ndjson-path", str(report)),
             *(("--max-time", str(seconds)) if seconds else ()),

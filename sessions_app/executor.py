@@ -17,6 +17,7 @@ from django.db import InterfaceError, OperationalError
 from codeexec.lending import ConnectionLender
 from codeexec.worker_queue import SafeEvent
 from sessions_app.inbox import Inbox
+from sessions_app.interrupts import Cancellations
 from sessions_app.leases import Leases
 from sessions_app.models.press_of_run import Claim
 from sessions_app.runs import Surroundings, run_execution, worker_name
@@ -25,7 +26,7 @@ from sessions_app.services.executions import abandon_executions_of, claim_next_e
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 4
-"""For claims and results. One more listens."""
+"""For claims, output and results. Two more listen."""
 UPKEEP_SECONDS = 0.5
 """How often leases are renewed, and it is seen which runs are not wanted any more."""
 _RETRY_SECONDS = 0.5
@@ -40,9 +41,10 @@ class Executor:
         self._stop = stop
         self._worker = worker_name()
         self._inbox = Inbox(node_id, stop)
+        self._cancellations = Cancellations(stop)
         self._turn = threading.Lock()
         self._lender = ConnectionLender(CONNECTIONS)
-        self._around = Surroundings(database=self._lender.lent)
+        self._around = Surroundings.using(self._lender.lent)
         self._leases = Leases()
 
     def bury(self, predecessor_pid: int) -> None:
@@ -67,11 +69,15 @@ class Executor:
             self._keep_up()
             self._stop_or_pause(threads)
         self._inbox.close()
-        self._around.attachments.close()
+        self._cancellations.close()
+        self._around.close()
         self._lender.close()
 
     def _stop_or_pause(self, threads: list[threading.Thread]) -> None:
-        if not self._stop.wait(UPKEEP_SECONDS):
+        if not self._stop.is_set():
+            for execution_id in self._cancellations.next(UPKEEP_SECONDS):
+                self._leases.give_up(execution_id)
+                self._around.interrupts.end(execution_id)
             return
         for thread in threads:  # the first that still runs a program, for as long as a pause
             if thread.is_alive():

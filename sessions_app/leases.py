@@ -33,6 +33,11 @@ class Leases:
                 self._held.discard(execution_id)
                 self._unwanted.discard(execution_id)
 
+    def give_up(self, execution_id: UUID) -> None:
+        """It is not wanted any more. Nothing where it isn't held here."""
+        with self._lock:
+            self._unwanted |= {execution_id} & self._held
+
     def any(self) -> bool:
         return bool(self._held)
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from codeexec.sandbox.driver import Attachment, KeepGoing
+from codeexec.sandbox.driver import Attachment, KeepGoing, OnOutput
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
@@ -28,6 +28,9 @@ from environments_app.commands import build_commands
 from environments_app.known import read_environment, recall
 from environments_app.models import Environment
 from sessions_app.attachments import Attachments
+from sessions_app.interrupts import Interrupts
+from sessions_app.live_output import LiveOutput, RunOutput
+from sessions_app.models.event import Stage
 from sessions_app.models.execution import Outcome, Verdict
 from sessions_app.models.press_of_run import Claim
 from sessions_app.sandboxes import destroy_sandbox
@@ -51,19 +54,37 @@ class Surroundings:
 
     database: Callable[[], AbstractContextManager[None]]
     """Inside its `with`, this thread may use the database."""
+    live: LiveOutput
     attachments: Attachments = field(default_factory=Attachments)
+    interrupts: Interrupts = field(default_factory=Interrupts)
+
+    @classmethod
+    def using(cls, database: Callable[[], AbstractContextManager[None]]) -> Self:
+        return cls(database=database, live=LiveOutput(database))
+
+    def close(self) -> None:
+        self.live.close()
+        self.attachments.close()
 
 
 def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> None:
     """Run a claimed execution to its end and keep what it came to, whatever happens."""
+    output = around.live.of(claim)
     try:
-        outcome, started = _run_in_sandbox(claim, around, keep_going)
+        _run_to_its_end(claim, around, keep_going, output)
+    finally:
+        around.live.forget(output)
+
+
+def _run_to_its_end(
+    claim: Claim, around: Surroundings, keep_going: KeepGoing, output: RunOutput
+) -> None:
+    try:
+        outcome, started = _run_in_sandbox(claim, around, keep_going, output)
     except (SandboxLost, EngineUnavailable) as error:
-        reason = _reason(claim, error)
-        fail = partial(executions.fail_execution, claim, reason, sandbox_lost=True)
-        _with_database(around, fail)
+        _fail(claim, around, _reason(claim, error), sandbox_lost=True)
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
-        _with_database(around, partial(executions.fail_execution, claim, str(error)))
+        _fail(claim, around, str(error))
     except BaseException as error:  # SystemExit too: the row must not stay `running`
         logger.exception("execution %s failed", claim.execution_id)
         with around.database():
@@ -71,6 +92,14 @@ def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> 
         raise
     else:
         _finish(claim, around, outcome, started)
+
+
+def _fail(claim: Claim, around: Surroundings, reason: str, *, sandbox_lost: bool = False) -> None:
+    def fail() -> None:
+        around.live.flush()  # what the program wrote becomes its output
+        executions.fail_execution(claim, reason, sandbox_lost=sandbox_lost)
+
+    _with_database(around, fail)
 
 
 def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float) -> None:
@@ -125,7 +154,7 @@ def _throw_away_sandbox(claim: Claim, around: Surroundings) -> None:
 
 
 def _run_in_sandbox(
-    claim: Claim, around: Surroundings, keep_going: KeepGoing
+    claim: Claim, around: Surroundings, keep_going: KeepGoing, output: RunOutput
 ) -> tuple[Outcome, float]:
     """What it came to, and when it began, by the monotonic clock."""
     if claim.sandbox is None:
@@ -134,7 +163,25 @@ def _run_in_sandbox(
     with around.attachments.lent(claim.sandbox) as sandbox:
         sandbox.write_files(executions.workspace_files(claim))
         started = time.monotonic()
-        return _compile_and_run(claim, environment, sandbox, keep_going), started
+        with around.interrupts.of(claim.execution_id, sandbox.interrupt):
+            watched = _Watched(around.live, output, keep_going)
+            return _compile_and_run(claim, environment, sandbox, watched), started
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Passes on what is heard of a run while it goes on."""
+
+    live: LiveOutput
+    output: RunOutput
+    wanted: KeepGoing
+
+    def keep_going(self) -> bool:
+        self.live.tell_that_it_runs(self.output)
+        return self.wanted()
+
+    def written(self, stage: Stage) -> OnOutput:
+        return partial(self.live.tell, self.output, stage)
 
 
 def _environment(claim: Claim, around: Surroundings) -> Environment:
@@ -145,7 +192,7 @@ def _environment(claim: Claim, around: Surroundings) -> Environment:
 
 
 def _compile_and_run(
-    claim: Claim, environment: Environment, sandbox: Attachment, keep_going: KeepGoing
+    claim: Claim, environment: Environment, sandbox: Attachment, watched: _Watched
 ) -> Outcome:
     commands = build_commands(environment, claim.filename, claim.args)
     limits = environment.limits()
@@ -157,7 +204,8 @@ def _compile_and_run(
             output_bytes=limits.output_bytes,
             env=claim.env,
         )
-        compilation = sandbox.run(command, keep_going=keep_going)
+        written = watched.written(Stage.COMPILE)
+        compilation = sandbox.run(command, keep_going=watched.keep_going, on_output=written)
         if compilation.verdict == SandboxVerdict.CANCELLED:
             return Outcome(verdict=Verdict.CANCELLED, compilation=compilation, run=None)
         if compilation.verdict != SandboxVerdict.OK:
@@ -169,5 +217,6 @@ def _compile_and_run(
         env=claim.env,
         stdin=claim.stdin,
     )
-    result = sandbox.run(command, keep_going=keep_going)
+    written = watched.written(Stage.RUN)
+    result = sandbox.run(command, keep_going=watched.keep_going, on_output=written)
     return Outcome(verdict=Verdict(result.verdict), compilation=compilation, run=result)

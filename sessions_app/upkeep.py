@@ -23,7 +23,7 @@ from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.cleanup import schedule_clean_up
 from sessions_app.isolation import queue_due_checks, start_queued_check
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models import Event, Execution, Node, Sandbox, Session
 from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
@@ -231,6 +231,11 @@ def drop_abandoned_warm_sandboxes() -> None:
     Sandbox.objects.abandoned().delete()
 
 
+def remove_events_of_ended_runs() -> None:
+    """Of executors that died, or had no database, when they should have done it."""
+    Event.objects.of_ended_runs().delete()
+
+
 def queue_isolation_checks() -> None:
     node = this_node()
     if not node.engine_error:
@@ -259,6 +264,7 @@ _rhythm = Rhythm(
         nudge_waiting_executions: 10,
         nudge_stopping_sessions: 10,
         drop_abandoned_warm_sandboxes: 5,
+        remove_events_of_ended_runs: 60,
         prune_by_setting: 10,
         queue_isolation_checks: 60,
         start_isolation_check: 5,

@@ -19,6 +19,7 @@ from django_q.models import OrmQ
 
 from sessions_app.api.access import PUBLIC as PUBLIC_ACCESS
 from sessions_app.api.access import Access
+from sessions_app.api.feeds import feeds
 from sessions_app.api.urls import urlpatterns
 from sessions_app.callers import Role
 from sessions_app.models import ApiKey, Client, Execution, Sandbox, Session
@@ -44,11 +45,14 @@ BODIES: dict[tuple[str, str], Any] = {
     ("get", "/environments/{name}"): None,
     ("post", "/execute"): RUN,
     ("get", "/executions/{execution_id}"): None,
+    ("post", "/executions/{execution_id}/cancel"): None,
+    ("get", "/executions/{execution_id}/events"): None,
     ("get", "/sessions"): None,
     ("post", "/sessions"): {"environment": "python"},
     ("get", "/sessions/{session_id}"): None,
     ("delete", "/sessions/{session_id}"): None,
     ("post", "/sessions/{session_id}/execute"): RUN,
+    ("get", "/sessions/{session_id}/events"): None,
     ("get", "/sessions/{session_id}/executions"): None,
     ("post", "/sessions/{session_id}/tokens"): {"role": "candidate"},
 }
@@ -58,10 +62,15 @@ _LOOKING = {
     ("get", "/environments"),
     ("get", "/environments/{name}"),
     ("get", "/executions/{execution_id}"),
+    ("get", "/executions/{execution_id}/events"),
     ("get", "/sessions/{session_id}"),
+    ("get", "/sessions/{session_id}/events"),
     ("get", "/sessions/{session_id}/executions"),
 }
-_RUNNING = {("post", "/sessions/{session_id}/execute")}
+_RUNNING = {
+    ("post", "/sessions/{session_id}/execute"),
+    ("post", "/executions/{execution_id}/cancel"),
+}
 _STOPPING = {("delete", "/sessions/{session_id}")}
 ALLOWED: dict[Role, set[tuple[str, str]]] = {
     Role.VIEWER: _LOOKING,
@@ -130,6 +139,12 @@ class Cast:
     ids: dict[str, str]
     """The own platform's."""
     others_ids: dict[str, str]
+
+
+@pytest.fixture(autouse=True)
+def streams_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that is stopping: so the calls that stream have a whole answer too."""
+    monkeypatch.setattr(feeds, "are_closed", True)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from django_q.signing import SignedPackage
 from codeexec.broker import PostgresBroker
 from codeexec.postgres import connection_parameters
 from codeexec.queueing import SHARED_QUEUE
+from sessions_app.live_output import LiveOutput
 from sessions_app.models import Node, press_of_run
 from sessions_app.models.statements import RUNS_CHANNEL, WAITING
 from sessions_app.runs import Surroundings, run_execution
@@ -80,12 +81,12 @@ def run_waiting() -> int:
     """Run the next execution of each ready session of this node; how many those were."""
     node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
     claims = [claim for each in _waiting(node) if (claim := take_up(each, node))] if node else []
-    around = Surroundings(database=_this_connection)
+    around = Surroundings(database=_this_connection, live=LiveOutput(_connection_for_once))
     try:
         for claim in claims:
             run_execution(claim, around, _wanted(claim.execution_id))
     finally:
-        around.attachments.close()
+        around.close()
     return len(claims)
 
 
@@ -105,6 +106,15 @@ def _waiting(node: Node) -> list[UUID]:
 def _this_connection() -> Iterator[None]:
     connection.close_if_unusable_or_obsolete()
     yield
+
+
+@contextmanager
+def _connection_for_once() -> Iterator[None]:
+    """For a thread that nobody tells to close its own."""
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 def _wanted(execution_id: UUID) -> Callable[[], bool]:

@@ -49,14 +49,14 @@ class Batches:
         self._due, self._last = None, time.monotonic()
         for stream in list(self._held):
             held = self._held.pop(stream)
-            end = _last_border(held)
+            end = last_border(held)
             if rest := held[end:]:
                 self._held[stream] = rest
             if end and self._on_output is not None:
                 self._on_output(stream, bytes(held[:end]))
 
 
-def _last_border(data: bytearray) -> int:
+def last_border(data: bytearray) -> int:
     """Where the last character ends that is complete, or can't become so."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data[-4:])  # no character is longer

@@ -21,7 +21,7 @@ from codeexec.sandbox.types import (
 KeepGoing = Callable[[], bool]
 """Called twice a second while a program runs, the first time after `FIRST_ASK_SECONDS`; False ends
 the program (verdict `cancelled`)."""
-FIRST_ASK_SECONDS = 0.1
+FIRST_ASK_SECONDS = 0.2
 
 
 class Output(StrEnum):

@@ -50,6 +50,22 @@ WAIT = [
     OpenApiParameter("wait", _FLAG, description="`false`: answer 202 at once, without the result.")
 ]
 
+_EVENT_ID: dict[str, Any] = {"type": "string", "format": "event-id"}
+LAST_EVENT_ID = [
+    OpenApiParameter(
+        "last_event_id",
+        _EVENT_ID,
+        description="Id of the last event that was received: go on behind it. `latest`: from what "
+        "runs now on.",
+    ),
+    OpenApiParameter(
+        "Last-Event-ID",
+        _EVENT_ID,
+        OpenApiParameter.HEADER,
+        description="The same, as browsers send it when they come back.",
+    ),
+]
+
 
 def paging(what: str) -> list[OpenApiParameter]:
     cursor = {"type": "string", "format": f"cursor-of-{what}"}
@@ -79,6 +95,18 @@ def responses(answer: type[Any], status: int, *errors: int) -> dict[int, Any]:
 def run_responses(*errors: int) -> dict[int, Any]:
     queued = OpenApiResponse(ExecutionQueuedSerializer, "With `wait=false`.")
     return {**responses(ExecutionSerializer, 200, 400, 413, 503, 504, *errors), 202: queued}
+
+
+def stream_responses(nothing_left: str) -> dict[Any, Any]:
+    return {
+        (200, "text/event-stream"): OpenApiResponse(
+            {"type": "string"},
+            "Events, each with `id`, `event` and `data`, which is JSON; until it ends, a comment "
+            "about every 15 s.",
+        ),
+        204: OpenApiResponse(description=f"There is nothing more to come: {nothing_left}."),
+        **{code: OpenApiResponse(ErrorSerializer, _ERRORS[code]) for code in (400, 404, 503)},
+    }
 
 
 class _ApiAuthenticationExtension(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

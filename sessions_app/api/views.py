@@ -43,6 +43,7 @@ from sessions_app.api.requests import (
     read_run,
     read_single_run,
 )
+from sessions_app.api.streams import watched_execution, watched_session
 from sessions_app.api.waiting import Accepted
 from sessions_app.callers import Role, Scope
 from sessions_app.health import check_health
@@ -154,6 +155,20 @@ class SessionViewSet(ApiViewSet):
         found = Execution.objects.filter(session=session)
         return _page(BySequence(), found, TimelineSerializer, request)
 
+    @extend_schema(
+        summary="Watch a session",
+        parameters=schema.LAST_EVENT_ID,
+        responses=schema.stream_responses("or its session is closed"),
+    )
+    @allows(Scope.READ, *ANY_ROLE)
+    def events(self, request: Request, session_id: UUID) -> Response:
+        """Server-Sent Events. All that happens in the session, from its first execution on: as
+        with one execution, and `session` whenever its status or time of expiry has changed. Ends
+        when the session is closed.
+        """
+        session = find_session(session_id, caller_of(request))
+        return watched_session(session, request._request)
+
 
 @extend_schema(tags=["executions"])
 class ExecutionViewSet(ApiViewSet):
@@ -164,6 +179,35 @@ class ExecutionViewSet(ApiViewSet):
     def retrieve(self, request: Request, execution_id: UUID) -> Response:
         execution = executions.find_execution(execution_id, caller_of(request))
         return Response(TimelineSerializer(execution).data)
+
+    @extend_schema(
+        summary="Cancel an execution",
+        request=None,
+        responses=schema.responses(TimelineSerializer, 200, 404, 503),
+    )
+    @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
+    def cancel(self, request: Request, execution_id: UUID) -> Response:
+        """Ends the program; its session and the workspace stay, and so does what it has written.
+        The answer is the execution, which by then has ended. One that has ended before stays as it
+        is.
+        """
+        caller = caller_of(request)
+        execution = executions.cancel_execution(execution_id, caller=caller, by=caller.actor)
+        return Response(TimelineSerializer(execution).data)
+
+    @extend_schema(
+        summary="Watch an execution",
+        parameters=schema.LAST_EVENT_ID,
+        responses=schema.stream_responses("the result was the last one"),
+    )
+    @allows(Scope.READ, *ANY_ROLE)
+    def events(self, request: Request, execution_id: UUID) -> Response:
+        """Server-Sent Events: `status`, `stdout` and `stderr` while the program runs, and at the
+        end `result`, which is what the call that ran it answers. What has happened before is told
+        first, whether or not it has ended.
+        """
+        execution = executions.find_execution(execution_id, caller_of(request))
+        return watched_execution(execution, request._request)
 
     @extend_schema(
         summary="Run code once",

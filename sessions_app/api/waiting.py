@@ -50,7 +50,11 @@ AT_ONCE_BYTES = 64 * 1024
 """Larger requests and results are worked on in threads: they would hold up all others."""
 
 
-class Accepted(Response):
+class Unanswered(Response):
+    """What a view says of a request that is answered later on, and not with this."""
+
+
+class Accepted(Unanswered):
     """A run that was asked for as it should be, and how it is submitted."""
 
     def __init__(self, submit: Callable[[], Awaitable[Execution]]) -> None:
@@ -97,6 +101,37 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
     return view
 
 
+CANCEL_SECONDS = 3.0
+"""How long a cancelled program may take to end, until its client is answered nevertheless."""
+
+
+def waiting_for_end(validate: SyncView) -> AsyncView:
+    """Of a view that asks for an execution's end: answers when it has ended, which is soon. The
+    view is called again then: repeating it is harmless.
+    """
+
+    @wraps(validate)
+    async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+        try:
+            await identify(request)
+            with hub.expect(kwargs["execution_id"]) as waiter:
+                response = await in_thread(answered, validate, request, kwargs)
+                if not _goes_on(response) or not await waiter.wait(CANCEL_SECONDS):
+                    return response
+            return await in_thread(answered, validate, request, kwargs)
+        except ServiceError as error:
+            return error_answer(error)
+        except DATABASE_AWAY:
+            return error_answer(_database_away())
+
+    return view
+
+
+def _goes_on(response: HttpResponseBase) -> bool:
+    running = Execution.Status.RUNNING
+    return isinstance(response, Response) and response.data.get("status") == running
+
+
 def _wants_result(request: HttpRequest) -> bool:
     """Raises InvalidRequest."""
     given = request.GET.getlist("wait") or ["true"]
@@ -110,13 +145,14 @@ async def _validated(
     validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]
 ) -> HttpResponseBase:
     if int(request.META.get("CONTENT_LENGTH") or AT_ONCE_BYTES + 1) > AT_ONCE_BYTES:
-        return await in_thread(_answer, validate, request, kwargs)
-    return _answer(validate, request, kwargs)
+        return await in_thread(answered, validate, request, kwargs)
+    return answered(validate, request, kwargs)
 
 
-def _answer(validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
+def answered(validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
+    """A view's response, rendered where it is what its client gets."""
     response = validate(request, **kwargs)
-    if isinstance(response, SimpleTemplateResponse) and not isinstance(response, Accepted):
+    if isinstance(response, SimpleTemplateResponse) and not isinstance(response, Unanswered):
         response.render()
     return response
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from uuid import UUID, uuid4
 
-from django.db import models
+from django.db import connection, models
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -12,6 +12,7 @@ from django.utils import timezone
 from codeexec.notifications import publish
 from codeexec.sandbox.types import RunResult
 from sessions_app.callers import Caller
+from sessions_app.models import statements
 from sessions_app.models.session import Session
 
 
@@ -228,6 +229,16 @@ class Execution(models.Model):
         """queued or running → cancelled."""
         return self._finish(ExecutionStatus.CANCELLED, expected=expected, verdict=Verdict.CANCELLED)
 
+    def request_cancel(self) -> bool:
+        """running: its worker is asked to end it. False: it doesn't run, or was asked before."""
+        unasked = Execution.row(self.pk).running().filter(cancel_requested_at=None)
+        if not unasked.update(cancel_requested_at=Now()):
+            return False
+        with connection.cursor() as cursor:
+            channel = statements.CANCELS_CHANNEL
+            cursor.execute("SELECT pg_notify(%s, %s)", [channel, str(self.pk)])
+        return True
+
     def _finish(
         self,
         to: ExecutionStatus,
@@ -241,5 +252,11 @@ class Execution(models.Model):
             to, expected=expected, finished_at=Now(), lease_expires_at=None, **changes
         )
         if finished:
-            publish(self.pk)
+            self._keep_events()
+            publish(self.pk, self.session_id)
         return finished
+
+    def _keep_events(self) -> None:
+        """What it had written so far, where there will be no result."""
+        with connection.cursor() as cursor:
+            cursor.execute(statements.KEEP_EVENTS, {"execution": self.pk})

@@ -12,7 +12,7 @@ milliseconds of Python.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -103,7 +103,8 @@ def submission(
             "timeout_seconds": execution.timeout_seconds,
             "seconds_since_received": seconds_since_received,
             "version": environment_version,
-            "channel": statements.RUNS_CHANNEL,
+            "channel": CHANNEL,
+            "runs_channel": statements.RUNS_CHANNEL,
             "durable": durable,
         },
     )
@@ -281,6 +282,37 @@ def renew_leases(execution_ids: Sequence[UUID]) -> set[UUID]:
     with connection.cursor() as cursor:
         cursor.execute(statements.RENEW, parameters)
         return {row[0] for row in cursor.fetchall()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRow:
+    """A row of `Event`."""
+
+    execution_id: UUID
+    number: int
+    stage: str
+    stream: str
+    start: int
+    data: bytes
+
+
+def write_events(rows: Sequence[EventRow], session_ids: Iterable[UUID]) -> None:
+    """Keep them, and tell who watches the sessions. The commit doesn't wait for the disk."""
+    parameters = {
+        "executions": [row.execution_id for row in rows],
+        "numbers": [row.number for row in rows],
+        "stages": [row.stage for row in rows],
+        "streams": [row.stream for row in rows],
+        "starts": [row.start for row in rows],
+        "data": [row.data for row in rows],
+        "sessions": [str(session_id) for session_id in session_ids],
+        "channel": CHANNEL,
+    }
+    fetch_one(Statement(text=statements.WRITE_EVENTS, parameters=parameters))
+
+
+def remove_events(execution_ids: Sequence[UUID]) -> None:
+    fetch_one(Statement(text=statements.REMOVE_EVENTS, parameters=[list(execution_ids)]))
 
 
 def announce(session_id: UUID | str, node_id: UUID | None) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Self
+from functools import wraps
+from typing import Any, ParamSpec, Self, cast
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -11,6 +13,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from codeexec.notifications import publish
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.callers import Caller
 from sessions_app.models.client import Client
@@ -40,6 +43,23 @@ OPEN = (SessionStatus.PENDING, SessionStatus.CREATING, SessionStatus.READY, Sess
 """Takes executions."""
 LIVE = (*OPEN, SessionStatus.STOPPING)
 CLOSED = (SessionStatus.STOPPED, SessionStatus.ERROR)
+
+P = ParamSpec("P")
+
+
+def heard(transition: Callable[P, bool]) -> Callable[P, bool]:
+    """Who watches the session hears of it when it is done. For transitions that no run waits for:
+    those of an execution are told with what it writes, and with its result.
+    """
+
+    @wraps(transition)
+    def told(*args: P.args, **kwargs: P.kwargs) -> bool:
+        done = transition(*args, **kwargs)
+        if done:
+            publish(cast("Session", args[0]).pk)
+        return done
+
+    return told
 
 
 class SessionQuerySet(models.QuerySet["Session"]):
@@ -225,6 +245,7 @@ class Session(models.Model):
     def row(session_id: UUID | str) -> SessionQuerySet:
         return Session.objects.filter(pk=session_id)
 
+    @heard
     def claim_start(self, node: Node) -> bool:
         """pending → creating: a worker of this node starts its sandbox.
 
@@ -243,6 +264,7 @@ class Session(models.Model):
             self.starts += 1
         return claimed
 
+    @heard
     def mark_ready(self, container_id: str, revision: EnvironmentRevision) -> bool:
         """creating → ready: the sandbox whose start this object has claimed answers."""
         return self._unchanged().transition(
@@ -274,6 +296,7 @@ class Session(models.Model):
             expires_at=self.next_expiry(),
         )
 
+    @heard
     def restart(self, *, lease: timedelta = START_LEASE) -> bool:
         """creating, ready or executing → pending, unless it has changed since this object was read:
         its sandbox is lost, a worker starts another with an empty workspace.
@@ -299,11 +322,13 @@ class Session(models.Model):
         """Any open status but executing → stopping, unless it got more time meanwhile."""
         return self._stop(Session.objects.expired(), Session.StopReason.EXPIRED)
 
+    @heard
     def _stop(self, among: SessionQuerySet, reason: StopReason | str) -> bool:
         return among.filter(pk=self.pk).transition(
             SessionStatus.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
         )
 
+    @heard
     def mark_stopped(self) -> bool:
         """stopping → stopped: its container is gone."""
         return Session.row(self.pk).transition(
@@ -313,6 +338,7 @@ class Session(models.Model):
             container_id="",
         )
 
+    @heard
     def fail(self, reason: str) -> bool:
         """Any open status → error, unless it has changed since this object was read."""
         return self._unchanged().transition(

@@ -11,6 +11,9 @@ from __future__ import annotations
 RUNS_CHANNEL = "code_executor_runs_"
 """And the id of a node: its executor listens; the payload is a session that may have something."""
 
+CANCELS_CHANNEL = "code_executor_cancels"
+"""Every executor listens; the payload is an execution that is to be ended."""
+
 RESULT_COLUMNS = (
     "id", "session_id", "sequence", "status", "verdict", "exit_code", "signal", "stdout", "stderr",
     "stdout_truncated", "stderr_truncated", "wall_seconds", "cpu_seconds", "memory_peak_bytes",
@@ -63,7 +66,9 @@ SELECT
     execution.queued_at,
     -- In any other status whoever changes it to ready looks for queued executions then.
     CASE WHEN session.status = 'ready' AND execution.sequence IS NOT NULL
-         THEN pg_notify(%(channel)s || session.node_id, session.id::text) END,
+         THEN pg_notify(%(runs_channel)s || session.node_id, session.id::text) END,
+    CASE WHEN execution.sequence IS NOT NULL
+         THEN pg_notify(%(channel)s, session.id::text) END,
     CASE WHEN NOT %(durable)s THEN set_config('synchronous_commit', 'off', true) END
 FROM session CROSS JOIN environment LEFT JOIN execution ON true
 """
@@ -136,7 +141,8 @@ WITH session AS MATERIALIZED (
 )
 SELECT
     finished.id IS NOT NULL, released.id IS NOT NULL,
-    CASE WHEN finished.id IS NOT NULL THEN pg_notify(%(channel)s, finished.id || news.text) END,
+    CASE WHEN finished.id IS NOT NULL
+         THEN pg_notify(%(channel)s, finished.id || ' ' || session.id || news.text) END,
     CASE WHEN %(goes_on)s AND released.id IS NOT NULL
               AND session.last_sequence > finished.sequence
          THEN pg_notify(%(runs_channel)s || session.node_id, session.id::text) END
@@ -156,6 +162,7 @@ UPDATE sessions_app_execution AS row
 SET lease_expires_at = now() + make_interval(secs => %(lease_seconds)s)
 FROM sessions_app_session AS session
 WHERE row.id = ANY(%(executions)s) AND row.status = 'running'
+  AND row.cancel_requested_at IS NULL
   AND session.id = row.session_id AND session.status = 'executing'
 RETURNING row.id
 """
@@ -167,3 +174,89 @@ JOIN sessions_app_session AS session ON session.id = execution.session_id
 WHERE execution.status = 'queued' AND session.status = 'ready' AND session.node_id = %s
 """
 """The sessions of a node that have something to run."""
+
+WRITE_EVENTS = """
+WITH written AS (
+    INSERT INTO sessions_app_event (execution_id, number, stage, stream, start, data)
+    SELECT * FROM unnest(
+        %(executions)s::uuid[], %(numbers)s::integer[], %(stages)s::text[], %(streams)s::text[],
+        %(starts)s::integer[], %(data)b::bytea[]
+    )
+    ON CONFLICT DO NOTHING  -- it was sent before, and its answer was lost
+)
+SELECT pg_notify(%(channel)s, session), set_config('synchronous_commit', 'off', true)
+FROM unnest(%(sessions)s::text[]) AS session
+"""
+
+REMOVE_EVENTS = """
+WITH removed AS (DELETE FROM sessions_app_event WHERE execution_id = ANY(%s))
+SELECT set_config('synchronous_commit', 'off', true)
+"""
+
+KEEP_EVENTS = """
+WITH event AS (
+    DELETE FROM sessions_app_event WHERE execution_id = %(execution)s
+    RETURNING number, data, stage || ' ' || stream AS written
+), joined AS (
+    SELECT
+        string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'run stdout')
+            AS stdout,
+        string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'run stderr')
+            AS stderr,
+        string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'compile stdout')
+            AS compile_stdout,
+        string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'compile stderr')
+            AS compile_stderr
+    FROM event
+)
+UPDATE sessions_app_execution AS row
+SET stdout = COALESCE(joined.stdout, ''), stderr = COALESCE(joined.stderr, ''),
+    compile_stdout = COALESCE(joined.compile_stdout, ''),
+    compile_stderr = COALESCE(joined.compile_stderr, '')
+FROM joined
+WHERE row.id = %(execution)s AND EXISTS (SELECT FROM event)
+"""
+"""What was told of a run that has no result becomes its output."""
+
+_WATCHED = ", ".join(f"execution.{name}" for name in RESULT_COLUMNS)
+
+WATCH = f"""
+SELECT
+    statement_timestamp(), session.status, session.expires_at, session.last_sequence,
+    {_WATCHED},
+    event.number, event.stage, event.stream, event.start, event.data
+FROM sessions_app_session AS session
+LEFT JOIN sessions_app_execution AS execution
+    ON execution.session_id = session.id AND execution.sequence = %(sequence)s
+LEFT JOIN LATERAL (
+    SELECT number, stage, stream, start, data
+    FROM sessions_app_event
+    WHERE execution_id = execution.id AND execution.status = 'running' AND number > %(row)s
+    ORDER BY number
+    LIMIT %(limit)s
+) AS event ON true
+WHERE session.id = %(session)s
+ORDER BY event.number
+"""  # noqa: S608 -- columns of ours
+"""A session, one of its executions, and what that has written since, a row for each event."""
+
+WATCH_QUEUED = """
+SELECT sequence, id, queued_at
+FROM sessions_app_execution
+WHERE session_id = %(session)s AND sequence > %(after)s
+ORDER BY sequence
+LIMIT %(limit)s
+"""
+
+LATEST = """
+SELECT LEAST(
+    session.last_sequence + 1,
+    (SELECT sequence FROM sessions_app_execution
+     WHERE session_id = session.id AND status = 'running'),
+    (SELECT min(sequence) FROM sessions_app_execution
+     WHERE session_id = session.id AND status = 'queued')
+)
+FROM sessions_app_session AS session
+WHERE session.id = %(session)s
+"""
+"""The execution that runs, or is to run next."""

@@ -13,6 +13,8 @@ from uuid import UUID, uuid4
 from django.db import transaction
 
 from codeexec.async_database import async_database
+from codeexec.audit.actors import Actor
+from codeexec.audit.record import record
 from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, SessionClosed
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
@@ -369,6 +371,23 @@ def _leave_session(session: Session, released: bool, *, sandbox_lost: bool = Fal
         restart_session(session)
     else:
         press_of_run.announce(session.pk, session.node_id)
+
+
+def cancel_execution(
+    execution_id: UUID | str, *, caller: Caller = OPERATOR, by: Actor
+) -> Execution:
+    """Ask a run to end; its session goes on. What waits is ended at once, what has ended stays as
+    it is. Raises NotFound.
+    """
+    execution = find_execution(execution_id, caller)
+    with transaction.atomic():
+        was_waiting = execution.cancel(expected=(Execution.Status.QUEUED,))
+        if was_waiting or execution.request_cancel():
+            record(by, "execution.cancel", execution, session=execution.session_id)
+    if was_waiting and execution.session.one_shot:
+        stop_session(execution.session_id, Session.StopReason.FINISHED)
+    execution.refresh_from_db()
+    return execution
 
 
 def reap_abandoned_executions() -> int:

@@ -11,11 +11,20 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from codeexec.http_protocol import BoundedHttpProtocol
+from sessions_app.api.feeds import feeds
 
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs: they, not we, close idle connections
 STOP_SECONDS = 8
 """How long requests that wait or stream may go on when the server is told to stop."""
 BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """Ends its streams when it is told to stop: it waits for answers that go on."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        feeds.close()
+        await super().shutdown(sockets)
 
 
 class Command(BaseCommand):
@@ -46,7 +55,7 @@ class Command(BaseCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: sys.exit(0))
         with listening:
-            uvicorn.Server(config).run(sockets=[listening])
+            _Server(config).run(sockets=[listening])
 
 
 def _allow_open_files() -> None:

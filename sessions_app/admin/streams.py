@@ -1,0 +1,85 @@
+"""The events of sessions and executions for the console's own pages: for who is logged in there and
+may look at both, whoever may call the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from rest_framework.response import Response
+
+from codeexec.errors import DATABASE_AWAY, DatabaseAway, Forbidden, ServiceError, error_answer
+from codeexec.threads import in_thread
+from sessions_app.api.streams import (
+    Streamed,
+    event_stream,
+    not_allowed,
+    watched_execution,
+    watched_session,
+)
+from sessions_app.api.waiting import AsyncView
+from sessions_app.services.executions import find_execution
+from sessions_app.services.sessions import find_session
+
+PERMISSIONS = ("sessions_app.view_session", "sessions_app.view_execution")
+
+
+def _streaming(find: Callable[[HttpRequest, UUID], Response]) -> AsyncView:
+    async def view(request: HttpRequest, row_id: UUID) -> HttpResponseBase:
+        if request.method != "GET":
+            return not_allowed(str(request.method))
+        try:
+            watched = await in_thread(_watched, find, request, row_id)
+        except ServiceError as error:
+            return error_answer(error)
+        except DATABASE_AWAY:
+            return error_answer(DatabaseAway("The database can't be reached; try again."))
+        if not isinstance(watched, Streamed):
+            return HttpResponse(status=watched.status_code)
+        return event_stream(watched, partial(_may_still_look, request))
+
+    return view
+
+
+def _watched(
+    find: Callable[[HttpRequest, UUID], Response], request: HttpRequest, row_id: UUID
+) -> Response:
+    """Raises ServiceError."""
+    if not _may_look(request):
+        raise Forbidden("Log in to the console, as somebody who may see sessions and executions.")
+    return find(request, row_id)
+
+
+async def _may_still_look(request: HttpRequest) -> bool:
+    """False when the user has logged out, or was deprived of it."""
+    try:
+        return await in_thread(_may_look, request)
+    except DATABASE_AWAY:
+        return True  # nobody can say so now
+
+
+def _may_look(request: Any) -> bool:
+    """No middleware has been here: asynchronous views pass none that needs the database."""
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    request.session = store(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+    user = get_user(request)
+    return user.is_active and user.is_staff and user.has_perms(PERMISSIONS)
+
+
+def _session(request: HttpRequest, session_id: UUID) -> Response:
+    return watched_session(find_session(session_id), request)
+
+
+def _execution(request: HttpRequest, execution_id: UUID) -> Response:
+    return watched_execution(find_execution(execution_id), request)
+
+
+session_events: Any = _streaming(_session)
+execution_events: Any = _streaming(_execution)

@@ -1,0 +1,315 @@
+"""Following sessions for any number of viewers, in the API's event loop.
+
+A process follows each session that somebody watches once: a `Feed` reads when the hub has heard of
+the session, and keeps the last events for those who are up to date with it. Who isn't, because he
+has just come or is slow, reads for himself until he is. So a viewer costs a position and a place in
+the feed, and no thread and no connection while nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from codeexec.async_database import async_database
+from codeexec.errors import DATABASE_AWAY, NoCapacity
+from codeexec.notifications import hub
+from codeexec.threads import in_thread
+from sessions_app.api.timeline import (
+    EVENTS,
+    QUEUED,
+    Entry,
+    Position,
+    Queued,
+    Reading,
+    SessionEntry,
+    Told,
+)
+from sessions_app.models import press_of_run, statements
+from sessions_app.models.press_of_run import EventRow
+
+logger = logging.getLogger(__name__)
+
+TAIL_BYTES = 256 * 1024
+TAIL_ENTRIES = 1000
+REREAD_SECONDS = 5.0
+"""How often a feed reads though nobody said that something changed."""
+AWAY_SECONDS = 0.5
+AT_ONCE_BYTES = 64 * 1024
+"""Larger events are made in threads: they would hold up all others."""
+MOST_VIEWERS = 4000
+"""Of one process."""
+
+
+async def latest(session_id: UUID) -> Position:
+    """Where what runs now begins, or what will run next. Raises OperationalError."""
+    row = await async_database.fetch_one(statements.LATEST, {"session": session_id})
+    sequence = row[0] if row is not None else 1
+    return Position(sequence=sequence, queued=sequence - 1)
+
+
+async def read(session_id: UUID, position: Position) -> Reading | None:
+    """What there is for somebody at that position; None: the session is gone.
+
+    Raises OperationalError.
+    """
+    wanted = {
+        "session": session_id,
+        "sequence": position.next,
+        "row": position.at(position.next).row,
+        "limit": EVENTS,
+    }
+    rows = await async_database.fetch_all(statements.WATCH, wanted)
+    if not rows:
+        return None
+    at, status, expires_at, last_sequence, *columns = rows[0]
+    columns = columns[: len(statements.RESULT_COLUMNS)]
+    execution = press_of_run.read(columns) if columns[0] is not None else None
+    in_its_turn = execution is not None and not execution.is_finished
+    return Reading(
+        session_id=session_id,
+        at=at,
+        status=status,
+        expires_at=expires_at,
+        last_sequence=last_sequence,
+        execution=execution,
+        events=[
+            EventRow(
+                execution_id=columns[0],
+                number=number,
+                stage=stage,
+                stream=stream,
+                start=start,
+                data=data,
+            )
+            for *_, number, stage, stream, start, data in rows
+            if number is not None
+        ],
+        queued=await _queued(session_id, position, last_sequence) if in_its_turn else [],
+    )
+
+
+async def _queued(session_id: UUID, position: Position, last_sequence: int) -> list[Queued]:
+    after = max(position.queued, position.next)
+    if last_sequence <= after:
+        return []
+    wanted = {"session": session_id, "after": after, "limit": QUEUED}
+    return [
+        Queued(sequence=sequence, execution_id=execution_id, queued_at=queued_at)
+        for sequence, execution_id, queued_at in await async_database.fetch_all(
+            statements.WATCH_QUEUED, wanted
+        )
+    ]
+
+
+async def _rendered(entry: Entry) -> Entry:
+    if entry.size > AT_ONCE_BYTES:
+        await in_thread(getattr, entry, "body")
+    return entry
+
+
+class Feed:
+    """The events of one session since the first viewer came, the last of them in memory."""
+
+    def __init__(self, session_id: UUID) -> None:
+        self.session_id = session_id
+        self.viewers = 0
+        self.is_over = False
+        """Nothing will come any more."""
+        self.first = 0
+        """Number of the first entry that is in memory."""
+        self.news = asyncio.Event()
+        """Set when there is more. The next one is another event."""
+        self._entries: deque[Entry] = deque()
+        self._bytes = 0
+        self._task = asyncio.create_task(self._follow(), name=f"feed {session_id}")
+
+    @property
+    def end(self) -> int:
+        """Number of the entry that comes next."""
+        return self.first + len(self._entries)
+
+    def __getitem__(self, number: int) -> Entry:
+        return self._entries[number - self.first]
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    def finish(self) -> None:
+        self.is_over = True
+        self._tell()
+
+    def _tell(self) -> None:
+        told, self.news = self.news, asyncio.Event()
+        told.set()
+
+    async def _follow(self) -> None:
+        with hub.expect(self.session_id) as waiter:
+            position: Position | None = None
+            while not self.is_over:
+                try:
+                    if position is None:
+                        position = await latest(self.session_id)
+                    reading = await read(self.session_id, position)
+                except DATABASE_AWAY:
+                    await asyncio.sleep(AWAY_SECONDS)
+                    continue
+                except Exception:
+                    logger.exception("session %s can't be followed", self.session_id)
+                    return self.finish()
+                if reading is None:
+                    return self.finish()
+                moved = await self._add(reading, position)
+                if reading.ends_here:
+                    return self.finish()
+                if not reading.may_be_more or moved == position:
+                    await waiter.wait(REREAD_SECONDS)
+                position = moved
+
+    async def _add(self, reading: Reading, position: Position) -> Position:
+        for entry in reading.entries(position):
+            if (moved := entry.after(position)) is not None:
+                position = moved
+                self._keep(await _rendered(entry))
+        self._tell()
+        return position
+
+    def _keep(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._bytes += len(entry.body)
+        while len(self._entries) > 1 and (
+            self._bytes > TAIL_BYTES or len(self._entries) > TAIL_ENTRIES
+        ):
+            self._bytes -= len(self._entries.popleft().body)
+            self.first += 1
+
+
+class Feeds:
+    """Those of this process."""
+
+    def __init__(self) -> None:
+        self._feeds: dict[UUID, Feed] = {}
+        self._viewers = 0
+        self.are_closed = False
+
+    def close(self) -> None:
+        """The process is stopping: every stream ends. Its viewers come back, to another one."""
+        self.are_closed = True
+        for feed in self._feeds.values():
+            feed.finish()
+
+    def require_room(self) -> None:
+        """Raises NoCapacity."""
+        if self._viewers >= MOST_VIEWERS:
+            raise NoCapacity("Too many streams are open; try again when some have ended.")
+
+    @contextmanager
+    def watched(self, session_id: UUID) -> Iterator[Feed]:
+        feed = self._feeds.get(session_id)
+        if feed is None or feed.is_over:
+            feed = self._feeds[session_id] = Feed(session_id)
+        if self.are_closed:
+            feed.finish()
+        feed.viewers += 1
+        self._viewers += 1
+        try:
+            yield feed
+        finally:
+            self._viewers -= 1
+            feed.viewers -= 1
+            if not feed.viewers:
+                feed.stop()
+                if self._feeds.get(session_id) is feed:
+                    del self._feeds[session_id]
+
+
+feeds = Feeds()
+"""Of this process."""
+
+
+class Viewer:
+    """One party that follows a session, or one execution of it."""
+
+    def __init__(self, session_id: UUID, position: Position, *, only: int | None = None) -> None:
+        """`only`: the sequence of the one execution."""
+        self.position = position
+        self._session_id = session_id
+        self._only = only
+        self._session_read_at = 0.0
+
+    async def events(self, idle_seconds: float) -> AsyncGenerator[Entry | None, None]:
+        """What comes, each once and in order, to the end. None when nothing came for a while.
+        Whenever an event is given, `position` is the one after it.
+        """
+        with feeds.watched(self._session_id) as feed:
+            while not (self._has_all or feeds.are_closed):
+                number = feed.end  # what the feed reads from now on may be news
+                reading = await self._read()
+                if reading is None:
+                    return
+                before = self.position
+                for entry in reading.entries(before):
+                    if self._takes(entry):
+                        yield await _rendered(entry)
+                if reading.ends_here or self._has_all:
+                    return
+                if reading.may_be_more and self.position != before:
+                    continue
+                while number >= feed.first and not self._has_all:
+                    if number < feed.end:
+                        entry, number = feed[number], number + 1
+                        if self._takes(entry):
+                            yield entry
+                    elif feed.is_over:
+                        return
+                    elif not await _told(feed.news, idle_seconds):
+                        yield None
+
+    async def _read(self) -> Reading | None:
+        while not feeds.are_closed:
+            try:
+                return await read(self._session_id, self.position)
+            except DATABASE_AWAY:
+                await asyncio.sleep(AWAY_SECONDS)
+        return None
+
+    @property
+    def _has_all(self) -> bool:
+        return self._only is not None and has_all(self.position, self._only)
+
+    def _takes(self, entry: Entry) -> bool:
+        if self._only is not None and entry.sequence != self._only:
+            return False
+        if isinstance(entry, SessionEntry) and not self._is_newer(entry):
+            return False
+        moved = entry.after(self.position)
+        if moved is None:
+            return False
+        self.position = moved
+        return True
+
+    def _is_newer(self, entry: SessionEntry) -> bool:
+        read_at = entry.read_at.timestamp()
+        newer = read_at > self._session_read_at
+        self._session_read_at = max(read_at, self._session_read_at)
+        return newer
+
+
+def has_all(position: Position, sequence: int) -> bool:
+    """Whether who is there knows all of that execution."""
+    return position.sequence > sequence or (
+        position.sequence == sequence and position.told == Told.ALL
+    )
+
+
+async def _told(news: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await news.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""Server-Sent Events: what a session's programs write, while they run and afterwards.
+
+A view validates who asks for what, and answers what is to be streamed. `streaming` makes of it one
+that streams that, without holding a thread or a connection while nothing happens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial, wraps
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from rest_framework.response import Response
+
+from codeexec.errors import (
+    DATABASE_AWAY,
+    DatabaseAway,
+    InvalidRequest,
+    ServiceError,
+    error_answer,
+    error_page,
+)
+from codeexec.threads import in_thread
+from sessions_app.api.access import ANY_ROLE, Access, credentials_of, identify, require
+from sessions_app.api.feeds import Viewer, feeds, has_all, latest
+from sessions_app.api.timeline import InvalidPositionError, Position, session_digest
+from sessions_app.api.waiting import AsyncView, SyncView, Unanswered, answered
+from sessions_app.callers import Scope
+from sessions_app.models import Execution, Session
+from sessions_app.services.authentication import recognize
+
+WATCHING = Access(scope=Scope.READ, roles=ANY_ROLE)
+LATEST = "latest"
+"""In place of an event's id: from what runs now on."""
+HEARTBEAT_SECONDS = 15.0
+"""A comment, so that nobody on the way takes an idle connection for a dead one. As often it is seen
+whether its viewer may still look."""
+RETRY_MS = 1000
+"""How long browsers wait until they come back."""
+_WRITE_BYTES = 64 * 1024
+"""Handed to the server at one time: it holds what a slow client doesn't take."""
+
+Allowed = Callable[[], Awaitable[bool]]
+
+
+class Streamed(Unanswered):
+    """Something that may be watched."""
+
+    def __init__(
+        self, session_id: UUID, position: Position | None, *, only: int | None = None
+    ) -> None:
+        """`position` None: from what runs now on. `only`: the sequence of the one execution."""
+        super().__init__(status=200)
+        self.session_id, self.position, self.only = session_id, position, only
+
+
+def watched_session(session: Session, request: HttpRequest) -> Response:
+    """Raises InvalidRequest, NoCapacity."""
+    feeds.require_room()
+    position = _position(request)
+    if position is not None and _is_over(session, position):
+        return Response(status=204)
+    return Streamed(session.pk, position)
+
+
+def _is_over(session: Session, position: Position) -> bool:
+    return (
+        session.closed_at is not None
+        and position.next > session.last_sequence
+        and position.session == session_digest(session.status, session.expires_at)
+    )
+
+
+def watched_execution(execution: Execution, request: HttpRequest) -> Response:
+    """Raises InvalidRequest, NoCapacity."""
+    feeds.require_room()
+    position = _position(request) or Position()
+    if has_all(position, execution.sequence):
+        return Response(status=204)
+    return Streamed(execution.session_id, position.at(execution.sequence), only=execution.sequence)
+
+
+def _position(request: HttpRequest) -> Position | None:
+    """None: from what runs now on. Raises InvalidRequest."""
+    given = request.headers.get("Last-Event-ID") or request.GET.get("last_event_id", "")
+    if given == LATEST:
+        return None
+    try:
+        return Position.parse(given) if given else Position()
+    except InvalidPositionError:
+        raise InvalidRequest(
+            f"last_event_id: not the id of an event, and not {LATEST!r}.", field="last_event_id"
+        ) from None
+
+
+def streaming(validate: SyncView) -> AsyncView:
+    @wraps(validate)
+    async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+        if request.method == "HEAD":
+            return not_allowed("HEAD")
+        try:
+            await identify(request)
+            response = await in_thread(answered, validate, request, kwargs)
+        except ServiceError as error:
+            return error_answer(error)
+        except DATABASE_AWAY:
+            return error_answer(DatabaseAway("The database can't be reached; try again."))
+        if not isinstance(response, Streamed):
+            return response
+        return event_stream(response, partial(_may_still_watch, request))
+
+    return view
+
+
+def not_allowed(method: str) -> HttpResponseBase:
+    answer = error_page(405, f'Method "{method}" not allowed.', "method_not_allowed")
+    answer.headers["Allow"] = "GET, OPTIONS"
+    return answer
+
+
+async def _may_still_watch(request: HttpRequest) -> bool:
+    """False where a key was revoked, a token's time is over, a client was disabled."""
+    try:
+        require(await in_thread(recognize, credentials_of(request)), WATCHING)
+    except ServiceError:
+        return False
+    except DATABASE_AWAY:
+        return True  # nobody can say so now
+    return True
+
+
+def event_stream(streamed: Streamed, allowed: Allowed) -> StreamingHttpResponse:
+    """Ends when there is nothing more to come, or its viewer may not look any more."""
+    response = StreamingHttpResponse(
+        _parts(streamed, allowed), content_type="text/event-stream; charset=utf-8"
+    )
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers["Cache-Control"] = "no-store, no-transform"
+    return response
+
+
+async def _parts(streamed: Streamed, allowed: Allowed) -> AsyncIterator[bytes]:
+    yield b"retry: %d\n\n" % RETRY_MS
+    position = streamed.position or await latest(streamed.session_id)
+    viewer = Viewer(streamed.session_id, position, only=streamed.only)
+    allowed_until = time.monotonic() + HEARTBEAT_SECONDS
+    async with aclosing(viewer.events(HEARTBEAT_SECONDS)) as events:
+        async for entry in events:
+            if time.monotonic() >= allowed_until:
+                if not await allowed():
+                    return
+                allowed_until = time.monotonic() + HEARTBEAT_SECONDS
+            if entry is None:
+                yield b": still here\n\n"
+                continue
+            event = b"id: %s\n%s" % (str(viewer.position).encode(), entry.body)
+            for begin in range(0, len(event), _WRITE_BYTES):
+                yield event[begin : begin + _WRITE_BYTES]

@@ -1,0 +1,412 @@
+"""Following runs while they go on, and afterwards: each event once and in order, whatever happens
+to the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+
+from codeexec.sandbox.fake import FakeDriver
+from codeexec.serving import Application
+from codeexec.threads import in_thread
+from sessions_app.api import feeds as feeds_module
+from sessions_app.api import streams
+from sessions_app.api.feeds import feeds
+from sessions_app.models import Event as EventRow
+from sessions_app.models import Execution, Node, Session
+from sessions_app.services.clients import revoke_key
+from sessions_app.services.executions import RunRequest, submit_execution
+from sessions_app.services.sessions import stop_session
+from tests.api_client import Api
+from tests.conftest import Configure, Work
+from tests.event_streams import Watching, said, texts, watching
+from tests.platforms import platform
+from tests.stack import eventually
+from tests.test_executor import executing
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+UNTIL_TOLD = """
+import os, time
+def wait(name):
+    while not os.path.exists(name):
+        time.sleep(0.005)
+"""
+STEPS = f"""{UNTIL_TOLD}
+print("one", flush=True); wait("a")
+print("two ж", flush=True); wait("b")
+print("three", flush=True)
+"""
+
+
+class Stage:
+    """One session that is ready, its executor, and viewers."""
+
+    def __init__(self, api: Api, application: Application, driver: FakeDriver, id_: str) -> None:
+        self.api, self.application, self.driver, self.session_id = api, application, driver, id_
+
+    def play(self, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.api.run(scene())
+
+    async def submit(self, code: str, **fields: Any) -> Execution:
+        return await in_thread(submit_execution, self.session_id, RunRequest(code=code, **fields))
+
+    def touch(self, name: str) -> None:
+        """What a program that waits for a file of that name waits for."""
+        (self.driver.sandboxes[self.session_id].folder / name).touch()
+
+    def session(self, **headers: str) -> Any:
+        return watching(self.application, f"/sessions/{self.session_id}/events", **headers)
+
+    def execution(self, execution: Execution, **headers: str) -> Any:
+        return watching(self.application, f"/executions/{execution.pk}/events", **headers)
+
+
+@pytest.fixture
+def stage(
+    api: Api, application: Application, driver: FakeDriver, this: Node, work: Work
+) -> Iterator[Stage]:
+    session_id = api.post("/sessions", {"environment": "python"}).json()["session_id"]
+    work()
+    with executing(this):
+        yield Stage(api, application, driver, session_id)
+    assert feeds._feeds == {}, "a feed outlived its viewers"
+
+
+def result_of(stage: Stage, execution: Execution) -> dict[str, Any]:
+    body: dict[str, Any] = stage.api.get(f"/executions/{execution.pk}").json()
+    return body
+
+
+def test_output_arrives_while_the_program_runs_and_the_result_after_it(stage: Stage) -> None:
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        async with stage.execution(run) as viewer:
+            assert viewer.headers["content-type"].startswith("text/event-stream")
+            assert viewer.headers["x-accel-buffering"] == "no"
+            first = await viewer.until("stdout")
+            assert said(first) == ["queued", "running", "stdout"]
+            assert first[-1].data == {
+                "execution_id": str(run.pk),
+                "sequence": 1,
+                "text": "one\n",
+                "stage": "run",
+            }
+            stage.touch("a")
+            assert texts(await viewer.until("stdout")) == "two ж\n"
+            stage.touch("b")
+            rest = await viewer.until()
+            assert said(rest)[-2:] == ["completed", "result"]
+            assert texts(rest) == "three\n"
+            assert rest[-1].data["stdout"] == "one\ntwo ж\nthree\n"
+            assert viewer.blocks[0] == "retry: 1000"
+
+    stage.play(scene)
+
+
+def test_the_result_is_what_the_call_that_ran_it_answers(stage: Stage) -> None:
+    path = f"/sessions/{stage.session_id}/execute"
+    answer = stage.api.post(path, {"code": "print('x'); exit(3)"}).json()
+
+    async def scene() -> None:
+        async with watching(
+            stage.application, f"/executions/{answer['execution_id']}/events"
+        ) as viewer:
+            events = await viewer.until()
+        assert said(events) == ["queued", "running", "stdout", "completed", "result"]
+        assert events[-1].data == answer
+
+    stage.play(scene)
+
+
+def test_who_comes_back_gets_what_he_missed_once(stage: Stage) -> None:
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        async with stage.execution(run) as viewer:
+            seen = await viewer.until("stdout")
+        stage.touch("a")
+        async with stage.execution(run) as other:
+            await other.until("stdout")
+            assert texts(await other.until("stdout")) == "two ж\n"
+        async with stage.execution(run, last_event_id=seen[-1].id) as viewer:
+            seen += await viewer.until("stdout")
+            stage.touch("b")
+        async with stage.execution(run, last_event_id=seen[-1].id) as viewer:
+            seen += await viewer.until()
+        assert texts(seen) == "one\ntwo ж\nthree\n"
+        assert [each for each in said(seen) if each != "stdout"] == [
+            "queued", "running", "completed", "result",
+        ]  # fmt: skip
+        async with stage.execution(run, last_event_id=seen[-1].id) as viewer:
+            assert viewer.status == 204
+
+    stage.play(scene)
+
+
+def test_an_id_stays_good_when_the_rows_of_events_are_gone(stage: Stage) -> None:
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        async with stage.execution(run) as viewer:
+            seen = await viewer.until("stdout")
+            stage.touch("a")
+            stage.touch("b")
+            await viewer.until()
+        gone = lambda: not EventRow.objects.exists()  # noqa: E731
+        assert await in_thread(eventually, gone)
+        async with stage.execution(run, last_event_id=seen[-1].id) as viewer:
+            rest = await viewer.until()
+        assert texts(rest) == "two ж\nthree\n"
+        assert said(rest)[-2:] == ["completed", "result"]
+
+    stage.play(scene)
+
+
+def test_a_session_tells_of_its_runs_one_after_the_other_and_of_itself(stage: Stage) -> None:
+    async def scene() -> None:
+        async with stage.session() as viewer:
+            assert said(await viewer.until("session")) == ["session"]
+            first = await stage.submit(STEPS)
+            events = await viewer.until("stdout")
+            second = await stage.submit("print('next')")
+            events += await viewer.until("queued")
+            assert events[-1].data["execution_id"] == str(second.pk)
+            stage.touch("a")
+            stage.touch("b")
+            events += await viewer.until("result")
+            events += await viewer.until("result")
+            await in_thread(stop_session, stage.session_id)
+            while (last := await viewer.next()) and last.data["status"] != "stopping":
+                assert last.name == "session"
+            assert last is not None
+        of_runs = [each for each in events if each.name != "session"]
+        sequences = [each.data["sequence"] for each in of_runs if said([each]) != ["queued"]]
+        assert sequences == sorted(sequences)
+        assert texts(of_runs) == "one\ntwo ж\nthree\nnext\n"
+        assert [each.data["execution_id"] for each in of_runs if each.name == "result"] == [
+            str(first.pk),
+            str(second.pk),
+        ]
+
+    stage.play(scene)
+
+
+def test_viewers_of_one_session_share_what_is_read(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, readings = feeds_module.read, []
+
+    async def counted(*arguments: Any) -> Any:
+        readings.append(arguments)
+        return await read(*arguments)
+
+    monkeypatch.setattr(feeds_module, "read", counted)
+
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        async with viewers(stage, run, 20) as watchers:
+            for viewer in watchers:
+                await viewer.until("stdout")
+            await asyncio.sleep(0.05)
+            before = len(readings)
+            stage.touch("a")
+            for viewer in watchers:
+                assert texts(await viewer.until("stdout")) == "two ж\n"
+            assert len(readings) - before <= 3
+            stage.touch("b")
+            for viewer in watchers:
+                assert said(await viewer.until())[-1] == "result"
+
+    stage.play(scene)
+
+
+@asynccontextmanager
+async def viewers(stage: Stage, run: Execution, count: int) -> AsyncIterator[list[Watching]]:
+    opened = [stage.execution(run) for _ in range(count)]
+    watchers = [await each.__aenter__() for each in opened]
+    try:
+        yield watchers
+    finally:
+        for each in opened:
+            await each.__aexit__(None, None, None)
+
+
+def test_who_is_too_slow_for_the_memory_reads_the_rows(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds_module, "TAIL_BYTES", 100)
+    code = f"{UNTIL_TOLD}\nfor n in range(12): print(n, flush=True); time.sleep(0.05)\nwait('a')"
+
+    async def scene() -> None:
+        run = await stage.submit(code)
+        viewer = feeds_module.Viewer(run.session_id, feeds_module.Position(), only=run.sequence)
+        events = viewer.events(10.0)
+        got = [await anext(events)]
+        async with stage.execution(run) as other:  # takes all of it meanwhile
+            lines = ""
+            while not lines.endswith("11\n"):
+                lines += texts(await other.until("stdout"))
+        stage.touch("a")
+        got += [each async for each in events if each is not None]
+        told = "".join(each.data["text"] for each in got if each and each.name == "stdout")
+        assert told == lines == "".join(f"{n}\n" for n in range(12))
+
+    stage.play(scene)
+
+
+def test_without_a_connection_meanwhile_nothing_is_lost(stage: Stage) -> None:
+    def end_connections() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE"
+                " application_name IN ('code-executor hub', 'code-executor runs')"
+                " AND datname = current_database()"
+            )
+
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        async with stage.execution(run) as viewer:
+            seen = await viewer.until("stdout")
+            await in_thread(end_connections)
+            stage.touch("a")
+            stage.touch("b")
+            seen += await viewer.until()
+        assert texts(seen) == "one\ntwo ж\nthree\n"
+
+    stage.play(scene)
+
+
+def test_from_now_on_nothing_of_before_is_told(stage: Stage) -> None:
+    stage.api.post(f"/sessions/{stage.session_id}/execute", {"code": "print('before')"})
+
+    async def scene() -> None:
+        path = f"/sessions/{stage.session_id}/events?last_event_id=latest"
+        async with watching(stage.application, path) as viewer:
+            assert said(await viewer.until("session")) == ["session"]
+            await stage.submit("print('now')")
+            events = await viewer.until("result")
+        assert texts(events) == "now\n"
+        assert {each.data["sequence"] for each in events if each.name != "session"} == {2}
+
+    stage.play(scene)
+
+
+def test_a_closed_session_is_told_to_its_end_and_then_there_is_nothing(
+    stage: Stage, work: Work
+) -> None:
+    stage.api.post(f"/sessions/{stage.session_id}/execute", {"code": "print('kept')"})
+    stage.api.delete(f"/sessions/{stage.session_id}")
+    work()
+    assert eventually(lambda: Session.row(stage.session_id).filter(status="stopped").exists())
+
+    async def scene() -> None:
+        async with stage.session() as viewer:
+            events = await viewer.until()
+        assert texts(events) == "kept\n"
+        assert events[0].data["status"] == "stopped"
+        async with stage.session(last_event_id=events[-1].id) as viewer:
+            assert viewer.status == 204
+
+    stage.play(scene)
+
+
+def test_an_id_that_is_none_is_refused(stage: Stage) -> None:
+    for wrong in ("x", "1.2", "1.9.0.0.0.0.0.0.", "-1.0.0.0.0.0.0.0.", "1.0.0.0.0.0.0.0.zz"):
+        answer = stage.api.get(f"/sessions/{stage.session_id}/events?last_event_id={wrong}")
+        assert (answer.status_code, answer.json()["field"]) == (400, "last_event_id")
+
+
+def test_another_method_is_not_allowed(stage: Stage) -> None:
+    for method in ("HEAD", "POST", "PUT", "DELETE"):
+        answer = stage.api.request(method, f"/sessions/{stage.session_id}/events")
+        assert answer.status_code == 405, method
+
+
+def test_an_idle_stream_says_that_it_is_still_there(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.02)
+
+    async def scene() -> None:
+        async with stage.session() as viewer:
+            await viewer.until("session")
+            while not viewer.blocks or viewer.blocks[-1] != ": still here":
+                viewer.blocks += (await viewer.received.get() or b"").decode().split("\n\n")[:1]
+
+    stage.play(scene)
+
+
+def test_a_stream_ends_when_its_key_is_revoked(
+    api: Api,
+    application: Application,
+    this: Node,
+    work: Work,
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configure(API_AUTH="key")
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.02)
+    own = platform(api, "own")
+    session_id = own.open()
+
+    async def scene() -> None:
+        key = {"authorization": f"Api-Key {own.key}"}
+        async with watching(application, f"/sessions/{session_id}/events", **key) as viewer:
+            await viewer.until("session")
+            await in_thread(revoke_key, own.key)
+            while await viewer.next() is not None:
+                pass
+
+    api.run(scene())
+
+
+def test_streams_end_when_the_process_is_to_stop(stage: Stage) -> None:
+    async def scene() -> None:
+        async with stage.session() as viewer:
+            await viewer.until("session")
+            feeds.close()
+            try:
+                assert await viewer.next() is None
+                async with stage.session() as late:
+                    assert await late.next() is None
+            finally:
+                feeds.are_closed = False
+
+    stage.play(scene)
+
+
+# ---- the console
+
+
+def test_staff_who_may_look_watch_by_their_login_whoever_may_call_the_api(
+    stage: Stage, configure: Configure, client: Client
+) -> None:
+    answer = stage.api.post(f"/sessions/{stage.session_id}/execute", {"code": "print('seen')"})
+    configure(API_AUTH="key")
+    user = User.objects.create_superuser("operator", password="correct horse battery")
+    client.force_login(user)
+    cookie = f"sessionid={client.cookies['sessionid'].value}"
+    addresses = (
+        f"/admin/sessions_app/session/{stage.session_id}/events?last_event_id=latest",
+        f"/admin/sessions_app/execution/{answer.json()['execution_id']}/events",
+    )
+
+    async def scene() -> None:
+        for address, last in zip(addresses, ("session", "result"), strict=True):
+            async with watching(stage.application, address, cookie=cookie) as viewer:
+                assert said(await viewer.until(last))[-1] == last
+            async with watching(stage.application, address) as viewer:
+                assert viewer.status == 403
+        await in_thread(lambda: User.objects.update(is_superuser=False))
+        for address in addresses:
+            async with watching(stage.application, address, cookie=cookie) as viewer:
+                assert viewer.status == 403
+
+    stage.play(scene)
