@@ -47,6 +47,7 @@ CONFIGURATION = """
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
 negative_data_rejection.expected-statuses = ["4xx", "503", "504"]
 """
+ALL_PHASES = "examples,coverage,fuzzing,stateful"
 REPLACED_CHECKS = "positive_data_acceptance,use_after_free"
 
 
@@ -66,8 +67,16 @@ class Figures:
         )
 
 
-def fuzz(url: str, *, seed: int, seconds: int | None, examples: int, api_key: str = "") -> Figures:
-    """All phases once with so many `examples` for each operation, or again until `seconds` are
+def fuzz(
+    url: str,
+    *,
+    seed: int,
+    seconds: int | None,
+    examples: int,
+    api_key: str = "",
+    phases: str = ALL_PHASES,
+) -> Figures:
+    """These phases once with so many `examples` for each operation, or again until `seconds` are
     over. One request at a time for each operation; it can be repeated with the same seed."""
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder, "schemathesis.toml")
@@ -82,7 +91,7 @@ def fuzz(url: str, *, seed: int, seconds: int | None, examples: int, api_key: st
             *(sys.executable, "-m", "schemathesis.cli"),
             *("--config-file", str(configuration), "run", f"{url}/api/schema"),
             *("--checks", "all", "--exclude-checks", REPLACED_CHECKS, "--continue-on-failure"),
-            *("--phases", "examples,coverage,fuzzing,stateful", "--mode", "all"),
+            *("--phases", phases, "--mode", "all"),
             *("--max-examples", str(examples), "--seed", str(seed), "--no-color"),
             *("--suppress-health-check", "all", "--request-timeout", "60"),
             *("--generation-database", "none", "--warnings", "off"),

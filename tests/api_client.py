@@ -16,10 +16,10 @@ import httpx
 from codeexec.notifications import hub
 from codeexec.serving import Application
 from sessions_app.models import Execution
+from tests.patience import LONG
 from tests.racing import in_connection_of_its_own
 
 R = TypeVar("R")
-LONG = 20.0
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 

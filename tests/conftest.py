@@ -10,11 +10,13 @@ without containers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.db import connection
 from django.test import TransactionTestCase, override_settings
 
 import codeexec.broker
@@ -27,21 +29,26 @@ from environments_app.seeding import seed
 from sessions_app.models import Node
 from sessions_app.nodes import register_node
 from tests.api_client import Api, serving
+from tests.databases import migrated
 from tests.emptying import delete_rows
-from tests.parallel import OneKindAtATime, its_turn
+from tests.parallel import HeavyModulesWhole, heavy_first, its_turn
+from tests.patience import LONG
 from tests.working import Delivery, work_off
 
 NODE = "this"
-LONG = 15.0
-"""Seconds that a test waits for what should come at once. Nothing waits for it to pass."""
 
 Configure = Callable[..., None]
 Work = Callable[[], list[Delivery]]
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneKindAtATime:
-    return OneKindAtATime(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HeavyModulesWhole:
+    return HeavyModulesWhole(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=heavy_first)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,6 +67,13 @@ def configure(settings: Any) -> Configure:
         settings.CODE_EXECUTOR = {**settings.CODE_EXECUTOR, **values}
 
     return change
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
+    """Of several processes one migrates, and the others copy what it made."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        connection.settings_dict["TEST"]["TEMPLATE"] = migrated()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-WAIT_SECONDS = 15.0
+from tests.patience import LONG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Visitor:
 
     def wait_gone(self) -> None:
         """Until its process has ended, or its task has."""
-        self.line.settimeout(WAIT_SECONDS)
+        self.line.settimeout(LONG)
         with contextlib.suppress(ConnectionResetError):
             assert self.line.recv(1) == b""
         self.line.close()
@@ -43,12 +43,12 @@ class Meeting:
         self._door.listen(4096)
         self._lines: list[socket.socket] = []
 
-    def next(self, timeout_seconds: float = WAIT_SECONDS) -> Visitor:
+    def next(self, timeout_seconds: float = LONG) -> Visitor:
         """Raises TimeoutError when nobody comes."""
         self._door.settimeout(timeout_seconds)
         line, _address = self._door.accept()
         self._lines.append(line)
-        line.settimeout(WAIT_SECONDS)
+        line.settimeout(LONG)
         text = b""
         while not text.endswith(b"\n"):
             text += line.recv(1000)

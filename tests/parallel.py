@@ -10,20 +10,33 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
+import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = ("compose", "cluster", "stack", "browser", "docker")
-"""Markers of tests that are heavy, or share something of this machine."""
+KINDS = ("compose", "stack", "cluster", "browser", "docker")
+"""Markers of tests that take long, for their containers, processes or browsers."""
 
 
-class OneKindAtATime(LoadScopeScheduling):
-    """Modules with a marker of one kind follow each other in one process, which keeps what they
-    have started for a module; tests of all other modules go wherever there is room.
+class HeavyModulesWhole(LoadScopeScheduling):
+    """A module with such a marker stays in one process, which keeps what it has started for it.
+    The tests of all others go wherever there is room.
     """
 
+    def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
+        config.option.loadscopereorder = False  # the order is that of `heavy_first`
+        super().__init__(config, log)
+
     def _split_scope(self, nodeid: str) -> str:
-        return _kind(nodeid.partition("::")[0]) or nodeid
+        module = nodeid.partition("::")[0]
+        return nodeid if _kind(module) is None else module
+
+
+def heavy_first(item: pytest.Item) -> int:
+    """Sorts tests: those that are light come last, and fill what the others leave evenly."""
+    kind = _kind(item.nodeid.partition("::")[0])
+    return len(KINDS) if kind is None else KINDS.index(kind)
 
 
 @cache
@@ -45,14 +58,15 @@ def its_turn(*, alone: bool) -> Iterator[None]:
     # Who waits to be alone keeps the gate shut, or it would wait for ever: the others never stop.
     with ExitStack() as held:
         with ExitStack() as gate:
-            gate.enter_context(_locked(f"{run}.gate", fcntl.LOCK_EX))
+            gate.enter_context(locked(f"{run}.gate"))
             turn = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-            held.enter_context(_locked(f"{run}.turn", turn))
+            held.enter_context(locked(f"{run}.turn", turn))
         yield
 
 
 @contextmanager
-def _locked(name: str, operation: int) -> Iterator[None]:
+def locked(name: str, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """A lock that processes of a test run share."""
     folder = Path(tempfile.gettempdir()) / "code-executor-tests"
     folder.mkdir(exist_ok=True)
     with (folder / name).open("w") as file:

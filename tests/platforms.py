@@ -13,7 +13,8 @@ from codeexec.threads import in_thread
 from sessions_app.models import Client
 from sessions_app.services.clients import create_client, create_key
 from tests.api_client import Api
-from tests.conftest import LONG, Work
+from tests.conftest import Work
+from tests.patience import LONG
 
 
 @dataclass(frozen=True, kw_only=True)

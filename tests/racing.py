@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from django.db import connection, connections, transaction
 
+from tests.patience import LONG
+
 R = TypeVar("R")
-LONG = 20.0
 
 # Others use the same server at the same time: whoever waits for them doesn't count.
 _WAITING = """

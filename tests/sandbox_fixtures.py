@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from codeexec.sandbox.docker_driver import DockerDriver
+from tests.parallel import locked
 from tests.sandboxes import IMAGE, IMAGE_PREFIX, NODE, docker_url
 
 
@@ -15,8 +16,9 @@ from tests.sandboxes import IMAGE, IMAGE_PREFIX, NODE, docker_url
 def docker_driver() -> Iterator[DockerDriver]:
     """A driver with its runner and a Python image built. No container may be left at the end."""
     driver = DockerDriver(docker_url(), image_prefix=IMAGE_PREFIX)
-    driver.build_runner()
-    driver.build_image(Path(__file__).parent / "images" / "python", IMAGE)
+    with locked("images"):  # what one process of the tests has built the others find
+        driver.build_runner()
+        driver.build_image(Path(__file__).parent / "images" / "python", IMAGE)
     yield driver
     left = driver.list_sandboxes(node=NODE)
     for sandbox in left:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import atexit
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import yaml
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.databases import database_of_its_own, seeded
+from tests.patience import LONG, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 30.0
-STOP_SECONDS = 30.0
 
 
 @dataclass
@@ -106,7 +104,7 @@ class Stack:
     def stop(self, name: str) -> int:
         process = self.processes.pop(name)
         process.send_signal(signal.SIGTERM)
-        return process.wait(STOP_SECONDS)
+        return process.wait(LONG)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
@@ -137,67 +135,22 @@ def docker(*arguments: str) -> list[str]:
     return done.stdout.split("\n")[:-1]
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The condition's value as soon as it is true; the last one when the time is up."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return value
-
-
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def database_of_its_own(name: str, *, template: str = "template1") -> Iterator[str]:
-    """A database on the server of DATABASE_URL, like the template; dropped at the end."""
-    given = conninfo_to_dict(os.environ["DATABASE_URL"])
-    server = make_conninfo(**given | {"dbname": "postgres"})
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    host = given.get("host") or "localhost"
-    user, password = given.get("user") or "postgres", given.get("password") or ""
-    try:
-        yield f"postgresql://{user}:{password}@/{name}?host={host}&port={given.get('port', 5432)}"
-    finally:
-        with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-_templates = ExitStack()
-
-
-@cache
-def _migrated_database(_server_url: str) -> str:
-    """Name of a database that stacks on this server copy: migrating takes seconds, a copy none."""
-    name = f"stack_template_{os.getpid()}"
-    url = _templates.enter_context(database_of_its_own(name))
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "--no-input"],
-        cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": url},
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return name
-
-
-@atexit.register
-def _drop_templates() -> None:
-    with suppress(psycopg.OperationalError):  # of a server that a test made, and took away
-        _templates.close()
+    """Not one that the kernel gives to whoever asks for any: it would be given away again before
+    it is used.
+    """
+    for port in random.sample(range(20_000, 32_000), 1_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 @contextmanager
 def running_stack(folder: Path, **settings: str) -> Iterator[Stack]:
     """A deployment with the shipped environments; nothing of it is left at the end."""
     port = free_port()
-    template = _migrated_database(os.environ["DATABASE_URL"])
-    with database_of_its_own(f"stack_{port}", template=template) as database_url:
+    with database_of_its_own("stack", template=seeded()) as database_url:
         environ = os.environ | {
             "DATABASE_URL": database_url,
             "DATA_DIR": str(folder / "data"),
@@ -208,18 +161,16 @@ def running_stack(folder: Path, **settings: str) -> Iterator[Stack]:
             **settings,
         }
         stack = Stack(folder, environ, port, Client(port))
-        stack.manage("seed_environments")
         try:
             stack.start("api", "run_api")
             stack.start("worker", "run_worker")
-            healthy = eventually(lambda: stack.health() == "healthy", START_SECONDS)
+            healthy = eventually(lambda: stack.health() == "healthy")
             assert healthy, stack.log("api") + stack.log("worker")
             yield stack
         finally:
             codes = {name: stack.stop(name) for name in reversed(list(stack.processes))}
-            stack.manage("cleanup_sessions", "--all")
-            left = stack.containers()
-        assert left == []
+            if left := stack.containers():
+                docker("rm", "--force", *left)
         assert set(codes.values()) <= {0}, codes
 
 

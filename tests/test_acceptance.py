@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,6 +28,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     with running_stack(folder, EXECUTION_LEASE=str(LEASE_SECONDS)) as running:
         yield running
+        running.stop("worker")
+        running.manage("cleanup_sessions", "--all")
+        assert running.containers() == []
 
 
 @pytest.fixture
@@ -177,17 +181,22 @@ class TestWorkerDeath:
         assert client.execute(session_id, "print('alive')")["stdout"] == "alive\n"
         client.stop(session_id)
 
-    def test_a_worker_that_starts_again_finds_its_sessions(
+    def test_a_worker_that_starts_again_finds_its_sessions_and_replaces_what_is_gone(
         self, stack: Stack, client: Client
     ) -> None:
-        session_id = client.open("python")
+        """The first look of its upkeep; no run is told of a container that has gone meanwhile."""
+        session_id, bereft = client.open("python"), client.open("python")
         client.execute(session_id, "open('kept.txt', 'w').write('kept')")
+        client.execute(bereft, "print('before')")
         assert stack.stop("worker") == 0
+        docker("rm", "--force", f"code-executor-{bereft}")
         with ThreadPoolExecutor(1) as threads:
             waiting = threads.submit(client.execute, session_id, "print(open('kept.txt').read())")
             stack.start("worker", "run_worker")
             assert waiting.result()["stdout"] == "kept\n"
-        client.stop(session_id)
+        assert client.execute(bereft, "print('after')")["stdout"] == "after\n"
+        for each in (session_id, bereft):
+            client.stop(each)
 
     def test_a_worker_that_is_killed_whole_leaves_nothing_running(
         self, stack: Stack, client: Client
@@ -204,11 +213,14 @@ class TestWorkerDeath:
         assert client.execute(session_id, "print('back')")["stdout"] == "back\n"
         client.stop(session_id)
 
-    def test_a_container_that_is_removed_is_replaced(self, stack: Stack, client: Client) -> None:
+    def test_a_run_that_finds_its_container_gone_is_told_so_and_the_next_has_another(
+        self, stack: Stack, client: Client
+    ) -> None:
         session_id = client.open("python")
         client.execute(session_id, "print('before')")
-        docker("rm", "--force", f"code-executor-{session_id}")
-        lost = client.execute(session_id, "print('lost')")
+        with _upkeep_asleep(stack):  # or it might see before the run does
+            docker("rm", "--force", f"code-executor-{session_id}")
+            lost = client.execute(session_id, "print('lost')")
         assert (lost["status"], lost["verdict"]) == ("error", "internal_error")
         assert client.execute(session_id, "print('after')")["stdout"] == "after\n"
         client.stop(session_id)
@@ -360,6 +372,17 @@ def _running_worker(stack: Stack, session_id: str) -> int | None:
     query = "SELECT worker FROM sessions_app_execution WHERE session_id = %s AND status = 'running'"
     rows = stack.rows(query, session_id)
     return int(rows[0][0].rsplit("/", 1)[1]) if rows else None
+
+
+@contextmanager
+def _upkeep_asleep(stack: Stack) -> Iterator[None]:
+    """It is a thread of the worker's parent process, which has no part in running code."""
+    parent = stack.processes["worker"]
+    parent.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        parent.send_signal(signal.SIGCONT)
 
 
 def _workers(stack: Stack) -> list[psutil.Process]:

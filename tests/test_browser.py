@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,7 +24,7 @@ from sessions_app.models import Execution, Node
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session
 from tests.console_fixtures import HOSTILE, execution, page, session
-from tests.stack import eventually
+from tests.patience import LONG, eventually
 from tests.working import working
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -41,9 +40,9 @@ OPTIONS = (
     "--disable-sync",
 )
 PASSWORD = "correct horse battery staple"
-START_SECONDS = 20.0
 WIDTHS = (1280, 1920)
-PATIENCE_MS = 15_000
+PATIENCE_MS = 1000 * LONG
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
@@ -54,10 +53,7 @@ def serving() -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not server.started:
-            assert thread.is_alive() and time.monotonic() < deadline
-            time.sleep(0.02)
+        assert eventually(lambda: server.started or not thread.is_alive())
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -133,7 +129,7 @@ def operator(tab: Page) -> Page:
     tab.fill("#id_username", "operator")
     tab.fill("#id_password", PASSWORD)
     tab.click("button[type=submit]")
-    expect(tab.locator("#dashboard")).to_be_visible(timeout=PATIENCE_MS)
+    expect(tab.locator("#dashboard")).to_be_visible()
     return tab
 
 
@@ -172,7 +168,7 @@ def test_the_dashboard_follows_what_happens(
     expect(operator.locator("#dashboard")).to_contain_text("Nothing has been run yet")
     late = execution(session(python, this))
     link = operator.locator("#dashboard").get_by_role("link", name=str(late.pk)[:8])
-    expect(link).to_be_visible(timeout=PATIENCE_MS)
+    expect(link).to_be_visible()
     assert problems == []
 
 
@@ -184,11 +180,9 @@ def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
     assert len(addresses) == 16
     for address in [*addresses, page(run), page(run.session), page(run.session.node)]:
         operator.goto(address)
-        assert no_sideways_scrolling(operator), address
-    operator.set_viewport_size({"width": 400, "height": 800})
-    for address in [*addresses, page(run), page(run.session)]:
-        operator.goto(address)
-        assert no_sideways_scrolling(operator), address
+        for width in (400, 1280):
+            operator.set_viewport_size({"width": width, "height": 800})
+            assert no_sideways_scrolling(operator), (address, width)
     assert problems == []
 
 

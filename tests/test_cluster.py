@@ -18,7 +18,8 @@ from django.db import connection
 from django_q.models import Failure, OrmQ, Success
 
 from codeexec.queueing import enqueue, node_queue
-from tests.meeting import WAIT_SECONDS, Meeting, Visitor
+from tests.meeting import Meeting, Visitor
+from tests.patience import LONG, SOON, eventually
 
 pytestmark = [
     pytest.mark.stack,
@@ -33,10 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
+    assert eventually(condition), f"not in time: {what}"
 
 
 class RunningCluster:
@@ -113,7 +111,7 @@ class RunningCluster:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(WAIT_SECONDS)
+        return self.process.wait(LONG)
 
     def _of_sentinel(self) -> list[psutil.Process]:
         return [
@@ -175,7 +173,7 @@ def start(meeting: Meeting, tmp_path: Path) -> Iterator[Callable[..., RunningClu
             gone = cluster.all_processes()
             cluster.process.kill()
             cluster.process.wait()
-            psutil.wait_procs(gone, WAIT_SECONDS)
+            psutil.wait_procs(gone, LONG)
 
 
 def test_runs_tasks_and_upkeep_and_stops_when_told(start: Callable[..., RunningCluster]) -> None:
@@ -202,7 +200,7 @@ def test_a_stop_lets_a_running_task_finish(start: Callable[..., RunningCluster])
     until(lambda: not pusher.is_running(), "nothing more is taken")
     assert psutil.pid_exists(running.pid)
     running.release()
-    assert cluster.process.wait(WAIT_SECONDS) == 0
+    assert cluster.process.wait(LONG) == 0
     until(lambda: not OrmQ.objects.exists(), "its message is deleted")
 
 
@@ -213,7 +211,7 @@ def test_a_task_that_outlasts_the_grace_is_ended(start: Callable[..., RunningClu
     everyone = cluster.all_processes()
     started = time.monotonic()
     assert cluster.stop(signal.SIGINT) == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
     running.wait_gone()
     assert not any(process.is_running() for process in everyone)
     assert OrmQ.objects.exists()  # the message is kept: it comes again
@@ -277,7 +275,7 @@ def test_a_dead_sentinel_ends_everything_with_a_message(
     running = cluster.start_task("running")
     everyone = cluster.all_processes()
     cluster.sentinel.kill()
-    assert cluster.process.wait(WAIT_SECONDS) == 1
+    assert cluster.process.wait(LONG) == 1
     running.wait_gone()
     assert not any(process.is_running() for process in everyone)
     assert "The cluster's sentinel died" in cluster.log
@@ -289,9 +287,9 @@ def test_a_dead_parent_leaves_no_orphan(start: Callable[..., RunningCluster]) ->
     running = cluster.start_task("running")
     everyone = cluster.all_processes()
     cluster.process.kill()
-    cluster.process.wait(WAIT_SECONDS)
+    cluster.process.wait(LONG)
     running.wait_gone()
-    gone, alive = psutil.wait_procs(everyone, WAIT_SECONDS)
+    gone, alive = psutil.wait_procs(everyone, LONG)
     assert gone
     assert not alive
 
@@ -300,7 +298,7 @@ def test_upkeep_that_hangs_delays_no_stop(start: Callable[..., RunningCluster]) 
     cluster = start()
     started = time.monotonic()
     assert cluster.stop() == 0  # the upkeep is at the meeting all this time
-    assert time.monotonic() - started < WAIT_SECONDS
+    assert time.monotonic() - started < SOON
     cluster.upkeep.release()
 
 
@@ -341,7 +339,7 @@ def test_takes_back_at_its_start_what_the_last_cluster_had(
     everyone = cluster.all_processes()
     cluster.process.kill()
     cluster.process.wait()
-    psutil.wait_procs(everyone, WAIT_SECONDS)
+    psutil.wait_procs(everyone, LONG)
     successor = start()
     successor.upkeep.release()
     assert {successor.upkeep.name, *successor.meeting.names(1)} == {"upkeep", "interrupted"}

@@ -20,7 +20,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalP
     """A server of the test's own, which it may stop."""
     folder = tmp_path / "postgres"
     folder.mkdir()
-    server = LocalPostgres(folder, tmp_path / "postgres.log")
+    server = LocalPostgres(folder, tmp_path / "postgres.log", durable=False)
     server.start()
     monkeypatch.setenv("DATABASE_URL", server.url)
     yield server

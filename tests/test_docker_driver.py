@@ -26,6 +26,7 @@ from codeexec.sandbox.errors import (
 )
 from codeexec.sandbox.protocol import Ask
 from codeexec.sandbox.types import SandboxHandle, SandboxLimits, WorkspaceFile
+from tests.patience import LONG, SOON, eventually
 from tests.sandboxes import (
     IMAGE,
     IMAGE_PREFIX,
@@ -60,15 +61,6 @@ def sandbox(docker_driver: DockerDriver) -> Iterator[SandboxHandle]:
 def api() -> Iterator[docker.APIClient]:
     with contextlib.closing(docker.APIClient(base_url=docker_url())) as client:
         yield client
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 # ---- limits as the kernel has them
@@ -249,7 +241,7 @@ def test_a_hello_that_comes_in_drops_never_completes_a_dead_clients_frame(
         for byte in protocol.encode_hello(sandbox.token, nonce):
             slow.send(bytes([byte]))
             time.sleep(0.003)
-        while not reader.acknowledged and (said := slow.receive(3)) is not None:
+        while not reader.acknowledged and (said := slow.receive(LONG)) is not None:
             reader.feed(said)
     assert reader.acknowledged
 
@@ -269,10 +261,10 @@ def test_a_client_that_died_during_a_run_harms_nobody(docker_driver, sandbox):
                 output_bytes=10**12,
             )
         )
-        assert dead.receive(5)
+        assert dead.receive(LONG)
     began = time.monotonic()
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -24,7 +24,8 @@ from sessions_app.runs import worker_name
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session, stop_session
 from tests.cast import claim
-from tests.conftest import LONG, Work
+from tests.conftest import Work
+from tests.patience import LONG, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 E = Execution.Status
@@ -55,15 +56,8 @@ def executing(node: Node, concurrency: int = 2) -> Iterator[SafeEvent]:
     assert not thread.is_alive() and not failures
 
 
-def eventually(condition: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + LONG
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return bool(condition())
-
-
 def has_come_to(execution: Execution, status: str) -> bool:
-    return eventually(lambda: Execution.objects.get(pk=execution.pk).status == status)
+    return bool(eventually(lambda: Execution.objects.get(pk=execution.pk).status == status))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from sessions_app.models import Node, Session
 from sessions_app.models.press_of_run import announce
 from sessions_app.services.executions import RunRequest, submit_execution
 from tests.cast import session_in
-from tests.conftest import LONG
+from tests.patience import LONG, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 CODE = RunRequest(code="1")
@@ -58,10 +58,7 @@ def activity(where: str) -> list[int]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
+    assert eventually(condition), "not in time"
 
 
 def listening() -> list[int]:
@@ -149,4 +146,4 @@ def test_what_is_announced_during_the_look_up_is_heard(
     heard = thread.submit(box.next)
     until(lambda: activity("query LIKE '%pg_sleep%' AND wait_event = 'PgSleep'"))
     submit_execution(sessions[0].pk, CODE)
-    assert heard.result(5) == str(sessions[0].pk)
+    assert heard.result(LONG) == str(sessions[0].pk)

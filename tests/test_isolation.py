@@ -58,6 +58,15 @@ case $1 in hello) echo goodbye;; tidy) ;; *) cat > /dev/null; echo "held $1: not
 """
 
 
+@pytest.fixture
+def python(python: Environment) -> Environment:
+    """Its first program is the shell's: an attack is followed by two, and Python starts slowly."""
+    Environment.objects.filter(pk=python.pk).update(
+        default_filename="main.sh", file_extension=".sh", run_command="sh {file_path}"
+    )
+    return Environment.objects.get(pk=python.pk)
+
+
 def command(*options: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
     output, progress = StringIO(), StringIO()

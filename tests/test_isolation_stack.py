@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,17 @@ class Candidate:
             self.answers.append((time.monotonic() - began, str(answer["stdout"])))
 
 
-def attack_processes() -> list[str]:
-    """Of the attack program, on this host, whichever container they are in."""
+def stray_attacks() -> list[str]:
+    """Processes of the attack program, on this host, that are in no container which runs."""
+    running = docker("ps", "--quiet", "--no-trunc")
     found = []
     for name in all_processes():
         try:
             command = Path("/proc", name, "cmdline").read_bytes()
+            group = Path("/proc", name, "cgroup").read_text()
         except OSError:
             continue  # it has ended
-        if command.startswith(b"/workspace/attack\0"):
+        if command.startswith(b"/workspace/attack\0") and not any(id_ in group for id_ in running):
             found.append(name)
     return found
 
@@ -93,10 +96,10 @@ def all_processes() -> list[str]:
     return [name for name in os.listdir("/proc") if name.isdecimal()]
 
 
-@pytest.fixture
-def no_attack_runs() -> None:
-    """Another checker on this host may be at work: what it has running is not ours."""
-    assert eventually(lambda: not attack_processes(), LONGEST_SECONDS)
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
 
 
 def attack_everything(stack: Stack, runtime: str) -> list[dict[str, Any]]:
@@ -119,57 +122,48 @@ def attack_everything(stack: Stack, runtime: str) -> list[dict[str, Any]]:
     return results
 
 
-@pytest.mark.alone
 def test_everything_is_held_while_others_work_and_nothing_is_left(
-    tmp_path: Path, no_attack_runs: None
+    stack: Stack,
 ) -> None:
     assert WHOLE.keys() == set(RUNTIMES)
-    with running_stack(tmp_path) as stack:
-        with Candidate(stack) as candidate:
-            found = {runtime: attack_everything(stack, runtime) for runtime in RUNTIMES}
-        results = [each for of_runtime in found.values() for each in of_runtime]
-        for runtime in RUNTIMES:
-            of_groups = [attack for attack in ATTACKS if attack.group in WHOLE[runtime]]
-            concerned = [
-                each for each in of_groups if each.concerns(runtime=runtime, network=False)
-            ]
-            assert {each["attack"] for each in found[runtime]} == {each.name for each in concerned}
+    with Candidate(stack) as candidate:
+        found = {runtime: attack_everything(stack, runtime) for runtime in RUNTIMES}
+    results = [each for of_runtime in found.values() for each in of_runtime]
+    for runtime in RUNTIMES:
+        of_groups = [attack for attack in ATTACKS if attack.group in WHOLE[runtime]]
+        concerned = [each for each in of_groups if each.concerns(runtime=runtime, network=False)]
+        assert {each["attack"] for each in found[runtime]} == {each.name for each in concerned}
 
-        assert len(candidate.answers) > len(ATTACKS) / 4
-        assert {said for _, said in candidate.answers} == {"still here\n"}
-        assert max(seconds for seconds, _ in candidate.answers) < IN_TIME_SECONDS
-        assert max(each["answer_seconds"] for each in results) < IN_TIME_SECONDS
+    assert len(candidate.answers) > len(ATTACKS) / 4
+    assert {said for _, said in candidate.answers} == {"still here\n"}
+    assert max(seconds for seconds, _ in candidate.answers) < IN_TIME_SECONDS
+    assert max(each["answer_seconds"] for each in results) < IN_TIME_SECONDS
 
-        assert sandboxes_of_checks(stack) == []
-        assert eventually(lambda: not attack_processes())
-        assert stack.rows("SELECT count(*) FROM sessions_app_sandbox WHERE status = 'in_use'") == [
-            (1,)
-        ]
-        assert stack.client.call("GET", "/health").body["checks"]["isolation"] == "ok"
+    assert sandboxes_of_checks(stack) == []
+    assert eventually(lambda: not stray_attacks())
+    assert stack.rows("SELECT count(*) FROM sessions_app_sandbox WHERE status = 'in_use'") == [(1,)]
+    assert stack.client.call("GET", "/health").body["checks"]["isolation"] == "ok"
 
 
-def test_a_checker_that_is_killed_leaves_sandboxes_that_the_next_one_removes(
-    tmp_path: Path,
-) -> None:
-    with running_stack(tmp_path) as stack:
-        command = ["check_isolation", "--environment=python", "--attack=burn-cpu"]
-        killed = subprocess.Popen(
-            [sys.executable, "manage.py", *command],
-            cwd=ROOT,
-            env=stack.environ,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        left = eventually(lambda: len(sandboxes_of_checks(stack)) == 2)
-        killed.kill()
-        killed.wait()
-        assert left
-        inits = [
-            docker("inspect", "--format", "{{.State.Pid}}", name)[0]
-            for name in sandboxes_of_checks(stack)
-        ]
-        mounted = mount_namespaces(inits)
-        assert len(mounted) == 2
-        stack.manage(*command[:2], "--attack=environment")
-        assert sandboxes_of_checks(stack) == []
-        assert eventually(lambda: not mounted & mount_namespaces(all_processes()))
+def test_a_checker_that_is_killed_leaves_sandboxes_that_the_next_one_removes(stack: Stack) -> None:
+    command = ["check_isolation", "--environment=python", "--attack=burn-cpu"]
+    killed = subprocess.Popen(
+        [sys.executable, "manage.py", *command],
+        cwd=ROOT,
+        env=stack.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    left = eventually(lambda: len(sandboxes_of_checks(stack)) == 2)
+    killed.kill()
+    killed.wait()
+    assert left
+    inits = [
+        docker("inspect", "--format", "{{.State.Pid}}", name)[0]
+        for name in sandboxes_of_checks(stack)
+    ]
+    mounted = mount_namespaces(inits)
+    assert len(mounted) == 2
+    stack.manage(*command[:2], "--attack=environment")
+    assert sandboxes_of_checks(stack) == []
+    assert eventually(lambda: not mounted & mount_namespaces(all_processes()))

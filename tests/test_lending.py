@@ -12,7 +12,7 @@ from django.db import connection, transaction
 
 from codeexec.lending import ConnectionLender
 from codeexec.postgres import connection_parameters
-from tests.conftest import LONG
+from tests.patience import LONG
 from tests.racing import in_connection_of_its_own
 from tests.stack import eventually
 

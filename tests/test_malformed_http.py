@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from codeexec import bounds
-from tests.stack import Client, Stack, database_of_its_own, eventually, free_port
+from tests.databases import database_of_its_own, seeded
+from tests.patience import eventually
+from tests.stack import Client, Stack, free_port
 
 pytestmark = pytest.mark.stack
 
@@ -27,7 +29,7 @@ MAX_BODY = 100_000
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The API alone."""
     folder, port = tmp_path_factory.mktemp("api"), free_port()
-    with database_of_its_own(f"malformed_{port}") as database_url:
+    with database_of_its_own("malformed", template=seeded()) as database_url:
         environ = os.environ | {
             "DATABASE_URL": database_url,
             "DATA_DIR": str(folder / "data"),
@@ -36,11 +38,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "MAX_REQUEST_SIZE": str(MAX_BODY),
         }
         stack = Stack(Path(folder), environ, port, Client(port))
-        stack.manage("migrate", "--no-input")
-        stack.manage("seed_environments")
         stack.start("api", "run_api")
         try:
-            assert eventually(lambda: stack.health() == "unhealthy", 30.0), stack.log("api")
+            assert eventually(lambda: stack.health() == "unhealthy"), stack.log("api")
             yield stack
             assert "Traceback" not in stack.log("api")
         finally:

@@ -13,10 +13,10 @@ from django.db import connection, transaction
 
 from codeexec.notifications import Hub, publish
 from codeexec.threads import in_thread, threads
+from tests.patience import LONG
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["django_q"])
 
-LONG = 10.0
 SHORT = 0.05
 
 

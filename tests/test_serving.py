@@ -17,9 +17,9 @@ from codeexec.notifications import hub
 from codeexec.serving import Application
 from codeexec.threads import threads
 from tests import serving_urls
+from tests.patience import LONG
 
 LIMIT_BYTES = 4096
-WAIT_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_client_that_leaves_cancels_its_view(application: Application) -> None
         "query_string": b"",
         "headers": [(b"host", b"testserver")],
     }
-    sent = asyncio.run(asyncio.wait_for(call(application, scope, receive), WAIT_SECONDS))
+    sent = asyncio.run(asyncio.wait_for(call(application, scope, receive), LONG))
     assert serving_urls.cancelled.is_set()
     assert sent == []
 
@@ -159,7 +159,7 @@ def test_the_hub_starts_and_stops_with_the_server(application: Application) -> N
         serving = asyncio.create_task(application({"type": "lifespan"}, steps.get, answers.put))
         steps.put_nowait({"type": "lifespan.startup"})
         assert await answers.get() == {"type": "lifespan.startup.complete"}
-        assert await hub.wait_connected(WAIT_SECONDS)
+        assert await hub.wait_connected(LONG)
         steps.put_nowait({"type": "lifespan.shutdown"})
         assert await answers.get() == {"type": "lifespan.shutdown.complete"}
         await serving

@@ -35,7 +35,8 @@ from sessions_app.services.sessions import (
 )
 from sessions_app.upkeep import nudge_stopping_sessions
 from tests.cast import execution_in, new_execution, session_in
-from tests.conftest import LONG, Configure, Work
+from tests.conftest import Configure, Work
+from tests.patience import LONG
 from tests.racing import blocked_by, together
 from tests.working import Delivery, queued, working
 

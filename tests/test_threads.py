@@ -15,11 +15,11 @@ from django_q.models import OrmQ
 
 from codeexec.queueing import enqueue
 from codeexec.threads import RequestExecutor, in_thread, threads
+from tests.patience import LONG
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["django_q"])
 
 LIMIT = settings.CODE_EXECUTOR["API_THREADS"]
-WAIT_SECONDS = 10.0
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_no_more_threads_than_the_setting_says_and_each_keeps_its_connection() -
     together = threading.Barrier(LIMIT)
 
     def at_once() -> tuple[int, str]:
-        together.wait(WAIT_SECONDS)
+        together.wait(LONG)
         return backend(), threading.current_thread().name
 
     async def test() -> None:
@@ -184,8 +184,8 @@ def test_requests_that_only_wait_hold_no_thread() -> None:
         waits, waiting = asyncio.Event(), asyncio.Semaphore(0)
         requests = [asyncio.create_task(request(waits, waiting)) for _number in range(5 * LIMIT)]
         for _request in requests:
-            await asyncio.wait_for(waiting.acquire(), WAIT_SECONDS)
-        assert await asyncio.wait_for(in_thread(backend), WAIT_SECONDS)
+            await asyncio.wait_for(waiting.acquire(), LONG)
+        assert await asyncio.wait_for(in_thread(backend), LONG)
         waits.set()
         assert len(set(await asyncio.gather(*requests))) <= LIMIT
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from codeexec.worker_queue import SafeEvent, WorkerQueue, WorkTimer
+from tests.patience import LONG
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
-WAIT_SECONDS = 10.0
 STOP = "STOP"
 
 
@@ -83,7 +83,7 @@ def test_a_small_queue_takes_few_messages_ahead() -> None:
 def test_put_waits_until_somebody_takes() -> None:
     queue = WorkerQueue(maxsize=1)
     child = fork(lambda: [queue.put(number) for number in range(100)] and None)
-    assert [queue.get(timeout=WAIT_SECONDS) for _number in range(100)] == list(range(100))
+    assert [queue.get(timeout=LONG) for _number in range(100)] == list(range(100))
     os.waitpid(child, 0)
 
 
@@ -97,7 +97,7 @@ def test_killing_idle_workers_wedges_nobody() -> None:
         while not tasks.empty():  # pragma: no cover -- nothing was put
             tasks.get()
         tasks.put("task")
-        assert results.get(timeout=WAIT_SECONDS) == (survivor, "task")
+        assert results.get(timeout=LONG) == (survivor, "task")
         kill(survivor)
 
 
@@ -147,7 +147,7 @@ def test_a_killed_producer_leaves_no_half_message() -> None:
     for _round in range(10):
         producer = fork(produce)
         for _message in range(20):
-            assert queue.get(timeout=WAIT_SECONDS)[:1] in "xy"
+            assert queue.get(timeout=LONG)[:1] in "xy"
         kill(producer)
         while not queue.empty():
             assert len(queue.get()) in (500, 5000)
@@ -181,7 +181,7 @@ def test_a_timer_runs_by_itself_and_only_its_worker_sets_it() -> None:
 
     in_worker(0.5)
     assert 0 < timer.value <= 0.5
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + LONG
     while timer.value > 0:
         assert time.monotonic() < deadline
     assert timer.value == 0
