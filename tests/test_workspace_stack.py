@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.patience import eventually
 from tests.sandboxes import RUNTIMES
-from tests.stack import Stack, eventually, running_stack
+from tests.stack import Stack, running_stack
 
 pytestmark = pytest.mark.stack
 
