@@ -20,7 +20,7 @@ from django.core.management import (
     get_commands,
     load_command_class,
 )
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from codeexec.audit.models import AuditEntry
@@ -226,7 +226,7 @@ def test_no_key_is_in_the_audit_log(cast: dict[str, Any]) -> None:
         (["run_code", "/nowhere.py"], 2, "/nowhere.py can't be read: No such file"),
         (["run_code", "-", "--stdin", "-"], 2, "can't both come from stdin"),
         (["run_code", "README.md"], 2, "No environment runs files like README.md (they run .js"),
-        (["run_code", __file__, "--timeout", "1000000"], 1, "is more than the"),
+        (["run_code", __file__, "--timeout", "1000000"], 1, "timeout: it is more, at most"),
         (["run_code", __file__, "--environment", "moon"], 1, "There is no 'moon'"),
     ],
 )
@@ -242,10 +242,13 @@ def test_what_is_wrong_is_one_sentence_that_says_what_to_do(
 
 
 def test_a_database_that_lacks_tables_is_explained(cast: dict[str, Any]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE sessions_app_session RENAME TO gone")
-    with pytest.raises(CommandError, match=r"Run `manage\.py migrate`"):
-        shown("sessions")
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            cursor.execute("ALTER TABLE sessions_app_session RENAME TO gone")
+        with pytest.raises(CommandError, match=r"Run `manage\.py migrate`"):
+            shown("sessions")
+        transaction.set_rollback(True)
 
 
 def test_usual_exit_codes_are_those_of_the_tables() -> None:
