@@ -36,6 +36,7 @@ from tests.console_fixtures import (
 from tests.working import Delivery, queued
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+CONFIRMED = {"_form_submitted": "True"}
 
 
 @pytest.fixture
@@ -131,11 +132,11 @@ def test_each_action_asks_its_own_permission_and_is_in_the_audit_log(
     if permission == "resume_node":
         Node.objects.filter(pk=this.pk).update(status="draining")
     others = {"drain_node", "resume_node", "recycle_node", "change_node"} - {permission}
-    refused = staff("view_node", *others).post(detail(this, action), {})
+    refused = staff("view_node", *others).post(detail(this, action), CONFIRMED)
     assert refused.status_code == 403
     assert not AuditEntry.objects.exists() and Sandbox.objects.filter(pk=idle.pk).exists()
     client = staff("view_node", permission)
-    assert client.post(detail(this, action), {}).headers["HX-Redirect"] == page(this)
+    assert client.post(detail(this, action), CONFIRMED).headers["HX-Redirect"] == page(this)
     entry = AuditEntry.objects.get()
     assert (entry.action, entry.target_name, entry.actor_kind) == (audited, "this", "user")
 
