@@ -49,7 +49,7 @@ def _check_nodes(nodes: list[Node]) -> str:
     if not nodes:
         return "no worker node is up: start one with `manage.py run_worker`"
     if all(node.status == Node.Status.DRAINING for node in nodes):
-        return "all worker nodes are draining: no new sessions until one is activated"
+        return "all worker nodes are draining: no new sessions until one is resumed"
     broken = [f"{node.name}: {node.engine_error}" for node in nodes if node.engine_error]
     return "; ".join(broken) or "ok"
 

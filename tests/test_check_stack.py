@@ -99,7 +99,7 @@ def test_docker_that_was_stopped_is_found_and_hides_nothing_else(
         code, report = examine(stack, DOCKER_SOCKET=path)
     assert code == 1
     [(text, advice)] = said(report, "docker", "failure")
-    assert path in text and "doesn't answer" in text
+    assert path in text and "Connection refused" in text
     assert "systemctl start docker" in advice and "DOCKER_SOCKET" in advice
     assert said(report, "images", "warning") and said(report, "runner", "warning")
     assert said(report, "migrations", "ok") and said(report, "disk", "ok")
@@ -134,7 +134,7 @@ def test_a_worker_that_was_killed_is_found(stack: Stack) -> None:
         assert code == 1
         (nothing_runs, _), (text, advice) = said(report, "workers", "failure")
         assert "no worker node gives a sign of life" in nothing_runs
-        assert text == f"node {node}: its worker has given no sign of life for 1 min 00 s"
+        assert text.startswith(f"node {node}: its worker has given no sign of life for 1 min ")
         assert "`manage.py run_worker`" in advice and f"NODE_NAME={node}" in advice
         assert said(report, "database", "ok")
     finally:
@@ -147,7 +147,7 @@ def test_a_worker_that_lives_and_takes_nothing_is_found(stack: Stack) -> None:
     stack.rows(
         "INSERT INTO sessions_app_node (id, name, status, capacity, concurrency, engine_error,"
         " runtimes, started_at, heartbeat_at) VALUES (gen_random_uuid(), 'deaf', 'active', 1, 1,"
-        " '', '{}', now(), now() + interval '10 seconds') RETURNING 1"
+        " '', '{}', now(), now() + interval '1 hour') RETURNING 1"
     )
     try:
         code, report = examine(stack, *only("queue", "clock"))
@@ -208,10 +208,12 @@ def small_disk(folder: Path) -> Iterator[Path]:
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
     try:
-        with (folder / "log").open("wb") as file, pytest.raises(OSError, match="No space left"):
+        with (
+            (folder / "log").open("wb", buffering=0) as file,
+            pytest.raises(OSError, match="No space left"),
+        ):
             while True:
                 file.write(bytes(4096))
-                file.flush()
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -235,7 +237,7 @@ def test_a_full_disk_is_found(stack: Stack, tmp_path: Path) -> None:
         ("EXECUTION_TIMEOUT", "soon", "EXECUTION_TIMEOUT: 'soon' can't be; allowed: a number"),
         ("DATABASE_PASSWORD_FILE", "/nowhere", "DATABASE_PASSWORD_FILE: /nowhere can't be read"),
         ("CODE_EXECUTOR_CONF", "/nowhere", "CODE_EXECUTOR_CONF: there is no file /nowhere"),
-        ("API_HOST", "0.0.0.0", "API_AUTH: open serves whoever reaches it"),
+        ("API_HOST", "192.0.2.1", "API_AUTH: open serves whoever reaches it"),
     ],
 )
 def test_a_broken_configuration_is_found_and_hides_nothing_else(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
 from codeexec.audit.actors import ANYBODY
+from codeexec.audit.models import AuditEntry
 from environments_app.models import Environment
-from sessions_app.models import Node, Session
-from sessions_app.services.nodes import drain_node, resume_node
+from sessions_app.admin.node_page import advice
+from sessions_app.models import Node, Sandbox, Session
+from sessions_app.sandboxes import fill_pools
+from sessions_app.services.nodes import drain_node, recycle_pool, resume_node
 from sessions_app.services.sessions import open_session
 from tests.console_fixtures import (
     MESSAGE,
@@ -28,7 +33,10 @@ from tests.console_fixtures import (
     staff,
     text_of,
 )
-from tests.working import Delivery
+from tests.working import Delivery, queued
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+CONFIRMED = {"_form_submitted": "True"}
 
 
 @pytest.fixture
@@ -103,6 +111,88 @@ def test_a_draining_node_gets_no_new_session(
     assert not Node.objects.with_room().exists()
     kept.refresh_from_db()
     assert kept.status == Session.Status.READY
+
+
+def detail(row: Node, action: str) -> str:
+    return reverse(f"admin:sessions_app_node_{action}", args=[row.pk])
+
+
+@pytest.mark.parametrize(
+    ("permission", "action", "audited"),
+    [
+        ("drain_node", "drain_this_node", "node.drain"),
+        ("resume_node", "resume_this_node", "node.resume"),
+        ("recycle_node", "recycle_this_pool", "node.recycle"),
+    ],
+)
+def test_each_action_asks_its_own_permission_and_is_in_the_audit_log(
+    this: Node, python: Environment, permission: str, action: str, audited: str
+) -> None:
+    idle = sandbox(python, this)
+    if permission == "resume_node":
+        Node.objects.filter(pk=this.pk).update(status="draining")
+    others = {"drain_node", "resume_node", "recycle_node", "change_node"} - {permission}
+    refused = staff("view_node", *others).post(detail(this, action), CONFIRMED)
+    assert refused.status_code == 403
+    assert not AuditEntry.objects.exists() and Sandbox.objects.filter(pk=idle.pk).exists()
+    client = staff("view_node", permission)
+    assert client.post(detail(this, action), CONFIRMED).headers["HX-Redirect"] == page(this)
+    entry = AuditEntry.objects.get()
+    assert (entry.action, entry.target_name, entry.actor_kind) == (audited, "this", "user")
+
+
+def test_a_pool_is_recycled_and_no_sessions_sandbox_is_touched(
+    this: Node, other: Node, python: Environment, rust: Environment
+) -> None:
+    used = sandbox(python, this, status="in_use", container_id="1")
+    elsewhere = sandbox(python, other, container_id="2")
+    old = [sandbox(each, this, container_id=each.name) for each in (python, rust)]
+    assert recycle_pool(this.pk, by=ANYBODY) == 2
+    assert set(Sandbox.objects.values_list("pk", flat=True)) == {used.pk, elsewhere.pk}
+    assert queued("node:this") == [Delivery("remove_sandbox", (str(each.pk),)) for each in old]
+
+
+def test_a_recycled_pool_is_filled_again(
+    this: Node, python: Environment, work: Callable[[], list[Delivery]]
+) -> None:
+    Environment.objects.filter(pk=python.pk).update(warm_pool_size=1)
+    fill_pools(this)
+    work()
+    before = Sandbox.objects.idle().get()
+    recycle_pool(this.pk, by=ANYBODY)
+    fill_pools(this)
+    work()
+    assert Sandbox.objects.idle().get().pk != before.pk
+
+
+def test_a_nodes_page_shows_what_is_there_and_what_to_do(
+    admin_client: Client, this: Node, rows: dict[str, Any]
+) -> None:
+    text = text_of(admin_client, page(this))
+    assert "All is well." in text
+    for shown_row in (rows[SESSION], rows[SANDBOX]):
+        assert str(shown_row.pk)[:8] in text
+    assert "stop_session" in text  # waits in its queue
+    assert "Nothing runs here." in text and "python" in text
+    assert detail(this, "drain_this_node") in text
+    assert detail(this, "resume_this_node") not in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"heartbeat_at": LONG_AGO}, "has given no sign of life for"),
+        ({"engine_error": "The Docker Engine is away."}, "`manage.py check_stack` says more"),
+        ({"status": "draining"}, "Resume it afterwards"),
+    ],
+)
+def test_what_is_wrong_with_a_node_is_said_with_what_to_do(
+    this: Node, columns: dict[str, Any], said: str
+) -> None:
+    Node.objects.filter(pk=this.pk).update(**columns)
+    this.refresh_from_db()
+    [line] = advice(this)
+    assert said in line
 
 
 def test_a_queued_message_shows_function_and_id(admin_client: Client, rows: dict[str, Any]) -> None:

@@ -76,11 +76,7 @@ class NodeAdmin(HistoryAdmin):
                 )
             },
         ),
-        ("Running now", {"fields": ("running",)}),
-        ("Sessions", {"fields": ("sessions",)}),
-        ("Sandboxes", {"fields": ("sandboxes",)}),
-        ("Images", {"fields": ("images",)}),
-        ("Its queue", {"fields": ("queue",)}),
+        ("There now", {"fields": ("running", "sessions", "sandboxes", "queue", "images")}),
     )
     readonly_fields = flatten_fieldsets(fieldsets)
 
@@ -121,23 +117,23 @@ class NodeAdmin(HistoryAdmin):
     def to_do(self, node: Node) -> str:
         return render_to_string("admin/advice.html", {"advice": node_page.advice(node)})
 
-    @column("Executions")
+    @column("Running")
     def running(self, node: Node) -> str:
         return node_page.running(node)
 
-    @column("Live")
+    @column("Sessions")
     def sessions(self, node: Node) -> str:
         return node_page.sessions(node)
 
-    @column("There now")
+    @column("Sandboxes")
     def sandboxes(self, node: Node) -> str:
         return node_page.sandboxes(node)
 
-    @column("Built here")
+    @column("Images")
     def images(self, node: Node) -> str:
         return node_page.images(node)
 
-    @column("Waiting")
+    @column("Its queue")
     def queue(self, node: Node) -> str:
         return node_page.queue(node)
 

@@ -50,7 +50,8 @@ def look_at_docker() -> Iterator[Found]:
 
 
 def _without_docker(socket: str, error: EngineUnavailable) -> Found:
-    text = f"{socket}: {first_line(error)}"
+    said = first_line(error)
+    text = said if socket in said else f"{socket}: {said}"
     if not _is_worker_host():
         return warning(
             f"{text} (no worker has run on this host, and the API needs no Docker)",

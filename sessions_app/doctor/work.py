@@ -14,7 +14,7 @@ from django_q.models import Failure, OrmQ
 
 from codeexec.commands import counted
 from codeexec.postgres import connection_parameters
-from codeexec.queueing import enqueue, node_queue
+from codeexec.queueing import message, node_queue, send
 from sessions_app.admin.display import duration
 from sessions_app.doctor.findings import Found, failure, ok, warning
 from sessions_app.models import Execution, Node
@@ -77,8 +77,7 @@ def _round_trips() -> Iterator[Found]:
     with psycopg.connect(**connection_parameters("check_stack"), autocommit=True) as listening:
         listening.execute(f"LISTEN {ECHO_CHANNEL}")
         began = time.monotonic()
-        for word, name in words.items():
-            enqueue(ECHO_TASK, word, queue=node_queue(name))
+        sent = {word: _send(word, name) for word, name in words.items()}
         for notification in listening.notifies(timeout=ECHO_SECONDS):
             name = words.pop(notification.payload, "")
             if name:
@@ -86,12 +85,17 @@ def _round_trips() -> Iterator[Found]:
                 yield ok(f"a message to node {name} came back in {duration(seconds)}")
             if not words:
                 break
+    OrmQ.objects.filter(pk__in=[sent[word] for word in words]).delete()
     for name in words.values():
         yield failure(
             f"a message to node {name} did not come back within {ECHO_SECONDS:g} s",
             "Its node gives signs of life, but its workers take nothing from the queue: see its "
             "log, and start `manage.py run_worker` there again.",
         )
+
+
+def _send(word: str, name: str) -> int:
+    return send(node_queue(name), message(ECHO_TASK, word))
 
 
 def look_at_workers() -> Iterator[Found]:

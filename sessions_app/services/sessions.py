@@ -91,7 +91,7 @@ def _take_place(session: Session) -> None:
     nodes = list(Node.objects.active().order_by("pk").select_for_update(no_key=True))
     if not nodes:
         raise NoCapacity(
-            "No worker node takes sessions: start one with `manage.py run_worker`, or activate one "
+            "No worker node takes sessions: start one with `manage.py run_worker`, or resume one "
             "that is draining."
         )
     environment, runtime = session.environment, session_runtime(session)
