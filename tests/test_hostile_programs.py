@@ -13,10 +13,15 @@ from codeexec.sandbox import protocol, stream
 from codeexec.sandbox.docker_driver import DockerDriver
 from codeexec.sandbox.errors import WorkspaceWriteFailed
 from codeexec.sandbox.types import RunResult, SandboxHandle, Verdict, WorkspaceFile
+from tests.patience import LONG, SOON
 from tests.sandboxes import MIB, RUNTIMES, command, docker_url, new_spec, run_python
 
 pytest_plugins = ["tests.sandbox_fixtures"]
 pytestmark = pytest.mark.docker
+
+
+UNREAD_SECONDS = 2.5
+"""How long a flood is left unread, whose program may take 0.5 s."""
 
 
 class Arena:
@@ -165,7 +170,7 @@ def test_a_flood_does_not_outrun_the_clock(arena):
     source = "import os\nwhile True: os.write(1, b'x'); os.write(2, b'y')"
     result = arena.run(source, wall_seconds=0.7, output_bytes=10**9)
     assert result.verdict == Verdict.TIME_LIMIT
-    assert result.wall_seconds < 2
+    assert result.wall_seconds < SOON
 
 
 def test_a_flood_that_nobody_receives_does_not_stop_the_clock(arena):
@@ -182,12 +187,12 @@ def test_a_flood_that_nobody_receives_does_not_stop_the_clock(arena):
     reader, frames = protocol.FrameReader(nonce), []
     with stream.attached(docker_url(), arena.handle.container_id) as slow:
         slow.send(protocol.encode_hello(arena.handle.token, nonce) + flood)
-        time.sleep(1.5)
+        time.sleep(UNREAD_SECONDS)
         while not frames or frames[-1].type != protocol.Tell.RESULT:
-            frames += reader.feed(slow.receive(5) or b"")
+            frames += reader.feed(slow.receive(LONG) or b"")
     ending = protocol.decode_result(frames[-1].payload)
     assert ending.cause == protocol.Cause.CLOCK
-    assert 0.5e9 <= ending.wall_ns < 1.2e9
+    assert 0.5e9 <= ending.wall_ns < UNREAD_SECONDS * 1e9
     arena.assert_unharmed()
 
 
@@ -209,7 +214,7 @@ def test_a_flood_whose_client_has_left_is_ended_by_the_next_one(arena):
         time.sleep(0.5)
     began = time.monotonic()
     arena.assert_unharmed()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < SOON
 
 
 # ---- outliving a run
