@@ -22,12 +22,13 @@ from tests.stack import Client, Stack, docker, environments_file, eventually, ru
 pytestmark = [pytest.mark.stack, pytest.mark.docker]
 
 LEASE_SECONDS = 3
+SETTINGS = {"EXECUTION_LEASE": str(LEASE_SECONDS), "EXECUTION_TIMEOUT": "120"}
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    with running_stack(folder, EXECUTION_LEASE=str(LEASE_SECONDS)) as running:
+    with running_stack(folder, **SETTINGS) as running:
         yield running
         running.stop("worker")
         running.manage("cleanup_sessions", "--all")
