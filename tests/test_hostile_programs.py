@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from codeexec.sandbox import protocol, stream
+from codeexec.sandbox import policy, protocol, stream
 from codeexec.sandbox.docker_driver import DockerDriver
 from codeexec.sandbox.errors import WorkspaceWriteFailed
 from codeexec.sandbox.types import RunResult, SandboxHandle, Verdict, WorkspaceFile
@@ -22,6 +22,9 @@ pytestmark = pytest.mark.docker
 
 UNREAD_SECONDS = 2.5
 """How long a flood is left unread, whose program may take 0.5 s."""
+
+
+FILES = 8192
 
 
 class Arena:
@@ -51,7 +54,10 @@ def runtime(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def handle(docker_driver: DockerDriver, runtime: str) -> Iterator[SandboxHandle]:
     spec = new_spec(runtime=runtime)
-    yield docker_driver.start(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        for most in ("MAX_FILES", "GVISOR_FILES"):  # fewer: they are to be made, and removed
+            patch.setattr(policy, most, FILES)
+        yield docker_driver.start(spec)
     docker_driver.destroy(spec.sandbox_id)
 
 
