@@ -105,6 +105,7 @@ UNFOLD: dict[str, Any] = {
                 _item("Users", "person", "auth_user"),
                 _item("Groups", "group", "auth_group"),
                 _item("Failed logins", "lock_clock", "sessions_app_failedlogin"),
+                _item("Audit log", "history_edu", "audit_auditentry"),
             ),
         ],
     },

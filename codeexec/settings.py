@@ -130,6 +130,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "django_q",
+    "codeexec.audit",
     "environments_app",
     "sessions_app",
 ]

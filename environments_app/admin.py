@@ -15,6 +15,7 @@ from django.utils.text import capfirst
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import BooleanRadioFilter
 
+from codeexec.audit.console import AuditedForms
 from environments_app.forms import limit_field, shown
 from environments_app.limits import LIMITS
 from environments_app.models import Environment, EnvironmentQuerySet, EnvironmentRevision
@@ -79,7 +80,7 @@ class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
 
 
 @admin.register(Environment)
-class EnvironmentAdmin(ModelAdmin):  # type: ignore[misc]
+class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
     list_display: tuple[str, ...] = (
         "name",
         "enabled",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from codeexec.audit.actors import ANYBODY, Actor, ActorKind
+
 
 class Scope(StrEnum):
     """What a client's keys may be used for."""
@@ -72,6 +74,13 @@ class Caller:
     @property
     def client_id(self) -> int | None:
         return self.client.id if self.client is not None else None
+
+    @property
+    def actor(self) -> Actor:
+        """How the audit log names it. Commands and the console have actors of their own."""
+        if self.client is None:
+            return ANYBODY
+        return Actor(kind=ActorKind.CLIENT, name=self.client.name, id=str(self.client.id))
 
     def has_scope(self, scope: str) -> bool:
         if self.client is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codeexec import bounds
 from codeexec.sandbox import protocol
-from sessions_app.models import Execution, Session
+from sessions_app.models import Execution, Node, Session
 from tests.api_client import Api
 from tests.test_api import error
 
@@ -21,6 +23,8 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture
 def path(api: Api) -> str:
+    """Of a session; its node has nobody who gives signs of life, and needs none for the test."""
+    Node.objects.update(heartbeat_at=timezone.now() + timedelta(hours=1))
     session_id = api.post("/sessions", {"environment": "python"}).json()["session_id"]
     return f"/sessions/{session_id}/execute?wait=false"
 

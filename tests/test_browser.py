@@ -173,7 +173,7 @@ def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
 ) -> None:
     links = operator.locator("#nav-sidebar-apps a")
     addresses = [str(link.get_attribute("href")) for link in links.all()]
-    assert len(addresses) == 15
+    assert len(addresses) == 16
     for address in [*addresses, page(run), page(run.session), page(run.session.node)]:
         operator.goto(address)
         for width in (400, 1280):

@@ -14,6 +14,8 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import NoReverseMatch, reverse
 
+from codeexec.audit.actors import command_actor
+from codeexec.audit.record import record
 from environments_app.admin import ISOLATION_FIELDS
 from environments_app.models import Environment
 from sessions_app import models
@@ -73,6 +75,7 @@ def rows(this: Node, python: Environment) -> dict[str, Model]:
     everything["sessions_app_isolationcheck"] = models.IsolationCheck.objects.create(
         node=this, environment=python, runtime="runc"
     )
+    everything["audit_auditentry"] = record(command_actor("drain_node"), "node.drain", this)
     platform = models.Client.objects.create(name="interviews")
     everything["sessions_app_client"] = platform
     everything["sessions_app_apikey"] = create_key(platform).row

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import tarfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +46,28 @@ class Engine:
         """The id of a new container, from the Engine's own description. Raises like `api`."""
         created = self.api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
         return str(created["Id"])
+
+    @contextlib.contextmanager
+    def passing_container(self, config: dict[str, Any], name: str) -> Iterator[str]:
+        """The id of a new container, which is removed afterwards. Raises like `api`."""
+        container = self.create_container(config, name)
+        try:
+            yield container
+        finally:
+            with gone_is_fine():
+                self.api.remove_container(container, force=True, v=True)
+
+    def first_file(self, container: str, path: str, *, most_bytes: int) -> bytes | None:
+        """The beginning of the file at a path of a container, started or not; None: it has none
+        there. Raises like `api`.
+        """
+        chunks, _ = self.api.get_archive(container, path)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isfile() else None
+                if file is not None:
+                    return file.read(most_bytes)
+        return None
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from docker.errors import NotFound
 
 from codeexec.sandbox import policy
 from codeexec.sandbox.driver import OnLine
-from codeexec.sandbox.engine import Engine, gone_is_fine, translated
+from codeexec.sandbox.engine import Engine, translated
 from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing, SandboxStartFailed
 from codeexec.sandbox.policy import Identity
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
@@ -139,21 +137,20 @@ class Images:
             "NetworkDisabled": True,
             "Labels": policy.standard_labels(errand),
         }
-        with translated(SandboxStartFailed):
-            api = self._engine.api
-            container = self._engine.create_container(
-                config, policy.container_name(errand.sandbox_id)
-            )
+        name = policy.container_name(errand.sandbox_id)
+        with (
+            translated(SandboxStartFailed),
+            self._engine.passing_container(config, name) as container,
+        ):
             try:
-                chunks, _ = api.get_archive(container, "/etc/passwd")
-                return _first_file(b"".join(chunks))
+                passwd = self._engine.first_file(
+                    container, "/etc/passwd", most_bytes=_MAX_PASSWD_BYTES
+                )
             except NotFound as error:
                 if "No such container" in str(error.explanation):
                     raise
-                return ""
-            finally:
-                with gone_is_fine():
-                    api.remove_container(container, force=True, v=True)
+                passwd = None
+        return (passwd or b"").decode(errors="replace")
 
 
 def find_user(passwd: str, name: str) -> Identity:
@@ -165,15 +162,6 @@ def find_user(passwd: str, name: str) -> Identity:
     if name.isdecimal():
         return Identity(uid=int(name), gid=int(name))
     return UNKNOWN_USER
-
-
-def _first_file(archive: bytes) -> str:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for member in tar:
-            file = tar.extractfile(member) if member.isfile() else None
-            if file is not None:
-                return file.read(_MAX_PASSWD_BYTES).decode(errors="replace")
-    return ""
 
 
 def _build_lines(

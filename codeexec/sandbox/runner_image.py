@@ -8,7 +8,7 @@ from typing import Any
 
 from codeexec.sandbox import policy
 from codeexec.sandbox.driver import OnLine
-from codeexec.sandbox.engine import Engine, gone_is_fine, translated
+from codeexec.sandbox.engine import Engine, translated
 from codeexec.sandbox.errors import SandboxStartFailed
 from codeexec.sandbox.images import Images, version_of
 from codeexec.sandbox.policy import RUNNER_DIR
@@ -44,18 +44,15 @@ class RunnerImage:
         """
         self._images.inspect(self.reference)
         errand = policy.errand(spec)
-        with translated(SandboxStartFailed):
+        name = policy.container_name(errand.sandbox_id)
+        with (
+            translated(SandboxStartFailed),
+            self._engine.passing_container(self._installer(errand), name) as container,
+        ):
             api = self._engine.api
-            container = self._engine.create_container(
-                self._installer(errand), policy.container_name(errand.sandbox_id)
-            )
-            try:
-                api.start(container)
-                code = api.wait(container, timeout=30)["StatusCode"]
-                said = api.logs(container).decode(errors="replace").strip() if code else ""
-            finally:
-                with gone_is_fine():
-                    api.remove_container(container, force=True)
+            api.start(container)
+            code = api.wait(container, timeout=30)["StatusCode"]
+            said = api.logs(container).decode(errors="replace").strip() if code else ""
         if code:
             raise SandboxStartFailed(
                 f"The runner could not be put into the volume {self.volume}: {said}"

@@ -4,6 +4,7 @@ goes through the same services as the API's calls.
 
 from sessions_app.admin import (
     access,
+    audit,
     clients,
     environments,
     executions,
@@ -17,6 +18,7 @@ from sessions_app.admin import (
 
 __all__ = [
     "access",
+    "audit",
     "clients",
     "environments",
     "executions",

@@ -18,6 +18,8 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from codeexec.audit.console import AuditedForms
+
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
@@ -70,7 +72,7 @@ class _GrantsOnlyWhatIsHeld:
 
 
 @admin.register(User)
-class UserAdmin(_GrantsOnlyWhatIsHeld, DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
+class UserAdmin(AuditedForms, _GrantsOnlyWhatIsHeld, DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
     compressed_fields = False
     form = UserChangeForm
     add_form = UserCreationForm
@@ -88,7 +90,7 @@ class UserAdmin(_GrantsOnlyWhatIsHeld, DjangoUserAdmin, ModelAdmin):  # type: ig
 
 
 @admin.register(Group)
-class GroupAdmin(_GrantsOnlyWhatIsHeld, DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
+class GroupAdmin(AuditedForms, _GrantsOnlyWhatIsHeld, DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
     compressed_fields = False
 
     def may_touch(self, user: Any, row: Group) -> bool:

@@ -19,6 +19,7 @@ from unfold.admin import ModelAdmin
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
+from codeexec.audit.console import AuditedForms
 from sessions_app.admin.columns import column, operation, time_column
 from sessions_app.admin.display import ago, badge, page_link
 from sessions_app.admin.history import HistoryAdmin, HistoryInline
@@ -76,7 +77,7 @@ class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(Client)
-class ClientAdmin(ModelAdmin):  # type: ignore[misc]
+class ClientAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
     form = ClientForm
     list_display = ("name", "enabled", "scope_names", "requests_per_minute", "max_live_sessions")
     list_filter = ("enabled",)

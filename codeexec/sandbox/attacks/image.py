@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import io
-import tarfile
 from pathlib import Path
 
 from codeexec.sandbox import policy
 from codeexec.sandbox.driver import OnLine
-from codeexec.sandbox.engine import Engine, gone_is_fine, translated
+from codeexec.sandbox.engine import Engine, translated
 from codeexec.sandbox.errors import SandboxStartFailed
 from codeexec.sandbox.images import Images, version_of
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
@@ -47,23 +45,12 @@ class AttackImage:
             "NetworkDisabled": True,
             "Labels": policy.standard_labels(errand),
         }
-        with translated(SandboxStartFailed):
-            api = self._engine.api
-            container = self._engine.create_container(
-                config, policy.container_name(errand.sandbox_id)
-            )
-            try:
-                chunks, _ = api.get_archive(container, "/attack")
-                return _only_file(b"".join(chunks))
-            finally:
-                with gone_is_fine():
-                    api.remove_container(container, force=True, v=True)
-
-
-def _only_file(archive: bytes) -> bytes:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for member in tar:
-            file = tar.extractfile(member) if member.isfile() else None
-            if file is not None:
-                return file.read(_MAX_PROGRAM_BYTES)
-    raise SandboxStartFailed("The image of the attacks has no program in it.")
+        name = policy.container_name(errand.sandbox_id)
+        with (
+            translated(SandboxStartFailed),
+            self._engine.passing_container(config, name) as container,
+        ):
+            program = self._engine.first_file(container, "/attack", most_bytes=_MAX_PROGRAM_BYTES)
+        if program is None:
+            raise SandboxStartFailed("The image of the attacks has no program in it.")
+        return program

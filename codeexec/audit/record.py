@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+from codeexec.audit.actors import Actor
+from codeexec.audit.models import AuditEntry
+
+_LONGEST = {"actor_name": 150, "actor_id": 64, "address": 45, "target_id": 64, "target_name": 200}
+"""Characters that the columns take. A longer name is cut; that it was done is what counts."""
+
+
+def record(
+    by: Actor, action: str, target: models.Model | None = None, **details: Any
+) -> AuditEntry:
+    """Note down what is being done, in the caller's transaction: both happen, or neither.
+
+    `action`: `<thing>.<verb>`. `details`: JSON values, moments, UUIDs; no secrets, and no code.
+    """
+    names = {
+        "actor_name": by.name,
+        "actor_id": by.id,
+        "address": by.address,
+        "target_id": "" if target is None else str(target.pk),
+        "target_name": "" if target is None else str(target),
+    }
+    return AuditEntry.objects.create(
+        actor_kind=by.kind.value,
+        action=action,
+        target_type="" if target is None else target._meta.model_name or "",
+        details=details,
+        **{name: text[: _LONGEST[name]] for name, text in names.items()},
+    )

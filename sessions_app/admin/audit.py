@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+
+from codeexec.audit.models import AuditEntry
+from sessions_app.admin.columns import column, time_column
+from sessions_app.admin.display import ago, json_block
+from sessions_app.admin.filters import DayRangeFilter
+from sessions_app.admin.history import HistoryAdmin
+
+_APPS = ("sessions_app", "environments_app", "auth")
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(HistoryAdmin):
+    list_display = ("time", "who", "action", "target", "address", "more")
+    list_filter = ("actor_kind", ("at", DayRangeFilter))
+    search_fields = ("actor_name", "action", "target_id", "target_name")
+    search_help_text = "a user, client or command, an action, what it was done to, its id"
+    time_field = "at"
+    ordering = ("-at", "-id")
+    fields = ("at_exactly", "who", "address", "action", "target", "target_id", "details_text")
+    readonly_fields = fields
+
+    at_exactly = time_column("Time", "at")
+
+    @column("Time", ordering="at")
+    def time(self, entry: AuditEntry) -> str:
+        return ago(entry.at)
+
+    @column("Who")
+    def who(self, entry: AuditEntry) -> str:
+        by = f" (by {entry.actor_id})" if entry.actor_kind == "command" and entry.actor_id else ""
+        return f"{entry.actor_kind} {entry.actor_name}{by}"
+
+    @column("To what")
+    def target(self, entry: AuditEntry) -> str:
+        if not entry.target_type:
+            return "-"
+        text = f"{entry.target_type} {entry.target_name or entry.target_id}"
+        address = _page_of(entry)
+        if not address:
+            return text
+        return format_html('<a href="{}" class="console-link">{}</a>', address, text)
+
+    @column("Details")
+    def more(self, entry: AuditEntry) -> str:
+        return ", ".join(f"{name}: {value}" for name, value in entry.details.items())[:120] or "-"
+
+    @column("Details")
+    def details_text(self, entry: AuditEntry) -> str:
+        return json_block(entry.details)
+
+
+def _page_of(entry: AuditEntry) -> str:
+    """The page of what it was done to, which may be gone by now."""
+    for app in _APPS:
+        try:
+            return reverse(f"admin:{app}_{entry.target_type}_change", args=(entry.target_id,))
+        except NoReverseMatch:
+            continue
+    return ""
