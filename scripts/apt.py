@@ -10,6 +10,7 @@ from pathlib import Path
 from scripts.steps import SetUpError, run_logged
 
 _WITHOUT_QUESTIONS = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+_WAITING = "-oDPkg::Lock::Timeout=600"  # seconds
 _updated = False
 
 
@@ -19,9 +20,12 @@ def can_install() -> bool:
 
 
 def install(*packages: str, log: Path) -> None:
-    """Installs packages without what they merely recommend. Raises SetUpError."""
+    """Installs packages without what they merely recommend. Raises SetUpError.
+
+    Waits for another process that is installing some.
+    """
     _update(log)
-    argv = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    argv = ["apt-get", "install", "-y", "--no-install-recommends", _WAITING, *packages]
     run_logged(argv, log, env=_WITHOUT_QUESTIONS)
 
 

@@ -1,5 +1,5 @@
-"""What `scripts/test` does once Python's packages are installed: lint beside the rest of
-the set-up, then pytest.
+"""What `scripts/test` does once Python's packages are installed: lint, and the tools of others that
+tests use, beside the rest of the set-up, then pytest.
 
 Arguments go to pytest. Tests that are named by their path run in one process, others in several.
 """
@@ -13,15 +13,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from ctypes.util import find_library
 from pathlib import Path
 
 from codeexec import env
-from scripts import apt, gvisor
+from scripts import gvisor
 from scripts.base_image import ensure_base_image
 from scripts.docker_engine import running_engine
-from scripts.fuzz_runner import ensure_clang
 from scripts.local_postgres import LocalPostgres
+from scripts.management import python
 from scripts.prepare import prepare
 from scripts.steps import (
     ROOT,
@@ -44,16 +43,16 @@ def _set_up(config: env.Values, stack: ExitStack) -> None:
     log = logs / "test-set-up.log"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     _start_database(config["DATA_DIR"] / "test-postgres", logs / "test-database.log", stack)
-    lint = _begin_lint(logs / "test-lint.log", stack)
+    lint = _begin([ROOT / "scripts" / "lint"], logs / "test-lint.log", stack)
     gvisor.install(log)
     docker_socket = config["DOCKER_SOCKET"]
     engine = stack.enter_context(running_engine(docker_socket, logs))
     gvisor.require(engine.client)
+    tools = _begin(python("-m", "scripts.test_tools", str(log)), logs / "test-tools.log", stack)
     ensure_base_image(engine.client, docker_socket, log)
-    _ensure_tools(log)
-    ensure_clang(log)
     prepare(log)
-    _end_lint(lint, logs / "test-lint.log")
+    _end("Tools", tools, logs / "test-tools.log")
+    _end("Lint", lint, logs / "test-lint.log")
 
 
 def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
@@ -70,10 +69,11 @@ def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
     os.environ.pop("DATABASE_URL_FILE", None)
 
 
-def _begin_lint(log: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
+def _begin(argv: Sequence[str | Path], log: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
+    """Beside the rest of the set-up."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [ROOT / "scripts" / "lint"],
+            argv,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -84,39 +84,13 @@ def _begin_lint(log: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
     return process
 
 
-def _end_lint(process: subprocess.Popen[bytes], log: Path) -> None:
+def _end(title: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Shows all that it said, in one piece; its failure ends the run before any test."""
-    with step("Lint"):
+    with step(title):
         code = process.wait()
     print(log.read_text(errors="replace"), flush=True)
     if code != 0:
         sys.exit(code)
-
-
-def _ensure_tools(log: Path) -> None:
-    """Other people's programs that tests use: Compose, and a browser."""
-    with step("Docker Compose and Chromium") as current:
-        missing = [] if _has_compose() else ["docker-compose"]
-        if shutil.which("chromium") is None:
-            missing.append("chromium")
-        if find_library("atomic") is None:  # what drives the browser needs it
-            missing.append("libatomic1")
-        if not missing:
-            current.outcome = "present"
-            return
-        if not apt.can_install():
-            raise SetUpError(f"Tests need {' and '.join(missing)}: install them.")
-        current.doing(f"installing {' and '.join(missing)}")
-        apt.install(*missing, log=log)
-        current.outcome = "installed"
-
-
-def _has_compose() -> bool:
-    if shutil.which("docker-compose") is not None:
-        return True
-    if shutil.which("docker") is None:
-        return False
-    return subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
 
 
 def _pytest_arguments(given: list[str]) -> list[str]:
@@ -140,6 +114,7 @@ def _run(argv: Sequence[str]) -> None:
 
 def main() -> None:
     """Ends with pytest's exit code."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a hundred processes would compile it all
     stop_on_signals()
     with reported(), ExitStack() as stack:
         try:

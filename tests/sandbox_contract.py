@@ -21,6 +21,7 @@ from codeexec.sandbox.errors import (
     WorkspaceWriteFailed,
 )
 from codeexec.sandbox.types import SandboxHandle, Verdict, WorkspaceFile
+from tests.patience import LONG, SOON
 from tests.sandboxes import NODE, command, new_spec, run_python
 
 SURVIVOR = """
@@ -233,8 +234,8 @@ class SandboxContract:
         result = run_python(driver, sandbox, source, wall_seconds=0.5)
         assert (result.verdict, result.exit_code) == (Verdict.TIME_LIMIT, 124)
         assert (result.stdout, result.signal) == (b"before\n", "SIGKILL")
-        assert 0.5 <= result.wall_seconds < 1.5
-        assert time.monotonic() - began < 3
+        assert 0.5 <= result.wall_seconds < SOON
+        assert time.monotonic() - began < SOON
 
     def test_a_program_that_ignores_signals_runs_out_of_time(self, driver, sandbox):
         source = (
@@ -296,7 +297,7 @@ class SandboxContract:
             program = command("python", "-uc", "print('on'); import time; time.sleep(60)")
             result = attachment.run(program, keep_going=keep_going)
             assert (result.verdict, result.stdout) == (Verdict.CANCELLED, b"on\n")
-            assert 0.5 < result.wall_seconds < 4
+            assert 0.5 < result.wall_seconds < SOON
             assert attachment.run(command("sh", "-c", "echo after")).stdout == b"after\n"
 
     def test_a_caller_is_asked_even_while_output_floods(self, driver, sandbox):
@@ -379,18 +380,23 @@ class SandboxContract:
 
     def test_a_new_client_ends_what_the_earlier_one_runs(self, driver, sandbox):
         failures: list[BaseException] = []
+        runs = threading.Event()
 
         def first_client() -> None:
+            source = WorkspaceFile(path="main.py", content=f"{SURVIVOR}time.sleep(60)".encode())
             try:
-                run_python(driver, sandbox, SURVIVOR + "time.sleep(60)")
+                with driver.attach(sandbox) as attachment:
+                    attachment.write_files([source])
+                    program = command("python", "main.py")
+                    attachment.run(program, keep_going=lambda: runs.set() or True)
             except SandboxLost as error:
                 failures.append(error)
 
         thread = threading.Thread(target=first_client)
         thread.start()
-        time.sleep(0.7)
+        assert runs.wait(LONG)
         second = run_python(driver, sandbox, "print('second')")
-        thread.join(timeout=10)
+        thread.join(LONG)
         assert second.stdout == b"second\n"
         assert len(failures) == 1
         size = run_python(driver, sandbox, "import os; print(os.path.getsize('alive'))").stdout

@@ -16,17 +16,19 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from tests.patience import LONG, SOON
 from tests.stack import Client, Stack, docker, environments_file, eventually, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker]
 
 LEASE_SECONDS = 3
+SETTINGS = {"EXECUTION_LEASE": str(LEASE_SECONDS), "EXECUTION_TIMEOUT": "120"}
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    with running_stack(folder, EXECUTION_LEASE=str(LEASE_SECONDS)) as running:
+    with running_stack(folder, **SETTINGS) as running:
         yield running
         running.stop("worker")
         running.manage("cleanup_sessions", "--all")
@@ -161,13 +163,13 @@ class TestWorkerDeath:
     ) -> None:
         victim, bystander = client.open("python"), client.open("python")
         with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(client.execute, victim, "import time; time.sleep(25)")
+            waiting = threads.submit(client.execute, victim, "import time; time.sleep(60)")
             worker = eventually(lambda: _running_worker(stack, victim))
             killed_at = time.monotonic()
             os.kill(worker, signal.SIGKILL)
             assert client.execute(bystander, "print('still here')")["stdout"] == "still here\n"
             result = waiting.result()
-        assert time.monotonic() - killed_at < LEASE_SECONDS + 5
+        assert time.monotonic() - killed_at < LEASE_SECONDS + SOON
         assert (result["status"], result["verdict"]) == ("error", "internal_error")
         assert "worker" in result["error"]
         assert client.execute(victim, "print('next')")["stdout"] == "next\n"
@@ -206,8 +208,8 @@ class TestWorkerDeath:
         parent = stack.processes.pop("worker")
         children = psutil.Process(parent.pid).children(recursive=True)
         parent.kill()
-        parent.wait(10)
-        _, alive = psutil.wait_procs(children, timeout=10)
+        parent.wait(LONG)
+        _, alive = psutil.wait_procs(children, timeout=LONG)
         assert alive == []
         stack.start("worker", "run_worker")
         assert client.execute(session_id, "print('back')")["stdout"] == "back\n"
@@ -231,7 +233,7 @@ class TestSessions:
         self, stack: Stack, client: Client
     ) -> None:
         session_id = client.open("python")
-        code = "import time; print('partial', flush=True); open('said', 'w'); time.sleep(25)"
+        code = "import time; print('partial', flush=True); open('said', 'w'); time.sleep(60)"
         with ThreadPoolExecutor(1) as threads:
             waiting = threads.submit(client.execute, session_id, code)
             assert eventually(lambda: "said" in _files(session_id))

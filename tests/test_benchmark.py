@@ -45,6 +45,7 @@ from sessions_app.benchmark.service import (
     parse_server_timing,
 )
 from sessions_app.benchmark.turns import in_turn, side_by_side
+from tests.patience import LONG
 
 ONE = OF_ENVIRONMENTS["python"]
 TIMING = (
@@ -221,7 +222,7 @@ class TestTurns:
         assert samples == {"a": [1, 4, 5, 8], "b": [2, 3, 6, 7]}
 
     def test_side_by_side_makes_as_many_calls_as_asked_for(self) -> None:
-        together = threading.Barrier(3, timeout=10)
+        together = threading.Barrier(3, timeout=LONG)
         burst = side_by_side([lambda: float(together.wait())] * 3, 30)
         assert len(burst.samples_ms) == 30
         assert burst.per_second == 30 / burst.seconds
@@ -234,7 +235,7 @@ class TestTurns:
             raise BenchmarkError("no answer")
 
         with pytest.raises(BenchmarkError):
-            side_by_side([fail, lambda: float(failed.wait(10))], 1_000_000_000)
+            side_by_side([fail, lambda: float(failed.wait(LONG))], 1_000_000_000)
 
 
 class TestBareProcess:

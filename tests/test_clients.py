@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -254,12 +255,15 @@ def test_a_change_counts_as_soon_as_the_database_has_told_it(number: int, own: P
     error(own.call("GET", "/sessions"), 401, "invalid_key")
 
 
-def test_a_key_expires_by_the_clock_though_nothing_changes(own: Platform) -> None:
+def test_a_key_expires_by_the_clock_though_nothing_changes(
+    own: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = create_key(own.client)
-    ApiKey.objects.filter(pk=short.row.pk).update(expires_at=timezone.now() + timedelta(seconds=1))
+    ApiKey.objects.filter(pk=short.row.pk).update(expires_at=timezone.now() + timedelta(hours=1))
     hear(own.api)
     assert own.api.get("/sessions", headers=api_key(short.key)).status_code == 200
-    time.sleep(1.1)
+    later = SimpleNamespace(now=lambda: timezone.now() + timedelta(hours=1))
+    monkeypatch.setattr("sessions_app.key_ring.timezone", later)
     error(own.api.get("/sessions", headers=api_key(short.key)), 401, "invalid_key")
 
 
@@ -314,11 +318,12 @@ def test_what_is_old_is_read_again(own: Platform, monkeypatch: pytest.MonkeyPatc
 # ---- tokens
 
 
-def test_a_token_ends_with_its_time(own: Platform) -> None:
+def test_a_token_ends_with_its_time(own: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     session_id = own.open()
-    token = own.token(session_id, "viewer", expires_in=1)
+    token = own.token(session_id, "viewer", expires_in=3600)
     assert own.api.get(f"/sessions/{session_id}", headers=bearer(token)).status_code == 200
-    time.sleep(2)
+    later = SimpleNamespace(time=lambda: time.time() + 3600)
+    monkeypatch.setattr("sessions_app.services.tokens.time", later)
     error(own.api.get(f"/sessions/{session_id}", headers=bearer(token)), 401, "token_expired")
 
 

@@ -15,7 +15,8 @@ import pytest
 from codeexec.env import BASE_DIR
 from codeexec.page_policies import content_security_policy
 from tests.api_client import Api
-from tests.stack import eventually, free_port
+from tests.patience import LONG, eventually
+from tests.stack import free_port
 
 NAME = "code.example.org"
 PRODUCTION = {
@@ -85,14 +86,14 @@ def api_process(folder: Path, **settings: str) -> Iterator[httpx.Client]:
         env=os.environ | environ | settings,
         stdout=subprocess.DEVNULL,
     )
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LONG, trust_env=False)
     try:
-        assert eventually(lambda: process.poll() is not None or _answers(client), 30)
+        assert eventually(lambda: process.poll() is not None or _answers(client))
         yield client
     finally:
         client.close()
         process.terminate()
-        process.wait(30)
+        process.wait(LONG)
 
 
 def _answers(client: httpx.Client) -> bool:

@@ -176,9 +176,9 @@ def _remove_volume(api: docker.APIClient, name: str) -> bool:
 
 
 def test_an_abandoned_sandbox_ends_by_itself(docker_driver):
-    spec = new_spec(max_idle_seconds=1)
+    spec = new_spec(max_idle_seconds=3)
     handle = docker_driver.start(spec)
-    busy = run_python(docker_driver, handle, "import time; time.sleep(1.5); print('worked')")
+    busy = run_python(docker_driver, handle, "import time; time.sleep(3.5); print('worked')")
     assert busy.stdout == b"worked\n"
     assert eventually(
         lambda: spec.sandbox_id not in {s.sandbox_id for s in docker_driver.list_sandboxes()}

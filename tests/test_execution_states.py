@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-import psycopg
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from codeexec.notifications import CHANNEL
-from codeexec.postgres import connection_parameters
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
 from sessions_app.models.execution import FINISHED, UNFINISHED, Outcome, Verdict
@@ -37,7 +35,7 @@ from tests.cast import (
 from tests.conftest import Configure
 from tests.plans import indexes_used
 from tests.racing import blocked_by, together
-from tests.working import announcements, take_up
+from tests.working import announcements, take_up, told_on
 
 pytestmark = pytest.mark.django_db
 E = Execution.Status
@@ -130,9 +128,8 @@ def test_an_end_that_is_taken_back_is_told_to_nobody(session: Session) -> None:
 
 @contextmanager
 def _listening() -> Iterator[Callable[[], list[str]]]:
-    with psycopg.connect(**connection_parameters("test"), autocommit=True) as listener:
-        listener.execute(f"LISTEN {CHANNEL}")
-        yield lambda: [told.payload.split("\n")[0] for told in listener.notifies(timeout=0.1)]
+    with told_on(CHANNEL) as told:
+        yield lambda: [payload.split("\n")[0] for payload in told()]
 
 
 def test_a_claim_names_the_worker_and_takes_a_lease(session: Session, configure: Configure) -> None:

@@ -73,6 +73,12 @@ def submit(session: Session, code: str = "print(1)") -> Execution:
 
 
 SLEEP = "import time; time.sleep(60)"
+UNTIL_TOLD = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"
+
+
+def tell(driver: FakeDriver, session: Session) -> None:
+    """The program that runs in it until it is told."""
+    (driver.sandboxes[str(session.pk)].folder / "go").touch()
 
 
 def test_what_is_announced_is_run(sessions: list[Session], this: Node) -> None:
@@ -127,14 +133,13 @@ def test_no_more_run_at_one_time_than_it_may(sessions: list[Session], this: Node
 def test_who_waits_gets_a_place_in_the_order_of_arrival(
     sessions: list[Session], this: Node, driver: FakeDriver
 ) -> None:
-    until_told = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"
     with executing(this, concurrency=1):
         heard = submit(sessions[2])  # what comes while it begins to listen may come twice
         assert has_come_to(heard, E.COMPLETED)
-        first = submit(sessions[0], until_told)
+        first = submit(sessions[0], UNTIL_TOLD)
         assert has_come_to(first, E.RUNNING)
         order = [submit(sessions[2]), submit(sessions[1]), submit(sessions[0]), submit(sessions[1])]
-        (driver.sandboxes[str(sessions[0].pk)].folder / "go").touch()
+        tell(driver, sessions[0])
         assert all(has_come_to(execution, E.COMPLETED) for execution in order)
     taken = Execution.objects.exclude(pk__in=[heard.pk, first.pk]).order_by("claimed_at")
     assert [each.pk for each in taken][:2] == [order[0].pk, order[1].pk]
@@ -171,12 +176,13 @@ def test_a_lease_is_renewed_as_long_as_its_program_runs(
 
 
 def test_stopping_lets_what_runs_end_and_takes_nothing_new(
-    sessions: list[Session], this: Node
+    sessions: list[Session], this: Node, driver: FakeDriver
 ) -> None:
     with executing(this) as stop:
-        running = submit(sessions[0], "import time; time.sleep(0.5); print(1)")
+        running = submit(sessions[0], UNTIL_TOLD)
         assert has_come_to(running, E.RUNNING)
         stop.set()
+        tell(driver, sessions[0])
     late = submit(sessions[1])
     assert Execution.objects.get(pk=running.pk).status == E.COMPLETED
     assert Execution.objects.get(pk=late.pk).status == E.QUEUED

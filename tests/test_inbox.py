@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import psycopg
 import pytest
 from django.db import connection
 
+from codeexec.postgres import connection_parameters
 from codeexec.worker_queue import SafeEvent
 from environments_app.models import Environment
 from sessions_app import inbox
@@ -22,6 +24,8 @@ from tests.patience import LONG, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 CODE = RunRequest(code="1")
+DOOR = 4711
+"""An advisory lock of the database."""
 
 
 @pytest.fixture
@@ -62,7 +66,8 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def listening() -> list[int]:
-    return activity("state = 'idle'")
+    """Those that have said so, and have looked up what came before."""
+    return activity("state = 'idle' AND query LIKE '%sessions_app_execution%'")
 
 
 def waiting(box: Inbox, thread: ThreadPoolExecutor) -> Future[str | None]:
@@ -137,13 +142,15 @@ def test_what_is_announced_during_the_look_up_is_heard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is too late to be found by the query, whose snapshot is older, and comes on its heels."""
-    slowly = f"""
-        SELECT id FROM (SELECT pg_sleep(1) AS nap OFFSET 0) AS slow
+    when_let = f"""
+        SELECT id FROM (SELECT pg_advisory_lock_shared({DOOR})::text AS let OFFSET 0) AS door
         LEFT JOIN ({inbox.WAITING}) AS waiting ON true
-        WHERE id IS NOT NULL OR nap IS NULL
+        WHERE id IS NOT NULL OR let IS NULL
     """  # noqa: S608
-    monkeypatch.setattr(inbox, "WAITING", slowly)
-    heard = thread.submit(box.next)
-    until(lambda: activity("query LIKE '%pg_sleep%' AND wait_event = 'PgSleep'"))
-    submit_execution(sessions[0].pk, CODE)
+    monkeypatch.setattr(inbox, "WAITING", when_let)
+    with psycopg.connect(**connection_parameters("test"), autocommit=True) as keeper:
+        keeper.execute(f"SELECT pg_advisory_lock({DOOR})")
+        heard = thread.submit(box.next)
+        until(lambda: activity("wait_event = 'advisory'"))
+        submit_execution(sessions[0].pk, CODE)
     assert heard.result(LONG) == str(sessions[0].pk)

@@ -15,7 +15,7 @@ import pytest
 
 from codeexec import bounds
 from tests.databases import database_of_its_own, seeded
-from tests.patience import eventually
+from tests.patience import LONG, eventually
 from tests.stack import Client, Stack, free_port
 
 pytestmark = pytest.mark.stack
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             stack.stop("api")
 
 
-def raw(server: Stack, sent: bytes, seconds: float = 5.0) -> bytes:
+def raw(server: Stack, sent: bytes, seconds: float = LONG) -> bytes:
     """All that comes back until the server closes, or says nothing for so long."""
     answer = b""
     with (
@@ -138,7 +138,7 @@ def test_a_length_may_begin_with_thousands_of_zeros(server: Stack) -> None:
 )
 def test_a_head_that_is_too_large_is_a_431(sent: bytes, server: Stack) -> None:
     answer = b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LONG) as connection:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             connection.sendall(sent[: 2 * bounds.HEAD_BYTES])
             while part := connection.recv(65536):
@@ -209,7 +209,7 @@ def test_a_body_that_is_shorter_than_it_says_holds_up_nobody(server: Stack) -> N
 
 @pytest.mark.parametrize("method", ["PUT", "TRACE", "PATCH", "PROPFIND"])
 def test_a_method_that_is_not_there_says_which_are(method: str, server: Stack) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONG)
     connection.request(method, "/api/v1/sessions")
     answer = connection.getresponse()
     assert answer.status == 405

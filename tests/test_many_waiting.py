@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.docker]
 
 SESSIONS, EACH = 20, 10
 API_THREADS = 4
+LONG_ONE = "import time; time.sleep(5); "
+"""The first of each session, which all others wait for."""
 HUNDREDS = "SELECT count(*) FROM sessions_app_execution WHERE status IN ('queued', 'running')"
 CONNECTED = """
     SELECT count(*) FROM pg_stat_activity
@@ -36,9 +38,7 @@ def test_two_hundred_wait_and_nothing_else_does(stack: Stack) -> None:
     with ThreadPoolExecutor(SESSIONS * EACH) as threads:
         sessions = list(threads.map(client.open, ["python"] * SESSIONS))
         answers = [
-            threads.submit(
-                client.execute, session, f"import time; time.sleep(0.5); print({number})"
-            )
+            threads.submit(client.execute, session, f"{'' if number else LONG_ONE}print({number})")
             for number in range(EACH)
             for session in sessions
         ]

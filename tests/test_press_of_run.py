@@ -28,6 +28,7 @@ from sessions_app.services.executions import (
 from tests.api_client import Api
 from tests.cast import execution_in, finish, new_execution, outcome, run_result, session_in
 from tests.conftest import Configure, Work
+from tests.patience import LONG
 from tests.racing import blocked_by
 from tests.test_executor import executing
 from tests.working import announcements, take_up
@@ -144,7 +145,7 @@ def hearing() -> Iterator[psycopg.Connection[Any]]:
 def news_of(execution: Execution, result: Outcome) -> str:
     with hearing() as listener:
         assert finish(execution, result)
-        (notification,) = listener.notifies(timeout=5, stop_after=1)
+        (notification,) = listener.notifies(timeout=LONG, stop_after=1)
     told_of, _, news = notification.payload.partition("\n")
     assert told_of == f"{execution.pk} {execution.session_id}"
     return news

@@ -46,14 +46,14 @@ def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
     messages = ["", "x" * 2000, "x" * 2100, {"result": "ä" * 3_000_000}, ("a", 1, None)]
     for message in messages:
         queue.put(message)
-    assert [queue.get(timeout=1) for _message in messages] == messages
+    assert [queue.get(timeout=LONG) for _message in messages] == messages
     assert queue.empty()
 
 
 def test_a_result_that_cant_leave_its_process_is_sent_as_its_text() -> None:
     queue = WorkerQueue()
     queue.put({"id": "1", "result": threading.Lock()})
-    assert "lock" in queue.get(timeout=1)["result"]
+    assert "lock" in queue.get(timeout=LONG)["result"]
     with pytest.raises(TypeError):
         queue.put({"id": "1", "args": threading.Lock()})
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,9 @@ from sessions_app.models import Node, press_of_run
 from sessions_app.models.statements import RUNS_CHANNEL, WAITING
 from sessions_app.runs import Surroundings, run_execution
 from sessions_app.services.executions import claim_next_execution
+from tests.patience import LONG
+
+FENCE = "no more"
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,22 @@ def _wanted(execution_id: UUID) -> Callable[[], bool]:
 @contextmanager
 def announcements(node: Node) -> Iterator[Callable[[], list[str]]]:
     """Inside, calling what it yields says which sessions were announced to the node since."""
+    with told_on(f"{RUNS_CHANNEL}{node.pk}") as told:
+        yield told
+
+
+@contextmanager
+def told_on(channel: str) -> Iterator[Callable[[], list[str]]]:
+    """Inside, calling what it yields says what was told there since."""
     with psycopg.connect(**connection_parameters("test"), autocommit=True) as listener:
-        listener.execute(f'LISTEN "{RUNS_CHANNEL}{node.pk}"')
-        yield lambda: [told.payload for told in listener.notifies(timeout=0.1)]
+        listener.execute(f'LISTEN "{channel}"')
+
+        def told() -> list[str]:
+            listener.execute(f"NOTIFY \"{channel}\", '{FENCE}'")  # after all that is committed
+            heard = (each.payload for each in listener.notifies(timeout=LONG))
+            return list(takewhile(lambda payload: payload != FENCE, heard))
+
+        yield told
 
 
 @contextmanager
