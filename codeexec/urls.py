@@ -11,6 +11,7 @@ from drf_spectacular.views import (
     SpectacularSwaggerSplitView,
 )
 
+from sessions_app.admin.dashboard import dashboard_region
 from sessions_app.metrics import metrics
 
 
@@ -33,6 +34,7 @@ urlpatterns = [
     path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("redoc", SpectacularRedocView.as_view(url_name="schema"), name="redoc"),
     path("robots.txt", robots, name="robots"),
+    path("admin/dashboard/<slug:name>", dashboard_region, name="dashboard_region"),
     path("admin/", admin.site.urls),
 ]
 

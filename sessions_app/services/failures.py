@@ -22,7 +22,7 @@ _VARYING = re.compile(
     r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"  # a UUID
     r"|\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b"  # of a container, an image
     r"|\b0x[0-9a-f]+\b"
-    r"|(?<![A-Za-z])\d+([.,:]\d+)*",
+    r"|(?<![A-Za-z\d])\d+([.,:]\d+)*",
     re.IGNORECASE,
 )
 

@@ -179,6 +179,8 @@ class Interval:
     """All that were queued in it, finished or not."""
     not_ok: int
     """Those of them that ended with another verdict than `ok`."""
+    failed: int
+    """Those of these that failed through us."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +255,8 @@ def _interval(begin: datetime, tally: RunTally | None) -> Interval:
     verdicts = tally.counts.get("verdict", {}) if tally else {}
     runs = sum(verdicts.values())
     fine = verdicts.get("", 0) + verdicts.get(Verdict.OK, 0)
-    return Interval(begins_at=begin, runs=runs, not_ok=runs - fine)
+    failed = verdicts.get(Verdict.INTERNAL_ERROR, 0)
+    return Interval(begins_at=begin, runs=runs, not_ok=runs - fine, failed=failed)
 
 
 def _by_number(counts: Mapping[str, int]) -> dict[int, int]:

@@ -51,12 +51,7 @@ class Problem:
 
 def find_problems(may_see: Callable[[type[Model]], bool]) -> list[Problem]:
     """The severe ones first. Looks only for those that somebody may see."""
-    found = [
-        problem
-        for rows, find in _FINDERS
-        if may_see(rows)
-        for problem in find()
-    ]
+    found = [problem for rows, find in _FINDERS if may_see(rows) for problem in find()]
     return sorted(found, key=lambda problem: not problem.severe)
 
 
@@ -97,7 +92,9 @@ def _lost_nodes(others: bool) -> Iterator[Problem]:
     known = Node.objects.exclude(pk__in=Node.objects.alive().values("pk"))
     for node in known.filter(heartbeat_at__gt=timezone.now() - LOST_TOLD):
         silent = (timezone.now() - node.heartbeat_at).total_seconds()
-        moved = "its sessions are started on other nodes." if others else "its sessions wait for it."
+        moved = (
+            "its sessions are started on other nodes." if others else "its sessions wait for it."
+        )
         yield Problem(
             text=f"The node {node.name} is lost: nothing was heard of it for {_minutes(silent)}.",
             todo=f"See whether its host and manage.py run_worker on it are up; {moved}",
