@@ -11,6 +11,7 @@ from drf_spectacular.views import (
     SpectacularSwaggerSplitView,
 )
 
+from sessions_app.admin.dashboard import dashboard_region
 from sessions_app.admin.streams import execution_events, session_events
 from sessions_app.metrics import metrics
 
@@ -42,6 +43,7 @@ urlpatterns = [
         execution_events,
         name="execution_events",
     ),
+    path("admin/dashboard/<slug:name>", dashboard_region, name="dashboard_region"),
     path("admin/", admin.site.urls),
 ]
 

@@ -164,7 +164,9 @@ def test_sessions_are_counted_by_how_they_were_opened(
     session(python, this, created_at=created)  # before that was noted down
     tally_runs()
     counted = figures(clock)
-    assert (counted.warm, counted.cold) == (1, 2)
+    assert (counted.warm, counted.cold) == ({python.pk: 1}, {python.pk: 2})
+    assert counted.hit_rate() == counted.hit_rate(python.pk) == pytest.approx(1 / 3)
+    assert counted.hit_rate(python.pk + 1) is None
     assert counted.stages["start"].count == 1
     assert counted.stages["start"].percentile(0.5) == pytest.approx(2, rel=0.05)
 

@@ -23,7 +23,8 @@ class RunTally(models.Model):
     lasts = models.DurationField(help_text="A minute, a quarter of an hour, or an hour.")
     begins_at = models.DateTimeField()
     counts = models.JSONField(
-        help_text="Of `verdict` and `opened`, how often each; of each stage, how many took so long."
+        help_text="How often each verdict; how many runs' stages took so long; how many sessions "
+        "of each environment were opened warm, and cold."
     )
     settled = models.BooleanField(
         default=False, help_text="Of a minute: all of it has ended, and it is over for good."

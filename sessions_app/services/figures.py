@@ -179,6 +179,8 @@ class Interval:
     """All that were queued in it, finished or not."""
     not_ok: int
     """Those of them that ended with another verdict than `ok`."""
+    failed: int
+    """Those of these that failed through us."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,15 +194,22 @@ class PeriodFigures:
     unfinished: int
     stages: Mapping[str, Histogram]
     """Of STAGES and START."""
-    warm: int
-    """Sessions that a warm sandbox was there for."""
-    cold: int
+    warm: Mapping[int, int]
+    """By the environment's id: sessions that a warm sandbox was there for."""
+    cold: Mapping[int, int]
     counted_at: datetime | None
     """The upkeep counts every few seconds; None: it never has."""
 
     @property
     def runs(self) -> int:
         return sum(interval.runs for interval in self.intervals)
+
+    def hit_rate(self, environment_id: int | None = None) -> float | None:
+        """The share of sessions, of all environments or one, that a warm sandbox was there for."""
+        chosen = {*self.warm, *self.cold} if environment_id is None else {environment_id}
+        warm = sum(self.warm.get(each, 0) for each in chosen)
+        opened = warm + sum(self.cold.get(each, 0) for each in chosen)
+        return warm / opened if opened else None
 
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -228,15 +237,16 @@ def period_figures(period: Period, now: datetime | None = None) -> PeriodFigures
     sums = add_up(tally.counts for tally in tallies.values())
     verdicts = sums.get("verdict", Counter())
     unfinished = verdicts.pop("", 0)
-    opened = sums.get("opened", Counter())
     return PeriodFigures(
         period=period,
         intervals=[_interval(begin, tallies.get(begin)) for begin in begins],
         verdicts=verdicts,
         unfinished=unfinished,
-        stages={stage: _histogram(sums.get(stage, {})) for stage in (*STAGES, START)},
-        warm=opened["warm"],
-        cold=opened["cold"],
+        stages={
+            stage: Histogram(buckets=_by_number(sums.get(stage, {}))) for stage in (*STAGES, START)
+        },
+        warm=_by_number(sums.get("warm", {})),
+        cold=_by_number(sums.get("cold", {})),
         counted_at=max((tally.counted_at for tally in tallies.values()), default=None),
     )
 
@@ -245,8 +255,9 @@ def _interval(begin: datetime, tally: RunTally | None) -> Interval:
     verdicts = tally.counts.get("verdict", {}) if tally else {}
     runs = sum(verdicts.values())
     fine = verdicts.get("", 0) + verdicts.get(Verdict.OK, 0)
-    return Interval(begins_at=begin, runs=runs, not_ok=runs - fine)
+    failed = verdicts.get(Verdict.INTERNAL_ERROR, 0)
+    return Interval(begins_at=begin, runs=runs, not_ok=runs - fine, failed=failed)
 
 
-def _histogram(counts: Mapping[str, int]) -> Histogram:
-    return Histogram(buckets={int(bucket): count for bucket, count in counts.items()})
+def _by_number(counts: Mapping[str, int]) -> dict[int, int]:
+    return {int(key): count for key, count in counts.items()}

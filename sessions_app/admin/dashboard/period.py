@@ -1,0 +1,171 @@
+"""How runs went over the last hour, day or week, and why some failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Model
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+
+from sessions_app.admin.dashboard.badges import Badge
+from sessions_app.admin.display import VERDICT_BADGES, ago, duration, percent
+from sessions_app.models import Execution, Session
+from sessions_app.models.tally import HOUR, MINUTE, QUARTER
+from sessions_app.services.failures import Cause, failures
+from sessions_app.services.figures import (
+    PERIODS,
+    START,
+    Interval,
+    PeriodFigures,
+    period_figures,
+)
+
+SHOWN_CAUSES = 10
+CHART_HEIGHT = 96
+BAR, GAP = 10, 1
+"""Widths in the chart's units; each bar has a gap of one after it."""
+
+LATE_AFTER = timedelta(seconds=30)
+"""Tallies this old say when they were made."""
+
+_STAGES = {
+    "queue": "Waiting for a node",
+    "prepare": "Until the program, or its compiler, begins",
+    "compile": "Compilation",
+    "run": "Program",
+    "keep": "Until the result is kept",
+    "whole": "Whole, from the request on",
+}
+_PACE = {MINUTE: "minute", QUARTER: "quarter of an hour", HOUR: "hour"}
+_REFRESH_SECONDS = {"hour": 5, "day": 15, "week": 30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """An interval of the chart, in the chart's units."""
+
+    x: int
+    good: float
+    """Height of the part for programs that ended with `ok`, or haven't ended; the others stand on
+    top of it: what ended otherwise, and what failed through us.
+    """
+    bad: float
+    failed: float
+    interval: Interval
+
+    @property
+    def good_y(self) -> float:
+        return CHART_HEIGHT - self.good
+
+    @property
+    def bad_y(self) -> float:
+        return self.good_y - self.bad
+
+    @property
+    def failed_y(self) -> float:
+        return self.bad_y - self.failed
+
+    @property
+    def title(self) -> str:
+        return f"{self.interval.begins_at:%a %H:%M} UTC: {in_words(self.interval)}"
+
+
+def in_words(interval: Interval) -> str:
+    runs = "1 run" if interval.runs == 1 else f"{interval.runs} runs"
+    return f"{runs}, {interval.not_ok} of them not ok, {interval.failed} failed through us"
+
+
+def period(may_see: Callable[[type[Model]], bool], request: HttpRequest) -> dict[str, Any]:
+    sees_runs, sees_sessions = may_see(Execution), may_see(Session)
+    if not sees_runs and not sees_sessions:
+        return {}
+    chosen = PERIODS.get(request.GET.get("period", ""), PERIODS["hour"])
+    since = chosen.begins(timezone.now())[0]
+    found = failures(since, runs=sees_runs, sessions=sees_sessions)
+    shown: dict[str, Any] = {
+        "period": chosen,
+        "periods": list(PERIODS),
+        "period_seconds": _REFRESH_SECONDS[chosen.name],
+        "causes": [_cause_row(cause) for cause in found[:SHOWN_CAUSES]],
+        "causes_hidden": sum(cause.count for cause in found[SHOWN_CAUSES:]),
+    }
+    if sees_runs:
+        shown |= run_figures(period_figures(chosen), sessions=sees_sessions)
+    return shown
+
+
+def run_figures(figures: PeriodFigures, *, sessions: bool) -> dict[str, Any]:
+    """With those of sessions for those who may see them."""
+    stages = dict(_STAGES) | ({START: "Start of a session's sandbox, not warm"} if sessions else {})
+    counted = figures.counted_at
+    late = counted is None or timezone.now() - counted > LATE_AFTER
+    return {
+        "runs": figures.runs,
+        "unfinished": figures.unfinished,
+        "verdicts": _verdicts(figures.verdicts),
+        "hit_rate": percent(figures.hit_rate()) if sessions else None,
+        "latencies": [_latency(name, figures, stage) for stage, name in stages.items()],
+        "chart": chart(figures),
+        "chart_width": figures.period.intervals * BAR - GAP,
+        "highest": max((each.runs for each in figures.intervals), default=0),
+        "interval": _PACE[figures.period.interval],
+        "first_at": figures.intervals[0].begins_at,
+        "middle_at": figures.intervals[len(figures.intervals) // 2].begins_at,
+        "counted_late": late,
+        "counted": ago(counted),
+    }
+
+
+def _latency(name: str, figures: PeriodFigures, stage: str) -> dict[str, Any]:
+    histogram = figures.stages[stage]
+    return {
+        "name": name,
+        "median": duration(histogram.percentile(0.5)),
+        "high": duration(histogram.percentile(0.95)),
+        "count": histogram.count,
+    }
+
+
+def _verdicts(counts: Mapping[str, int]) -> list[Badge]:
+    return [
+        Badge(
+            text=verdict.label,
+            look=VERDICT_BADGES[verdict],
+            count=counts[verdict],
+            address=f"verdict__exact={verdict}",
+        )
+        for verdict in Execution.Verdict
+        if verdict in counts
+    ]
+
+
+def chart(figures: PeriodFigures) -> list[Bar]:
+    highest = max((each.runs for each in figures.intervals), default=0) or 1
+    scale = CHART_HEIGHT / highest
+    return [_bar(number, each, scale) for number, each in enumerate(figures.intervals)]
+
+
+def _bar(number: int, interval: Interval, scale: float) -> Bar:
+    bad = interval.not_ok - interval.failed
+    return Bar(
+        x=number * BAR,
+        good=(interval.runs - interval.not_ok) * scale,
+        bad=bad * scale,
+        failed=interval.failed * scale,
+        interval=interval,
+    )
+
+
+def _cause_row(cause: Cause) -> dict[str, Any]:
+    page = f"admin:sessions_app_{cause.kind._meta.model_name}_change"
+    return {
+        "cause": cause,
+        "kind": "run" if cause.kind is Execution else "session",
+        "latest": ago(cause.latest_at),
+        "address": reverse(page, args=[cause.latest]),
+    }

@@ -1,0 +1,237 @@
+"""What is wrong with the service now, in words, and what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import Model
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from codeexec.queueing import node_queue
+from environments_app.models import Environment, EnvironmentRevision
+from sessions_app.models import Execution, IsolationCheck, Node, Session
+from sessions_app.models.execution import Verdict
+from sessions_app.services.figures import messages_queued, runs_now, starts_waiting
+from sessions_app.services.isolation import standings
+
+LATELY = timedelta(minutes=10)
+"""Failures of ours that are this young are a problem of now."""
+
+LOST_TOLD = timedelta(hours=1)
+"""A node that was lost longer ago than this was taken away."""
+
+RUNS_AT_ONCE = 10.0
+"""Seconds that a run of a ready session waits at most while all is well."""
+
+STARTS_WITHIN = 30.0
+"""Seconds that a session waits for the start of its sandbox at most while all is well."""
+
+LEAST_FREE_BYTES = 1024**3
+LEAST_FREE_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    text: str
+    todo: str
+    rows: type[Model]
+    """Whose rows show it: whoever may see those is told."""
+    row: Model | None = None
+    """The one that it is about; None: several, or none."""
+    query: str = ""
+    """Of the list of rows that show it."""
+    severe: bool = True
+    """Something does not work; else, something soon may not."""
+
+
+def find_problems(may_see: Callable[[type[Model]], bool]) -> list[Problem]:
+    """The severe ones first. Looks only for those that somebody may see."""
+    found = [problem for rows, find in _FINDERS if may_see(rows) for problem in find()]
+    return sorted(found, key=lambda problem: not problem.severe)
+
+
+def _plural(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one if count == 1 else several or one + 's'}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _nodes() -> Iterator[Problem]:
+    alive = list(Node.objects.alive())
+    if not alive:
+        yield Problem(
+            text="No worker node is up: nothing is run.",
+            todo="Start one on its host: scripts/server, or manage.py run_worker.",
+            rows=Node,
+        )
+    elif all(node.status == Node.Status.DRAINING for node in alive):
+        yield Problem(
+            text="All worker nodes are draining: no new session is opened.",
+            todo="Choose one in the list and have it take sessions again.",
+            rows=Node,
+        )
+    for node in alive:
+        if node.engine_error:
+            yield Problem(
+                text=f"The Docker Engine of {node.name} can't be used: {node.engine_error}",
+                todo=f"On {node.name}: systemctl status docker.",
+                rows=Node,
+                row=node,
+            )
+    yield from _lost_nodes(bool(alive))
+
+
+def _lost_nodes(others: bool) -> Iterator[Problem]:
+    known = Node.objects.exclude(pk__in=Node.objects.alive().values("pk"))
+    for node in known.filter(heartbeat_at__gt=timezone.now() - LOST_TOLD):
+        silent = (timezone.now() - node.heartbeat_at).total_seconds()
+        moved = (
+            "its sessions are started on other nodes." if others else "its sessions wait for it."
+        )
+        yield Problem(
+            text=f"The node {node.name} is lost: nothing was heard of it for {_minutes(silent)}.",
+            todo=f"See whether its host and manage.py run_worker on it are up; {moved}",
+            rows=Node,
+            row=node,
+            severe=not others,
+        )
+
+
+def _images() -> Iterator[Problem]:
+    enabled = list(Environment.objects.enabled().order_by("name"))
+    if not enabled:
+        yield Problem(
+            text="No environment is enabled: nothing can be run.",
+            todo="Enable one in the list, or manage.py seed_environments.",
+            rows=Environment,
+        )
+    revisions = EnvironmentRevision.objects.order_by()
+    built = set(revisions.values_list("node", "environment").distinct())
+    for node in Node.objects.alive().order_by("name"):
+        missing = [each.name for each in enabled if (node.name, each.pk) not in built]
+        if missing:
+            yield Problem(
+                text=f"No image on {node.name} of {', '.join(missing)}.",
+                todo=f"On {node.name}: manage.py build_environments --missing.",
+                rows=Environment,
+            )
+
+
+def _runs() -> Iterator[Problem]:
+    stuck = runs_now().stuck
+    if stuck.oldest_seconds > RUNS_AT_ONCE:
+        yield Problem(
+            text=f"{_plural(stuck.count, 'run')} of ready sessions wait for a node, "
+            f"the oldest for {_minutes(stuck.oldest_seconds)}.",
+            todo="See whether the nodes are up and have capacity: manage.py check_node.",
+            rows=Execution,
+            query="status__exact=queued",
+        )
+
+
+def _starts() -> Iterator[Problem]:
+    starts = starts_waiting()
+    if starts.oldest_seconds > STARTS_WITHIN:
+        yield Problem(
+            text=f"{_plural(starts.count, 'session')} wait for a sandbox, "
+            f"the oldest for {_minutes(starts.oldest_seconds)}.",
+            todo="Make room: stop sessions, raise NODE_CAPACITY, or start another node.",
+            rows=Session,
+            query="status__exact=pending",
+        )
+
+
+def _messages() -> Iterator[Problem]:
+    alive = {node_queue(name) for name in Node.objects.alive().values_list("name", flat=True)}
+    for messages in messages_queued():
+        waiting, queue = messages.waiting, messages.queue
+        lost = queue.startswith(node_queue("")) and queue not in alive  # which is told already
+        if waiting.oldest_seconds > STARTS_WITHIN and not lost:
+            yield Problem(
+                text=f"{_plural(waiting.count, 'message')} of the queue {queue} wait, "
+                f"the oldest for {_minutes(waiting.oldest_seconds)}.",
+                todo="See whether task workers are up: manage.py run_worker and what it logs.",
+                rows=OrmQ,
+                severe=False,
+            )
+
+
+def _failed_runs() -> Iterator[Problem]:
+    since = timezone.now() - LATELY
+    failed = Execution.objects.filter(verdict=Verdict.INTERNAL_ERROR, queued_at__gt=since)
+    if count := failed.order_by().count():
+        latest = failed.order_by("-queued_at").values_list("error_reason", flat=True)[0]
+        yield Problem(
+            text=f"{_plural(count, 'run')} failed through us within {_minutes(600)}: {latest}",
+            todo="Below, failures are grouped by cause; the worker's log has more.",
+            rows=Execution,
+            query="verdict__exact=internal_error",
+        )
+
+
+def _failed_sessions() -> Iterator[Problem]:
+    now = timezone.now()
+    failed = Session.objects.exclude(error_reason="").filter(
+        created_at__gt=now - timedelta(days=1), closed_at__gt=now - LATELY
+    )
+    if count := failed.order_by().count():
+        latest = failed.order_by("-created_at").values_list("error_reason", flat=True)[0]
+        yield Problem(
+            text=f"{_plural(count, 'session')} failed within {_minutes(600)}: {latest}",
+            todo="Below, failures are grouped by cause; the worker's log has more.",
+            rows=Session,
+            query="status__exact=error",
+        )
+
+
+def _isolation() -> Iterator[Problem]:
+    for standing in standings():
+        where = f"{standing.environment.name} in {standing.runtime} on {standing.node.name}"
+        if standing.failed and standing.last is not None:
+            yield Problem(
+                text=f"Hostile code may not be held: {where}: {standing.last.summary}",
+                todo="Its page says which attacks escaped. Drain the node until it is understood.",
+                rows=IsolationCheck,
+                row=standing.last,
+            )
+        if standing.overdue:
+            yield Problem(
+                text=f"The isolation check of {where} is overdue.",
+                todo=f"On {standing.node.name}: manage.py check_isolation, or its worker's log.",
+                rows=IsolationCheck,
+                row=standing.last,
+                severe=False,
+            )
+
+
+def _disk() -> Iterator[Problem]:
+    """Of this host, that is the API's: a node has its own."""
+    folder = settings.DATA_DIR if settings.DATA_DIR.exists() else settings.BASE_DIR
+    disk = shutil.disk_usage(folder)
+    if disk.free < LEAST_FREE_BYTES or disk.free < disk.total * LEAST_FREE_SHARE:
+        yield Problem(
+            text=f"The disk of {folder} has {disk.free / 1024**3:.1f} GiB left, "
+            f"{100 * disk.free / disk.total:.0f} % of it.",
+            todo="Make room: manage.py prune_history, docker image prune.",
+            rows=Node,
+        )
+
+
+_FINDERS: tuple[tuple[type[Model], Callable[[], Iterator[Problem]]], ...] = (
+    (Node, _nodes),
+    (Environment, _images),
+    (Execution, _runs),
+    (Session, _starts),
+    (OrmQ, _messages),
+    (Execution, _failed_runs),
+    (Session, _failed_sessions),
+    (IsolationCheck, _isolation),
+    (Node, _disk),
+)
