@@ -14,6 +14,7 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
+from codeexec.logs import about
 from codeexec.sandbox.driver import Attachment, KeepGoing
 from codeexec.sandbox.errors import (
     CommandNotStarted,
@@ -56,13 +57,21 @@ class Surroundings:
 
 def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> None:
     """Run a claimed execution to its end and keep what it came to, whatever happens."""
+    ids = {"request_id": claim.request_id, "session_id": claim.session_id}
+    with about(**ids, execution_id=claim.execution_id):
+        _run_to_the_end(claim, around, keep_going)
+
+
+def _run_to_the_end(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> None:
     try:
         outcome, started = _run_in_sandbox(claim, around, keep_going)
     except (SandboxLost, EngineUnavailable) as error:
         reason = _reason(claim, error)
+        logger.warning("not run: %s", error)
         fail = partial(executions.fail_execution, claim, reason, sandbox_lost=True)
         _with_database(around, fail)
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
+        logger.warning("not run: %s", error)
         _with_database(around, partial(executions.fail_execution, claim, str(error)))
     except BaseException as error:  # SystemExit too: the row must not stay `running`
         logger.exception("execution %s failed", claim.execution_id)
@@ -85,6 +94,8 @@ def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float
         )
 
     _with_database(around, finish)
+    milliseconds = 1000 * (time.monotonic() - started)
+    logger.info("ran, and came to %s in %.1f ms", outcome.verdict.value, milliseconds)
 
 
 def _reason(claim: Claim, error: SandboxError) -> str:

@@ -31,7 +31,7 @@ from tests.test_api import NOBODY, error
 pytestmark = pytest.mark.django_db(transaction=True)
 
 PREFIX = "/api/v1"
-PUBLIC = {("get", "/health")}
+PUBLIC = {("get", "/health"), ("get", "/health/live"), ("get", "/health/ready")}
 """Calls that anybody may make."""
 
 NOT_OWNED = {"name"}
@@ -40,6 +40,8 @@ NOT_OWNED = {"name"}
 RUN = {"code": "print(1)"}
 BODIES: dict[tuple[str, str], Any] = {
     ("get", "/health"): None,
+    ("get", "/health/live"): None,
+    ("get", "/health/ready"): None,
     ("get", "/environments"): None,
     ("get", "/environments/{name}"): None,
     ("post", "/execute"): RUN,

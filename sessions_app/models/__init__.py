@@ -10,9 +10,11 @@ from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
+from sessions_app.models.tally import ApiProcess, Tally, TallyMark
 
 __all__ = [
     "ApiKey",
+    "ApiProcess",
     "AttackResult",
     "Client",
     "ClientAllowance",
@@ -22,4 +24,6 @@ __all__ = [
     "Node",
     "Sandbox",
     "Session",
+    "Tally",
+    "TallyMark",
 ]

@@ -14,6 +14,7 @@ from django.db import transaction
 
 from codeexec.async_database import async_database
 from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, SessionClosed
+from codeexec.logs import concern, subject
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
 from codeexec.threads import in_thread
@@ -118,6 +119,7 @@ def _submission(
         environment_version=known.version,
         seconds_since_received=time.monotonic() - arrival.at,
         durable=not arrival.awaited,
+        request_id=subject("request_id"),
     )
     return execution, statement
 
@@ -140,6 +142,7 @@ def remember_session(session: Session) -> None:
     """What this process will need to know for the session's first run."""
     if len(_sessions) >= _MOST_SESSIONS:
         _sessions.clear()
+    concern(session_id=session.pk)
     _sessions[session.pk] = _KnownSession(
         environment_id=session.environment_id, client_id=session.client_id
     )

@@ -15,6 +15,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
 from sessions_app.pruning import BATCH, Pruned, count_prunable, prune
+from sessions_app.tallies import count_up
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -93,6 +94,7 @@ class Command(BaseCommand):
         if options["dry_run"]:
             self._say("would be deleted", before, count_prunable(before), options)
             return
+        count_up()  # the totals in /metrics keep what is deleted now
         pruned, started = Pruned(), time.monotonic()
         try:
             for batch in prune(before, batch_size=options["batch_size"]):

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import resource
 import signal
 import socket
 import sys
+import time
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -11,10 +14,13 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from codeexec.http_protocol import BoundedHttpProtocol
+from codeexec.traffic import traffic
 
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs: they, not we, close idle connections
 STOP_SECONDS = 8
 """How long requests that wait or stream may go on when the server is told to stop."""
+DRAINING_SECONDS = 0.05
+"""How often it is seen, meanwhile, whether they all have ended."""
 BACKLOG = 2048
 
 
@@ -46,7 +52,24 @@ class Command(BaseCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: sys.exit(0))
         with listening:
-            uvicorn.Server(config).run(sockets=[listening])
+            _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Told to stop, it says so to whoever asks whether it is ready, and refuses new requests with
+    an answer, for as long as others are being answered: only then does it stop listening.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        traffic.draining = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        deadline = time.monotonic() + STOP_SECONDS
+        while traffic.in_flight and not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(DRAINING_SECONDS)
+        self.config.timeout_graceful_shutdown = 1 + max(0, round(deadline - time.monotonic()))
+        await super().shutdown(sockets)
 
 
 def _allow_open_files() -> None:
