@@ -7,6 +7,7 @@ answers as well as another, and none is to be taken out for that.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from codeexec.errors import DATABASE_AWAY
 from codeexec.notifications import hub
 from codeexec.threads import in_thread
 from codeexec.traffic import traffic
+
+logger = logging.getLogger(__name__)
 
 DATABASE_SECONDS = 2.0
 """How long the database may take for an answer."""
@@ -40,8 +43,24 @@ class Readiness:
 
 
 async def look_whether_ready(request: HttpRequest) -> None:
-    """Puts it on the request."""
-    request.readiness = await check_readiness()  # type: ignore[attr-defined]
+    """Puts it on the request, and into the log where it has changed."""
+    readiness = await check_readiness()
+    _news.tell(readiness)
+    request.readiness = readiness  # type: ignore[attr-defined]
+
+
+class News:
+    """Of what is asked every few seconds only changes are worth a line."""
+
+    def __init__(self) -> None:
+        self._missing: list[str] = []
+
+    def tell(self, readiness: Readiness) -> None:
+        missing = [part for part, holds in readiness.checks.items() if not holds]
+        if missing != self._missing:
+            said = f"not ready: {', '.join(missing)}" if missing else "ready again"
+            logger.log(logging.WARNING if missing else logging.INFO, said)
+        self._missing = missing
 
 
 async def check_readiness() -> Readiness:
@@ -86,3 +105,4 @@ def _nothing_to_migrate() -> bool:
 
 
 _migrations = Migrations()
+_news = News()

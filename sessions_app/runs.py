@@ -93,8 +93,8 @@ def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float
             claim, outcome, seconds_since_started=seconds, sandbox_lost=lost
         )
 
-    _with_database(around, finish)
     milliseconds = 1000 * (time.monotonic() - started)
+    _with_database(around, finish)
     logger.info("ran, and came to %s in %.1f ms", outcome.verdict.value, milliseconds)
 
 

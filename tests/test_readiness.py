@@ -73,6 +73,22 @@ class TestReady:
         monkeypatch.setattr(readiness, "_nothing_to_migrate", lambda: False)
         assert api.get("/health/ready").status_code == 200
 
+    def test_only_changes_are_logged(
+        self, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(readiness, "_news", readiness.News())
+        with monkeypatch.context() as patch:
+            patch.setattr(async_database, "fetch_one", away)
+            for _ in range(2):
+                not_ready(api)
+        for _ in range(2):
+            api.get("/health/ready")
+        told = [record.getMessage() for record in caplog.records]
+        assert [said for said in told if "ready" in said] == [
+            "not ready: database, migrations",
+            "ready again",
+        ]
+
     def test_not_while_it_shuts_down(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(traffic, "draining", True)
         assert not_ready(api) == ["accepting"]

@@ -111,7 +111,10 @@ def at_once(view: SyncView, prepare: Prepare | None = None) -> AsyncView:
             await prepare(request)
         answer = cast(HttpResponse, _answer(view, request, kwargs))
         # Of an answer that can be rendered Django takes a thread to do it, be it done already.
-        return HttpResponse(answer.content, status=answer.status_code, headers=answer.headers)
+        plain = HttpResponse(answer.content, status=answer.status_code, headers=answer.headers)
+        # Nor is a 503 of such a call, which tells what it was asked for, an error in the log.
+        plain._has_been_logged = True  # type: ignore[attr-defined]
+        return plain
 
     return call
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import signal
 import socket
@@ -34,6 +35,7 @@ class Command(BaseCommand):
         host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]
         listening = _listen(host, port)
         _allow_open_files()
+        logging.captureWarnings(True)  # in the form of all other lines
         config = uvicorn.Config(
             "codeexec.asgi:application",
             loop="uvloop",

@@ -26,6 +26,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        logging.captureWarnings(True)  # in the form of all other lines
         try:
             node = upkeep.node_started()
         except DatabaseError as error:
