@@ -25,7 +25,7 @@ from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import REMOVE_TASK, restart_session
-from sessions_app.tallies import counted_start
+from sessions_app.totals import counted_start
 
 logger = logging.getLogger(__name__)
 

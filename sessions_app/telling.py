@@ -22,7 +22,7 @@ from codeexec.notifications import hub
 from codeexec.threads import in_thread, threads
 from codeexec.traffic import Counts, traffic
 from sessions_app.models import ApiProcess
-from sessions_app.models.tally import Addition, add
+from sessions_app.models.total import Addition, add
 
 HTTP_REQUESTS = "http_requests"
 """By route, method and status."""

@@ -38,7 +38,7 @@ from sessions_app.services.sessions import (
     fail_session,
     restart_session,
 )
-from sessions_app.tallies import count_up
+from sessions_app.totals import count_up
 
 logger = logging.getLogger(__name__)
 

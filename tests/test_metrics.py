@@ -18,10 +18,10 @@ from codeexec import __version__
 from codeexec.sandbox.errors import SandboxStartFailed
 from codeexec.traffic import BOUNDS, Histogram, traffic
 from environments_app.models import Environment
-from sessions_app import metrics, tallies, telling, upkeep
-from sessions_app.models import ApiProcess, Execution, Node, Sandbox, Session, Tally, TallyMark
-from sessions_app.models.tally import Addition, add
-from sessions_app.tallies import count_up, counted_start
+from sessions_app import metrics, telling, totals, upkeep
+from sessions_app.models import ApiProcess, Execution, Node, Sandbox, Session, Total, TotalMark
+from sessions_app.models.total import Addition, add
+from sessions_app.totals import count_up, counted_start
 from tests.api_client import Api
 from tests.cast import new_execution, new_session, session_in
 from tests.conftest import Configure
@@ -58,7 +58,7 @@ def counters(samples: Samples) -> Samples:
 @pytest.fixture(autouse=True)
 def nothing_is_counted(db: None) -> Iterator[None]:
     """Neither that of the migration nor that of other tests."""
-    TallyMark.objects.all().delete()
+    TotalMark.objects.all().delete()
     traffic.take()
     yield
     traffic.take()
@@ -138,17 +138,17 @@ class TestExecutions:
             stage: value(
                 "execution_stage_seconds_count", samples, environment="python", stage=stage
             )
-            for stage in tallies.STAGES
+            for stage in totals.STAGES
         }
         assert stages == {"queue_wait": 1, "start": 1, "compile": 1, "run": None, "whole": 1}
 
     def test_what_has_not_ended_is_counted_when_it_has(self, session: Session) -> None:
         execution = new_execution(session)
         assert value("executions_total", environment="python", verdict="cancelled") == 0
-        assert TallyMark.objects.get(pk=tallies.EXECUTIONS).left == [execution.pk]
+        assert TotalMark.objects.get(pk=totals.EXECUTIONS).left == [execution.pk]
         assert execution.cancel()
         assert value("executions_total", environment="python", verdict="cancelled") == 1
-        assert TallyMark.objects.get(pk=tallies.EXECUTIONS).left == []
+        assert TotalMark.objects.get(pk=totals.EXECUTIONS).left == []
 
     @pytest.mark.django_db(transaction=True)
     def test_what_is_committed_late_is_counted_all_the_same(self, session: Session) -> None:
@@ -166,7 +166,7 @@ class TestExecutions:
 
         with while_held(submit_late, count_meanwhile) as counting:
             counting.result()
-        assert TallyMark.objects.get(pk=tallies.EXECUTIONS).until < late[0].queued_at
+        assert TotalMark.objects.get(pk=totals.EXECUTIONS).until < late[0].queued_at
         assert value("executions_total", environment="python", verdict="ok") == 1
 
     def test_nothing_goes_back_when_history_is_pruned(self, session: Session) -> None:
@@ -194,7 +194,7 @@ class TestExecutions:
         count_up()
         ended(session)
         with CaptureQueriesContext(connection) as queries:
-            tallies.count_executions()
+            totals.count_executions()
         (counting,) = (query["sql"] for query in queries if "width_bucket" in query["sql"])
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_seqscan TO off")
@@ -205,7 +205,7 @@ class TestExecutions:
 
 
 class TestSessions:
-    EARLIER = 2 * tallies.CLOCK_SKEW
+    EARLIER = 2 * totals.CLOCK_SKEW
 
     def test_are_counted_when_they_are_opened(self, python: Environment) -> None:
         earlier = timezone.now() - self.EARLIER
@@ -221,9 +221,9 @@ class TestSessions:
 
     def test_one_whose_host_has_a_slow_clock_is_counted(self, python: Environment) -> None:
         count_up()
-        new_session(python, warm=True, created_at=timezone.now() - tallies.CLOCK_SKEW / 2)
+        new_session(python, warm=True, created_at=timezone.now() - totals.CLOCK_SKEW / 2)
         assert value("sessions_opened_total", environment="python", sandbox="warm") == 0
-        mark = TallyMark.objects.get(pk=tallies.SESSIONS_OPENED)
+        mark = TotalMark.objects.get(pk=totals.SESSIONS_OPENED)
         assert mark.until < Session.objects.get().created_at
 
     def test_are_counted_when_they_end(self, python: Environment, this: Node) -> None:
@@ -403,7 +403,7 @@ class TestProcesses:
         self.answered()
         telling._say_goodbye()
         assert not ApiProcess.objects.exists()
-        assert Tally.objects.filter(name=telling.HTTP_REQUESTS).exists()
+        assert Total.objects.filter(name=telling.HTTP_REQUESTS).exists()
 
 
 class TestRoutes:

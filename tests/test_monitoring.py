@@ -18,7 +18,7 @@ from environments_app.models import Environment
 from sessions_app import metrics
 from sessions_app.metrics.totals import METRICS
 from sessions_app.models import Node
-from sessions_app.models.tally import Addition, add
+from sessions_app.models.total import Addition, add
 from tests.test_isolation import finished
 
 FOLDER = Path(__file__).resolve().parent.parent / "config" / "monitoring"
@@ -82,7 +82,7 @@ def exported(db: None, python: Environment, this: Node) -> dict[str, set[str]]:
         histogram.observe(0.1)
         buckets = histogram.buckets if metric.is_histogram else ()
         labels = [f"some {label}" for label in metric.labels]
-        add([Addition(name=metric.tally, labels=labels, buckets=buckets)])
+        add([Addition(name=metric.total, labels=labels, buckets=buckets)])
     return {
         sample.name: set(sample.labels)
         for family in text_string_to_metric_families(metrics.exposition().decode())

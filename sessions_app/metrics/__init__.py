@@ -20,8 +20,8 @@ from sessions_app.metrics.isolation import IsolationCollector
 from sessions_app.metrics.present import PresentCollector
 from sessions_app.metrics.processes import ProcessesCollector
 from sessions_app.metrics.totals import TotalsCollector
-from sessions_app.tallies import count_up
 from sessions_app.telling import tell
+from sessions_app.totals import count_up
 
 COLLECTORS: tuple[type[Collector], ...] = (
     TotalsCollector,

@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 
 from codeexec.traffic import BOUNDS
 from environments_app.models import Environment
-from sessions_app import tallies, telling
-from sessions_app.models import Execution, Session, Tally
+from sessions_app import telling, totals
+from sessions_app.models import Execution, Session, Total
 
 Label = Sequence[str]
 Family = CounterMetricFamily | HistogramMetricFamily
@@ -25,7 +25,7 @@ class Metric:
     name: str
     """Without the suffix of its kind."""
     help: str
-    tally: str
+    total: str
     labels: Label
     is_histogram: bool = False
 
@@ -34,7 +34,7 @@ METRICS = (
     Metric(
         name="code_executor_executions",
         help="Executions that have ended, by how: the verdict.",
-        tally=tallies.EXECUTIONS,
+        total=totals.EXECUTIONS,
         labels=("environment", "verdict"),
     ),
     Metric(
@@ -42,7 +42,7 @@ METRICS = (
         help="Seconds that executions spent in each stage: queue_wait (until a node took it up), "
         "start (until the program or its compiler began), compile, run, and whole (from the "
         "request to the result).",
-        tally=tallies.EXECUTION_SECONDS,
+        total=totals.EXECUTION_SECONDS,
         labels=("environment", "stage"),
         is_histogram=True,
     ),
@@ -50,32 +50,32 @@ METRICS = (
         name="code_executor_sessions_opened",
         help="Sessions that were opened on a warm sandbox, a cold one, or one of a runtime that "
         "was chosen for it.",
-        tally=tallies.SESSIONS_OPENED,
+        total=totals.SESSIONS_OPENED,
         labels=("environment", "sandbox"),
     ),
     Metric(
         name="code_executor_sessions_closed",
         help="Sessions that have ended, by why: client, expired, finished, operator or error.",
-        tally=tallies.SESSIONS_CLOSED,
+        total=totals.SESSIONS_CLOSED,
         labels=("environment", "reason"),
     ),
     Metric(
         name="code_executor_sandbox_start_seconds",
         help="Seconds that it took to start sandboxes, warm and cold ones, and those that did not.",
-        tally=tallies.SANDBOX_STARTS,
+        total=totals.SANDBOX_STARTS,
         labels=("environment", "node", "outcome"),
         is_histogram=True,
     ),
     Metric(
         name="code_executor_http_requests",
         help="Requests that were answered, by route, method and status; 499: the client left.",
-        tally=telling.HTTP_REQUESTS,
+        total=telling.HTTP_REQUESTS,
         labels=("route", "method", "status"),
     ),
     Metric(
         name="code_executor_http_request_duration_seconds",
         help="Seconds that requests took, waiting for a run and streaming included.",
-        tally=telling.HTTP_REQUEST_SECONDS,
+        total=telling.HTTP_REQUEST_SECONDS,
         labels=("route", "method"),
         is_histogram=True,
     ),
@@ -93,32 +93,32 @@ def _expected(of: Iterable[str]) -> Callable[[], list[tuple[str, ...]]]:
 
 
 _EXPECTED: dict[str, Callable[[], list[tuple[str, ...]]]] = {
-    tallies.EXECUTIONS: _expected(Execution.Verdict.values),
-    tallies.SESSIONS_OPENED: _expected(("warm", "cold")),
-    tallies.SESSIONS_CLOSED: _expected((*Session.StopReason.values, "error")),
+    totals.EXECUTIONS: _expected(Execution.Verdict.values),
+    totals.SESSIONS_OPENED: _expected(("warm", "cold")),
+    totals.SESSIONS_CLOSED: _expected((*Session.StopReason.values, "error")),
 }
 
 
 class TotalsCollector(Collector):
     def collect(self) -> Iterator[Family]:
-        kept: dict[str, dict[tuple[str, ...], Tally]] = {}
-        for tally in Tally.objects.order_by("name", "labels"):
-            kept.setdefault(tally.name, {})[tuple(tally.labels)] = tally
+        kept: dict[str, dict[tuple[str, ...], Total]] = {}
+        for total in Total.objects.order_by("name", "labels"):
+            kept.setdefault(total.name, {})[tuple(total.labels)] = total
         for metric in METRICS:
-            yield _family(metric, kept.get(metric.tally, {}))
+            yield _family(metric, kept.get(metric.total, {}))
 
 
-def _family(metric: Metric, kept: dict[tuple[str, ...], Tally]) -> Family:
+def _family(metric: Metric, kept: dict[tuple[str, ...], Total]) -> Family:
     if metric.is_histogram:
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for labels, tally in kept.items():
-            buckets = list(zip(_BOUNDS, accumulate(tally.buckets), strict=True))
-            histogram.add_metric(labels, buckets, sum_value=tally.seconds)
+        for labels, total in kept.items():
+            buckets = list(zip(_BOUNDS, accumulate(total.buckets), strict=True))
+            histogram.add_metric(labels, buckets, sum_value=total.seconds)
         return histogram
     counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-    expected = _EXPECTED.get(metric.tally)
+    expected = _EXPECTED.get(metric.total)
     counts = dict.fromkeys(expected() if expected else [], 0)
-    counts |= {labels: tally.count for labels, tally in kept.items()}
+    counts |= {labels: total.count for labels, total in kept.items()}
     for labels, count in counts.items():
         counter.add_metric(labels, count)
     return counter

@@ -9,7 +9,7 @@ from django.db import migrations, models
 
 
 def begin_counting(apps, schema_editor):
-    marks = apps.get_model("sessions_app", "TallyMark")
+    marks = apps.get_model("sessions_app", "TotalMark")
     now = django.utils.timezone.now()
     for name in ("executions", "sessions_opened", "sessions_closed"):
         marks.objects.create(name=name, until=now)
@@ -64,7 +64,7 @@ class Migration(migrations.Migration):
             options={"verbose_name_plural": "API processes"},
         ),
         migrations.CreateModel(
-            name="Tally",
+            name="Total",
             fields=[
                 (
                     "id",
@@ -88,10 +88,10 @@ class Migration(migrations.Migration):
                     ),
                 ),
             ],
-            options={"verbose_name_plural": "tallies"},
+            options={"verbose_name_plural": "totals"},
         ),
         migrations.CreateModel(
-            name="TallyMark",
+            name="TotalMark",
             fields=[
                 ("name", models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ("until", models.DateTimeField()),
@@ -125,8 +125,8 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.AddConstraint(
-            model_name="tally",
-            constraint=models.UniqueConstraint(fields=("name", "labels"), name="tally_one_each"),
+            model_name="total",
+            constraint=models.UniqueConstraint(fields=("name", "labels"), name="total_one_each"),
         ),
         migrations.RunPython(begin_counting, migrations.RunPython.noop),
     ]

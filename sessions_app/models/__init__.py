@@ -10,7 +10,7 @@ from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
-from sessions_app.models.tally import ApiProcess, Tally, TallyMark
+from sessions_app.models.total import ApiProcess, Total, TotalMark
 
 __all__ = [
     "ApiKey",
@@ -24,6 +24,6 @@ __all__ = [
     "Node",
     "Sandbox",
     "Session",
-    "Tally",
-    "TallyMark",
+    "Total",
+    "TotalMark",
 ]

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
 from sessions_app.pruning import BATCH, Pruned, count_prunable, prune
-from sessions_app.tallies import count_up
+from sessions_app.totals import count_up
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 

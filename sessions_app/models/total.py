@@ -28,7 +28,7 @@ class Addition:
     """Of a histogram, by `codeexec.traffic.BOUNDS`: how many in each, not in it and those below."""
 
 
-class Tally(models.Model):
+class Total(models.Model):
     """A total: what Prometheus calls a counter or a histogram. It is only ever added to."""
 
     name = models.CharField(max_length=64)
@@ -38,8 +38,8 @@ class Tally(models.Model):
     buckets = ArrayField(models.BigIntegerField(), default=list)
 
     class Meta:
-        verbose_name_plural = "tallies"
-        constraints = [models.UniqueConstraint(fields=["name", "labels"], name="tally_one_each")]
+        verbose_name_plural = "totals"
+        constraints = [models.UniqueConstraint(fields=["name", "labels"], name="total_one_each")]
 
     def __str__(self) -> str:
         return f"{self.name} {self.labels}"
@@ -47,7 +47,7 @@ class Tally(models.Model):
 
 # In one order, so that two who add to the same ones don't wait for one another crosswise.
 _ADD = """
-INSERT INTO sessions_app_tally AS kept (name, labels, count, seconds, buckets)
+INSERT INTO sessions_app_total AS kept (name, labels, count, seconds, buckets)
 SELECT name, labels, count, seconds, buckets
 FROM jsonb_to_recordset(%s::jsonb)
      AS given (name text, labels text[], count bigint, seconds float8, buckets bigint[])
@@ -71,7 +71,7 @@ def add(additions: Iterable[Addition]) -> None:
             cursor.execute(_ADD, [json.dumps(rows)])
 
 
-class TallyMark(models.Model):
+class TotalMark(models.Model):
     """Up to where rows have been counted. Whoever counts has it locked."""
 
     name = models.CharField(max_length=64, primary_key=True)

@@ -24,8 +24,8 @@ from uuid import UUID
 from django.db import connection, transaction
 
 from codeexec.traffic import BOUNDS, Histogram
-from sessions_app.models import TallyMark
-from sessions_app.models.tally import Addition, add
+from sessions_app.models import TotalMark
+from sessions_app.models.total import Addition, add
 
 EXECUTIONS = "executions"
 """By environment and verdict."""
@@ -189,15 +189,15 @@ def _count_between(name: str, statement: str, later: timedelta) -> None:
     _move(mark, until, [])
 
 
-def _locked(name: str) -> TallyMark:
+def _locked(name: str) -> TotalMark:
     """Made by the migration. Without it all that there is would be counted."""
-    marks = TallyMark.objects.select_for_update()
+    marks = TotalMark.objects.select_for_update()
     mark, _ = marks.get_or_create(pk=name, defaults={"until": _EPOCH})
     return mark
 
 
-def _move(mark: TallyMark, until: datetime, left: list[UUID]) -> None:
-    TallyMark.objects.filter(pk=mark.pk).update(until=until, left=left)
+def _move(mark: TotalMark, until: datetime, left: list[UUID]) -> None:
+    TotalMark.objects.filter(pk=mark.pk).update(until=until, left=left)
 
 
 def _horizon() -> datetime:
