@@ -35,4 +35,4 @@ EXPOSE 8000
 ENTRYPOINT ["/app/scripts/container-entrypoint"]
 CMD ["python", "manage.py", "run_api"]
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"API_PORT\", 8000)}/api/v1/health', timeout=8)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"API_PORT\", 8000)}/api/v1/health/ready', timeout=8)"]

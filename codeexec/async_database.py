@@ -52,6 +52,12 @@ class AsyncDatabase:
                 cursor = await connection.execute(statement, parameters)
                 return await cursor.fetchall()
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many there are, and how many of them nobody uses. May be asked from any thread."""
+        stats = {} if self._pool is None else self._pool.get_stats()
+        return stats.get("pool_size", 0), stats.get("pool_available", 0)
+
     async def close(self) -> None:
         """For good, as far as this event loop is concerned."""
         self._closed = True

@@ -460,6 +460,13 @@ SETTINGS = (
         "DEBUG, INFO, WARNING or ERROR",
         "least important messages that are logged",
     ),
+    _setting(
+        "LOG_FORMAT",
+        "text",
+        _one_of_lower("text", "json"),
+        "text or json",
+        "how lines are logged: text for people, json for programs, an object a line",
+    ),
 )
 
 

@@ -26,6 +26,7 @@
     ├── NoCapacity            503      no_capacity (with Retry-After)
     ├── SandboxUnreachable    503      sandbox_unreachable (with Retry-After)
     ├── DatabaseAway          503      database_away (with Retry-After)
+    ├── ShuttingDown          503      shutting_down (with Retry-After)
     └── ResultPending         504      result_pending
 
 Every error body is `{"detail": "<one sentence>", "code": "<machine name>", ...fields}`. Where one
@@ -210,6 +211,14 @@ class DatabaseAway(ServiceError):
     code = "database_away"
     http_status = 503
     retry_after_seconds = 5
+
+
+class ShuttingDown(ServiceError):
+    """This process of the API ends what it has begun, and takes nothing new."""
+
+    code = "shutting_down"
+    http_status = 503
+    retry_after_seconds = 2
 
 
 class ResultPending(ServiceError):

@@ -13,7 +13,7 @@ import gc
 import io
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import IO, Any, cast
 
 from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
@@ -32,10 +32,12 @@ from django.utils.module_loading import import_string
 
 from codeexec.async_database import async_database
 from codeexec.bounds import QUERY_BYTES
-from codeexec.errors import InvalidRequest, OutOfBounds, error_page
+from codeexec.errors import InvalidRequest, OutOfBounds, ShuttingDown, error_answer, error_page
+from codeexec.logs import subject
 from codeexec.notifications import hub
 from codeexec.sizes import format_size
 from codeexec.threads import RequestExecutor, in_thread, threads
+from codeexec.traffic import REQUEST_ID, Answering, traffic
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -91,13 +93,16 @@ class Application(ASGIHandler):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         executor = RequestExecutor()
-        try:
-            async with ThreadSensitiveContext(executor=executor):
-                await self.handle(scope, receive, send)
-        finally:
-            executor.shutdown()
+        with traffic.answering(scope) as answering:
+            try:
+                async with ThreadSensitiveContext(executor=executor):
+                    await self._handle(scope, receive, _named(send, answering), answering)
+            finally:
+                executor.shutdown()
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(
+        self, scope: Scope, receive: Receive, send: Send, answering: Answering
+    ) -> None:
         try:
             _require_query(scope)
             body, size = await _read_body(scope, receive)
@@ -116,7 +121,12 @@ class Application(ASGIHandler):
             request, broken = self.create_request(_with_length(scope, size), body)
             if request is None:
                 await self.send_response(cast(HttpResponseBase, broken), send)
-            elif _view_is_async(request):
+                return
+            is_async = _view_is_async(request)
+            answering.found(request.resolver_match, request.path_info)
+            if traffic.draining and not answering.is_about_health:
+                await self.send_response(_shutting_down(), send)
+            elif is_async:
                 await self._answer_while_connected(request, receive, send)
             else:
                 await self._answer(request, send)
@@ -159,10 +169,25 @@ class Application(ASGIHandler):
         return response
 
     async def send_response(self, response: HttpResponseBase, send: Send) -> None:
+        streams = isinstance(response, StreamingHttpResponse) and response.is_async
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
             parts: Iterator[bytes] = iter(response.streaming_content)  # type: ignore[arg-type]
             response.streaming_content = _iterate_in_threads(parts)
-        await super().send_response(response, send)
+        with traffic.streaming() if streams else nullcontext():
+            await super().send_response(response, send)
+
+
+def _named(send: Send, answering: Answering) -> Send:
+    """Notes the answer's status, and tells the request's id to whoever asked."""
+    header = (REQUEST_ID, subject("request_id").encode())
+
+    async def send_named(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            answering.status = message["status"]
+            message = {**message, "headers": [*message["headers"], header]}
+        await send(message)
+
+    return send_named
 
 
 def _resolved(request: Any) -> ResolverMatch | None:
@@ -264,6 +289,12 @@ def _declared_length(scope: Scope) -> int:
     return 0
 
 
+def _shutting_down() -> HttpResponseBase:
+    response = error_answer(ShuttingDown("This server is shutting down; send it again."))
+    response.headers["Connection"] = "close"
+    return response
+
+
 def _body_too_large() -> HttpResponseBase:
     limit = format_size(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     response = error_page(413, f"The body is larger than {limit}.", "request_too_large")
@@ -272,17 +303,27 @@ def _body_too_large() -> HttpResponseBase:
     return response
 
 
+companions: list[Callable[[], Awaitable[None]]] = []
+"""What goes on in the event loop beside the requests, from the server's start to its stop, when it
+is cancelled. Whoever has one adds it before."""
+
+
 async def _live(receive: Receive, send: Send) -> None:
     """The server's start and stop."""
+    beside: list[asyncio.Task[None]] = []
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
             # What asgiref sends elsewhere (error pages, logging) runs in the same threads.
             asyncio.get_running_loop().set_default_executor(threads.executor)
             await hub.start()
+            beside = [asyncio.ensure_future(run()) for run in companions]
             gc.freeze()  # what is loaded now stays: collections need not look through it
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
+            for companion in beside:
+                companion.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await hub.stop()
             await async_database.close()
             threads.close()

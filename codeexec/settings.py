@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
-from codeexec import __version__, bounds, env, private_database
+from codeexec import __version__, bounds, env, logs, private_database
 from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
 
 _configured, CONFIGURATION_PROBLEMS = env.load_what_can_be()
@@ -124,8 +124,14 @@ SILENCED_SYSTEM_CHECKS = [
 CORS_ALLOW_ALL_ORIGINS = "*" in CODE_EXECUTOR["CORS_ORIGINS"]
 CORS_ALLOWED_ORIGINS = [origin for origin in CODE_EXECUTOR["CORS_ORIGINS"] if origin != "*"]
 CORS_URLS_REGEX = r"^/api/"
-CORS_ALLOW_HEADERS = ["authorization", "content-type", "idempotency-key", "last-event-id"]
-CORS_EXPOSE_HEADERS = ["Retry-After", "Server-Timing"]
+CORS_ALLOW_HEADERS = [
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "last-event-id",
+    "x-request-id",
+]
+CORS_EXPOSE_HEADERS = ["Retry-After", "Server-Timing", "X-Request-ID"]
 CORS_ALLOW_CREDENTIALS = False
 CORS_PREFLIGHT_MAX_AGE = 3600
 DATA_UPLOAD_MAX_MEMORY_SIZE: int = CODE_EXECUTOR["MAX_REQUEST_SIZE"]
@@ -239,19 +245,11 @@ Q_CLUSTER = {
     "ALT_CLUSTERS": {},
 }
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
-    },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": CODE_EXECUTOR["LOG_LEVEL"]},
-    "loggers": {
-        "django.request": {"level": "ERROR"},
-        "django-q": {"handlers": ["console"], "level": "WARNING", "propagate": False},
-    },
-}
+LOGGING = logs.configuration(
+    log_format=CODE_EXECUTOR["LOG_FORMAT"],
+    level=CODE_EXECUTOR["LOG_LEVEL"],
+    node=CODE_EXECUTOR["NODE_NAME"],
+)
 
 SPECTACULAR_SETTINGS = {
     "TITLE": "Code Executor",

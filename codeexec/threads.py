@@ -48,6 +48,16 @@ class Threads:
                 self._executor = _CleanExecutor(self._limit, thread_name_prefix="api")
             return self._executor
 
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that no thread has taken up yet."""
+        executor = self._executor
+        return 0 if executor is None else executor._work_queue.qsize()
+
     def close(self) -> None:
         """Close every thread's database connection, and end the threads. They come back on use."""
         with self._lock:

@@ -7,6 +7,9 @@ class SessionsAppConfig(AppConfig):
 
     def ready(self) -> None:
         import codeexec.checks  # noqa: F401 -- registers them
+        from codeexec.serving import companions
         from sessions_app.key_ring import listen_for_changes
+        from sessions_app.telling import keep_telling
 
         listen_for_changes()
+        companions.append(keep_telling)

@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import InterfaceError, OperationalError
 
 from codeexec.lending import ConnectionLender
+from codeexec.logs import about
 from codeexec.worker_queue import SafeEvent
 from sessions_app.inbox import Inbox
 from sessions_app.interrupts import Cancellations
@@ -100,10 +101,11 @@ class Executor:
                 session_id = self._inbox.next()
             if session_id is None:
                 return
-            try:
-                self._run_next(session_id)
-            except Exception:
-                logger.exception("session %s: a run failed", session_id)
+            with about(session_id=session_id):
+                try:
+                    self._run_next(session_id)
+                except Exception:
+                    logger.exception("session %s: a run failed", session_id)
 
     def _run_next(self, session_id: str) -> None:
         claim = self._claim(session_id)

@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
+from codeexec.logs import about
 from codeexec.sandbox.driver import Attachment, KeepGoing, OnOutput
 from codeexec.sandbox.errors import (
     CommandNotStarted,
@@ -69,9 +70,11 @@ class Surroundings:
 
 def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> None:
     """Run a claimed execution to its end and keep what it came to, whatever happens."""
+    ids = {"request_id": claim.request_id, "session_id": claim.session_id}
     output = around.live.of(claim)
     try:
-        _run_to_its_end(claim, around, keep_going, output)
+        with about(**ids, execution_id=claim.execution_id):
+            _run_to_its_end(claim, around, keep_going, output)
     finally:
         around.live.forget(output)
 
@@ -95,6 +98,8 @@ def _run_to_its_end(
 
 
 def _fail(claim: Claim, around: Surroundings, reason: str, *, sandbox_lost: bool = False) -> None:
+    logger.warning("not run: %s", reason)
+
     def fail() -> None:
         around.live.flush()  # what the program wrote becomes its output
         executions.fail_execution(claim, reason, sandbox_lost=sandbox_lost)
@@ -113,7 +118,9 @@ def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float
             claim, outcome, seconds_since_started=seconds, sandbox_lost=lost
         )
 
+    milliseconds = 1000 * (time.monotonic() - started)
     _with_database(around, finish)
+    logger.info("ran, and came to %s in %.1f ms", outcome.verdict.value, milliseconds)
 
 
 def _reason(claim: Claim, error: SandboxError) -> str:

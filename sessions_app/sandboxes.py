@@ -25,6 +25,7 @@ from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import REMOVE_TASK, restart_session
+from sessions_app.totals import counted_start
 
 logger = logging.getLogger(__name__)
 
@@ -107,17 +108,18 @@ def start_sandbox(
     """
     driver = get_driver()
     environment = sandbox.environment
-    revision = record_image(environment, driver.inspect_image(environment.image_reference))
-    handle = driver.start(
-        sandbox_spec(
-            environment,
-            sandbox_id=str(sandbox.pk),
-            node=str(sandbox.node_id),
-            image_id=revision.image_id,
-            max_idle_seconds=_max_idle_seconds(ttl_seconds),
-            runtime=runtime,
+    with counted_start(environment.name, sandbox.node.name):
+        revision = record_image(environment, driver.inspect_image(environment.image_reference))
+        handle = driver.start(
+            sandbox_spec(
+                environment,
+                sandbox_id=str(sandbox.pk),
+                node=str(sandbox.node_id),
+                image_id=revision.image_id,
+                max_idle_seconds=_max_idle_seconds(ttl_seconds),
+                runtime=runtime,
+            )
         )
-    )
     return revision if _record_start(sandbox, handle, revision) else None
 
 

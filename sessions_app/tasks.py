@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from django.db import connection
 
+from codeexec.logs import concerning
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from sessions_app import inspection
@@ -41,6 +42,7 @@ RETRY_DELAY = timedelta(seconds=2)
 logger = logging.getLogger(__name__)
 
 
+@concerning("session_id")
 def start_session(session_id: str) -> None:
     """pending → creating → ready: start the session's sandbox on this node."""
     session = Session.objects.select_related("environment").filter(pk=session_id).first()
@@ -87,6 +89,7 @@ def _start_failed(session: Session, error: SandboxError) -> None:
         fail_session(session, str(error))
 
 
+@concerning("session_id")
 def stop_session(session_id: str) -> None:
     """stopping → stopped: remove the container. A running execution is ended by its own worker
     first, which sends this task again.
@@ -100,6 +103,7 @@ def stop_session(session_id: str) -> None:
     session.mark_stopped()
 
 
+@concerning("sandbox_id")
 def warm_sandbox(sandbox_id: str) -> None:
     """warming → idle: start a sandbox that waits for its session."""
     sandboxes = Sandbox.objects.select_related("environment", "node")
@@ -124,6 +128,7 @@ def _start_warm(sandbox: Sandbox) -> None:
         logger.warning("no warm sandbox of %s: %s", sandbox.environment.name, error)
 
 
+@concerning("sandbox_id")
 def ask_sandbox(sandbox_id: str) -> None:
     """Replace a warm sandbox whose runner doesn't answer."""
     if retire_unless_it_answers(sandbox_id):
@@ -148,6 +153,7 @@ def keep_sandbox(session_id: str) -> None:
         logger.warning("session %s: its sandbox may end early: %s", session_id, error)
 
 
+@concerning("sandbox_id")
 def remove_sandbox(sandbox_id: str) -> None:
     """Remove the container of a sandbox that was taken out of the pool."""
     destroy_sandbox(sandbox_id)
@@ -172,6 +178,7 @@ def clean_up_node() -> None:
         logger.info("cleanup: %s", report)
 
 
+@concerning("check_id")
 def check_isolation(check_id: str) -> None:
     """queued → running → finished: attack sandboxes of an environment. What fails is on the row and
     in the log.

@@ -23,7 +23,7 @@ from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.cleanup import schedule_clean_up
 from sessions_app.isolation import queue_due_checks, start_queued_check
-from sessions_app.models import Event, Execution, Node, Sandbox, Session
+from sessions_app.models import ApiProcess, Event, Execution, Node, Sandbox, Session
 from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
@@ -40,6 +40,7 @@ from sessions_app.services.sessions import (
     restart_session,
 )
 from sessions_app.tallies import tally_runs
+from sessions_app.totals import count_up
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ GIVEN_UP_AFTER = timedelta(seconds=60)
 
 STUCK_AFTER = timedelta(seconds=10)
 """A message that has had no effect for this long was lost with the worker that had it."""
+
+
+FORGOTTEN_AFTER = timedelta(hours=1)
 
 
 def node_started() -> Node:
@@ -238,6 +242,11 @@ def remove_events_of_ended_runs() -> None:
     Event.objects.of_ended_runs().delete()
 
 
+def forget_gone_processes() -> None:
+    """Rows of API processes that died without a word."""
+    ApiProcess.objects.gone(since=timezone.now() - FORGOTTEN_AFTER).delete()
+
+
 def queue_isolation_checks() -> None:
     node = this_node()
     if not node.engine_error:
@@ -269,10 +278,12 @@ _rhythm = Rhythm(
         remove_events_of_ended_runs: 60,
         drop_unfetched: 60,
         tally_runs: 5,
+        count_up: 10,  # before it is pruned
         prune_by_setting: 10,
         queue_isolation_checks: 60,
         start_isolation_check: 5,
         prune_isolation_checks: 600,
+        forget_gone_processes: 600,
     }
 )
 

@@ -93,6 +93,7 @@ def claim_of(execution: Execution) -> press_of_run.Claim:
     return press_of_run.Claim(
         execution_id=execution.pk,
         session_id=execution.session_id,
+        request_id=execution.request_id,
         one_shot=execution.session.one_shot,
         environment_id=execution.session.environment_id,
         environment_version="",

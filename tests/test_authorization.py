@@ -35,7 +35,7 @@ from tests.working import working
 pytestmark = pytest.mark.django_db(transaction=True)
 
 PREFIX = "/api/v1"
-PUBLIC = {("get", "/health")}
+PUBLIC = {("get", "/health"), ("get", "/health/live"), ("get", "/health/ready")}
 """Calls that anybody may make."""
 
 NOT_OWNED = {"name", "path"}
@@ -44,6 +44,8 @@ NOT_OWNED = {"name", "path"}
 RUN = {"code": "print(1)"}
 BODIES: dict[tuple[str, str], Any] = {
     ("get", "/health"): None,
+    ("get", "/health/live"): None,
+    ("get", "/health/ready"): None,
     ("get", "/environments"): None,
     ("get", "/environments/{name}"): None,
     ("post", "/execute"): RUN,

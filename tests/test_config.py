@@ -65,6 +65,7 @@ IMPOSSIBLE = {
     "HSTS_SECONDS": ["-1", "63072001", "1y"],
     "CORS_ORIGINS": ["app.example.org", "https://a.example/", "ftp://a.example", "https://"],
     "LOG_LEVEL": ["LOUD", "10"],
+    "LOG_FORMAT": ["xml", "json,text"],
 }
 
 

@@ -457,6 +457,7 @@ class TestMetrics:
             ): sample.value
             for family in families
             for sample in family.samples
+            if sample.name.startswith("code_executor_isolation")
         }
 
     def test_the_last_check_of_each_is_exported(

@@ -16,6 +16,7 @@ from django.db import close_old_connections, reset_queries
 from codeexec.notifications import hub
 from codeexec.serving import Application
 from codeexec.threads import threads
+from codeexec.traffic import traffic
 from tests import serving_urls
 from tests.patience import LONG
 
@@ -166,6 +167,24 @@ def test_the_hub_starts_and_stops_with_the_server(application: Application) -> N
         assert not await hub.wait_connected(0)
 
     asyncio.run(run())
+
+
+def test_a_server_that_shuts_down_refuses_with_an_answer(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "draining", True)
+    for path in ("/sync", "/async", "/nowhere"):
+        response = request(application, "GET", path)
+        assert (response.status_code, response.json()["code"]) == (503, "shutting_down")
+        assert response.headers["Retry-After"] == "2"
+        assert response.headers["Connection"] == "close"
+        assert response.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("path", ["/sync", "/async", "/broken", "/async-stream", "/nowhere"])
+def test_nothing_is_in_flight_when_all_are_answered(application: Application, path: str) -> None:
+    request(application, "GET", path)
+    assert (traffic.in_flight, traffic.streams) == (0, 0)
 
 
 def test_a_taken_port_is_said_in_one_sentence(

@@ -59,7 +59,10 @@ _COMPILATION = (
     "compile_stdout_text",
     "compile_stderr_text",
 )
-_TIMES = (("queued_exactly", "started_exactly", "finished_exactly"), ("waited", "worker"))
+_TIMES = (
+    ("queued_exactly", "started_exactly", "finished_exactly"),
+    ("waited", "worker", "request_id"),
+)
 
 Sections = Any  # of Django's own types: lists of a title and a mapping with `fields`
 

@@ -20,6 +20,7 @@ from codeexec.errors import (
     InsufficientScope,
     ServiceError,
 )
+from codeexec.logs import concern
 from codeexec.threads import in_thread
 from sessions_app.callers import Caller, Role, Scope
 from sessions_app.services.authentication import Credentials, authenticate, authenticate_at_once
@@ -81,6 +82,7 @@ def authorize(request: HttpRequest, access: Access) -> Caller:
     Raises what `authenticate` and `require` raise: a ServiceError, which `error_answer` answers.
     """
     caller = authenticate(credentials_of(request))
+    _note(caller)
     require(caller, access)
     return caller
 
@@ -93,7 +95,14 @@ async def identify(request: HttpRequest) -> None:
     caller = authenticate_at_once(credentials)
     if caller is None:
         caller = await in_thread(authenticate, credentials)
+    _note(caller)
     request.caller = caller  # type: ignore[attr-defined]
+
+
+def _note(caller: Caller) -> None:
+    """What is logged from here on names the client."""
+    if caller.client is not None:
+        concern(client=caller.client.name)
 
 
 def credentials_of(request: HttpRequest) -> Credentials:
@@ -112,7 +121,10 @@ class ApiAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Caller, None]:
         http = request._request
         caller = getattr(http, "caller", None)
-        return (caller or authenticate(credentials_of(http))), None
+        if caller is None:
+            caller = authenticate(credentials_of(http))
+            _note(caller)
+        return caller, None
 
 
 # Without a docstring: the schema would tell it of every call that has none.

@@ -309,6 +309,15 @@ class HealthSerializer(serializers.Serializer[Any]):
     checks = serializers.DictField(child=serializers.CharField())
 
 
+class LivenessSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["alive"])
+
+
+class ReadinessSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["ready", "not_ready"])
+    checks = serializers.DictField(child=serializers.ChoiceField(choices=["ok", "not ok"]))
+
+
 def _compilation(execution: Execution) -> dict[str, Any] | None:
     if not execution.was_compiled:
         return None

@@ -10,7 +10,8 @@ from sessions_app.api.views import (
     HealthViewSet,
     SessionViewSet,
 )
-from sessions_app.api.waiting import waiting_for_end, waiting_for_result
+from sessions_app.api.waiting import at_once, waiting_for_end, waiting_for_result
+from sessions_app.readiness import look_whether_ready
 
 execute: Any = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
 run_once: Any = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
@@ -21,9 +22,13 @@ execution_events: Any = streaming(ExecutionViewSet.as_view({"get": "events"}))
 files: Any = waiting_for_answer(SessionViewSet.as_view({"get": "files"}))
 file: Any = waiting_for_answer(SessionViewSet.as_view({"get": "file"}))
 archive: Any = waiting_for_answer(SessionViewSet.as_view({"get": "archive"}))
+live: Any = at_once(HealthViewSet.as_view({"get": "live"}))
+ready: Any = at_once(HealthViewSet.as_view({"get": "ready"}), look_whether_ready)
 
 urlpatterns = [
     path("health", HealthViewSet.as_view({"get": "retrieve"})),
+    path("health/live", live),
+    path("health/ready", ready),
     path("environments", EnvironmentViewSet.as_view({"get": "names"})),
     path("environments/<slug:name>", EnvironmentViewSet.as_view({"get": "retrieve"})),
     path("execute", run_once),

@@ -28,6 +28,8 @@ from sessions_app.api.access import (
 from sessions_app.api.answers import (
     EnvironmentSerializer,
     HealthSerializer,
+    LivenessSerializer,
+    ReadinessSerializer,
     SessionOpenedSerializer,
     SessionSerializer,
     SessionStoppedSerializer,
@@ -52,6 +54,7 @@ from sessions_app.callers import Role, Scope
 from sessions_app.health import check_health
 from sessions_app.models import Execution, Inquiry, Session
 from sessions_app.paths import readable_path
+from sessions_app.readiness import RETRY_SECONDS, Readiness
 from sessions_app.services import executions
 from sessions_app.services.executions import Arrival, submit_at_once, submit_single_run
 from sessions_app.services.inquiries import ask
@@ -351,6 +354,31 @@ class HealthViewSet(ApiViewSet):
         checks = health.checks if is_known(request) else health.in_short
         body = {"status": health.status, "service": "code-executor", "checks": checks}
         return Response(body, status=503 if health.status == "unhealthy" else 200)
+
+    @extend_schema(
+        operation_id="health_live",
+        summary="Whether this process answers",
+        responses=LivenessSerializer,
+    )
+    @public
+    def live(self, request: Request) -> Response:
+        """Of nothing else: a process that can't do this is to be started anew."""
+        return Response({"status": "alive"})
+
+    @extend_schema(
+        operation_id="health_ready",
+        summary="Whether this process can serve",
+        responses={200: ReadinessSerializer, 503: ReadinessSerializer},
+    )
+    @public
+    def ready(self, request: Request) -> Response:
+        """503 with `Retry-After` while it can't, or is shutting down: it is to be sent nothing for
+        a while. `checks` says `ok` or `not ok` of each part.
+        """
+        readiness: Readiness = request._request.readiness  # type: ignore[attr-defined]
+        if readiness.is_ready:
+            return Response(readiness.body())
+        return Response(readiness.body(), status=503, headers={"Retry-After": RETRY_SECONDS})
 
 
 def _page(

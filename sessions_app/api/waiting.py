@@ -12,11 +12,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.template.response import SimpleTemplateResponse
 from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
@@ -31,6 +31,7 @@ from codeexec.errors import (
     ServiceError,
     error_answer,
 )
+from codeexec.logs import concern
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
 from sessions_app.api.access import identify
@@ -41,6 +42,7 @@ from sessions_app.services.executions import Arrival
 
 SyncView = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
+Prepare = Callable[[HttpRequest], Awaitable[None]]
 
 YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 AWAY_SECONDS = 0.5
@@ -79,6 +81,7 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
     async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
         try:
             arrival = Arrival(awaited=_wants_result(request))
+            concern(execution_id=arrival.execution_id)
             await identify(request)
         except ServiceError as error:
             return error_answer(error)
@@ -130,6 +133,25 @@ def waiting_for_end(validate: SyncView) -> AsyncView:
 def _goes_on(response: HttpResponseBase) -> bool:
     running = Execution.Status.RUNNING
     return isinstance(response, Response) and response.data.get("status") == running
+
+
+def at_once(view: SyncView, prepare: Prepare | None = None) -> AsyncView:
+    """The view, which uses no database, called in the event loop: it is answered while all threads
+    are taken. `prepare` may add to the request what it needs.
+    """
+
+    @wraps(view)
+    async def call(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+        if prepare is not None:
+            await prepare(request)
+        answer = cast(HttpResponse, answered(view, request, kwargs))
+        # Of an answer that can be rendered Django takes a thread to do it, be it done already.
+        plain = HttpResponse(answer.content, status=answer.status_code, headers=answer.headers)
+        # Nor is a 503 of such a call, which tells what it was asked for, an error in the log.
+        plain._has_been_logged = True  # type: ignore[attr-defined]
+        return plain
+
+    return call
 
 
 def _wants_result(request: HttpRequest) -> bool:

@@ -13,9 +13,11 @@ from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
 from sessions_app.models.tally import RunTally
+from sessions_app.models.total import ApiProcess, Total, TotalMark
 
 __all__ = [
     "ApiKey",
+    "ApiProcess",
     "AttackResult",
     "Client",
     "ClientAllowance",
@@ -29,4 +31,6 @@ __all__ = [
     "RunTally",
     "Sandbox",
     "Session",
+    "Total",
+    "TotalMark",
 ]

@@ -141,6 +141,13 @@ class Execution(models.Model):
     )
     error_reason = models.TextField(blank=True)
     worker = models.CharField(max_length=120, blank=True, help_text="Node and process id.")
+    request_id = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Of the request that asked for it: the lines of the log about it have it, too.",
+    )
     received_at = models.DateTimeField(null=True, help_text="The API had the request.")
     queued_at = models.DateTimeField(default=timezone.now)
     claimed_at = models.DateTimeField(null=True, help_text="A node's executor took it up.")

@@ -52,6 +52,8 @@ class Claim:
 
     execution_id: UUID
     session_id: UUID
+    request_id: str
+    """Of the request that asked for it; empty: it was none."""
     one_shot: bool
     environment_id: int
     environment_version: str
@@ -81,6 +83,7 @@ def submission(
     environment_version: str,
     seconds_since_received: float = 0.0,
     durable: bool = True,
+    request_id: str = "",
 ) -> Statement:
     """Queues an execution that has no row yet, as the last of its session.
 
@@ -106,6 +109,7 @@ def submission(
             "channel": CHANNEL,
             "runs_channel": statements.RUNS_CHANNEL,
             "durable": durable,
+            "request_id": request_id,
         },
     )
 
@@ -146,11 +150,12 @@ def claim(session_id: UUID | str, *, node_id: UUID, worker: str) -> Claim | None
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    (execution_id, session_id, one_shot, environment_id, version, *program) = row
+    (execution_id, session_id, request_id, one_shot, environment_id, version, *program) = row
     code, filename, stdin, args, env, files, timeout_seconds, *sandbox = program
     return Claim(
         execution_id=execution_id,
         session_id=session_id,
+        request_id=request_id,
         one_shot=one_shot,
         environment_id=environment_id,
         environment_version=version,

@@ -226,6 +226,9 @@ class Session(models.Model):
             ),
             models.Index(fields=["client", "-created_at", "id"], name="session_client"),
             models.Index(fields=["-created_at", "id"], name="session_newest"),
+            models.Index(
+                fields=["closed_at"], condition=Q(closed_at__isnull=False), name="session_closed"
+            ),
             models.Index(fields=["environment", "-created_at", "id"], name="session_environment"),
             models.Index(fields=["node", "-created_at", "id"], name="session_node"),
             models.Index(

@@ -16,6 +16,7 @@ from codeexec.async_database import async_database
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.errors import InvalidRequest, LimitExceeded, NotFound
+from codeexec.logs import concern, subject
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
 from codeexec.threads import in_thread
@@ -121,6 +122,7 @@ def _submission(
         environment_version=known.version,
         seconds_since_received=time.monotonic() - arrival.at,
         durable=not arrival.awaited,
+        request_id=subject("request_id"),
     )
     return execution, statement
 
@@ -143,6 +145,7 @@ def remember_session(session: Session) -> None:
     """What this process will need to know for the session's first run."""
     if len(_sessions) >= _MOST_SESSIONS:
         _sessions.clear()
+    concern(session_id=session.pk)
     _sessions[session.pk] = _KnownSession(
         environment_id=session.environment_id, client_id=session.client_id
     )

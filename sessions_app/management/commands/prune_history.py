@@ -16,6 +16,7 @@ from codeexec.audit.record import record
 from codeexec.commands import INTERRUPTED, TeachingCommand
 from sessions_app.management.moments import moment
 from sessions_app.pruning import BATCH, Pruned, count_prunable, prune
+from sessions_app.totals import count_up
 
 
 def _count(text: str) -> int:
@@ -85,6 +86,7 @@ The same by itself, all the time: HISTORY_DAYS in config/code-executor.conf.
             self._say("would be deleted", before, count_prunable(before), options)
             return
         record(command_actor("prune_history"), "history.prune", older_than=before)
+        count_up()  # the totals in /metrics keep what is deleted now
         pruned, started = Pruned(), time.monotonic()
         try:
             for batch in prune(before, batch_size=options["batch_size"]):

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import logging
 import resource
 import signal
 import socket
 import sys
+import time
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -12,20 +16,15 @@ from django.core.management.base import CommandError
 
 from codeexec.commands import TeachingCommand
 from codeexec.http_protocol import BoundedHttpProtocol
+from codeexec.traffic import traffic
 from sessions_app.api.feeds import feeds
 
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs: they, not we, close idle connections
 STOP_SECONDS = 8
 """How long requests that wait or stream may go on when the server is told to stop."""
+DRAINING_SECONDS = 0.05
+"""How often it is seen, meanwhile, whether they all have ended."""
 BACKLOG = 2048
-
-
-class _Server(uvicorn.Server):
-    """Ends its streams when it is told to stop: it waits for answers that go on."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        feeds.close()
-        await super().shutdown(sockets)
 
 
 class Command(TeachingCommand):
@@ -47,6 +46,7 @@ class Command(TeachingCommand):
         host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]
         listening = _listen(host, port)
         _allow_open_files()
+        logging.captureWarnings(True)  # in the form of all other lines
         config = uvicorn.Config(
             "codeexec.asgi:application",
             loop="uvloop",
@@ -66,6 +66,25 @@ class Command(TeachingCommand):
             signal.signal(number, lambda *_: sys.exit(0))
         with listening:
             _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Told to stop, it ends its streams, says so to whoever asks whether it is ready, and refuses
+    new requests with an answer, for as long as others are being answered: only then does it stop
+    listening.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        traffic.draining = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        feeds.close()
+        deadline = time.monotonic() + STOP_SECONDS
+        while traffic.in_flight and not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(DRAINING_SECONDS)
+        self.config.timeout_graceful_shutdown = 1 + max(0, round(deadline - time.monotonic()))
+        await super().shutdown(sockets)
 
 
 def _allow_open_files() -> None:

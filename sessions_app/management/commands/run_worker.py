@@ -36,6 +36,7 @@ class Command(TeachingCommand):
     requires_system_checks = "__all__"
 
     def handle(self, *args: Any, **options: Any) -> None:
+        logging.captureWarnings(True)  # in the form of all other lines
         try:
             node = upkeep.node_started()
         except DatabaseError as error:

@@ -1,23 +1,13 @@
-"""What Prometheus reads at /metrics: figures from the rows, the same from every process.
-
-Nothing is counted in a process, so that any number of them may be asked, and none need know what
-the others have done. Further figures go into a collector of their own, beside the one here.
-"""
+"""How the isolation checks stand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from django.http import HttpRequest, HttpResponse
-from django.views.decorators.http import require_safe
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from codeexec.errors import ServiceError, error_answer
 from codeexec.sandbox.attacks.judge import Outcome
-from sessions_app.api.access import Access, authorize
-from sessions_app.callers import Scope
 from sessions_app.services.isolation import current_checks
 
 PREFIX = "code_executor_isolation"
@@ -51,19 +41,3 @@ class IsolationCollector(Collector):
             if check.finished_at is not None:
                 moment.add_metric(labels, check.finished_at.timestamp())
         yield from (attacks, moment, ok)
-
-
-COLLECTORS: tuple[type[Collector], ...] = (IsolationCollector,)
-
-
-@require_safe
-def metrics(request: HttpRequest) -> HttpResponse:
-    """Prometheus' text format, for clients with the scope `metrics`."""
-    try:
-        authorize(request, Access(scope=Scope.METRICS))
-    except ServiceError as error:
-        return error_answer(error)
-    registry = CollectorRegistry(auto_describe=False)
-    for collector in COLLECTORS:
-        registry.register(collector())
-    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,150 @@
+"""What is logged, as lines for people or as JSON, each with the ids of what it is about.
+
+    with about(request_id="…"):          # a request, or a run, begins
+        concern(session_id="…")          # it turns out which session it is about
+        logger.warning("…")              # has both ids, in whatever thread and module this is
+
+A request's id goes with its execution to the executor, so that one search finds what became of a
+press of Run. No line ever has code, output, keys or tokens: whoever logs gives none, and what may
+come with an exception is taken out here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import wraps
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+ExceptionInfo = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
+
+_subjects: ContextVar[dict[str, str] | None] = ContextVar("subjects", default=None)
+
+# PostgreSQL shows the row that it refuses: a candidate's code may be in it.
+_ROW = re.compile(r"DETAIL:  Failing row contains .*?(?=\n\n(?:The above|During)|\Z)", re.DOTALL)
+_SECRETS = re.compile(
+    r"(?<=[?&]token=)[^&\s\"']+|(?<=\bcex_[0-9a-f]{8}_)[0-9a-f]{8,}|(?<=\bcet_)[\w:.-]+"
+)
+
+
+@contextmanager
+def about(**ids: object) -> Iterator[None]:
+    """What is logged within is about these, and about what it is about outside. Empty ones are left
+    out."""
+    token = _subjects.set({**(_subjects.get() or {}), **_given(ids)})
+    try:
+        yield
+    finally:
+        _subjects.reset(token)
+
+
+def concern(**ids: object) -> None:
+    """As `about`, from here to the end of the innermost one, in every thread that it goes to."""
+    subjects = _subjects.get()
+    if subjects is not None:
+        subjects.update(_given(ids))
+
+
+def subject(name: str) -> str:
+    """The id that goes by this name here; empty: there is none."""
+    return (_subjects.get() or {}).get(name, "")
+
+
+def concerning(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates a function whose first argument is the id of what it is about."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            with about(**{name: args[0]}):
+                return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _given(ids: dict[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in ids.items() if value}
+
+
+def redacted(text: str) -> str:
+    """Without what nobody may read in a log."""
+    if "DETAIL:" in text:
+        text = _ROW.sub("DETAIL:  (left out)", text)
+    return _SECRETS.sub("…", text)
+
+
+class TextFormatter(logging.Formatter):
+    """For people at a terminal: time, level, logger, message, and the ids behind it."""
+
+    def __init__(self) -> None:
+        super().__init__("{asctime} {levelname} {name}: {message}", style="{")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        line = redacted(super().formatMessage(record))
+        ids = " ".join(f"{name}={value}" for name, value in (_subjects.get() or {}).items())
+        return f"{line} ({ids})" if ids else line
+
+    def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802 -- logging's name
+        return redacted(super().formatException(ei))
+
+
+class JsonFormatter(logging.Formatter):
+    """For programs: an object a line. `extra={"fields": {…}}` adds further members."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _iso(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": redacted(record.getMessage()),
+            "process": record.process,
+            "node": self._node,
+            **(_subjects.get() or {}),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = redacted(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _iso(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def configuration(*, log_format: str, level: str, node: str) -> dict[str, Any]:
+    """Django's LOGGING: all that any process of the service logs goes to stderr in one form."""
+    formatters: dict[str, dict[str, Any]] = {
+        "text": {"()": "codeexec.logs.TextFormatter"},
+        "json": {"()": "codeexec.logs.JsonFormatter", "node": node},
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": formatters[log_format]},
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["console"], "level": level},
+        "loggers": {
+            # Django's own handlers would say it again, and at DEBUG it shows what is in statements.
+            "django": {"handlers": [], "level": "INFO" if level == "DEBUG" else level},
+            "django.server": {"handlers": ["console"], "propagate": False},
+            "django.request": {"level": "ERROR"},
+            "django-q": {"handlers": ["console"], "level": "WARNING", "propagate": False},
+        },
+    }

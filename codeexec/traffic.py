@@ -1,0 +1,168 @@
+"""The requests that this process answers: each has an id and a line in the log, and all of them are
+counted until somebody takes the counts away.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+from django.urls import ResolverMatch
+
+from codeexec.logs import about, concern
+
+logger = logging.getLogger("codeexec.access")
+
+REQUEST_ID = b"x-request-id"
+_WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+BOUNDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+"""Of the buckets of every histogram, in seconds: one more holds what took longer. Stages can be
+compared with one another. Kept totals are by these: other bounds need other names of metrics."""
+
+CLIENT_LEFT = 499
+"""In place of a status, where nobody was there any more to be answered."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNKNOWN_ROUTE = "unknown"
+STATIC_ROUTE = "static"
+_ABOUT = ("session_id", "execution_id")
+_HEALTH_ROUTES = "api/v1/health"
+_QUIET = (_HEALTH_ROUTES, "metrics", STATIC_ROUTE)
+"""Routes that machines ask for every few seconds, and the files of pages."""
+
+
+@dataclass
+class Histogram:
+    """How many, how long together, and how many of them in each bucket."""
+
+    count: int = 0
+    seconds: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+
+    def observe(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+
+
+@dataclass
+class Counts:
+    """What was answered since the last time that somebody asked."""
+
+    statuses: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    """By route, method and status."""
+    durations: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    """By route and method."""
+
+
+@dataclass
+class Answering:
+    """A request on its way."""
+
+    method: str
+    route: str = UNKNOWN_ROUTE
+    """Of the URLconf, with its parameters' names: an address would be a series of its own."""
+    status: int = CLIENT_LEFT
+
+    def found(self, match: ResolverMatch | None, path: str) -> None:
+        if match is not None:
+            self.route = match.route or "/"
+            concern(**{name: match.kwargs.get(name) for name in _ABOUT})
+        elif path.startswith(settings.STATIC_URL):
+            self.route = STATIC_ROUTE
+
+    @property
+    def is_about_health(self) -> bool:
+        return self.route.startswith(_HEALTH_ROUTES)
+
+
+class Traffic:
+    """Used from the event loop; counts are taken from any thread."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        """Requests that are being answered, streams among them."""
+        self.streams = 0
+        self.draining = False
+        """The process was told to stop: it ends what it has begun, and takes nothing new."""
+        self._lock = threading.Lock()
+        self._counts = Counts()
+
+    @contextmanager
+    def answering(self, scope: Mapping[str, Any]) -> Iterator[Answering]:
+        """Within it the request has an id, which is `subject("request_id")` everywhere."""
+        began = time.monotonic()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        answering = Answering(method=method)
+        with about(request_id=_request_id(scope)):
+            self.in_flight += 1
+            try:
+                yield answering
+            finally:
+                self.in_flight -= 1
+                self._answered(answering, time.monotonic() - began)
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
+
+    def take(self) -> Counts:
+        """What was counted since the last time. Whoever can't keep it gives it `back`."""
+        with self._lock:
+            taken, self._counts = self._counts, Counts()
+        return taken
+
+    def give_back(self, counts: Counts) -> None:
+        with self._lock:
+            statuses, durations = self._counts.statuses, self._counts.durations
+            for key, number in counts.statuses.items():
+                statuses[key] = statuses.get(key, 0) + number
+            for route_and_method, histogram in counts.durations.items():
+                _add(durations.setdefault(route_and_method, Histogram()), histogram)
+
+    def _answered(self, answering: Answering, seconds: float) -> None:
+        route, method, status = answering.route, answering.method, answering.status
+        with self._lock:
+            statuses, durations = self._counts.statuses, self._counts.durations
+            statuses[route, method, status] = statuses.get((route, method, status), 0) + 1
+            durations.setdefault((route, method), Histogram()).observe(seconds)
+        level = logging.DEBUG if route.startswith(_QUIET) else logging.INFO
+        if logger.isEnabledFor(level):
+            took = round(1000 * seconds, 1)
+            told = {"method": method, "route": route, "status": status, "milliseconds": took}
+            said = "%s %s: %d in %.1f ms"
+            logger.log(level, said, method, route, status, took, extra={"fields": told})
+
+
+def _add(to: Histogram, more: Histogram) -> None:
+    to.count += more.count
+    to.seconds += more.seconds
+    to.buckets = [a + b for a, b in zip(to.buckets, more.buckets, strict=True)]
+
+
+def _request_id(scope: Mapping[str, Any]) -> str:
+    """The one that came with the request, where that can be one, so that a platform's own log and
+    this one can be read side by side; else a new one."""
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID and _WELL_FORMED.fullmatch(value):
+            return str(value.decode())
+    return uuid4().hex
+
+
+traffic = Traffic()
+"""The requests of this process."""
