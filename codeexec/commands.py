@@ -1,0 +1,212 @@
+"""What all management commands have in common: help that teaches, one JSON value for programs, dry
+runs, errors that say what to do, and exit codes.
+
+A command's class says what there is to say; `create_parser` puts it into `--help`:
+
+    class Command(TeachingCommand):
+        help = "Stops sessions."
+        examples = ("stop_session 0f8e2c1a", "stop_session --environment python --dry-run")
+        has_dry_run = True
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    DjangoHelpFormatter,
+)
+from django.db import InterfaceError, OperationalError, ProgrammingError, transaction
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+EXIT_CODES = {
+    DONE: "done",
+    FAILED: "it failed; the message says why, and what to do",
+    USAGE: "used wrongly: nothing was done",
+}
+
+_WIDEST = 100
+_INDENT = "  "
+
+Parsed = TypeVar("Parsed")
+
+
+class WrongUse(CommandError):
+    """What was asked for can't be: ends the command with status 2 before anything was done."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, returncode=USAGE)
+
+
+class TeachingCommand(BaseCommand):
+    """The base of every management command."""
+
+    explanation: str = ""
+    """Of `--help`: what the first sentences leave open. Shown as it is written."""
+    examples: Sequence[str] = ()
+    """Without `manage.py`."""
+    exit_codes: Mapping[int, str] = EXIT_CODES
+    errors: tuple[type[Exception], ...] = ()
+    """Whose text says what is wrong and what to do: they end the command with status 1."""
+    has_json: bool = True
+    has_dry_run: bool = False
+    requires_system_checks = ()
+    _called_from_command_line: bool  # Django's own
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        described = {"formatter_class": _Formatter, "epilog": self._epilog()} | kwargs
+        parser = super().create_parser(prog_name, subcommand, **described)
+        parser.description = _filled(str(self.help))
+        if self.has_dry_run:
+            parser.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="only say what would be done, and change nothing",
+            )
+        if self.has_json:
+            parser.add_argument(
+                "--json", action="store_true", help="for programs: one JSON value on stdout"
+            )
+        return parser
+
+    def _epilog(self) -> str:
+        examples = "\n".join(f"{_INDENT}manage.py {example}" for example in self.examples)
+        codes = "\n".join(
+            f"{_INDENT}{code:<3}  {self.exit_codes[code]}" for code in self.exit_codes
+        )
+        parts = [self.explanation.strip("\n"), f"examples:\n{examples}", f"exit codes:\n{codes}"]
+        return "\n\n".join(part for part in parts if part)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """As Django does it, but no error that an operator can act on is shown as a traceback."""
+        try:
+            with _explained(self.errors):
+                return super().execute(*args, **options)
+        except CommandError as error:
+            if not self._called_from_command_line or options.get("traceback"):
+                raise
+            self.stderr.write(str(error))
+            sys.exit(error.returncode)
+        except KeyboardInterrupt:
+            if not self._called_from_command_line:
+                raise
+            sys.exit(INTERRUPTED)
+
+    # ---- for commands to use
+
+    def answer(self, options: Mapping[str, Any], value: Any, lines: Iterable[str]) -> None:
+        """The result: `value` for programs, or else `lines`."""
+        if options.get("json"):
+            self.stdout.write(as_json(value))
+            return
+        for line in lines:
+            self.stdout.write(line)
+
+    def remark(self, text: str) -> None:
+        """What is told meanwhile, on stderr: stdout is for the result."""
+        self.stderr.write(text, self.style.NOTICE)
+        self.stderr.flush()
+
+    def require_yes(self, options: Mapping[str, Any], question: str) -> None:
+        """Have the operator confirm it, who can do so beforehand with `--yes`."""
+        if options["yes"]:
+            return
+        if not sys.stdin.isatty():
+            raise WrongUse(f"{question} Nobody can be asked here: --yes confirms it.")
+        self.stderr.write(f"{question} [y/N] ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise CommandError("Nothing was done.")
+
+
+class _Formatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The options that every Django command has come last; description and epilog as they are."""
+
+
+@contextmanager
+def _explained(errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    try:
+        yield
+    except errors as error:
+        raise CommandError(str(error)) from error
+    except (OperationalError, InterfaceError) as error:
+        raise CommandError(
+            f"The database can't be used: {first_line(error)}. `manage.py check_stack` says more."
+        ) from error
+    except ProgrammingError as error:
+        raise CommandError(
+            f"The database is not as this version needs it: {first_line(error)}. Run "
+            "`manage.py migrate`."
+        ) from error
+
+
+@contextmanager
+def changing(options: Mapping[str, Any]) -> Iterator[None]:
+    """One transaction for what is changed. A dry run really does it, and takes it all back: what it
+    tells is what would be, and messages to others are never sent.
+    """
+    with transaction.atomic():
+        yield
+        if options["dry_run"]:
+            transaction.set_rollback(True)
+
+
+def add_yes(parser: CommandParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="don't ask, do it")
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, default=_json_value, ensure_ascii=False)
+
+
+def _json_value(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines with columns as wide as their longest cell."""
+    cells = [list(head), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 session`, `2 sessions`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the lines that only its makers understand."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or repr(error)
+
+
+def option(parse: Callable[[str], Parsed], allowed: str) -> Callable[[str], Parsed]:
+    """For `type=`: whatever `parse` refuses is told what is allowed."""
+
+    def parsed(text: str) -> Parsed:
+        try:
+            return parse(text)
+        except (ValueError, OverflowError):
+            raise argparse.ArgumentTypeError(f"{text!r} can't be; give {allowed}") from None
+
+    return parsed
+
+
+def _filled(text: str) -> str:
+    width = min(shutil.get_terminal_size().columns, _WIDEST) - 2
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in text.split("\n\n"))
