@@ -54,7 +54,7 @@ _COMPILATION = (
     "compile_stdout_text",
     "compile_stderr_text",
 )
-_TIMES = (("queued_exactly", "started_exactly", "finished_exactly"), ("waited", "worker"))
+_TIMES = (("queued_exactly", "started_exactly", "finished_exactly"), ("waited", "worker", "ran_in"))
 
 Sections = Any  # of Django's own types: lists of a title and a mapping with `fields`
 
@@ -135,6 +135,11 @@ class ExecutionTexts:
     @column("Why we failed")
     def error_text(self, execution: Execution) -> str:
         return text_block(execution.error_reason)
+
+    @column("Revision and image")
+    def ran_in(self, execution: Execution) -> str:
+        revision = execution.revision
+        return f"{revision.number}, {revision.image_id}" if revision else "-"
 
 
 @admin.register(Execution)
