@@ -156,7 +156,9 @@ class ExecutionSerializer(serializers.Serializer[Any]):
     revision = serializers.IntegerField(
         allow_null=True, help_text="Number of the environment's revision that it ran in."
     )
-    image_digest = serializers.CharField(allow_null=True, help_text="Digest of that revision's image.")
+    image_digest = serializers.CharField(
+        allow_null=True, help_text="Digest of that revision's image."
+    )
     queued_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)

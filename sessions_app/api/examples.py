@@ -62,7 +62,7 @@ EXECUTE = [
             "compile": None,
             "error": None,
             "revision": 4,
-            "image_digest": "sha256:6e0f2c1d9b8a7f5e4d3c2b1a0f9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b3a2f1e",
+            "image_digest": "sha256:…",
             "queued_at": "2026-01-05T09:30:00.000000Z",
             "started_at": "2026-01-05T09:30:00.006000Z",
             "finished_at": "2026-01-05T09:30:00.026000Z",
