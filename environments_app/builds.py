@@ -108,13 +108,16 @@ def build_environment(
     reference = environment.image_reference
     before = _image(driver, reference)
     context = folders() / environment.name
+    dockerfile = environment.build.dockerfile if environment.build else None
 
     def build() -> ImageInfo:
-        labels = {CONTEXT_LABEL: context_hash(driver, context)}
+        labels = {CONTEXT_LABEL: context_hash(driver, context, dockerfile)}
         if only_missing and before and before.labels.get(CONTEXT_LABEL) == labels[CONTEXT_LABEL]:
             image = before
         else:
-            image = driver.build_image(context, reference, labels=labels, on_line=on_line)
+            image = driver.build_image(
+                context, reference, dockerfile=dockerfile, labels=labels, on_line=on_line
+            )
         record_image(environment, image)
         return image
 
@@ -153,14 +156,19 @@ def _image(driver: Driver, reference: str) -> ImageInfo | None:
         return None
 
 
-def context_hash(driver: Driver, context: Path) -> str:
-    """Hash over a folder's files and the base images that its Dockerfile names."""
+def context_hash(driver: Driver, context: Path, dockerfile: str | None = None) -> str:
+    """Hash over a folder's files and the base images that its Dockerfile names, or the text that
+    takes its place.
+    """
+    if dockerfile is None:
+        dockerfile = (context / "Dockerfile").read_text()
     digest = hashlib.sha256()
     for path in sorted(path for path in context.rglob("*") if path.is_file()):
-        content = path.read_bytes()
+        is_dockerfile = path == context / "Dockerfile"
+        content = dockerfile.encode() if is_dockerfile else path.read_bytes()
         name = path.relative_to(context).as_posix()
         digest.update(f"{name} {path.stat().st_mode:o} {len(content)}\n".encode() + content)
-    for base in _FROM.findall((context / "Dockerfile").read_text()):
+    for base in _FROM.findall(dockerfile):
         image = _image(driver, base)
         digest.update(f"\n{base} {image.image_id if image else ''}".encode())
     return digest.hexdigest()

@@ -34,7 +34,7 @@ _TEXTS = {
 }
 _COMMANDS = ("run_command", "compile_command")
 _FLAGS = ("enabled", "network")
-_KEYS = (*_TEXTS, *_COMMANDS, *_FLAGS, "warm_pool_size", "limits", "maxima")
+_KEYS = (*_TEXTS, *_COMMANDS, *_FLAGS, "warm_pool_size", "limits", "maxima", "smoke_test")
 _DEFAULTS = {"workspace_dir": rules.WORKSPACE_DIR, "executor_user": rules.USER}
 
 
@@ -55,6 +55,9 @@ class Definition:
     network: bool | None = None
     workspace_dir: str = "/workspace"
     executor_user: str = "executor"
+    smoke_program: str = ""
+    smoke_stdout: str = ""
+    smoke_exit_code: int = 0
     limits: Mapping[str, int | float] = field(default_factory=dict)
     """Limits and maxima that the file gives, by column."""
 
@@ -124,7 +127,27 @@ def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:
             columns[key] = entry.flag()
         elif key == "warm_pool_size":
             columns[key] = entry.parsed(_pool_size, f"a number from 0 to {rules.MAX_WARM_POOL}")
-    return columns | {"limits": _limits(entries)}
+    smoke_test = _smoke_test(entries["smoke_test"]) if "smoke_test" in entries else {}
+    return columns | smoke_test | {"limits": _limits(entries)}
+
+
+def _smoke_test(value: Value) -> dict[str, Any]:
+    entries = known_entries(value, ["program", "stdout", "exit_code"])
+    if "program" not in entries:
+        value.missing("program")
+    columns: dict[str, Any] = {
+        f"smoke_{key}": entries[key].text() for key in ("program", "stdout") if key in entries
+    }
+    if "exit_code" in entries:
+        columns["smoke_exit_code"] = entries["exit_code"].parsed(_exit_code, "0 to 255")
+    return columns
+
+
+def _exit_code(text: str) -> int:
+    code = int(text)
+    if not 0 <= code <= 255:
+        raise ValueError(text)
+    return code
 
 
 def _pool_size(text: str) -> int:

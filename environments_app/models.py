@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
+from django.utils import timezone
 
 from codeexec.sizes import format_size
 from environments_app import rules, validators
@@ -23,6 +25,10 @@ DEFINING_FIELDS = (
     "runtime",
 )
 """Columns that a revision keeps as they are."""
+
+
+SILENT_BUILD_AFTER = timedelta(seconds=30)
+"""A build whose process gave no sign of life for this long has none any more."""
 
 
 class EnvironmentQuerySet(models.QuerySet["Environment"]):
@@ -148,6 +154,24 @@ class Environment(models.Model):
         f"0 to {rules.MAX_WARM_POOL}.",
     )
 
+    smoke_program = models.TextField(
+        blank=True,
+        validators=[validators.no_nul],
+        help_text="A program that every image must run before it is promoted. Empty: none.",
+    )
+    smoke_stdout = models.TextField(
+        blank=True, validators=[validators.no_nul], help_text="What it must print, exactly."
+    )
+    smoke_exit_code = models.PositiveSmallIntegerField(default=0)
+    build = models.ForeignKey(
+        "EnvironmentBuild",
+        on_delete=models.PROTECT,
+        null=True,
+        editable=False,
+        related_name="+",
+        help_text="The one that was promoted. Null: the image that is built from its folder.",
+    )
+
     memory_bytes = models.BigIntegerField("memory", null=True, blank=True)
     cpus = models.FloatField("CPUs", null=True, blank=True)
     pids = models.PositiveIntegerField("processes", null=True, blank=True)
@@ -178,6 +202,11 @@ class Environment(models.Model):
 
     class Meta:
         ordering = ["name"]
+        permissions = [
+            ("edit_dockerfile", "Can edit the Dockerfile of an environment"),
+            ("build_environment", "Can build images of environments"),
+            ("promote_environment", "Can promote and roll back environments"),
+        ]
         constraints: ClassVar[list[models.BaseConstraint]] = [
             models.CheckConstraint(
                 condition=Q(name__regex=rules.NAME_PATTERN),
@@ -238,8 +267,13 @@ class Environment(models.Model):
 
     @property
     def image_reference(self) -> str:
-        """The image's full name, such as `code-executor-python`."""
-        return f"{settings.CODE_EXECUTOR['DOCKER_IMAGE_PREFIX']}-{self.image}"
+        """The full name of the image that sessions get, such as `code-executor-python`."""
+        return self.image_of(self.build_id)
+
+    def image_of(self, build_id: int | None) -> str:
+        """Full name of a build's image: `code-executor-python:build-7`. None: its folder's."""
+        name = f"{settings.CODE_EXECUTOR['DOCKER_IMAGE_PREFIX']}-{self.image}"
+        return name if build_id is None else f"{name.partition(':')[0]}:build-{build_id}"
 
     @property
     def current_revision(self) -> EnvironmentRevision | None:
@@ -279,6 +313,12 @@ class Environment(models.Model):
             "maxima": {limit.field: getattr(maxima, limit.field) for limit in LIMITS},
         }
 
+    def defining_columns(self) -> dict[str, Any]:
+        """What `definition` comes from, as the row has it: where a setting holds, nothing."""
+        limits = [name for limit in LIMITS for name in (limit.field, limit.maximum_field)]
+        names = ["image", *DEFINING_FIELDS, "network", *limits]
+        return {name: getattr(self, name) for name in names}
+
 
 class EnvironmentRevisionQuerySet(models.QuerySet["EnvironmentRevision"]):
     def latest_of_nodes(self) -> EnvironmentRevisionQuerySet:
@@ -302,6 +342,19 @@ class EnvironmentRevision(models.Model):
     size_bytes = models.BigIntegerField(editable=False, help_text="Size of the image.")
     definition = models.JSONField(
         editable=False, help_text="Commands and limits as they were: Environment.definition()."
+    )
+    build = models.ForeignKey(
+        "EnvironmentBuild",
+        on_delete=models.PROTECT,
+        null=True,
+        editable=False,
+        related_name="revisions",
+        help_text="Where its image comes from. Null: from the environment's folder.",
+    )
+    columns = models.JSONField(
+        null=True,
+        editable=False,
+        help_text="Environment.defining_columns(): what a roll back takes back.",
     )
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
 
@@ -347,3 +400,142 @@ def _flat(definition: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[prefix + name] = f"{value:g}" if isinstance(value, float) else f"{value}"
     return flat
+
+
+class EnvironmentBuild(models.Model):
+    """A Dockerfile, and the images that nodes built of it: a candidate, until it is promoted."""
+
+    environment = models.ForeignKey(
+        Environment, on_delete=models.CASCADE, related_name="builds", editable=False
+    )
+    dockerfile = models.TextField(editable=False)
+    created_at = models.DateTimeField(auto_now_add=True, editable=False)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-pk"]
+        verbose_name = "build"
+
+    def __str__(self) -> str:
+        return f"{self.environment} build {self.pk}"
+
+    @property
+    def image_reference(self) -> str:
+        return self.environment.image_of(self.pk)
+
+
+class NodeBuildQuerySet(models.QuerySet["NodeBuild"]):
+    def queued(self) -> NodeBuildQuerySet:
+        return self.filter(status=NodeBuild.Status.QUEUED)
+
+    def running(self) -> NodeBuildQuerySet:
+        return self.filter(status=NodeBuild.Status.RUNNING)
+
+    def unfinished(self) -> NodeBuildQuerySet:
+        return self.filter(status__in=[NodeBuild.Status.QUEUED, NodeBuild.Status.RUNNING])
+
+    def abandoned(self) -> NodeBuildQuerySet:
+        """Those whose process has been silent for too long: it is gone."""
+        return self.running().filter(beat_at__lt=timezone.now() - SILENT_BUILD_AFTER)
+
+    def with_image(self) -> NodeBuildQuerySet:
+        """Those whose image is still there."""
+        return self.exclude(image_id="").filter(image_removed_at=None)
+
+
+class NodeBuild(models.Model):
+    """A build on one node: queued → running → passed, failed or cancelled. It may be repeated."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", "queued"
+        RUNNING = "running", "running"
+        PASSED = "passed", "passed"
+        """Built, and the smoke test's program did what it should."""
+        FAILED = "failed", "failed"
+        CANCELLED = "cancelled", "cancelled"
+
+    build = models.ForeignKey(EnvironmentBuild, on_delete=models.CASCADE, related_name="nodes")
+    node = models.CharField(max_length=100)
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+    image_id = models.CharField(max_length=100, blank=True, help_text="Empty before it is built.")
+    size_bytes = models.BigIntegerField(default=0)
+    reason = models.TextField(blank=True, help_text="Why it failed.")
+    queued_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    beat_at = models.DateTimeField(null=True, help_text="The last sign of life of its process.")
+    finished_at = models.DateTimeField(null=True)
+    cancel_requested_at = models.DateTimeField(null=True)
+    image_removed_at = models.DateTimeField(null=True)
+
+    objects = NodeBuildQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["node"]
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["build", "node"], name="node_build_once"),
+            models.CheckConstraint(
+                condition=Q(status__in=["queued", "running"], finished_at=None)
+                | Q(status__in=["passed", "failed", "cancelled"], finished_at__isnull=False),
+                name="node_build_finished_has_time",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="passed") | ~Q(image_id=""), name="node_build_passed_has_image"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.build} on {self.node}"
+
+    def start(self) -> bool:
+        """queued → running. False: somebody else has started it, or it was cancelled."""
+        now = timezone.now()
+        queued = NodeBuild.objects.queued().filter(pk=self.pk)
+        return queued.update(status=self.Status.RUNNING, started_at=now, beat_at=now) == 1
+
+    def beat(self) -> bool:
+        """A sign of life. False: it is to end."""
+        wanted = NodeBuild.objects.running().filter(pk=self.pk, cancel_requested_at=None)
+        return wanted.update(beat_at=timezone.now()) == 1
+
+    def cancel_was_requested(self) -> bool:
+        asked = NodeBuild.objects.filter(pk=self.pk, cancel_requested_at__isnull=False)
+        return asked.exists()
+
+    def finish(self, status: Status, reason: str = "") -> bool:
+        """queued or running → finished. False: it was ended already."""
+        unfinished = NodeBuild.objects.unfinished().filter(pk=self.pk)
+        return unfinished.update(status=status, reason=reason, finished_at=timezone.now()) == 1
+
+    def repeat(self) -> bool:
+        """failed or cancelled → queued, with an empty log."""
+        return self._queue_again([self.Status.FAILED, self.Status.CANCELLED])
+
+    def build_again(self) -> bool:
+        """passed → queued: its image is gone."""
+        return self._queue_again([self.Status.PASSED])
+
+    def _queue_again(self, expected: list[Status]) -> bool:
+        ended = NodeBuild.objects.filter(pk=self.pk, status__in=expected)
+        again = ended.update(
+            status=self.Status.QUEUED,
+            reason="",
+            queued_at=timezone.now(),
+            started_at=None,
+            finished_at=None,
+            cancel_requested_at=None,
+        )
+        if again:
+            self.output.all().delete()
+        return again == 1
+
+
+class BuildOutput(models.Model):
+    """Some lines of a node's build, written together."""
+
+    node_build = models.ForeignKey(NodeBuild, on_delete=models.CASCADE, related_name="output")
+    text = models.TextField()
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["pk"]
+
+    def __str__(self) -> str:
+        return self.text

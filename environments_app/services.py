@@ -35,19 +35,20 @@ def sandbox_spec(
     sandbox_id: UUID | str,
     node: str,
     max_idle_seconds: int,
+    image: str = "",
     image_id: str = "",
     runtime: str = "",
 ) -> SandboxSpec:
     """What the driver needs to start a sandbox of this environment.
 
-    `image_id`: that of its image, where it is known. `runtime` takes the place of the
-    environment's own.
+    `image`: another than the one that sessions get. `image_id`: its id, where it is known.
+    `runtime` takes the place of the environment's own.
     """
     return SandboxSpec(
         sandbox_id=str(sandbox_id),
         node=node,
         environment=environment.name,
-        image=environment.image_reference,
+        image=image or environment.image_reference,
         image_id=image_id,
         user=environment.executor_user,
         workspace_dir=environment.workspace_dir,
@@ -74,11 +75,16 @@ def record_image(environment: Environment, image: ImageInfo) -> EnvironmentRevis
     """
     locked = Environment.objects.select_for_update().get(pk=environment.pk)
     node = settings.CODE_EXECUTOR["NODE_NAME"]
-    current = locked.revisions.filter(node=node).order_by("-number").first()
+    revisions = locked.revisions.filter(node=node).order_by("-number")
+    if image.reference != locked.image_reference:  # another was promoted meanwhile
+        earlier = revisions.filter(image_id=image.image_id).first()
+        if earlier is not None:
+            return earlier
+    current = revisions.first()
     definition = locked.definition()
     if current and (current.image_id, current.definition) == (image.image_id, definition):
         return current
-    return _add_revision(locked, node, image.image_id, image.size_bytes)
+    return add_revision(locked, node, image.image_id, image.size_bytes)
 
 
 @transaction.atomic
@@ -90,13 +96,14 @@ def record_definition(environment: Environment) -> EnvironmentRevision | None:
     definition = locked.definition()
     for latest in list(locked.revisions.latest_of_nodes()):
         if latest.definition != definition:
-            _add_revision(locked, latest.node, latest.image_id, latest.size_bytes)
+            add_revision(locked, latest.node, latest.image_id, latest.size_bytes)
     return locked.current_revision
 
 
-def _add_revision(
+def add_revision(
     environment: Environment, node: str, image_id: str, size_bytes: int
 ) -> EnvironmentRevision:
+    """The next one of an environment, whose row the caller has locked."""
     current = environment.current_revision
     return EnvironmentRevision.objects.create(
         environment=environment,
@@ -105,4 +112,6 @@ def _add_revision(
         image_id=image_id,
         size_bytes=size_bytes,
         definition=environment.definition(),
+        build_id=environment.build_id,
+        columns=environment.defining_columns(),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from django.core.exceptions import ValidationError
 
 from environments_app import rules
@@ -48,3 +50,21 @@ def command(value: str) -> None:
         check_command(value)
     except ValueError as error:
         raise ValidationError(f"This command can't be: {error}.") from error
+
+
+MAX_DOCKERFILE_BYTES = 64 * 1024
+_FROM = re.compile(r"^[ \t]*FROM[ \t]+\S", re.IGNORECASE | re.MULTILINE)
+
+
+def no_nul(value: str) -> None:
+    if "\0" in value:
+        raise ValidationError("It holds a NUL character.")
+
+
+def dockerfile(value: str) -> None:
+    """What no Engine would build, told before one is asked."""
+    no_nul(value)
+    if len(value.encode()) > MAX_DOCKERFILE_BYTES:
+        raise ValidationError(f"It has more than {MAX_DOCKERFILE_BYTES // 1024} KiB.")
+    if not _FROM.search(value):
+        raise ValidationError("It has no FROM: every Dockerfile begins with a base image.")

@@ -12,7 +12,8 @@ from django.db import connection
 from codeexec.logs import concerning
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
-from sessions_app import inspection
+from environments_app.models import NodeBuild
+from sessions_app import builds, inspection
 from sessions_app.cleanup import clean_up
 from sessions_app.isolation import AnotherCheckRunsError, carry_out
 from sessions_app.models import Execution, Inquiry, IsolationCheck, Node, Sandbox, Session
@@ -192,3 +193,11 @@ def check_isolation(check_id: str) -> None:
         check.postpone()
     except SandboxError as error:
         logger.warning("the isolation of %s can't be checked: %s", check.environment, error)
+
+
+def build_image(node_build_id: str) -> None:
+    """queued → running → passed, failed or cancelled: build a candidate's image and test it."""
+    rows = NodeBuild.objects.select_related("build__environment")
+    node_build = rows.filter(pk=node_build_id).first()
+    if node_build is not None and node_build.start():
+        builds.carry_out(node_build)

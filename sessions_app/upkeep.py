@@ -21,6 +21,7 @@ from codeexec.sandbox.errors import EngineUnavailable, ImageMissing
 from environments_app.engine import get_driver
 from environments_app.models import Environment
 from environments_app.services import record_image
+from sessions_app.builds import queue_promoted, remove_old_images, start_queued_build
 from sessions_app.cleanup import schedule_clean_up
 from sessions_app.isolation import queue_due_checks, start_queued_check
 from sessions_app.models import ApiProcess, Event, Execution, Node, Sandbox, Session
@@ -259,6 +260,24 @@ def start_isolation_check() -> None:
         start_queued_check(node)
 
 
+def start_build() -> None:
+    node = this_node()
+    if not node.engine_error:
+        start_queued_build(node)
+
+
+def queue_promoted_builds() -> None:
+    node = this_node()
+    if not node.engine_error:
+        queue_promoted(node)
+
+
+def remove_images() -> None:
+    node = this_node()
+    if not node.engine_error:
+        remove_old_images(node)
+
+
 _rhythm = Rhythm(
     {
         beat: 3,
@@ -284,6 +303,9 @@ _rhythm = Rhythm(
         start_isolation_check: 5,
         prune_isolation_checks: 600,
         forget_gone_processes: 600,
+        start_build: 1,
+        queue_promoted_builds: 10,
+        remove_images: 600,
     }
 )
 

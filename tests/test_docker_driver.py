@@ -440,6 +440,32 @@ def test_a_build_streams_its_lines_and_labels_the_image(docker_driver, api, tmp_
         api.remove_image(reference, force=True)
 
 
+def test_another_dockerfile_takes_the_place_of_the_folders_and_its_image_goes(
+    docker_driver, tmp_path: Path
+):
+    reference = f"code-executor-test-built-{uuid.uuid4().hex[:8]}:latest"
+    text = "FROM scratch\nLABEL own=2\n"
+    info = docker_driver.build_image(tmp_path, reference, dockerfile=text, keep_going=lambda: True)
+    assert info.labels["own"] == "2"
+    assert docker_driver.remove_image(reference)
+    assert not docker_driver.remove_image(reference)
+
+
+def test_a_build_that_is_silent_is_ended_when_it_is_not_wanted(docker_driver, tmp_path: Path):
+    text = f"FROM {IMAGE}\nRUN echo begun && sleep 60\n"
+    lines: list[str] = []
+    started = time.monotonic()
+    with pytest.raises(ImageBuildFailed, match="cancelled"):
+        docker_driver.build_image(
+            tmp_path,
+            f"code-executor-test-built-{uuid.uuid4().hex[:8]}:latest",
+            dockerfile=text,
+            on_line=lines.append,
+            keep_going=lambda: "begun" not in lines,
+        )
+    assert time.monotonic() - started < 30
+
+
 def test_a_failed_build_says_what_was_said_last(docker_driver, tmp_path: Path):
     (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN echo the reason is this && exit 3\n")
     lines: list[str] = []

@@ -14,7 +14,7 @@ from docker.errors import APIError
 from codeexec.sandbox import policy, stream
 from codeexec.sandbox.attacks.image import AttackImage
 from codeexec.sandbox.conversation import Conversation
-from codeexec.sandbox.driver import OnLine
+from codeexec.sandbox.driver import KeepGoing, OnLine, always
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost, SandboxStartFailed
 from codeexec.sandbox.images import Image, Images
@@ -178,10 +178,22 @@ class DockerDriver:
         context: Path,
         reference: str,
         *,
+        dockerfile: str | None = None,
         labels: Mapping[str, str] | None = None,
         on_line: OnLine | None = None,
+        keep_going: KeepGoing = always,
     ) -> ImageInfo:
-        return self._images.build(context, reference, labels=labels, on_line=on_line)
+        return self._images.build(
+            context,
+            reference,
+            dockerfile=dockerfile,
+            labels=labels,
+            on_line=on_line,
+            keep_going=keep_going,
+        )
+
+    def remove_image(self, reference: str) -> bool:
+        return self._images.remove(reference)
 
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         return self._runner.build(on_line=on_line)

@@ -147,10 +147,20 @@ class Driver(Protocol):
         context: Path,
         reference: str,
         *,
+        dockerfile: str | None = None,
         labels: Mapping[str, str] | None = None,
         on_line: OnLine | None = None,
+        keep_going: KeepGoing = always,
     ) -> ImageInfo:
-        """Build a folder with a Dockerfile; `on_line` gets its output. Raises ImageBuildFailed."""
+        """Build a folder with its Dockerfile, or with the text of another; `on_line` gets the
+        output. `keep_going` is called from another thread. Raises ImageBuildFailed, when it was
+        ended by `keep_going` too.
+        """
+
+    def remove_image(self, reference: str) -> bool:
+        """Remove a name of an image, and the image with its last name; False: there was none, or a
+        container needs it.
+        """
 
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         """Build the runner's image unless this version of it is there already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import socket
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -15,10 +16,19 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from urllib3.exceptions import HTTPError
 
-from codeexec.sandbox.errors import EngineUnavailable, ImageMissing, SandboxError
+from codeexec.sandbox.driver import KeepGoing, always
+from codeexec.sandbox.errors import (
+    EngineUnavailable,
+    ImageBuildFailed,
+    ImageMissing,
+    SandboxError,
+)
 from codeexec.sandbox.stream import connect
 
 TIMEOUT_SECONDS = 60
+BUILD_TIMEOUT_SECONDS = 1800
+"""Of silence: a step of a Dockerfile may compile for long without a word."""
+ASK_SECONDS = 0.5
 
 
 class Engine:
@@ -41,6 +51,45 @@ class Engine:
                 )
                 self._pid = os.getpid()
             return self._client
+
+    @contextlib.contextmanager
+    def interruptible(self, keep_going: KeepGoing) -> Iterator[docker.APIClient]:
+        """A client whose streamed answer is cut off when `keep_going`, which a thread calls twice a
+        second, says False: with its request the Engine ends what it does for it.
+
+        Raises like `api`; ImageBuildFailed when it was cut off.
+        """
+        client = _InterruptibleClient(
+            base_url=self.base_url, version="auto", timeout=BUILD_TIMEOUT_SECONDS
+        )
+        done, cut = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            while not done.wait(ASK_SECONDS):
+                if not cut.is_set() and not keep_going():
+                    cut.set()
+                if cut.is_set():
+                    client.cut_off()
+
+        watcher = threading.Thread(target=watch, name="watches a build", daemon=True)
+        try:
+            if keep_going is always:
+                yield client
+                return
+            watcher.start()
+            try:
+                yield client
+            except Exception as error:
+                if cut.is_set():
+                    raise ImageBuildFailed("It was cancelled.") from error
+                raise
+            if cut.is_set():
+                raise ImageBuildFailed("It was cancelled.")
+        finally:
+            done.set()
+            if watcher.ident is not None:
+                watcher.join()
+            client.close()
 
     def create_container(self, config: dict[str, Any], name: str | None = None) -> str:
         """The id of a new container, from the Engine's own description. Raises like `api`."""
@@ -68,6 +117,23 @@ class Engine:
                 if file is not None:
                     return file.read(most_bytes)
         return None
+
+
+class _InterruptibleClient(docker.APIClient):
+    """Keeps the answer that it streams, so that another thread can end it."""
+
+    _answer: requests.Response | None = None
+
+    def _stream_helper(self, response: requests.Response, decode: bool = False) -> Any:
+        self._answer = response
+        return super()._stream_helper(response, decode)  # type: ignore[misc]
+
+    def cut_off(self) -> None:
+        """Whoever reads the answer finds it at its end; without one yet, nothing happens."""
+        if self._answer is not None:
+            stream = self._get_raw_response_socket(self._answer)  # type: ignore[attr-defined]
+            with contextlib.suppress(OSError):
+                getattr(stream, "_sock", stream).shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -219,17 +219,27 @@ class FakeDriver:
         context: Path,
         reference: str,
         *,
+        dockerfile: str | None = None,
         labels: Mapping[str, str] | None = None,
         on_line: OnLine | None = None,
+        keep_going: KeepGoing = always,
     ) -> ImageInfo:
         self.check("build_image")
-        dockerfile = context / "Dockerfile"
-        if not dockerfile.is_file():
-            raise ImageBuildFailed(f"The image {reference} could not be built: no Dockerfile.")
-        for line in dockerfile.read_text().splitlines():
+        if dockerfile is None:
+            path = context / "Dockerfile"
+            if not path.is_file():
+                raise ImageBuildFailed(f"The image {reference} could not be built: no Dockerfile.")
+            dockerfile = path.read_text()
+        for line in dockerfile.splitlines():
+            if not keep_going():
+                raise ImageBuildFailed("It was cancelled.")
             if on_line is not None and line.strip():
                 on_line(line)
         return self._add_image(reference, labels)
+
+    def remove_image(self, reference: str) -> bool:
+        self.check("remove_image")
+        return self._images.pop(reference, None) is not None
 
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         self.check("build_runner")

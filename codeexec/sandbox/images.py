@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 
 from codeexec.sandbox import policy
-from codeexec.sandbox.driver import OnLine
+from codeexec.sandbox.driver import KeepGoing, OnLine, always
 from codeexec.sandbox.engine import Engine, translated
 from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing, SandboxStartFailed
 from codeexec.sandbox.policy import Identity
@@ -85,18 +88,26 @@ class Images:
         context: Path,
         reference: str,
         *,
+        dockerfile: str | None = None,
         labels: Mapping[str, str] | None = None,
         on_line: OnLine | None = None,
+        keep_going: KeepGoing = always,
     ) -> ImageInfo:
         """Raises ImageBuildFailed, whose text ends with the last lines of the build."""
-        if not (context / "Dockerfile").is_file():
-            raise ImageBuildFailed(
-                f"The image {reference} could not be built: no {context}/Dockerfile."
-            )
+        if dockerfile is None:
+            path = context / "Dockerfile"
+            if not path.is_file():
+                raise ImageBuildFailed(f"The image {reference} could not be built: no {path}.")
+            dockerfile = path.read_text()
         lines: list[str] = []
-        with translated(ImageBuildFailed):
-            events = self._engine.api.build(
+        with (
+            _written(dockerfile) as path,
+            translated(ImageBuildFailed),
+            self._engine.interruptible(keep_going) as api,
+        ):
+            events = api.build(
                 path=str(context),
+                dockerfile=str(path),
                 tag=reference,
                 labels=dict(labels or {}),
                 rm=True,
@@ -107,6 +118,19 @@ class Images:
                 if on_line is not None:
                     on_line(line)
         return self.inspect(reference).info
+
+    def remove(self, reference: str) -> bool:
+        """False: there was none, or a container needs it."""
+        with translated():
+            try:
+                self._engine.api.remove_image(reference)
+            except NotFound:
+                return False
+            except APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise
+                return False
+        return True
 
     def identity(self, image_id: str, spec: SandboxSpec) -> Identity:
         """By number, who the spec's user is in an image. Raises SandboxStartFailed for root."""
@@ -151,6 +175,15 @@ class Images:
                     raise
                 passwd = None
         return (passwd or b"").decode(errors="replace")
+
+
+@contextmanager
+def _written(dockerfile: str) -> Iterator[Path]:
+    """A file that is in no context: the vendor's client sends it beside the context's files."""
+    with tempfile.TemporaryDirectory(prefix="code-executor-") as folder:
+        path = Path(folder) / "Dockerfile"
+        path.write_text(dockerfile)
+        yield path
 
 
 def find_user(passwd: str, name: str) -> Identity:

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 
 from environments_app.admin import EnvironmentAdmin
 from environments_app.models import Environment
+from sessions_app.admin.builds import BuildPages
 from sessions_app.admin.columns import column
 from sessions_app.admin.display import percent
 from sessions_app.services.pool import with_pools
@@ -18,7 +19,7 @@ admin.site.unregister(Environment)
 
 
 @admin.register(Environment)
-class PooledEnvironmentAdmin(EnvironmentAdmin):
+class PooledEnvironmentAdmin(BuildPages, EnvironmentAdmin):
     list_display = (*EnvironmentAdmin.list_display, "warm", "hits")
     readonly_fields = (*EnvironmentAdmin.readonly_fields, "warm", "hits")
     fieldsets = tuple(

@@ -62,6 +62,7 @@ _COMPILATION = (
 _TIMES = (
     ("queued_exactly", "started_exactly", "finished_exactly"),
     ("waited", "worker", "request_id"),
+    "ran_in",
 )
 
 Sections = Any  # of Django's own types: lists of a title and a mapping with `fields`
@@ -143,6 +144,11 @@ class ExecutionTexts:
     @column("Why we failed")
     def error_text(self, execution: Execution) -> str:
         return text_block(execution.error_reason)
+
+    @column("Revision and image")
+    def ran_in(self, execution: Execution) -> str:
+        revision = execution.revision
+        return f"{revision.number}, {revision.image_id}" if revision else "-"
 
 
 @admin.register(Execution)

@@ -174,6 +174,12 @@ class ExecutionSerializer(serializers.Serializer[Any]):
     error = serializers.CharField(
         allow_null=True, help_text="Why we failed, where `status` is `error`."
     )
+    revision = serializers.IntegerField(
+        allow_null=True, help_text="Number of the environment's revision that it ran in."
+    )
+    image_digest = serializers.CharField(
+        allow_null=True, help_text="Digest of that revision's image."
+    )
     queued_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
@@ -197,6 +203,8 @@ class ExecutionSerializer(serializers.Serializer[Any]):
             "stderr_truncated": execution.stderr_truncated,
             "compile": _compilation(execution),
             "error": execution.error_reason or None,
+            "revision": execution.revision.number if execution.revision else None,
+            "image_digest": execution.revision.image_id if execution.revision else None,
             "queued_at": execution.queued_at,
             "started_at": execution.started_at,
             "finished_at": execution.finished_at,

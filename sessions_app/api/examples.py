@@ -87,6 +87,8 @@ EXECUTE = [
             "stderr_truncated": False,
             "compile": None,
             "error": None,
+            "revision": 4,
+            "image_digest": "sha256:…",
             "queued_at": "2026-01-05T09:30:00.000000Z",
             "started_at": "2026-01-05T09:30:00.006000Z",
             "finished_at": "2026-01-05T09:30:00.026000Z",

@@ -241,7 +241,7 @@ class SessionViewSet(ApiViewSet):
     def executions(self, request: Request, session_id: UUID) -> Response:
         """Every run with its code, input, output, verdict and times, in order."""
         session = find_session(session_id, caller_of(request))
-        found = Execution.objects.filter(session=session)
+        found = Execution.objects.filter(session=session).select_related("revision")
         return _page(BySequence(), found, TimelineSerializer, request)
 
     @extend_schema(

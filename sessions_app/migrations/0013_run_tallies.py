@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
                 (
                     "counts",
                     models.JSONField(
-                        help_text="Of `verdict` and `opened`, how often each; of each stage, how many took so long."
+                        help_text="How often each verdict; how many runs' stages took so long; how many sessions of each environment were opened warm, and cold."
                     ),
                 ),
                 (

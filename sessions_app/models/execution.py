@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from codeexec.notifications import publish
 from codeexec.sandbox.types import RunResult
+from environments_app.models import EnvironmentRevision
 from sessions_app.callers import Caller
 from sessions_app.models import statements
 from sessions_app.models.session import Session
@@ -140,6 +141,14 @@ class Execution(models.Model):
         null=True, help_text="Id of the execution whose input this one has once more."
     )
     error_reason = models.TextField(blank=True)
+    revision = models.ForeignKey(
+        EnvironmentRevision,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+        db_index=False,  # nobody looks for them by it, and each Run would pay for it
+        help_text="Of the environment, and so the image, that it ran in.",
+    )
     worker = models.CharField(max_length=120, blank=True, help_text="Node and process id.")
     request_id = models.CharField(
         max_length=64,

@@ -23,6 +23,7 @@ from django.db import connection
 
 from codeexec.notifications import CHANNEL
 from codeexec.sandbox.types import RunResult, SandboxHandle
+from environments_app.models import EnvironmentRevision
 from sessions_app.callers import Caller
 from sessions_app.models import statements
 from sessions_app.models.execution import Execution, Outcome, Verdict
@@ -252,7 +253,20 @@ def read(row: Sequence[Any] | None) -> Execution:
     """
     if row is None:
         raise Execution.DoesNotExist
-    return Execution.from_db(connection.alias, statements.RESULT_COLUMNS, row)
+    return _execution(row)
+
+
+def _execution(values: Sequence[Any]) -> Execution:
+    """Of RESULT_COLUMNS, then REVISION_COLUMNS."""
+    count = len(statements.RESULT_COLUMNS)
+    execution = Execution.from_db(connection.alias, statements.RESULT_COLUMNS, values[:count])
+    if execution.revision_id is not None:
+        execution.revision = EnvironmentRevision.from_db(
+            connection.alias,
+            ("id", *statements.REVISION_COLUMNS),
+            (execution.revision_id, *values[count:]),
+        )
+    return execution
 
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
@@ -271,11 +285,12 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 
 def told(news: str) -> Execution:
     """The finished execution that came with a notification; as `read` otherwise."""
+    names = (*statements.RESULT_COLUMNS, *statements.REVISION_COLUMNS)
     values = [
         value if value is None or name not in _DECODERS else _DECODERS[name](value)
-        for name, value in zip(statements.RESULT_COLUMNS, json.loads(news), strict=True)
+        for name, value in zip(names, json.loads(news), strict=True)
     ]
-    return Execution.from_db(connection.alias, statements.RESULT_COLUMNS, values)
+    return _execution(values)
 
 
 def renew_leases(execution_ids: Sequence[UUID]) -> set[UUID]:

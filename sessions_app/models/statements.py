@@ -18,11 +18,25 @@ RESULT_COLUMNS = (
     "id", "session_id", "sequence", "status", "verdict", "exit_code", "signal", "stdout", "stderr",
     "stdout_truncated", "stderr_truncated", "wall_seconds", "cpu_seconds", "memory_peak_bytes",
     "compile_exit_code", "compile_stdout", "compile_stderr", "compile_wall_seconds",
-    "error_reason", "received_at", "queued_at", "claimed_at", "started_at", "finished_at",
+    "error_reason", "revision_id", "received_at", "queued_at", "claimed_at", "started_at",
+    "finished_at",
 )  # fmt: skip
 """What answers tell: all but what was asked for, and who ran it."""
 
-_TOLD = ", ".join(f"finished.{name}" for name in RESULT_COLUMNS)
+REVISION_COLUMNS = ("number", "image_id")
+"""What answers tell of the revision that it ran in; they follow RESULT_COLUMNS."""
+
+
+def _columns(execution: str) -> str:
+    """RESULT_COLUMNS and REVISION_COLUMNS of a row with that name in the statement."""
+    revision = [
+        f"(SELECT {name} FROM environments_app_environmentrevision WHERE id = revision_id)"  # noqa: S608
+        for name in REVISION_COLUMNS
+    ]
+    return ", ".join([*(f"{execution}.{name}" for name in RESULT_COLUMNS), *revision])
+
+
+_TOLD = _columns("finished")
 
 SUBMIT = """
 WITH this AS (
@@ -93,7 +107,8 @@ WITH begun AS (
 ), claimed AS (
     UPDATE sessions_app_execution AS row
     SET status = 'running', worker = %(worker)s, claimed_at = now(), started_at = now(),
-        lease_expires_at = now() + make_interval(secs => %(lease_seconds)s)
+        lease_expires_at = now() + make_interval(secs => %(lease_seconds)s),
+        revision_id = (SELECT revision_id FROM sessions_app_sandbox WHERE id = row.session_id)
     FROM next
     WHERE row.id = next.id
     RETURNING row.*
@@ -156,7 +171,7 @@ FROM session LEFT JOIN finished ON true LEFT JOIN released ON true LEFT JOIN LAT
 ) AS news ON true
 """  # noqa: S608 -- columns of ours
 
-READ = f"SELECT {', '.join(RESULT_COLUMNS)} FROM sessions_app_execution WHERE id = %s"  # noqa: S608
+READ = f"SELECT {_columns('row')} FROM sessions_app_execution AS row WHERE id = %s"  # noqa: S608
 
 RENEW = """
 UPDATE sessions_app_execution AS row

@@ -444,7 +444,8 @@ def _died(execution: Execution) -> str:
 
 def find_execution(execution_id: UUID | str, caller: Caller = OPERATOR) -> Execution:
     """Raises NotFound."""
-    found = Execution.objects.visible_to(caller).filter(pk=execution_id).first()
+    rows = Execution.objects.visible_to(caller).select_related("revision")
+    found = rows.filter(pk=execution_id).first()
     if found is None:
         raise NotFound(f"There is no execution {execution_id}.")
     return found

@@ -1,0 +1,155 @@
+"""Builds of environments: having them made, promoting what passed, and going back.
+
+A build is made on every node that is up, each with its own Docker Engine, under a name that no
+session uses. Promoting it is one change of the environment's row: all nodes follow at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils import timezone
+
+from codeexec.audit.actors import Actor
+from codeexec.audit.record import record
+from codeexec.errors import ServiceError
+from codeexec.queueing import enqueue, node_queue
+from environments_app import validators
+from environments_app.models import Environment, EnvironmentBuild, EnvironmentRevision, NodeBuild
+from environments_app.services import add_revision
+from sessions_app.models import Node, Sandbox
+from sessions_app.services.sessions import REMOVE_TASK
+
+
+class BuildRefused(ServiceError):
+    """A build, a promotion or a roll back that can't be; the text says why."""
+
+    code = "build_refused"
+    http_status = 409
+
+
+def dockerfile_of(environment: Environment) -> str:
+    """What its image is built from: the promoted text, or that of its folder. Empty: neither."""
+    if environment.build is not None:
+        return environment.build.dockerfile
+    path: Path = settings.CODE_EXECUTOR["ENVIRONMENTS_DIR"] / environment.name / "Dockerfile"
+    return path.read_text() if path.is_file() else ""
+
+
+@transaction.atomic
+def request_build(environment: Environment, dockerfile: str, *, by: Actor) -> EnvironmentBuild:
+    """Have every usable node build it. Raises BuildRefused."""
+    text = dockerfile.replace("\r\n", "\n")
+    try:
+        validators.dockerfile(text)
+    except ValidationError as error:
+        raise BuildRefused(" ".join(error.messages)) from error
+    nodes = list(Node.objects.usable())
+    if not nodes:
+        raise BuildRefused("No node is up that could build it.")
+    build = EnvironmentBuild.objects.create(environment=environment, dockerfile=text)
+    NodeBuild.objects.bulk_create(NodeBuild(build=build, node=node.name) for node in nodes)
+    changed = text != dockerfile_of(environment)
+    record(by, "environment.build", environment, build=build.pk, dockerfile_changed=changed)
+    return build
+
+
+@transaction.atomic
+def cancel_build(build: EnvironmentBuild, *, by: Actor) -> bool:
+    """Queued ones end at once, running ones within a second. False: nothing was left to cancel."""
+    now = timezone.now()
+    queued = build.nodes.all().queued().update(status=NodeBuild.Status.CANCELLED, finished_at=now)
+    running = build.nodes.all().running().update(cancel_requested_at=now)
+    if queued + running:
+        record(by, "environment.cancel_build", build.environment, build=build.pk)
+    return bool(queued + running)
+
+
+@transaction.atomic
+def repeat_build(build: EnvironmentBuild, *, by: Actor) -> bool:
+    """Build again where it failed or was cancelled. False: nowhere."""
+    again = [each.node for each in build.nodes.all() if each.repeat()]
+    if again:
+        record(by, "environment.build", build.environment, build=build.pk, again_on=again)
+    return bool(again)
+
+
+def obstacles(build: EnvironmentBuild) -> list[str]:
+    """Why it should not be promoted, node by node. Empty: it passed on every node that is up."""
+    found = {each.node: each for each in build.nodes.all()}
+    reasons = []
+    for name in Node.objects.active().order_by("name").values_list("name", flat=True):
+        made = found.get(name)
+        if made is None:
+            reasons.append(f"{name}: it was not built there")
+        elif made.status != NodeBuild.Status.PASSED:
+            reasons.append(f"{name}: {made.get_status_display()} {made.reason}".rstrip())
+    return reasons
+
+
+@transaction.atomic
+def promote(build: EnvironmentBuild, *, by: Actor, reason: str = "") -> None:
+    """Sessions get its image from now on; those that are open keep theirs. Raises BuildRefused.
+
+    `reason`: why it is promoted though something speaks against it, for the audit log. Where its
+    image was not built at all it can't be.
+    """
+    environment = Environment.objects.select_for_update().get(pk=build.environment_id)
+    against = obstacles(build)
+    if against and not reason.strip():
+        raise BuildRefused(f"It is not promoted: {'; '.join(against)}.")
+    images = list(build.nodes.all().with_image())
+    if not images:
+        raise BuildRefused("It is not promoted: no node has its image.")
+    environment.build = build
+    _put(environment, [(each.node, each.image_id, each.size_bytes) for each in images])
+    record(by, "environment.promote", environment, build=build.pk, forced=reason, despite=against)
+
+
+@transaction.atomic
+def roll_back(revision: EnvironmentRevision, *, by: Actor) -> None:
+    """Sessions get the image, the commands and the limits of an earlier revision, as a new one.
+    Raises BuildRefused.
+    """
+    environment = Environment.objects.select_for_update().get(pk=revision.environment_id)
+    problem = irreversible(revision)
+    if problem:
+        raise BuildRefused(problem)
+    for name, value in (revision.columns or {}).items():
+        setattr(environment, name, value)
+    environment.build = revision.build
+    _put(environment, _images(revision))
+    record(by, "environment.roll_back", environment, to=revision.number)
+
+
+def irreversible(revision: EnvironmentRevision) -> str:
+    """Why nobody can go back to a revision. Empty: one can."""
+    if revision.columns is None:
+        return "Its definition was not kept: it is of an earlier version of this service."
+    ids = {image_id for node, image_id, _ in _images(revision) if node == revision.node}
+    return "" if revision.image_id in ids else "Its image is not there any more."
+
+
+def _images(revision: EnvironmentRevision) -> list[tuple[str, str, int]]:
+    """Node, id and size of what each has of the revision's build or, without one, of what each
+    has last built from the environment's folder."""
+    if revision.build is not None:
+        rows = revision.build.nodes.all().with_image()
+        return list(rows.values_list("node", "image_id", "size_bytes"))
+    same = EnvironmentRevision.objects.filter(environment=revision.environment_id, build=None)
+    return list(same.latest_of_nodes().values_list("node", "image_id", "size_bytes"))
+
+
+def _put(environment: Environment, images: list[tuple[str, str, int]]) -> None:
+    """Write the row, the nodes' revisions, and turn their pools over: all of it or nothing."""
+    names = [*environment.defining_columns(), "build", "updated_at"]
+    environment.save(update_fields=names)
+    for image in images:
+        add_revision(environment, *image)
+    idle = Sandbox.objects.idle().filter(environment=environment).select_related("node")
+    for sandbox in idle:
+        if sandbox.retire():
+            enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(sandbox.node.name))
