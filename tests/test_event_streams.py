@@ -5,30 +5,36 @@ to the connection.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 
+from codeexec.audit.actors import command_actor
 from codeexec.sandbox.fake import FakeDriver
 from codeexec.serving import Application
 from codeexec.threads import in_thread
+from sessions_app import live_output
 from sessions_app.api import feeds as feeds_module
 from sessions_app.api import streams
 from sessions_app.api.feeds import feeds
+from sessions_app.models import Client as ClientRow
 from sessions_app.models import Event as EventRow
 from sessions_app.models import Execution, Node, Session
+from sessions_app.services import tokens
 from sessions_app.services.clients import revoke_key
 from sessions_app.services.executions import RunRequest, submit_execution
-from sessions_app.services.sessions import stop_session
+from sessions_app.services.sessions import extend_session, stop_session
 from tests.api_client import Api
 from tests.conftest import Configure, Work
 from tests.event_streams import Watching, said, texts, watching
-from tests.platforms import platform
+from tests.platforms import Platform, platform
 from tests.stack import eventually
 from tests.test_executor import executing
 
@@ -343,28 +349,180 @@ def test_an_idle_stream_says_that_it_is_still_there(
     stage.play(scene)
 
 
-def test_a_stream_ends_when_its_key_is_revoked(
+def revoked(own: Platform) -> None:
+    revoke_key(own.key)
+
+
+def disabled(own: Platform) -> None:
+    ClientRow.objects.filter(pk=own.client.pk).update(enabled=False)
+
+
+def long_ago(_own: Platform) -> None:
+    """A token's time is over."""
+    signing = SimpleNamespace(time=lambda: time.time() + 24 * 3600)
+    tokens.time = signing  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("loses_it", [revoked, disabled, long_ago])
+def test_a_stream_ends_when_its_viewer_may_not_look_any_more(
     api: Api,
     application: Application,
     this: Node,
-    work: Work,
     configure: Configure,
     monkeypatch: pytest.MonkeyPatch,
+    loses_it: Callable[[Platform], None],
 ) -> None:
     configure(API_AUTH="key")
     monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(tokens, "time", time)  # back to it at the end
     own = platform(api, "own")
     session_id = own.open()
+    token = own.token(session_id, "viewer")
+    by_key = {"authorization": f"Api-Key {own.key}"}
 
     async def scene() -> None:
-        key = {"authorization": f"Api-Key {own.key}"}
-        async with watching(application, f"/sessions/{session_id}/events", **key) as viewer:
+        given = by_key if loses_it is revoked else {"authorization": f"Bearer {token}"}
+        async with watching(application, f"/sessions/{session_id}/events", **given) as viewer:
             await viewer.until("session")
-            await in_thread(revoke_key, own.key)
-            while await viewer.next() is not None:
-                pass
+            await in_thread(loses_it, own)
+            assert await viewer.until() == []
 
     api.run(scene())
+
+
+def test_who_waits_behind_a_run_that_prints_is_looked_at_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes is not for him: it doesn't count as a sign of life."""
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.2)
+    code = (
+        f"{UNTIL_TOLD}\nwhile not os.path.exists('a'): print('more', flush=True); time.sleep(0.05)"
+    )
+
+    async def scene() -> None:
+        await stage.submit(code)
+        waiting = await stage.submit("print('next')")
+        async with stage.execution(waiting) as viewer:
+            assert said(await viewer.until("queued")) == ["queued"]
+            while not viewer.blocks or viewer.blocks[-1] != ": still here":
+                viewer.blocks += (await viewer.received.get() or b"").decode().split("\n\n")[:1]
+            stage.touch("a")
+            assert texts(await viewer.until()) == "next\n"
+
+    stage.play(scene)
+
+
+def test_a_page_that_cors_origins_names_may_watch(stage: Stage, settings: Any) -> None:
+    settings.CORS_ALLOWED_ORIGINS = ["https://app.example.org"]
+
+    async def scene() -> None:
+        async with stage.session(origin="https://app.example.org") as viewer:
+            assert viewer.headers["access-control-allow-origin"] == "https://app.example.org"
+        async with stage.session(origin="https://other.example.org") as viewer:
+            assert "access-control-allow-origin" not in viewer.headers
+
+    stage.play(scene)
+
+
+def test_who_came_between_two_readings_gets_nothing_twice(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The feed reads the end of a run, and a viewer has read more of its beginning than the feed:
+    what the feed has of it doesn't fit.
+    """
+    read, may_read = feeds_module.read, asyncio.Event()
+    may_read.set()
+
+    async def held_up(*arguments: Any) -> Any:
+        task = asyncio.current_task()
+        if task is not None and task.get_name().startswith("feed"):
+            await may_read.wait()
+        return await read(*arguments)
+
+    monkeypatch.setattr(feeds_module, "read", held_up)
+
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        async with stage.execution(run) as first:
+            assert texts(await first.until("stdout")) == "one\n"
+            await asyncio.sleep(0.05)  # the feed has it too
+            may_read.clear()
+            stage.touch("a")
+            assert await in_thread(eventually, lambda: EventRow.objects.count() == 2)
+            async with stage.execution(run) as second:
+                seen = await second.until("stdout")
+                seen += await second.until("stdout")
+                stage.touch("b")
+                ended = Execution.row(run.pk).filter(status="completed")
+                assert await in_thread(eventually, ended.exists)
+                may_read.set()
+                seen += await second.until()
+            assert texts(seen) == "one\ntwo ж\nthree\n"
+            assert texts(await first.until()) == "two ж\nthree\n"
+
+    stage.play(scene)
+
+
+def test_who_watches_hears_that_a_session_lives_longer(stage: Stage) -> None:
+    async def scene() -> None:
+        async with stage.session() as viewer:
+            (before,) = await viewer.until("session")
+            await in_thread(extend, stage.session_id)
+            (after,) = await viewer.until("session")
+        assert after.data["expires_at"] > before.data["expires_at"]
+
+    def extend(session_id: str) -> None:
+        extend_session(session_id, 7200, by=command_actor("test"))
+
+    stage.play(scene)
+
+
+@pytest.mark.parametrize("done_before", [False, True], ids=["lost", "done, but not answered"])
+def test_a_database_that_is_away_when_output_is_written_loses_and_doubles_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, done_before: bool
+) -> None:
+    monkeypatch.setattr(live_output, "_RETRY_SECONDS", 0.01)
+    write, failures = live_output.write_events, []
+
+    def failing(*arguments: Any) -> None:
+        if len(failures) < 3:
+            failures.append(arguments)
+            if done_before:
+                write(*arguments)
+            raise OperationalError("the connection was lost")
+        write(*arguments)
+
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        async with stage.execution(run) as viewer:
+            seen = await viewer.until("stdout")
+            monkeypatch.setattr(live_output, "write_events", failing)
+            stage.touch("a")
+            seen += await viewer.until("stdout")
+            assert await in_thread(eventually, lambda: len(failures) == 3)
+            stage.touch("b")
+            seen += await viewer.until()
+        assert texts(seen) == "one\ntwo ж\nthree\n"
+        assert seen[-1].data["stdout"] == "one\ntwo ж\nthree\n"
+
+    stage.play(scene)
+
+
+def test_a_flood_without_line_breaks_reaches_who_is_slow(stage: Stage) -> None:
+    """A million bytes of characters that are cut anywhere: each arrives whole, and once."""
+    code = "import sys\nfor n in range(16): sys.stdout.write('жё€😀' * 5000); sys.stdout.flush()"
+
+    async def scene() -> None:
+        run = await stage.submit(code)
+        viewer = feeds_module.Viewer(run.session_id, feeds_module.Position(), only=run.sequence)
+        told = ""
+        async for each in viewer.events(10.0):
+            await asyncio.sleep(0.001)
+            if each is not None and each.name == "stdout":
+                told += each.data["text"]
+        assert told == "жё€😀" * 80_000
+
+    stage.play(scene)
 
 
 def test_streams_end_when_the_process_is_to_stop(stage: Stage) -> None:

@@ -1,25 +1,32 @@
-"""A hundred viewers of one session on two APIs, while twenty programs print: everybody gets each
-line once and in order, and soon.
+"""Many viewers of one session on two APIs, while programs print: everybody gets each line once and in
+order, and soon.
+
+LIVE_VIEWERS=100 LIVE_PROGRAMS=20 LIVE_LINES=100 LIVE_AWAY=5 is the whole of it, for a quiet machine.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.event_streams import follow
+from sessions_app.management.commands.run_api import STOP_SECONDS
+from tests.event_streams import follow, said
 from tests.stack import Client, Stack, eventually, free_port, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker]
 
 EVENTS = "sessions_app_event"
-VIEWERS, PROGRAMS, LINES = 100, 20, 60
+VIEWERS, PROGRAMS, LINES, AWAY_SECONDS = (
+    int(os.environ.get(f"LIVE_{name}", usual))
+    for name, usual in (("VIEWERS", 30), ("PROGRAMS", 4), ("LINES", 30), ("AWAY", 1))
+)
 CODE = f"""
 import time
 for number in range({LINES}):
@@ -28,9 +35,10 @@ for number in range({LINES}):
 """
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    with running_stack(tmp_path, WORKER_CONCURRENCY=str(PROGRAMS)) as running:
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("live")
+    with running_stack(folder, WORKER_CONCURRENCY=str(PROGRAMS)) as running:
         port = str(free_port())
         running.start("api 2", "run_api", API_PORT=port)
         assert eventually(lambda: answers(int(port)))
@@ -75,12 +83,13 @@ def watch(port: int, session_id: str, *, cut_off_seconds: float = 0.0) -> Seen:
 def test_everybody_gets_every_line_once_and_in_order(stack: Stack) -> None:
     ports = (stack.port, int(stack.environ["SECOND_PORT"]))
     sessions = [stack.client.open("python") for _ in range(PROGRAMS)]
+    stack.client.execute(sessions[0], "print(1)")
     apis = [psutil.Process(stack.processes[name].pid) for name in ("api", "api 2")]
     with ThreadPoolExecutor(VIEWERS + PROGRAMS + 1) as threads:
         watching = [
             threads.submit(watch, ports[number % 2], sessions[0]) for number in range(VIEWERS)
         ]
-        away = threads.submit(watch, ports[1], sessions[0], cut_off_seconds=5.0)
+        away = threads.submit(watch, ports[1], sessions[0], cut_off_seconds=AWAY_SECONDS)
         time.sleep(1.0)
         memory = [api.memory_info().rss for api in apis]
         used = [sum(api.cpu_times()[:2]) for api in apis]
@@ -101,3 +110,29 @@ def test_everybody_gets_every_line_once_and_in_order(stack: Stack) -> None:
     assert max(grown) < 30 * 1024 * 1024
     gone = eventually(lambda: stack.rows("SELECT count(*) FROM sessions_app_event")[0][0] == 0)
     assert gone, "rows of events outlived their runs"
+
+
+def test_an_api_that_is_told_to_end_ends_its_streams_and_viewers_go_on_elsewhere(
+    stack: Stack,
+) -> None:
+    port = free_port()
+    process = stack.start("api 3", "run_api", API_PORT=str(port))
+    assert eventually(lambda: answers(port))
+    session_id = stack.client.open("python")
+    asked = {"code": "import time\nprint('one', flush=True)\ntime.sleep(60)"}
+    run = stack.client.call("POST", f"/sessions/{session_id}/execute?wait=false", asked).body
+    path = f"/executions/{run['execution_id']}/events"
+    seen = []
+    for event in follow(port, path):
+        seen.append(event)
+        if event.name == "stdout":
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+    assert time.monotonic() - began < STOP_SECONDS / 2, "the stream was not ended at once"
+    assert process.wait(STOP_SECONDS) == 0
+    del stack.processes["api 3"]
+    stack.client.call("POST", f"/executions/{run['execution_id']}/cancel", {})
+    rest = list(follow(stack.port, path, **{"Last-Event-ID": seen[-1].id}))
+    assert said(seen) == ["queued", "running", "stdout"]
+    assert said(rest) == ["cancelled", "result"]
+    stack.client.stop(session_id)

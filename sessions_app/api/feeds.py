@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -242,9 +243,10 @@ class Viewer:
         self._session_read_at = 0.0
 
     async def events(self, idle_seconds: float) -> AsyncGenerator[Entry | None, None]:
-        """What comes, each once and in order, to the end. None when nothing came for a while.
-        Whenever an event is given, `position` is the one after it.
+        """What comes, each once and in order, to the end. None each time that so long has passed,
+        whatever comes. Whenever an event is given, `position` is the one after it.
         """
+        due = time.monotonic() + idle_seconds
         with feeds.watched(self._session_id) as feed:
             while not (self._has_all or feeds.are_closed):
                 number = feed.end  # what the feed reads from now on may be news
@@ -262,12 +264,15 @@ class Viewer:
                 while number >= feed.first and not self._has_all:
                     if number < feed.end:
                         entry, number = feed[number], number + 1
+                        if self._is_astride(entry):
+                            break
                         if self._takes(entry):
                             yield entry
                     elif feed.is_over:
                         return
-                    elif not await _told(feed.news, idle_seconds):
+                    elif not await _told(feed.news, due - time.monotonic()):
                         yield None
+                        due = time.monotonic() + idle_seconds
 
     async def _read(self) -> Reading | None:
         while not feeds.are_closed:
@@ -280,6 +285,10 @@ class Viewer:
     @property
     def _has_all(self) -> bool:
         return self._only is not None and has_all(self.position, self._only)
+
+    def _is_astride(self, entry: Entry) -> bool:
+        of_others = self._only is not None and entry.sequence != self._only
+        return not of_others and entry.is_astride(self.position)
 
     def _takes(self, entry: Entry) -> bool:
         if self._only is not None and entry.sequence != self._only:

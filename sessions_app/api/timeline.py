@@ -123,8 +123,14 @@ class Entry:
     """Bytes of output in it."""
 
     def after(self, position: Position) -> Position | None:
-        """Where somebody is who gets it; None: he knows it already."""
+        """Where somebody is who gets it; None: he knows it, or it isn't what comes next."""
         raise NotImplementedError
+
+    def is_astride(self, position: Position) -> bool:
+        """Whether some of it is known there, or what is before it is not: whoever is there has to
+        read for himself.
+        """
+        return False
 
     @cached_property
     def body(self) -> bytes:
@@ -168,15 +174,24 @@ class ToldEntry(Entry):
 @dataclass(frozen=True, kw_only=True)
 class OutputEntry(Entry):
     channel: int
+    start: int
+    """Bytes of its channel that are before it."""
     end: int
     """Bytes of its channel that are known when it is."""
     row: int
+
+    def is_astride(self, position: Position) -> bool:
+        if self.sequence < position.sequence:
+            return False
+        here = position.at(self.sequence)
+        known = here.seen[self.channel]
+        return here.told < Told.ENDED and known < self.end and known != self.start
 
     def after(self, position: Position) -> Position | None:
         if self.sequence < position.sequence:
             return None
         here = position.at(self.sequence)
-        if here.told >= Told.ENDED or here.seen[self.channel] >= self.end:
+        if here.told >= Told.ENDED or here.seen[self.channel] != self.start:
             return None
         seen = list(here.seen)
         seen[self.channel] = self.end
@@ -327,6 +342,7 @@ def _output(
         name=stream,
         sequence=execution.sequence,
         channel=channel,
+        start=start,
         end=start + len(data),
         row=row,
         size=len(data),
