@@ -9,6 +9,8 @@ const page = document.getElementById("session");
 const MOST_CHARACTERS = 200_000;
 const MOST_PIECES = 5_000;
 const FIGURES_MS = 2_000;
+/** Where there are none to be had. */
+const FIGURES_LATER_MS = 15_000;
 /** A region that is being refreshed already is told once more, so late. */
 const AGAIN_MS = 600;
 const SIZES = ["B", "KiB", "MiB", "GiB"];
@@ -118,7 +120,7 @@ async function askFigures() {
     }
     showFigures();
   }
-  setTimeout(askFigures, FIGURES_MS);
+  setTimeout(askFigures, figures?.code === undefined ? FIGURES_MS : FIGURES_LATER_MS);
 }
 
 function showFigures() {
