@@ -27,7 +27,10 @@ from sessions_app.services.executions import abandon_executions_of, claim_next_e
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 4
-"""For claims, output and results. Two more listen."""
+"""For claims, output and results."""
+LISTENING = 2
+"""More of them: one hears of runs, while a thread is free to take one up; the other one hears of
+what is to be cancelled, always."""
 UPKEEP_SECONDS = 0.5
 """How often leases are renewed, and it is seen which runs are not wanted any more."""
 _RETRY_SECONDS = 0.5

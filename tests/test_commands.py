@@ -29,7 +29,7 @@ from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.models import Execution, FailedLogin, Node, Session
 from sessions_app.services.clients import create_client, create_key
-from tests.console_fixtures import execution, sandbox, session
+from tests.console_fixtures import UNSTARTED, execution, sandbox, session
 from tests.working import working
 
 APPS = ("sessions_app",)
@@ -71,7 +71,9 @@ def cast(this: Node, python: Environment) -> dict[str, Any]:
 
 def samples(cast: dict[str, Any]) -> dict[str, list[str]]:
     """Arguments with which each command that has `--json` or `--dry-run` does its work."""
+    waiting = execution(cast["live"], **UNSTARTED)
     return {
+        "cancel_execution": [str(waiting.pk), "--yes"],
         "check_node": [],
         "check_stack": ["--only", "migrations"],
         "cleanup_sessions": [],
@@ -178,6 +180,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(
 @pytest.mark.parametrize(
     ("name", "actions"),
     [
+        ("cancel_execution", ["execution.cancel"]),
         ("create_admin", ["user.create"]),
         ("create_client", ["client.create", "key.create"]),
         ("create_key", ["key.create"]),
@@ -213,6 +216,8 @@ def test_no_key_is_in_the_audit_log(cast: dict[str, Any]) -> None:
         (["sessions", "--environment", "moon"], 2, "There is no environment 'moon'; there are: "),
         (["executions", "12345678"], 1, "There is no execution 12345678"),
         (["executions", "--session", "zz"], 2, "'zz' is no id"),
+        (["cancel_execution", "12345678", "--yes"], 1, "There is no execution 12345678"),
+        (["cancel_execution", "zz"], 2, "'zz' is no id"),
         (["stop_session"], 2, "Give ids of sessions, or else --all"),
         (["stop_session", "12345678", "--all"], 2, "Give ids of sessions, or else --all"),
         (["stop_session", "12345678", "--yes"], 1, "There is no session 12345678"),
@@ -330,6 +335,16 @@ def test_a_node_is_drained_resumed_and_recycled(cast: dict[str, Any], this: Node
     assert status() == "active"
     assert json.loads(shown("drain_node", "this", "--recycle", "--json"))["recycled"] == 1
     assert status() == "active"
+
+
+def test_what_is_cancelled_is_told_once_and_what_has_ended_is_no_failure(
+    cast: dict[str, Any],
+) -> None:
+    waiting = execution(cast["live"], **UNSTARTED)
+    arguments = [str(waiting.pk), str(waiting.pk), str(cast["run"].pk), "--yes"]
+    text = shown("cancel_execution", *arguments)
+    assert f"{waiting.pk} cancelled\n{cast['run'].pk} had ended already\n1 execution in" in text
+    assert Execution.objects.get(pk=cast["run"].pk).status == "completed"
 
 
 # ---- run_code

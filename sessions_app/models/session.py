@@ -330,6 +330,7 @@ class Session(models.Model):
         pending = Session.row(self.pk).filter(status=SessionStatus.PENDING)
         return pending.update(lease_expires_at=timezone.now() + lease) > 0
 
+    @heard
     def extend(self, ttl_seconds: int) -> bool:
         """Lives so long from now on, and after each activity. False: it takes no executions any
         more.

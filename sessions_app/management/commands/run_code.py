@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
-import psycopg
 from django.core.management.base import CommandError, CommandParser, OutputWrapper
 from rest_framework.exceptions import ValidationError
 
 from codeexec.audit.actors import command_actor
 from codeexec.commands import INTERRUPTED, TeachingCommand, WrongUse
-from codeexec.errors import ServiceError
-from codeexec.notifications import CHANNEL
-from codeexec.postgres import connection_parameters
+from codeexec.errors import NotFound, ServiceError
 from environments_app.models import Environment
 from sessions_app.api.answers import ExecutionSerializer
 from sessions_app.api.requests import read_single_run
+from sessions_app.following import Channel, Write, follow, listening
 from sessions_app.management.signals import ended_by_signals
-from sessions_app.models import Execution, Session
-from sessions_app.services.executions import Arrival, submit_single_run
-from sessions_app.services.sessions import stop_session
-
-REREAD_SECONDS = 2.0
-"""The row is read again after this, should a notification be lost."""
+from sessions_app.models import Execution
+from sessions_app.models.event import Stage, Stream
+from sessions_app.services.executions import Arrival, cancel_execution, submit_single_run
 
 
 class Command(TeachingCommand):
     help = (
         "Runs a file through the service, in a fresh sandbox that is thrown away after it: prints "
-        "what the program prints, and ends with its exit code."
+        "what the program prints, while it runs, and ends with its exit code."
     )
     explanation = """
 It goes the way of every run: a row and a message in the database, a worker, a sandbox. It needs the
 database and a worker, and neither the API nor a key. The environment is that of the file's
-extension, unless --environment names one. Everything after --args is for the program.
+extension, unless --environment names one. Everything after --args is for the program. What the
+compiler says goes to stderr. With --json nothing is printed before the end.
 """
     examples = (
         "run_code hello.py",
@@ -53,7 +49,7 @@ extension, unless --environment names one. Everything after --args is for the pr
         1: "it could not be run; the message says why (or the program's own)",
         2: "used wrongly: nothing was run (or the program's own)",
         124: "the program ran out of time",
-        130: "Ctrl-C; the run was cancelled",
+        130: "Ctrl-C, SIGTERM, or nobody reads it any more; the run was cancelled",
         137: "the program took too much memory, or was killed",
         "N": "any other: the program's own; 128 + N where signal N ended it",
     }
@@ -79,28 +75,31 @@ extension, unless --environment names one. Everything after --args is for the pr
     def handle(self, *_args: Any, **options: Any) -> None:
         environment, runtime, run = _request(options)
         arrival = Arrival()
-        with _listening() as heard, ended_by_signals():
-            session: UUID | None = None
+        write: Write = _no_write if options["json"] else self._write
+        with listening("run_code") as news, ended_by_signals():
             try:
-                session = submit_single_run(environment, run, arrival, runtime=runtime).session_id
-                execution = _finished(arrival.execution_id, heard)
+                submitted = submit_single_run(environment, run, arrival, runtime=runtime)
+                execution = follow(submitted, news, write)
+            except BrokenPipeError:  # nobody reads it any more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                self._interrupted(arrival.execution_id)
             except KeyboardInterrupt:
-                self._interrupted(session)
-        self._show(execution, options)
+                self._interrupted(arrival.execution_id)
+        self._end(execution, options)
 
-    def _interrupted(self, session: UUID | None) -> None:
-        if session is not None:
-            stop_session(session, Session.StopReason.OPERATOR, by=command_actor("run_code"))
-            self.stderr.write("Interrupted: the run is cancelled.")
+    def _interrupted(self, execution_id: UUID) -> NoReturn:
+        with suppress(NotFound):  # it was not sent yet
+            cancel_execution(execution_id, by=command_actor("run_code"))
+        self.stderr.write("Interrupted: the run is cancelled.")
         sys.exit(INTERRUPTED)
 
-    def _show(self, execution: Execution, options: dict[str, Any]) -> None:
+    def _write(self, channel: Channel, data: bytes) -> None:
+        printed = channel == (Stage.RUN, Stream.STDOUT)
+        _write(self.stdout if printed else self.stderr, data)
+
+    def _end(self, execution: Execution, options: dict[str, Any]) -> NoReturn:
         if options["json"]:
             self.answer(options, ExecutionSerializer(execution).data, [])
-        else:
-            _write(self.stdout, execution.stdout)
-            _write(self.stderr, bytes(execution.compile_stdout) + bytes(execution.compile_stderr))
-            _write(self.stderr, execution.stderr)
         if execution.exit_code is None:
             raise CommandError(execution.error_reason or f"The run was {execution.status}.")
         sys.exit(execution.exit_code)
@@ -159,32 +158,17 @@ def _guessed(name: str) -> str | None:
     return found.name
 
 
-@contextmanager
-def _listening() -> Iterator[psycopg.Connection]:
-    """To what is told of executions, from before the run is sent."""
-    parameters = connection_parameters("run_code")
-    with psycopg.connect(**parameters, autocommit=True) as connection:
-        connection.execute(f"LISTEN {CHANNEL}")
-        yield connection
+def _no_write(_channel: Channel, _data: bytes) -> None:
+    """The answer has all of it."""
 
 
-def _finished(execution_id: UUID, heard: psycopg.Connection) -> Execution:
-    while True:
-        execution = Execution.row(execution_id).get()
-        if execution.is_finished:
-            return execution
-        for notification in heard.notifies(timeout=REREAD_SECONDS):
-            if notification.payload.partition("\n")[0] == str(execution_id):
-                break
-
-
-def _write(stream: OutputWrapper, data: bytes | memoryview) -> None:
+def _write(stream: OutputWrapper, data: bytes) -> None:
     """As the program has written it, whatever its bytes are."""
     inner: Any = stream._out
     binary = getattr(inner, "buffer", None)
     if binary is None:
-        stream.write(bytes(data).decode(errors="replace"), ending="")
+        stream.write(data.decode(errors="replace"), ending="")
     else:
         inner.flush()
-        binary.write(bytes(data))
+        binary.write(data)
         binary.flush()
