@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
 from django.db import connection
 from django.test import TransactionTestCase, override_settings
+from django.utils import timezone
 
 import codeexec.broker
 from codeexec.sandbox.fake import FakeDriver
@@ -36,6 +38,9 @@ from tests.patience import LONG
 from tests.working import Delivery, work_off
 
 NODE = "this"
+
+LONGER_THAN_A_TEST = timedelta(hours=1)
+"""Nobody gives signs of life for a test's node, so the one that it has given must do."""
 
 Configure = Callable[..., None]
 Work = Callable[[], list[Delivery]]
@@ -160,7 +165,9 @@ def rust(environments: dict[str, Environment]) -> Environment:
 @pytest.fixture
 def this(db: None, configure: Configure) -> Node:
     configure(NODE_NAME=NODE)
-    return register_node()
+    node = register_node()
+    Node.objects.update(heartbeat_at=timezone.now() + LONGER_THAN_A_TEST)
+    return node
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
 
 def test_an_operator_stops_a_session(operator: Page, run: Execution, problems: list[str]) -> None:
     operator.goto(page(run.session))
-    operator.get_by_text("Stop this session").first.click()
+    operator.locator("[hx-get*=stop_this_session]").first.click()
     operator.get_by_role("button", name="Stop it").click()
     expect(operator.get_by_text("The session is stopping.")).to_be_visible()
     run.session.refresh_from_db()

@@ -119,7 +119,7 @@ def test_all_that_is_told_is_shown(exported: dict[str, set[str]]) -> None:
 def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
     said = rule["annotations"]
     assert set(said) == {"summary", "description", "action", "runbook"}
-    assert said["runbook"] == f"README.md#{rule['alert'].lower()}"
+    assert said["runbook"] == f"docs/monitoring.md#{rule['alert'].lower()}"
     assert all(said[part].endswith(".") for part in ("summary", "description", "action"))
     assert rule["labels"]["severity"] in ("critical", "warning")
     if "for" in rule:

@@ -77,12 +77,27 @@ def test_another_file_is_shown_whole(ready: Session) -> None:
     assert "b = 1" in run.code
 
 
-def test_programs_too_long_to_be_compared_are_shown_whole(ready: Session) -> None:
-    old = execution(ready, code="a\n" * (COMPARED_LINES + 1))
-    new = execution(ready, code="b\n" * (COMPARED_LINES + 1))
+def test_a_change_deep_in_a_long_program_is_told_with_its_place(ready: Session) -> None:
+    lines = [f"line_{number}()" for number in range(20_000)]
+    old = execution(ready, code="\n".join(lines))
+    new = execution(ready, code="\n".join([*lines[:9_999], "changed()", *lines[10_000:]]))
+    changes = describe(new, old).changes
+    assert changes[0].text == "line 9997"
+    assert [line.text for line in changes if line.sign in "+-" and line.sign] == [
+        "line_9999()",
+        "changed()",
+    ]
+    assert len(changes) == 1 + 3 + 2 + 3
+
+
+def test_much_changed_programs_are_not_compared_and_shown_whole(ready: Session) -> None:
+    """What would take the square of a length that a candidate chooses."""
+    lines = [f"common_{number % 7}()" for number in range(2 * COMPARED_LINES)]
+    old = execution(ready, code="\n".join(lines))
+    new = execution(ready, code="\n".join(f"{line} # {n % 2}" for n, line in enumerate(lines)))
     run = describe(new, old)
     assert not run.changes
-    assert "too long" in run.heading
+    assert "much changed" in run.heading
     assert run.code
 
 

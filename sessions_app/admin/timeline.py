@@ -23,8 +23,10 @@ from sessions_app.admin.display import (
 from sessions_app.models import Execution, Session
 
 RUNS_PER_PAGE = 10
-COMPARED_LINES = 4_000
-"""Of a longer program no differences are looked for, which takes the square of its length."""
+COMPARED_LINES = 300
+"""Between the first line that was changed and the last: where there are more, the program is shown
+whole. To find differences takes the square of their number, and candidates choose it.
+"""
 CONTEXT_LINES = 3
 LONG_LINES = 60
 """A longer listing is folded away until it is opened."""
@@ -121,22 +123,32 @@ def _compared(execution: Execution, before: Execution | None) -> tuple[str, list
     if before.code == execution.code:
         return f"{name}: as in run {before.sequence}", []
     old, new = before.code.splitlines(), execution.code.splitlines()
-    if max(len(old), len(new)) > COMPARED_LINES:
-        return f"{name}: changed, and too long to be compared", []
-    return f"{name}: changed since run {before.sequence}", list(_differences(old, new))
+    same = _common(old, new)
+    rest = _common(old[same:][::-1], new[same:][::-1])
+    if max(len(old), len(new)) - same - rest > COMPARED_LINES:
+        return f"{name}: much changed since run {before.sequence}", []
+    first, after = max(0, same - CONTEXT_LINES), max(0, rest - CONTEXT_LINES)
+    lines = _differences(old[first : len(old) - after], new[first : len(new) - after], first)
+    return f"{name}: changed since run {before.sequence}", list(lines)
 
 
-def _differences(old: list[str], new: list[str]) -> Iterator[Line]:
-    looks = {" ": "kept", "+": "added", "-": "removed", "@": "skipped"}
-    told = difflib.unified_diff(old, new, n=CONTEXT_LINES, lineterm="")
-    for number, line in enumerate(told):
-        if number >= 2:  # not the names of files, which are the same
-            skipped = line.startswith("@")
-            yield Line(
-                look=looks[line[0]],
-                sign="" if skipped else line[0],
-                text=line if skipped else line[1:],
-            )
+def _common(one: list[str], other: list[str]) -> int:
+    """How many lines both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _differences(old: list[str], new: list[str], first: int) -> Iterator[Line]:
+    """`first`: how many lines stand before those of `new`."""
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    for group in matcher.get_grouped_opcodes(CONTEXT_LINES):
+        yield Line(look="skipped", sign="", text=f"line {first + group[0][3] + 1}")
+        for tag, i, i_end, j, j_end in group:
+            if tag == "equal":
+                yield from (Line(look="kept", sign=" ", text=line) for line in old[i:i_end])
+                continue
+            yield from (Line(look="removed", sign="-", text=line) for line in old[i:i_end])
+            yield from (Line(look="added", sign="+", text=line) for line in new[j:j_end])
 
 
 def _figures(execution: Execution) -> Iterator[tuple[str, str]]:

@@ -26,11 +26,14 @@ RESULT_COLUMNS = (
 REVISION_COLUMNS = ("number", "image_id")
 """What answers tell of the revision that it ran in; they follow RESULT_COLUMNS."""
 
+TOLD_COLUMNS = len(RESULT_COLUMNS) + len(REVISION_COLUMNS)
+
 
 def _columns(execution: str) -> str:
     """RESULT_COLUMNS and REVISION_COLUMNS of a row with that name in the statement."""
     revision = [
-        f"(SELECT {name} FROM environments_app_environmentrevision WHERE id = revision_id)"  # noqa: S608
+        f"(SELECT {name} FROM environments_app_environmentrevision"  # noqa: S608
+        f" WHERE id = {execution}.revision_id)"
         for name in REVISION_COLUMNS
     ]
     return ", ".join([*(f"{execution}.{name}" for name in RESULT_COLUMNS), *revision])
@@ -234,12 +237,10 @@ WHERE row.id = %(execution)s AND EXISTS (SELECT FROM event)
 """
 """What was told of a run that has no result becomes its output."""
 
-_WATCHED = ", ".join(f"execution.{name}" for name in RESULT_COLUMNS)
-
 WATCH = f"""
 SELECT
     statement_timestamp(), session.status, session.expires_at, session.last_sequence,
-    {_WATCHED},
+    {_columns("execution")},
     event.number, event.stage, event.stream, event.start, event.data
 FROM sessions_app_session AS session
 LEFT JOIN sessions_app_execution AS execution

@@ -7,7 +7,10 @@
 const page = document.getElementById("session");
 /** Characters of a running program's output that the page keeps. All of it is shown afterwards. */
 const MOST_CHARACTERS = 200_000;
+const MOST_PIECES = 5_000;
 const FIGURES_MS = 2_000;
+/** Where there are none to be had. */
+const FIGURES_LATER_MS = 15_000;
 /** A region that is being refreshed already is told once more, so late. */
 const AGAIN_MS = 600;
 const SIZES = ["B", "KiB", "MiB", "GiB"];
@@ -51,24 +54,27 @@ function tellRegions() {
 }
 
 function write({ execution_id: run, text }, stream) {
-  const output = outputs.get(run) ?? { pieces: [], characters: 0, cut: false };
+  const output = outputs.get(run) ?? { pieces: [], characters: 0 };
   outputs.set(run, output);
   output.pieces.push({ text, stream });
   output.characters += text.length;
-  while (output.characters > MOST_CHARACTERS && output.pieces.length > 1) {
+  while (output.pieces.length > 1 && isTooMuch(output)) {
     output.characters -= output.pieces.shift().text.length;
-    output.cut = true;
   }
   const shown = place(run);
   if (shown === null) {
     refreshRegions();
   } else {
     shown.append(element({ text, stream }));
-    while (shown.childNodes.length > output.pieces.length + 1) {
+    while (shown.childNodes.length > output.pieces.length) {
       shown.firstChild.remove();
     }
     follow(shown);
   }
+}
+
+function isTooMuch({ pieces, characters }) {
+  return characters > MOST_CHARACTERS || pieces.length > MOST_PIECES;
 }
 
 function place(run) {
@@ -114,7 +120,7 @@ async function askFigures() {
     }
     showFigures();
   }
-  setTimeout(askFigures, FIGURES_MS);
+  setTimeout(askFigures, figures?.code === undefined ? FIGURES_MS : FIGURES_LATER_MS);
 }
 
 function showFigures() {

@@ -117,8 +117,8 @@ ATTACKS: tuple[Attack, ...] = (
     _resource(
         "fork-bomb",
         "starts processes that start processes, and never stops trying",
-        "no more of them than the limit; ends with its time",
-        ends=_TIME,
+        "no more of them than the limit; ends with its time, or its memory",
+        ends=_TIME | {Verdict.MEMORY_LIMIT},
         wall_seconds=1.5,
         may_lose=_GVISOR,
     ),
