@@ -125,3 +125,10 @@ def test_isolation_that_does_not_hold_comes_before_what_is_overdue(
 def test_a_problem_is_for_those_who_may_see_its_rows(this: Node, python: Environment) -> None:
     Node.objects.update(engine_error="no answer")
     assert find_problems(lambda rows: rows is Execution, Load()) == []
+
+
+def test_a_node_that_is_draining_needs_no_images(this: Node, python: Environment) -> None:
+    Node.objects.create(name="other", status="draining", capacity=1, concurrency=1)
+    assert told() == ""
+    Node.objects.filter(name="other").update(status="active")
+    assert told().startswith("No image on other of ")

@@ -120,7 +120,7 @@ def _images() -> Iterator[Problem]:
         )
     revisions = EnvironmentRevision.objects.order_by()
     built = set(revisions.values_list("node", "environment").distinct())
-    for node in Node.objects.alive().order_by("name"):
+    for node in Node.objects.active().order_by("name"):
         missing = [each.name for each in enabled if (node.name, each.pk) not in built]
         if missing:
             yield Problem(
