@@ -117,7 +117,7 @@ def test_isolation_that_does_not_hold_comes_before_what_is_overdue(
     made["finished_at"] = made["started_at"] = made["queued_at"] = now - timedelta(days=30)
     IsolationCheck.objects.create(environment=rust, held=4, **made)
     first, *others = told().splitlines()
-    assert first == "Hostile code may not be held: python in runc on this: 1 escaped, 3 held"
+    assert first == "Hostile code may not be held: python in runc on this: 1 escaped, 3 held."
     assert "The isolation check of rust in runc on this is overdue." in others
     assert not any("python" in text for text in others)
 

@@ -202,7 +202,7 @@ def _isolation() -> Iterator[Problem]:
         where = f"{standing.environment.name} in {standing.runtime} on {standing.node.name}"
         if standing.failed and standing.last is not None:
             yield Problem(
-                text=f"Hostile code may not be held: {where}: {standing.last.summary}",
+                text=f"Hostile code may not be held: {where}: {standing.last.summary.rstrip('.')}.",
                 todo="Its page says which attacks escaped. Drain the node until it is understood.",
                 rows=IsolationCheck,
                 row=standing.last,
