@@ -16,11 +16,13 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import BooleanRadioFilter
 
 from codeexec.audit.console import AuditedForms
-from environments_app.forms import limit_field, shown
+from environments_app.forms import ProgramField, limit_field, shown
 from environments_app.limits import LIMITS
 from environments_app.models import Environment, EnvironmentQuerySet, EnvironmentRevision
 from environments_app.seeding import changed_fields
 from environments_app.services import make_default, record_definition
+
+PROGRAM_FIELDS = ("smoke_program", "smoke_stdout")
 
 ISOLATION_FIELDS = (
     "image",
@@ -132,6 +134,8 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
     def formfield_for_dbfield(
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> forms.Field | None:
+        if db_field.name in PROGRAM_FIELDS:
+            kwargs["form_class"] = ProgramField
         field = limit_field(db_field.name, str(capfirst(db_field.verbose_name)))
         return field or super().formfield_for_dbfield(db_field, request, **kwargs)
 

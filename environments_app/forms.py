@@ -1,4 +1,6 @@
-"""Limits in forms: sizes as `256m`, and refused by the same rules as in the settings."""
+"""Fields of forms. Limits: sizes as `256m`, and refused by the same rules as in the settings.
+Programs and what they print: kept to the character.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +39,16 @@ class LimitField(forms.CharField):
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return (self.prepare_value(initial) or "") != (data or "").strip()
+
+
+class ProgramField(forms.CharField):
+    """Blanks and line ends at both ends are part of it; browsers send each line end as CR LF."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"strip": False})
+
+    def to_python(self, value: Any) -> str:
+        return str(super().to_python(value)).replace("\r\n", "\n")
 
 
 def shown(limit: Limit, value: float) -> str:

@@ -3,7 +3,7 @@ from django.apps import AppConfig
 
 class SessionsAppConfig(AppConfig):
     name = "sessions_app"
-    verbose_name = "Sessions"
+    verbose_name = "Service"
 
     def ready(self) -> None:
         import codeexec.checks  # noqa: F401 -- registers them

@@ -30,8 +30,8 @@ from sessions_app.services.figures import (
 )
 
 KEPT = LONGEST_PERIOD + timedelta(days=1)
-CHUNK = 360
-"""New minutes that are counted in one step: the upkeep has other things to do as well."""
+CHUNK = 120
+"""New minutes that are counted in one step: the node's next sign of life comes after it."""
 
 _GRACE = MINUTE
 """After a minute's end, for transactions that began in it, and clocks that differ."""

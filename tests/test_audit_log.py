@@ -14,6 +14,7 @@ from codeexec.audit.record import record
 from environments_app.models import Environment
 from sessions_app.callers import OPERATOR, Caller, KnownClient
 from sessions_app.models import Node
+from sessions_app.services.clients import create_client, create_key
 from tests.console_fixtures import list_page, page, staff, text_of
 from tests.test_environment_admin import form_values
 
@@ -98,6 +99,17 @@ def test_the_list_shows_who_and_finds_by_action_and_target(this: Node) -> None:
     found = text_of(viewer, list_page(LIST), q="node.drain")
     assert "node.resume" not in found
     assert this.name in found
+
+
+def test_entries_are_told_in_words(db: None) -> None:
+    key = create_key(create_client("acme"), by=command_actor("create_key")).row
+    record(command_actor("create_client"), "client.create", key.client, scopes=["read", "execute"])
+    viewer = staff("view_auditentry")
+    everything = text_of(viewer, list_page(LIST))
+    assert f"API key {key}" in everything
+    assert "scopes: read, execute" in everything
+    entry = AuditEntry.objects.get(action="client.create")
+    assert "such as session.stop" not in text_of(viewer, page(entry))
 
 
 def test_nobody_changes_or_deletes_an_entry(admin_client: Client, this: Node) -> None:

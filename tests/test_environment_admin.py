@@ -257,3 +257,11 @@ def test_strangers_see_nothing(client: Client) -> None:
     response = client.get(reverse(LIST))
     assert response.status_code == 302
     assert "login" in response["Location"]
+
+
+def test_a_smoke_test_is_kept_to_the_character(admin_client: Client) -> None:
+    """Its output ends with a line end, which a form must not take away; browsers send CR LF."""
+    assert save(admin_client, "python", smoke_program=" \r\n", smoke_stdout="a\r\nb\r\n") == ""
+    assert save(admin_client, "python", description="another") == ""
+    python = Environment.objects.get(name="python")
+    assert (python.smoke_program, python.smoke_stdout) == (" \n", "a\nb\n")

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from codeexec import __version__
 from codeexec.sandbox.errors import SandboxStartFailed
 from codeexec.traffic import BOUNDS, Histogram, traffic
-from environments_app.models import Environment
+from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app import metrics, telling, totals, upkeep
 from sessions_app.models import ApiProcess, Execution, Node, Sandbox, Session, Total, TotalMark
 from sessions_app.models.total import Addition, add
@@ -455,7 +455,44 @@ class TestAccess:
         assert (answer.status_code, answer.json()["code"]) == (503, "database_away")
 
 
-MOST_STATEMENTS = 40
+class TestBuilds:
+    @pytest.fixture
+    def build(self, python: Environment) -> EnvironmentBuild:
+        return EnvironmentBuild.objects.create(environment=python, dockerfile="FROM scratch")
+
+    def test_are_told_by_how_they_stand_and_how_long_the_last_took(
+        self, python: Environment, build: EnvironmentBuild
+    ) -> None:
+        now = timezone.now()
+        for seconds, ended in ((90, now), (5, now - timedelta(hours=1))):
+            each = EnvironmentBuild.objects.create(environment=python, dockerfile="FROM scratch")
+            began = ended - timedelta(seconds=seconds)
+            made = {"status": "passed", "image_id": "sha256:1"}
+            each.nodes.create(node="n", started_at=began, finished_at=ended, **made)
+        build.nodes.create(node="n", status="cancelled", finished_at=now)
+        build.nodes.create(node="m")
+        samples = scrape()
+        stand = {"passed": 2, "cancelled": 1, "queued": 1, "failed": 0, "running": 0}
+        for status, count in stand.items():
+            labels = {"environment": "python", "status": status}
+            assert value("environment_builds", samples, **labels) == count
+        labels = {"environment": "python", "node": "n"}
+        assert value("environment_build_seconds", samples, **labels, outcome="passed") == 90
+        assert value("environment_build_seconds", samples, **labels, outcome="cancelled") is None
+
+    def test_one_that_failed_where_it_was_promoted_is_told(
+        self, python: Environment, build: EnvironmentBuild
+    ) -> None:
+        made = build.nodes.create(node="n", status="failed", finished_at=timezone.now())
+        labels = {"environment": "python", "node": "n"}
+        assert value("environment_promoted_build_failed", **labels) is None
+        Environment.objects.filter(pk=python.pk).update(build=build)
+        assert value("environment_promoted_build_failed", **labels) == 1
+        NodeBuild.objects.filter(pk=made.pk).update(status="passed", image_id="sha256:1")
+        assert value("environment_promoted_build_failed", **labels) == 0
+
+
+MOST_STATEMENTS = 43
 
 
 def test_a_scrape_takes_few_statements_however_much_there_is(

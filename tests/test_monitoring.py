@@ -11,10 +11,11 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from codeexec.traffic import Histogram
-from environments_app.models import Environment
+from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app import metrics
 from sessions_app.metrics.totals import METRICS
 from sessions_app.models import Node
@@ -73,10 +74,20 @@ def queries() -> dict[str, str]:
     return found
 
 
+def promoted_build(environment: Environment, node: Node) -> None:
+    now = timezone.now()
+    build = EnvironmentBuild.objects.create(environment=environment, dockerfile="FROM scratch")
+    NodeBuild.objects.create(
+        build=build, node=node.name, status="failed", started_at=now, finished_at=now
+    )
+    Environment.objects.filter(pk=environment.pk).update(build=build)
+
+
 @pytest.fixture
 def exported(db: None, python: Environment, this: Node) -> dict[str, set[str]]:
     """Samples that a service tells which has done something of everything, and their labels."""
     finished(python, this, escaped=("dns",))
+    promoted_build(python, this)
     for metric in METRICS:
         histogram = Histogram()
         histogram.observe(0.1)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
+from django.apps import apps
 from django.contrib import admin
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
@@ -21,7 +25,7 @@ class AuditEntryAdmin(HistoryAdmin):
     search_help_text = "a user, client or command, an action, what it was done to, its id"
     time_field = "at"
     ordering = ("-at", "-id")
-    fields = ("at_exactly", "who", "address", "action", "target", "target_id", "details_text")
+    fields = ("at_exactly", "who", "address", "did", "target", "target_id", "details_text")
     readonly_fields = fields
 
     at_exactly = time_column("Time", "at")
@@ -35,11 +39,15 @@ class AuditEntryAdmin(HistoryAdmin):
         by = f" (by {entry.actor_id})" if entry.actor_kind == "command" and entry.actor_id else ""
         return f"{entry.actor_kind} {entry.actor_name}{by}"
 
+    @column("Action")
+    def did(self, entry: AuditEntry) -> str:
+        return entry.action
+
     @column("To what")
     def target(self, entry: AuditEntry) -> str:
         if not entry.target_type:
             return "-"
-        text = f"{entry.target_type} {entry.target_name or entry.target_id}"
+        text = f"{_kind(entry)} {entry.target_name or entry.target_id}"
         address = _page_of(entry)
         if not address:
             return text
@@ -47,11 +55,24 @@ class AuditEntryAdmin(HistoryAdmin):
 
     @column("Details")
     def more(self, entry: AuditEntry) -> str:
-        return ", ".join(f"{name}: {value}" for name, value in entry.details.items())[:120] or "-"
+        told = (f"{name}: {_in_words(value)}" for name, value in entry.details.items())
+        return "; ".join(told)[:120] or "-"
 
     @column("Details")
     def details_text(self, entry: AuditEntry) -> str:
         return json_block(entry.details)
+
+
+def _in_words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _kind(entry: AuditEntry) -> str:
+    """The words for what it was done to: `API key`, not `apikey`."""
+    for app in _APPS:
+        with suppress(LookupError):
+            return str(apps.get_model(app, entry.target_type)._meta.verbose_name)
+    return entry.target_type
 
 
 def _page_of(entry: AuditEntry) -> str:

@@ -131,6 +131,7 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
             **self.admin_site.each_context(request),
             "title": f"Workspace of session {str(session.pk)[:8]}",
             "opts": self.opts,
+            "object": session,
             "session": session,
             "status_look": SESSION_BADGES[session.status],
             "since": ago(session.workspace_since),

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError, error_answer
 from sessions_app.api.access import Access, authorize
 from sessions_app.callers import Scope
+from sessions_app.metrics.builds import BuildsCollector
 from sessions_app.metrics.database import DatabaseCollector
 from sessions_app.metrics.isolation import IsolationCollector
 from sessions_app.metrics.present import PresentCollector
@@ -29,6 +30,7 @@ COLLECTORS: tuple[type[Collector], ...] = (
     ProcessesCollector,
     DatabaseCollector,
     IsolationCollector,
+    BuildsCollector,
 )
 
 

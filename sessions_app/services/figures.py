@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from django.db.models import Count, F, Min, Q
 from django.db.models.functions import Now
@@ -106,6 +107,22 @@ def messages_queued() -> list[QueuedMessages]:
         )
         for queue in queues
     ]
+
+
+class Load:
+    """What waits, each of it read when it is first asked for, and once."""
+
+    @cached_property
+    def runs(self) -> RunsNow:
+        return runs_now()
+
+    @cached_property
+    def starts(self) -> Waiting:
+        return starts_waiting()
+
+    @cached_property
+    def messages(self) -> list[QueuedMessages]:
+        return messages_queued()
 
 
 # ---- how runs went, from the tallies that the upkeep keeps

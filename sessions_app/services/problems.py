@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from django.conf import settings
 from django.db.models import Model
@@ -16,7 +17,7 @@ from codeexec.queueing import node_queue
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models import Execution, IsolationCheck, Node, Session
 from sessions_app.models.execution import Verdict
-from sessions_app.services.figures import messages_queued, runs_now, starts_waiting
+from sessions_app.services.figures import Load
 from sessions_app.services.isolation import standings
 
 LATELY = timedelta(minutes=10)
@@ -49,14 +50,19 @@ class Problem:
     """Something does not work; else, something soon may not."""
 
 
-def find_problems(may_see: Callable[[type[Model]], bool]) -> list[Problem]:
+def find_problems(may_see: Callable[[type[Model]], bool], load: Load) -> list[Problem]:
     """The severe ones first. Looks only for those that somebody may see."""
-    found = [problem for rows, find in _FINDERS if may_see(rows) for problem in find()]
+    found = [problem for rows, find in _finders(load) if may_see(rows) for problem in find()]
     return sorted(found, key=lambda problem: not problem.severe)
 
 
-def _plural(count: int, one: str, several: str = "") -> str:
-    return f"{count} {one if count == 1 else several or one + 's'}"
+def _counted(count: int, one: str) -> str:
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
+def _wait(count: int, one: str, of: str = "") -> str:
+    """`1 run waits`, `2 runs of ready sessions wait`."""
+    return f"{_counted(count, one)}{of} {'waits' if count == 1 else 'wait'}"
 
 
 def _minutes(seconds: float) -> str:
@@ -114,7 +120,7 @@ def _images() -> Iterator[Problem]:
         )
     revisions = EnvironmentRevision.objects.order_by()
     built = set(revisions.values_list("node", "environment").distinct())
-    for node in Node.objects.alive().order_by("name"):
+    for node in Node.objects.active().order_by("name"):
         missing = [each.name for each in enabled if (node.name, each.pk) not in built]
         if missing:
             yield Problem(
@@ -124,11 +130,11 @@ def _images() -> Iterator[Problem]:
             )
 
 
-def _runs() -> Iterator[Problem]:
-    stuck = runs_now().stuck
+def _runs(load: Load) -> Iterator[Problem]:
+    stuck = load.runs.stuck
     if stuck.oldest_seconds > RUNS_AT_ONCE:
         yield Problem(
-            text=f"{_plural(stuck.count, 'run')} of ready sessions wait for a node, "
+            text=f"{_wait(stuck.count, 'run', ' of ready sessions')} for a node, "
             f"the oldest for {_minutes(stuck.oldest_seconds)}.",
             todo="See whether the nodes are up and have capacity: manage.py check_node.",
             rows=Execution,
@@ -136,11 +142,11 @@ def _runs() -> Iterator[Problem]:
         )
 
 
-def _starts() -> Iterator[Problem]:
-    starts = starts_waiting()
+def _starts(load: Load) -> Iterator[Problem]:
+    starts = load.starts
     if starts.oldest_seconds > STARTS_WITHIN:
         yield Problem(
-            text=f"{_plural(starts.count, 'session')} wait for a sandbox, "
+            text=f"{_wait(starts.count, 'session')} for a sandbox, "
             f"the oldest for {_minutes(starts.oldest_seconds)}.",
             todo="Make room: stop sessions, raise NODE_CAPACITY, or start another node.",
             rows=Session,
@@ -148,14 +154,14 @@ def _starts() -> Iterator[Problem]:
         )
 
 
-def _messages() -> Iterator[Problem]:
+def _messages(load: Load) -> Iterator[Problem]:
     alive = {node_queue(name) for name in Node.objects.alive().values_list("name", flat=True)}
-    for messages in messages_queued():
+    for messages in load.messages:
         waiting, queue = messages.waiting, messages.queue
         lost = queue.startswith(node_queue("")) and queue not in alive  # which is told already
         if waiting.oldest_seconds > STARTS_WITHIN and not lost:
             yield Problem(
-                text=f"{_plural(waiting.count, 'message')} of the queue {queue} wait, "
+                text=f"{_wait(waiting.count, 'message', f' of the queue {queue}')}, "
                 f"the oldest for {_minutes(waiting.oldest_seconds)}.",
                 todo="See whether task workers are up: manage.py run_worker and what it logs.",
                 rows=OrmQ,
@@ -169,7 +175,7 @@ def _failed_runs() -> Iterator[Problem]:
     if count := failed.order_by().count():
         latest = failed.order_by("-queued_at").values_list("error_reason", flat=True)[0]
         yield Problem(
-            text=f"{_plural(count, 'run')} failed through us within {_minutes(600)}: {latest}",
+            text=f"{_counted(count, 'run')} failed through us within {_minutes(600)}: {latest}",
             todo="Below, failures are grouped by cause; the worker's log has more.",
             rows=Execution,
             query="verdict__exact=internal_error",
@@ -184,7 +190,7 @@ def _failed_sessions() -> Iterator[Problem]:
     if count := failed.order_by().count():
         latest = failed.order_by("-created_at").values_list("error_reason", flat=True)[0]
         yield Problem(
-            text=f"{_plural(count, 'session')} failed within {_minutes(600)}: {latest}",
+            text=f"{_counted(count, 'session')} failed within {_minutes(600)}: {latest}",
             todo="Below, failures are grouped by cause; the worker's log has more.",
             rows=Session,
             query="status__exact=error",
@@ -196,7 +202,7 @@ def _isolation() -> Iterator[Problem]:
         where = f"{standing.environment.name} in {standing.runtime} on {standing.node.name}"
         if standing.failed and standing.last is not None:
             yield Problem(
-                text=f"Hostile code may not be held: {where}: {standing.last.summary}",
+                text=f"Hostile code may not be held: {where}: {standing.last.summary.rstrip('.')}.",
                 todo="Its page says which attacks escaped. Drain the node until it is understood.",
                 rows=IsolationCheck,
                 row=standing.last,
@@ -224,14 +230,15 @@ def _disk() -> Iterator[Problem]:
         )
 
 
-_FINDERS: tuple[tuple[type[Model], Callable[[], Iterator[Problem]]], ...] = (
-    (Node, _nodes),
-    (Environment, _images),
-    (Execution, _runs),
-    (Session, _starts),
-    (OrmQ, _messages),
-    (Execution, _failed_runs),
-    (Session, _failed_sessions),
-    (IsolationCheck, _isolation),
-    (Node, _disk),
-)
+def _finders(load: Load) -> tuple[tuple[type[Model], Callable[[], Iterator[Problem]]], ...]:
+    return (
+        (Node, _nodes),
+        (Environment, _images),
+        (Execution, partial(_runs, load)),
+        (Session, partial(_starts, load)),
+        (OrmQ, partial(_messages, load)),
+        (Execution, _failed_runs),
+        (Session, _failed_sessions),
+        (IsolationCheck, _isolation),
+        (Node, _disk),
+    )

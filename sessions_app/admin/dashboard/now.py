@@ -25,13 +25,7 @@ from sessions_app.admin.display import (
 from sessions_app.admin.executions import BIG_COLUMNS
 from sessions_app.models import Execution, IsolationCheck, Node, Session
 from sessions_app.models.session import LIVE
-from sessions_app.services.figures import (
-    Waiting,
-    live_sessions,
-    messages_queued,
-    runs_now,
-    starts_waiting,
-)
+from sessions_app.services.figures import Load, Waiting, live_sessions
 from sessions_app.services.problems import Problem, find_problems
 
 SHOWN_SESSIONS = 15
@@ -44,16 +38,17 @@ _WATCHED = (Node, Environment, Execution, Session, IsolationCheck, OrmQ)
 
 def now(may_see: Callable[[type[Model]], bool], _request: HttpRequest) -> dict[str, Any]:
     sees_runs, sees_sessions = may_see(Execution), may_see(Session)
+    load = Load()
     shown: dict[str, Any] = {}
     if sees_sessions:
         shown |= {"live_sessions": _status_badges(), "sessions": sessions(runs=sees_runs)}
     if sees_runs:
         shown["latest_executions"] = latest_executions()
-    if waiting := list(_waiting(may_see)):
+    if waiting := list(_waiting(may_see, load)):
         shown["waiting"] = waiting
     if not shown and not any(map(may_see, _WATCHED)):
         return {}
-    problems = [_problem_row(problem) for problem in find_problems(may_see)]
+    problems = [_problem_row(problem) for problem in find_problems(may_see, load)]
     return shown | {
         "problems": problems,
         "sees_everything": all(map(may_see, _WATCHED)),
@@ -130,14 +125,14 @@ def _about(metadata: Any) -> str:
     return first if len(first) <= SHOWN_METADATA else f"{first[: SHOWN_METADATA - 1]}…"
 
 
-def _waiting(may_see: Callable[[type[Model]], bool]) -> Iterable[dict[str, Any]]:
+def _waiting(may_see: Callable[[type[Model]], bool], load: Load) -> Iterable[dict[str, Any]]:
     if may_see(Execution):
-        runs = runs_now()
-        yield _waiting_row("Runs, queued", runs.waiting) | {"more": f"{runs.running} running"}
+        more = f"{load.runs.running} running"
+        yield _waiting_row("Runs, queued", load.runs.waiting) | {"more": more}
     if may_see(Session):
-        yield _waiting_row("Sessions, for a sandbox", starts_waiting())
+        yield _waiting_row("Sessions, for a sandbox", load.starts)
     if may_see(OrmQ):
-        for queued in messages_queued():
+        for queued in load.messages:
             row = _waiting_row(f"Messages of {queued.queue}", queued.waiting)
             yield row | {"more": f"{queued.taken} taken or for later"}
 
