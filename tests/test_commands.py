@@ -43,7 +43,7 @@ WITHOUT_DRY_RUN = {
     "check_stack": "looks only",
     "clients": "looks only",
     "executions": "looks only",
-    "export_environments": "looks only",
+    "export_environments": "writes a copy",
     "run_api": "serves",
     "run_code": "runs a program",
     "run_worker": "serves",
