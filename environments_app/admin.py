@@ -9,18 +9,18 @@ from django.contrib import admin, messages
 from django.db.models import Field, QuerySet
 from django.forms.models import ModelForm
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.text import capfirst
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import BooleanRadioFilter
 
+from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
 from environments_app.forms import ProgramField, limit_field, shown
 from environments_app.limits import LIMITS
 from environments_app.models import Environment, EnvironmentQuerySet, EnvironmentRevision
 from environments_app.seeding import changed_fields
-from environments_app.services import make_default, record_definition
+from environments_app.services import make_default, record_definition, set_enabled
 
 PROGRAM_FIELDS = ("smoke_program", "smoke_stdout")
 
@@ -179,12 +179,13 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
 
     @admin.action(description="Enable", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
-        count = queryset.update(enabled=True, updated_at=timezone.now())
+        count = set_enabled(queryset, True, by=user_actor(request))
         self.message_user(request, f"Enabled: {count}.", messages.SUCCESS)
 
     @admin.action(description="Disable: no new sessions", permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
-        count = queryset.filter(is_default=False).update(enabled=False, updated_at=timezone.now())
+        others = queryset.filter(is_default=False)
+        count = set_enabled(others, False, by=user_actor(request))
         self.message_user(request, f"Disabled: {count}.", messages.SUCCESS)
         if queryset.filter(is_default=True).exists():
             self.message_user(request, "The default environment stays enabled.", messages.WARNING)
@@ -195,5 +196,5 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
             self.message_user(request, "Choose exactly one environment.", messages.ERROR)
             return
         environment = queryset.get()
-        make_default(environment)
+        make_default(environment, by=user_actor(request))
         self.message_user(request, f"{environment} is the default now.", messages.SUCCESS)

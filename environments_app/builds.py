@@ -11,7 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from django.conf import settings
+from django.db import transaction
 
+from codeexec.audit.actors import Actor
+from codeexec.audit.record import record
 from codeexec.sandbox.driver import Driver, OnLine
 from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing
 from codeexec.sandbox.types import ImageInfo
@@ -98,8 +101,20 @@ def build_runner(driver: Driver, on_line: OnLine) -> Built:
     return replace(built, outcome=Outcome.UNCHANGED) if untouched else built
 
 
+def would_build(driver: Driver, environment: Environment, *, only_missing: bool) -> bool:
+    """Whether `build_environment` would have the Engine build it."""
+    image = _image(driver, environment.image_reference)
+    wanted = _context_hash(driver, environment)
+    return not (only_missing and image and image.labels.get(CONTEXT_LABEL) == wanted)
+
+
 def build_environment(
-    driver: Driver, environment: Environment, on_line: OnLine, *, only_missing: bool = False
+    driver: Driver,
+    environment: Environment,
+    on_line: OnLine,
+    *,
+    only_missing: bool = False,
+    by: Actor,
 ) -> Built:
     """Build one image and record its revision.
 
@@ -107,21 +122,33 @@ def build_environment(
     """
     reference = environment.image_reference
     before = _image(driver, reference)
-    context = folders() / environment.name
-    dockerfile = environment.build.dockerfile if environment.build else None
 
     def build() -> ImageInfo:
-        labels = {CONTEXT_LABEL: context_hash(driver, context, dockerfile)}
-        if only_missing and before and before.labels.get(CONTEXT_LABEL) == labels[CONTEXT_LABEL]:
-            image = before
-        else:
-            image = driver.build_image(
-                context, reference, dockerfile=dockerfile, labels=labels, on_line=on_line
-            )
-        record_image(environment, image)
+        if before and not would_build(driver, environment, only_missing=only_missing):
+            record_image(environment, before)
+            return before
+        image = driver.build_image(
+            folders() / environment.name,
+            reference,
+            dockerfile=environment.build.dockerfile if environment.build else None,
+            labels={CONTEXT_LABEL: _context_hash(driver, environment)},
+            on_line=on_line,
+        )
+        _record_build(environment, image, by)
         return image
 
     return _timed(environment.name, reference, before, build)
+
+
+@transaction.atomic
+def _record_build(environment: Environment, image: ImageInfo, by: Actor) -> None:
+    revision = record_image(environment, image)
+    record(by, "environment.build", environment, image=image.image_id, revision=revision.number)
+
+
+def _context_hash(driver: Driver, environment: Environment) -> str:
+    dockerfile = environment.build.dockerfile if environment.build else None
+    return context_hash(driver, folders() / environment.name, dockerfile)
 
 
 def _timed(

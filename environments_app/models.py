@@ -511,6 +511,8 @@ class NodeBuild(models.Model):
 
     def build_again(self) -> bool:
         """passed → queued: its image is gone."""
+        gone = NodeBuild.objects.filter(pk=self.pk, status=self.Status.PASSED)
+        gone.update(image_removed_at=timezone.now())
         return self._queue_again([self.Status.PASSED])
 
     def _queue_again(self, expected: list[Status]) -> bool:

@@ -6,7 +6,10 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 
+from codeexec.audit.actors import Actor
+from codeexec.audit.record import record
 from codeexec.errors import UnknownEnvironment
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 from environments_app.models import Environment, EnvironmentRevision
@@ -62,10 +65,23 @@ def sandbox_spec(
 
 
 @transaction.atomic
-def make_default(environment: Environment) -> None:
+def make_default(environment: Environment, *, by: Actor) -> None:
     """Let clients that name no environment mean this one from now on, which is enabled."""
     Environment.objects.exclude(pk=environment.pk).default().update(is_default=False)
     Environment.objects.filter(pk=environment.pk).update(is_default=True, enabled=True)
+    record(by, "environment.change", environment, is_default=True)
+
+
+@transaction.atomic
+def set_enabled(environments: QuerySet[Environment], enabled: bool, *, by: Actor) -> int:
+    """Let sessions be opened in them, or in none of them any more; how many were otherwise."""
+    chosen = Environment.objects.filter(pk__in=environments.values("pk"))
+    changed = list(chosen.exclude(enabled=enabled).select_for_update())
+    for environment in changed:
+        environment.enabled = enabled
+        environment.save(update_fields=["enabled", "updated_at"])
+        record(by, "environment.change", environment, enabled=enabled)
+    return len(changed)
 
 
 @transaction.atomic
@@ -83,8 +99,16 @@ def record_image(environment: Environment, image: ImageInfo) -> EnvironmentRevis
     current = revisions.first()
     definition = locked.definition()
     if current and (current.image_id, current.definition) == (image.image_id, definition):
-        return current
+        return _with_columns(current, locked)
     return add_revision(locked, node, image.image_id, image.size_bytes)
+
+
+def _with_columns(current: EnvironmentRevision, environment: Environment) -> EnvironmentRevision:
+    """Of a revision from before columns were kept, the environment still has them."""
+    if current.columns is None:
+        current.columns = environment.defining_columns()
+        current.save(update_fields=["columns"])
+    return current
 
 
 @transaction.atomic

@@ -29,7 +29,7 @@ MAX_LOG_CHARACTERS = 256 * 1024
 """Of a node's build; the rest is counted and not kept."""
 KEPT_BUILDS = 5
 """So many promoted ones of an environment keep their images, for rolling back; so do new ones."""
-SMOKE_SECONDS = 30
+SMOKE_SECONDS = 60
 _SHOWN = 500
 
 logger = logging.getLogger(__name__)

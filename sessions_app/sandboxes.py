@@ -78,7 +78,8 @@ def _displace_for(session: Session, node: Node) -> list[UUID] | None:
     """
     others = Sandbox.objects.filter(node=node).exclude(pk=session.pk)
     with_room = Node.objects.with_room(besides=session.pk).having(session_runtime(session))
-    if not with_room.filter(pk=node.pk).exists():
+    able = with_room.with_image_of(session.environment)
+    if not able.filter(pk=node.pk).exists():
         return None
     displaced = []
     while others.count() >= node.capacity:

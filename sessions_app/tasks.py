@@ -58,11 +58,11 @@ def start_session(session_id: str) -> None:
 
 
 def _pass_on(session: Session, node: Node) -> None:
-    """This node is full, draining, or lacks the runtime: the start goes to one that has room, or
-    waits for room.
+    """This node is full, draining, or lacks the runtime or the promoted image: the start goes to
+    one that has room, or waits for room, or for the image's build.
     """
-    others = Node.objects.with_room().having(session_runtime(session)).exclude(pk=node.pk)
-    other = others.first()
+    able = Node.objects.with_room().having(session_runtime(session))
+    other = able.with_image_of(session.environment).exclude(pk=node.pk).first()
     if other is not None:
         enqueue(START_TASK, str(session.pk), queue=node_queue(other.name))
     else:

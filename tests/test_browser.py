@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import uvicorn
@@ -18,12 +17,9 @@ from django.db import close_old_connections, connections, reset_queries
 from django.urls import reverse
 from playwright.sync_api import Browser, Dialog, Page, Request, Response, expect, sync_playwright
 
-from codeexec.sandbox.fake import FakeDriver
 from codeexec.serving import Application
 from codeexec.threads import threads
-from environments_app.models import Environment, NodeBuild
-from environments_app.services import record_image
-from sessions_app.builds import start_queued_build
+from environments_app.models import Environment
 from sessions_app.models import Execution, Node
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session
@@ -395,43 +391,3 @@ def _evaluates(tab: Page) -> bool:
     tab.evaluate("setTimeout(() => { try { eval('window.evaluated = true') } catch {} })")
     tab.wait_for_timeout(100)
     return bool(tab.evaluate("window.evaluated"))
-
-
-# ---- an environment's Dockerfile
-
-
-def run_once(tab: Page, code: str) -> Any:
-    """In a new session, through the API."""
-    opened = tab.request.post("/api/v1/sessions", data={"environment": "python"})
-    address = f"/api/v1/sessions/{opened.json()['session_id']}/execute"
-    return tab.request.post(address, data={"code": code}).json()
-
-
-def test_a_dockerfile_is_changed_built_tested_promoted_and_taken_back(
-    operator: Page, python: Environment, this: Node, driver: FakeDriver, problems: list[str]
-) -> None:
-    tab = operator
-    python.revisions.all().delete()
-    record_image(python, driver.inspect_image(python.image_reference))
-    tab.goto(f"/admin/environments_app/environment/{python.pk}/change/")
-    tab.get_by_text("Builds and revisions").click()
-    dockerfile = tab.locator("#dockerfile")
-    dockerfile.fill(dockerfile.input_value() + "\nENV CHANGED=1\n")
-    tab.get_by_role("button", name="Build a candidate").click()
-    expect(tab.get_by_text("Nothing was written yet.")).to_be_visible()
-    start_queued_build(this)
-    with working():
-        expect(tab.locator("#build pre")).to_contain_text("ENV CHANGED=1")  # without a reload
-        expect(tab.locator("#build pre")).to_contain_text("Smoke test passed")
-        tab.get_by_role("button", name="Promote").click()
-        expect(tab.get_by_text("Roll back", exact=True)).to_be_visible()
-        answer = run_once(tab, "print(1)")
-        promoted = NodeBuild.objects.get().image_id
-        assert (answer["stdout"], answer["revision"]) == ("1\n", 2)
-        assert answer["image_digest"] == promoted
-        tab.get_by_role("button", name="Roll back").click()
-        expect(tab.get_by_text("is as it was in revision 1")).to_be_visible()
-        answer = run_once(tab, "print(2)")
-        assert (answer["stdout"], answer["revision"]) == ("2\n", 3)
-        assert answer["image_digest"] not in ("", promoted)
-    assert not problems

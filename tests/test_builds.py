@@ -30,7 +30,8 @@ from sessions_app.services.builds import (
     request_build,
     roll_back,
 )
-from sessions_app.tasks import build_image
+from sessions_app.services.sessions import open_session
+from sessions_app.tasks import build_image, start_session
 
 pytestmark = pytest.mark.django_db
 BY = command_actor("tests")
@@ -165,6 +166,35 @@ def test_a_node_that_was_away_builds_what_was_promoted(
     latest = python.revisions.filter(node=this.name).order_by("-number").first()
     assert latest is not None
     assert (latest.build_id, latest.image_id) == (build.pk, made.image_id)
+
+
+def test_a_session_waits_where_the_promoted_image_is_not_there_yet(
+    python: Environment, this: Node
+) -> None:
+    build = built(python)
+    promote(build, by=BY)
+    python.refresh_from_db()
+    assert Node.objects.with_room().with_image_of(python).get() == this
+    NodeBuild.objects.update(image_removed_at=timezone.now())
+    opened = open_session(environment_name="python")
+    start_session(str(opened.pk))
+    opened.refresh_from_db()
+    assert (opened.status, opened.node) == ("pending", None)
+    NodeBuild.objects.update(image_removed_at=None)
+    start_session(str(opened.pk))
+    opened.refresh_from_db()
+    assert (opened.status, opened.node) == ("ready", this)
+
+
+def test_a_revision_of_an_earlier_version_can_be_gone_back_to(
+    python: Environment, this: Node, driver: FakeDriver
+) -> None:
+    python.revisions.update(columns=None)
+    first = record_image(python, driver.inspect_image(python.image_reference))
+    promote(built(python), by=BY)
+    roll_back(first, by=BY)
+    python.refresh_from_db()
+    assert (first.number, python.build_id, python.revisions.count()) == (1, None, 3)
 
 
 @pytest.mark.parametrize("text", ["", "RUN true", "FROM a\0", "FROM a\n" + "#" * 70_000])

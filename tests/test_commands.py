@@ -32,7 +32,7 @@ from sessions_app.services.clients import create_client, create_key
 from tests.console_fixtures import UNSTARTED, execution, sandbox, session
 from tests.working import working
 
-APPS = ("sessions_app",)
+APPS = ("environments_app", "sessions_app")
 NAMES = sorted(name for name, app in get_commands().items() if app in APPS)
 WITHOUT_JSON = {"run_api", "run_worker"}
 """They run until they are told to end. `benchmark` and `check_isolation` have it among others."""
@@ -43,6 +43,7 @@ WITHOUT_DRY_RUN = {
     "check_stack": "looks only",
     "clients": "looks only",
     "executions": "looks only",
+    "export_environments": "writes a copy",
     "run_api": "serves",
     "run_code": "runs a program",
     "run_worker": "serves",
@@ -74,6 +75,7 @@ def samples(cast: dict[str, Any]) -> dict[str, list[str]]:
     waiting = execution(cast["live"], **UNSTARTED)
     return {
         "cancel_execution": [str(waiting.pk), "--yes"],
+        "build_environments": ["python"],
         "check_node": [],
         "check_stack": ["--only", "migrations"],
         "cleanup_sessions": [],
@@ -83,8 +85,10 @@ def samples(cast: dict[str, Any]) -> dict[str, list[str]]:
         "create_key": ["acme"],
         "drain_node": ["this"],
         "executions": [],
+        "export_environments": [],
         "prune_history": ["--older-than", "90d"],
         "revoke_key": [cast["key"].prefix],
+        "seed_environments": ["--force"],
         "sessions": [],
         "stop_session": [str(cast["live"].pk)[:8], "--yes"],
         "unlock_login": ["ada"],
@@ -181,12 +185,14 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(
     ("name", "actions"),
     [
         ("cancel_execution", ["execution.cancel"]),
+        ("build_environments", ["environment.build"]),
         ("create_admin", ["user.create"]),
         ("create_client", ["client.create", "key.create"]),
         ("create_key", ["key.create"]),
         ("drain_node", ["node.drain"]),
         ("prune_history", ["history.prune"]),
         ("revoke_key", ["key.revoke"]),
+        ("seed_environments", 4 * ["environment.seed"]),  # the tests' have no warm pools
         ("stop_session", ["session.stop"]),
         ("unlock_login", ["login.unlock"]),
     ],

@@ -7,7 +7,9 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from codeexec.audit.models import AuditEntry
 from codeexec.sandbox.types import ImageInfo
+from environments_app.exporting import environments_yaml
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
 from environments_app.services import record_image
@@ -265,3 +267,26 @@ def test_a_smoke_test_is_kept_to_the_character(admin_client: Client) -> None:
     assert save(admin_client, "python", description="another") == ""
     python = Environment.objects.get(name="python")
     assert (python.smoke_program, python.smoke_stdout) == (" \n", "a\nb\n")
+
+
+def test_whoever_changes_an_environment_is_in_the_audit_log(admin_client: Client) -> None:
+    chosen = {"_selected_action": [Environment.objects.get(name="node").pk]}
+    for action in ("disable", "enable", "choose_as_default"):
+        admin_client.post(reverse(LIST), {"action": action, **chosen})
+    assert save(admin_client, "node", description="Changed.") == ""
+    entries = AuditEntry.objects.order_by("pk")
+    assert {(each.action, each.target_name, each.actor_name) for each in entries} == {
+        ("environment.change", "node", "admin")
+    }
+    assert [each.details for each in entries] == [
+        {"enabled": False},
+        {"enabled": True},
+        {"is_default": True},
+        {"fields": ["Description"]},
+    ]
+
+
+def test_the_export_is_what_seeding_takes_back(admin_client: Client) -> None:
+    answer = admin_client.get(reverse("admin:environments_app_environment_export"))
+    assert answer.content.decode() == environments_yaml()
+    assert 'filename="environments.yaml"' in answer.headers["Content-Disposition"]

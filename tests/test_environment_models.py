@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 from django.db.models import ProtectedError
 
+from codeexec.audit.actors import command_actor
 from codeexec.errors import UnknownEnvironment
 from codeexec.sandbox.types import ImageInfo, SandboxLimits
 from environments_app.limits import EnvironmentLimits
@@ -180,7 +181,7 @@ def test_without_a_default_one_has_to_be_named() -> None:
 def test_there_is_one_default_after_choosing_another() -> None:
     create("python", is_default=True)
     node = create("node", enabled=False)
-    make_default(node)
+    make_default(node, by=command_actor("tests"))
     assert list(Environment.objects.default().values_list("name", "enabled")) == [("node", True)]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from codeexec.audit.actors import command_actor
 from codeexec.sandbox.types import ImageInfo
 from environments_app.definitions import Definition, Definitions
 from environments_app.models import Environment
@@ -106,7 +107,7 @@ def test_an_environment_made_in_the_admin_is_kept() -> None:
 def test_force_takes_the_files_word() -> None:
     seed(file(PYTHON, NODE))
     Environment.objects.update(pids=60, enabled=True)
-    make_default(Environment.objects.get(name="node"))
+    make_default(Environment.objects.get(name="node"), by=command_actor("tests"))
     assert outcomes(file(PYTHON, NODE), force=True) == {
         "python": Outcome.UPDATED,
         "node": Outcome.UPDATED,
@@ -138,7 +139,7 @@ def test_the_file_moves_the_default_that_nobody_touched() -> None:
 
 def test_a_default_that_an_operator_chose_is_kept() -> None:
     seed(file(PYTHON, NODE, definition("rust")))
-    make_default(Environment.objects.get(name="node"))
+    make_default(Environment.objects.get(name="node"), by=command_actor("tests"))
     report = seed(file(PYTHON, NODE, definition("rust"), default="rust"))
     assert (report[-1].outcome, report[-1].default) == (Outcome.KEPT, "node")
     assert Environment.objects.get(is_default=True).name == "node"
@@ -152,7 +153,7 @@ def test_a_file_without_a_default_leaves_it_alone() -> None:
 
 def test_choosing_the_default_is_no_change_of_the_environment() -> None:
     seed(file(PYTHON, NODE))
-    make_default(Environment.objects.get(name="node"))
+    make_default(Environment.objects.get(name="node"), by=command_actor("tests"))
     news = definition("python", description="news")
     assert outcomes(file(news, NODE))["python"] == Outcome.UPDATED
 
@@ -202,7 +203,7 @@ def test_the_command_prints_a_row_for_each_environment(path: Path) -> None:
         "default environment  updated: a",
     ]
     Environment.objects.filter(name="b").update(memory_bytes=1, run_command="c")
-    make_default(Environment.objects.get(name="b"))
+    make_default(Environment.objects.get(name="b"), by=command_actor("tests"))
     Environment.objects.create(
         name="c", image="c", default_filename="c.c", file_extension=".c", run_command="c"
     )

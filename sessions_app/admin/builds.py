@@ -150,9 +150,16 @@ def _nodes(build: EnvironmentBuild) -> list[dict[str, Any]]:
             "row": each,
             "look": _BADGES[NodeBuild.Status(each.status)],
             "took": elapsed(each.started_at, each.finished_at),
+            "reason": _in_short(each.reason),
         }
         for each in build.nodes.all()
     ]
+
+
+def _in_short(reason: str) -> str:
+    """Of many lines the first and the last: those between are in the log."""
+    lines = reason.splitlines()
+    return reason if len(lines) < 3 else f"{lines[0]} … {lines[-1]}"
 
 
 def _log(node_build: NodeBuild) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 
 from environments_app.admin import EnvironmentAdmin
+from environments_app.exporting import environments_yaml
 from environments_app.models import Environment
 from sessions_app.admin.builds import BuildPages
-from sessions_app.admin.columns import column
+from sessions_app.admin.columns import column, operation
 from sessions_app.admin.display import percent
 from sessions_app.services.pool import with_pools
 
@@ -20,6 +22,7 @@ admin.site.unregister(Environment)
 
 @admin.register(Environment)
 class PooledEnvironmentAdmin(BuildPages, EnvironmentAdmin):
+    actions_list = ("export",)
     list_display = (*EnvironmentAdmin.list_display, "warm", "hits")
     readonly_fields = (*EnvironmentAdmin.readonly_fields, "warm", "hits")
     fieldsets = tuple(
@@ -31,6 +34,17 @@ class PooledEnvironmentAdmin(BuildPages, EnvironmentAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Environment]:
         return with_pools(super().get_queryset(request))
+
+    @operation("Export as YAML", icon="download", url_path="export")
+    def export(self, request: HttpRequest) -> HttpResponse:
+        """All environments, as a file that `seed_environments` takes back."""
+        try:
+            text = environments_yaml()
+        except ValueError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return HttpResponseRedirect(reverse("admin:environments_app_environment_changelist"))
+        named = {"Content-Disposition": 'attachment; filename="environments.yaml"'}
+        return HttpResponse(text, "application/yaml; charset=utf-8", headers=named)
 
     @column("Warm now", ordering="warm_now")
     def warm(self, environment: Any) -> str:

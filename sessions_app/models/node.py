@@ -10,6 +10,8 @@ from django.db import models
 from django.db.models import Count, F, Q
 from django.utils import timezone
 
+from environments_app.models import Environment, NodeBuild
+
 LOST_AFTER = timedelta(seconds=15)
 """A node that gave no sign of life for this long is lost. Its upkeep beats every second."""
 
@@ -44,6 +46,15 @@ class NodeQuerySet(models.QuerySet["Node"]):
     def having(self, runtime: str) -> Self:
         """Nodes that can start sandboxes with this OCI runtime; empty: the default, all have it."""
         return self.filter(runtimes__contains=[runtime]) if runtime else self
+
+    def with_image_of(self, environment: Environment) -> Self:
+        """Nodes that have built what was promoted. Without that all may have it: each builds the
+        environment's folder by a command.
+        """
+        if environment.build_id is None:
+            return self
+        built = NodeBuild.objects.with_image().filter(build=environment.build_id)
+        return self.filter(name__in=built.values("node"))
 
     def with_room(self, *, besides: UUID | None = None) -> Self:
         """Usable nodes that can start one more sandbox for a session, the emptiest first.

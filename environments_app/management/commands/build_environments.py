@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from codeexec.audit.actors import command_actor
+from codeexec.commands import USAGE, TeachingCommand, table
 from codeexec.sandbox.errors import SandboxError
 from environments_app.builds import (
     Built,
@@ -17,6 +20,7 @@ from environments_app.builds import (
     build_environment,
     build_runner,
     environments_to_build,
+    would_build,
 )
 from environments_app.engine import get_driver
 from environments_app.models import Environment
@@ -28,8 +32,25 @@ _MB = 1000 * 1000  # as `docker images` counts
 _STEP_WIDTH = 80
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = "Builds the runner and the images of environments from environments/<name>/."
+    explanation = """
+An image belongs to one Docker Engine: on each node the command is run there. Sessions that are
+opened from then on get the new image; those that are open keep theirs. One that was changed and
+promoted in the console is built from what was promoted.
+"""
+    examples = (
+        "build_environments --missing",
+        "build_environments python rust",
+        "build_environments --all --dry-run --json",
+    )
+    exit_codes = {
+        0: "done",
+        1: "one of them could not be built; the others were",
+        2: "used wrongly: nothing was done",
+    }
+    errors = (SandboxError,)
+    has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -53,14 +74,29 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             environments = environments_to_build(options["names"], with_disabled=options["all"])
-            say = self._say_step if options["brief"] else self._say
-            built = self._build(environments, say, only_missing=options["missing"])
-        except (UnknownBuildError, SandboxError) as error:
-            raise CommandError(str(error)) from error
-        self._print_table(built)
+        except UnknownBuildError as error:
+            raise CommandError(str(error), returncode=USAGE) from error
+        if options["dry_run"]:
+            self._tell_what_would_be(environments, options)
+            return
+        self._write = self.remark if options["json"] else self._write_now
+        say = self._say_step if options["brief"] else self._say
+        built = self._build(environments, say, only_missing=options["missing"])
+        self.answer(options, [asdict(each) for each in built], table(_HEAD, map(_row, built)))
         failed = [each.name for each in built if each.outcome == Outcome.FAILED]
         if failed:
             raise CommandError(f"Could not be built: {', '.join(failed)}.")
+
+    def _tell_what_would_be(self, environments: list[Environment], options: dict[str, Any]) -> None:
+        driver = get_driver()
+        driver.ping()
+        names = [
+            each.name
+            for each in environments
+            if would_build(driver, each, only_missing=options["missing"])
+        ]
+        lines = [f"{name} would be built." for name in names] or ["Nothing would be built."]
+        self.answer(options, {"dry_run": True, "would_build": names}, lines)
 
     def _build(
         self, environments: list[Environment], say: Say, *, only_missing: bool
@@ -70,13 +106,18 @@ class Command(BaseCommand):
         built = [self._reported(build_runner(driver, partial(say, "runner")))]
         for environment in environments:
             progress = partial(say, environment.name)
-            one = build_environment(driver, environment, progress, only_missing=only_missing)
+            one = build_environment(
+                driver,
+                environment,
+                progress,
+                only_missing=only_missing,
+                by=command_actor("build_environments"),
+            )
             built.append(self._reported(one))
         return built
 
     def _say(self, name: str, line: str) -> None:
-        self.stdout.write(f"{name}: {line}")
-        self.stdout.flush()
+        self._write(f"{name}: {line}")
 
     def _say_step(self, name: str, line: str) -> None:
         if line.startswith("Step "):
@@ -87,12 +128,12 @@ class Command(BaseCommand):
             self._say(built.name, line)
         return built
 
-    def _print_table(self, built: list[Built]) -> None:
-        rows = [("NAME", "IMAGE", "RESULT", "SECONDS", "SIZE"), *map(_row, built)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            self.stdout.write("  ".join(cells).rstrip())
+    def _write_now(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+
+_HEAD = ("NAME", "IMAGE", "RESULT", "SECONDS", "SIZE")
 
 
 def _row(built: Built) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ class Command(TeachingCommand):
     examples = (
         "export_environments > environments.yaml",
         "export_environments --dockerfiles environments",
-        "seed_environments --file environments.yaml --dry-run",
     )
     errors = (ValueError, OSError)
 

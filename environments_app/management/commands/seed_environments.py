@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from codeexec.audit.actors import command_actor
+from codeexec.audit.record import record
+from codeexec.commands import TeachingCommand, changing
 from environments_app.definitions import DefinitionsError, read_definitions
 from environments_app.models import Environment
 from environments_app.seeding import Outcome, Seeded, seed
 
 
-class Command(BaseCommand):
+class Command(TeachingCommand):
     help = (
         "Takes the environments of a YAML file into the database. What an operator changed in "
         "the admin is kept and reported."
     )
+    explanation = """
+It can be run again at any time. Environments that are not in the file stay as they are. New ones
+need their images before sessions can be opened in them: `manage.py build_environments --missing`.
+"""
+    examples = (
+        "seed_environments --dry-run",
+        "seed_environments --file environments.yaml",
+        "seed_environments --force",
+    )
+    has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -26,7 +40,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--force", action="store_true", help="take the file's word over the operators'"
         )
-        parser.add_argument("--dry-run", action="store_true", help="report, and change nothing")
 
     def handle(self, *args: Any, **options: Any) -> None:
         path = options["file"] or settings.CODE_EXECUTOR["ENVIRONMENTS_FILE"]
@@ -34,10 +47,23 @@ class Command(BaseCommand):
             definitions = read_definitions(path)
         except DefinitionsError as error:
             raise CommandError(f"Nothing was seeded.\n{error}") from error
-        for seeded in seed(definitions, force=options["force"], dry_run=options["dry_run"]):
-            self.stdout.write(_row(seeded))
+        with changing(options):
+            report = seed(definitions, force=options["force"])
+            _record(report)
+        lines = [_row(seeded) for seeded in report]
         if options["dry_run"]:
-            self.stdout.write("Nothing was changed: this was a dry run.")
+            lines.append("Nothing was changed: this was a dry run.")
+        value = {"dry_run": options["dry_run"], "environments": [asdict(each) for each in report]}
+        self.answer(options, value, lines)
+
+
+def _record(report: list[Seeded]) -> None:
+    rows = {row.name: row for row in Environment.objects.all()}
+    for each in report:
+        if each.outcome in (Outcome.CREATED, Outcome.UPDATED):
+            what = {"fields": each.fields} if each.name else {"is_default": True}
+            target = rows[str(each.name or each.default)]
+            record(command_actor("seed_environments"), "environment.seed", target, **what)
 
 
 def _row(seeded: Seeded) -> str:
