@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -366,7 +367,11 @@ def _sessions_with_containers(stack: Stack) -> list[str]:
 
 
 def _files(session_id: str) -> list[str]:
-    return docker("exec", f"code-executor-{session_id}", "ls", "/workspace")
+    """None as long as its container is still to come."""
+    try:
+        return docker("exec", f"code-executor-{session_id}", "ls", "/workspace")
+    except subprocess.CalledProcessError:
+        return []
 
 
 def _running_worker(stack: Stack, session_id: str) -> int | None:

@@ -512,11 +512,11 @@ def test_a_client_without_a_limit_costs_no_statement(db: None) -> None:
 
 
 def test_permits_come_back_with_time(db: None) -> None:
-    row = create_client("a", requests_per_minute=60)
+    row = create_client("a", requests_per_minute=6)
     allowances = Allowances()
-    assert _let_through(allowances, known(row), 61) == 60
-    _execute("UPDATE sessions_app_clientallowance SET counted_at = now() - interval '10 seconds'")
-    assert _let_through(Allowances(), known(row), 20) == 10
+    assert _let_through(allowances, known(row), 7) == 6
+    _execute("UPDATE sessions_app_clientallowance SET counted_at = now() - interval '30 seconds'")
+    assert _let_through(Allowances(), known(row), 7) == 3
 
 
 def test_the_bound_of_live_sessions_is_exact_under_concurrency(
