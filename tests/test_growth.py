@@ -189,7 +189,7 @@ def test_what_an_execution_changes_in_its_session_is_in_no_index() -> None:
     ("model", "count"),
     [
         (SESSION, 6),
-        (EXECUTION, 6),
+        (EXECUTION, 8),
         (NODE, 3),
         (SANDBOX, 5),
         (SCHEDULE, 3),

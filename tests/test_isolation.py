@@ -555,7 +555,7 @@ class TestConsole:
     ) -> None:
         finished(python, this, hours_ago=hours)
         html = admin_client.get("/admin/").content.decode()
-        assert ("its check is overdue" in html) == overdue
+        assert (f"of python in runc on {this.name} is overdue" in html) == overdue
 
     def test_where_none_are_made_none_is_overdue(
         self, python: Environment, this: Node, configure: Configure
