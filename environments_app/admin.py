@@ -16,7 +16,7 @@ from unfold.contrib.filters.admin import BooleanRadioFilter
 
 from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
-from environments_app.forms import ProgramField, limit_field, shown
+from environments_app.forms import ExactText, limit_field, shown
 from environments_app.limits import LIMITS
 from environments_app.models import Environment, EnvironmentQuerySet, EnvironmentRevision
 from environments_app.seeding import changed_fields
@@ -135,7 +135,7 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> forms.Field | None:
         if db_field.name in PROGRAM_FIELDS:
-            kwargs["form_class"] = ProgramField
+            kwargs["form_class"] = ExactText
         field = limit_field(db_field.name, str(capfirst(db_field.verbose_name)))
         return field or super().formfield_for_dbfield(db_field, request, **kwargs)
 

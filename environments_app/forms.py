@@ -41,16 +41,6 @@ class LimitField(forms.CharField):
         return (self.prepare_value(initial) or "") != (data or "").strip()
 
 
-class ProgramField(forms.CharField):
-    """Blanks and line ends at both ends are part of it; browsers send each line end as CR LF."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options | {"strip": False})
-
-    def to_python(self, value: Any) -> str:
-        return str(super().to_python(value)).replace("\r\n", "\n")
-
-
 def shown(limit: Limit, value: float) -> str:
     """A limit's value as an operator writes it: `256m`, `0.5`."""
     return format_size(int(value)) if limit.is_size else f"{value:g}"
@@ -71,3 +61,18 @@ def _help_text(limit: Limit, *, is_maximum: bool) -> str:
     meaning = limit.setting.meaning[0].upper() + limit.setting.meaning[1:]
     default = shown(limit, limit.default())
     return f"{meaning}: {allowed}. Empty: {limit.setting.name}, which is {default}."
+
+
+class ExactText(forms.CharField):
+    """Kept to the last line's end, with the line ends of programs and not those of browsers."""
+
+    widget = forms.Textarea
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"strip": False})
+
+    def to_python(self, value: Any) -> str:
+        return str(super().to_python(value)).replace("\r\n", "\n")
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(initial, self.to_python(data))
