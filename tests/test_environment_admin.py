@@ -290,13 +290,3 @@ def test_the_export_is_what_seeding_takes_back(admin_client: Client) -> None:
     answer = admin_client.get(reverse("admin:environments_app_environment_export"))
     assert answer.content.decode() == environments_yaml()
     assert 'filename="environments.yaml"' in answer.headers["Content-Disposition"]
-
-
-def test_what_a_smoke_test_must_print_is_kept_exactly(admin_client: Client) -> None:
-    Environment.objects.filter(name="node").update(smoke_program="a\nb\n", smoke_stdout="2\n")
-    sent = {"smoke_program": "a\r\nb\r\n", "smoke_stdout": "2\r\n"}
-    assert save(admin_client, "node", **sent) == ""
-    assert not AuditEntry.objects.filter(details__has_key="fields").exists()
-    assert save(admin_client, "node", **sent | {"smoke_stdout": "2\r\n3\r\n"}) == ""
-    node = Environment.objects.get(name="node")
-    assert (node.smoke_program, node.smoke_stdout) == ("a\nb\n", "2\n3\n")
