@@ -48,6 +48,13 @@ class BodyTooLargeError(Exception):
     """A request's body is larger than MAX_REQUEST_SIZE."""
 
 
+def spare_receivers() -> None:
+    """Have no request call what the threads do before each piece of work: it would cost hops."""
+    signals.request_started.disconnect(reset_queries)
+    signals.request_started.disconnect(close_old_connections)
+    signals.request_finished.disconnect(close_old_connections)
+
+
 class _SyncHandler(BaseHandler):
     """Runs MIDDLEWARE and a synchronous view, all in the calling thread."""
 
@@ -65,10 +72,7 @@ class Application(ASGIHandler):
     def __init__(self) -> None:
         super().__init__()
         self._sync_handler = _SyncHandler()
-        # The threads do this before each piece of work; as signals they would cost hops.
-        signals.request_started.disconnect(reset_queries)
-        signals.request_started.disconnect(close_old_connections)
-        signals.request_finished.disconnect(close_old_connections)
+        spare_receivers()
 
     def load_middleware(self, is_async: bool = True) -> None:
         """Asynchronous views pass ASYNC_MIDDLEWARE, coroutine functions all."""

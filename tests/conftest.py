@@ -23,7 +23,7 @@ from django.utils import timezone
 
 import codeexec.broker
 from codeexec.sandbox.fake import FakeDriver
-from codeexec.serving import Application
+from codeexec.serving import Application, spare_receivers
 from environments_app.definitions import read_definitions
 from environments_app.engine import use_driver
 from environments_app.models import Environment, EnvironmentRevision
@@ -200,5 +200,6 @@ def api(
 ) -> Iterator[Api]:
     """The HTTP API, with the cast there. It asks for no key, unless a test configures that."""
     configure(REQUEST_TIMEOUT=LONG)
+    spare_receivers()  # another test may have brought them back
     with serving(application) as client:
         yield client

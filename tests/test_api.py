@@ -69,7 +69,7 @@ def test_an_unknown_id_is_a_404(method: str, path: str, api: Api) -> None:
 
 def test_a_method_that_is_not_there_is_a_405(api: Api) -> None:
     for path in {path for _, path in CALLS}:
-        error(api.request("PATCH", path, json={}), 405, "method_not_allowed")
+        error(api.request("PUT", path, json={}), 405, "method_not_allowed")
     for path in ("/execute", f"/sessions/{NOBODY}/execute"):
         error(api.get(path), 405, "method_not_allowed")
 

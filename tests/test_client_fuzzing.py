@@ -169,7 +169,7 @@ def test_any_answer_to_attach_is_taken_or_refused(answer):
         theirs.sendall(answer)
         theirs.shutdown(socket.SHUT_WR)
         try:
-            early = stream._upgrade(ours, "id")
+            early = stream._upgrade(ours, "id", "stdout")
         except (SandboxLost, EngineUnavailable):
             return
         assert answer.endswith(early)

@@ -261,12 +261,15 @@ def test_strangers_see_nothing(client: Client) -> None:
     assert "login" in response["Location"]
 
 
-def test_a_smoke_test_is_kept_to_the_character(admin_client: Client) -> None:
+def test_what_a_smoke_test_must_print_is_kept_exactly(admin_client: Client) -> None:
     """Its output ends with a line end, which a form must not take away; browsers send CR LF."""
-    assert save(admin_client, "python", smoke_program=" \r\n", smoke_stdout="a\r\nb\r\n") == ""
-    assert save(admin_client, "python", description="another") == ""
-    python = Environment.objects.get(name="python")
-    assert (python.smoke_program, python.smoke_stdout) == (" \n", "a\nb\n")
+    Environment.objects.filter(name="node").update(smoke_program="a\nb\n", smoke_stdout="2\n")
+    sent = {"smoke_program": "a\r\nb\r\n", "smoke_stdout": "2\r\n"}
+    assert save(admin_client, "node", **sent) == ""
+    assert not AuditEntry.objects.filter(details__has_key="fields").exists()
+    assert save(admin_client, "node", **sent | {"smoke_stdout": " \r\n3\r\n"}) == ""
+    node = Environment.objects.get(name="node")
+    assert (node.smoke_program, node.smoke_stdout) == ("a\nb\n", " \n3\n")
 
 
 def test_whoever_changes_an_environment_is_in_the_audit_log(admin_client: Client) -> None:
