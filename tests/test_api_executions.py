@@ -72,8 +72,8 @@ def test_every_run_explains_itself(execute: Any) -> None:
     assert set(body) == {
         "session_id", "execution_id", "sequence", "status", "verdict", "stdout", "stderr",
         "exit_code", "execution_time", "signal", "cpu_time", "memory_peak", "stdout_truncated",
-        "stderr_truncated", "compile", "error", "revision", "image_digest", "queued_at", "started_at",
-        "finished_at",
+        "stderr_truncated", "compile", "error", "revision", "image_digest", "queued_at",
+        "started_at", "finished_at",
     }  # fmt: skip
     UUID(body["execution_id"])
     assert (body["sequence"], body["verdict"]) == (1, "ok")
