@@ -40,6 +40,8 @@ OPTIONS = (
     "--disable-sync",
 )
 PASSWORD = "correct horse battery staple"
+PARTING_SECONDS = 5
+"""For answers that go on when the server ends, as `run_api` has some."""
 WIDTHS = (1280, 1920)
 PATIENCE_MS = 1000 * LONG
 expect.set_options(timeout=PATIENCE_MS)
@@ -48,7 +50,13 @@ expect.set_options(timeout=PATIENCE_MS)
 @contextmanager
 def serving() -> Iterator[str]:
     """The application on a free port; yields its address."""
-    config = uvicorn.Config(Application(), port=0, log_level="error", ws="none")
+    config = uvicorn.Config(
+        Application(),
+        port=0,
+        log_level="critical",  # that it ends streams which go on is no error here
+        ws="none",
+        timeout_graceful_shutdown=PARTING_SECONDS,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -58,6 +66,8 @@ def serving() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
+        thread.join(LONG)
+        server.force_exit = True
         thread.join()
         threads.close()
         # What the application does without, the rest of the tests' Django does not.
