@@ -12,8 +12,10 @@ import asyncio
 import gc
 import io
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
+from threading import Thread
 from typing import IO, Any, cast
 
 from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
@@ -38,6 +40,9 @@ from codeexec.notifications import hub
 from codeexec.sizes import format_size
 from codeexec.threads import RequestExecutor, in_thread, threads
 from codeexec.traffic import REQUEST_ID, Answering, traffic
+
+CLOSE_SECONDS = 3.0
+"""How long threads that still work may keep the server from ending."""
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -312,6 +317,15 @@ companions: list[Callable[[], Awaitable[None]]] = []
 is cancelled. Whoever has one adds it before."""
 
 
+async def _close_threads() -> None:
+    """Not in the event loop, for which one of them may wait, and no longer than a moment."""
+    ending = Thread(target=threads.close, name="closing", daemon=True)
+    ending.start()
+    deadline = time.monotonic() + CLOSE_SECONDS
+    while ending.is_alive() and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+
+
 async def _live(receive: Receive, send: Send) -> None:
     """The server's start and stop."""
     beside: list[asyncio.Task[None]] = []
@@ -330,6 +344,6 @@ async def _live(receive: Receive, send: Send) -> None:
             await asyncio.gather(*beside, return_exceptions=True)
             await hub.stop()
             await async_database.close()
-            threads.close()
+            await _close_threads()
             await send({"type": "lifespan.shutdown.complete"})
             return

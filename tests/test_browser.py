@@ -69,6 +69,9 @@ def serving() -> Iterator[str]:
         thread.join(LONG)
         server.force_exit = True
         thread.join()
+        for each in threading.enumerate():
+            if each.name == "closing":  # it waits for work that has gone on longer than the server
+                each.join()
         threads.close()
         # What the application does without, the rest of the tests' Django does not.
         signals.request_started.connect(reset_queries)
