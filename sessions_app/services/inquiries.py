@@ -32,6 +32,8 @@ from sessions_app.services.sessions import closed_session, find_session
 
 ANSWER_TASK = "sessions_app.tasks.answer_inquiry"
 
+FIGURES_SECONDS = 2.0
+"""For figures of this moment, which are asked for again: they hold a thread for no longer."""
 ANSWER_SECONDS = 12.0
 """How long an answer is waited for: somewhat longer than a node looks at a workspace."""
 
@@ -104,9 +106,9 @@ async def answer(inquiry: Inquiry) -> Answer:
     return _read(inquiry, row)
 
 
-def wait_for_answer(inquiry: Inquiry) -> Answer:
+def wait_for_answer(inquiry: Inquiry, *, seconds: float = ANSWER_SECONDS) -> Answer:
     """As `answer`, in a thread: for the console, whose views are synchronous."""
-    deadline = time.monotonic() + ANSWER_SECONDS
+    deadline = time.monotonic() + seconds
     pauses = iter(_PAUSES)
     while (row := _fetch(_FETCH, inquiry.pk)) is None:
         if time.monotonic() >= deadline:
@@ -160,5 +162,5 @@ def sandbox_figures(session_id: UUID | str, *, caller: Caller = OPERATOR) -> dic
     thread. Raises as `ask` and `answer` do.
     """
     asked = ask(session_id, Inquiry.About.FIGURES, caller=caller)
-    figures: dict[str, Any] = wait_for_answer(asked).value
+    figures: dict[str, Any] = wait_for_answer(asked, seconds=FIGURES_SECONDS).value
     return figures
