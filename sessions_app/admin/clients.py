@@ -21,7 +21,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
-from sessions_app.admin.columns import column, operation, time_column
+from sessions_app.admin.columns import back_to, column, operation, time_column
 from sessions_app.admin.display import ago, badge, page_link
 from sessions_app.admin.history import HistoryAdmin, HistoryInline
 from sessions_app.callers import SCOPES
@@ -163,8 +163,7 @@ class ApiKeyAdmin(KeyColumns, HistoryAdmin):
     def revoke_this_key(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         self._revoke(request, get_object_or_404(ApiKey, pk=object_id))
         self.message_user(request, "The key is revoked.")
-        page = reverse("admin:sessions_app_apikey_change", args=(object_id,))
-        return HttpResponse(headers={"HX-Redirect": page})
+        return back_to("sessions_app_apikey", object_id)
 
     def _revoke(self, request: HttpRequest, key: ApiKey) -> bool:
         revoked = revoke_key(key.prefix, by=user_actor(request))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from unfold.decorators import action, display
 
 from sessions_app.admin.display import exact
@@ -25,6 +27,21 @@ def time_column(title: str, field: str) -> Callable[[Any, Any], str]:
         return exact(getattr(row, field))
 
     return shown
+
+
+def held(permission: str) -> Callable[..., bool]:
+    """For an admin's `has_<name>_permission`: whether the user holds this one, of any row."""
+
+    def has_permission(admin: Any, request: HttpRequest, object_id: str | None = None) -> bool:
+        return bool(request.user.has_perm(permission))
+
+    return has_permission
+
+
+def back_to(model: str, object_id: Any) -> HttpResponse:
+    """From a dialog, which htmx has sent, to a row's page. `model` is `<app label>_<model>`."""
+    page = reverse(f"admin:{model}_change", args=(object_id,))
+    return HttpResponse(headers={"HX-Redirect": page})
 
 
 def operation(

@@ -7,14 +7,14 @@ from typing import Any
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 from unfold.admin import ModelAdmin
 from unfold.enums import ActionVariant
 
 from codeexec.audit.actors import user_actor
 from codeexec.errors import ServiceError
-from sessions_app.admin.columns import operation
+from sessions_app.admin.columns import back_to, held, operation
 from sessions_app.models import Execution
+from sessions_app.models.execution import UNFINISHED
 from sessions_app.services.executions import cancel_execution, run_again
 
 AT_ONCE = 20
@@ -28,11 +28,8 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
     actions = ("cancel_executions", "run_again_executions")
     actions_detail = ("cancel_this_execution", "run_this_again")
 
-    def has_cancel_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.cancel_execution"))
-
-    def has_run_again_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.run_again_execution"))
+    has_cancel_permission = held("sessions_app.cancel_execution")
+    has_run_again_permission = held("sessions_app.run_again_execution")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """Only what goes on can be cancelled."""
@@ -44,7 +41,7 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
     @operation("Cancel the selected executions", permission="cancel")
     def cancel_executions(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
         ids = list(queryset.values_list("pk", "status"))
-        unfinished = [pk for pk, status in ids if status in ("queued", "running")]
+        unfinished = [pk for pk, status in ids if status in UNFINISHED]
         for pk in unfinished:
             cancel_execution(pk, by=user_actor(request))
         text = f"{len(unfinished)} cancelled"
@@ -79,7 +76,7 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
     ) -> HttpResponse:
         cancel_execution(object_id, by=user_actor(request))
         self.message_user(request, "The execution is being cancelled.")
-        return _page_of(object_id)
+        return back_to("sessions_app_execution", object_id)
 
     @operation(
         "Run again",
@@ -96,7 +93,7 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
         execution = self._run_again(request, object_id)
         if execution is not None:
             self.message_user(request, "This is the new execution.", messages.SUCCESS)
-        return _page_of(object_id if execution is None else execution.pk)
+        return back_to("sessions_app_execution", object_id if execution is None else execution.pk)
 
     def _run_again(self, request: HttpRequest, execution_id: Any) -> Execution | None:
         """None: it could not be, which the user is told."""
@@ -105,9 +102,3 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
         except ServiceError as error:
             self.message_user(request, f"{str(execution_id)[:8]}: {error}", messages.ERROR)
             return None
-
-
-def _page_of(execution_id: Any) -> HttpResponse:
-    """For a dialog, which htmx has sent."""
-    page = reverse("admin:sessions_app_execution_change", args=(execution_id,))
-    return HttpResponse(headers={"HX-Redirect": page})

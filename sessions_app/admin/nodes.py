@@ -9,12 +9,11 @@ from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
-from django.urls import reverse
 from unfold.enums import ActionVariant
 
 from codeexec.audit.actors import user_actor
 from sessions_app.admin import node_page
-from sessions_app.admin.columns import column, operation, time_column
+from sessions_app.admin.columns import back_to, column, held, operation, time_column
 from sessions_app.admin.display import NODE_BADGES, ago, badge
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.models import Node, Sandbox
@@ -139,14 +138,9 @@ class NodeAdmin(HistoryAdmin):
 
     # ---- permissions: each action has its own
 
-    def has_drain_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.drain_node"))
-
-    def has_resume_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.resume_node"))
-
-    def has_recycle_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.recycle_node"))
+    has_drain_permission = held("sessions_app.drain_node")
+    has_resume_permission = held("sessions_app.resume_node")
+    has_recycle_permission = held("sessions_app.recycle_node")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """Without the one that changes nothing in the status that the node has."""
@@ -174,7 +168,7 @@ class NodeAdmin(HistoryAdmin):
     @operation("Drain", permission="drain", icon="block", dialog=DRAINING)
     def drain_this_node(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         self._change(request, Node.objects.filter(pk=object_id), drain_node, "draining")
-        return _back_to(object_id)
+        return back_to("sessions_app_node", object_id)
 
     @operation(
         "Resume",
@@ -189,12 +183,12 @@ class NodeAdmin(HistoryAdmin):
     )
     def resume_this_node(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         self._change(request, Node.objects.filter(pk=object_id), resume_node, "active")
-        return _back_to(object_id)
+        return back_to("sessions_app_node", object_id)
 
     @operation("Recycle pool", permission="recycle", icon="autorenew", dialog=RECYCLING)
     def recycle_this_pool(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         self._recycle(request, get_object_or_404(Node, pk=object_id))
-        return _back_to(object_id)
+        return back_to("sessions_app_node", object_id)
 
     def _change(
         self,
@@ -220,8 +214,3 @@ class NodeAdmin(HistoryAdmin):
         count = recycle_pool(node.pk, by=user_actor(request))
         self.log_change(request, node, "Its pool was recycled by an operator.")
         self.message_user(request, f"{node.name}: warm sandboxes being replaced: {count}.")
-
-
-def _back_to(node_id: str) -> HttpResponse:
-    page = reverse("admin:sessions_app_node_change", args=(node_id,))
-    return HttpResponse(headers={"HX-Redirect": page})

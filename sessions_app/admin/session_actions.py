@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 
 from codeexec.audit.actors import user_actor
 from codeexec.errors import ServiceError
-from sessions_app.admin.columns import operation
+from sessions_app.admin.columns import back_to, held, operation
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import OPEN
 from sessions_app.services.executions import cancel_execution
@@ -61,20 +61,11 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         "stop_this_session",
     )
 
-    def has_stop_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.stop_session"))
-
-    def has_extend_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.extend_session"))
-
-    def has_reset_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.reset_session"))
-
-    def has_cancel_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.cancel_execution"))
-
-    def has_read_files_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        return bool(request.user.has_perm("sessions_app.read_workspace"))
+    has_stop_permission = held("sessions_app.stop_session")
+    has_extend_permission = held("sessions_app.extend_session")
+    has_reset_permission = held("sessions_app.reset_session")
+    has_cancel_permission = held("sessions_app.cancel_execution")
+    has_read_files_permission = held("sessions_app.read_workspace")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """None of them where the session has ended: nothing can be done to it."""
@@ -107,7 +98,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
     def stop_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         session = _stop(request, object_id)
         self.message_user(request, f"The session is {session.get_status_display()}.")
-        return _back_to(object_id)
+        return back_to("sessions_app_session", object_id)
 
     @operation(
         "Extend",
@@ -127,7 +118,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         except ServiceError as error:
             return self._refused(request, object_id, error)
         self.message_user(request, f"The session ends after {dict(TIMES)[seconds]}.")
-        return _back_to(object_id)
+        return back_to("sessions_app_session", object_id)
 
     @operation(
         "Reset",
@@ -146,7 +137,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         except ServiceError as error:
             return self._refused(request, object_id, error)
         self.message_user(request, "The session gets a new, empty workspace.")
-        return _back_to(object_id)
+        return back_to("sessions_app_session", object_id)
 
     @operation(
         "Cancel the run",
@@ -168,7 +159,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         else:
             cancel_execution(execution.pk, by=user_actor(request))
             self.message_user(request, f"Run {execution.sequence} is being cancelled.")
-        return _back_to(object_id)
+        return back_to("sessions_app_session", object_id)
 
     @operation("Workspace", permission="read_files", icon="folder_open")
     def open_its_workspace(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -180,17 +171,11 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
 
     def _refused(self, request: HttpRequest, object_id: str, error: ServiceError) -> HttpResponse:
         self.message_user(request, str(error), messages.ERROR)
-        return _back_to(object_id)
+        return back_to("sessions_app_session", object_id)
 
 
 def _stop(request: HttpRequest, session_id: Any) -> Session:
     return stop_session(session_id, Session.StopReason.OPERATOR, by=user_actor(request))
-
-
-def _back_to(session_id: str) -> HttpResponse:
-    """For a dialog, which htmx has sent."""
-    page = reverse("admin:sessions_app_session_change", args=(session_id,))
-    return HttpResponse(headers={"HX-Redirect": page})
 
 
 def _to(part: str, session_id: str) -> HttpResponse:

@@ -43,9 +43,9 @@ class SessionPage(ModelAdmin):  # type: ignore[misc]
         self, request: HttpRequest, context: dict[str, Any], *, obj: Any = None, **kwargs: Any
     ) -> HttpResponse:
         if obj is not None:
-            context["session_page"] = standing(obj)
+            context |= standing(obj)
             if request.user.has_perm("sessions_app.view_execution"):
-                context["session_page"] |= runs(obj, request)
+                context |= runs(obj, request)
         answer: HttpResponse = super().render_change_form(request, context, obj=obj, **kwargs)
         return answer
 
@@ -103,12 +103,10 @@ def runs(session: Session, request: HttpRequest) -> dict[str, Any]:
     page = page_number(request.GET.get("runs"))
     shown = timeline(session, page)
     unfinished = any(not run.row.is_finished for run in shown.runs)
-    address = _address(session, "timeline")
     return {
         "session": session,
         "timeline": shown,
-        "address": f"{address}?runs={page}",
-        "timeline_address": f"{address}?runs={page}",
+        "timeline_address": f"{_address(session, 'timeline')}?runs={page}",
         "has_unfinished": unfinished,
         "newer": page - 1,
         "older": page + 1,
