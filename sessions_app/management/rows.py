@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -10,11 +11,15 @@ from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from codeexec.commands import WrongUse, option
+from environments_app.models import Environment
 from sessions_app.admin.display import duration
 from sessions_app.admin.search import id_prefix
+from sessions_app.management.moments import moment
+from sessions_app.models import Client, Node
 
 Row = TypeVar("Row", bound=Model)
 
+OWNERS: dict[str, type[Model]] = {"environment": Environment, "node": Node, "client": Client}
 MOST_ROWS = 100_000
 _SHOWN_OTHERS = 5
 
@@ -54,8 +59,29 @@ def _limit(text: str) -> int:
     return number
 
 
-def add_name(parser: CommandParser, name: str, whose: str) -> None:
-    parser.add_argument(f"--{name}", metavar="NAME", help=f"only those of this {whose}")
+def add_owners(parser: CommandParser, *names: str) -> None:
+    """The options of `owned`, of those OWNERS."""
+    for name in names:
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"only those of this {name}")
+
+
+def add_older_than(parser: CommandParser, happened: str) -> None:
+    parser.add_argument(
+        "--older-than",
+        type=moment,
+        metavar="AGE",
+        help=f"only those that were {happened} before: 30m, 12h, 90d, or a date such as 2026-01-31",
+    )
+
+
+def owned(rows: QuerySet[Row], options: dict[str, Any], *, via: str = "") -> QuerySet[Row]:
+    """Those of the environment, node and client that are asked for. `via`: a lookup's beginning,
+    such as `session__`. Raises WrongUse.
+    """
+    for name, model in OWNERS.items():
+        if options.get(name):
+            rows = rows.filter(**{f"{via}{name}": named(model, options[name], name)})
+    return rows
 
 
 def named(model: type[Model], name: str, noun: str) -> Any:
@@ -68,14 +94,21 @@ def named(model: type[Model], name: str, noun: str) -> Any:
     return row
 
 
-def age(moment: datetime | None) -> str:
+def age(since: datetime | None) -> str:
     """`12 s`, `54 min 10 s`: how long ago; `in 3 min` of the future."""
-    if moment is None:
+    if since is None:
         return "-"
-    seconds = round((timezone.now() - moment).total_seconds())
+    seconds = round((timezone.now() - since).total_seconds())
     return duration(seconds) if seconds >= 0 else f"in {duration(-seconds)}"
 
 
 def block(title: str, text: str) -> list[str]:
     """What a program read or wrote, as it is."""
     return [f"--- {title}", text.rstrip("\n")] if text else []
+
+
+def described(values: Mapping[str, Any]) -> list[str]:
+    """A line for each that there is, name and value."""
+    shown = {name: value for name, value in values.items() if value}
+    width = max(map(len, shown))
+    return [f"{name:<{width}}  {value}" for name, value in shown.items()]

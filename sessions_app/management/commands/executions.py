@@ -8,13 +8,21 @@ from django.core.management.base import CommandParser
 from django.db.models import QuerySet
 
 from codeexec.commands import TeachingCommand, table
-from environments_app.models import Environment
 from sessions_app.admin.display import duration, size
 from sessions_app.admin.executions import BIG_COLUMNS
 from sessions_app.api.answers import TimelineSerializer
-from sessions_app.management.moments import moment
-from sessions_app.management.rows import add_limit, add_name, age, block, find_one, named
-from sessions_app.models import Client, Execution, Node, Session
+from sessions_app.management.rows import (
+    OWNERS,
+    add_limit,
+    add_older_than,
+    add_owners,
+    age,
+    block,
+    described,
+    find_one,
+    owned,
+)
+from sessions_app.models import Execution, Session
 
 _HEAD = ("EXECUTION", "SESSION", "ENVIRONMENT", "STATUS", "VERDICT", "EXIT", "TIME", "AGE")
 
@@ -41,15 +49,8 @@ An execution is named by the first digits of its id, eight at least.
             "--verdict", choices=Execution.Verdict.values, help="only those that ended so"
         )
         parser.add_argument("--session", metavar="ID", help="only those of this session")
-        add_name(parser, "environment", "environment")
-        add_name(parser, "node", "node")
-        add_name(parser, "client", "client")
-        parser.add_argument(
-            "--older-than",
-            type=moment,
-            metavar="AGE",
-            help="only those sent before: 30m, 12h, 90d, or a date such as 2026-01-31",
-        )
+        add_owners(parser, *OWNERS)
+        add_older_than(parser, "sent")
         add_limit(parser, "executions")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -75,9 +76,7 @@ def _chosen(options: dict[str, Any]) -> QuerySet[Execution]:
         rows = rows.filter(verdict=options["verdict"])
     if options["session"]:
         rows = rows.filter(session=find_one(Session.objects.all(), options["session"], "session"))
-    for option, model in (("environment", Environment), ("node", Node), ("client", Client)):
-        if options[option]:
-            rows = rows.filter(**{f"session__{option}": named(model, options[option], option)})
+    rows = owned(rows, options, via="session__")
     if options["older_than"]:
         rows = rows.filter(queued_at__lt=options["older_than"])
     return rows.order_by("-queued_at", "id")
@@ -130,10 +129,8 @@ def _whole(execution: Execution) -> list[str]:
         "arguments": " ".join(execution.args),
         "other files": ", ".join(execution.files),
     }
-    shown = {name: value for name, value in known.items() if value}
-    width = max(map(len, shown))
     return [
-        *(f"{name:<{width}}  {value}" for name, value in shown.items()),
+        *described(known),
         *block("code", execution.code),
         *block("input", _text(execution.stdin)),
         *block("compiler's output", _text(execution.compile_stdout)),

@@ -9,12 +9,19 @@ from django.core.management.base import CommandParser
 from django.db.models import QuerySet
 
 from codeexec.commands import TeachingCommand, table
-from environments_app.models import Environment
 from sessions_app.admin.display import duration
 from sessions_app.admin.executions import BIG_COLUMNS
-from sessions_app.management.moments import moment
-from sessions_app.management.rows import add_limit, add_name, age, find_one, named
-from sessions_app.models import Client, Execution, Node, Session
+from sessions_app.management.rows import (
+    OWNERS,
+    add_limit,
+    add_older_than,
+    add_owners,
+    age,
+    described,
+    find_one,
+    owned,
+)
+from sessions_app.models import Execution, Session
 
 _HEAD = ("SESSION", "STATUS", "ENVIRONMENT", "NODE", "CLIENT", "RUNS", "AGE", "LAST RUN", "EXPIRES")
 _RUNS_HEAD = ("RUN", "EXECUTION", "STATUS", "VERDICT", "EXIT", "TIME", "AGE")
@@ -41,15 +48,8 @@ the code and the output of a run, `manage.py stop_session ID` ends a session.
             "--status", choices=Session.Status.values, help="only those in this status"
         )
         parser.add_argument("--all", action="store_true", help="those that have ended as well")
-        add_name(parser, "environment", "environment")
-        add_name(parser, "node", "node")
-        add_name(parser, "client", "client")
-        parser.add_argument(
-            "--older-than",
-            type=moment,
-            metavar="AGE",
-            help="only those that were opened before: 30m, 12h, 90d, or a date such as 2026-01-31",
-        )
+        add_owners(parser, *OWNERS)
+        add_older_than(parser, "opened")
         add_limit(parser, "sessions")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -76,9 +76,7 @@ def chosen(options: dict[str, Any]) -> QuerySet[Session]:
         rows = rows & Session.objects.in_status(options["status"])
     elif not options["all"]:
         rows = rows & Session.objects.live()
-    for option, model in (("environment", Environment), ("node", Node), ("client", Client)):
-        if options[option]:
-            rows = rows.filter(**{option: named(model, options[option], option)})
+    rows = owned(rows, options)
     if options["older_than"]:
         rows = rows.filter(created_at__lt=options["older_than"])
     return rows.order_by("-created_at", "id")
@@ -119,9 +117,7 @@ def _row(session: Session) -> tuple[Any, ...]:
 
 
 def _whole(session: Session, runs: Iterable[Execution]) -> list[str]:
-    shown = {name.replace("_", " "): value for name, value in fields(session).items() if value}
-    width = max(map(len, shown))
-    lines = [f"{name:<{width}}  {value}" for name, value in shown.items()]
+    lines = described({name.replace("_", " "): value for name, value in fields(session).items()})
     rows = [_run_row(run) for run in runs]
     return [*lines, "", *table(_RUNS_HEAD, rows)] if rows else lines
 

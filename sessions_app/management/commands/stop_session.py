@@ -8,9 +8,8 @@ from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
 from codeexec.commands import TeachingCommand, WrongUse, add_yes, changing, counted
-from environments_app.models import Environment
-from sessions_app.management.rows import add_name, find_one, named
-from sessions_app.models import Node, Session
+from sessions_app.management.rows import add_owners, find_one, owned
+from sessions_app.models import Session
 from sessions_app.services.sessions import stop_session
 
 _SHOWN = 10
@@ -35,8 +34,7 @@ is told, and is no failure.
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("ids", nargs="*", metavar="ID", help="sessions to stop")
         parser.add_argument("--all", action="store_true", help="every open session")
-        add_name(parser, "environment", "environment")
-        add_name(parser, "node", "node")
+        add_owners(parser, "environment", "node")
         add_yes(parser)
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -57,11 +55,7 @@ def _chosen(options: dict[str, Any]) -> list[Session]:
     if options["ids"]:
         found = [find_one(Session.objects.all(), each, "session") for each in options["ids"]]
         return list({session.pk: session for session in found}.values())
-    rows = Session.objects.open()
-    for option, model in (("environment", Environment), ("node", Node)):
-        if options[option]:
-            rows = rows.filter(**{option: named(model, options[option], option)})
-    return list(rows.order_by("created_at"))
+    return list(owned(Session.objects.open(), options).order_by("created_at"))
 
 
 def _question(sessions: list[Session]) -> str:
