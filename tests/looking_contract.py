@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from codeexec.sandbox.driver import Driver
 from codeexec.sandbox.errors import SandboxLost, WorkspaceReadFailed
 from codeexec.sandbox.types import EntryKind, Listing, SandboxHandle, Verdict, WorkspaceEntry
+from tests.drivers import WithDriver
 from tests.sandboxes import LIMITS, MIB, new_spec, run_python
 
 SOME = 1000
@@ -63,24 +63,7 @@ def refusal(driver: Driver, handle: SandboxHandle, path: str, *, most_bytes: int
     return refused.value.errno
 
 
-class LookingContract:
-    runtime = ""
-
-    @pytest.fixture
-    def driver(self) -> Driver:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def image(self) -> str:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def sandbox(self, driver: Driver, image: str) -> Iterator[SandboxHandle]:
-        spec = new_spec(image, runtime=self.runtime)
-        handle = driver.start(spec)
-        yield handle
-        driver.destroy(spec.sandbox_id)
-
+class LookingContract(WithDriver):
     def test_everything_is_listed_and_what_is_a_file_is_read(self, driver, sandbox):
         assert listing(driver, sandbox) == Listing(entries=(), truncated=False)
         before = time.time()

@@ -7,12 +7,11 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from codeexec.sandbox import batches
-from codeexec.sandbox.driver import Driver, Output
+from codeexec.sandbox.driver import Output
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     ImageMissing,
@@ -20,7 +19,8 @@ from codeexec.sandbox.errors import (
     SandboxStartFailed,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.types import SandboxHandle, Verdict, WorkspaceFile
+from codeexec.sandbox.types import Verdict, WorkspaceFile
+from tests.drivers import WithDriver
 from tests.patience import LONG, SOON
 from tests.sandboxes import NODE, command, new_spec, run_python
 
@@ -40,25 +40,7 @@ print("left")
 """
 
 
-class SandboxContract:
-    runtime = ""
-    """What sandboxes are started with; empty: the daemon's default."""
-
-    @pytest.fixture
-    def driver(self) -> Driver:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def image(self) -> str:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def sandbox(self, driver: Driver, image: str) -> Iterator[SandboxHandle]:
-        spec = new_spec(image, runtime=self.runtime)
-        handle = driver.start(spec)
-        yield handle
-        driver.destroy(spec.sandbox_id)
-
+class SandboxContract(WithDriver):
     # ---- programs
 
     def test_a_program_runs_and_says_what_it_used(self, driver, sandbox):

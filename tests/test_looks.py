@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from codeexec.sandbox.docker_driver import DockerDriver
-from codeexec.sandbox.driver import Driver
 from codeexec.sandbox.errors import SandboxLost, WorkspaceReadFailed
-from codeexec.sandbox.fake import FakeDriver
 from codeexec.sandbox.types import Verdict
+from tests.drivers import WithDockerDriver, WithFakeDriver
 from tests.looking_contract import LookingContract, everything, listing, read, refusal
-from tests.sandboxes import IMAGE, MIB, new_spec, run_python
+from tests.sandboxes import MIB, new_spec, run_python
 
 pytest_plugins = ["tests.sandbox_fixtures"]
 
 
-class TestFakeDriver(LookingContract):
-    @pytest.fixture
-    def image(self) -> str:
-        return "code-executor-python"
-
-    @pytest.fixture
-    def driver(self) -> Iterator[Driver]:
-        driver = FakeDriver()
-        yield driver
-        driver.close()
+class TestFakeDriver(WithFakeDriver, LookingContract):
+    pass
 
 
 @pytest.mark.docker
-class TestDockerDriver(LookingContract):
-    @pytest.fixture
-    def image(self) -> str:
-        return IMAGE
-
-    @pytest.fixture
-    def driver(self, docker_driver: DockerDriver) -> Driver:
-        return docker_driver
-
+class TestDockerDriver(WithDockerDriver, LookingContract):
     def test_hostile_files_show_nothing_and_hold_nobody_up(self, driver, sandbox):
         """Files nobody may read, holes, folders in folders, leases, and shut folders."""
         program = """
