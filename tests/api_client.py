@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import httpx
+from django.core import signals
+from django.db import close_old_connections, reset_queries
 
 from codeexec.notifications import hub
 from codeexec.serving import Application
@@ -20,6 +22,14 @@ from tests.patience import LONG
 from tests.racing import in_connection_of_its_own
 
 R = TypeVar("R")
+
+
+def bring_back_receivers() -> None:
+    """What the application does without, the rest of the tests' Django does not."""
+    signals.request_started.connect(reset_queries)
+    signals.request_started.connect(close_old_connections)
+    signals.request_finished.connect(close_old_connections)
+
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 from django.contrib.auth.models import User
-from django.core import signals
-from django.db import close_old_connections, connections, reset_queries
+from django.db import connections
 from django.urls import reverse
 from playwright.sync_api import Browser, Dialog, Page, Request, Response, expect, sync_playwright
 
@@ -23,6 +22,7 @@ from environments_app.models import Environment
 from sessions_app.models import Execution, Node
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session
+from tests.api_client import bring_back_receivers
 from tests.console_fixtures import HOSTILE, execution, page, session
 from tests.patience import LONG, eventually
 from tests.working import working
@@ -67,16 +67,15 @@ def serving() -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(LONG)
+        hangs = thread.is_alive()
         server.force_exit = True
         thread.join()
         for each in threading.enumerate():
             if each.name == "closing":  # it waits for work that has gone on longer than the server
                 each.join()
         threads.close()
-        # What the application does without, the rest of the tests' Django does not.
-        signals.request_started.connect(reset_queries)
-        signals.request_started.connect(close_old_connections)
-        signals.request_finished.connect(close_old_connections)
+        bring_back_receivers()
+        assert not hangs
 
 
 @pytest.fixture

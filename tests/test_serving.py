@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from django.core import signals
 from django.core.management import CommandError, call_command
-from django.db import close_old_connections, reset_queries
 
 from codeexec.notifications import hub
 from codeexec.serving import Application
 from codeexec.threads import threads
 from codeexec.traffic import traffic
 from tests import serving_urls
+from tests.api_client import bring_back_receivers
 from tests.patience import LONG
 
 LIMIT_BYTES = 4096
@@ -33,10 +33,7 @@ def application(settings: Any) -> Iterator[Application]:
     ]
     yield Application()
     threads.close()
-    # What the application does without, the rest of the tests' Django does not.
-    signals.request_started.connect(reset_queries)
-    signals.request_started.connect(close_old_connections)
-    signals.request_finished.connect(close_old_connections)
+    bring_back_receivers()
 
 
 def request(application: Application, method: str, path: str, **options: Any) -> httpx.Response:
@@ -165,6 +162,28 @@ def test_the_hub_starts_and_stops_with_the_server(application: Application) -> N
         assert await answers.get() == {"type": "lifespan.shutdown.complete"}
         await serving
         assert not await hub.wait_connected(0)
+
+    asyncio.run(run())
+
+
+def test_a_thread_that_works_on_holds_the_end_up_for_a_moment_only(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codeexec.serving.CLOSE_SECONDS", 0.05)
+    enough = threading.Event()
+
+    async def run() -> None:
+        steps: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        answers: asyncio.Queue[Any] = asyncio.Queue()
+        serving = asyncio.create_task(application({"type": "lifespan"}, steps.get, answers.put))
+        steps.put_nowait({"type": "lifespan.startup"})
+        await answers.get()
+        work = threads.executor.submit(enough.wait, LONG)
+        steps.put_nowait({"type": "lifespan.shutdown"})
+        assert await answers.get() == {"type": "lifespan.shutdown.complete"}
+        assert not work.done()
+        enough.set()
+        await serving
 
     asyncio.run(run())
 
