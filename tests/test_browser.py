@@ -14,7 +14,7 @@ import uvicorn
 from django.contrib.auth.models import User
 from django.db import connections
 from django.urls import reverse
-from playwright.sync_api import Browser, Dialog, Page, Request, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, Response, expect
 
 from codeexec.serving import Application
 from codeexec.threads import threads
@@ -23,28 +23,17 @@ from sessions_app.models import Execution, Node
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session
 from tests.api_client import bring_back_receivers
+from tests.chromium import PATIENCE_MS, chromium
 from tests.console_fixtures import HOSTILE, execution, page, session
 from tests.patience import LONG, eventually
 from tests.working import working
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-CHROMIUM = "/usr/bin/chromium"
-OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 PASSWORD = "correct horse battery staple"
 PARTING_SECONDS = 5
 """For answers that go on when the server ends, as `run_api` has some."""
 WIDTHS = (1280, 1920)
-PATIENCE_MS = 1000 * LONG
-expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
@@ -87,13 +76,11 @@ def site(browser: Browser, this: Node) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One for all tests: each has a context of its own, with its cookies, in `tab`."""
-    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+    with pytest.MonkeyPatch.context() as patch, chromium() as browser:
         # Playwright keeps an event loop in this thread, which Django takes for an asynchronous
         # caller.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
         yield browser
-        browser.close()
         connections.close_all()  # those of this event loop; the test's others are elsewhere
 
 

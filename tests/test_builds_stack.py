@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from codeexec.sandbox.runner_image import runner_version
+from tests.chromium import PATIENCE_MS, chromium
 from tests.patience import eventually
 from tests.stack import ROOT, Stack, docker, running_stack
-from tests.test_browser import CHROMIUM, OPTIONS, PATIENCE_MS
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser]
 
@@ -47,8 +47,7 @@ def stack(tmp_path: Path, prefix: str) -> Iterator[Stack]:
 @pytest.fixture
 def operator(stack: Stack) -> Iterator[Page]:
     admin = json.loads(stack.manage("create_admin", "--json"))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+    with chromium() as browser:
         tab = browser.new_page(base_url=f"http://127.0.0.1:{stack.port}")
         tab.set_default_timeout(PATIENCE_MS)
         tab.goto("/admin/")
@@ -56,7 +55,6 @@ def operator(stack: Stack) -> Iterator[Page]:
         tab.fill("#id_password", admin["password"])
         tab.click("button[type=submit]")
         yield tab
-        browser.close()
 
 
 def run_once(stack: Stack) -> tuple[Any, ...]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from tests.patience import LONG, eventually
+from tests.chromium import PATIENCE_MS, chromium
+from tests.patience import eventually
 from tests.stack import Stack, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser]
 
-CHROMIUM = "/usr/bin/chromium"
 PROGRAM = """
 import time
 for number in range(250):
@@ -38,19 +38,17 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 def console(stack: Stack) -> Iterator[Page]:
     """Logged in as the first operator."""
     made = json.loads(stack.manage("create_admin", "--json"))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(
             base_url=f"http://127.0.0.1:{stack.port}", viewport={"width": 1440, "height": 900}
         )
-        page.set_default_timeout(1000 * LONG)
+        page.set_default_timeout(PATIENCE_MS)
         page.goto("/admin/")
         page.fill("#id_username", made["username"])
         page.fill("#id_password", made["password"])
         page.click("button[type=submit]")
         expect(page.locator("#dashboard")).to_be_visible()
         yield page
-        browser.close()
 
 
 def confirm(console: Page, action: str, answer: str) -> None:
@@ -64,7 +62,6 @@ def run_of(stack: Stack, session_id: str) -> dict[str, Any]:
 
 
 def test_an_operator_watches_an_interview_and_steers_it(stack: Stack, console: Page) -> None:
-    expect.set_options(timeout=1000 * LONG)
     console.get_by_role("link", name="Sessions").first.click()
     expect(console.locator("#changelist-form")).to_be_visible()
     session_id = stack.client.open("python")  # and the list that is open shows it

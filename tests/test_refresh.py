@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
-from playwright.sync_api import Page, Route, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect
 
-from tests.test_browser import CHROMIUM, OPTIONS, PATIENCE_MS
+from tests.chromium import PATIENCE_MS, chromium
 
 pytestmark = pytest.mark.browser
 
@@ -63,12 +63,10 @@ class Answers:
 
 @pytest.fixture(scope="module")
 def tab() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+    with chromium() as browser:
         tab = browser.new_page()
         tab.set_default_timeout(PATIENCE_MS)
         yield tab
-        browser.close()
 
 
 @pytest.fixture
