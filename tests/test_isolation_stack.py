@@ -83,6 +83,13 @@ def sandboxes_of_checks(stack: Stack) -> list[str]:
     )
 
 
+def inits_of_checks(stack: Stack) -> list[str]:
+    """The first process of each that is started; one that is created only has none."""
+    names = sandboxes_of_checks(stack)
+    pids = docker("inspect", "--format", "{{.State.Pid}}", *names) if names else []
+    return [pid for pid in pids if pid != "0"]
+
+
 def mount_namespaces(pids: list[str]) -> set[str]:
     """What these processes see mounted. A sandbox's tmpfs, and what is in it, goes with its own."""
     found = set()
@@ -154,15 +161,11 @@ def test_a_checker_that_is_killed_leaves_sandboxes_that_the_next_one_removes(sta
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    left = eventually(lambda: len(sandboxes_of_checks(stack)) == 2)
+    started = eventually(lambda: len(inits_of_checks(stack)) == 2)
     killed.kill()
     killed.wait()
-    assert left
-    inits = [
-        docker("inspect", "--format", "{{.State.Pid}}", name)[0]
-        for name in sandboxes_of_checks(stack)
-    ]
-    mounted = mount_namespaces(inits)
+    assert started
+    mounted = mount_namespaces(inits_of_checks(stack))
     assert len(mounted) == 2
     stack.manage(*command[:2], "--attack=environment")
     assert sandboxes_of_checks(stack) == []
