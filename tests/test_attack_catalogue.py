@@ -102,6 +102,12 @@ class TestCatalogue:
         assert planted("fork-bomb", ".py") == {}
 
 
+class TestMoreTime:
+    def test_only_the_time_differs(self):
+        hurried = attack(wall_seconds=2.0)
+        assert hurried.with_more_time() == attack(wall_seconds=6.0)
+
+
 class TestJudge:
     def test_what_was_refused_is_held(self):
         finding = judge(attack(), result(b"held a: refused\nheld b: refused\n"), LIMITS)

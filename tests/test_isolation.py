@@ -53,6 +53,11 @@ DEAF = b"""#!/bin/sh
 case $1 in hello) echo hello;; tidy) ;; environment) echo "untried it: no /proc";;
 *) cat > /dev/null; echo "held $1: nothing was tried";; esac
 """
+DEAF_AT_FIRST = b"""#!/bin/sh
+case $1 in hello) echo hello;; tidy) ;; environment)
+if [ -e tried ]; then echo "held it: refused"; else touch tried; echo "untried it: no time"; fi;;
+*) cat > /dev/null; echo "held $1: nothing was tried";; esac
+"""
 BROKEN_AFTERWARDS = b"""#!/bin/sh
 case $1 in hello) echo goodbye;; tidy) ;; *) cat > /dev/null; echo "held $1: nothing";; esac
 """
@@ -153,6 +158,13 @@ class TestCommand:
         assert code == 1
         assert f"python in runc: {outcome}: environment, which reads its environment" in output
         assert getattr(IsolationCheck.objects.get(), outcome) == 1
+
+    def test_an_attack_that_proves_nothing_is_tried_once_more(
+        self, python: Environment, this: Node, driver: FakeDriver
+    ) -> None:
+        driver.attacks = DEAF_AT_FIRST
+        assert command("--environment=python", "--attack=environment")[0] == 0
+        assert IsolationCheck.objects.get().summary == "1 held"
 
     def test_a_sandbox_that_runs_nothing_afterwards_has_not_held(
         self, python: Environment, this: Node, driver: FakeDriver

@@ -122,6 +122,13 @@ def test_isolation_that_does_not_hold_comes_before_what_is_overdue(
     assert not any("python" in text for text in others)
 
 
+def test_isolation_that_is_not_proven_is_no_escape(this: Node, python: Environment) -> None:
+    now = timezone.now()
+    made = {"node": this, "runtime": "runc", "started_at": now, "finished_at": now}
+    IsolationCheck.objects.create(environment=python, held=3, inconclusive=1, **made)
+    assert "That hostile code is held is not proven: python in runc on this: " in told()
+
+
 def test_a_problem_is_for_those_who_may_see_its_rows(this: Node, python: Environment) -> None:
     Node.objects.update(engine_error="no answer")
     assert find_problems(lambda rows: rows is Execution, Load()) == []

@@ -201,12 +201,7 @@ def _isolation() -> Iterator[Problem]:
     for standing in standings():
         where = f"{standing.environment.name} in {standing.runtime} on {standing.node.name}"
         if standing.failed and standing.last is not None:
-            yield Problem(
-                text=f"Hostile code may not be held: {where}: {standing.last.summary.rstrip('.')}.",
-                todo="Its page says which attacks escaped. Drain the node until it is understood.",
-                rows=IsolationCheck,
-                row=standing.last,
-            )
+            yield _not_held(standing.last, where)
         if standing.overdue:
             yield Problem(
                 text=f"The isolation check of {where} is overdue.",
@@ -215,6 +210,27 @@ def _isolation() -> Iterator[Problem]:
                 row=standing.last,
                 severe=False,
             )
+
+
+def _not_held(check: IsolationCheck, where: str) -> Problem:
+    what, todo = (
+        (
+            "Hostile code may not be held",
+            "Its page says which attacks escaped. Drain the node until it is understood.",
+        )
+        if check.escaped
+        else (
+            "That hostile code is held is not proven",
+            "Its page says what could not be tried. Check again when the node has less to do.",
+        )
+    )
+    return Problem(
+        text=f"{what}: {where}: {check.summary.rstrip('.')}.",
+        todo=todo,
+        rows=IsolationCheck,
+        row=check,
+        severe=check.escaped > 0,
+    )
 
 
 def _disk() -> Iterator[Problem]:

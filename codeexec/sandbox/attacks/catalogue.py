@@ -63,7 +63,12 @@ class Attack:
         """Whether there is anything to be tried in such a sandbox."""
         return runtime not in self.lacks and not (network and self.only_without_network)
 
+    def with_more_time(self) -> Attack:
+        return replace(self, wall_seconds=_MORE_TIME * self.wall_seconds)
 
+
+_MORE_TIME = 3
+_MORE_TIME = 3
 _KILLED = frozenset({Verdict.MEMORY_LIMIT})
 _TIME = frozenset({Verdict.TIME_LIMIT})
 _FLOOD = frozenset({Verdict.OUTPUT_LIMIT})

@@ -9,8 +9,9 @@ After each attack both must run a program correctly, in time:
   that must be compiled, it is compiled anew once for each group of attacks: compiling takes longer
   than most attacks. Attacks that put something in its way are followed by it each time.
 
-Then what an attack has left is removed. A sandbox that is lost is replaced; whether it may be is
-for the catalogue to say.
+An attack that proves nothing is tried once more with more time: on a host that has much to do it
+may not have come to its point. Then what an attack has left is removed. A sandbox that is lost is
+replaced; whether it may be is for the catalogue to say.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ class _Arena:
     def attack(self, attack: Attack, *, last_of_group: bool) -> Verdict:
         started, self._slowest = time.monotonic(), 0.0
         with self._asking_bystander(attack.group == Group.RESOURCES) as problems:
-            finding = self._attacked(attack)
+            finding = self._tried(attack)
         finding = self._worst(finding, *problems)
         if finding.outcome != Outcome.ESCAPED:
             finding = self._worst(
@@ -195,6 +196,14 @@ class _Arena:
             seconds=time.monotonic() - started,
             answer_seconds=self._slowest,
         )
+
+    def _tried(self, attack: Attack) -> Finding:
+        finding = self._attacked(attack)
+        if finding.outcome != Outcome.INCONCLUSIVE:
+            return finding
+        with contextlib.suppress(SandboxError):  # whatever is wrong shows again at once
+            self._tidy()
+        return self._attacked(attack.with_more_time())
 
     def _attacked(self, attack: Attack) -> Finding:
         visitors = self._visitors(attack)

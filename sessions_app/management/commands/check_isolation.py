@@ -46,7 +46,8 @@ correctly, and in time: 2 s. While resources are attacked, the other one is aske
 
   held           what was tried was refused, or bounded
   escaped        it was possible, or did harm: a protection is off, or doesn't hold on this host
-  inconclusive   it could not be tried, or went otherwise than expected: nothing is proven
+  inconclusive   it could not be tried, or went otherwise than expected, and again when it was
+                 tried once more, with more time: nothing is proven
 
 An attack looks whether a door is open and never goes through it: where a protection is missing,
 nothing outside of the sandbox is changed. The sandboxes are its own, and no sessions' places are
