@@ -4,7 +4,9 @@ import html
 import re
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from codeexec.audit.models import AuditEntry
@@ -13,6 +15,7 @@ from environments_app.exporting import environments_yaml
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
 from environments_app.services import record_image
+from tests.cast import new_session
 from tests.test_environment_seeding import NODE, PYTHON, file
 
 pytestmark = pytest.mark.django_db
@@ -234,6 +237,22 @@ def test_the_default_is_not_deleted(admin_client: Client) -> None:
 def test_an_environment_without_history_can_be_deleted(admin_client: Client) -> None:
     assert admin_client.post(delete_page("node"), {"post": "yes"}).status_code == 302
     assert not Environment.objects.filter(name="node").exists()
+
+
+def test_one_that_had_sessions_is_kept_whatever_their_number(admin_client: Client) -> None:
+    node = Environment.objects.get(name="node")
+    for _ in range(3):
+        new_session(node)
+    with CaptureQueriesContext(connection) as asked:
+        text = admin_client.get(delete_page("node")).content.decode()
+    assert "The sessions of node. Disable it instead." in text
+    statements = [each["sql"] for each in asked.captured_queries]
+    of_sessions = [sql for sql in statements if sql.startswith('SELECT 1 AS "a" FROM')]
+    assert [sql.endswith("LIMIT 1") for sql in of_sessions] == [True]
+    assert not any('"sessions_app_session"."id"' in sql for sql in statements)
+    admin_client.post(delete_page("node"), {"post": "yes"})
+    act(admin_client, "delete_selected", "node")
+    assert Environment.objects.filter(name="node").exists()
 
 
 def test_history_is_shown_and_cannot_be_changed(admin_client: Client) -> None:

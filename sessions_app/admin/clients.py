@@ -23,7 +23,7 @@ from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
 from sessions_app.admin.columns import back_to, column, operation, time_column
 from sessions_app.admin.display import ago, badge, page_link
-from sessions_app.admin.history import HistoryAdmin, HistoryInline
+from sessions_app.admin.history import HistoryAdmin, HistoryInline, KeptByItsSessions
 from sessions_app.callers import SCOPES
 from sessions_app.models import ApiKey, Client
 from sessions_app.models.client import usual_scopes
@@ -78,7 +78,7 @@ class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(Client)
-class ClientAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
+class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[misc]
     form = ClientForm
     list_display = ("name", "enabled", "scope_names", "requests_per_minute", "max_live_sessions")
     list_filter = ("enabled",)

@@ -15,13 +15,14 @@ from environments_app.models import Environment
 from sessions_app.admin.builds import BuildPages
 from sessions_app.admin.columns import column, operation
 from sessions_app.admin.display import percent
+from sessions_app.admin.history import KeptByItsSessions
 from sessions_app.services.pool import with_pools
 
 admin.site.unregister(Environment)
 
 
 @admin.register(Environment)
-class PooledEnvironmentAdmin(BuildPages, EnvironmentAdmin):
+class PooledEnvironmentAdmin(BuildPages, KeptByItsSessions, EnvironmentAdmin):
     actions_list = ("export",)
     list_display = (*EnvironmentAdmin.list_display, "warm", "hits")
     readonly_fields = (*EnvironmentAdmin.readonly_fields, "warm", "hits")

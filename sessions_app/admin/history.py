@@ -7,6 +7,7 @@ looked for in the newest rows of the chosen days, and the page says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.admin import ShowFacets
@@ -91,7 +92,7 @@ class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Columns that a list doesn't show, and that are too big to be read for nothing."""
     time_field = ""
     """By which a list is sorted that grows without end; there is an index for it."""
-    read = 100_000
+    read = 50_000
     """How many of the newest rows are looked at for what no index serves."""
     indexed: tuple[str, ...] = ()
     """Filters that an index serves, all their rows in the order of time."""
@@ -123,6 +124,20 @@ class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Who may change such a row may use the actions on it."""
         meta = self.model._meta
         return bool(request.user.has_perm(f"{meta.app_label}.change_{meta.model_name}"))
+
+
+class KeptByItsSessions:
+    """What has had sessions can't be deleted. Django would list them all to say so."""
+
+    def get_deleted_objects(self, objs: Iterable[Any], request: HttpRequest) -> Any:
+        """What goes too, its counts, the permissions lacking for that, and what prevents it."""
+        rows = list(objs)
+        kept = [f"The sessions of {row}. Disable it instead." for row in rows if has_sessions(row)]
+        return ([], {}, set(), kept) if kept else super().get_deleted_objects(rows, request)  # type: ignore[misc]
+
+
+def has_sessions(row: Any) -> bool:
+    return bool(row.sessions.exists())
 
 
 class HistoryInline(_ReadOnly, TabularInline):  # type: ignore[misc]
