@@ -17,7 +17,7 @@ from django.urls import NoReverseMatch, reverse
 from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
 from environments_app.admin import ISOLATION_FIELDS
-from environments_app.models import Environment
+from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app import models
 from sessions_app.models import FailedLogin, Node
 from sessions_app.services.clients import create_key
@@ -69,6 +69,7 @@ def rows(this: Node, python: Environment) -> dict[str, Model]:
     """One of each model that has pages."""
     everything: dict[str, Model] = dict(history(this, python))
     everything["environments_app_environment"] = python
+    python.builds.create(dockerfile="FROM nothing\n")
     everything["auth_user"] = User.objects.create_superuser("owner", password=PASSWORD)
     everything["auth_group"] = Group.objects.create(name="operators")
     everything["sessions_app_failedlogin"] = FailedLogin.objects.create(username="a", address="b")
@@ -93,7 +94,13 @@ def with_all_permissions(verb: str = "") -> tuple[Client, User]:
 
 def contents() -> dict[str, list[dict[str, Any]]]:
     """All rows of all models that have pages, and which permissions hang on which."""
-    models = [*admin.site._registry, User.groups.through, User.user_permissions.through]
+    models = [
+        *admin.site._registry,
+        EnvironmentBuild,
+        NodeBuild,
+        User.groups.through,
+        User.user_permissions.through,
+    ]
     models.append(Group.permissions.through)
     found = {m._meta.label: list(m._default_manager.order_by("pk").values()) for m in models}
     for user in found["auth.User"]:
@@ -104,12 +111,13 @@ def contents() -> dict[str, list[dict[str, Any]]]:
 def addresses(rows: dict[str, Model]) -> list[str]:
     """Every page of every registered model that can be addressed by its row."""
     found = []
+    builds = EnvironmentBuild.objects.values_list("pk", flat=True)
     for model_admin in admin.site._registry.values():
         name = f"{model_admin.opts.app_label}_{model_admin.opts.model_name}"
         for pattern in model_admin.get_urls():
             if not (named := getattr(pattern, "name", None)):
                 continue
-            for arguments in ([], [rows[name].pk]):
+            for arguments in ([], [rows[name].pk], [rows[name].pk, *builds]):
                 try:
                     found.append(reverse(f"admin:{named}", args=arguments))
                 except NoReverseMatch:
@@ -128,6 +136,11 @@ def test_whoever_may_only_look_changes_nothing_whatever_is_sent(rows: dict[str, 
     assert len(tried) > 4 * len(rows)
     for address in tried:
         client.post(address, HOSTILE_VALUES)
+    of_builds = [address for address in tried if "/builds/" in address]
+    assert len(of_builds) == 2
+    for address in of_builds:
+        for step in ("build", "roll_back", "cancel", "repeat", "promote"):
+            client.post(address, {"step": step, "dockerfile": "FROM evil", "revision": "1"})
     for model_admin in admin.site._registry.values():
         name = f"{model_admin.opts.app_label}_{model_admin.opts.model_name}"
         chosen = {"_selected_action": [str(rows[name].pk)], "post": "yes"}
@@ -135,6 +148,24 @@ def test_whoever_may_only_look_changes_nothing_whatever_is_sent(rows: dict[str, 
             client.post(list_page(name), chosen | {"action": action})
     assert contents() == before
     assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize("key", ["0", "no-such", "no/such", "-1", "9" * 30])
+def test_a_key_that_no_row_has_is_no_error(key: str, rows: dict[str, Model]) -> None:
+    owner = Client()
+    owner.force_login(User.objects.get(username="owner"))
+    before = contents()
+    for model_admin in admin.site._registry.values():
+        for pattern in model_admin.get_urls():
+            if "object_id" not in pattern.pattern.converters or pattern.name is None:
+                continue
+            try:
+                address = reverse(f"admin:{pattern.name}", args=[key])
+            except NoReverseMatch:
+                continue
+            for answer in (owner.get(address), owner.post(address, {"post": "yes"})):
+                assert answer.status_code < 500, address
+    assert contents() == before
 
 
 def test_all_permissions_together_make_no_superuser_and_loosen_no_sandbox(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from inspect import signature
 from typing import Any, TypeVar, cast
 
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import ValidationError
+from django.db.models import Model
+from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from unfold.decorators import action, display
 
@@ -44,6 +48,15 @@ def back_to(model: str, object_id: Any) -> HttpResponse:
     return HttpResponse(headers={"HX-Redirect": page})
 
 
+def is_key(model: type[Model], text: Any) -> bool:
+    """Whether a row could have it: the console's addresses take any text for one."""
+    try:
+        model._meta.pk.to_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
 def operation(
     title: str, *, permission: str = "operate", **options: Any
 ) -> Callable[[Method], Method]:
@@ -51,4 +64,22 @@ def operation(
     by itself, `HistoryAdmin.has_operate_permission`.
     """
     decorator = action(description=title, permissions=[permission], **options)
-    return cast("Callable[[Method], Method]", decorator)
+
+    def decorated(method: Method) -> Method:
+        return cast("Method", decorator(_of_a_row(method)))
+
+    return decorated
+
+
+def _of_a_row(method: Method) -> Method:
+    """Answers 404 where `object_id` is no row's."""
+    if "object_id" not in signature(method).parameters:
+        return method
+
+    @wraps(method)
+    def checked(admin: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if not is_key(admin.model, kwargs.get("object_id")):
+            raise Http404
+        return method(admin, request, *args, **kwargs)
+
+    return cast("Method", checked)
