@@ -47,7 +47,7 @@ from tests.platforms import Platform, api_key, bearer, hear, platform
 from tests.racing import together
 from tests.test_api import error
 from tests.test_executor import executing
-from tests.test_press_of_run import recorded
+from tests.test_press_of_run import recorded, tell_nothing
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -204,6 +204,7 @@ def test_an_execution_with_a_key_takes_no_other_statements(
     work()
     token = own.token(session_id, "candidate")
     path = f"/sessions/{session_id}/execute"
+    tell_nothing(monkeypatch)
     with executing(this):
         assert own.call("POST", path, {"code": "1"}).status_code == 200
         with recorded(monkeypatch) as sent:

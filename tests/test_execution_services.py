@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from codeexec.errors import (
 )
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
+from sessions_app.services import executions
 from sessions_app.services.executions import (
     Arrival,
     RunRequest,
@@ -30,9 +32,10 @@ from sessions_app.services.executions import (
     submit_single_run,
     workspace_files,
 )
-from sessions_app.services.sessions import stop_session
+from sessions_app.services.sessions import restart_session, stop_session
 from tests.cast import claim_of, execution_in, new_execution, outcome, session_in
 from tests.conftest import Configure
+from tests.racing import in_connection_of_its_own
 from tests.working import Delivery, announcements, lose_messages, queued, take_up
 
 pytestmark = pytest.mark.django_db
@@ -311,19 +314,45 @@ def test_the_end_of_a_run_lets_its_session_stop(lost: bool, running: Execution) 
     assert running.status == (E.CANCELLED if lost else E.ERROR)
 
 
-@pytest.mark.parametrize("how", ["finish", "fail"])
-def test_a_lost_sandbox_is_replaced(how: str, running: Execution) -> None:
-    waiting = submit_execution(running.session_id, CODE)
+def end_with_lost_sandbox(how: str, running: Execution) -> None:
     if how == "finish":
         finish_execution(claim_of(running), outcome(), sandbox_lost=True)
     else:
         fail_execution(claim_of(running), "The container is gone.", sandbox_lost=True)
+
+
+@pytest.mark.parametrize("how", ["finish", "fail"])
+def test_a_lost_sandbox_is_replaced(how: str, running: Execution) -> None:
+    waiting = submit_execution(running.session_id, CODE)
+    end_with_lost_sandbox(how, running)
     session = Session.objects.get(pk=running.session_id)
     assert (session.status, session.node) == (S.PENDING, None)
     assert session.last_execution_at is not None
     assert queued("shared") == [Delivery("start_session", (str(session.pk),))]
     waiting.refresh_from_db()
     assert waiting.status == E.QUEUED
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("how", ["finish", "fail"])
+def test_no_run_begins_in_what_is_lost(
+    how: str, running: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever learns of the end may send the next program at once."""
+
+    def status() -> str:
+        return Execution.objects.get(pk=running.pk).status
+
+    seen = []
+
+    def restart(session: Session) -> bool:
+        with ThreadPoolExecutor(1) as other:
+            seen.append(other.submit(in_connection_of_its_own, status).result())
+        return restart_session(session)
+
+    monkeypatch.setattr(executions, "restart_session", restart)
+    end_with_lost_sandbox(how, running)
+    assert (seen, status()) == ([E.RUNNING], E.COMPLETED if how == "finish" else E.ERROR)
 
 
 # ---- a single run

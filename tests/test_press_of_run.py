@@ -78,6 +78,12 @@ NAMES = {
 }
 
 
+def tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy this machine is, runs end before anything of them is told while they go on."""
+    monkeypatch.setattr(batches, "FIRST_SECONDS", LONG)
+    monkeypatch.setattr(fake_process, "FIRST_ASK_SECONDS", LONG)
+
+
 @contextmanager
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the statements that anybody in this process sends to the database, by whatever
@@ -121,9 +127,7 @@ def test_an_awaited_run_takes_no_other_statements(
 ) -> None:
     session_id = api.post("/sessions", {"environment": "python"}).json()["session_id"]
     work()
-    # However busy this machine is: the run ends before anything of it is to be told.
-    monkeypatch.setattr(batches, "FIRST_SECONDS", 60.0)
-    monkeypatch.setattr(fake_process, "FIRST_ASK_SECONDS", 60.0)
+    tell_nothing(monkeypatch)
     with executing(this):
         path = f"/sessions/{session_id}/execute"
         assert api.post(path, {"code": code}).status_code == 200  # connects, and gets to know

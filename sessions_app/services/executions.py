@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 from uuid import UUID, uuid4
 
@@ -300,15 +301,23 @@ def finish_execution(
     sandbox_lost: bool = False,
 ) -> bool:
     """Keep what a run came to, and free its session. False: somebody ended it before."""
-    finished, released = press_of_run.finish(
+    keep = partial(
+        press_of_run.finish,
         execution_id=claim.execution_id,
         session_id=claim.session_id,
         outcome=outcome,
         seconds_since_started=seconds_since_started,
         goes_on=not (claim.one_shot or sandbox_lost),
     )
-    if finished and (claim.one_shot or sandbox_lost or not released):
-        _leave_session(Session.row(claim.session_id).get(), released, sandbox_lost=sandbox_lost)
+    if sandbox_lost:
+        with transaction.atomic():
+            finished, released = keep()
+            if released:
+                _replace_sandbox(Session.row(claim.session_id).get())
+    else:
+        finished, released = keep()
+    if finished and (claim.one_shot or not released):
+        _leave_session(Session.row(claim.session_id).get(), released)
     return finished
 
 
@@ -343,13 +352,22 @@ def _end_run(
             released = session.end_execution()
             if not end(session):
                 raise _EndedBeforeError
+            if sandbox_lost and released:
+                session.refresh_from_db()
+                _replace_sandbox(session)
     except _EndedBeforeError:
         return False
-    _leave_session(session, released, sandbox_lost=sandbox_lost)
+    _leave_session(session, released)
     return True
 
 
-def _leave_session(session: Session, released: bool, *, sandbox_lost: bool = False) -> None:
+def _replace_sandbox(session: Session) -> None:
+    """In the transaction that ends its run: no other run may begin in what is lost."""
+    if not session.one_shot:
+        restart_session(session)
+
+
+def _leave_session(session: Session, released: bool) -> None:
     """What becomes of a session whose run has ended, after the commit: who waits for the result
     doesn't wait for this. Should we die here, the node's upkeep does it.
     """
@@ -357,9 +375,6 @@ def _leave_session(session: Session, released: bool, *, sandbox_lost: bool = Fal
         enqueue_stop(session)
     elif session.one_shot:
         stop_session(session.pk, Session.StopReason.FINISHED)
-    elif sandbox_lost:
-        session.refresh_from_db()
-        restart_session(session)
     else:
         press_of_run.announce(session.pk, session.node_id)
 
