@@ -94,7 +94,8 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
         }
         context = {
             **self.admin_site.each_context(request),
-            "environment": environment,
+            "opts": self.opts,
+            "original": environment,
             "back": reverse("admin:environments_app_environment_change", args=[environment.pk]),
             "overview": _overview_url(environment),
             "may": may,
