@@ -7,6 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import psycopg
 import pytest
@@ -21,6 +22,7 @@ from django_q.tasks import async_task
 from codeexec.broker import PostgresBroker, release_claims
 from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
 from tests.patience import LONG, SOON
+from tests.racing import together
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["django_q"])
 
@@ -158,18 +160,8 @@ def test_two_brokers_never_take_the_same_message(
 ) -> None:
     for number in range(200):
         enqueue("a.task", str(number))
-    taken: dict[PostgresBroker, list[str]] = {broker: [], other: []}
-    threads = [
-        threading.Thread(target=lambda one=one: taken[one].extend(took(one)))
-        for one in (broker, other)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert sorted(map(int, taken[broker] + taken[other])) == list(range(200))
-    assert taken[broker]
-    assert taken[other]
+    ones, others = together(partial(took, broker), partial(took, other))
+    assert sorted(map(int, ones + others)) == list(range(200))
 
 
 def test_a_message_that_somebody_is_taking_is_skipped(broker: PostgresBroker) -> None:

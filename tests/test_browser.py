@@ -185,6 +185,19 @@ def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
     assert problems == []
 
 
+def test_a_list_empties_and_fills_by_itself(
+    operator: Page, this: Node, python: Environment, problems: list[str]
+) -> None:
+    first = session(python, this)
+    operator.goto(reverse("admin:sessions_app_session_changelist") + "?status__exact=ready")
+    expect(operator.locator("#result_list")).to_contain_text(str(first.pk)[:8])
+    assert first.fail("It was given up.")
+    expect(operator.locator("#result_list")).to_have_count(0)
+    second = session(python, this)
+    expect(operator.locator("#result_list")).to_contain_text(str(second.pk)[:8])
+    assert problems == []
+
+
 def test_an_operator_stops_a_session(operator: Page, run: Execution, problems: list[str]) -> None:
     operator.goto(page(run.session))
     operator.locator("[hx-get*=stop_this_session]").first.click()
@@ -353,11 +366,14 @@ def test_a_candidates_text_is_shown_and_never_obeyed(
     assert EVERYTHING.encode() in b"".join(bytes(row.stdout) for row in rows)
     search = "/admin/sessions_app/session/?q=%3Cscript%3Ewindow.obeyed=1%3C/script%3E"
     addresses = [page(row) for row in (*rows, rows[0].session, python, this)]
-    for address in ["/", "/docs", *addresses, *pages_of_the_console(operator), search]:
+    operator.goto("/")
+    expect(operator.locator("#health-status")).to_have_text("healthy")
+    assert operator.evaluate("window.obeyed") is None
+    Node.objects.filter(pk=this.pk).update(engine_error=EVERYTHING)
+    for address in ["/docs", *addresses, *pages_of_the_console(operator), search]:
         operator.goto(address)
         operator.wait_for_load_state("load")
         assert operator.evaluate("window.obeyed") is None, address
-        Node.objects.filter(pk=this.pk).update(engine_error=EVERYTHING)  # after the first page
     assert problems == []
 
 

@@ -104,6 +104,25 @@ def test_a_region_becomes_what_its_address_answers(answers: Answers) -> None:
     expect(answers.tab.locator("h1")).to_have_count(0)
 
 
+def test_an_answer_without_the_region_is_a_failure_unless_somebody_knows_better(
+    answers: Answers,
+) -> None:
+    answers.open()
+    answers.part = "<p>nothing of the kind</p>"
+    expect(answers.tab.locator("#region")).to_have_attribute("data-refresh-state", "late")
+    answers.open()
+    answers.tab.evaluate(
+        """document.getElementById("region").addEventListener("gone", event => {
+          event.preventDefault();
+          event.target.dataset.gone = "yes";
+        })"""
+    )
+    answers.part = "<p>nothing of the kind</p>"
+    expect(answers.tab.locator("#region")).to_have_attribute("data-gone", "yes")
+    answers.wait_for_more(2)
+    expect(answers.tab.locator("[data-refresh-notice]")).to_have_text("")
+
+
 def test_a_hidden_tab_asks_for_nothing_and_a_shown_one_at_once(answers: Answers) -> None:
     answers.open()
     answers.wait_for_more(1)

@@ -57,9 +57,13 @@ async function showEnvironments() {
     select.value = "python";
   }
   select.disabled = names.length === 0;
-  element("run").disabled = names.length === 0;
+  element("run").disabled = true;
   if (names.length > 0) {
-    await offerExample();
+    try {
+      await offerExample();
+    } finally {
+      element("run").disabled = false;
+    }
   }
 }
 

@@ -18,7 +18,8 @@
 // - data-refresh-state tells how it stands: "fresh", "late" (it failed) or "ended" (refused). An
 //   element [data-refresh-notice] in the region or, without one, in the page, says the last two in
 //   words.
-// - The event "refresh", sent to a region, refreshes it at once; "refreshed" is sent by it, after.
+// - The event "refresh", sent to a region, refreshes it at once; "refreshed" is sent by it, after;
+//   "gone" where the answer has no such region, which is a failure unless a listener prevents that.
 
 const SLOWEST_MS = 60_000;
 const PATIENCE_MS = 15_000;
@@ -104,6 +105,9 @@ async function refresh(region) {
 function become(region, html, address) {
   const answered = new DOMParser().parseFromString(html, "text/html").getElementById(region.id);
   if (answered === null) {
+    if (!region.dispatchEvent(new CustomEvent("gone", { cancelable: true }))) {
+      return false;
+    }
     throw new Error(`${address} answered no element #${region.id}`);
   }
   // It may have been given another address meanwhile: then this is not what it is to show.
