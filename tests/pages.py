@@ -28,9 +28,10 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import django
 from django.contrib.admin.views.main import ChangeList
+from django.db import connection
 from django.http import Http404
 from django.test import Client
-from django.test.utils import setup_test_environment
+from django.test.utils import CaptureQueriesContext, setup_test_environment
 from django.urls import resolve, reverse
 from django.utils import timezone
 
@@ -45,15 +46,18 @@ WORDS = ("print", "no such text anywhere", "0123abcd", "Candidate 77")
 
 @dataclass
 class Page:
-    """What one address took, in milliseconds."""
+    """What one address took, times in milliseconds."""
 
     address: str
     first: float
     median: float = 0.0
     view: str = ""
+    status: int = 0
+    statements: int = 0
 
     def __str__(self) -> str:
-        return f"{self.median:8.1f} {self.first:8.1f}  {self.address}"
+        times = f"{self.median:8.1f} {self.first:8.1f}"
+        return f"{times} {self.statements:3} statements  {self.address}"
 
 
 @dataclass
@@ -61,9 +65,12 @@ class Walk:
     """Of all that is linked, `ROWS_OF_A_KIND` rows for each view."""
 
     client: Client
-    slower_than: float
-    pairs: bool
-    verbose: bool
+    slower_than: float = float("inf")
+    pairs: bool = False
+    verbose: bool = False
+    rows_of_a_kind: int = ROWS_OF_A_KIND
+    queries: bool = True
+    """Whether pages are asked for with query strings, too."""
     pages: list[Page] = field(default_factory=list)
     _waiting: deque[str] = field(default_factory=lambda: deque([FIRST]))
     _seen: set[str] = field(default_factory=set)
@@ -80,7 +87,7 @@ class Walk:
             changelist = context.get("cl") if context is not None else None
             if urlsplit(address).query or response.streaming:
                 continue  # what it leads to in turn is without end
-            if isinstance(changelist, ChangeList):
+            if self.queries and isinstance(changelist, ChangeList):
                 self._add(urljoin(address, query) for query in self._of_list(changelist))
             self._add(self._linked(address, response.content.decode(errors="replace")))
         return self.pages
@@ -90,12 +97,17 @@ class Walk:
         taken = []
         for _ in range(4):
             began = time.perf_counter()
-            response = self.client.get(address)
+            with CaptureQueriesContext(connection) as sent:
+                response = self.client.get(address)
             taken.append(1000 * (time.perf_counter() - began))
             if taken[0] <= self.slower_than:
                 break
         page.first, page.median = taken[0], statistics.median(taken[1:] or taken)
-        page.view = _view(address) or ""
+        page.view, page.status, page.statements = (
+            _view(address) or "",
+            response.status_code,
+            len(sent),
+        )
         return page, response
 
     def _linked(self, address: str, text: str) -> Iterator[str]:
@@ -106,9 +118,9 @@ class Walk:
                 continue
             names = tuple(name for name, _ in parse_qsl(target.query))
             if names:
-                kind, most = (view, *names), QUERIES_OF_A_KIND
+                kind, most = (view, *names), QUERIES_OF_A_KIND if self.queries else 0
             else:
-                kind, most = (view,), ROWS_OF_A_KIND
+                kind, most = (view,), self.rows_of_a_kind
             whole = target.path + (f"?{target.query}" if names else "")
             if whole not in self._seen and self._of_kind[kind] < most:
                 self._of_kind[kind] += 1
