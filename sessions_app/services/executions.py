@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 from uuid import UUID, uuid4
 
@@ -301,21 +300,16 @@ def finish_execution(
     sandbox_lost: bool = False,
 ) -> bool:
     """Keep what a run came to, and free its session. False: somebody ended it before."""
-    keep = partial(
-        press_of_run.finish,
-        execution_id=claim.execution_id,
-        session_id=claim.session_id,
-        outcome=outcome,
-        seconds_since_started=seconds_since_started,
-        goes_on=not (claim.one_shot or sandbox_lost),
-    )
-    if sandbox_lost:
-        with transaction.atomic():
-            finished, released = keep()
-            if released:
-                _replace_sandbox(Session.row(claim.session_id).get())
-    else:
-        finished, released = keep()
+    with transaction.atomic() if sandbox_lost else nullcontext():
+        finished, released = press_of_run.finish(
+            execution_id=claim.execution_id,
+            session_id=claim.session_id,
+            outcome=outcome,
+            seconds_since_started=seconds_since_started,
+            goes_on=not (claim.one_shot or sandbox_lost),
+        )
+        if sandbox_lost and released:
+            _replace_sandbox(claim.session_id)
     if finished and (claim.one_shot or not released):
         _leave_session(Session.row(claim.session_id).get(), released)
     return finished
@@ -353,16 +347,16 @@ def _end_run(
             if not end(session):
                 raise _EndedBeforeError
             if sandbox_lost and released:
-                session.refresh_from_db()
-                _replace_sandbox(session)
+                _replace_sandbox(session.pk)
     except _EndedBeforeError:
         return False
     _leave_session(session, released)
     return True
 
 
-def _replace_sandbox(session: Session) -> None:
+def _replace_sandbox(session_id: UUID) -> None:
     """In the transaction that ends its run: no other run may begin in what is lost."""
+    session = Session.row(session_id).get()
     if not session.one_shot:
         restart_session(session)
 
