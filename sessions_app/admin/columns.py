@@ -8,7 +8,7 @@ from inspect import signature
 from typing import Any, TypeVar, cast
 
 from django.core.exceptions import ValidationError
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from unfold.decorators import action, display
@@ -16,6 +16,7 @@ from unfold.decorators import action, display
 from sessions_app.admin.display import exact
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+Row = TypeVar("Row", bound=Model)
 
 
 def column(title: str, *, ordering: str | None = None) -> Callable[[Method], Method]:
@@ -55,6 +56,11 @@ def is_key(model: type[Model], text: Any) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def with_key(rows: QuerySet[Row], text: Any) -> QuerySet[Row]:
+    """The one with that key; none where no row could have it."""
+    return rows.filter(pk=text) if is_key(rows.model, text) else rows.none()
 
 
 def operation(

@@ -12,7 +12,7 @@ from unfold.enums import ActionVariant
 
 from codeexec.audit.actors import user_actor
 from codeexec.errors import ServiceError
-from sessions_app.admin.columns import back_to, held, is_key, operation
+from sessions_app.admin.columns import back_to, held, operation, with_key
 from sessions_app.models import Execution
 from sessions_app.models.execution import UNFINISHED
 from sessions_app.services.executions import cancel_execution, run_again
@@ -34,7 +34,7 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """Only what goes on can be cancelled."""
         actions: list[Any] = super().get_actions_detail(request, object_id)
-        if is_key(Execution, object_id) and Execution.row(object_id).unfinished().exists():
+        if with_key(Execution.objects.unfinished(), object_id).exists():
             return actions
         return [each for each in actions if not each.action_name.endswith("cancel_this_execution")]
 

@@ -132,12 +132,9 @@ class KeptByItsSessions:
     def get_deleted_objects(self, objs: Iterable[Any], request: HttpRequest) -> Any:
         """What goes too, its counts, the permissions lacking for that, and what prevents it."""
         rows = list(objs)
-        kept = [f"The sessions of {row}. Disable it instead." for row in rows if has_sessions(row)]
+        having = [row for row in rows if row.sessions.exists()]
+        kept = [f"The sessions of {row}. Disable it instead." for row in having]
         return ([], {}, set(), kept) if kept else super().get_deleted_objects(rows, request)  # type: ignore[misc]
-
-
-def has_sessions(row: Any) -> bool:
-    return bool(row.sessions.exists())
 
 
 class HistoryInline(_ReadOnly, TabularInline):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from unfold.enums import ActionVariant
 
 from codeexec.audit.actors import user_actor
 from sessions_app.admin import node_page
-from sessions_app.admin.columns import back_to, column, held, is_key, operation, time_column
+from sessions_app.admin.columns import back_to, column, held, operation, time_column, with_key
 from sessions_app.admin.display import NODE_BADGES, ago, badge
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.models import Node, Sandbox
@@ -145,8 +145,7 @@ class NodeAdmin(HistoryAdmin):
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """Without the one that changes nothing in the status that the node has."""
         useless = {Node.Status.ACTIVE: "resume_this_node", Node.Status.DRAINING: "drain_this_node"}
-        this = Node.objects.filter(pk=object_id) if is_key(Node, object_id) else Node.objects.none()
-        status = this.values_list("status", flat=True).first()
+        status = with_key(Node.objects.all(), object_id).values_list("status", flat=True).first()
         without = useless.get(Node.Status(status)) if status else None
         actions: list[Any] = super().get_actions_detail(request, object_id)
         return [each for each in actions if not each.action_name.endswith(f"_{without}")]

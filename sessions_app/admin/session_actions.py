@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 
 from codeexec.audit.actors import user_actor
 from codeexec.errors import ServiceError
-from sessions_app.admin.columns import back_to, held, is_key, operation
+from sessions_app.admin.columns import back_to, held, operation, with_key
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import OPEN
 from sessions_app.services.executions import cancel_execution
@@ -69,9 +69,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """None of them where the session has ended: nothing can be done to it."""
-        if not (
-            is_key(Session, object_id) and Session.objects.open().filter(pk=object_id).exists()
-        ):
+        if not with_key(Session.objects.open(), object_id).exists():
             return []
         actions: list[Any] = super().get_actions_detail(request, object_id)
         return actions
