@@ -68,7 +68,6 @@ class Attack:
 
 
 _MORE_TIME = 3
-_MORE_TIME = 3
 _KILLED = frozenset({Verdict.MEMORY_LIMIT})
 _TIME = frozenset({Verdict.TIME_LIMIT})
 _FLOOD = frozenset({Verdict.OUTPUT_LIMIT})
