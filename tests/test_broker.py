@@ -58,9 +58,14 @@ def other() -> Iterator[PostgresBroker]:
 def took(broker: PostgresBroker) -> list[str]:
     """First arguments of everything that can be taken now."""
     names = []
-    while messages := broker.dequeue():
-        names += [SignedPackage.loads(payload)["args"][0] for _id, payload in messages]
+    while some := took_some(broker):
+        names += some
     return names
+
+
+def took_some(broker: PostgresBroker) -> list[str]:
+    """What it takes at one time."""
+    return [SignedPackage.loads(payload)["args"][0] for _id, payload in broker.dequeue() or ()]
 
 
 def backend_pid(broker: PostgresBroker) -> int:
@@ -160,8 +165,17 @@ def test_two_brokers_never_take_the_same_message(
 ) -> None:
     for number in range(200):
         enqueue("a.task", str(number))
-    ones, others = together(partial(took, broker), partial(took, other))
+    both_have_some = threading.Barrier(2)
+
+    def take(one: PostgresBroker) -> list[str]:
+        first = took_some(one)
+        both_have_some.wait(LONG)
+        return first + took(one)
+
+    ones, others = together(partial(take, broker), partial(take, other))
     assert sorted(map(int, ones + others)) == list(range(200))
+    assert ones
+    assert others
 
 
 def test_a_message_that_somebody_is_taking_is_skipped(broker: PostgresBroker) -> None:
