@@ -3,6 +3,7 @@
     ServiceError                       code, http_status, fields for the body
     ├── InvalidRequest        400      invalid_request
     │   ├── OutOfBounds       400      invalid_request (field, maximum)
+    │   ├── UnknownField      400      unknown_field (field)
     │   ├── InvalidPath       400      invalid_path
     │   ├── UnknownEnvironment 400     unknown_environment
     │   ├── UnknownRuntime    400      unknown_runtime
@@ -84,6 +85,12 @@ class OutOfBounds(InvalidRequest):
         said = f"{found}, at most {maximum}."
         errors = {field: [said]}
         super().__init__(f"{field}: {said}", field=field, maximum=maximum, errors=errors)
+
+
+class UnknownField(InvalidRequest):
+    """A field of the body, or a parameter of the address, that the call doesn't take."""
+
+    code = "unknown_field"
 
 
 class InvalidPath(InvalidRequest):

@@ -154,7 +154,8 @@ def test_a_half_of_a_surrogate_pair_is_no_input(api: Api, path: str) -> None:
 )  # fmt: skip
 def test_a_number_that_can_not_be_is_a_400(field: str, number: str, api: Api, path: str) -> None:
     address = "/sessions" if field == "ttl" else path
-    content = f'{{"code": "1", "{field}": {number}}}'.encode()
+    code = '"code": "1", ' if field == "timeout" else ""
+    content = f'{{{code}"{field}": {number}}}'.encode()
     answer = api.request("POST", address, content=content, headers=JSON)
     error(answer, 400, "invalid_request")
 

@@ -22,6 +22,7 @@ from codeexec.errors import (
 )
 from codeexec.logs import concern
 from codeexec.threads import in_thread
+from sessions_app.api.inputs import require_known
 from sessions_app.callers import Caller, Role, Scope
 from sessions_app.services.authentication import Credentials, authenticate, authenticate_at_once
 
@@ -131,6 +132,11 @@ class ApiAuthentication(BaseAuthentication):
 class ApiViewSet(ViewSet):
     authentication_classes = (ApiAuthentication,)
     permission_classes = ()
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if self.action not in (None, "metadata"):  # a 405, and OPTIONS
+            require_known(request, getattr(self, self.action))
 
     def perform_authentication(self, request: Request) -> None:
         if self._declared() is not PUBLIC:

@@ -14,7 +14,8 @@ from drf_spectacular.drainage import set_override
 from rest_framework import serializers
 
 from codeexec import bounds
-from codeexec.errors import OutOfBounds
+from codeexec.errors import OutOfBounds, UnknownField
+from sessions_app.api.inputs import unknown_name
 from sessions_app.paths import PATTERN as PATH_PATTERN
 from sessions_app.paths import require_separate, workspace_path
 
@@ -177,12 +178,21 @@ def _file_content(path: str, content: Any) -> Any:
     if isinstance(content, str):
         _require_text(content)
         return content
-    if isinstance(content, dict) and list(content) == ["base64"]:
+    if isinstance(content, dict):
+        _require_base64_only(path, content)
+    if isinstance(content, dict) and content:
         encoded = content["base64"]
         if isinstance(encoded, str) and _BASE64.fullmatch(encoded):
             return content
         raise serializers.ValidationError(f"{path}: its base64 can't be decoded.")
     raise serializers.ValidationError(f'{path}: give text, or {{"base64": "..."}}.')
+
+
+def _require_base64_only(path: str, content: dict[str, Any]) -> None:
+    for name in content:
+        if name != "base64":
+            said = unknown_name(name, "field", ["base64"], f"the file {path!r}")
+            raise UnknownField(f"files: {said}", field="files", errors={"files": [said]})
 
 
 class Number(_Field):

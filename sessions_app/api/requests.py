@@ -30,22 +30,9 @@ from sessions_app.services.tokens import MAX_SECONDS as MAX_TOKEN_SECONDS
 RUNTIME_HELP = "OCI runtime, such as runsc (gVisor), instead of the environment's own."
 
 
-class RequestSerializer(serializers.Serializer[Any]):
-    """A request's fields. Others are ignored, but for those that would change what happens."""
-
-    unsupported: tuple[str, ...] = ()
-
-    def to_internal_value(self, data: Any) -> Any:
-        given = [name for name in self.unsupported if isinstance(data, dict) and data.get(name)]
-        if given:
-            raise serializers.ValidationError(dict.fromkeys(given, "Not supported; leave it out."))
-        return super().to_internal_value(data)
-
-
-class OpenSessionSerializer(RequestSerializer):
+class OpenSessionSerializer(serializers.Serializer[Any]):
     """Request of `POST /sessions`."""
 
-    unsupported = ("limits", "files")
     environment = Name(
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
@@ -62,10 +49,9 @@ class OpenSessionSerializer(RequestSerializer):
     )
 
 
-class ChangeSessionSerializer(RequestSerializer):
+class ChangeSessionSerializer(serializers.Serializer[Any]):
     """Request of `PATCH /sessions/{id}`."""
 
-    unsupported = ("environment", "runtime", "limits", "files")
     ttl = WholeSeconds(
         required=False,
         allow_null=True,
@@ -76,7 +62,7 @@ class ChangeSessionSerializer(RequestSerializer):
     )
 
 
-class TokenRequestSerializer(RequestSerializer):
+class TokenRequestSerializer(serializers.Serializer[Any]):
     """Request of `POST /sessions/{id}/tokens`."""
 
     role = serializers.ChoiceField(
@@ -93,10 +79,9 @@ class TokenRequestSerializer(RequestSerializer):
     )
 
 
-class RunSerializer(RequestSerializer):
+class RunSerializer(serializers.Serializer[Any]):
     """Request of `POST /sessions/{id}/execute`."""
 
-    unsupported = ("memory",)
     code = Code(required=False, allow_null=True, help_text="The program.")
     filename = WorkspacePath(
         required=False,
@@ -150,7 +135,7 @@ def read_single_run(data: Any) -> tuple[str | None, str | None, RunRequest]:
     return checked.get("environment"), checked.get("runtime"), _run_request(checked)
 
 
-def _checked(serializer: RequestSerializer, data: Any) -> dict[str, Any]:
+def _checked(serializer: serializers.Serializer[Any], data: Any) -> dict[str, Any]:
     if data is None:
         raise serializers.ValidationError({"non_field_errors": ["No data provided"]})
     checked: dict[str, Any] = serializer.run_validation(data)

@@ -24,8 +24,8 @@ from sessions_app.models import Session
 from sessions_app.paths import PATTERN
 
 _ERRORS = {
-    400: "The request can't be done as it is: `invalid_request`, `invalid_path`, "
-    "`unknown_environment`, `unknown_runtime`, `limit_exceeded`.",
+    400: "The request can't be done as it is: `invalid_request`, `unknown_field`, "
+    "`invalid_path`, `unknown_environment`, `unknown_runtime`, `limit_exceeded`.",
     401: "`not_authenticated`, `invalid_key`, `invalid_token`, `token_expired`.",
     403: "`insufficient_scope`, `forbidden_for_role`; `foreign_host` and `foreign_origin` where no"
     " key is asked for.",
@@ -211,6 +211,9 @@ def complete(result: dict[str, Any], **_options: Any) -> dict[str, Any]:
     schemas |= {"Json": JSON_SCHEMA, "Metadata": METADATA_SCHEMA}
     for name in ("RunRequest", "SingleRunRequest"):
         schemas[name]["anyOf"] = _SOMETHING_TO_RUN
+    for name, described in schemas.items():
+        if name.endswith("Request"):
+            described["additionalProperties"] = False
     for path, operations in result["paths"].items():
         if path.endswith("/execute"):
             operations["post"]["requestBody"]["required"] = True

@@ -38,6 +38,7 @@ from sessions_app.api.answers import (
     WorkspaceSerializer,
 )
 from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
+from sessions_app.api.inputs import takes
 from sessions_app.api.inquiring import Inquired, as_download, as_json
 from sessions_app.api.requests import (
     ChangeSessionSerializer,
@@ -72,10 +73,10 @@ from sessions_app.services.tokens import DEFAULT_SECONDS, issue_token
 class SessionViewSet(ApiViewSet):
     @extend_schema(
         summary="Open a session",
-        request=OpenSessionSerializer,
         responses=schema.responses(SessionOpenedSerializer, 201, 400, 503),
         examples=examples.OPEN_SESSION,
     )
+    @takes(OpenSessionSerializer)
     @allows(Scope.SESSIONS)
     def create(self, request: Request) -> Response:
         """`ready` at once when a warm sandbox was there, else `pending`: an execution may be sent
@@ -96,9 +97,9 @@ class SessionViewSet(ApiViewSet):
     @extend_schema(
         operation_id="sessions_list",
         summary="List sessions",
-        parameters=schema.SESSION_FILTERS,
         responses=schema.page(SessionSerializer, 400),
     )
+    @takes(parameters=schema.SESSION_FILTERS)
     @allows(Scope.READ)
     def index(self, request: Request) -> Response:
         """Newest first, in pages: `next` and `previous` are addresses, or null."""
@@ -126,10 +127,10 @@ class SessionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Change a session",
-        request=ChangeSessionSerializer,
         responses=schema.responses(SessionSerializer, 200, 400, 404, 409),
         examples=examples.CHANGE_SESSION,
     )
+    @takes(ChangeSessionSerializer)
     @allows(Scope.SESSIONS, Role.INTERVIEWER)
     def partial_update(self, request: Request, session_id: UUID) -> Response:
         """Give it more time or less, from now on; replace its metadata."""
@@ -174,9 +175,9 @@ class SessionViewSet(ApiViewSet):
     @extend_schema(
         operation_id="sessions_files_retrieve",
         summary="One file of the workspace",
-        parameters=[schema.FILE_PATH],
         responses=schema.download("application/octet-stream", 400, 404, 409, 503),
     )
+    @takes(parameters=[schema.FILE_PATH])
     @allows(Scope.READ, *ANY_ROLE)
     def file(self, request: Request, session_id: UUID, path: str) -> Response:
         """Its bytes, as a download. `file_not_found` where there is none, `file_unreadable` where
@@ -200,10 +201,10 @@ class SessionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Make a session token",
-        request=TokenRequestSerializer,
         responses=schema.responses(TokenSerializer, 201, 400, 404, 409),
         examples=examples.TOKEN,
     )
+    @takes(TokenRequestSerializer)
     @allows(Scope.TOKENS)
     def tokens(self, request: Request, session_id: UUID) -> Response:
         """Opens this one session to a browser, for a while and as far as the role goes."""
@@ -218,11 +219,10 @@ class SessionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Run code in a session",
-        request=RunSerializer,
-        parameters=schema.WAIT,
         responses=schema.run_responses(404, 409),
         examples=examples.EXECUTE,
     )
+    @takes(RunSerializer, parameters=schema.WAIT)
     @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
     def execute(self, request: Request, session_id: UUID, arrival: Arrival) -> Response:
         """Answers when the program has ended, however it ended: `verdict` says how. Runs of one
@@ -235,8 +235,8 @@ class SessionViewSet(ApiViewSet):
         operation_id="sessions_executions_list",
         summary="A session's timeline",
         responses=schema.page(TimelineSerializer, 400, 404),
-        parameters=schema.paging("executions"),
     )
+    @takes(parameters=schema.paging("executions"))
     @allows(Scope.READ, *ANY_ROLE)
     def executions(self, request: Request, session_id: UUID) -> Response:
         """Every run with its code, input, output, verdict and times, in order."""
@@ -246,9 +246,9 @@ class SessionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Watch a session",
-        parameters=schema.LAST_EVENT_ID,
         responses=schema.stream_responses("or its session is closed"),
     )
+    @takes(parameters=schema.LAST_EVENT_ID)
     @allows(Scope.READ, *ANY_ROLE)
     def events(self, request: Request, session_id: UUID) -> Response:
         """Server-Sent Events. All that happens in the session, from its first execution on: as
@@ -286,9 +286,9 @@ class ExecutionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Watch an execution",
-        parameters=schema.LAST_EVENT_ID,
         responses=schema.stream_responses("the result was the last one"),
     )
+    @takes(parameters=schema.LAST_EVENT_ID)
     @allows(Scope.READ, *ANY_ROLE)
     def events(self, request: Request, execution_id: UUID) -> Response:
         """Server-Sent Events: `status`, `stdout` and `stderr` while the program runs, and at the
@@ -300,11 +300,10 @@ class ExecutionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Run code once",
-        request=SingleRunSerializer,
-        parameters=schema.WAIT,
         responses=schema.run_responses(),
         examples=examples.RUN_ONCE,
     )
+    @takes(SingleRunSerializer, parameters=schema.WAIT)
     @allows(Scope.EXECUTE)
     def run_once(self, request: Request, arrival: Arrival) -> Response:
         """One run in a fresh sandbox that is thrown away after it."""
