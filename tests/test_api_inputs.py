@@ -1,4 +1,4 @@
-"""What a call doesn't take is refused by name: a misspelt field would silently mean another thing."""
+"""What a call doesn't take is refused by name: a misspelt field would mean another thing."""
 
 from __future__ import annotations
 
