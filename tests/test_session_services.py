@@ -15,7 +15,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import OrmQ
 
+from codeexec.audit.actors import command_actor
 from codeexec.errors import NoCapacity, NotFound, UnknownEnvironment
+from codeexec.notifications import CHANNEL
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from environments_app.services import record_image
@@ -30,6 +32,7 @@ from sessions_app.services.sessions import (
     expire_sessions,
     fail_session,
     open_session,
+    reset_session,
     restart_session,
     stop_session,
 )
@@ -38,7 +41,7 @@ from tests.cast import execution_in, new_execution, session_in
 from tests.conftest import Configure, Work
 from tests.patience import LONG
 from tests.racing import blocked_by, together
-from tests.working import Delivery, queued, working
+from tests.working import Delivery, queued, told_on, working
 
 pytestmark = pytest.mark.django_db
 S = Session.Status
@@ -394,6 +397,42 @@ def test_a_stop_cancels_what_waits(status: str, python: Environment, this: Node)
         assert execution.status == E.CANCELLED
     expected = [] if status == S.PENDING else [Delivery("stop_session", (str(session.pk),))]
     assert queued("node:this") == expected
+
+
+@pytest.mark.parametrize("end", [stop_session, fail_session, reset_session, expire_session])
+@pytest.mark.django_db(transaction=True)
+def test_many_that_wait_are_ended_by_one_statement_and_each_is_told_of(
+    end: Any, python: Environment, this: Node
+) -> None:
+    session = session_in(S.READY, python, this)
+    waiting = {str(each.pk) for each in queue_many(session, 450)}
+    call = {
+        stop_session: lambda: stop_session(session.pk),
+        fail_session: lambda: fail_session(session, "It was lost."),
+        reset_session: lambda: reset_session(session.pk, by=command_actor("test")),
+        expire_session: lambda: expire_session(session),
+    }[end]
+    if end is expire_session:
+        due(session)
+    with told_on(CHANNEL) as told, CaptureQueriesContext(connection) as sent:
+        call()
+        heard = told()
+    assert len(sent) < 20
+    assert len(heard) < 10
+    assert waiting <= {each for payload in heard for each in payload.split()}
+    assert all(str(session.pk) in payload.split() for payload in heard)
+    ended = Execution.objects.filter(session=session)
+    assert not ended.unfinished().exists()
+    assert ended.exclude(finished_at=None).exclude(verdict="").count() == 450
+
+
+def queue_many(session: Session, count: int) -> list[Execution]:
+    numbers = range(1, count + 1)
+    rows = [
+        Execution(session=session, sequence=number, code="1", filename="a", timeout_seconds=1)
+        for number in numbers
+    ]
+    return Execution.objects.bulk_create(rows)
 
 
 @pytest.mark.parametrize("status", [S.STOPPING, S.STOPPED, S.ERROR])

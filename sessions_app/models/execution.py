@@ -9,7 +9,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from codeexec.notifications import publish
+from codeexec.notifications import CHANNEL, publish
 from codeexec.sandbox.types import RunResult
 from environments_app.models import EnvironmentRevision
 from sessions_app.callers import Caller
@@ -251,6 +251,18 @@ class Execution(models.Model):
         """queued or running → cancelled."""
         return self._finish(ExecutionStatus.CANCELLED, expected=expected, verdict=Verdict.CANCELLED)
 
+    @staticmethod
+    def cancel_queued(session_id: UUID) -> int:
+        """queued → cancelled, all that waits in a session; how many those were. For callers that
+        have locked the session's row.
+        """
+        return _end_queued(session_id, ExecutionStatus.CANCELLED, Verdict.CANCELLED)
+
+    @staticmethod
+    def fail_queued(session_id: UUID, reason: str) -> int:
+        """queued → error, as `cancel_queued`."""
+        return _end_queued(session_id, ExecutionStatus.ERROR, Verdict.INTERNAL_ERROR, reason)
+
     def request_cancel(self) -> bool:
         """running: its worker is asked to end it. False: it doesn't run, or was asked before."""
         unasked = Execution.row(self.pk).running().filter(cancel_requested_at=None)
@@ -282,3 +294,18 @@ class Execution(models.Model):
         """What it had written so far, where there will be no result."""
         with connection.cursor() as cursor:
             cursor.execute(statements.KEEP_EVENTS, {"execution": self.pk})
+
+
+def _end_queued(
+    session_id: UUID, status: ExecutionStatus, verdict: Verdict, reason: str = ""
+) -> int:
+    parameters = {
+        "session": str(session_id),
+        "status": status.value,
+        "verdict": verdict.value,
+        "reason": reason,
+        "channel": CHANNEL,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(statements.END_QUEUED, parameters)
+        return int(cursor.fetchone()[0])

@@ -176,6 +176,26 @@ FROM session LEFT JOIN finished ON true LEFT JOIN released ON true LEFT JOIN LAT
 
 READ = f"SELECT {_columns('row')} FROM sessions_app_execution AS row WHERE id = %s"  # noqa: S608
 
+END_QUEUED = """
+WITH ended AS (
+    UPDATE sessions_app_execution
+    SET status = %(status)s, verdict = %(verdict)s, error_reason = %(reason)s,
+        finished_at = statement_timestamp()
+    WHERE session_id = %(session)s AND status = 'queued'
+    RETURNING id
+), numbered AS (
+    SELECT id::text, (row_number() OVER () - 1) / 200 AS part  -- a notification has room for so many
+    FROM ended
+), told AS (
+    SELECT count(*) AS number,
+           pg_notify(%(channel)s, %(session)s || ' ' || string_agg(id, ' '))
+    FROM numbered
+    GROUP BY part
+)
+SELECT COALESCE(sum(number), 0)::int FROM told
+"""
+"""All that waits in a session. Its row is locked by the caller, so that nothing more comes."""
+
 RENEW = """
 UPDATE sessions_app_execution AS row
 SET lease_expires_at = now() + make_interval(secs => %(lease_seconds)s)

@@ -195,8 +195,9 @@ def reset_session(session_id: UUID | str, *, caller: Caller = OPERATOR, by: Acto
     """
     with transaction.atomic():
         session = _locked_open(session_id, caller)
-        unfinished = Execution.objects.filter(session=session).unfinished()
-        cancelled = sum(execution.cancel() for execution in unfinished.order_by("sequence"))
+        running = Execution.objects.filter(session=session).running()
+        cancelled = sum(execution.cancel() for execution in running)
+        cancelled += Execution.cancel_queued(session.pk)
         if session.status in (Session.Status.READY, Session.Status.EXECUTING):
             node = node_name(session.node_id) if session.node_id else None
             session.restart()
@@ -242,8 +243,7 @@ def stop_session(
 
 
 def _end_what_waits(session: Session) -> None:
-    for execution in Execution.objects.filter(session=session).queued():
-        execution.cancel(expected=(Execution.Status.QUEUED,))
+    Execution.cancel_queued(session.pk)
     enqueue_stop(session)
 
 
@@ -264,8 +264,9 @@ def fail_session(session: Session, reason: str) -> bool:
     with transaction.atomic():
         if not session.fail(reason):
             return False
-        for execution in Execution.objects.filter(session=session).unfinished():
+        for execution in Execution.objects.filter(session=session).running():
             execution.fail(reason)
+        Execution.fail_queued(session.pk, reason)
         enqueue_stop(session)
         return True
 
