@@ -15,9 +15,10 @@ from codeexec.postgres import connection_parameters
 from codeexec.worker_queue import SafeEvent
 from environments_app.models import Environment
 from sessions_app import inbox
-from sessions_app.inbox import Inbox
+from sessions_app.inbox import Inbox, Turns
 from sessions_app.models import Node, Session
 from sessions_app.models.press_of_run import announce
+from sessions_app.services.clients import create_client
 from sessions_app.services.executions import RunRequest, submit_execution
 from tests.cast import session_in
 from tests.patience import LONG, eventually
@@ -81,12 +82,53 @@ def test_sessions_come_in_the_order_in_which_they_were_announced(
     box: Inbox, thread: ThreadPoolExecutor, this: Node, sessions: list[Session]
 ) -> None:
     first = waiting(box, thread)
-    order = [sessions[2], sessions[0], sessions[1], sessions[2]]
+    order = [sessions[2], sessions[0], sessions[1]]
     for session in order:
         announce(session.pk, this.pk)
         time.sleep(0.01)  # they come one by one, or several at once
     heard = [first.result(LONG), *(thread.submit(box.next).result(LONG) for _ in order[1:])]
     assert heard == [str(session.pk) for session in order]
+    announce(sessions[2].pk, this.pk)
+    assert thread.submit(box.next).result(LONG) == str(sessions[2].pk)
+
+
+def test_clients_take_turns_and_so_do_the_sessions_of_each() -> None:
+    turns = Turns()
+    for session, client in [
+        ("a1", "A"),
+        ("a2", "A"),
+        ("a3", "A"),
+        ("a1", "A"),
+        ("b1", "B"),
+        ("x1", ""),
+        ("b2", "B"),
+    ]:
+        turns.add(session, client)
+    order = [turns.take() for _ in range(3)]
+    turns.add("a1", "A")  # it has more to run
+    turns.add("b3", "B")
+    while turns:
+        order.append(turns.take())
+    assert order == ["a1", "b1", "x1", "a2", "b2", "a3", "b3", "a1"]
+
+
+def test_whose_turn_it_is_is_known_of_all_that_came_while_nobody_read(
+    box: Inbox, thread: ThreadPoolExecutor, python: Environment, this: Node
+) -> None:
+    """A client that has had its turn comes behind one that was announced after all of its own."""
+    greedy, other = create_client("greedy"), create_client("other")
+    many = [session_in(Session.Status.READY, python, this) for _ in range(5)]
+    late = session_in(Session.Status.READY, python, this)
+    Session.objects.filter(pk__in=[each.pk for each in many]).update(client=greedy)
+    Session.row(late.pk).update(client=other)
+    first = waiting(box, thread)
+    submit_execution(many[0].pk, CODE)
+    assert first.result(LONG) == str(many[0].pk)
+    for session in (*many[1:], late):
+        submit_execution(session.pk, CODE)
+    heard = [thread.submit(box.next).result(LONG) for _ in range(5)]
+    assert heard.index(str(late.pk)) == 1
+    assert [each for each in heard if each != str(late.pk)] == [str(each.pk) for each in many[1:]]
 
 
 def test_what_waited_before_is_looked_up(
@@ -143,7 +185,8 @@ def test_what_is_announced_during_the_look_up_is_heard(
 ) -> None:
     """It is too late to be found by the query, whose snapshot is older, and comes on its heels."""
     when_let = f"""
-        SELECT id FROM (SELECT pg_advisory_lock_shared({DOOR})::text AS let OFFSET 0) AS door
+        SELECT id, client_id
+        FROM (SELECT pg_advisory_lock_shared({DOOR})::text AS let OFFSET 0) AS door
         LEFT JOIN ({inbox.WAITING}) AS waiting ON true
         WHERE id IS NOT NULL OR let IS NULL
     """  # noqa: S608

@@ -136,7 +136,7 @@ def _wanted(execution_id: UUID) -> Callable[[], bool]:
 def announcements(node: Node) -> Iterator[Callable[[], list[str]]]:
     """Inside, calling what it yields says which sessions were announced to the node since."""
     with told_on(f"{RUNS_CHANNEL}{node.pk}") as told:
-        yield told
+        yield lambda: [payload.partition(" ")[0] for payload in told()]
 
 
 @contextmanager

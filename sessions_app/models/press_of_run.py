@@ -340,7 +340,7 @@ def announce(session_id: UUID | str, node_id: UUID | None) -> None:
     if node_id is not None:
         with connection.cursor() as cursor:
             channel = f"{statements.RUNS_CHANNEL}{node_id}"
-            cursor.execute("SELECT pg_notify(%s, %s)", [channel, str(session_id)])
+            cursor.execute(statements.ANNOUNCE, {"channel": channel, "session": session_id})
 
 
 def fetch_one(statement: Statement) -> Sequence[Any] | None:

@@ -9,7 +9,8 @@ times are the database's.
 from __future__ import annotations
 
 RUNS_CHANNEL = "code_executor_runs_"
-"""And the id of a node: its executor listens; the payload is a session that may have something."""
+"""And the id of a node: its executor listens; the payload is a session that may have something to
+run, a space, and its client, if it has one: clients take turns."""
 
 CANCELS_CHANNEL = "code_executor_cancels"
 """Every executor listens; the payload is an execution that is to be ended."""
@@ -45,7 +46,8 @@ SUBMIT = """
 WITH this AS (
     SELECT statement_timestamp() AS moment  -- it may be one of several in its transaction
 ), session AS MATERIALIZED (
-    SELECT id, status, node_id, environment_id, ttl_seconds, last_sequence + 1 AS sequence,
+    SELECT id, status, node_id, client_id, environment_id, ttl_seconds,
+           last_sequence + 1 AS sequence,
            status = 'executing' OR
            status IN ('pending', 'creating', 'ready') AND expires_at > this.moment AS is_open
     FROM sessions_app_session, this
@@ -83,7 +85,9 @@ SELECT
     execution.queued_at,
     -- In any other status whoever changes it to ready looks for queued executions then.
     CASE WHEN session.status = 'ready' AND execution.sequence IS NOT NULL
-         THEN pg_notify(%(runs_channel)s || session.node_id, session.id::text) END,
+         THEN pg_notify(
+             %(runs_channel)s || session.node_id, concat(session.id, ' ', session.client_id)
+         ) END,
     CASE WHEN execution.sequence IS NOT NULL
          THEN pg_notify(%(channel)s, session.id::text) END,
     CASE WHEN NOT %(durable)s THEN set_config('synchronous_commit', 'off', true) END
@@ -130,7 +134,7 @@ LEFT JOIN sessions_app_sandbox AS sandbox ON sandbox.id = begun.id
 
 FINISH = f"""
 WITH session AS MATERIALIZED (
-    SELECT id, status, node_id, ttl_seconds, last_sequence
+    SELECT id, status, node_id, client_id, ttl_seconds, last_sequence
     FROM sessions_app_session
     WHERE id = %(session)s
     FOR NO KEY UPDATE
@@ -164,7 +168,9 @@ SELECT
          THEN pg_notify(%(channel)s, finished.id || ' ' || session.id || news.text) END,
     CASE WHEN %(goes_on)s AND released.id IS NOT NULL
               AND session.last_sequence > finished.sequence
-         THEN pg_notify(%(runs_channel)s || session.node_id, session.id::text) END
+         THEN pg_notify(
+             %(runs_channel)s || session.node_id, concat(session.id, ' ', session.client_id)
+         ) END
 FROM session LEFT JOIN finished ON true LEFT JOIN released ON true LEFT JOIN LATERAL (
     -- A notification holds less than 8000 bytes. JSON of a byte may take two.
     SELECT CASE WHEN length(finished.stdout) + length(finished.stderr)
@@ -184,7 +190,7 @@ WITH ended AS (
     WHERE session_id = %(session)s AND status = 'queued'
     RETURNING id
 ), numbered AS (
-    SELECT id::text, (row_number() OVER () - 1) / 200 AS part  -- a notification has room for so many
+    SELECT id::text, (row_number() OVER () - 1) / 200 AS part  -- one notification has room for 200
     FROM ended
 ), told AS (
     SELECT count(*) AS number,
@@ -206,13 +212,21 @@ WHERE row.id = ANY(%(executions)s) AND row.status = 'running'
 RETURNING row.id
 """
 
+ANNOUNCE = """
+SELECT pg_notify(%(channel)s, concat(id, ' ', client_id))
+FROM sessions_app_session
+WHERE id = %(session)s
+"""
+
 WAITING = """
-SELECT DISTINCT session.id
+SELECT session.id, session.client_id
 FROM sessions_app_execution AS execution
 JOIN sessions_app_session AS session ON session.id = execution.session_id
 WHERE execution.status = 'queued' AND session.status = 'ready' AND session.node_id = %s
+GROUP BY session.id
+ORDER BY min(execution.queued_at)
 """
-"""The sessions of a node that have something to run."""
+"""The sessions of a node that have something to run, and their clients."""
 
 WRITE_EVENTS = """
 WITH written AS (
