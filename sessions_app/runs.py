@@ -209,6 +209,7 @@ def _compile_and_run(
             argv=commands.compile,
             wall_seconds=limits.timeout_seconds,
             output_bytes=limits.output_bytes,
+            cut_output=True,  # however many warnings: what it makes is run
             env=claim.env,
         )
         written = watched.written(Stage.COMPILE)

@@ -257,6 +257,21 @@ class SandboxContract(WithDriver):
         assert (result.verdict, len(result.stdout)) == (Verdict.OUTPUT_LIMIT, 1000)
         assert result.stdout_truncated
 
+    @pytest.mark.parametrize("size", [1000, 1001, 5_000_000])
+    def test_what_is_to_be_cut_is_cut_and_its_program_goes_on(self, driver, sandbox, size):
+        source = (
+            "import os, sys\n"
+            f"print('x' * {size}, flush=True)\n"
+            "open('after', 'w').write('wrote')\n"
+            "print('told', file=sys.stderr)\n"
+            "sys.exit(3)\n"
+        )
+        result = run_python(driver, sandbox, source, output_bytes=1000, cut_output=True)
+        assert (result.verdict, result.exit_code) == (Verdict.RUNTIME_ERROR, 3)
+        assert (result.stdout, result.stderr) == (b"x" * 1000, b"told\n")
+        assert (result.stdout_truncated, result.stderr_truncated) == (True, False)
+        assert run_python(driver, sandbox, "print(open('after').read())").stdout == b"wrote\n"
+
     def test_nothing_that_a_program_started_outlives_it(self, driver, sandbox):
         result = run_python(driver, sandbox, SURVIVOR)
         assert (result.stdout, result.clean) == (b"left\n", True)

@@ -91,6 +91,17 @@ class TestLanguages:
         assert "mismatched types" in result["stderr"]
         assert result["exit_code"] == result["compile"]["exit_code"] == 1
         assert client.execute(session_id, RUST)["compile"]["exit_code"] == 0
+
+    def test_a_compiler_that_warns_without_end_is_cut_and_the_program_runs(
+        self, client: Client
+    ) -> None:
+        session_id = client.open("rust")
+        unused = "".join(f"fn unused_{'x' * 200}_{number}() {{}}\n" for number in range(2000))
+        result = client.execute(session_id, unused + 'fn main() { println!("ran"); }')
+        assert (result["verdict"], result["stdout"], result["stderr"]) == ("ok", "ran\n", "")
+        assert result["compile"]["stderr_truncated"]
+        assert len(result["compile"]["stderr"]) == 1024 * 1024
+        client.stop(session_id)
         client.stop(session_id)
 
     def test_a_language_is_added_without_touching_code(

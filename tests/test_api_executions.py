@@ -130,6 +130,8 @@ def test_a_compilation_is_shown(execute: Any) -> None:
         "stderr": "",
         "exit_code": 0,
         "execution_time": body["compile"]["execution_time"],
+        "stdout_truncated": False,
+        "stderr_truncated": False,
     }
     failed = execute(code="print(")
     assert (failed["status"], failed["verdict"]) == ("completed", "compile_error")

@@ -9,7 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codeexec.sandbox import protocol
-from codeexec.sandbox.protocol import Ask, Cause, Ending, Flag, Frame, FrameReader, Stage, Tell
+from codeexec.sandbox.protocol import (
+    Ask,
+    Cause,
+    Ending,
+    Flag,
+    Frame,
+    FrameReader,
+    Stage,
+    Tell,
+    Wish,
+)
 from codeexec.sandbox.stream import Demultiplexer
 from codeexec.sandbox.types import Verdict
 from codeexec.sandbox.verdicts import to_result
@@ -127,6 +137,8 @@ def test_a_commands_frame_is_what_the_runner_reads():
     frame = encode_exec(env={"A": "ё"})
     assert frame[9:33] == bytes.fromhex("000003e8000000000000000a000000000000000a00020001")
     assert frame[33:-1] == b"/workspace\0python\0main.py\0A=" + "ё".encode() + b"\0"
+    wishing = encode_exec(env={"A": "ё"}, wishes=Wish.CUT)
+    assert wishing[9:-1] == frame[9:-1] + b"\1"
 
 
 def test_failures_and_grants_are_read():
@@ -170,7 +182,9 @@ KILLED = {"signal": 9}
         ({"flags": Flag.OOM}, Verdict.OK, 0, None),
         (KILLED | {"cause": Cause.CLOCK, "flags": Flag.OOM}, Verdict.MEMORY_LIMIT, 137, "SIGKILL"),
         (KILLED | {"cause": Cause.CLIENT, "flags": Flag.OOM}, Verdict.CANCELLED, 137, "SIGKILL"),
-        ({"cause": Cause.OUTPUT}, Verdict.OUTPUT_LIMIT, 0, None),
+        ({"cause": Cause.OUTPUT}, Verdict.OUTPUT_LIMIT, 137, "SIGKILL"),
+        ({"cause": Cause.OUTPUT, "code": 1}, Verdict.OUTPUT_LIMIT, 137, "SIGKILL"),
+        ({"flags": Flag.STDOUT_CUT}, Verdict.OK, 0, None),
     ],
 )
 def test_an_ending_has_one_verdict(facts, verdict, exit_code, signal):

@@ -90,6 +90,31 @@ def test_a_program_that_prints_too_much_is_sent_up_to_its_cap_and_no_further(
                 assert too_much or len(result.stdout) == size
 
 
+ENDS_BY_ITSELF = "head -c {cap} /dev/zero; echo more; exit {code}"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("python3", "-c", "import os; os.execvp('yes', ['yes'])"),
+        ("sh", "-c", "trap '' PIPE; yes; echo broken >&2; exit 3"),
+        ("sh", "-c", ENDS_BY_ITSELF.format(cap=100_000, code=0)),
+        ("sh", "-c", ENDS_BY_ITSELF.format(cap=100_000, code=5)),
+    ],
+)
+def test_too_much_output_has_one_ending_however_the_program_takes_it(
+    argv: tuple[str, ...], program: Path
+) -> None:
+    """It meets no broken pipe before it is killed, whichever of the two would come first."""
+    with started(program) as runner:
+        client = runner.attach()
+        for _ in range(30):
+            result = client.run(Command(argv=argv, wall_seconds=LONG, output_bytes=100_000))
+            assert (result.verdict, result.exit_code) == (Verdict.OUTPUT_LIMIT, 137)
+            assert (result.signal, result.stderr) == ("SIGKILL", b"")
+            assert (len(result.stdout), result.stdout_truncated) == (100_000, True)
+
+
 def test_a_look_may_come_in_the_middle_of_what_another_client_sends(program: Path) -> None:
     """Cut into the bytes of a file, of its frame's head, and of a hello's own frame after it."""
     with started(program) as runner:

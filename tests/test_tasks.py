@@ -338,6 +338,19 @@ def test_output_limit_is_the_setting(session: Session, run: Run, configure: Conf
     assert (len(execution.stdout), execution.stdout_truncated) == (1024, True)
 
 
+def test_a_compiler_that_says_too_much_is_cut_and_what_it_made_is_run(
+    session: Session, run: Run, python: Environment, configure: Configure
+) -> None:
+    configure(OUTPUT_LIMIT=1024)
+    warn = "python -c \"import sys; print('w' * 5000, file=sys.stderr)\""
+    Environment.objects.filter(pk=python.pk).update(compile_command=warn)
+    execution = run(session, "print('ran')")
+    assert (execution.verdict, bytes(execution.stdout)) == ("ok", b"ran\n")
+    assert (execution.stderr_truncated, execution.compile_exit_code) == (False, 0)
+    assert bytes(execution.compile_stderr) == b"w" * 1024
+    assert (execution.compile_stdout_truncated, execution.compile_stderr_truncated) == (False, True)
+
+
 def test_a_compilation_comes_first(session: Session, run: Run, python: Environment) -> None:
     Environment.objects.filter(pk=python.pk).update(compile_command="python -m py_compile main.py")
     assert run(session, "print(1)").compile_exit_code == 0

@@ -19,7 +19,7 @@ from codeexec.sandbox import protocol
 from codeexec.sandbox.batches import Batches
 from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output, always
 from codeexec.sandbox.errors import CommandNotStarted, SandboxLost, WorkspaceWriteFailed
-from codeexec.sandbox.protocol import Ask, Ending, Frame, Stage, Tell
+from codeexec.sandbox.protocol import Ask, Ending, Frame, Stage, Tell, Wish
 from codeexec.sandbox.types import Command, RunResult, WorkspaceFile
 from codeexec.sandbox.verdicts import to_result
 
@@ -147,6 +147,7 @@ class Conversation:
                 cwd=cwd,
                 wall_ms=max(1, round(command.wall_seconds * 1000)),
                 output_bytes=command.output_bytes,
+                wishes=Wish.CUT if command.cut_output else 0,
             )
         except protocol.ProtocolError as error:
             raise CommandNotStarted(f"The command can't be started: {error}.") from error

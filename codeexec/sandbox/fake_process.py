@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import secrets
+import select
 import selectors
 import signal
 import subprocess
@@ -42,7 +43,7 @@ class LocalProcess:
     ) -> None:
         self._batches = Batches(on_output)
         self._mark = secrets.token_hex(16)
-        self._cap = command.output_bytes
+        self._cap, self._goes_on = command.output_bytes, command.cut_output
         self._input = command.stdin
         self._output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._flags = Flag(0)
@@ -168,7 +169,7 @@ class LocalProcess:
             self._process.stdin.close()
 
     def _take(self, name: str, fd: int) -> bool:
-        """Read once; False at the stream's end and past its cap."""
+        """Read once; False at the stream's end, and past its cap where that ends the program."""
         output = self._output[name]
         try:
             piece = os.read(fd, _PIECE_BYTES)
@@ -179,8 +180,9 @@ class LocalProcess:
         self._batches.add(Output(name), piece[:room])
         if len(piece) > room:
             self._flags |= Flag.STDOUT_CUT if name == "stdout" else Flag.STDERR_CUT
-            self._end(Cause.OUTPUT)
-            return False
+            if not self._goes_on:
+                self._end(Cause.OUTPUT)
+                return False
         return bool(piece)
 
     # ---- the end
@@ -202,9 +204,8 @@ class LocalProcess:
         self._reap(wall)
 
     def _drain(self, name: str, fd: int) -> None:
-        before = -1
-        while len(self._output[name]) != before and self._take(name, fd):
-            before = len(self._output[name])
+        while select.select([fd], [], [], 0)[0] and self._take(name, fd):
+            pass
 
     def _kill_the_rest(self) -> None:
         """Whatever the process has started, in whatever session it hides."""

@@ -142,6 +142,13 @@ class Flag(IntFlag):
     STDERR_CUT = 8
 
 
+class Wish(IntFlag):
+    """What an EXEC may end in; a runner that is older than a wish passes it over."""
+
+    CUT = 1
+    """What is beyond the cap is thrown away, and the program goes on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     type: int
@@ -236,6 +243,7 @@ def encode_exec(
     cwd: str,
     wall_ms: int,
     output_bytes: int,
+    wishes: int = 0,
 ) -> bytes:
     """Raises ProtocolError for what can't be said: zero bytes in a string, too much of it."""
     strings = [cwd, *argv, *(f"{name}={value}" for name, value in env.items())]
@@ -245,7 +253,7 @@ def encode_exec(
         raise ProtocolError(f"more than {_MAX_STRINGS} arguments or environment variables")
     head = _EXEC.pack(wall_ms, output_bytes, output_bytes, len(argv), len(env))
     texts = b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
-    return encode_frame(Ask.EXEC, run_id, head + texts)
+    return encode_frame(Ask.EXEC, run_id, head + texts + (bytes([wishes]) if wishes else b""))
 
 
 def encode_ack(nonce: bytes) -> bytes:

@@ -160,6 +160,8 @@ class Command:
     wall_seconds: float
     output_bytes: int
     """Cap on stdout and on stderr, each. A program that writes more is killed."""
+    cut_output: bool = False
+    """It isn't killed: what is beyond the cap is thrown away, and it goes on."""
     env: Mapping[str, str] = field(default_factory=dict)
     """On top of the image's own environment."""
     stdin: bytes = b""
@@ -173,7 +175,8 @@ class RunResult:
 
     verdict: Verdict
     exit_code: int
-    """The program's own; 124: out of time; 137: for memory; 128 + N: ended by signal N."""
+    """The program's own; 124: out of time; 137: too much memory or output; 128 + N: ended by
+    signal N."""
     signal: str | None
     """Name of the signal that ended it (`SIGSEGV`)."""
     stdout: bytes

@@ -8,7 +8,7 @@ from codeexec.sandbox.protocol import Cause, Ending, Flag
 from codeexec.sandbox.types import RunResult, Verdict
 
 TIME_LIMIT_EXIT_CODE = 124
-MEMORY_LIMIT_EXIT_CODE = 137
+KILLED_EXIT_CODE = 137
 
 
 def to_result(ending: Ending, *, stdout: bytes, stderr: bytes) -> RunResult:
@@ -16,7 +16,7 @@ def to_result(ending: Ending, *, stdout: bytes, stderr: bytes) -> RunResult:
     return RunResult(
         verdict=verdict,
         exit_code=exit_code(ending, verdict),
-        signal=signal_name(ending.signal),
+        signal="SIGKILL" if verdict == Verdict.OUTPUT_LIMIT else signal_name(ending.signal),
         stdout=stdout,
         stderr=stderr,
         stdout_truncated=Flag.STDOUT_CUT in ending.flags,
@@ -43,10 +43,11 @@ def judge(ending: Ending) -> Verdict:
 
 
 def exit_code(ending: Ending, verdict: Verdict) -> int:
+    """A program that has said too much may have ended before it was killed for it: no matter."""
     if verdict == Verdict.TIME_LIMIT:
         return TIME_LIMIT_EXIT_CODE
-    if verdict == Verdict.MEMORY_LIMIT:
-        return MEMORY_LIMIT_EXIT_CODE
+    if verdict in (Verdict.MEMORY_LIMIT, Verdict.OUTPUT_LIMIT):
+        return KILLED_EXIT_CODE
     return ending.code if ending.signal is None else 128 + ending.signal
 
 

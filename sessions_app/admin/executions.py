@@ -135,11 +135,11 @@ class ExecutionTexts:
 
     @column("Compiler's output")
     def compile_stdout_text(self, execution: Execution) -> str:
-        return text_block(execution.compile_stdout)
+        return text_block(execution.compile_stdout, truncated=execution.compile_stdout_truncated)
 
     @column("Compiler's errors")
     def compile_stderr_text(self, execution: Execution) -> str:
-        return text_block(execution.compile_stderr)
+        return text_block(execution.compile_stderr, truncated=execution.compile_stderr_truncated)
 
     @column("Why we failed")
     def error_text(self, execution: Execution) -> str:

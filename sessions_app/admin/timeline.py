@@ -180,10 +180,11 @@ def _outputs(execution: Execution) -> Iterator[tuple[str, str]]:
     """
     if execution.error_reason:
         yield "Why we failed", text_block(execution.error_reason)
+    cut, cut_too = execution.compile_stdout_truncated, execution.compile_stderr_truncated
     if execution.compile_stdout:
-        yield "Compiler's output", text_block(execution.compile_stdout)
+        yield "Compiler's output", text_block(execution.compile_stdout, truncated=cut)
     if execution.compile_stderr:
-        yield "Compiler's errors", text_block(execution.compile_stderr)
+        yield "Compiler's errors", text_block(execution.compile_stderr, truncated=cut_too)
     if execution.verdict == Execution.Verdict.COMPILE_ERROR:
         return
     cut, cut_too = execution.stdout_truncated, execution.stderr_truncated

@@ -146,6 +146,8 @@ class CompileSerializer(serializers.Serializer[Any]):
     stderr = serializers.CharField()
     exit_code = serializers.IntegerField()
     execution_time = serializers.FloatField(help_text="Seconds.")
+    stdout_truncated = serializers.BooleanField()
+    stderr_truncated = serializers.BooleanField()
 
 
 class ExecutionSerializer(serializers.Serializer[Any]):
@@ -334,6 +336,8 @@ def _compilation(execution: Execution) -> dict[str, Any] | None:
         "stderr": _text(execution.compile_stderr),
         "exit_code": execution.compile_exit_code,
         "execution_time": execution.compile_wall_seconds,
+        "stdout_truncated": execution.compile_stdout_truncated,
+        "stderr_truncated": execution.compile_stderr_truncated,
     }
 
 

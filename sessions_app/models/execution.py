@@ -135,6 +135,8 @@ class Execution(models.Model):
     compile_exit_code = models.IntegerField(null=True)
     compile_stdout = models.BinaryField(default=bytes)
     compile_stderr = models.BinaryField(default=bytes)
+    compile_stdout_truncated = models.BooleanField(default=False, db_default=False)
+    compile_stderr_truncated = models.BooleanField(default=False, db_default=False)
     compile_wall_seconds = models.FloatField(null=True)
 
     repeats = models.UUIDField(

@@ -237,6 +237,8 @@ def _compile_columns(compilation: RunResult | None) -> dict[str, Any]:
         "compile_exit_code": compilation.exit_code if compilation else None,
         "compile_stdout": compilation.stdout if compilation else b"",
         "compile_stderr": compilation.stderr if compilation else b"",
+        "compile_stdout_truncated": compilation.stdout_truncated if compilation else False,
+        "compile_stderr_truncated": compilation.stderr_truncated if compilation else False,
         "compile_wall_seconds": compilation.wall_seconds if compilation else None,
     }
 

@@ -18,7 +18,8 @@ CANCELS_CHANNEL = "code_executor_cancels"
 RESULT_COLUMNS = (
     "id", "session_id", "sequence", "status", "verdict", "exit_code", "signal", "stdout", "stderr",
     "stdout_truncated", "stderr_truncated", "wall_seconds", "cpu_seconds", "memory_peak_bytes",
-    "compile_exit_code", "compile_stdout", "compile_stderr", "compile_wall_seconds",
+    "compile_exit_code", "compile_stdout", "compile_stderr", "compile_stdout_truncated",
+    "compile_stderr_truncated", "compile_wall_seconds",
     "error_reason", "revision_id", "received_at", "queued_at", "claimed_at", "started_at",
     "finished_at",
 )  # fmt: skip
@@ -147,6 +148,8 @@ WITH session AS MATERIALIZED (
         memory_peak_bytes = %(memory_peak_bytes)s,
         compile_exit_code = %(compile_exit_code)s, compile_stdout = %(compile_stdout)s,
         compile_stderr = %(compile_stderr)s, compile_wall_seconds = %(compile_wall_seconds)s,
+        compile_stdout_truncated = %(compile_stdout_truncated)s,
+        compile_stderr_truncated = %(compile_stderr_truncated)s,
         started_at = GREATEST(
             row.claimed_at, now() - make_interval(secs => %(seconds_since_started)s)
         ),

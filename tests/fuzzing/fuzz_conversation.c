@@ -176,14 +176,16 @@ static void say_file(void)
 
 static void say_exec(void)
 {
-    unsigned char bytes[EXEC_HEAD_BYTES + 8] = {0};
-    store_u32(bytes, (uint32_t)take_u16() * 16);
+    unsigned char bytes[EXEC_HEAD_BYTES + 9] = {0};
+    size_t wall = take_u16();
+    store_u32(bytes, (uint32_t)wall * 16);
     store_u64(bytes + 4, take_u16() * 8);
     store_u64(bytes + 12, take_u16() * 8);
     bytes[21] = 1;
     bytes[23] = 1;
     memcpy(bytes + EXEC_HEAD_BYTES, "/\0a\0A=b", 8);
-    send_frame(ASK_EXEC, some_run_id(), bytes, sizeof bytes, 0);
+    bytes[EXEC_HEAD_BYTES + 8] = wall & WISH_CUT;
+    send_frame(ASK_EXEC, some_run_id(), bytes, sizeof bytes - (wall & 2 ? 1 : 0), 0);
 }
 
 static void say_much(void)

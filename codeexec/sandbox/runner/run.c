@@ -22,6 +22,7 @@
 #define EXEC_HEAD_BYTES 24
 
 enum state { IDLE, RUNNING, ENDING, DRAINING };
+enum wish { WISH_CUT = 1 }; /* what is beyond the cap ends nothing */
 enum flag { FLAG_OOM = 1, FLAG_UNCLEAN = 2, FLAG_STDOUT_CUT = 4, FLAG_STDERR_CUT = 8 };
 
 struct stream {
@@ -37,7 +38,7 @@ static struct {
     bool main_reaped, abandoned, unclean;
     int status, failure_fd;
     enum cause cause;
-    unsigned flags;
+    unsigned flags, wishes;
     int64_t started, ended, deadline, ooms;
     uint64_t cpu_ns, peak_bytes;
     int stdin_fd;
@@ -49,9 +50,11 @@ static struct {
 static unsigned char feed[STDIN_WINDOW]; /* [run.fed, run.fed_end) waits for the program */
 
 /* What ASK_EXEC holds: u32 wall ms, u64 cap of stdout, u64 of stderr, u16 number of arguments,
- * u16 number of variables; then, each ended by a zero byte, cwd, arguments, `NAME=value`. */
+ * u16 number of variables; then, each ended by a zero byte, cwd, arguments, `NAME=value`; then, unless
+ * there is none, u8 wishes. */
 struct order {
     int64_t wall_ns;
+    unsigned wishes;
     uint64_t caps[2];
     const char *cwd;
     char *argv[MAX_STRINGS + 1], *env[MAX_STRINGS + 1];
@@ -124,9 +127,12 @@ static bool parse_order(struct order *order, const unsigned char *payload, size_
     order->caps[1] = load_u64(payload + 12);
     size_t arguments = (size_t)payload[20] << 8 | payload[21];
     size_t variables = (size_t)payload[22] << 8 | payload[23];
-    return arguments > 0 && arguments <= MAX_STRINGS && variables <= MAX_STRINGS &&
-           (order->cwd = next_string(&at, end)) && next_strings(order->argv, arguments, &at, end) &&
-           next_strings(order->env, variables, &at, end) && inherit_environment(order->env);
+    if (arguments == 0 || arguments > MAX_STRINGS || variables > MAX_STRINGS ||
+        !(order->cwd = next_string(&at, end)) || !next_strings(order->argv, arguments, &at, end) ||
+        !next_strings(order->env, variables, &at, end))
+        return false;
+    order->wishes = at < end ? *at : 0;
+    return inherit_environment(order->env);
 }
 
 /* ---- the start ---- */
@@ -193,6 +199,7 @@ static void begin(uint32_t id, const struct order *order, pid_t child, int pipes
     run.status = 0;
     run.cause = BY_ITSELF;
     run.flags = 0;
+    run.wishes = order->wishes;
     run.deadline = run.started + order->wall_ns;
     run.cpu_ns = run.peak_bytes = 0;
     run.fed = run.fed_end = run.ungranted = 0;
@@ -284,29 +291,37 @@ static void feed_program(void)
 
 /* ---- output ---- */
 
-/* Reads what is there, up to the room that there is. */
+static void cut(const struct stream *stream)
+{
+    run.flags |= stream->cut_flag;
+    if (!(run.wishes & WISH_CUT))
+        run_kill(BY_OUTPUT);
+}
+
+/* Reads what is there, up to the room that there is. What is beyond the cap is thrown away. The pipe
+ * stays open all the same: who writes to it is killed or goes on, and meets no broken one before. */
 static void take_output(struct stream *stream)
 {
+    static unsigned char beyond[65536];
     while (stream->fd >= 0 && out_room() > FRAME_BYTES(0)) {
-        unsigned char beyond;
-        ssize_t got = stream->left > 0 ? out_frame_from(stream->fd, stream->type, run.id,
-                                                        stream->left < 65536 ? stream->left : 65536)
-                                       : read(stream->fd, &beyond, 1);
+        bool kept = stream->left > 0;
+        ssize_t got = kept ? out_frame_from(stream->fd, stream->type, run.id,
+                                            stream->left < 65536 ? stream->left : 65536)
+                           : read(stream->fd, beyond, sizeof beyond);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0 && errno == EAGAIN)
             return;
-        if (got > 0 && stream->left > 0) {
+        if (got <= 0) {
+            close_fd(&stream->fd);
+            return;
+        }
+        if (kept)
             stream->left -= (uint64_t)got;
-            if (run.state == RUNNING)
-                return; /* fair to the other stream, and to the clock */
-            continue;
-        }
-        close_fd(&stream->fd);
-        if (got > 0) {
-            run.flags |= stream->cut_flag;
-            run_kill(BY_OUTPUT);
-        }
+        else
+            cut(stream);
+        if (run.state == RUNNING || (!kept && run.state == ENDING))
+            return; /* fair to the other stream, and to the clock */
     }
 }
 
