@@ -2,8 +2,10 @@
 #
 # Where the public package index is not what pip is to use, its settings are passed on:
 #   docker build --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL .
-# The image's history shows them to whoever has the image: no password belongs there.
-FROM debian:trixie-slim
+# The image's history shows them to whoever has the image: no password belongs there. Where no
+# registry has the base, another is named in its place: --build-arg BASE_IMAGE=debian:trixie-slim.
+ARG BASE_IMAGE=debian:trixie-slim@sha256:a29215f6a35e51e22adffa17f89e9d2ef06214e64a2bad10d765c46aea49f11f
+FROM ${BASE_IMAGE}
 
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
@@ -20,7 +22,8 @@ ARG PIP_TRUSTED_HOST
 WORKDIR /app
 COPY requirements.txt ./
 RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check \
+        --require-hashes -r requirements.txt
 
 COPY . ./
 ENV PATH=/opt/venv/bin:$PATH \

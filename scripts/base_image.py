@@ -1,4 +1,5 @@
-"""`debian:trixie-slim`, which every image of this project builds on: pulled, or bootstrapped.
+"""`debian:trixie-slim`, which every image of this project builds on: pulled by the digest that the
+runner's Dockerfile names, or bootstrapped.
 
 Where no registry is reached, debootstrap makes the same base from Debian's own packages, and it is
 imported under the same tag. Builds on it trust the certificate authorities that this machine
@@ -18,6 +19,8 @@ import docker
 from docker.errors import DockerException, ImageNotFound
 from requests.exceptions import RequestException
 
+from codeexec.sandbox.base_images import FROM_BY_DIGEST
+from codeexec.sandbox.runner_image import SOURCES as RUNNER
 from scripts import apt
 from scripts.steps import SetUpError, Step, end_group, run_logged, step
 
@@ -75,7 +78,7 @@ _LEFT_OUT = (
 
 
 def ensure_base_image(client: docker.DockerClient, socket: str, log: Path) -> None:
-    """Makes the base image be there on the Engine that `client` talks to at `socket`.
+    """Makes the base image be there, on the Engine that `client` talks to at `socket`.
 
     Raises SetUpError where it can't be had.
     """
@@ -101,12 +104,20 @@ def _pulled(socket: str, current: Step) -> bool:
     current.doing("pulling")
     impatient = docker.DockerClient(base_url=socket, timeout=SILENCE_SECONDS)
     try:
-        impatient.images.pull(REPOSITORY, TAG)
+        impatient.images.pull(REPOSITORY, pinned_digest()).tag(REPOSITORY, TAG)
     except (DockerException, RequestException):
         return False
     finally:
         impatient.close()
     return True
+
+
+def pinned_digest() -> str:
+    """Of the base image, as the Dockerfiles name it."""
+    found = FROM_BY_DIGEST.search((RUNNER / "Dockerfile").read_text())
+    if found is None:
+        raise SetUpError(f"{RUNNER / 'Dockerfile'} names no image by digest.")
+    return found["digest"]
 
 
 def _bootstrap(client: docker.DockerClient, log: Path, current: Step) -> None:

@@ -16,11 +16,10 @@ from scripts.fuzz_runner import ensure_clang
 from scripts.steps import SetUpError, Stopped, reported, step, stop_on_signals
 
 
-def _ensure_compose_and_chromium(log: Path) -> None:
-    with step("Docker Compose and Chromium") as current:
+def _ensure_programs(log: Path) -> None:
+    with step("Docker Compose, a registry and Chromium") as current:
         missing = [] if _has_compose() else ["docker-compose"]
-        if shutil.which("chromium") is None:
-            missing.append("chromium")
+        missing += [each for each in ("docker-registry", "chromium") if shutil.which(each) is None]
         if find_library("atomic") is None:  # what drives the browser needs it
             missing.append("libatomic1")
         if not missing:
@@ -47,7 +46,7 @@ def main() -> None:
     stop_on_signals()
     with reported():
         try:
-            _ensure_compose_and_chromium(log)
+            _ensure_programs(log)
             ensure_clang(log)
         except Stopped:
             sys.exit(130)

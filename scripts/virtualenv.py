@@ -1,4 +1,5 @@
-"""The virtual environment `.venv`: made, filled, and filled anew when the requirements change.
+"""The virtual environment `.venv`: made, filled with the releases that a file of requirements
+names, each checked by its hash, and filled anew when that file changes.
 
     python3 -m scripts.virtualenv requirements-local.txt scripts.serve [arguments]
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +21,7 @@ from scripts.steps import ROOT, SetUpError, Stopped, reported, run_logged, step,
 
 VENV = ROOT / ".venv"
 OLDEST_PYTHON = (3, 11)
+_BY_HASH = ("--require-hashes", "-r")
 
 
 def ensure(requirements: Path, log: Path) -> Path:
@@ -35,24 +36,16 @@ def ensure(requirements: Path, log: Path) -> Path:
         current.doing(f"installing {requirements.name} into .venv")
         if not interpreter.exists() or not _runs(interpreter):
             _create(log)
-        run_logged([interpreter, "-m", "pip", "install", "-r", requirements], log)
+        run_logged([interpreter, "-m", "pip", "install", *_BY_HASH, requirements], log)
         stamp.write_text(wanted)
         current.outcome = "installed"
     return interpreter
 
 
 def fingerprint(requirements: Path) -> str:
-    """Changes with any file that `requirements` includes, the interpreter and the folder."""
-    digest = hashlib.sha256(f"{sys.version_info} {VENV}".encode())
-    for path in _included(requirements):
-        digest.update(path.read_bytes())
+    """Changes with the file, the interpreter and the folder."""
+    digest = hashlib.sha256(f"{sys.version_info} {VENV}".encode() + requirements.read_bytes())
     return digest.hexdigest()
-
-
-def _included(requirements: Path) -> list[Path]:
-    names = re.findall(r"^-r (\S+)", requirements.read_text(), re.MULTILINE)
-    files = [path for name in names for path in _included(requirements.parent / name)]
-    return [requirements, *files]
 
 
 def _runs(interpreter: Path) -> bool:

@@ -1,12 +1,14 @@
 """The compose stack, brought up for real, used over HTTP, and removed without a trace.
 
-Where no image registry is reached, an image made here stands in for `postgres`; the proxy is left
-out everywhere, for it would take the machine's ports 80 and 443.
+Where no image registry is reached, an image made here stands in for `postgres`, and the base image
+is the one of this machine; the proxy is left out everywhere, for it would take the machine's ports
+80 and 443.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ import docker
 import httpx
 import pytest
 import yaml
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import DockerException
 
 from environments_app.definitions import read_definitions
 from scripts.first_program import wait_until_healthy
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.compose
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "code-executor-compose-test"
+STAND_IN = f"{PROJECT}-postgres"
 SERVICES = ("secrets", "db", "init", "api", "worker")
 SOCKET = os.environ.get("DOCKER_SOCKET") or "unix:///var/run/docker.sock"
 UP_SECONDS = 900
@@ -43,7 +46,7 @@ class Stack:
         self._sessions: set[str] = set()
         shipped = read_definitions(ROOT / "config" / "environments.yaml")
         self._pool = sum(each.warm_pool_size for each in shipped.environments)
-        self._env = {
+        self.env = {
             **os.environ,
             "API_PUBLISHED": address,
             "COMPOSE_PROJECT_NAME": PROJECT,
@@ -55,7 +58,7 @@ class Stack:
         done = subprocess.run(
             [*_compose_command(), *arguments],
             cwd=ROOT,
-            env=self._env,
+            env=self.env,
             timeout=seconds,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -115,24 +118,27 @@ def _compose_command() -> list[str]:
     return ["docker-compose"]
 
 
-def _provide_database_image(engine: docker.DockerClient) -> None:
-    """The public image where it can be pulled, else the one that stands in under its name."""
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    name = services["db"]["image"]
+def _images_of_here(engine: docker.DockerClient) -> dict[str, str]:
+    """What Compose is to take in place of the images that it names by digest; nothing where their
+    registry is reached.
+    """
+    (database,) = re.findall(
+        r"POSTGRES_IMAGE:-(\S+)@(\S+)}", (ROOT / "docker-compose.yml").read_text()
+    )
+    name, digest = database
     try:
-        engine.images.get(name)
-    except ImageNotFound:
-        try:
-            engine.images.pull(*name.split(":"))
-        except DockerException:
-            engine.images.build(path=str(ROOT / "tests/images/postgres"), tag=name, rm=True)
+        engine.images.pull(name.partition(":")[0], digest)
+    except DockerException:
+        engine.images.build(path=str(ROOT / "tests/images/postgres"), tag=STAND_IN, rm=True)
+        return {"BASE_IMAGE": "debian:trixie-slim", "POSTGRES_IMAGE": STAND_IN}
+    return {}
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     stack = Stack()
     try:
-        _provide_database_image(stack.engine)
+        stack.env |= _images_of_here(stack.engine)
         stack.compose("down", "-v", seconds=DOWN_SECONDS)  # what an interrupted run has left
         stack.compose("up", "-d", "--build", *SERVICES, seconds=UP_SECONDS)
         stack.wait_until_ready()

@@ -14,6 +14,7 @@ from typing import Any
 from docker.errors import APIError, NotFound
 
 from codeexec.sandbox import policy
+from codeexec.sandbox.base_images import BaseImages
 from codeexec.sandbox.driver import KeepGoing, OnLine, always
 from codeexec.sandbox.engine import Engine, translated
 from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing, SandboxStartFailed
@@ -48,6 +49,7 @@ def version_of(sources: Path) -> str:
 class Images:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._bases = BaseImages()
         self._identities: dict[tuple[str, str], Identity] = {}
         self._known: dict[str, Image] = {}
         """By id, whose content never changes."""
@@ -100,10 +102,11 @@ class Images:
                 raise ImageBuildFailed(f"The image {reference} could not be built: no {path}.")
             dockerfile = path.read_text()
         lines: list[str] = []
+        say = on_line or _ignore
         with (
-            _written(dockerfile) as path,
             translated(ImageBuildFailed),
             self._engine.interruptible(keep_going) as api,
+            _written(self._bases.provided(api, dockerfile, say)) as path,
         ):
             events = api.build(
                 path=str(context),
@@ -115,8 +118,7 @@ class Images:
                 decode=True,
             )
             for line in _build_lines(events, lines, reference):
-                if on_line is not None:
-                    on_line(line)
+                say(line)
         return self.inspect(reference).info
 
     def remove(self, reference: str) -> bool:
@@ -195,6 +197,10 @@ def find_user(passwd: str, name: str) -> Identity:
     if name.isdecimal():
         return Identity(uid=int(name), gid=int(name))
     return UNKNOWN_USER
+
+
+def _ignore(_line: str) -> None:
+    pass
 
 
 def _build_lines(
