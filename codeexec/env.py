@@ -363,6 +363,20 @@ SETTINGS = (
         "executions that this node runs at one time; others wait",
     ),
     _setting(
+        "MAX_QUEUED_PER_SESSION",
+        "100",
+        _whole(1, 100_000),
+        "a whole number from 1 to 100000",
+        "executions that may wait in one session, unless its client has a limit of its own",
+    ),
+    _setting(
+        "MAX_QUEUED_PER_CLIENT",
+        "1000",
+        _whole(1, 1_000_000),
+        "a whole number from 1 to 1000000",
+        "executions that may wait in all sessions of a client, unless it has a limit of its own",
+    ),
+    _setting(
         "API_HOST",
         "0.0.0.0",  # noqa: S104 -- what existing installations expect; README says how to narrow it
         _text,

@@ -24,6 +24,7 @@
     ├── FileUnreadable        409      file_unreadable
     ├── RateLimited           429      rate_limited (with Retry-After)
     ├── TooManySessions       429      too_many_sessions (with Retry-After)
+    ├── TooManyQueued         429      too_many_queued (with Retry-After)
     ├── NoCapacity            503      no_capacity (with Retry-After)
     ├── SandboxUnreachable    503      sandbox_unreachable (with Retry-After)
     ├── DatabaseAway          503      database_away (with Retry-After)
@@ -198,6 +199,14 @@ class TooManySessions(ServiceError):
     code = "too_many_sessions"
     http_status = 429
     retry_after_seconds = 10
+
+
+class TooManyQueued(ServiceError):
+    """As many executions wait as may, in the session or of its client."""
+
+    code = "too_many_queued"
+    http_status = 429
+    retry_after_seconds = 5
 
 
 class NoCapacity(ServiceError):

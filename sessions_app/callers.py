@@ -55,6 +55,8 @@ class KnownClient:
     scopes: frozenset[str]
     requests_per_minute: int | None
     max_live_sessions: int | None
+    max_queued_per_session: int | None = None
+    max_queued_per_client: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,6 +142,8 @@ def _known_client(row: Client) -> KnownClient:
         scopes=frozenset(row.scopes),
         requests_per_minute=row.requests_per_minute,
         max_live_sessions=row.max_live_sessions,
+        max_queued_per_session=row.max_queued_per_session,
+        max_queued_per_client=row.max_queued_per_client,
     )
 
 

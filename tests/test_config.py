@@ -57,6 +57,8 @@ IMPOSSIBLE = {
     "NODE_NAME": ["a b", "-a", "a" * 101, "a/b"],
     "NODE_CAPACITY": ["0", "10001"],
     "WORKER_CONCURRENCY": ["0", "257", "four"],
+    "MAX_QUEUED_PER_SESSION": ["0", "100001", "x"],
+    "MAX_QUEUED_PER_CLIENT": ["0", "1000001", "x"],
     "API_PORT": ["0", "65536", "http"],
     "API_AUTH": ["none", "keys"],
     "API_DEBUG": ["debug"],

@@ -74,7 +74,15 @@ class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = Client
-        fields = ("name", "enabled", "scopes", "requests_per_minute", "max_live_sessions")
+        fields = (
+            "name",
+            "enabled",
+            "scopes",
+            "requests_per_minute",
+            "max_live_sessions",
+            "max_queued_per_session",
+            "max_queued_per_client",
+        )
 
 
 @admin.register(Client)

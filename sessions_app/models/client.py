@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Self
 
 from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -36,6 +37,18 @@ class Client(models.Model):
     max_live_sessions = models.PositiveIntegerField(
         null=True, blank=True, help_text="Sessions at one time, single runs too. Empty: unlimited."
     )
+    max_queued_per_session = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Executions that may wait in one of its sessions. Empty: as the setting says.",
+    )
+    max_queued_per_client = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Executions that may wait in all its sessions. Empty: as the setting says.",
+    )
     enabled = models.BooleanField(
         default=True, help_text="Otherwise all its keys and tokens are refused."
     )
@@ -52,6 +65,14 @@ class Client(models.Model):
             models.CheckConstraint(
                 condition=Q(requests_per_minute__isnull=True) | Q(requests_per_minute__gt=0),
                 name="client_rate_above_zero",
+            ),
+            models.CheckConstraint(
+                condition=Q(max_queued_per_session__isnull=True) | Q(max_queued_per_session__gt=0),
+                name="client_queued_per_session_above_zero",
+            ),
+            models.CheckConstraint(
+                condition=Q(max_queued_per_client__isnull=True) | Q(max_queued_per_client__gt=0),
+                name="client_queued_above_zero",
             ),
         ]
 

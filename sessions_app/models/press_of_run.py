@@ -44,6 +44,8 @@ class Submitted:
     """False: the session takes no executions any more."""
     version: str
     """Of the session's environment; nothing was queued where it is not the one that was named."""
+    full_of: str
+    """`session` or `client`: as many of its executions wait as may. Empty: there is room."""
     queued: Queued | None
 
 
@@ -77,11 +79,20 @@ class Statement:
     parameters: Mapping[str, Any] | Sequence[Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class QueueBounds:
+    """How many executions may wait at one time."""
+
+    per_session: int
+    per_client: int
+
+
 def submission(
     execution: Execution,
     *,
     caller: Caller,
     environment_version: str,
+    queue_bounds: QueueBounds,
     seconds_since_received: float = 0.0,
     durable: bool = True,
     request_id: str = "",
@@ -111,6 +122,8 @@ def submission(
             "runs_channel": statements.RUNS_CHANNEL,
             "durable": durable,
             "request_id": request_id,
+            "max_queued_per_session": queue_bounds.per_session,
+            "max_queued_per_client": queue_bounds.per_client,
         },
     )
 
@@ -120,10 +133,13 @@ def submitted(row: Sequence[Any] | None) -> Submitted | None:
     as its caller may know."""
     if row is None:
         return None
-    is_open, version, sequence, received_at, queued_at, *_ = row
+    is_open, version, full_of, sequence, received_at, queued_at, *_ = row
     queued = Queued(sequence=sequence, received_at=received_at, queued_at=queued_at)
     return Submitted(
-        is_open=is_open, version=version, queued=queued if sequence is not None else None
+        is_open=is_open,
+        version=version,
+        full_of=full_of,
+        queued=queued if sequence is not None else None,
     )
 
 

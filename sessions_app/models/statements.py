@@ -58,6 +58,23 @@ WITH this AS (
     SELECT xmin::text AS version
     FROM environments_app_environment
     WHERE id = (SELECT environment_id FROM session)
+), waiting AS (
+    SELECT count(*) AS here
+    FROM sessions_app_execution
+    WHERE session_id = (SELECT id FROM session) AND status = 'queued'
+), queue AS (
+    -- A session's first never waits to be counted: its client's sessions are bounded themselves.
+    SELECT CASE
+        WHEN waiting.here >= %(max_queued_per_session)s THEN 'session'
+        WHEN waiting.here > 0 AND %(max_queued_per_client)s <= (
+            SELECT count(*)
+            FROM sessions_app_session AS own
+            JOIN sessions_app_execution AS its ON its.session_id = own.id
+            WHERE own.client_id = session.client_id AND own.closed_at IS NULL
+              AND its.status = 'queued'
+        ) THEN 'client'
+        ELSE '' END AS full_of
+    FROM session, waiting
 ), execution AS (
     INSERT INTO sessions_app_execution (
         id, session_id, sequence, status, code, filename, stdin, args, env, files, timeout_seconds,
@@ -70,8 +87,8 @@ WITH this AS (
         %(args)s::jsonb, %(env)s::jsonb, %(files)s::jsonb, %(timeout_seconds)s,
         this.moment - make_interval(secs => %(seconds_since_received)s), this.moment,
         '', '', '', '', false, false, '', '', '', '', %(request_id)s
-    FROM this, session, environment
-    WHERE session.is_open AND environment.version = %(version)s
+    FROM this, session, environment, queue
+    WHERE session.is_open AND environment.version = %(version)s AND queue.full_of = ''
     RETURNING sequence, received_at, queued_at
 ), touched AS (
     UPDATE sessions_app_session AS row
@@ -82,7 +99,7 @@ WITH this AS (
     WHERE row.id = session.id
 )
 SELECT
-    session.is_open, environment.version, execution.sequence, execution.received_at,
+    session.is_open, environment.version, queue.full_of, execution.sequence, execution.received_at,
     execution.queued_at,
     -- In any other status whoever changes it to ready looks for queued executions then.
     CASE WHEN session.status = 'ready' AND execution.sequence IS NOT NULL
@@ -92,7 +109,7 @@ SELECT
     CASE WHEN execution.sequence IS NOT NULL
          THEN pg_notify(%(channel)s, session.id::text) END,
     CASE WHEN NOT %(durable)s THEN set_config('synchronous_commit', 'off', true) END
-FROM session CROSS JOIN environment LEFT JOIN execution ON true
+FROM session CROSS JOIN environment CROSS JOIN queue LEFT JOIN execution ON true
 """
 
 CLAIM = """

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -17,6 +18,7 @@ from codeexec.audit.record import record
 from codeexec.errors import TooManySessions
 from sessions_app.callers import SCOPES, USUAL_SCOPES, KnownClient
 from sessions_app.models import ApiKey, Client, Session
+from sessions_app.models.press_of_run import QueueBounds
 
 KEY_PATTERN = re.compile(r"cex_([0-9a-f]{8})_[0-9a-f]{64}")
 """Told to secret scanners: 256 random bits behind a prefix that is no secret."""
@@ -41,6 +43,8 @@ def create_client(
     scopes: Collection[str] = USUAL_SCOPES,
     requests_per_minute: int | None = None,
     max_live_sessions: int | None = None,
+    max_queued_per_session: int | None = None,
+    max_queued_per_client: int | None = None,
     by: Actor | None = None,
 ) -> Client:
     """Raises ClientError where there is one of that name, or no such scope. `by` is in the audit
@@ -56,6 +60,8 @@ def create_client(
                 scopes=[str(scope) for scope in SCOPES if scope in scopes],
                 requests_per_minute=requests_per_minute,
                 max_live_sessions=max_live_sessions,
+                max_queued_per_session=max_queued_per_session,
+                max_queued_per_client=max_queued_per_client,
             )
             if by is not None:
                 record(by, "client.create", client, scopes=client.scopes)
@@ -131,6 +137,16 @@ def require_room(client: KnownClient) -> None:
             "or try again when one has ended.",
             maximum=bound,
         )
+
+
+def queue_bounds(client: KnownClient | None) -> QueueBounds:
+    """The client's own, or else those of the settings."""
+    per_session = client and client.max_queued_per_session
+    per_client = client and client.max_queued_per_client
+    return QueueBounds(
+        per_session=per_session or int(settings.CODE_EXECUTOR["MAX_QUEUED_PER_SESSION"]),
+        per_client=per_client or int(settings.CODE_EXECUTOR["MAX_QUEUED_PER_CLIENT"]),
+    )
 
 
 def expiry_text(expires_at: datetime | None) -> str:

@@ -15,7 +15,7 @@ from django.db import transaction
 from codeexec.async_database import async_database
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
-from codeexec.errors import InvalidRequest, LimitExceeded, NotFound
+from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, TooManyQueued
 from codeexec.logs import concern, subject
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
@@ -26,6 +26,7 @@ from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, Session, press_of_run
 from sessions_app.models.execution import Outcome
 from sessions_app.paths import require_separate
+from sessions_app.services.clients import queue_bounds
 from sessions_app.services.sessions import (
     closed_session,
     enqueue_stop,
@@ -73,7 +74,7 @@ def submit_execution(
 ) -> Execution:
     """Queue one run in a session. Runs of one session take place one at a time, in this order.
 
-    Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded.
+    Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded, TooManyQueued.
     """
     arrival = arrival or Arrival()
     while True:
@@ -86,7 +87,20 @@ def submit_execution(
             raise closed_session(Session.row(session_id).get())
         if submitted.queued is not None:
             return _as_queued(execution, submitted.queued)
+        if submitted.full_of:
+            raise _queue_full(submitted.full_of, caller)
         # The environment was edited at this very moment: it is read again.
+
+
+def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:
+    bounds = queue_bounds(caller.client)
+    maximum = bounds.per_session if full_of == "session" else bounds.per_client
+    return TooManyQueued(
+        f"{maximum} executions of this {full_of} wait already, which is the maximum; try again "
+        "when some have run, or cancel those that are not needed any more.",
+        maximum=maximum,
+        queue=full_of,
+    )
 
 
 async def submit_at_once(
@@ -120,6 +134,7 @@ def _submission(
         execution,
         caller=caller,
         environment_version=known.version,
+        queue_bounds=queue_bounds(caller.client),
         seconds_since_received=time.monotonic() - arrival.at,
         durable=not arrival.awaited,
         request_id=subject("request_id"),

@@ -36,6 +36,8 @@ def _fields(client: Any) -> dict[str, Any]:
         "requests_per_minute": client.requests_per_minute,
         "max_live_sessions": client.max_live_sessions,
         "live_sessions": client.live,
+        "max_queued_per_session": client.max_queued_per_session,
+        "max_queued_per_client": client.max_queued_per_client,
         "keys": [_key_fields(key) for key in client.keys.all()],
     }
 

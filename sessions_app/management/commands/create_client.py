@@ -53,6 +53,13 @@ class Command(TeachingCommand):
         parser.add_argument(
             "--max-live-sessions", type=above_zero, metavar="N", help="without it: unlimited"
         )
+        for queue in ("session", "client"):
+            parser.add_argument(
+                f"--max-queued-per-{queue}",
+                type=above_zero,
+                metavar="N",
+                help="executions that may wait; without it: as the setting says",
+            )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         dry_run, by = options["dry_run"], command_actor("create_client")
@@ -62,6 +69,8 @@ class Command(TeachingCommand):
                 scopes=options["scope"] or USUAL_SCOPES,
                 requests_per_minute=options["requests_per_minute"],
                 max_live_sessions=options["max_live_sessions"],
+                max_queued_per_session=options["max_queued_per_session"],
+                max_queued_per_client=options["max_queued_per_client"],
                 by=by,
             )
             new = create_key(client, expires_in=options["expires_in"], by=by)
