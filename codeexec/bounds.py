@@ -52,6 +52,11 @@ METADATA_BYTES = 16 * 1024
 # ---- lists
 
 PAGE_SIZE = 200
+PAGE_BYTES = 1024 * 1024
+"""Of what the entries of one page hold: it ends before there is more."""
+FIELD_BYTES = 64 * 1024
+"""Of one field in a list's entry, or in an event: a longer one is left out, and named in `omitted`.
+"""
 METADATA_FILTERS = 16
 """Each is a look-up in an index of its own."""
 

@@ -14,9 +14,9 @@ import io
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import asynccontextmanager, closing, nullcontext
 from threading import Thread
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
 from corsheaders.middleware import CorsMiddleware
@@ -47,6 +47,9 @@ CLOSE_SECONDS = 3.0
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+R = TypeVar("R")
 
 
 class BodyTooLargeError(Exception):
@@ -138,7 +141,7 @@ class Application(ASGIHandler):
             elif is_async:
                 await self._answer_while_connected(request, receive, send)
             else:
-                await self._answer(request, send)
+                await self._answer(request, send, receive)
 
     def _body_too_large(self, scope: Scope) -> HttpResponseBase:
         """For pages of other origins, too, whose scripts read no answer without CORS headers."""
@@ -152,19 +155,20 @@ class Application(ASGIHandler):
         self, request: ASGIRequest, receive: Receive, send: Send
     ) -> None:
         """Cancel the view when its client goes away."""
-        watcher = _Watcher(receive)
-        try:
+        async with _while_connected(receive):
             await self._answer(request, send)
-        except asyncio.CancelledError:
-            if not watcher.client_is_gone:
-                raise
-        finally:
-            watcher.stop()
 
-    async def _answer(self, request: ASGIRequest, send: Send) -> None:
+    async def _answer(
+        self, request: ASGIRequest, send: Send, receive: Receive | None = None
+    ) -> None:
+        """Where `receive` is given, an answer that is made while it is sent ends with its client's
+        connection.
+        """
         response = await self.run_get_response(request)
+        watched = receive is not None and isinstance(response, StreamingHttpResponse)
         try:
-            await self.send_response(response, send)
+            async with _while_connected(receive) if receive and watched else nullcontext():
+                await self.send_response(response, send)
         finally:
             response.close()  # sends request_finished; none of its receivers blocks
 
@@ -180,7 +184,7 @@ class Application(ASGIHandler):
     async def send_response(self, response: HttpResponseBase, send: Send) -> None:
         streams = isinstance(response, StreamingHttpResponse) and response.is_async
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
-            parts: Iterator[bytes] = iter(response.streaming_content)  # type: ignore[arg-type]
+            parts: Iterator[bytes] = response._iterator  # type: ignore[attr-defined]
             response.streaming_content = _iterate_in_threads(parts)
         with traffic.streaming() if streams else nullcontext():
             await super().send_response(response, send)
@@ -214,8 +218,36 @@ def _view_is_async(request: Any) -> bool:
 
 
 async def _iterate_in_threads(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (part := await in_thread(next, parts, None)) is not None:
-        yield part
+    """What a generator does at its end, be that early, it does in a thread as well."""
+    try:
+        while (part := await _to_its_end(in_thread(next, parts, None))) is not None:
+            yield part
+    finally:
+        if close := getattr(parts, "close", None):
+            await in_thread(close)
+
+
+async def _to_its_end(work: Awaitable[R]) -> R:
+    """Cancelled, it waits for a thread's work all the same: before that ends no other may begin."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+@asynccontextmanager
+async def _while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancels what is inside, and no more, when the client goes away."""
+    watcher = _Watcher(receive)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not watcher.client_is_gone:
+            raise
+    finally:
+        watcher.stop()
 
 
 class _Watcher:

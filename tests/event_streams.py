@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import http.client
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -56,6 +57,9 @@ class Watching:
     blocks: list[str] = field(default_factory=list)
     """Comments as well."""
     _rest: str = ""
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=codecs.getincrementaldecoder("utf-8")
+    )
 
     async def next(self) -> Event | None:
         """Waited for; None at the stream's end."""
@@ -69,7 +73,7 @@ class Watching:
                 piece = await self.received.get()
             if piece is None:
                 return None
-            self._rest += piece.decode()
+            self._rest += self._decoder.decode(piece)
 
     async def until(self, *names: str) -> list[Event]:
         """The events up to the first that `said` gives one of these names to; all, without any."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from codeexec.bounds import FIELD_BYTES
 from codeexec.sandbox.types import EntryKind
 from environments_app.models import Environment
 from sessions_app.api.fields import Files, Metadata, Variables
@@ -237,6 +238,20 @@ class TimelineSerializer(ExecutionSerializer):
         }
 
 
+class ListedExecutionSerializer(TimelineSerializer):
+    """A run as a list has it: without what is large."""
+
+    omitted = serializers.ListField(
+        child=serializers.CharField(),
+        help_text=f"Names of fields that are larger than {FIELD_BYTES // 1024} KiB, and therefore"
+        " empty here (`stdout`, `files`, `compile.stderr`, …): `GET /executions/{id}` has them.",
+    )
+
+    def to_representation(self, execution: Execution) -> dict[str, Any]:
+        omitted = [omitted_name(name) for name in execution.left_out]
+        return {**super().to_representation(execution), "omitted": omitted}
+
+
 class ExecutionQueuedSerializer(serializers.Serializer[Any]):
     """Answer to a run that nobody waits for."""
 
@@ -326,6 +341,11 @@ class LivenessSerializer(serializers.Serializer[Any]):
 class ReadinessSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(choices=["ready", "not_ready"])
     checks = serializers.DictField(child=serializers.ChoiceField(choices=["ok", "not ok"]))
+
+
+def omitted_name(column: str) -> str:
+    """Where answers have a large field: `stdout`, `compile.stdout`."""
+    return column.replace("compile_", "compile.")
 
 
 def _compilation(execution: Execution) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from codeexec.async_database import async_database
@@ -23,14 +24,17 @@ from codeexec.threads import in_thread
 from sessions_app.api.timeline import (
     EVENTS,
     QUEUED,
+    READ_BYTES,
     Entry,
     Position,
     Queued,
     Reading,
+    Rest,
     SessionEntry,
     Told,
+    rests,
 )
-from sessions_app.models import press_of_run, statements
+from sessions_app.models import Execution, press_of_run, statements
 from sessions_app.models.press_of_run import EventRow
 
 logger = logging.getLogger(__name__)
@@ -63,6 +67,7 @@ async def read(session_id: UUID, position: Position) -> Reading | None:
         "sequence": position.next,
         "row": position.at(position.next).row,
         "limit": EVENTS,
+        "most_bytes": READ_BYTES,
     }
     rows = await async_database.fetch_all(statements.WATCH, wanted)
     if not rows:
@@ -90,8 +95,22 @@ async def read(session_id: UUID, position: Position) -> Reading | None:
             for *_, number, stage, stream, start, data in rows
             if number is not None
         ],
+        rest=await _rest(execution, position) if execution is not None else [],
         queued=await _queued(session_id, position, last_sequence) if in_its_turn else [],
     )
+
+
+async def _rest(execution: Execution, position: Position) -> list[Rest]:
+    known = position.at(execution.sequence)
+    if not execution.left_out or not execution.is_finished or known.told >= Told.ENDED:
+        return []
+    wanted = dict(zip(statements.OUTPUT_COLUMNS, known.seen, strict=True))
+    row = await async_database.fetch_one(
+        statements.WATCH_REST,
+        {**wanted, "execution": execution.pk, "most_bytes": READ_BYTES // 4},
+    )
+    values: tuple[Any, ...] = row or (0, b"") * len(wanted)
+    return rests(execution, known, list(zip(values[::2], values[1::2], strict=True)))
 
 
 async def _queued(session_id: UUID, position: Position, last_sequence: int) -> list[Queued]:

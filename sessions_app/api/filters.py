@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from decimal import Decimal, DecimalException
+from itertools import accumulate
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -15,7 +17,13 @@ from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 
-from codeexec.bounds import ENVIRONMENT_BYTES, METADATA_BYTES, METADATA_FILTERS, PAGE_SIZE
+from codeexec.bounds import (
+    ENVIRONMENT_BYTES,
+    METADATA_BYTES,
+    METADATA_FILTERS,
+    PAGE_BYTES,
+    PAGE_SIZE,
+)
 from codeexec.errors import InvalidRequest, OutOfBounds
 from environments_app.models import Environment
 from sessions_app.models import Session
@@ -24,14 +32,33 @@ METADATA_PREFIX = "metadata."
 
 
 class _Pages(CursorPagination):
+    """Of rows with their `listed_bytes`: a page ends before it has more than PAGE_BYTES of them."""
+
+    _room: int | None = None
+
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> Any:
         """Raises InvalidRequest for a cursor that no page of ours has named."""
         require_single(request, "cursor", "page_size")
         try:
-            return super().paginate_queryset(queryset, request, view)
+            page: Any = super().paginate_queryset(queryset, request, view)
+            self._room = self._that_fit(page)
+            if self._room < len(page):
+                page = super().paginate_queryset(queryset, request, view)
         except (NotFound, ValidationError, ValueError, DataError) as error:
             detail = "cursor: it is none that a page has named."
             raise InvalidRequest(detail, field="cursor") from error
+        return page
+
+    def get_page_size(self, request: Request) -> int | None:
+        wanted = super().get_page_size(request)
+        return wanted if self._room is None or wanted is None else min(wanted, self._room)
+
+    def _that_fit(self, page: list[Any]) -> int:
+        """How many of them, beginning with the one that the page's cursor is next to."""
+        backwards = self.cursor is not None and self.cursor.reverse
+        sizes: Iterator[int] = (row.listed_bytes for row in (page[::-1] if backwards else page))
+        totals = accumulate(sizes)
+        return max(1, sum(total <= PAGE_BYTES for total in totals))
 
 
 class NewestFirst(_Pages):

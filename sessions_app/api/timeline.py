@@ -25,14 +25,17 @@ from uuid import UUID
 from rest_framework.renderers import JSONRenderer
 
 from codeexec.sandbox.batches import last_border
-from sessions_app.api.answers import ExecutionSerializer
+from sessions_app.api.answers import ExecutionSerializer, omitted_name
 from sessions_app.models import Execution
 from sessions_app.models.event import Stage, Stream
 from sessions_app.models.press_of_run import EventRow
 from sessions_app.models.session import CLOSED
+from sessions_app.models.statements import OUTPUT_COLUMNS
 
 EVENTS = 64
 """Rows of events, read at one time."""
+READ_BYTES = 256 * 1024
+"""Of output, read at one time, give or take a row's: a slow viewer holds it."""
 QUEUED = 100
 """Executions that wait, read at one time."""
 PIECE_BYTES = 64 * 1024
@@ -44,7 +47,6 @@ _CHANNELS = (
     (Stage.RUN.value, Stream.STDOUT.value),
     (Stage.RUN.value, Stream.STDERR.value),
 )
-_COLUMNS = ("compile_stdout", "compile_stderr", "stdout", "stderr")
 
 
 class Told(IntEnum):
@@ -209,6 +211,17 @@ class Queued:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rest:
+    """Output that somebody doesn't know, of an execution that has ended."""
+
+    channel: int
+    start: int
+    data: bytes
+    is_last: bool
+    """Nothing of its channel comes after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """Rows, read in one moment."""
 
@@ -220,6 +233,8 @@ class Reading:
     execution: Execution | None
     """The one that was asked for; None: there is none yet."""
     events: list[EventRow] = field(default_factory=list)
+    rest: list[Rest] = field(default_factory=list)
+    """Where its output is too large to be read with it: what comes next of each channel."""
     queued: list[Queued] = field(default_factory=list)
     """Those behind it."""
 
@@ -227,7 +242,12 @@ class Reading:
     def may_be_more(self) -> bool:
         """Whether another reading, from where this one leads to, may find more at once."""
         ended = self.execution is not None and self.execution.is_finished
-        return ended or len(self.events) == EVENTS or len(self.queued) == QUEUED
+        return ended or self._has_full_rows or len(self.queued) == QUEUED
+
+    @property
+    def _has_full_rows(self) -> bool:
+        size = sum(len(event.data) for event in self.events)
+        return size >= READ_BYTES or len(self.events) == EVENTS
 
     @property
     def ends_here(self) -> bool:
@@ -238,9 +258,24 @@ class Reading:
         """What there is to tell somebody at that position, in order."""
         yield self._session()
         if self.execution is not None:
-            yield from _story(self.execution, position.at(position.next), self.events)
+            yield from self._story(self.execution, position.at(position.next))
         for each in self.queued:
             yield _queued(self.session_id, each)
+
+    def _story(self, execution: Execution, known: Position) -> Iterator[Entry]:
+        yield from _beginning(execution)
+        for event in self.events:
+            channel = _CHANNELS.index((event.stage, event.stream))
+            yield _output(execution, channel, event.start, event.data, row=event.number)
+        if execution.finished_at is None:
+            return
+        if known.told < Told.ENDED:
+            for rest in self.rest if execution.left_out else rest_of(execution, known):
+                yield from _pieces(execution, rest, row=known.row)
+                if not rest.is_last:
+                    return
+            yield _told(execution, execution.status, execution.finished_at, Told.ENDED)
+        yield _result(execution)
 
     def _session(self) -> SessionEntry:
         return SessionEntry(
@@ -261,7 +296,7 @@ def session_digest(status: str, expires_at: datetime) -> str:
     return f"{zlib.crc32(f'{status} {expires_at.timestamp()}'.encode()):08x}"
 
 
-def _story(execution: Execution, known: Position, events: list[EventRow]) -> Iterator[Entry]:
+def _beginning(execution: Execution) -> Iterator[Entry]:
     yield _queued(
         execution.session_id,
         Queued(
@@ -272,29 +307,38 @@ def _story(execution: Execution, known: Position, events: list[EventRow]) -> Ite
     )
     if execution.claimed_at is not None:
         yield _told(execution, Execution.Status.RUNNING, execution.claimed_at, Told.RUNNING)
-    for event in events:
-        yield _output(
-            execution, _CHANNELS.index((event.stage, event.stream)), event.start, event.data,
-            row=event.number,
-        )  # fmt: skip
-    if execution.finished_at is not None:
-        yield from _rest(execution, known)
-        yield _told(execution, execution.status, execution.finished_at, Told.ENDED)
-        yield _result(execution)
 
 
-def _rest(execution: Execution, known: Position) -> Iterator[Entry]:
-    """The output that somebody doesn't know, of an execution that has ended."""
-    if known.told >= Told.ENDED:
-        return
-    for channel in _written(execution):
-        output = bytes(getattr(execution, _COLUMNS[channel]))
-        at = known.seen[channel]
-        while piece := output[at : at + PIECE_BYTES]:
-            if at + len(piece) < len(output):
-                piece = piece[: last_border(bytearray(piece)) or len(piece)]
-            yield _output(execution, channel, at, piece, row=known.row)
-            at += len(piece)
+def rest_of(execution: Execution, known: Position) -> list[Rest]:
+    """Of outputs that were read with it."""
+    outputs = [bytes(getattr(execution, column)) for column in OUTPUT_COLUMNS]
+    found = [(len(data), data[at:]) for data, at in zip(outputs, known.seen, strict=True)]
+    return rests(execution, known, found)
+
+
+def rests(execution: Execution, known: Position, found: list[tuple[int, bytes]]) -> list[Rest]:
+    """`found`: of each channel how much there is, and what comes where it is known to."""
+    return [
+        Rest(
+            channel=channel,
+            start=known.seen[channel],
+            data=found[channel][1],
+            is_last=known.seen[channel] + len(found[channel][1]) >= found[channel][0],
+        )
+        for channel in _written(execution)
+    ]
+
+
+def _pieces(execution: Execution, rest: Rest, *, row: int) -> Iterator[OutputEntry]:
+    """Each ends between two characters, as far as there are any."""
+    done, data = 0, rest.data
+    if not rest.is_last:
+        data = data[: last_border(bytearray(data)) or len(data)]
+    while piece := data[done : done + PIECE_BYTES]:
+        if done + len(piece) < len(data):
+            piece = piece[: last_border(bytearray(piece)) or len(piece)]
+        yield _output(execution, rest.channel, rest.start + done, piece, row=row)
+        done += len(piece)
 
 
 def _written(execution: Execution) -> range:
@@ -356,10 +400,13 @@ def _output(
 
 
 def _result(execution: Execution) -> ToldEntry:
+    data = ExecutionSerializer().to_representation(execution)
+    if execution.left_out:
+        data["omitted"] = [omitted_name(name) for name in execution.left_out]
     return ToldEntry(
         name="result",
         sequence=execution.sequence,
         told=Told.ALL,
         size=len(execution.stdout) + len(execution.stderr),
-        data=ExecutionSerializer().to_representation(execution),
+        data=data,
     )

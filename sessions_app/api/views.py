@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from uuid import UUID
 
+from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
@@ -28,6 +30,7 @@ from sessions_app.api.access import (
 from sessions_app.api.answers import (
     EnvironmentSerializer,
     HealthSerializer,
+    ListedExecutionSerializer,
     LivenessSerializer,
     ReadinessSerializer,
     SessionOpenedSerializer,
@@ -40,6 +43,7 @@ from sessions_app.api.answers import (
 from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
 from sessions_app.api.inputs import takes
 from sessions_app.api.inquiring import Inquired, as_download, as_json
+from sessions_app.api.large_answers import whole
 from sessions_app.api.requests import (
     ChangeSessionSerializer,
     OpenSessionSerializer,
@@ -54,6 +58,7 @@ from sessions_app.api.waiting import Accepted
 from sessions_app.callers import Role, Scope
 from sessions_app.health import check_health
 from sessions_app.models import Execution, Inquiry, Session
+from sessions_app.models.large_fields import fill, listed_bytes
 from sessions_app.paths import readable_path
 from sessions_app.readiness import RETRY_SECONDS, Readiness
 from sessions_app.services import executions
@@ -104,7 +109,8 @@ class SessionViewSet(ApiViewSet):
     def index(self, request: Request) -> Response:
         """Newest first, in pages: `next` and `previous` are addresses, or null."""
         visible = Session.objects.visible_to(caller_of(request)).select_related("environment")
-        sessions = filter_sessions(visible, request)
+        sized = visible.annotate(listed_bytes=Session.size_in_lists())
+        sessions = filter_sessions(sized, request)
         return _page(NewestFirst(), sessions, SessionSerializer, request)
 
     @extend_schema(summary="One session", responses=schema.responses(SessionSerializer, 200, 404))
@@ -234,15 +240,19 @@ class SessionViewSet(ApiViewSet):
     @extend_schema(
         operation_id="sessions_executions_list",
         summary="A session's timeline",
-        responses=schema.page(TimelineSerializer, 400, 404),
+        responses=schema.page(ListedExecutionSerializer, 400, 404),
     )
     @takes(parameters=schema.paging("executions"))
     @allows(Scope.READ, *ANY_ROLE)
     def executions(self, request: Request, session_id: UUID) -> Response:
-        """Every run with its code, input, output, verdict and times, in order."""
+        """Every run with its code, input, output, verdict and times, in order. `omitted` names
+        what is too large for a list: `GET /executions/{id}` has it. A page may have fewer runs than
+        `page_size`, while `next` goes on.
+        """
         session = find_session(session_id, caller_of(request))
-        found = Execution.objects.filter(session=session).select_related("revision")
-        return _page(BySequence(), found, TimelineSerializer, request)
+        found = Execution.objects.filter(session=session).without_large_fields()
+        sized = found.select_related("revision").annotate(listed_bytes=listed_bytes())
+        return _page(BySequence(), sized, ListedExecutionSerializer, request, fill)
 
     @extend_schema(
         summary="Watch a session",
@@ -265,9 +275,10 @@ class ExecutionViewSet(ApiViewSet):
         summary="One execution", responses=schema.responses(TimelineSerializer, 200, 404)
     )
     @allows(Scope.READ, *ANY_ROLE)
-    def retrieve(self, request: Request, execution_id: UUID) -> Response:
+    def retrieve(self, request: Request, execution_id: UUID) -> HttpResponseBase:
+        """In full, however large it is."""
         execution = executions.find_execution(execution_id, caller_of(request))
-        return Response(TimelineSerializer(execution).data)
+        return whole(TimelineSerializer(), execution)
 
     @extend_schema(
         summary="Cancel an execution",
@@ -275,14 +286,14 @@ class ExecutionViewSet(ApiViewSet):
         responses=schema.responses(TimelineSerializer, 200, 404, 503),
     )
     @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
-    def cancel(self, request: Request, execution_id: UUID) -> Response:
+    def cancel(self, request: Request, execution_id: UUID) -> HttpResponseBase:
         """Ends the program; its session and the workspace stay, and so does what it has written.
         The answer is the execution, which by then has ended. One that has ended before stays as it
         is.
         """
         caller = caller_of(request)
         execution = executions.cancel_execution(execution_id, caller=caller, by=caller.actor)
-        return Response(TimelineSerializer(execution).data)
+        return whole(TimelineSerializer(), execution)
 
     @extend_schema(
         summary="Watch an execution",
@@ -381,7 +392,11 @@ class HealthViewSet(ApiViewSet):
 
 
 def _page(
-    paginator: CursorPagination, rows: Any, serializer: type[Any], request: Request
+    paginator: CursorPagination,
+    rows: Any,
+    serializer: type[Any],
+    request: Request,
+    complete: Callable[[Any], Any] = list,
 ) -> Response:
-    page = paginator.paginate_queryset(rows, request)
+    page = complete(paginator.paginate_queryset(rows, request))
     return paginator.get_paginated_response(serializer(page, many=True).data)

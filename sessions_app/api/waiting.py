@@ -36,6 +36,7 @@ from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
 from sessions_app.api.access import identify
 from sessions_app.api.answers import ExecutionQueuedSerializer, ExecutionSerializer
+from sessions_app.api.large_answers import LargeAnswer
 from sessions_app.api.timing import server_timing
 from sessions_app.models import Execution, press_of_run
 from sessions_app.services.executions import Arrival
@@ -132,7 +133,7 @@ def waiting_for_end(validate: SyncView) -> AsyncView:
 
 def _goes_on(response: HttpResponseBase) -> bool:
     running = Execution.Status.RUNNING
-    return isinstance(response, Response) and response.data.get("status") == running
+    return getattr(response, "data", {}).get("status") == running
 
 
 def at_once(view: SyncView, prepare: Prepare | None = None) -> AsyncView:
@@ -212,7 +213,11 @@ async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
 
 
 def _result(execution: Execution, arrival: Arrival) -> HttpResponseBase:
-    response = JsonBytes(ExecutionSerializer(), execution, status=200)
+    response: HttpResponseBase = (
+        LargeAnswer(ExecutionSerializer(), execution)
+        if execution.left_out
+        else JsonBytes(ExecutionSerializer(), execution, status=200)
+    )
     response.headers["Server-Timing"] = server_timing(execution, arrival)
     return response
 

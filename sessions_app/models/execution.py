@@ -53,6 +53,11 @@ UNFINISHED = (ExecutionStatus.QUEUED, ExecutionStatus.RUNNING)
 FINISHED = (ExecutionStatus.COMPLETED, ExecutionStatus.ERROR, ExecutionStatus.CANCELLED)
 
 
+INPUTS = ("code", "stdin", "args", "env", "files")
+OUTPUTS = ("stdout", "stderr", "compile_stdout", "compile_stderr")
+"""Fields that may be large. `large_fields` says how they are read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a worker found out by running an execution."""
@@ -69,6 +74,10 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         if caller.sees_everything and caller.session_id is None:
             return self
         return self.filter(session__in=Session.objects.visible_to(caller))
+
+    def without_large_fields(self) -> Self:
+        """Each of these is read when it is used."""
+        return self.defer(*INPUTS, *OUTPUTS)
 
     def queued(self) -> Self:
         return self.filter(status=ExecutionStatus.QUEUED)
@@ -170,6 +179,9 @@ class Execution(models.Model):
     )
 
     objects = ExecutionQuerySet.as_manager()
+
+    left_out: tuple[str, ...] = ()
+    """Fields that were too large to be read with the others: they are not empty in its row."""
 
     class Meta:
         ordering = ("-queued_at",)

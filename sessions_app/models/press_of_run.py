@@ -260,7 +260,7 @@ def _compile_columns(compilation: RunResult | None) -> dict[str, Any]:
 
 
 def reading(execution_id: UUID) -> Statement:
-    """Reads an execution without what was asked for."""
+    """Reads an execution without what was asked for, and without outputs that are large."""
     return Statement(text=statements.READ, parameters=[execution_id])
 
 
@@ -278,6 +278,10 @@ def _execution(values: Sequence[Any]) -> Execution:
     """Of RESULT_COLUMNS, then REVISION_COLUMNS."""
     count = len(statements.RESULT_COLUMNS)
     execution = Execution.from_db(connection.alias, statements.RESULT_COLUMNS, values[:count])
+    large = [name for name in statements.OUTPUT_COLUMNS if getattr(execution, name) is None]
+    for name in large:
+        setattr(execution, name, b"")
+    execution.left_out = tuple(large)
     if execution.revision_id is not None:
         execution.revision = EnvironmentRevision.from_db(
             connection.alias,

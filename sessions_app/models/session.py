@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
-from django.db.models import F, Q
-from django.db.models.functions import Now
+from django.db.models import F, Func, Q
+from django.db.models.functions import Cast, Now
 from django.utils import timezone
 
 from codeexec.notifications import publish
@@ -244,6 +244,12 @@ class Session(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+    @staticmethod
+    def size_in_lists() -> Func:
+        """What a session adds to a page that has it."""
+        text = Cast(F("metadata"), models.TextField())
+        return Func(text, function="octet_length", output_field=models.IntegerField())
 
     @property
     def is_open(self) -> bool:

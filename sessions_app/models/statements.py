@@ -8,6 +8,8 @@ times are the database's.
 
 from __future__ import annotations
 
+from codeexec.bounds import FIELD_BYTES
+
 RUNS_CHANNEL = "code_executor_runs_"
 """And the id of a node: its executor listens; the payload is a session that may have something to
 run, a space, and its client, if it has one: clients take turns."""
@@ -25,20 +27,32 @@ RESULT_COLUMNS = (
 )  # fmt: skip
 """What answers tell: all but what was asked for, and who ran it."""
 
+OUTPUT_COLUMNS = ("compile_stdout", "compile_stderr", "stdout", "stderr")
+"""Those of them that may be large, in the order in which they are told."""
+
 REVISION_COLUMNS = ("number", "image_id")
 """What answers tell of the revision that it ran in; they follow RESULT_COLUMNS."""
 
 TOLD_COLUMNS = len(RESULT_COLUMNS) + len(REVISION_COLUMNS)
 
 
-def _columns(execution: str) -> str:
-    """RESULT_COLUMNS and REVISION_COLUMNS of a row with that name in the statement."""
+def _columns(execution: str, *, small: bool = False) -> str:
+    """RESULT_COLUMNS and REVISION_COLUMNS of a row with that name in the statement. `small`: what
+    is large is null.
+    """
     revision = [
         f"(SELECT {name} FROM environments_app_environmentrevision"  # noqa: S608
         f" WHERE id = {execution}.revision_id)"
         for name in REVISION_COLUMNS
     ]
-    return ", ".join([*(f"{execution}.{name}" for name in RESULT_COLUMNS), *revision])
+    results = [f"{execution}.{name}" for name in RESULT_COLUMNS]
+    return ", ".join([*(map(_small, results) if small else results), *revision])
+
+
+def _small(column: str) -> str:
+    if column.partition(".")[2] not in OUTPUT_COLUMNS:
+        return column
+    return f"CASE WHEN octet_length({column}) <= {FIELD_BYTES} THEN {column} END"
 
 
 _TOLD = _columns("finished")
@@ -200,7 +214,9 @@ FROM session LEFT JOIN finished ON true LEFT JOIN released ON true LEFT JOIN LAT
 ) AS news ON true
 """  # noqa: S608 -- columns of ours
 
-READ = f"SELECT {_columns('row')} FROM sessions_app_execution AS row WHERE id = %s"  # noqa: S608
+READ = f"""
+SELECT {_columns("row", small=True)} FROM sessions_app_execution AS row WHERE id = %s
+"""  # noqa: S608 -- columns of ours
 
 END_QUEUED = """
 WITH ended AS (
@@ -294,22 +310,35 @@ WHERE row.id = %(execution)s AND EXISTS (SELECT FROM event)
 WATCH = f"""
 SELECT
     statement_timestamp(), session.status, session.expires_at, session.last_sequence,
-    {_columns("execution")},
+    {_columns("execution", small=True)},
     event.number, event.stage, event.stream, event.start, event.data
 FROM sessions_app_session AS session
 LEFT JOIN sessions_app_execution AS execution
     ON execution.session_id = session.id AND execution.sequence = %(sequence)s
 LEFT JOIN LATERAL (
-    SELECT number, stage, stream, start, data
+    SELECT number, stage, stream, start, data,
+           sum(octet_length(data)) OVER (ORDER BY number) - octet_length(data) AS bytes_before
     FROM sessions_app_event
     WHERE execution_id = execution.id AND execution.status = 'running' AND number > %(row)s
     ORDER BY number
     LIMIT %(limit)s
-) AS event ON true
+) AS event ON event.bytes_before < %(most_bytes)s
 WHERE session.id = %(session)s
 ORDER BY event.number
 """  # noqa: S608 -- columns of ours
 """A session, one of its executions, and what that has written since, a row for each event."""
+
+WATCH_REST = f"""
+SELECT {
+    ", ".join(
+        f"octet_length({name}), substring({name} FROM %({name})s + 1 FOR %(most_bytes)s)"
+        for name in OUTPUT_COLUMNS
+    )
+}
+FROM sessions_app_execution
+WHERE id = %(execution)s
+"""  # noqa: S608
+"""Of each output of an execution that has ended: how long it is, and what comes at a position."""
 
 WATCH_QUEUED = """
 SELECT sequence, id, queued_at

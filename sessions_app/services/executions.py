@@ -467,8 +467,9 @@ def _died(execution: Execution) -> str:
 
 
 def find_execution(execution_id: UUID | str, caller: Caller = OPERATOR) -> Execution:
-    """Raises NotFound."""
-    rows = Execution.objects.visible_to(caller).select_related("revision")
+    """Its large fields are read when they are used. Raises NotFound."""
+    visible = Execution.objects.visible_to(caller)
+    rows = visible.without_large_fields().select_related("revision")
     found = rows.filter(pk=execution_id).first()
     if found is None:
         raise NotFound(f"There is no execution {execution_id}.")

@@ -1,0 +1,75 @@
+"""An execution's answer where it is large: written as its fields are read, a piece at a time."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.http import StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from rest_framework.renderers import JSONRenderer
+from rest_framework.response import Response
+
+from sessions_app.api.answers import ExecutionSerializer, omitted_name
+from sessions_app.models import Execution
+from sessions_app.models.large_fields import JSON_FIELDS, fill, pieces
+
+
+class LargeAnswer(StreamingHttpResponse):
+    """Of what `execution` has left out, all."""
+
+    def __init__(self, serializer: ExecutionSerializer, execution: Execution) -> None:
+        super().__init__(_parts(serializer, execution), content_type="application/json")
+        self.data = {"status": execution.status}
+
+
+def whole(serializer: ExecutionSerializer, execution: Execution) -> HttpResponseBase:
+    """Everything of an execution that was read without its large fields."""
+    fill([execution])
+    if execution.left_out:
+        return LargeAnswer(serializer, execution)
+    return Response(serializer.to_representation(execution))
+
+
+class _Field:
+    """Stands for one that is read when its turn comes."""
+
+    def __init__(self, execution: Execution, name: str) -> None:
+        self._execution, self._name = execution, name
+
+    def parts(self) -> Iterator[bytes]:
+        found = pieces(self._execution, self._name)
+        return found if self._name in JSON_FIELDS else _quoted(found)
+
+
+def _parts(serializer: ExecutionSerializer, execution: Execution) -> Iterator[bytes]:
+    shown = serializer.to_representation(execution)
+    for name in execution.left_out:
+        *outer, last = omitted_name(name).split(".")
+        place = shown[outer[0]] if outer else shown
+        if place and last in place:
+            place[last] = _Field(execution, name)
+    return _json(shown)
+
+
+def _json(value: Any) -> Iterator[bytes]:
+    if isinstance(value, _Field):
+        yield from value.parts()
+    elif isinstance(value, Mapping):
+        for number, (key, inner) in enumerate(value.items()):
+            yield b"%s%s:" % (b"," if number else b"{", json.dumps(key).encode())
+            yield from _json(inner)
+        yield b"}" if value else b"{}"
+    else:
+        yield b"null" if value is None else JSONRenderer().render(value)
+
+
+def _quoted(found: Iterator[bytes]) -> Iterator[bytes]:
+    """A string of JSON."""
+    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+    yield b'"'
+    for piece in found:
+        yield JSONRenderer().render(decode(piece))[1:-1]
+    yield JSONRenderer().render(decode(b"", True))[1:-1] + b'"'

@@ -1,0 +1,104 @@
+"""The fields of an execution that may be large: what its client sent, and what its program wrote.
+
+Answers read executions without them. `fill` adds what is small, for any number of executions, and
+`pieces` reads one field that is not, a piece at a time. So no answer needs more memory than a page
+of a list, whatever is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.db import connection
+from django.db.models import BigIntegerField
+from django.db.models.expressions import RawSQL
+
+from codeexec.bounds import FIELD_BYTES
+from sessions_app.models.execution import INPUTS, OUTPUTS, Execution
+
+JSON_FIELDS = ("args", "env", "files")
+PIECE_BYTES = 256 * 1024
+_JSON_PIECE_BYTES = 4 * PIECE_BYTES
+"""Each piece of JSON has all of it written once more by the database."""
+LARGE_FIELDS = (*INPUTS, *OUTPUTS)
+_EMPTY: dict[str, Any] = {
+    **dict.fromkeys(LARGE_FIELDS, b""),
+    "code": "",
+    "args": [],
+    "env": {},
+    "files": {},
+}
+_TABLE = Execution._meta.db_table
+
+
+def size_of(name: str) -> str:
+    """SQL for a field's bytes, as far as they are known without reading it: of JSON that is large
+    as it is stored, as of all large fields only that they are matters.
+    """
+    column = f"{_TABLE}.{name}"
+    if name not in JSON_FIELDS:
+        return f"octet_length({column})"
+    return (
+        f"CASE WHEN pg_column_size({column}) > {FIELD_BYTES} THEN pg_column_size({column}) "
+        f"ELSE octet_length({column}::text) END"
+    )
+
+
+def listed_bytes() -> RawSQL:
+    """What an execution's large fields add to a page that has it."""
+    sizes = (f"({size_of(name)})" for name in LARGE_FIELDS)
+    listed = (f"CASE WHEN {size} > {FIELD_BYTES} THEN 0 ELSE {size} END" for size in sizes)
+    return RawSQL(" + ".join(listed), [], BigIntegerField())  # noqa: S611 -- columns of ours
+
+
+_SMALL = (f"CASE WHEN {size_of(name)} <= {FIELD_BYTES} THEN {name} END" for name in LARGE_FIELDS)
+_FILL = f"""
+    SELECT id, {", ".join(_SMALL)}
+    FROM {_TABLE} WHERE id = ANY(%s)
+"""  # noqa: S608 -- columns of ours
+
+
+def fill(executions: Sequence[Execution]) -> Sequence[Execution]:
+    """Add the fields that are small. `left_out` of each names the others, which are empty."""
+    with connection.cursor() as cursor:
+        cursor.execute(_FILL, [[execution.pk for execution in executions]])
+        found = {row[0]: row[1:] for row in cursor.fetchall()}
+    for execution in executions:
+        kept = dict(zip(LARGE_FIELDS, found.get(execution.pk, ()), strict=False))
+        if not execution.is_finished:  # as it was read: it may have ended since
+            kept |= dict.fromkeys(OUTPUTS, b"")
+        _set(execution, kept)
+    return executions
+
+
+def _set(execution: Execution, kept: dict[str, Any]) -> None:
+    for name in LARGE_FIELDS:
+        value = kept.get(name)
+        if isinstance(value, str) and name in JSON_FIELDS:
+            value = json.loads(value)
+        setattr(execution, name, _EMPTY[name] if value is None else value)
+    execution.left_out = tuple(name for name in LARGE_FIELDS if kept.get(name) is None)
+
+
+def pieces(execution: Execution, name: str) -> Iterator[bytes]:
+    """A large field that is not empty, in pieces; texts as UTF-8, and JSON as its text.
+
+    Raises Execution.DoesNotExist where it was deleted meanwhile.
+    """
+    column = f"convert_to({name}::text, 'UTF8')" if name in (*JSON_FIELDS, "code") else name
+    statement = f"SELECT substring({column} FROM %s FOR %s) FROM {_TABLE} WHERE id = %s"  # noqa: S608
+    most = _JSON_PIECE_BYTES if name in JSON_FIELDS else PIECE_BYTES
+    position = 1
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [position, most, execution.pk])
+            row = cursor.fetchone()
+        if row is None:
+            raise Execution.DoesNotExist
+        piece = bytes(row[0])
+        yield piece
+        if len(piece) < most:
+            return
+        position += len(piece)
