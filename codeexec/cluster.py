@@ -27,7 +27,10 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connections
 
 from codeexec.broker import release_claims
+from codeexec.errors import DATABASE_AWAY
+from codeexec.outages import Outage
 from codeexec.processes import reap_children, tie_children_to_parents
+from codeexec.sandbox.errors import EngineUnavailable
 from codeexec.worker_queue import SafeEvent, WorkerQueue, WorkTimer
 
 logger = logging.getLogger(__name__)
@@ -198,6 +201,7 @@ class _Upkeep:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
         self._failure = ""
+        self._outage = Outage(logger, "A part that the upkeep needs")
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -217,12 +221,15 @@ class _Upkeep:
         try:
             close_old_connections()
             self._step()
+        except (*DATABASE_AWAY, EngineUnavailable) as error:
+            self._outage.failed(error)
         except Exception as error:
             # The same failure every second is news once.
             if (failure := repr(error)) != self._failure:
                 logger.exception("The upkeep failed; it is tried again")
             self._failure = failure
         else:
+            self._outage.worked()
             if self._failure:
                 logger.warning("The upkeep works again")
             self._failure = ""

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError
-
+from codeexec.errors import DATABASE_AWAY
 from codeexec.lending import ConnectionLender
 from codeexec.logs import about
 from codeexec.worker_queue import SafeEvent
@@ -23,6 +25,7 @@ from sessions_app.leases import Leases
 from sessions_app.models.press_of_run import Claim
 from sessions_app.runs import Surroundings, run_execution, worker_name
 from sessions_app.services.executions import abandon_executions_of, claim_next_execution
+from sessions_app.services.requeue import requeue_execution, running_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ class Executor:
         self._inbox = Inbox(node_id, stop)
         self._cancellations = Cancellations(stop)
         self._turn = threading.Lock()
+        self._looking: Counter[str] = Counter()
+        """Threads that look after a session."""
+        self._looking_lock = threading.Lock()
         self._lender = ConnectionLender(CONNECTIONS)
         self._around = Surroundings.using(self._lender.lent)
         self._leases = Leases()
@@ -56,7 +62,7 @@ class Executor:
         try:
             with self._lender.lent():
                 abandon_executions_of(worker_name(predecessor_pid))
-        except (OperationalError, InterfaceError) as error:
+        except DATABASE_AWAY as error:
             logger.warning(
                 "what the last executor ran is ended when its leases are over: %s", error
             )
@@ -95,8 +101,10 @@ class Executor:
         try:
             with self._lender.lent():
                 self._leases.renew()
-        except (OperationalError, InterfaceError) as error:
-            logger.warning("leases not renewed, no database: %s", error)
+        except DATABASE_AWAY as error:
+            self._around.outage.failed(error)
+        else:
+            self._around.outage.worked()
 
     def _work(self) -> None:
         while True:
@@ -111,23 +119,46 @@ class Executor:
                     logger.exception("session %s: a run failed", session_id)
 
     def _run_next(self, session_id: str) -> None:
-        claim = self._claim(session_id)
-        if claim is not None:
-            with self._leases.held(claim.execution_id) as keep_going:
-                run_execution(claim, self._around, keep_going)
+        with self._looked_after(session_id):
+            claim = self._claim(session_id)
+            if claim is not None:
+                with self._leases.held(claim.execution_id) as keep_going:
+                    run_execution(claim, self._around, keep_going)
+
+    @contextmanager
+    def _looked_after(self, session_id: str) -> Iterator[None]:
+        with self._looking_lock:
+            self._looking[session_id] += 1
+        try:
+            yield
+        finally:
+            with self._looking_lock:
+                self._looking[session_id] -= 1
+                self._looking = +self._looking
 
     def _claim(self, session_id: str) -> Claim | None:
         """What the session has to run. A database that is away is waited for."""
+        answer_lost = False
         while not self._stop.is_set():
             try:
                 with self._lender.lent():
+                    if answer_lost:
+                        self._requeue_unheard(session_id)
                     return claim_next_execution(
                         session_id, node_id=self._node_id, worker=self._worker
                     )
-            except (OperationalError, InterfaceError) as error:
-                logger.warning("session %s: no database, trying again: %s", session_id, error)
+            except DATABASE_AWAY as error:
+                answer_lost = True
+                self._around.outage.failed(error)
                 self._stop.wait(_RETRY_SECONDS)
         return None
+
+    def _requeue_unheard(self, session_id: str) -> None:
+        """The connection may have broken between a claim and its answer: nobody runs that then."""
+        execution_id = running_of(UUID(session_id), self._worker)
+        # What another thread has claimed it still looks after: no other can claim it from now on.
+        if execution_id is not None and self._looking[session_id] == 1:
+            requeue_execution(execution_id, UUID(session_id), worker=self._worker)
 
 
 def run_executor(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from codeexec.errors import DATABASE_AWAY
+from codeexec.outages import Outage
 from codeexec.sandbox.batches import last_border
 from codeexec.sandbox.driver import Output
 from sessions_app.models.event import Stage
@@ -98,6 +99,7 @@ class LiveOutput:
         self._unwritten = _Statement()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self._outage = Outage(logger, "The database for live output")
 
     def of(self, claim: Claim) -> RunOutput:
         return RunOutput(execution_id=claim.execution_id, session_id=claim.session_id)
@@ -148,16 +150,23 @@ class LiveOutput:
 
     def _work(self) -> None:
         while self._await_something():
-            try:
-                with self._database():
-                    self.flush()
-            except DATABASE_AWAY as error:
-                logger.warning("live output waits, no database: %s", error)
-                self._closing.wait(_RETRY_SECONDS)
-            except Exception:
-                logger.exception("live output was lost; the results will have it")
-                self._unwritten = _Statement()
+            if not self._write() and self._closing.wait(_RETRY_SECONDS):
+                return
             self._closing.wait(PAUSE_SECONDS)
+
+    def _write(self) -> bool:
+        """False: the database is away."""
+        try:
+            with self._database():
+                self.flush()
+        except DATABASE_AWAY as error:
+            self._outage.failed(error)
+            return False
+        except Exception:
+            logger.exception("live output was lost; the results will have it")
+            self._unwritten = _Statement()
+        self._outage.worked()
+        return True
 
     def _await_something(self) -> bool:
         with self._changed:

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Self, TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
 
+from codeexec.errors import DATABASE_AWAY
 from codeexec.logs import about
+from codeexec.outages import Outage
 from codeexec.sandbox.driver import Attachment, KeepGoing, OnOutput
 from codeexec.sandbox.errors import (
     CommandNotStarted,
@@ -58,6 +59,7 @@ class Surroundings:
     live: LiveOutput
     attachments: Attachments = field(default_factory=Attachments)
     interrupts: Interrupts = field(default_factory=Interrupts)
+    outage: Outage = field(default_factory=lambda: Outage(logger, "The executor's database"))
 
     @classmethod
     def using(cls, database: Callable[[], AbstractContextManager[None]]) -> Self:
@@ -72,11 +74,10 @@ def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> 
     """Run a claimed execution to its end and keep what it came to, whatever happens."""
     ids = {"request_id": claim.request_id, "session_id": claim.session_id}
     output = around.live.of(claim)
-    try:
-        with about(**ids, execution_id=claim.execution_id):
-            _run_to_its_end(claim, around, keep_going, output)
-    finally:
-        around.live.forget(output)
+    with about(**ids, execution_id=claim.execution_id):
+        _run_to_its_end(claim, around, keep_going, output)
+    # Not where that raises: whoever ends the execution later makes these rows its output.
+    around.live.forget(output)
 
 
 def _run_to_its_end(
@@ -90,8 +91,7 @@ def _run_to_its_end(
         _fail(claim, around, str(error))
     except BaseException as error:  # SystemExit too: the row must not stay `running`
         logger.exception("execution %s failed", claim.execution_id)
-        with around.database():
-            executions.fail_execution(claim, f"The service failed: {error!r}")
+        _fail(claim, around, f"The service failed: {error!r}")
         raise
     else:
         _finish(claim, around, outcome, started)
@@ -130,19 +130,19 @@ def _reason(claim: Claim, error: SandboxError) -> str:
 
 
 def _with_database(around: Surroundings, use: Callable[[], T]) -> T:
-    """Write what a run came to, or read what it needs. A database that is away is waited for as
-    long as the lease lasts: after that the execution has been ended as abandoned.
+    """Write what a run came to, or read what it needs, however long the database is away. Should
+    somebody else have ended the execution meanwhile, its row says so to `use`.
     """
-    deadline = time.monotonic() + settings.CODE_EXECUTOR["EXECUTION_LEASE"]
     while True:
         try:
             with around.database():
-                return use()
-        except (OperationalError, InterfaceError):
-            if time.monotonic() >= deadline:
-                raise
-            logger.warning("no database for an execution; trying again")
+                done = use()
+        except DATABASE_AWAY as error:
+            around.outage.failed(error)
             time.sleep(_DATABASE_RETRY_SECONDS)
+        else:
+            around.outage.worked()
+            return done
 
 
 def _is_clean(outcome: Outcome) -> bool:

@@ -7,6 +7,7 @@ Every step is safe to take on several nodes at once: each ends in a conditional 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -51,6 +52,9 @@ GIVEN_UP_AFTER = timedelta(seconds=60)
 STUCK_AFTER = timedelta(seconds=10)
 """A message that has had no effect for this long was lost with the worker that had it."""
 
+RENEWED_WITHIN_SECONDS = 10.0
+"""How long a live executor may take to renew its leases once the database is back: an attempt to
+connect that began before may have to end first."""
 
 FORGOTTEN_AFTER = timedelta(hours=1)
 
@@ -101,11 +105,11 @@ class Rhythm:
 
 class Reaper:
     """Ends abandoned runs, but gives live workers time to renew their leases when the database, or
-    this machine, has been away for a while.
+    this machine, has been away for a while; so does one that has `just_started` and can't know.
     """
 
-    def __init__(self) -> None:
-        self._last_seen = time.monotonic()
+    def __init__(self, *, just_started: bool = False) -> None:
+        self._last_seen = -math.inf if just_started else time.monotonic()
         self._not_before = 0.0
 
     def __call__(self) -> None:
@@ -113,7 +117,7 @@ class Reaper:
         now = time.monotonic()
         try:
             if now - self._last_seen > lease / 2:
-                self._not_before = now + lease
+                self._not_before = now + max(lease, RENEWED_WITHIN_SECONDS)
             Node.objects.exists()
         except DatabaseError:
             return
@@ -281,7 +285,7 @@ def remove_images() -> None:
 _rhythm = Rhythm(
     {
         beat: 3,
-        Reaper(): 1,
+        Reaper(just_started=True): 1,
         expire_sessions: 1,
         tend_pool: 1,
         ask_idle_sandboxes: 2,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cutting_proxy import CuttingProxy
 from tests.stack import Stack, eventually, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker]
@@ -60,3 +61,19 @@ def test_who_waits_hears_of_it_at_once_and_the_next_program_runs(stack: Stack) -
         assert kept["stdout"] == "x\n", kept
         client.stop(session)
     assert f"The executor died (exit code -{signal.SIGKILL})" in stack.log("worker")
+
+
+def test_a_claim_whose_answer_is_lost_is_made_again(stack: Stack, tmp_path: Path) -> None:
+    """The connection breaks between its commit and its answer: nobody knows that it was made."""
+    proxy = CuttingProxy(tmp_path / "proxy", stack.environ["DATABASE_URL"])
+    stack.stop("worker")
+    stack.start("worker", "run_worker", DATABASE_URL=proxy.url)
+    assert eventually(lambda: stack.health() == "healthy")
+    session = stack.client.open("python")
+    assert stack.client.execute(session, "print(1)")["stdout"] == "1\n"
+    proxy.cut_answer_to(session.encode())
+    result = stack.client.execute(session, "print(2)")
+    assert proxy.has_cut.is_set()
+    assert (result["status"], result["stdout"]) == ("completed", "2\n"), result
+    stack.client.stop(session)
+    proxy.close()

@@ -16,7 +16,7 @@ from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import record_image
 from sessions_app import tasks, upkeep
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models import Execution, Node, Sandbox, Session, press_of_run
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.sandboxes import ASK_AFTER, fill_pools, retire_stale
 from sessions_app.services.executions import RunRequest, submit_execution
@@ -184,6 +184,26 @@ def test_after_a_pause_of_its_own_the_reaper_lets_workers_renew_first(
     reap()
     execution.refresh_from_db()
     assert execution.status == E.ERROR
+
+
+def test_a_reaper_that_has_just_started_lets_workers_renew_first(
+    python: Environment, this: Node, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node may have come back with the database, as the executors of others do."""
+    configure(EXECUTION_LEASE=3)
+    clock = FakeClock()
+    monkeypatch.setattr("sessions_app.upkeep.time", clock)
+    reap, held, dead = Reaper(just_started=True), abandoned(python, this), abandoned(python, this)
+    for moment in range(100, 110):
+        clock.now = float(moment)
+        reap()
+        assert Execution.objects.running().count() == 2
+    assert press_of_run.renew_leases([held.pk]) == {held.pk}
+    clock.now = 110.0
+    reap()
+    assert Execution.objects.running().get() == held
+    dead.refresh_from_db()
+    assert dead.status == E.ERROR
 
 
 def test_a_start_whose_worker_died_is_given_to_another(

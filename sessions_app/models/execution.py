@@ -104,6 +104,20 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         """Change status if it is still an expected one; False: somebody else was faster."""
         return self.filter(status__in=expected).update(status=to, **changes) > 0
 
+    def requeue(self) -> bool:
+        """running → queued: its worker took it up and has not started it. Not where somebody has
+        asked for its end.
+        """
+        return self.filter(cancel_requested_at=None).transition(
+            ExecutionStatus.QUEUED,
+            expected=(ExecutionStatus.RUNNING,),
+            worker="",
+            revision=None,
+            claimed_at=None,
+            started_at=None,
+            lease_expires_at=None,
+        )
+
 
 class Execution(models.Model):
     """One press of Run: what was asked for, and what came of it."""

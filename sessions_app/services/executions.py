@@ -314,7 +314,10 @@ def finish_execution(
     seconds_since_started: float = 0.0,
     sandbox_lost: bool = False,
 ) -> bool:
-    """Keep what a run came to, and free its session. False: somebody ended it before."""
+    """Keep what a run came to, and free its session. False: somebody ended it before.
+
+    May be repeated where the connection broke: what was not done the first time is done then.
+    """
     with transaction.atomic() if sandbox_lost else nullcontext():
         finished, released = press_of_run.finish(
             execution_id=claim.execution_id,
@@ -325,7 +328,7 @@ def finish_execution(
         )
         if sandbox_lost and released:
             _replace_sandbox(claim.session_id)
-    if finished and (claim.one_shot or not released):
+    if claim.one_shot or (finished and not released):
         _leave_session(Session.row(claim.session_id).get(), released)
     return finished
 
@@ -364,6 +367,8 @@ def _end_run(
             if sandbox_lost and released:
                 _replace_sandbox(session.pk)
     except _EndedBeforeError:
+        if session.one_shot:
+            _leave_session(session, released=False)
         return False
     _leave_session(session, released)
     return True
@@ -380,11 +385,11 @@ def _leave_session(session: Session, released: bool) -> None:
     """What becomes of a session whose run has ended, after the commit: who waits for the result
     doesn't wait for this. Should we die here, the node's upkeep does it.
     """
+    if session.one_shot:
+        session = stop_session(session.pk, Session.StopReason.FINISHED)
     if not released:  # it was stopped or given up meanwhile, and the stop waits for the run
         enqueue_stop(session)
-    elif session.one_shot:
-        stop_session(session.pk, Session.StopReason.FINISHED)
-    else:
+    elif not session.one_shot:
         press_of_run.announce(session.pk, session.node_id)
 
 
