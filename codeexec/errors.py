@@ -42,9 +42,11 @@ from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
+
+from codeexec.json_answer import JsonAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,12 @@ class ServiceError(Exception):
         self.fields = fields
 
     def body(self) -> dict[str, Any]:
-        return {"detail": self.detail, "code": self.code, **self.fields}
+        """Where a field is to blame, `errors` says what is wrong with it, as of any field."""
+        body = {"detail": self.detail, "code": self.code, **self.fields}
+        field = self.fields.get("field")
+        if field is not None and "errors" not in self.fields:
+            body["errors"] = {field: [self.detail.removeprefix(f"{field}: ")]}
+        return body
 
     def headers(self) -> dict[str, str]:
         """Besides the body's."""
@@ -83,9 +90,7 @@ class OutOfBounds(InvalidRequest):
     """More than the service takes, see `codeexec.bounds`. Nothing else of the request was read."""
 
     def __init__(self, field: str, found: str, maximum: int) -> None:
-        said = f"{found}, at most {maximum}."
-        errors = {field: [said]}
-        super().__init__(f"{field}: {said}", field=field, maximum=maximum, errors=errors)
+        super().__init__(f"{field}: {found}, at most {maximum}.", field=field, maximum=maximum)
 
 
 class UnknownField(InvalidRequest):
@@ -289,24 +294,24 @@ def _first_message(errors: Any, name: str = "") -> tuple[str, str]:
     return name, str(errors)
 
 
-def error_answer(error: ServiceError) -> JsonResponse:
+def error_answer(error: ServiceError) -> HttpResponse:
     """Outside of REST framework's views."""
-    return JsonResponse(error.body(), status=error.http_status, headers=error.headers())
+    return JsonAnswer(error.body(), error.http_status, error.headers())
 
 
-def error_page(status: int, detail: str, code: str) -> JsonResponse:
-    return JsonResponse({"detail": detail, "code": code}, status=status)
+def error_page(status: int, detail: str, code: str) -> HttpResponse:
+    return JsonAnswer({"detail": detail, "code": code}, status)
 
 
-def page_not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     detail = f"There is nothing at {request.path}; the calls are described at /docs."
     return error_page(404, detail, "not_found")
 
 
-def server_error(request: HttpRequest) -> JsonResponse:
+def server_error(request: HttpRequest) -> HttpResponse:
     return error_page(500, "The service failed; its log says why.", "internal_error")
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     detail = str(exception) if settings.DEBUG else "The request can't be understood."
     return error_page(400, detail, "bad_request")

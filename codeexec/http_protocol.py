@@ -7,7 +7,6 @@ that are sent without waiting for answers; the server waits for ever for a reque
 
 from __future__ import annotations
 
-import json
 from asyncio import BaseTransport, TimerHandle, Transport
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from codeexec.bounds import HEAD_BYTES, HEADERS, PIPELINED_REQUESTS
+from codeexec.json_answer import render_json
 
 HEAD_SECONDS = 20.0
 """From a connection's start, or a request's first byte, to the end of its head."""
@@ -129,7 +129,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 def _refusal(status: int, detail: str, maximum: int | None) -> bytes:
     body: dict[str, Any] = {"detail": detail, "code": _CODES[status]}
-    content = json.dumps(body if maximum is None else {**body, "maximum": maximum}).encode()
+    content = render_json(body if maximum is None else {**body, "maximum": maximum})
     headers = (
         "content-type: application/json",
         f"content-length: {len(content)}",

@@ -27,7 +27,7 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefi
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
 from django.db import close_old_connections, reset_queries
-from django.http import FileResponse, Http404, HttpRequest, JsonResponse, StreamingHttpResponse
+from django.http import FileResponse, Http404, HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver, set_script_prefix
 from django.utils.module_loading import import_string
@@ -121,8 +121,7 @@ class Application(ASGIHandler):
         except RequestAborted:
             return
         except InvalidRequest as error:
-            refusal = JsonResponse(error.body(), status=error.http_status)
-            await self.send_response(refusal, send)
+            await self.send_response(error_answer(error), send)
             return
         except BodyTooLargeError:
             await self.send_response(self._body_too_large(scope), send)

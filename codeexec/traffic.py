@@ -77,7 +77,7 @@ class Answering:
 
     def found(self, match: ResolverMatch | None, path: str) -> None:
         if match is not None:
-            self.route = match.route or "/"
+            self.route = match.route.replace("<id:", "<uuid:") or "/"
             concern(**{name: match.kwargs.get(name) for name in _ABOUT})
         elif path.startswith(settings.STATIC_URL):
             self.route = STATIC_ROUTE

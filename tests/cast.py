@@ -99,6 +99,7 @@ def claim_of(execution: Execution) -> press_of_run.Claim:
         environment_version="",
         code=execution.code,
         filename=execution.filename,
+        keeps_file=execution.keeps_file,
         stdin=bytes(execution.stdin),
         args=execution.args,
         env=execution.env,

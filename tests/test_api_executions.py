@@ -116,7 +116,7 @@ def test_a_failure_of_ours_is_an_error_with_its_reason(execute: Any, driver: Fak
     assert (body["status"], body["verdict"]) == ("error", "internal_error")
     assert body["error"].startswith("The container is gone.")
     assert (body["stdout"], body["stderr"]) == ("", "")
-    assert (body["exit_code"], body["execution_time"]) == (-1, 0.0)
+    assert (body["exit_code"], body["execution_time"]) == (None, 0.0)
     assert (body["cpu_time"], body["memory_peak"]) == (None, None)
 
 
@@ -352,7 +352,7 @@ def test_a_stop_answers_whoever_waits(api: Api, session_id: str) -> None:
     )
     assert answer.status_code == 200
     body = answer.json()
-    assert (body["status"], body["verdict"], body["exit_code"]) == ("cancelled", "cancelled", -1)
+    assert (body["status"], body["verdict"], body["exit_code"]) == ("cancelled", "cancelled", None)
 
 
 def test_the_death_of_a_worker_answers_whoever_waits(api: Api, session_id: str) -> None:
@@ -430,7 +430,7 @@ def test_one_execution_is_shown_with_what_was_asked_for(
     execution_id = api.post(path, fields).json()["execution_id"]
     before = api.get(f"/executions/{execution_id}").json()
     assert {name: before[name] for name in fields} == fields
-    assert (before["status"], before["verdict"], before["exit_code"]) == ("queued", None, -1)
+    assert (before["status"], before["verdict"], before["exit_code"]) == ("queued", None, None)
     work()
     after = api.get(f"/executions/{execution_id}").json()
     assert (after["status"], after["stdout"]) == ("completed", "1\n")

@@ -185,7 +185,7 @@ def test_an_unknown_session_takes_nothing(db: None) -> None:
 def test_a_timeout_above_the_maximum_is_refused(ready: Session, timeout: float) -> None:
     with pytest.raises(LimitExceeded) as caught:
         submit_execution(ready.pk, RunRequest(code="1", timeout_seconds=timeout))
-    assert caught.value.fields == {"limit": "timeout", "maximum": 30}
+    assert caught.value.fields == {"limit": "timeout", "maximum": 30, "field": "timeout"}
 
 
 def test_a_timeout_up_to_the_maximum_is_taken(python: Environment, ready: Session) -> None:

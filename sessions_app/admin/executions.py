@@ -107,6 +107,8 @@ class ExecutionTexts:
 
     @column("Code")
     def code_text(self, execution: Execution) -> str:
+        if execution.keeps_file:
+            return "as it is in the workspace"
         return text_block(execution.code)
 
     @column("Standard input")

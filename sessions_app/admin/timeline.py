@@ -118,7 +118,9 @@ def describe(execution: Execution, before: Execution | None) -> Run:
 
 def _compared(execution: Execution, before: Execution | None) -> tuple[str, list[Line]]:
     name = execution.filename
-    if before is None or before.filename != name:
+    if execution.keeps_file:
+        return f"{name}: as it is in the workspace", []
+    if before is None or before.filename != name or before.keeps_file:
         return name, []
     if before.code == execution.code:
         return f"{name}: as in run {before.sequence}", []

@@ -16,9 +16,6 @@ from sessions_app.models.session import CLOSED
 from sessions_app.services.pool import hit_rate
 from sessions_app.services.runtimes import session_runtime
 
-NOT_RUN = -1
-"""`exit_code` where no program was run to its end."""
-
 
 class SessionOpenedSerializer(serializers.ModelSerializer[Session]):
     """Answer to `POST /sessions`."""
@@ -133,11 +130,22 @@ class SessionStoppedSerializer(serializers.ModelSerializer[Session]):
         read_only_fields = fields
 
     def get_status(self, session: Session) -> str:
-        """What was asked for, however far it has come: clients rely on this word."""
-        return Session.Status.STOPPING.value
+        """What was asked for, however far it has come: clients rely on this word. But a session
+        that had ended by itself is being stopped by nobody.
+        """
+        return (Session.Status.STOPPED if _ended(session) else Session.Status.STOPPING).value
 
     def get_message(self, session: Session) -> str:
-        return "Session is being stopped..."
+        if not _ended(session):
+            return "Session is being stopped..."
+        expired = session.stop_reason == Session.StopReason.EXPIRED
+        return "Session has expired." if expired else "Session has ended with its run."
+
+
+def _ended(session: Session) -> bool:
+    """Whether it has stopped, and nobody had asked for it."""
+    by_itself = (Session.StopReason.EXPIRED, Session.StopReason.FINISHED)
+    return session.status == Session.Status.STOPPED and session.stop_reason in by_itself
 
 
 class CompileSerializer(serializers.Serializer[Any]):
@@ -162,8 +170,9 @@ class ExecutionSerializer(serializers.Serializer[Any]):
     stdout = serializers.CharField()
     stderr = serializers.CharField()
     exit_code = serializers.IntegerField(
+        allow_null=True,
         help_text="The program's own; 124 out of time, 137 killed (memory too), 128 + N by signal"
-        " N, -1 where no program ran to its end."
+        " N; null where no program ran to its end.",
     )
     execution_time = serializers.FloatField(help_text="Wall-clock seconds.")
     signal = serializers.CharField(allow_null=True, help_text="Name of what ended it.")
@@ -197,7 +206,7 @@ class ExecutionSerializer(serializers.Serializer[Any]):
             "verdict": execution.verdict or None,
             "stdout": _text(execution.stdout),
             "stderr": _text(execution.stderr),
-            "exit_code": NOT_RUN if execution.exit_code is None else execution.exit_code,
+            "exit_code": execution.exit_code,
             "execution_time": execution.wall_seconds or 0.0,
             "signal": execution.signal or None,
             "cpu_time": execution.cpu_seconds,

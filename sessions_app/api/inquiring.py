@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
 
-from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 from django.utils.http import content_disposition_header
 from rest_framework.response import Response
 
 from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError, error_answer
+from codeexec.json_answer import JsonAnswer
 from codeexec.threads import in_thread
 from sessions_app.models import Inquiry
 from sessions_app.services.inquiries import Answer, answer, pieces
@@ -60,7 +61,7 @@ def _answered(view: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> H
 
 def as_json(**more: Any) -> Render:
     """The answer itself, after `more`."""
-    return lambda found: JsonResponse({**more, **found.value})
+    return lambda found: JsonAnswer({**more, **found.value})
 
 
 def as_download(name: str, content_type: str) -> Render:

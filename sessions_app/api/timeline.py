@@ -22,8 +22,7 @@ from functools import cached_property
 from typing import Any, Self
 from uuid import UUID
 
-from rest_framework.renderers import JSONRenderer
-
+from codeexec.json_answer import render_json
 from codeexec.sandbox.batches import last_border
 from sessions_app.api.answers import ExecutionSerializer, omitted_name
 from sessions_app.models import Execution
@@ -137,8 +136,7 @@ class Entry:
     @cached_property
     def body(self) -> bytes:
         """The event as it is sent, but for its id: the same for all viewers."""
-        rendered: bytes = JSONRenderer().render(self.data)
-        return b"event: %s\ndata: %s\n\n" % (self.name.encode(), rendered)
+        return b"event: %s\ndata: %s\n\n" % (self.name.encode(), render_json(self.data))
 
 
 @dataclass(frozen=True, kw_only=True)

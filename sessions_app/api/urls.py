@@ -2,6 +2,7 @@ from typing import Any
 
 from django.urls import path
 
+from sessions_app.api import ids  # noqa: F401 -- registers <id:...>
 from sessions_app.api.inquiring import waiting_for_answer
 from sessions_app.api.streams import streaming
 from sessions_app.api.views import (
@@ -32,20 +33,20 @@ urlpatterns = [
     path("environments", EnvironmentViewSet.as_view({"get": "names"})),
     path("environments/<slug:name>", EnvironmentViewSet.as_view({"get": "retrieve"})),
     path("execute", run_once),
-    path("executions/<uuid:execution_id>", ExecutionViewSet.as_view({"get": "retrieve"})),
-    path("executions/<uuid:execution_id>/cancel", cancel),
-    path("executions/<uuid:execution_id>/events", execution_events),
+    path("executions/<id:execution_id>", ExecutionViewSet.as_view({"get": "retrieve"})),
+    path("executions/<id:execution_id>/cancel", cancel),
+    path("executions/<id:execution_id>/events", execution_events),
     path("sessions", SessionViewSet.as_view({"get": "index", "post": "create"})),
     path(
-        "sessions/<uuid:session_id>",
+        "sessions/<id:session_id>",
         SessionViewSet.as_view({"get": "retrieve", "patch": "partial_update", "delete": "destroy"}),
     ),
-    path("sessions/<uuid:session_id>/reset", SessionViewSet.as_view({"post": "reset"})),
-    path("sessions/<uuid:session_id>/files", files),
-    path("sessions/<uuid:session_id>/files/<path:path>", file),
-    path("sessions/<uuid:session_id>/archive", archive),
-    path("sessions/<uuid:session_id>/execute", execute),
-    path("sessions/<uuid:session_id>/events", session_events),
-    path("sessions/<uuid:session_id>/tokens", SessionViewSet.as_view({"post": "tokens"})),
-    path("sessions/<uuid:session_id>/executions", SessionViewSet.as_view({"get": "executions"})),
+    path("sessions/<id:session_id>/reset", SessionViewSet.as_view({"post": "reset"})),
+    path("sessions/<id:session_id>/files", files),
+    path("sessions/<id:session_id>/files/<path:path>", file),
+    path("sessions/<id:session_id>/archive", archive),
+    path("sessions/<id:session_id>/execute", execute),
+    path("sessions/<id:session_id>/events", session_events),
+    path("sessions/<id:session_id>/tokens", SessionViewSet.as_view({"post": "tokens"})),
+    path("sessions/<id:session_id>/executions", SessionViewSet.as_view({"get": "executions"})),
 ]

@@ -16,9 +16,8 @@ from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import SimpleTemplateResponse
-from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 
@@ -31,6 +30,7 @@ from codeexec.errors import (
     ServiceError,
     error_answer,
 )
+from codeexec.json_answer import JsonAnswer
 from codeexec.logs import concern
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import in_thread
@@ -63,14 +63,6 @@ class Accepted(Unanswered):
     def __init__(self, submit: Callable[[], Awaitable[Execution]]) -> None:
         super().__init__(status=202)
         self.submit = submit
-
-
-class JsonBytes(JsonResponse):
-    """An answer that was serialized by hand."""
-
-    def __init__(self, serializer: Serializer[Any], execution: Execution, status: int) -> None:
-        super().__init__({}, status=status)
-        self.content = JSONRenderer().render(serializer.to_representation(execution))
 
 
 def waiting_for_result(validate: SyncView) -> AsyncView:
@@ -182,7 +174,7 @@ def answered(validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -
 
 async def _answered(execution: Execution, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
     if not arrival.awaited:
-        return JsonBytes(ExecutionQueuedSerializer(), execution, status=202)
+        return _json(ExecutionQueuedSerializer(), execution, status=202)
     del execution
     finished = await _finished(arrival.execution_id, waiter)
     if finished is None:
@@ -216,10 +208,14 @@ def _result(execution: Execution, arrival: Arrival) -> HttpResponseBase:
     response: HttpResponseBase = (
         LargeAnswer(ExecutionSerializer(), execution)
         if execution.left_out
-        else JsonBytes(ExecutionSerializer(), execution, status=200)
+        else _json(ExecutionSerializer(), execution, status=200)
     )
     response.headers["Server-Timing"] = server_timing(execution, arrival)
     return response
+
+
+def _json(serializer: Serializer[Any], execution: Execution, status: int) -> HttpResponse:
+    return JsonAnswer(serializer.to_representation(execution), status)
 
 
 def _database_away() -> DatabaseAway:

@@ -136,6 +136,9 @@ class Execution(models.Model):
 
     code = models.TextField()
     filename = models.CharField(max_length=255)
+    keeps_file = models.BooleanField(
+        default=False, db_default=False, help_text="What the workspace has under that name is run."
+    )
     stdin = models.BinaryField(default=bytes)
     args = models.JSONField(default=list)
     env = models.JSONField(default=dict)

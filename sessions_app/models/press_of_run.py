@@ -62,6 +62,7 @@ class Claim:
     environment_version: str
     code: str
     filename: str
+    keeps_file: bool
     stdin: bytes
     args: Sequence[str]
     env: Mapping[str, str]
@@ -111,6 +112,7 @@ def submission(
             "client": caller.client_id,
             "code": execution.code,
             "filename": execution.filename,
+            "keeps_file": execution.keeps_file,
             "stdin": execution.stdin,
             "args": json.dumps(execution.args),
             "env": json.dumps(execution.env),
@@ -168,7 +170,7 @@ def claim(session_id: UUID | str, *, node_id: UUID, worker: str) -> Claim | None
 
 def _claim(row: Sequence[Any]) -> Claim:
     (execution_id, session_id, request_id, one_shot, environment_id, version, *program) = row
-    code, filename, stdin, args, env, files, timeout_seconds, *sandbox = program
+    code, filename, keeps_file, stdin, args, env, files, timeout_seconds, *sandbox = program
     return Claim(
         execution_id=execution_id,
         session_id=session_id,
@@ -178,6 +180,7 @@ def _claim(row: Sequence[Any]) -> Claim:
         environment_version=version,
         code=code,
         filename=filename,
+        keeps_file=keeps_file,
         stdin=bytes(stdin),
         args=json.loads(args),
         env=json.loads(env),

@@ -203,6 +203,8 @@ def submit_single_run(
     runtime: str | None = None,
 ) -> Execution:
     """One run in a session of its own, which ends with it. Raises as both of its halves do."""
+    if _names_only(request):  # of a workspace that has no file yet
+        raise _nothing_to_run(str(request.filename))
     with transaction.atomic():
         session = open_session(
             environment_name=environment_name, runtime=runtime, one_shot=True, caller=caller
@@ -219,6 +221,7 @@ def _new_execution(
         session_id=session_id,
         code=request.code or "",
         filename=filename,
+        keeps_file=_names_only(request),
         stdin=request.stdin.encode(),
         args=list(request.args),
         env=dict(request.env),
@@ -232,12 +235,21 @@ def _new_execution(
 def _files_besides_code(request: RunRequest, filename: str) -> dict[str, FileContent]:
     if request.code is not None and filename in request.files:
         raise InvalidRequest(f"`code` and `files` both give {filename}: leave one of them out.")
-    if request.code is None and filename not in request.files:
-        raise InvalidRequest(
-            f"Nothing to run: give `code`, or {filename} in `files`, or a `filename` that is there."
-        )
+    if request.code is None and filename not in request.files and not _names_only(request):
+        raise _nothing_to_run(filename)
     require_separate({filename, *request.files})
     return dict(request.files)
+
+
+def _names_only(request: RunRequest) -> bool:
+    """Whether a file that is to be run is named, and nothing is given to be written."""
+    return request.code is None and not request.files and bool(request.filename)
+
+
+def _nothing_to_run(filename: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Nothing to run: give `code`, or {filename} in `files`, or a `filename` that is there."
+    )
 
 
 def _timeout(environment: Environment, wanted: float | None) -> float:
@@ -247,6 +259,7 @@ def _timeout(environment: Environment, wanted: float | None) -> float:
             f"timeout: {wanted:g} s is more than the {maximum:g} s that environment "
             f"{environment.name!r} allows.",
             limit="timeout",
+            field="timeout",
             maximum=maximum,
         )
     return environment.limits().timeout_seconds if wanted is None else wanted
@@ -273,16 +286,19 @@ class Program(Protocol):
     def filename(self) -> str: ...
 
     @property
+    def keeps_file(self) -> bool: ...
+
+    @property
     def files(self) -> Mapping[str, FileContent]: ...
 
 
 def workspace_files(program: Program) -> list[WorkspaceFile]:
-    """The files that a run begins with: those of the request, and its code."""
+    """The files that a run begins with: those of the request, and its code, where it has one."""
     files = [
         WorkspaceFile(path=path, content=_content(content))
         for path, content in program.files.items()
     ]
-    if program.filename not in program.files:
+    if program.filename not in program.files and not program.keeps_file:
         files.append(WorkspaceFile(path=program.filename, content=program.code.encode()))
     return files
 
@@ -432,9 +448,9 @@ def run_again(execution_id: UUID | str, *, by: Actor) -> Execution:
 
 
 def _same_request(original: Execution) -> RunRequest:
-    code = None if original.filename in original.files else original.code
+    has_code = original.filename not in original.files and not original.keeps_file
     return RunRequest(
-        code=code,
+        code=original.code if has_code else None,
         filename=original.filename,
         stdin=bytes(original.stdin).decode(),
         args=original.args,

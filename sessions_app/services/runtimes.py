@@ -23,6 +23,7 @@ def choose_runtime(environment: Environment, asked: str) -> str:
         raise UnknownRuntime(
             f"Environment {environment.name!r} can't be had with runtime {asked!r}; {names}.",
             runtimes=known,
+            field="runtime",
         )
     return asked
 

@@ -54,6 +54,7 @@ def issue_token(
         raise LimitExceeded(
             f"expires_in: {expires_in_seconds} s is more than {MAX_SECONDS} s.",
             limit="expires_in",
+            field="expires_in",
             maximum=MAX_SECONDS,
         )
     if not session.is_open:

@@ -112,7 +112,7 @@ async function execute() {
 }
 
 function showResult(answer) {
-  const figures = [`exit code ${answer.exit_code}`];
+  const figures = answer.exit_code === null ? [] : [`exit code ${answer.exit_code}`];
   if (answer.execution_time !== null) {
     figures.push(`${Math.round(answer.execution_time * 1000)} ms`);
   }
