@@ -106,6 +106,67 @@ def test_many_processes_eating_memory_harm_the_runner_no_more_than_one(arena):
     assert arena.run(source).verdict == Verdict.MEMORY_LIMIT
 
 
+BURN = "import time\nwhile time.process_time() < {seconds}: pass\n"
+HIDDEN = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+reads, writes = os.pipe()
+for _ in range({children}):
+    if os.fork() == 0:
+        {act}
+        os._exit(0)
+os.close(writes)
+os.read(reads, 1)  # until the last of them has ended
+"""
+"""Whose children nobody waits for: they end without a word of what they used."""
+
+
+def test_processor_time_of_processes_that_nobody_waits_for_counts(arena):
+    act = "while time.process_time() < 1: pass"
+    result = arena.run(HIDDEN.format(act=act, children=1))
+    least = {"runc": 1.0, "runsc": 0.8}  # there it is looked at while they live
+    assert least[arena.runtime] <= result.cpu_seconds < 3
+
+
+def test_processor_time_is_of_this_run_alone(arena):
+    assert arena.run(BURN.format(seconds=0.5)).cpu_seconds >= 0.5
+    assert arena.run("print(1)").cpu_seconds < 0.4
+
+
+@pytest.mark.parametrize(("children", "each"), [(1, 60), (3, 20)])
+def test_memory_of_processes_that_nobody_waits_for_counts_and_is_added_up(arena, children, each):
+    """Also where an earlier run had more, so that the kernel's own highest figure says nothing."""
+    act = f"x = b'x' * ({each} << 20); time.sleep(1)"
+    arena.run("x = b'x' * (90 << 20)")
+    result = arena.run(HIDDEN.format(act=act, children=children))
+    most = {"runc": 90, "runsc": 125}  # with what gVisor's kernel takes for so many processes
+    assert 58 * MIB < result.memory_peak_bytes < most[arena.runtime] * MIB
+
+
+def test_files_of_the_workspace_count_as_memory_while_they_are_there(arena):
+    result = arena.run("open('big', 'wb').write(b'x' * (12 << 20))")
+    assert result.memory_peak_bytes > 12 * MIB
+    assert arena.run("import os; os.remove('big')").verdict == Verdict.OK
+
+
+def test_files_of_the_image_count_as_nobodys_memory(arena):
+    """The kernel charges who reads them first, and takes the room back when there is need."""
+    source = (
+        "import os\n"
+        "size = 0\n"
+        "for folder, _, names in os.walk('/usr'):\n"
+        "    for name in names:\n"
+        "        path = os.path.join(folder, name)\n"
+        "        if not os.path.islink(path):\n"
+        "            with open(path, 'rb', 0) as file:\n"
+        "                while piece := file.read(1 << 16): size += len(piece)\n"
+        "print(size > 50_000_000)\n"
+    )
+    result = arena.run(source)
+    assert result.stdout == b"True\n"
+    assert result.memory_peak_bytes < 40 * MIB
+
+
 def test_a_file_that_no_longer_fits_is_an_error_of_ours_with_its_name(arena):
     fill = "with open('fill', 'wb') as f:\n  while True: f.write(bytes(65536)); f.flush()"
     run_python(arena.driver, arena.handle, fill)
@@ -156,6 +217,26 @@ def test_files_in_a_folder_that_nobody_may_list_count_too(arena, shut):
     ended = {"runc": Verdict.RUNTIME_ERROR, "runsc": Verdict.MEMORY_LIMIT}
     assert result.verdict == ended[arena.runtime]
     tidy = "import os\nos.system('chmod -R u+rwx many; rm -r many')\nprint(os.listdir())"
+    assert arena.run(tidy).stdout == b"['main.py']\n"
+
+
+def test_a_tree_however_deep_hides_no_files(arena):
+    """What an earlier run has nested is no fault of the next, and what that adds counts."""
+    nest = (
+        "import os\n"
+        "for place in ('/workspace', '/tmp'):\n"
+        "    os.chdir(place)\n"
+        "    for _ in range(150): os.mkdir('d'); os.chdir('d')\n"
+    )
+    fill = (
+        "import os\n"
+        "for _ in range(150): os.chdir('d')\n"
+        "for number in range(100_000): os.close(os.open(str(number), os.O_CREAT))\n"
+    )
+    assert arena.run(nest).verdict == Verdict.OK
+    ended = {"runc": Verdict.RUNTIME_ERROR, "runsc": Verdict.MEMORY_LIMIT}
+    assert arena.run(fill).verdict == ended[arena.runtime]
+    tidy = "import os\nos.system('rm -r d /tmp/d')\nprint(os.listdir())"
     assert arena.run(tidy).stdout == b"['main.py']\n"
 
 

@@ -67,8 +67,8 @@ PLANTED = [
     (
         "limits",
         "limits.c",
-        "pread(counter, text + 1, sizeof text - 2, 0)",
-        "pread(counter, text + 1, sizeof text, 0)",
+        "pread(fd, text->bytes + 1, sizeof text->bytes - 2, 0)",
+        "pread(fd, text->bytes + 1, sizeof text->bytes, 0)",
         "stack-buffer-overflow",
     ),
     (

@@ -178,7 +178,7 @@ class ExecutionSerializer(serializers.Serializer[Any]):
     signal = serializers.CharField(allow_null=True, help_text="Name of what ended it.")
     cpu_time = serializers.FloatField(allow_null=True, help_text="CPU seconds, all processes.")
     memory_peak = serializers.IntegerField(
-        allow_null=True, help_text="Bytes, of the largest process."
+        allow_null=True, help_text="Bytes, all processes and the workspace's files together."
     )
     stdout_truncated = serializers.BooleanField()
     stderr_truncated = serializers.BooleanField()

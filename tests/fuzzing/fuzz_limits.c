@@ -25,7 +25,8 @@ static int64_t counted(const uint8_t *text, size_t length)
             memcmp(text + at, NAME, strlen(NAME)) != 0)
             continue;
         memcpy(digits, text + at + strlen(NAME), length - at - strlen(NAME));
-        return strtoll(digits, NULL, 10);
+        uint64_t count = *digits >= '0' && *digits <= '9' ? strtoull(digits, NULL, 10) : 0;
+        return count > INT64_MAX ? 0 : (int64_t)count;
     }
     return 0;
 }
@@ -52,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     runner_reset();
     kernel.counter_text = data;
     kernel.counter_length = size;
-    oom_counter_open();
+    counters_open();
     MUST(oom_kills() == counted(data, size < 1022 ? size : 1022));
     check_token(data, size);
     return 0;

@@ -359,7 +359,7 @@ static ssize_t sim_pread(int fd, void *into, size_t length, off_t from)
 
 static int sim_clock(clockid_t clock, struct timespec *now)
 {
-    MUST(clock == CLOCK_MONOTONIC);
+    MUST(clock == CLOCK_MONOTONIC || clock == CLOCK_PROCESS_CPUTIME_ID);
     *now = (struct timespec){kernel.clock / 1000000000, kernel.clock % 1000000000};
     return 0;
 }
@@ -510,6 +510,11 @@ bool gvisor_exceeded(int64_t now)
     return false;
 }
 
+void gvisor_usage(uint64_t *cpu_ns, uint64_t *peak_bytes)
+{
+    (void)cpu_ns, (void)peak_bytes;
+}
+
 bool gvisor_figures(struct figures *figures)
 {
     (void)figures;
@@ -529,7 +534,9 @@ static void runner_reset(void)
     memset(&out.sent, 0, sizeof out - offsetof(typeof(out), sent));
     memset(&run, 0, sizeof run);
     run.stdin_fd = run.failure_fd = run.streams[0].fd = run.streams[1].fd = -1;
-    file.fd = file.folder = root = counter = -1;
+    file.fd = file.folder = root = -1;
+    memset(counters, -1, sizeof counters);
+    memset(&usage, 0, sizeof usage);
 }
 #endif
 

@@ -93,7 +93,7 @@ def _overstepped(attack: Attack, result: RunResult, limits: SandboxLimits, runti
     if result.cpu_seconds > share:
         return f"it got {result.cpu_seconds:.1f} s of processor time, its share was {share:.1f} s"
     if result.memory_peak_bytes > 1.25 * limits.memory_bytes:
-        return f"one of its processes had {result.memory_peak_bytes >> 20} MiB of memory"
+        return f"it had {result.memory_peak_bytes >> 20} MiB of memory"
     return ""
 
 

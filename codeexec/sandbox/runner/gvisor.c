@@ -26,6 +26,8 @@
 #define FILES_EVERY_NS (50 * (int64_t)1000000)
 #define FILES_REST 4 /* times as long as counting took */
 #define MAX_DEPTH 64
+#define MAX_DEEP 512 /* folders at that depth: more of them are more files than anybody may have */
+#define MAX_SEEN 256
 #define FOLDERS 2
 
 static struct {
@@ -35,7 +37,18 @@ static struct {
     uint64_t file_limit, files, files_before;
     int64_t memory_due, files_due;
     int folders[FOLDERS];
+    int deep[MAX_DEEP], deep_count; /* still to be counted */
 } watch;
+
+/* Of this run: the highest use of memory that was seen, and the processor time of each process when
+ * it was last seen, in hundredths of a second. */
+static struct {
+    uint64_t memory, ticks_before; /* before: of those that others took the place of */
+    struct {
+        long process;
+        uint64_t ticks;
+    } processes[MAX_SEEN];
+} seen;
 
 /* Who is no longer root when acting, and can only become so again to start a program. */
 static bool step_down(uid_t uid, gid_t gid)
@@ -67,13 +80,14 @@ static bool too_much_memory(int64_t now)
         return false;
     watch.memory_due = now + MEMORY_EVERY_NS;
     watch.memory = ((uint64_t)info.totalram - info.freeram) * info.mem_unit;
+    if (watch.memory > seen.memory)
+        seen.memory = watch.memory;
     return watch.memory > watch.memory_limit && watch.memory >= before;
 }
 
 /* Its processes' time is known while they live, in hundredths of a second. */
-static uint64_t cpu_of_processes(void)
+static void each_process(void (*take)(long process, uint64_t ticks))
 {
-    uint64_t ticks = 0;
     DIR *processes = opendir("/proc");
     struct dirent *entry;
     while (processes && (entry = readdir(processes))) {
@@ -87,13 +101,48 @@ static uint64_t cpu_of_processes(void)
         char *name_end = got > 0 ? strrchr(text, ')') : NULL; /* a name may hold anything */
         if (name_end && sscanf(name_end + 1, " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu %lu",
                                &user, &system) == 2)
-            ticks += user + system;
+            take(atol(entry->d_name), user + system);
         if (fd >= 0)
             close(fd);
     }
     if (processes)
         closedir(processes);
-    return ticks * 10000000;
+}
+
+static uint64_t ticks_now;
+
+static void add_ticks(long process, uint64_t ticks)
+{
+    (void)process;
+    ticks_now += ticks;
+}
+
+static uint64_t cpu_of_processes(void)
+{
+    ticks_now = 0;
+    each_process(add_ticks);
+    return ticks_now * 10000000;
+}
+
+static void see_process(long process, uint64_t ticks)
+{
+    typeof(*seen.processes) *place = &seen.processes[process % MAX_SEEN];
+    if (place->process != process)
+        seen.ticks_before += place->ticks;
+    place->process = process;
+    place->ticks = ticks;
+}
+
+/* The kernel tells the time of a process that has ended to who waits for it, and to nobody else. */
+void gvisor_usage(uint64_t *cpu_ns, uint64_t *peak_bytes)
+{
+    uint64_t ticks = seen.ticks_before;
+    for (int i = 0; i < MAX_SEEN; i++)
+        ticks += seen.processes[i].ticks;
+    if (ticks * 10000000 > *cpu_ns)
+        *cpu_ns = ticks * 10000000;
+    if (seen.memory > *peak_bytes)
+        *peak_bytes = seen.memory;
 }
 
 bool gvisor_figures(struct figures *figures)
@@ -128,22 +177,38 @@ static int open_folder(int parent, const char *name)
     return folder;
 }
 
+static uint64_t enough(void)
+{
+    return 2 * watch.file_limit; /* so many are counted; more are no more than too many */
+}
+
+static uint64_t count_later(int folder)
+{
+    int copy = watch.deep_count < MAX_DEEP ? fcntl(folder, F_DUPFD_CLOEXEC, 3) : -1;
+    if (copy < 0)
+        return enough();
+    watch.deep[watch.deep_count++] = copy;
+    return 0;
+}
+
 /* gVisor's tmpfs tells by a folder's size how many entries it has, and by its links whether there
- * are folders among them. Who nests deeper than anybody needs to has too many. */
+ * are folders among them. */
 static uint64_t count_files(int folder, int depth)
 {
     struct stat about;
+    if (depth == MAX_DEPTH)
+        return count_later(folder);
     if (fstat(folder, &about) < 0)
         return 0;
     uint64_t count = (uint64_t)about.st_size / 20;
-    if (about.st_nlink <= 2 || count > watch.file_limit)
+    if (about.st_nlink <= 2 || count >= enough())
         return count;
     bool shut = (about.st_mode & 0500) != 0500;
     if (shut)
         fchmod(folder, 0700);
-    DIR *listing = depth < MAX_DEPTH ? fdopendir(openat(folder, ".", O_RDONLY | O_CLOEXEC)) : NULL;
+    DIR *listing = fdopendir(openat(folder, ".", O_RDONLY | O_CLOEXEC));
     struct dirent *entry;
-    while (listing && count <= watch.file_limit && (entry = readdir(listing))) {
+    while (listing && count < enough() && (entry = readdir(listing))) {
         if (entry->d_type != DT_DIR || !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
             continue;
         int inner = open_folder(folder, entry->d_name);
@@ -155,16 +220,27 @@ static uint64_t count_files(int folder, int depth)
     if (shut)
         fchmod(folder, about.st_mode & 07777);
     if (!listing)
-        return UINT64_MAX / 2;
+        return enough();
     closedir(listing);
     return count;
+}
+
+static void add_files(int folder)
+{
+    uint64_t more = watch.files < enough() ? count_files(folder, 0) : 0;
+    watch.files = more < enough() - watch.files ? watch.files + more : enough();
 }
 
 static void count_all_files(void)
 {
     watch.files = 0;
     for (int i = 0; i < FOLDERS; i++)
-        watch.files += count_files(watch.folders[i], 0);
+        add_files(watch.folders[i]);
+    while (watch.deep_count > 0) {
+        int folder = watch.deep[--watch.deep_count];
+        add_files(folder);
+        close(folder);
+    }
 }
 
 /* What an earlier run has left is not held against the next, unless that adds to it. */
@@ -173,6 +249,7 @@ void gvisor_begin(void)
     if (watch.on)
         count_all_files();
     watch.files_before = watch.files;
+    memset(&seen, 0, sizeof seen);
 }
 
 static bool too_many_files(int64_t now)
@@ -180,9 +257,11 @@ static bool too_many_files(int64_t now)
     if (now < watch.files_due)
         return false;
     count_all_files();
+    each_process(see_process);
     int64_t rest = (now_ns() - now) * FILES_REST;
     watch.files_due = now_ns() + (rest > FILES_EVERY_NS ? rest : FILES_EVERY_NS);
-    return watch.files > watch.file_limit && watch.files > watch.files_before;
+    return watch.files > watch.file_limit &&
+           (watch.files > watch.files_before || watch.files >= enough());
 }
 
 bool gvisor_exceeded(int64_t now)

@@ -7,7 +7,19 @@
 #include <time.h>
 #include <unistd.h>
 
-static int counter = -1;
+#define CGROUP "/sys/fs/cgroup/"
+
+/* What the kernel counts of this container, as version 2 of its control groups has it, or version 1.
+ * Nothing of it can be set from in here. */
+enum { OOM_KILLS, CPU, MEMORY, PEAK, DETAILS, SOURCES };
+static const char *const paths[SOURCES][2] = {
+    [OOM_KILLS] = {CGROUP "memory.events", CGROUP "memory/memory.oom_control"},
+    [CPU] = {CGROUP "cpu.stat", CGROUP "cpuacct/cpuacct.usage"},
+    [MEMORY] = {CGROUP "memory.current", CGROUP "memory/memory.usage_in_bytes"},
+    [PEAK] = {CGROUP "memory.peak", CGROUP "memory/memory.max_usage_in_bytes"},
+    [DETAILS] = {CGROUP "memory.stat", CGROUP "memory/memory.stat"},
+};
+static int counters[SOURCES] = {-1, -1, -1, -1, -1};
 
 int64_t now_ns(void)
 {
@@ -16,37 +28,36 @@ int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-void oom_counter_open(void)
+void counters_open(void)
 {
-    counter = open("/sys/fs/cgroup/memory.events", O_RDONLY | O_CLOEXEC);
-    if (counter < 0)
-        counter = open("/sys/fs/cgroup/memory/memory.oom_control", O_RDONLY | O_CLOEXEC);
+    for (int i = 0; i < SOURCES; i++) {
+        counters[i] = open(paths[i][0], O_RDONLY | O_CLOEXEC);
+        if (counters[i] < 0)
+            counters[i] = open(paths[i][1], O_RDONLY | O_CLOEXEC);
+    }
 }
 
-/* Both files hold lines of `name count`; "oom_kill " also begins no longer name's line. */
-int64_t oom_kills(void)
+/* The beginning of a counter's file, after a line's end. */
+struct text {
+    char bytes[1024];
+};
+
+static bool read_counter(int source, struct text *text)
 {
-    char text[1024] = "\n";
-    ssize_t got = counter < 0 ? -1 : pread(counter, text + 1, sizeof text - 2, 0);
-    if (got <= 0)
-        return 0;
-    text[got + 1] = '\0';
-    const char *line = strstr(text, "\noom_kill ");
-    return line ? strtoll(line + 10, NULL, 10) : 0;
+    const int fd = counters[source];
+    ssize_t got = fd < 0 ? -1 : pread(fd, text->bytes + 1, sizeof text->bytes - 2, 0);
+    text->bytes[0] = '\n';
+    text->bytes[got > 0 ? got + 1 : 1] = '\0';
+    return got > 0;
 }
 
-/* A number after `word` at the beginning of a file. */
-static uint64_t number_in(const char *path, const char *word)
+/* Such a file holds lines of `name count`, or one number. `line` begins with the end of another. */
+static uint64_t count_in(const struct text *text, const char *line)
 {
-    char text[256] = "", *end;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0)
-        close(fd);
-    if (got <= 0 || strncmp(text, word, strlen(word)) != 0)
-        return UNKNOWN;
-    uint64_t number = strtoull(text + strlen(word), &end, 10);
-    return end == text + strlen(word) ? UNKNOWN : number; /* such as "max" */
+    const char *at = strstr(text->bytes, line);
+    if (!at || at[strlen(line)] < '0' || at[strlen(line)] > '9')
+        return UNKNOWN; /* such as "max" */
+    return strtoull(at + strlen(line), NULL, 10);
 }
 
 static uint64_t either(uint64_t one, uint64_t other)
@@ -54,7 +65,110 @@ static uint64_t either(uint64_t one, uint64_t other)
     return one != UNKNOWN ? one : other;
 }
 
-#define CGROUP "/sys/fs/cgroup/"
+static uint64_t number_of(int source)
+{
+    struct text text;
+    return read_counter(source, &text) ? count_in(&text, "\n") : UNKNOWN;
+}
+
+/* "oom_kill " also begins no longer name's line. */
+int64_t oom_kills(void)
+{
+    struct text text;
+    uint64_t kills = read_counter(OOM_KILLS, &text) ? count_in(&text, "\noom_kill ") : UNKNOWN;
+    return kills > INT64_MAX ? 0 : (int64_t)kills; /* UNKNOWN too */
+}
+
+static uint64_t cpu_of_all(void)
+{
+    struct text text;
+    if (!read_counter(CPU, &text))
+        return UNKNOWN;
+    uint64_t microseconds = count_in(&text, "\nusage_usec ");
+    return microseconds != UNKNOWN ? microseconds * 1000 : count_in(&text, "\n");
+}
+
+/* What was read of files of the image: the kernel takes it back when there is need, and counts it
+ * for whoever reads a file first. The workspace's own files are in memory, too: those stay. */
+static uint64_t page_cache(void)
+{
+    struct text text;
+    if (!read_counter(DETAILS, &text))
+        return 0;
+    uint64_t files = either(count_in(&text, "\nfile "), count_in(&text, "\ncache "));
+    uint64_t kept = count_in(&text, "\nshmem ");
+    return files == UNKNOWN || kept == UNKNOWN || files < kept ? 0 : files - kept;
+}
+
+/* ---- what one run uses ---- */
+
+/* The kernel keeps the highest use of memory since the container began, which only root could set
+ * back. A run that goes above it has it to the byte. Of any other it is known at certain moments. */
+static struct {
+    uint64_t cpu, own_cpu, peak_before, highest;
+    int64_t begun, due;
+} usage;
+
+enum { LEAST_REST_NS = 4000000, MOST_REST_NS = 50000000, REST_SHARE = 8 };
+
+static uint64_t own_cpu(void)
+{
+    struct timespec spent = {0};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+    return (uint64_t)spent.tv_sec * 1000000000 + (uint64_t)spent.tv_nsec;
+}
+
+void usage_look(int64_t now)
+{
+    uint64_t memory = number_of(MEMORY);
+    if (memory != UNKNOWN && memory > usage.highest)
+        usage.highest = memory;
+    int64_t rest = (now - usage.begun) / REST_SHARE;
+    usage.due = now + (rest < LEAST_REST_NS   ? LEAST_REST_NS
+                       : rest > MOST_REST_NS ? MOST_REST_NS
+                                             : rest);
+}
+
+void usage_begin(int64_t now)
+{
+    usage.begun = now;
+    usage.highest = 0;
+    usage.peak_before = number_of(PEAK);
+    usage.own_cpu = own_cpu();
+    usage.cpu = cpu_of_all();
+    usage_look(now);
+}
+
+int64_t usage_due_ns(void)
+{
+    return usage.due;
+}
+
+/* Both are raised to what all processes together are known to have used. */
+void usage_end(uint64_t *cpu_ns, uint64_t *peak_bytes)
+{
+    uint64_t own = own_cpu() - usage.own_cpu, cpu = cpu_of_all(), peak = number_of(PEAK);
+    if (cpu != UNKNOWN && usage.cpu != UNKNOWN && cpu - usage.cpu > own + *cpu_ns)
+        *cpu_ns = cpu - usage.cpu - own;
+    if (peak == UNKNOWN || peak <= usage.peak_before)
+        peak = usage.highest;
+    uint64_t cache = peak > *peak_bytes ? page_cache() : peak;
+    if (peak - cache > *peak_bytes && cache < peak)
+        *peak_bytes = peak - cache;
+}
+
+/* ---- what is used now ---- */
+
+/* A number at the beginning of a file that isn't kept open. */
+static uint64_t number_in(const char *path)
+{
+    struct text text = {{'\n'}};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text.bytes + 1, sizeof text.bytes - 2);
+    if (fd >= 0)
+        close(fd);
+    return got <= 0 ? UNKNOWN : count_in(&text, "\n");
+}
 
 /* The runner, which the kernel counts too, is none of the programs. */
 static uint64_t without_runner(uint64_t processes)
@@ -67,16 +181,14 @@ struct figures figures_now(void)
     struct figures figures;
     if (gvisor_figures(&figures))
         return figures;
-    uint64_t cpu_us = number_in(CGROUP "cpu.stat", "usage_usec ");
     return (struct figures){
-        .memory_bytes = either(number_in(CGROUP "memory.current", ""),
-                               number_in(CGROUP "memory/memory.usage_in_bytes", "")),
-        .memory_limit = either(number_in(CGROUP "memory.max", ""),
-                               number_in(CGROUP "memory/memory.limit_in_bytes", "")),
-        .cpu_ns = cpu_us != UNKNOWN ? cpu_us * 1000 : number_in(CGROUP "cpuacct/cpuacct.usage", ""),
-        .processes = without_runner(either(number_in(CGROUP "pids.current", ""),
-                                           number_in(CGROUP "pids/pids.current", ""))),
-        .process_limit = without_runner(either(number_in(CGROUP "pids.max", ""),
-                                               number_in(CGROUP "pids/pids.max", ""))),
+        .memory_bytes = number_of(MEMORY),
+        .memory_limit = either(number_in(CGROUP "memory.max"),
+                               number_in(CGROUP "memory/memory.limit_in_bytes")),
+        .cpu_ns = cpu_of_all(),
+        .processes = without_runner(either(number_in(CGROUP "pids.current"),
+                                           number_in(CGROUP "pids/pids.current"))),
+        .process_limit = without_runner(either(number_in(CGROUP "pids.max"),
+                                               number_in(CGROUP "pids/pids.max"))),
     };
 }

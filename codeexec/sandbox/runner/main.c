@@ -282,7 +282,7 @@ static int set_up_and_serve(const char *workspace, const char *idle_seconds, cha
     if (child_fd < 0)
         return EXIT_SETUP;
     guard_runner();
-    oom_counter_open();
+    counters_open();
     fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
     fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
     fcntl(STDERR_FILENO, F_SETFL, fcntl(STDERR_FILENO, F_GETFL) | O_NONBLOCK);

@@ -222,6 +222,7 @@ int run_start(uint32_t id, const unsigned char *payload, size_t length)
         return error;
     run.ooms = oom_kills();
     run.started = now_ns();
+    usage_begin(run.started);
     pid_t child = fork();
     if (child == 0) {
         const int fds[3] = {pipes[0][0], pipes[1][1], pipes[2][1]};
@@ -339,6 +340,8 @@ bool run_unclean(void)
 
 static void begin_ending(void)
 {
+    if (run.state == RUNNING)
+        usage_look(now_ns()); /* its processes have their memory still */
     kill(-1, SIGKILL);
     close_fd(&run.stdin_fd);
     if (run.state == RUNNING) {
@@ -417,6 +420,8 @@ static void report(void)
     bytes[2] = (unsigned char)run.cause;
     bytes[3] = (unsigned char)run.flags;
     store_u64(bytes + 4, (uint64_t)((run.main_reaped ? run.ended : now_ns()) - run.started));
+    usage_end(&run.cpu_ns, &run.peak_bytes);
+    gvisor_usage(&run.cpu_ns, &run.peak_bytes);
     store_u64(bytes + 12, run.cpu_ns);
     store_u64(bytes + 20, run.peak_bytes);
     out_frame(TELL_RESULT, run.id, bytes, sizeof bytes);
@@ -463,6 +468,8 @@ void run_advance(void)
     int64_t now = now_ns();
     if (run.state == RUNNING && now >= run.deadline)
         run_kill(BY_CLOCK);
+    if (run.state == RUNNING && now >= usage_due_ns())
+        usage_look(now);
     if (run.state == RUNNING && gvisor_exceeded(now)) {
         run.flags |= FLAG_OOM;
         begin_ending();
@@ -480,8 +487,10 @@ void run_advance(void)
 
 int64_t run_deadline_ns(void)
 {
-    int64_t look = gvisor_due_ns();
-    if (run.state == RUNNING && look >= 0 && look < run.deadline)
+    int64_t look = usage_due_ns(), other = gvisor_due_ns();
+    if (other >= 0 && other < look)
+        look = other;
+    if (run.state == RUNNING && look < run.deadline)
         return look;
     return run.state == RUNNING || run.state == ENDING ? run.deadline : -1;
 }

@@ -11,7 +11,7 @@
  *     workspace.c  files written on a client's behalf
  *     guard.c      what programs may not do to the runner
  *     look.c       answers about the workspace, on stderr, beside whatever runs
- *     limits.c     clock, the kernel's count of out-of-memory kills, what is used now
+ *     limits.c     clock, the kernel's count of out-of-memory kills, what a run and all use
  *     gvisor.c     what else has to be kept from programs where the kernel is gVisor's
  */
 #ifndef RUNNER_H
@@ -141,8 +141,12 @@ void guard_runner(void); /* for this process and all that it starts */
 
 /* limits.c */
 int64_t now_ns(void);
-void oom_counter_open(void);
+void counters_open(void);
 int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
+void usage_begin(int64_t now); /* a run */
+void usage_look(int64_t now);  /* how much memory it has at this moment */
+int64_t usage_due_ns(void);    /* when to look again */
+void usage_end(uint64_t *cpu_ns, uint64_t *peak_bytes); /* of all its processes together */
 struct figures { /* UNKNOWN where the kernel doesn't say */
     uint64_t memory_bytes, memory_limit, cpu_ns, processes, process_limit;
 };
@@ -155,6 +159,7 @@ bool gvisor_watch(const char *workspace, char *const limits[4]);
 void gvisor_begin(void);           /* a program is started */
 int64_t gvisor_due_ns(void);       /* when to call gvisor_exceeded() again; -1: no need */
 bool gvisor_exceeded(int64_t now); /* it has more memory or files than it may */
+void gvisor_usage(uint64_t *cpu_ns, uint64_t *peak_bytes); /* as usage_end() */
 bool gvisor_figures(struct figures *figures); /* false: the kernel isn't gVisor's */
 bool gvisor_confine(void);         /* in its process, before it is executed */
 
