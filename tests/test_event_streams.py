@@ -33,7 +33,7 @@ from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import extend_session, stop_session
 from tests.api_client import Api
 from tests.conftest import Configure, Work
-from tests.event_streams import Watching, said, texts, watching
+from tests.event_streams import LONG, Watching, said, texts, watching
 from tests.platforms import Platform, platform
 from tests.stack import eventually
 from tests.test_executor import executing
@@ -85,6 +85,12 @@ def stage(
     with executing(this):
         yield Stage(api, application, driver, session_id)
     assert feeds._feeds == {}, "a feed outlived its viewers"
+
+
+async def still_here(viewer: Watching) -> None:
+    """Waits for its sign of life."""
+    while not viewer.blocks or viewer.blocks[-1] != ": still here":
+        viewer.blocks += (await viewer.received.get() or b"").decode().split("\n\n")[:1]
 
 
 def result_of(stage: Stage, execution: Execution) -> dict[str, Any]:
@@ -324,7 +330,7 @@ def test_a_closed_session_is_told_to_its_end_and_then_there_is_nothing(
 
 
 def test_an_id_that_is_none_is_refused(stage: Stage) -> None:
-    for wrong in ("x", "1.2", "1.9.0.0.0.0.0.0.", "-1.0.0.0.0.0.0.0.", "1.0.0.0.0.0.0.0.zz"):
+    for wrong in ("x", "1.2", "0.0.0.0.0.0.0.0.", "1.9.0.0.0.0.0.0.", "-1.0.0.0.0.0.0.0.", "1.0.0.0.0.0.0.0.zz"):
         answer = stage.api.get(f"/sessions/{stage.session_id}/events?last_event_id={wrong}")
         assert (answer.status_code, answer.json()["field"]) == (400, "last_event_id")
 
@@ -343,8 +349,7 @@ def test_an_idle_stream_says_that_it_is_still_there(
     async def scene() -> None:
         async with stage.session() as viewer:
             await viewer.until("session")
-            while not viewer.blocks or viewer.blocks[-1] != ": still here":
-                viewer.blocks += (await viewer.received.get() or b"").decode().split("\n\n")[:1]
+            await still_here(viewer)
 
     stage.play(scene)
 
@@ -404,8 +409,7 @@ def test_who_waits_behind_a_run_that_prints_is_looked_at_all_the_same(
         waiting = await stage.submit("print('next')")
         async with stage.execution(waiting) as viewer:
             assert said(await viewer.until("queued")) == ["queued"]
-            while not viewer.blocks or viewer.blocks[-1] != ": still here":
-                viewer.blocks += (await viewer.received.get() or b"").decode().split("\n\n")[:1]
+            await still_here(viewer)
             stage.touch("a")
             assert texts(await viewer.until()) == "next\n"
 
@@ -459,6 +463,122 @@ def test_who_came_between_two_readings_gets_nothing_twice(
                 seen += await second.until()
             assert texts(seen) == "one\ntwo ж\nthree\n"
             assert texts(await first.until()) == "two ж\nthree\n"
+
+    stage.play(scene)
+
+
+@pytest.mark.parametrize("of", ["session", "execution"])
+def test_who_comes_while_a_run_ends_misses_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """The feed learns where it begins when the run that its viewer came for is over."""
+    latest, may_begin = feeds_module.latest, asyncio.Event()
+
+    async def held_up(*arguments: Any) -> Any:
+        await may_begin.wait()
+        return await latest(*arguments)
+
+    monkeypatch.setattr(feeds_module, "latest", held_up)
+
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        async with stage.execution(run) if of == "execution" else stage.session() as viewer:
+            running = Execution.row(run.pk).filter(status="running")
+            assert await in_thread(eventually, running.exists)
+            await asyncio.sleep(0.05)  # for who would read now
+            stage.touch("a")
+            stage.touch("b")
+            ended = Execution.row(run.pk).filter(status="completed")
+            assert await in_thread(eventually, ended.exists)
+            may_begin.set()
+            events = await viewer.until("result")
+        told = [each for each in said(events) if each not in ("session", "stdout")]
+        assert told == ["queued", "running", "completed", "result"]
+        assert texts(events) == "one\ntwo ж\nthree\n"
+
+    stage.play(scene)
+
+
+def test_what_is_told_of_a_later_run_has_who_missed_an_end_read_again(stage: Stage) -> None:
+    """However he came to miss it: here the feed begins behind the run that he is told of."""
+
+    async def scene() -> None:
+        first = await stage.submit(STEPS)
+        async with stage.session() as viewer:
+            seen = await viewer.until("stdout")
+            (feed,) = feeds._feeds.values()
+            position = feeds_module.Position(sequence=2, queued=1)
+            feed._task.cancel()
+            feed._task = asyncio.create_task(feed._follow(position))
+            stage.touch("a")
+            stage.touch("b")
+            ended = Execution.row(first.pk).filter(status="completed")
+            assert await in_thread(eventually, ended.exists)
+            await stage.submit("print('next')")
+            seen += await viewer.until("result")
+            seen += await viewer.until("result")
+        told = [each for each in said(seen) if each not in ("session", "stdout")]
+        story = ["running", "completed", "result"]
+        assert [each for each in told if each != "queued"] == [*story, *story]
+        assert texts(seen) == "one\ntwo ж\nthree\nnext\n"
+
+    stage.play(scene)
+
+
+def test_a_database_that_is_away_when_viewers_come_costs_them_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have signs of life meanwhile, and nobody on the way takes the connection for dead."""
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(feeds_module, "AWAY_SECONDS", 0.05)
+    is_away = True
+
+    def unless_away(function: Any) -> Any:
+        async def call(*arguments: Any) -> Any:
+            if is_away:
+                raise OperationalError("the server is away")
+            return await function(*arguments)
+
+        return call
+
+    for name in ("latest", "read"):
+        monkeypatch.setattr(feeds_module, name, unless_away(getattr(feeds_module, name)))
+
+    async def scene() -> None:
+        nonlocal is_away
+        run = await stage.submit(STEPS)
+        async with stage.execution(run) as viewer, stage.session(last_event_id="latest") as other:
+            async with asyncio.timeout(LONG):
+                for each in (viewer, other):
+                    await still_here(each)
+            is_away = False
+            seen = await viewer.until("stdout")
+            stage.touch("a")
+            stage.touch("b")
+            assert texts(seen + await viewer.until()) == "one\ntwo ж\nthree\n"
+            assert texts(await other.until("result")) == "one\ntwo ж\nthree\n"
+
+    stage.play(scene)
+
+
+def test_a_session_that_cannot_be_read_ends_its_streams_and_the_next_ones_go_on(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latest = feeds_module.latest
+
+    async def broken(*_arguments: Any) -> Any:
+        raise RuntimeError("not for a reason that passes")
+
+    async def scene() -> None:
+        run = await stage.submit(STEPS)
+        monkeypatch.setattr(feeds_module, "latest", broken)
+        async with stage.execution(run) as viewer:
+            assert await viewer.until() == []
+            monkeypatch.setattr(feeds_module, "latest", latest)
+            stage.touch("a")
+            stage.touch("b")
+            async with stage.execution(run) as again:
+                assert said(await again.until())[-1] == "result"
 
     stage.play(scene)
 

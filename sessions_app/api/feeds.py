@@ -138,6 +138,9 @@ class Feed:
     def __init__(self, session_id: UUID) -> None:
         self.session_id = session_id
         self.viewers = 0
+        self.has_position = False
+        """From then on each change of the session becomes an entry: who reads after that, and then
+        takes the entries, misses nothing."""
         self.is_over = False
         """Nothing will come any more."""
         self.first = 0
@@ -167,13 +170,14 @@ class Feed:
         told, self.news = self.news, asyncio.Event()
         told.set()
 
-    async def _follow(self) -> None:
+    async def _follow(self, position: Position | None = None) -> None:
+        """From there on, or from what runs now on."""
         with hub.expect(self.session_id) as waiter:
-            position: Position | None = None
             while not self.is_over:
                 try:
                     if position is None:
                         position = await latest(self.session_id)
+                        self._begin()
                     reading = await read(self.session_id, position)
                 except DATABASE_AWAY:
                     await asyncio.sleep(AWAY_SECONDS)
@@ -189,6 +193,10 @@ class Feed:
                 if not reading.may_be_more or moved == position:
                     await waiter.wait(REREAD_SECONDS)
                 position = moved
+
+    def _begin(self) -> None:
+        self.has_position = True
+        self._tell()
 
     async def _add(self, reading: Reading, position: Position) -> Position:
         for entry in reading.entries(position):
@@ -254,9 +262,12 @@ feeds = Feeds()
 class Viewer:
     """One party that follows a session, or one execution of it."""
 
-    def __init__(self, session_id: UUID, position: Position, *, only: int | None = None) -> None:
-        """`only`: the sequence of the one execution."""
-        self.position = position
+    def __init__(
+        self, session_id: UUID, position: Position | None, *, only: int | None = None
+    ) -> None:
+        """`position` None: from what runs now on. `only`: the sequence of the one execution."""
+        self.position = position or Position()
+        self._from_now_on = position is None
         self._session_id = session_id
         self._only = only
         self._session_read_at = 0.0
@@ -265,11 +276,23 @@ class Viewer:
         """What comes, each once and in order, to the end. None each time that so long has passed,
         whatever comes. Whenever an event is given, `position` is the one after it.
         """
-        due = time.monotonic() + idle_seconds
+        pulse = _Pulse(idle_seconds)
         with feeds.watched(self._session_id) as feed:
             while not (self._has_all or feeds.are_closed):
+                if not feed.has_position:
+                    if feed.is_over:
+                        return
+                    if not await pulse.told(feed.news):
+                        yield None
+                    continue
                 number = feed.end  # what the feed reads from now on may be news
-                reading = await self._read()
+                try:
+                    reading = await self._read()
+                except DATABASE_AWAY:
+                    await asyncio.sleep(AWAY_SECONDS)
+                    if pulse.is_due():
+                        yield None
+                    continue
                 if reading is None:
                     return
                 before = self.position
@@ -283,31 +306,24 @@ class Viewer:
                 while number >= feed.first and not self._has_all:
                     if number < feed.end:
                         entry, number = feed[number], number + 1
-                        if self._is_astride(entry):
+                        if entry.is_astride(self.position):
                             break
                         if self._takes(entry):
                             yield entry
                     elif feed.is_over:
                         return
-                    elif not await _told(feed.news, due - time.monotonic()):
+                    elif not await pulse.told(feed.news):
                         yield None
-                        due = time.monotonic() + idle_seconds
 
     async def _read(self) -> Reading | None:
-        while not feeds.are_closed:
-            try:
-                return await read(self._session_id, self.position)
-            except DATABASE_AWAY:
-                await asyncio.sleep(AWAY_SECONDS)
-        return None
+        """Raises OperationalError."""
+        if self._from_now_on:
+            self.position, self._from_now_on = await latest(self._session_id), False
+        return await read(self._session_id, self.position)
 
     @property
     def _has_all(self) -> bool:
         return self._only is not None and has_all(self.position, self._only)
-
-    def _is_astride(self, entry: Entry) -> bool:
-        of_others = self._only is not None and entry.sequence != self._only
-        return not of_others and entry.is_astride(self.position)
 
     def _takes(self, entry: Entry) -> bool:
         if self._only is not None and entry.sequence != self._only:
@@ -334,10 +350,26 @@ def has_all(position: Position, sequence: int) -> bool:
     )
 
 
-async def _told(news: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await news.wait()
-    except TimeoutError:
-        return False
-    return True
+class _Pulse:
+    """Says when a viewer is to have a sign of life."""
+
+    def __init__(self, idle_seconds: float) -> None:
+        self._idle_seconds = idle_seconds
+        self._due = time.monotonic() + idle_seconds
+
+    def is_due(self) -> bool:
+        """Whether it is time; the next one is reckoned from then on."""
+        now = time.monotonic()
+        due = now >= self._due
+        if due:
+            self._due = now + self._idle_seconds
+        return due
+
+    async def told(self, news: asyncio.Event) -> bool:
+        """Waits for that; False: it is time for a sign of life instead."""
+        try:
+            async with asyncio.timeout(self._due - time.monotonic()):
+                await news.wait()
+        except TimeoutError:
+            return not self.is_due()
+        return True

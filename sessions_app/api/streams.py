@@ -26,7 +26,7 @@ from codeexec.errors import (
 )
 from codeexec.threads import in_thread
 from sessions_app.api.access import ANY_ROLE, Access, credentials_of, identify, require
-from sessions_app.api.feeds import Viewer, feeds, has_all, latest
+from sessions_app.api.feeds import Viewer, feeds, has_all
 from sessions_app.api.timeline import InvalidPositionError, Position, session_digest
 from sessions_app.api.waiting import AsyncView, SyncView, Unanswered, answered
 from sessions_app.callers import Scope
@@ -145,8 +145,7 @@ def event_stream(streamed: Streamed, allowed: Allowed) -> StreamingHttpResponse:
 
 async def _parts(streamed: Streamed, allowed: Allowed) -> AsyncIterator[bytes]:
     yield b"retry: %d\n\n" % RETRY_MS
-    position = streamed.position or await latest(streamed.session_id)
-    viewer = Viewer(streamed.session_id, position, only=streamed.only)
+    viewer = Viewer(streamed.session_id, streamed.position, only=streamed.only)
     allowed_until = time.monotonic() + HEARTBEAT_SECONDS
     async with aclosing(viewer.events(HEARTBEAT_SECONDS)) as events:
         async for entry in events:

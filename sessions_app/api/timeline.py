@@ -109,7 +109,7 @@ class Position:
         return replace(self, sequence=sequence, told=Told.NOTHING, seen=(0, 0, 0, 0), row=0)
 
 
-_ID = re.compile(r"\d{1,9}\.[0-3](\.\d{1,9}){6}\.[0-9a-f]{0,8}", re.ASCII)
+_ID = re.compile(r"[1-9]\d{0,8}\.[0-3](\.\d{1,9}){6}\.[0-9a-f]{0,8}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,12 @@ class Entry:
         read for himself.
         """
         return False
+
+    def is_of_turn(self, position: Position) -> bool:
+        """Whether it is of the execution that is told of there, or of the one that follows when
+        all of that has been told.
+        """
+        return position.sequence <= self.sequence <= position.next
 
     @cached_property
     def body(self) -> bytes:
@@ -164,8 +170,11 @@ class ToldEntry(Entry):
 
     told: Told
 
+    def is_astride(self, position: Position) -> bool:
+        return self.sequence > position.next
+
     def after(self, position: Position) -> Position | None:
-        if self.sequence < position.sequence:
+        if not self.is_of_turn(position):
             return None
         here = position.at(self.sequence)
         return None if here.told >= self.told else replace(here, told=self.told)
@@ -181,14 +190,14 @@ class OutputEntry(Entry):
     row: int
 
     def is_astride(self, position: Position) -> bool:
-        if self.sequence < position.sequence:
-            return False
+        if not self.is_of_turn(position):
+            return self.sequence > position.next
         here = position.at(self.sequence)
         known = here.seen[self.channel]
         return here.told < Told.ENDED and known < self.end and known != self.start
 
     def after(self, position: Position) -> Position | None:
-        if self.sequence < position.sequence:
+        if not self.is_of_turn(position):
             return None
         here = position.at(self.sequence)
         if here.told >= Told.ENDED or here.seen[self.channel] != self.start:
