@@ -25,6 +25,7 @@
     ├── RateLimited           429      rate_limited (with Retry-After)
     ├── TooManySessions       429      too_many_sessions (with Retry-After)
     ├── TooManyQueued         429      too_many_queued (with Retry-After)
+    ├── TooManyStreams        429      too_many_streams (with Retry-After)
     ├── NoCapacity            503      no_capacity (with Retry-After)
     ├── SandboxUnreachable    503      sandbox_unreachable (with Retry-After)
     ├── DatabaseAway          503      database_away (with Retry-After)
@@ -210,6 +211,14 @@ class TooManyQueued(ServiceError):
     """As many executions wait as may, in the session or of its client."""
 
     code = "too_many_queued"
+    http_status = 429
+    retry_after_seconds = 5
+
+
+class TooManyStreams(ServiceError):
+    """As many event streams are open as may be, of a session token, a session or a client."""
+
+    code = "too_many_streams"
     http_status = 429
     retry_after_seconds = 5
 

@@ -69,6 +69,8 @@ class Caller:
     """A token's: the only session that it sees."""
     role: Role | None = None
     """A token's; None: the caller has a key, or is the operator."""
+    token_id: str = ""
+    """A token's: tells it from others."""
 
     # REST framework takes a caller for the request's user.
     is_authenticated = True

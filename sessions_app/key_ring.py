@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -87,6 +87,8 @@ class KeyRing:
         self._changes = 0
         self._reading = threading.Lock()
         self._used: dict[int, float] = {}
+        self.on_change: list[Callable[[], None]] = []
+        """Called in the event loop whenever something has changed, or may have."""
 
     def at_hand(self) -> Snapshot | None:
         """None: the database has to be asked."""
@@ -105,6 +107,8 @@ class KeyRing:
     def forget(self) -> None:
         """Something has changed, or may have. From the event loop alone."""
         self._changes += 1
+        for told in self.on_change:
+            told()
 
     def _read(self) -> Snapshot:
         """Where a change is told of meanwhile, it serves this call and no later one."""

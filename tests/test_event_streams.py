@@ -330,7 +330,14 @@ def test_a_closed_session_is_told_to_its_end_and_then_there_is_nothing(
 
 
 def test_an_id_that_is_none_is_refused(stage: Stage) -> None:
-    for wrong in ("x", "1.2", "0.0.0.0.0.0.0.0.", "1.9.0.0.0.0.0.0.", "-1.0.0.0.0.0.0.0.", "1.0.0.0.0.0.0.0.zz"):
+    for wrong in (
+        "x",
+        "1.2",
+        "0.0.0.0.0.0.0.0.",
+        "1.9.0.0.0.0.0.0.",
+        "-1.0.0.0.0.0.0.0.",
+        "1.0.0.0.0.0.0.0.zz",
+    ):
         answer = stage.api.get(f"/sessions/{stage.session_id}/events?last_event_id={wrong}")
         assert (answer.status_code, answer.json()["field"]) == (400, "last_event_id")
 

@@ -25,6 +25,7 @@ from sessions_app.api.streams import (
     watched_session,
 )
 from sessions_app.api.waiting import AsyncView
+from sessions_app.callers import OPERATOR
 from sessions_app.services.executions import find_execution
 from sessions_app.services.sessions import find_session
 
@@ -37,13 +38,13 @@ def _streaming(find: Callable[[HttpRequest, UUID], Response]) -> AsyncView:
             return not_allowed(str(request.method))
         try:
             watched = await in_thread(_watched, find, request, row_id)
+            if not isinstance(watched, Streamed):
+                return HttpResponse(status=watched.status_code)
+            return event_stream(watched, OPERATOR, partial(_may_still_look, request))
         except ServiceError as error:
             return error_answer(error)
         except DATABASE_AWAY:
             return error_answer(DatabaseAway("The database can't be reached; try again."))
-        if not isinstance(watched, Streamed):
-            return HttpResponse(status=watched.status_code)
-        return event_stream(watched, partial(_may_still_look, request))
 
     return view
 

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from codeexec.async_database import async_database
-from codeexec.errors import DATABASE_AWAY, NoCapacity
+from codeexec.errors import DATABASE_AWAY
 from codeexec.notifications import hub
 from codeexec.threads import in_thread
 from sessions_app.api.timeline import (
@@ -46,8 +46,6 @@ REREAD_SECONDS = 5.0
 AWAY_SECONDS = 0.5
 AT_ONCE_BYTES = 64 * 1024
 """Larger events are made in threads: they would hold up all others."""
-MOST_VIEWERS = 4000
-"""Of one process."""
 
 
 async def latest(session_id: UUID) -> Position:
@@ -164,9 +162,10 @@ class Feed:
 
     def finish(self) -> None:
         self.is_over = True
-        self._tell()
+        self.wake()
 
-    def _tell(self) -> None:
+    def wake(self) -> None:
+        """Have its viewers look whether there is more for them."""
         told, self.news = self.news, asyncio.Event()
         told.set()
 
@@ -196,14 +195,14 @@ class Feed:
 
     def _begin(self) -> None:
         self.has_position = True
-        self._tell()
+        self.wake()
 
     async def _add(self, reading: Reading, position: Position) -> Position:
         for entry in reading.entries(position):
             if (moved := entry.after(position)) is not None:
                 position = moved
                 self._keep(await _rendered(entry))
-        self._tell()
+        self.wake()
         return position
 
     def _keep(self, entry: Entry) -> None:
@@ -221,7 +220,6 @@ class Feeds:
 
     def __init__(self) -> None:
         self._feeds: dict[UUID, Feed] = {}
-        self._viewers = 0
         self.are_closed = False
 
     def close(self) -> None:
@@ -229,11 +227,6 @@ class Feeds:
         self.are_closed = True
         for feed in self._feeds.values():
             feed.finish()
-
-    def require_room(self) -> None:
-        """Raises NoCapacity."""
-        if self._viewers >= MOST_VIEWERS:
-            raise NoCapacity("Too many streams are open; try again when some have ended.")
 
     @contextmanager
     def watched(self, session_id: UUID) -> Iterator[Feed]:
@@ -243,11 +236,9 @@ class Feeds:
         if self.are_closed:
             feed.finish()
         feed.viewers += 1
-        self._viewers += 1
         try:
             yield feed
         finally:
-            self._viewers -= 1
             feed.viewers -= 1
             if not feed.viewers:
                 feed.stop()
@@ -271,6 +262,14 @@ class Viewer:
         self._session_id = session_id
         self._only = only
         self._session_read_at = 0.0
+        self._feed: Feed | None = None
+        self._is_ended = False
+
+    def end(self) -> None:
+        """It gets nothing more."""
+        self._is_ended = True
+        if self._feed is not None:
+            self._feed.wake()
 
     async def events(self, idle_seconds: float) -> AsyncGenerator[Entry | None, None]:
         """What comes, each once and in order, to the end. None each time that so long has passed,
@@ -278,7 +277,8 @@ class Viewer:
         """
         pulse = _Pulse(idle_seconds)
         with feeds.watched(self._session_id) as feed:
-            while not (self._has_all or feeds.are_closed):
+            self._feed = feed
+            while not (self._has_all or feeds.are_closed or self._is_ended):
                 if not feed.has_position:
                     if feed.is_over:
                         return
@@ -303,7 +303,7 @@ class Viewer:
                     return
                 if reading.may_be_more and self.position != before:
                     continue
-                while number >= feed.first and not self._has_all:
+                while number >= feed.first and not (self._has_all or self._is_ended):
                     if number < feed.end:
                         entry, number = feed[number], number + 1
                         if entry.is_astride(self.position):

@@ -33,8 +33,8 @@ _ERRORS = {
     409: "`session_closed`: it was stopped, has expired, or was given up. `no_sandbox`: it has none"
     " at this moment. `file_unreadable`: it is no regular file.",
     413: "`request_too_large`.",
-    429: "`rate_limited`, `too_many_sessions`, `too_many_queued`: try again after `Retry-After`"
-    " seconds.",
+    429: "`rate_limited`, `too_many_sessions`, `too_many_queued`, `too_many_streams`: try again"
+    " after `Retry-After` seconds.",
     503: "`no_capacity`, `sandbox_unreachable`, `database_away`: try again after `Retry-After`"
     " seconds.",
     504: "`result_pending`: the run goes on, `execution_id` says where its result will be.",

@@ -7,11 +7,12 @@ that streams that, without holding a thread or a connection while nothing happen
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial, wraps
 from typing import Any
 from uuid import UUID
+from weakref import finalize
 
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from rest_framework.response import Response
@@ -26,12 +27,13 @@ from codeexec.errors import (
 )
 from codeexec.threads import in_thread
 from sessions_app.api.access import ANY_ROLE, Access, credentials_of, identify, require
-from sessions_app.api.feeds import Viewer, feeds, has_all
+from sessions_app.api.feeds import Viewer, has_all
+from sessions_app.api.stream_places import Allowed, StreamPlace, stream_places
 from sessions_app.api.timeline import InvalidPositionError, Position, session_digest
 from sessions_app.api.waiting import AsyncView, SyncView, Unanswered, answered
-from sessions_app.callers import Scope
+from sessions_app.callers import Caller, Scope
 from sessions_app.models import Execution, Session
-from sessions_app.services.authentication import recognize
+from sessions_app.services.authentication import recognize, recognize_at_once
 
 WATCHING = Access(scope=Scope.READ, roles=ANY_ROLE)
 LATEST = "latest"
@@ -43,8 +45,6 @@ RETRY_MS = 1000
 """How long browsers wait until they come back."""
 _WRITE_BYTES = 64 * 1024
 """Handed to the server at one time: it holds what a slow client doesn't take."""
-
-Allowed = Callable[[], Awaitable[bool]]
 
 
 class Streamed(Unanswered):
@@ -59,8 +59,7 @@ class Streamed(Unanswered):
 
 
 def watched_session(session: Session, request: HttpRequest) -> Response:
-    """Raises InvalidRequest, NoCapacity."""
-    feeds.require_room()
+    """Raises InvalidRequest."""
     position = _position(request)
     if position is not None and _is_over(session, position):
         return Response(status=204)
@@ -76,8 +75,7 @@ def _is_over(session: Session, position: Position) -> bool:
 
 
 def watched_execution(execution: Execution, request: HttpRequest) -> Response:
-    """Raises InvalidRequest, NoCapacity."""
-    feeds.require_room()
+    """Raises InvalidRequest."""
     position = _position(request) or Position()
     if has_all(position, execution.sequence):
         return Response(status=204)
@@ -105,13 +103,14 @@ def streaming(validate: SyncView) -> AsyncView:
         try:
             await identify(request)
             response = await in_thread(answered, validate, request, kwargs)
+            if not isinstance(response, Streamed):
+                return response
+            caller: Caller = request.caller  # type: ignore[attr-defined]
+            return event_stream(response, caller, partial(_may_still_watch, request))
         except ServiceError as error:
             return error_answer(error)
         except DATABASE_AWAY:
             return error_answer(DatabaseAway("The database can't be reached; try again."))
-        if not isinstance(response, Streamed):
-            return response
-        return event_stream(response, partial(_may_still_watch, request))
 
     return view
 
@@ -124,8 +123,12 @@ def not_allowed(method: str) -> HttpResponseBase:
 
 async def _may_still_watch(request: HttpRequest) -> bool:
     """False where a key was revoked, a token's time is over, a client was disabled."""
+    credentials = credentials_of(request)
     try:
-        require(await in_thread(recognize, credentials_of(request)), WATCHING)
+        caller = recognize_at_once(credentials)
+        if caller is None:
+            caller = await in_thread(recognize, credentials)
+        require(caller, WATCHING)
     except ServiceError:
         return False
     except DATABASE_AWAY:
@@ -133,24 +136,31 @@ async def _may_still_watch(request: HttpRequest) -> bool:
     return True
 
 
-def event_stream(streamed: Streamed, allowed: Allowed) -> StreamingHttpResponse:
-    """Ends when there is nothing more to come, or its viewer may not look any more."""
+def event_stream(streamed: Streamed, caller: Caller, is_allowed: Allowed) -> StreamingHttpResponse:
+    """Ends when there is nothing more to come, or its viewer may not look any more.
+
+    Raises TooManyStreams, NoCapacity.
+    """
+    place = stream_places.take(streamed.session_id, caller, is_allowed)
     response = StreamingHttpResponse(
-        _parts(streamed, allowed), content_type="text/event-stream; charset=utf-8"
+        _parts(streamed, place), content_type="text/event-stream; charset=utf-8"
     )
+    finalize(response, stream_places.free, place)  # of one that nobody closes
+    response._resource_closers.append(partial(stream_places.free, place))  # type: ignore[attr-defined]
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-store, no-transform"
     return response
 
 
-async def _parts(streamed: Streamed, allowed: Allowed) -> AsyncIterator[bytes]:
+async def _parts(streamed: Streamed, place: StreamPlace) -> AsyncIterator[bytes]:
     yield b"retry: %d\n\n" % RETRY_MS
     viewer = Viewer(streamed.session_id, streamed.position, only=streamed.only)
+    place.end = viewer.end
     allowed_until = time.monotonic() + HEARTBEAT_SECONDS
     async with aclosing(viewer.events(HEARTBEAT_SECONDS)) as events:
         async for entry in events:
-            if time.monotonic() >= allowed_until:
-                if not await allowed():
+            if entry is None or time.monotonic() >= allowed_until:
+                if not await place.is_allowed():
                     return
                 allowed_until = time.monotonic() + HEARTBEAT_SECONDS
             if entry is None:

@@ -55,6 +55,14 @@ def recognize(credentials: Credentials) -> Caller:
     return _identified(credentials, key_ring.known()).caller
 
 
+def recognize_at_once(credentials: Credentials) -> Caller | None:
+    """As `recognize`, without the database; None: it has to be asked."""
+    if _is_operator(credentials):
+        return OPERATOR
+    known = key_ring.at_hand()
+    return None if known is None else _identified(credentials, known).caller
+
+
 def authenticate_at_once(credentials: Credentials) -> Caller | None:
     """As `authenticate`, without the database; None: it has to be asked."""
     if _is_operator(credentials):
@@ -113,6 +121,7 @@ def _token_holder(token: Token, known: Known) -> Caller:
         client=client,
         session_id=token.session_id,
         role=token.role,
+        token_id=token.id,
     )
 
 

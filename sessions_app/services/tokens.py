@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from uuid import UUID
 
 from django.core import signing
@@ -36,6 +37,8 @@ class Token:
     client_id: int | None
     """None: its session was opened with API_AUTH=open."""
     expires_at: datetime
+    id: str
+    """Tells it from others, and can't be used as one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,4 +87,5 @@ def read_token(text: str) -> Token:
         role=Role(said["r"]),
         client_id=said["c"],
         expires_at=datetime.fromtimestamp(said["e"], UTC),
+        id=sha256(text.encode()).hexdigest()[:32],
     )
