@@ -215,6 +215,13 @@ SETTINGS = (
         "password for DATABASE_URL, where the URL has none",
     ),
     _setting(
+        "DATABASE_TIMEOUT",
+        "5",
+        _decimal(0.5, 600),
+        "a number of seconds from 0.5 to 600",
+        "how long the API waits for the database's answer to a statement; then it answers 503",
+    ),
+    _setting(
         "DOCKER_SOCKET",
         "unix:///var/run/docker.sock",
         _docker_socket,

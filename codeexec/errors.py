@@ -44,6 +44,7 @@ from typing import Any
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
+from psycopg.errors import QueryCanceled
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
@@ -256,6 +257,18 @@ class ResultPending(ServiceError):
     http_status = 504
 
 
+def database_away(error: Exception) -> ServiceError:
+    """What is answered where one of DATABASE_AWAY was raised."""
+    from codeexec.postgres import DatabaseSilentError
+    from codeexec.threads import ThreadsBusyError
+
+    if isinstance(error, ThreadsBusyError):
+        return NoCapacity("The service is busy; try again in a moment.")
+    if isinstance(error.__cause__, (QueryCanceled, DatabaseSilentError)):
+        return DatabaseAway("The database didn't answer in time; try again in a moment.")
+    return DatabaseAway("The database can't be reached; try again in a moment.")
+
+
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's hook: the answer to an exception, or None to let it be a 500."""
     # Its views, when they are imported, import the parser, which raises errors of this module.
@@ -264,7 +277,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
 
     if isinstance(exc, DATABASE_AWAY):
         logger.error("The database is away: %s", exc)
-        exc = DatabaseAway("The database can't be reached; try again in a moment.")
+        exc = database_away(exc)
     if isinstance(exc, ServiceError):
         set_rollback()
         return Response(exc.body(), status=exc.http_status, headers=exc.headers())

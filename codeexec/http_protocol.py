@@ -10,7 +10,7 @@ from __future__ import annotations
 from asyncio import BaseTransport, TimerHandle, Transport
 from typing import Any, cast
 
-from httptools import HttpParserError
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -45,9 +45,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._held_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._held_bytes > HEAD_BYTES:
             self._refuse_head()
+
+    def _parse(self, data: bytes) -> None:
+        """Nobody here speaks anything but HTTP/1.1: whoever asks for another protocol is answered
+        as if he had not, and so is what he sends behind that.
+        """
+        while data:
+            try:
+                return self.parser.feed_data(data)
+            except HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            except HttpParserError:
+                return self.send_400_response("")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -1,20 +1,116 @@
-"""PostgreSQL connections besides Django's own: for LISTEN, which must outlive any transaction."""
+"""PostgreSQL connections: with bounds on how long they are waited for, and those besides Django's
+own, for LISTEN, which must outlive any transaction.
+"""
 
 from __future__ import annotations
 
 import select
-from typing import Any
+import threading
+import time
+from typing import Any, TypeVar
 
+import psycopg
+from django.conf import settings
 from django.db import connection
+from psycopg.abc import PQGen
+from psycopg.errors import _WaitTimeout
+
+R = TypeVar("R")
 
 # A host that vanishes without a word is noticed within seconds, not after TCP's quarter of an hour.
-_LIVENESS = {
+LIVENESS = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+ANSWER_SECONDS = 1.0
+"""How long a server that has ended a statement itself, when DATABASE_TIMEOUT was over, may take to
+say so. One that is silent for longer is frozen, or gone: its connection is given up."""
+_WAIT_SECONDS = 0.1
+"""psycopg's own interval between two looks at the clock."""
+
+
+class DatabaseSilentError(psycopg.OperationalError):
+    """The server didn't answer in time. The connection is closed: what it did is not known."""
+
+
+class _Work(threading.local):
+    """The piece of work that the calling thread does for the API, if it does one."""
+
+    until: float | None = None
+    """By the monotonic clock; None: it may take as long as it takes."""
+
+
+_work = _Work()
+
+
+def begin_bounded_work() -> None:
+    """From now on this thread waits for an answer of the database for DATABASE_TIMEOUT at most, and
+    for all that it asks together twice as long, until it begins the next piece of work.
+    """
+    _work.until = time.monotonic() + 2 * _most_seconds()
+
+
+def _most_seconds() -> float:
+    return float(settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]) + ANSWER_SECONDS
+
+
+def _seconds_left() -> float | None:
+    """At least the moment that a rollback takes."""
+    if _work.until is None:
+        return None
+    return max(ANSWER_SECONDS, min(_most_seconds(), _work.until - time.monotonic()))
+
+
+def bounded_options(options: str = "") -> str:
+    """libpq's `options`, with which the server ends a statement when DATABASE_TIMEOUT is over."""
+    milliseconds = round(1000 * settings.CODE_EXECUTOR["DATABASE_TIMEOUT"])
+    return f"{options} -c statement_timeout={milliseconds}".lstrip()
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """Waits no longer than the piece of work may that its thread does."""
+
+    def wait(
+        self, gen: PQGen[R], interval: float = _WAIT_SECONDS, timeout: float | None = None
+    ) -> R:
+        seconds = _seconds_left() if timeout is None else timeout
+        try:
+            return super().wait(gen, interval, seconds)
+        except _WaitTimeout as error:
+            self.pgconn.finish()
+            raise _silent(seconds) from error
+
+
+class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+    """Waits for an answer no longer than `seconds`."""
+
+    seconds: float | None = None
+
+    def end(self) -> None:
+        """As `close`, without waiting, and so not to be cancelled."""
+        self.pgconn.finish()
+
+    async def wait(
+        self, gen: PQGen[R], interval: float = _WAIT_SECONDS, timeout: float | None = None
+    ) -> R:
+        seconds = self.seconds if timeout is None else timeout
+        try:
+            return await super().wait(gen, interval, seconds)
+        except _WaitTimeout as error:
+            self.pgconn.finish()
+            raise _silent(seconds) from error
+
+
+def _silent(seconds: float | None) -> DatabaseSilentError:
+    return DatabaseSilentError(f"no answer from the database server within {seconds:.1f} s")
+
+
+def is_bounded() -> bool:
+    """Whether the calling thread does a piece of work whose time is bounded."""
+    return _work.until is not None
 
 
 def commit_without_waiting() -> None:
@@ -39,4 +135,4 @@ def connection_parameters(application_name: str) -> dict[str, Any]:
     parameters = connection.get_connection_params()
     for django_only in ("context", "cursor_factory"):
         parameters.pop(django_only, None)
-    return {"application_name": application_name, **_LIVENESS, **parameters}
+    return {"application_name": application_name, **LIVENESS, **parameters}

@@ -34,11 +34,24 @@ from django.utils.module_loading import import_string
 
 from codeexec.async_database import async_database
 from codeexec.bounds import QUERY_BYTES
-from codeexec.errors import InvalidRequest, OutOfBounds, ShuttingDown, error_answer, error_page
+from codeexec.errors import (
+    InvalidRequest,
+    OutOfBounds,
+    ShuttingDown,
+    database_away,
+    error_answer,
+    error_page,
+)
 from codeexec.logs import subject
 from codeexec.notifications import hub
 from codeexec.sizes import format_size
-from codeexec.threads import RequestExecutor, in_thread, threads
+from codeexec.threads import (
+    RequestExecutor,
+    ThreadsBusyError,
+    begin_in_thread,
+    in_thread,
+    threads,
+)
 from codeexec.traffic import REQUEST_ID, Answering, traffic
 
 CLOSE_SECONDS = 3.0
@@ -143,12 +156,10 @@ class Application(ASGIHandler):
                 await self._answer(request, send, receive)
 
     def _body_too_large(self, scope: Scope) -> HttpResponseBase:
-        """For pages of other origins, too, whose scripts read no answer without CORS headers."""
         request, refusal = self.create_request(scope, io.BytesIO())
         if request is None:
             return cast(HttpResponseBase, refusal)
-        answer = CorsMiddleware(lambda _request: _body_too_large())
-        return cast(HttpResponseBase, answer(request))
+        return _for_any_origin(request, _body_too_large())
 
     async def _answer_while_connected(
         self, request: ASGIRequest, receive: Receive, send: Send
@@ -174,7 +185,10 @@ class Application(ASGIHandler):
     async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
         if _view_is_async(request):
             return await super().run_get_response(request)
-        response = await in_thread(self._sync_handler.get_response, request)
+        try:
+            response = await begin_in_thread(self._sync_handler.get_response, request)
+        except ThreadsBusyError as error:
+            return _for_any_origin(request, error_answer(database_away(error)))
         response._handler_class = self.__class__  # type: ignore[attr-defined]
         if isinstance(response, FileResponse):
             response.block_size = self.chunk_size
@@ -187,6 +201,11 @@ class Application(ASGIHandler):
             response.streaming_content = _iterate_in_threads(parts)
         with traffic.streaming() if streams else nullcontext():
             await super().send_response(response, send)
+
+
+def _for_any_origin(request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:
+    """For pages of other origins, too, whose scripts read no answer without CORS headers."""
+    return cast(HttpResponseBase, CorsMiddleware(lambda _request: answer)(request))
 
 
 def _named(send: Send, answering: Answering) -> Send:

@@ -7,6 +7,7 @@ a thread only while it runs: a request that waits for a result, or streams, hold
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -16,12 +17,20 @@ from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync
 from django.conf import settings
-from django.db import close_old_connections, connections, reset_queries
+from django.db import OperationalError, close_old_connections, connections, reset_queries
+
+from codeexec.postgres import begin_bounded_work
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _CLOSE_SECONDS = 5.0
+
+
+class ThreadsBusyError(OperationalError):
+    """A request has waited for a thread for too long: nothing of it was done. An error of the
+    database's, to whoever asks, because it can be tried again like one.
+    """
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,6 +40,20 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     """
     run = SyncToAsync(function, thread_sensitive=False, executor=threads.executor)
     return await run(*args, **kwargs)
+
+
+async def begin_in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """As `in_thread`, for what a request begins with. Raises ThreadsBusyError where no thread has
+    come free for as long as the database may take for an answer: nothing of it was done.
+    """
+    begin_by = time.monotonic() + settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]
+    return await in_thread(_unless_late, begin_by, partial(function, *args, **kwargs))
+
+
+def _unless_late(begin_by: float, call: Callable[[], R]) -> R:
+    if time.monotonic() > begin_by:
+        raise ThreadsBusyError("no thread was free in time")
+    return call()
 
 
 class Threads:
@@ -87,6 +110,7 @@ class _CleanExecutor(ThreadPoolExecutor):
 def _with_fresh_connections(call: Callable[[], R]) -> R:
     close_old_connections()
     reset_queries()
+    begin_bounded_work()
     return call()
 
 
@@ -123,6 +147,7 @@ class RequestExecutor(Executor):
 
     def _run(self) -> None:
         while call := self._next_call():
+            begin_bounded_work()
             call()
             del call  # what it holds must not outlive it while this thread waits
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import DatabaseError
 
+from codeexec.async_database import async_database
+from codeexec.errors import DATABASE_AWAY, ServiceError
+from codeexec.shared_look import SharedLook
+from codeexec.threads import begin_in_thread
 from environments_app.models import Environment
+from sessions_app.api.access import identify
 from sessions_app.models import Node
 from sessions_app.services.isolation import current_checks
+
+LOOK_SECONDS = 1.0
+"""How old what is told may be."""
+LOOP_SECONDS = 2.0
+"""How long the event loop's own connections may take for an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +38,37 @@ class Health:
         return {part: check if check == "ok" else "not ok" for part, check in self.checks.items()}
 
 
+async def look_at_health(request: Any) -> None:
+    """Puts it on the request, and who asks, for more is told to those who have a key."""
+    request.health = await _look.result()
+    with suppress(ServiceError, *DATABASE_AWAY):
+        await identify(request)
+
+
+async def _check_all() -> Health:
+    """What `check_health` finds, and whether this process's event loop finds the database, too."""
+    try:
+        health = await begin_in_thread(check_health)
+        await async_database.fetch_one("SELECT 1", (), seconds=LOOP_SECONDS)
+    except DATABASE_AWAY as error:
+        return _without_database(error)
+    return health
+
+
+_look = SharedLook(_check_all, seconds=LOOK_SECONDS)
+
+
+def _without_database(error: Exception) -> Health:
+    reason = str(error).strip().partition("\n")[0] or repr(error)
+    return Health(status="unhealthy", checks={"database": reason})
+
+
 def check_health() -> Health:
     try:
         nodes, environments = list(Node.objects.alive()), _check_environments()
         isolation = _check_isolation()
     except DatabaseError as error:
-        reason = str(error).strip().partition("\n")[0] or repr(error)
-        return Health(status="unhealthy", checks={"database": reason})
+        return _without_database(error)
     checks = {
         "database": "ok",
         "workers": _check_nodes(nodes),

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from django.conf import settings
+from django.db import OperationalError
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -101,7 +104,7 @@ class KeyRing:
         """From the database where there is nothing at hand."""
         if not hub.is_connected:
             return Rows()
-        with self._reading:  # one thread reads for all that wait
+        with self._one_reads():  # for all that wait
             return self.at_hand() or self._read()
 
     def forget(self) -> None:
@@ -109,6 +112,16 @@ class KeyRing:
         self._changes += 1
         for told in self.on_change:
             told()
+
+    @contextmanager
+    def _one_reads(self) -> Iterator[None]:
+        """Where the database is silent, those that wait don't each find it out after the other."""
+        if not self._reading.acquire(timeout=settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]):
+            raise OperationalError("clients and keys can't be read")
+        try:
+            yield
+        finally:
+            self._reading.release()
 
     def _read(self) -> Snapshot:
         """Where a change is told of meanwhile, it serves this call and no later one."""

@@ -6,8 +6,8 @@ answers as well as another, and none is to be taken out for that.
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from django.http import HttpRequest
 from codeexec.async_database import async_database
 from codeexec.errors import DATABASE_AWAY
 from codeexec.notifications import hub
-from codeexec.threads import in_thread
+from codeexec.shared_look import SharedLook
+from codeexec.threads import ThreadsBusyError, begin_in_thread
 from codeexec.traffic import traffic
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Readiness:
 
 async def look_whether_ready(request: HttpRequest) -> None:
     """Puts it on the request, and into the log where it has changed."""
-    readiness = await check_readiness()
+    readiness = await _look.result()
     _news.tell(readiness)
     request.readiness = readiness  # type: ignore[attr-defined]
 
@@ -77,9 +78,8 @@ async def check_readiness() -> Readiness:
 
 async def _database_answers() -> bool:
     try:
-        async with asyncio.timeout(DATABASE_SECONDS):
-            await async_database.fetch_one("SELECT 1", ())
-    except (TimeoutError, *DATABASE_AWAY):
+        await async_database.fetch_one("SELECT 1", (), seconds=DATABASE_SECONDS)
+    except DATABASE_AWAY:
         return False
     return True
 
@@ -92,7 +92,8 @@ class Migrations:
 
     async def are_applied(self) -> bool:
         if not self._applied:
-            self._applied = await in_thread(_nothing_to_migrate)
+            with suppress(ThreadsBusyError):
+                self._applied = await begin_in_thread(_nothing_to_migrate)
         return self._applied
 
 
@@ -106,3 +107,4 @@ def _nothing_to_migrate() -> bool:
 
 _migrations = Migrations()
 _news = News()
+_look = SharedLook(check_readiness)

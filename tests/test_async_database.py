@@ -7,13 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import psycopg
 import pytest
 from django.db import OperationalError, connection
 
 from codeexec import async_database as module
 from codeexec.async_database import AsyncDatabase
-from codeexec.postgres import connection_parameters
+from codeexec.postgres import BoundedAsyncConnection, connection_parameters
 from tests.api_client import Api
 from tests.conftest import Configure, Work
 from tests.patience import SOON, eventually
@@ -100,9 +99,9 @@ def test_one_that_the_server_has_ended_is_not_noticed() -> None:
     run(test)
 
 
-def _end(pid: int) -> None:
+def _end(*pids: int) -> None:
     try:
-        end({pid})
+        end(set(pids))
     finally:
         connection.close()
 
@@ -117,6 +116,45 @@ def test_a_client_that_goes_away_harms_nobody(configure: Configure) -> None:
         begun = time.monotonic()
         assert await value(database, "SELECT 1") == 1
         assert time.monotonic() - begun < SOON
+
+    run(test)
+
+
+def test_callers_that_leave_at_any_moment_take_no_connection_with_them(
+    configure: Configure,
+) -> None:
+    configure(API_THREADS=3)
+
+    async def test(database: AsyncDatabase) -> None:
+        for moment in range(40):
+            leaving = [asyncio.create_task(value(database, "SELECT 1")) for _ in range(9)]
+            for _step in range(moment):
+                await asyncio.sleep(0)
+            for each in leaving:
+                each.cancel()
+            await asyncio.gather(*leaving, return_exceptions=True)
+        slow = "SELECT pg_backend_pid() FROM pg_sleep(0.05)"
+        pids = await asyncio.gather(*(value(database, slow) for _ in range(12)))
+        assert len(set(pids)) == 3
+        assert database.connections == (3, 3)
+        assert await asyncio.to_thread(_backends) == set(pids)
+
+    run(test)
+
+
+def test_connections_that_have_all_been_lost_are_made_again(configure: Configure) -> None:
+    configure(API_THREADS=3)
+    slow = "SELECT pg_backend_pid() FROM pg_sleep(0.2)"
+
+    async def test(database: AsyncDatabase) -> None:
+        for _time in range(2):  # while they are lent, each time
+            lost = [asyncio.create_task(value(database, "SELECT pg_sleep(4)")) for _ in range(3)]
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(_end, *await asyncio.to_thread(_backends))
+            failures = await asyncio.gather(*lost, return_exceptions=True)
+            assert all(isinstance(each, OperationalError) for each in failures)
+        pids = await asyncio.gather(*(value(database, slow) for _ in range(3)))
+        assert len(set(pids)) == 3
 
     run(test)
 
@@ -145,12 +183,12 @@ def test_a_database_that_is_away_is_djangos_error() -> None:
 def test_it_is_found_again_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     where = {"port": free_port(), "host": "127.0.0.1"}
     real = connection_parameters("code-executor runs")
-    connect = psycopg.AsyncConnection.connect
+    connect = BoundedAsyncConnection.connect
 
     async def connect_there(*arguments: Any, **options: Any) -> Any:
         return await connect(*arguments, **(options | where))
 
-    monkeypatch.setattr(psycopg.AsyncConnection, "connect", connect_there)
+    monkeypatch.setattr(BoundedAsyncConnection, "connect", connect_there)
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.5)
 
     async def test(database: AsyncDatabase) -> None:
@@ -204,7 +242,7 @@ def test_a_run_without_a_database_is_a_503(
     work()
     path = f"/sessions/{session_id}/execute"
     assert api.post_while(path, {"code": "1"}, work).status_code == 200
-    monkeypatch.setattr(module.async_database, "_pool", None)
+    end(backends())
     nobody = {"host": "127.0.0.1", "port": free_port()}
     monkeypatch.setattr(
         module, "connection_parameters", lambda name: {**connection_parameters(name), **nobody}

@@ -63,6 +63,7 @@ IMPOSSIBLE = {
     "API_AUTH": ["none", "keys"],
     "API_DEBUG": ["debug"],
     "API_THREADS": ["0", "257"],
+    "DATABASE_TIMEOUT": ["0.4", "601", "soon"],
     "TRUSTED_PROXIES": ["proxy", "10.0.0.0/33", "10.0.0.1/8"],
     "HSTS_SECONDS": ["-1", "63072001", "1y"],
     "CORS_ORIGINS": ["app.example.org", "https://a.example/", "ftp://a.example", "https://"],

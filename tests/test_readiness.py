@@ -28,7 +28,7 @@ def nothing_is_known_of_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "_migrations", readiness.Migrations())
 
 
-async def away(*_arguments: Any) -> None:
+async def away(*_arguments: Any, **_options: Any) -> None:
     raise OperationalError("the database is away")
 
 

@@ -1,17 +1,31 @@
 from __future__ import annotations
 
-from django.db.backends.postgresql import base
+from typing import Any
 
-from codeexec.postgres import has_ended
+from django.db.backends.postgresql import base
+from psycopg import IsolationLevel
+
+from codeexec.postgres import LIVENESS, BoundedConnection, bounded_options, has_ended, is_bounded
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Looks at its socket where Django asks the server `SELECT 1` before each piece of work.
+    """Its connections wait no longer than the work may that they are used for, and the server ends
+    the statements of those that the API's threads make.
 
-    A server that ended the connection, or the kernel that gave it up, has made the socket readable;
-    nothing else is expected on an idle one. A host that vanished without a word is noticed by the
-    query itself, as it would be by `SELECT 1`.
+    Looks at its socket where Django asks the server `SELECT 1` before each piece of work. A server
+    that ended the connection, or the kernel that gave it up, has made the socket readable; nothing
+    else is expected on an idle one. A host that vanished without a word is noticed by the query
+    itself, as it would be by `SELECT 1`.
     """
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> BoundedConnection:
+        self.isolation_level = IsolationLevel.READ_COMMITTED
+        if is_bounded():
+            conn_params = {
+                **conn_params,
+                "options": bounded_options(conn_params.get("options", "")),
+            }
+        return BoundedConnection.connect(**{**LIVENESS, **conn_params})
 
     def is_usable(self) -> bool:
         if self.connection is None or self.connection.closed:

@@ -21,7 +21,7 @@ from codeexec.errors import (
     ServiceError,
 )
 from codeexec.logs import concern
-from codeexec.threads import in_thread
+from codeexec.threads import begin_in_thread
 from sessions_app.api.inputs import require_known
 from sessions_app.callers import Caller, Role, Scope
 from sessions_app.services.authentication import Credentials, authenticate, authenticate_at_once
@@ -88,16 +88,57 @@ def authorize(request: HttpRequest, access: Access) -> Caller:
     return caller
 
 
-async def identify(request: HttpRequest) -> None:
-    """In the event loop, before an `ApiViewSet` is called there: its authentication then finds the
-    caller, and asks no database. Raises what `authenticate` does.
+async def admit(request: Any) -> bool:
+    """In the event loop, when a request's head is there and none of its body: whether the body is
+    to be read. Who may not make the call is refused by the view, and nothing is read for it.
     """
-    credentials = credentials_of(request)
-    caller = authenticate_at_once(credentials)
-    if caller is None:
-        caller = await in_thread(authenticate, credentials)
+    declared = _declared_for(request)
+    if declared is PUBLIC or request.method == "OPTIONS":
+        return True
+    try:
+        await identify(request)
+        if isinstance(declared, Access):
+            require(request.caller, declared)
+    except (ServiceError, *DATABASE_AWAY):
+        return False
+    return True
+
+
+def _declared_for(request: Any) -> Any:
+    """Who may make the call; PUBLIC where it is none of the API's, and has rules of its own."""
+    view: Any = request.resolver_match and request.resolver_match.func
+    kind: Any = getattr(view, "cls", None)
+    if not (isinstance(kind, type) and issubclass(kind, ApiViewSet)):
+        return PUBLIC
+    action = view.actions.get(request.method.lower(), "")
+    return getattr(getattr(kind, action, None), "access", None)
+
+
+async def identify(request: Any) -> None:
+    """In the event loop, before an `ApiViewSet` is called: its authentication then finds the
+    caller, or what is in his way, and asks no database. Raises what `authenticate` does, and
+    DATABASE_AWAY.
+    """
+    if not hasattr(request, "identified"):
+        request.identified = await _identified(credentials_of(request))
+    caller = _caller(request.identified)
     _note(caller)
-    request.caller = caller  # type: ignore[attr-defined]
+    request.caller = caller
+
+
+async def _identified(credentials: Credentials) -> Caller | Exception:
+    try:
+        if (known := authenticate_at_once(credentials)) is not None:
+            return known
+        return await begin_in_thread(authenticate, credentials)
+    except (ServiceError, *DATABASE_AWAY) as error:
+        return error
+
+
+def _caller(identified: Caller | Exception) -> Caller:
+    if isinstance(identified, Exception):
+        raise identified
+    return identified
 
 
 def _note(caller: Caller) -> None:
@@ -120,12 +161,11 @@ def credentials_of(request: HttpRequest) -> Credentials:
 
 class ApiAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Caller, None]:
-        http = request._request
-        caller = getattr(http, "caller", None)
-        if caller is None:
-            caller = authenticate(credentials_of(http))
-            _note(caller)
-        return caller, None
+        http: Any = request._request
+        if not hasattr(http, "identified"):
+            http.identified = authenticate(credentials_of(http))
+            _note(http.identified)
+        return _caller(http.identified), None
 
 
 # Without a docstring: the schema would tell it of every call that has none.

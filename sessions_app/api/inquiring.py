@@ -13,9 +13,9 @@ from django.template.response import SimpleTemplateResponse
 from django.utils.http import content_disposition_header
 from rest_framework.response import Response
 
-from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError, error_answer
+from codeexec.errors import DATABASE_AWAY, ServiceError, database_away, error_answer
 from codeexec.json_answer import JsonAnswer
-from codeexec.threads import in_thread
+from codeexec.threads import begin_in_thread
 from sessions_app.models import Inquiry
 from sessions_app.services.inquiries import Answer, answer, pieces
 
@@ -38,16 +38,15 @@ def waiting_for_answer(view: SyncView) -> AsyncView:
 
     @wraps(view)
     async def waiting(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-        response = await in_thread(_answered, view, request, kwargs)
-        if not isinstance(response, Inquired):
-            return response
         try:
+            response = await begin_in_thread(_answered, view, request, kwargs)
+            if not isinstance(response, Inquired):
+                return response
             return response.respond(await answer(response.inquiry))
         except ServiceError as error:
             return error_answer(error)
-        except DATABASE_AWAY:
-            away = "The database can't be reached; try again in a moment."
-            return error_answer(DatabaseAway(away))
+        except DATABASE_AWAY as error:
+            return error_answer(database_away(error))
 
     return waiting
 

@@ -19,13 +19,13 @@ from rest_framework.response import Response
 
 from codeexec.errors import (
     DATABASE_AWAY,
-    DatabaseAway,
     InvalidRequest,
     ServiceError,
+    database_away,
     error_answer,
     error_page,
 )
-from codeexec.threads import in_thread
+from codeexec.threads import begin_in_thread, in_thread
 from sessions_app.api.access import ANY_ROLE, Access, credentials_of, identify, require
 from sessions_app.api.feeds import Viewer, has_all
 from sessions_app.api.stream_places import Allowed, StreamPlace, stream_places
@@ -102,15 +102,15 @@ def streaming(validate: SyncView) -> AsyncView:
             return not_allowed("HEAD")
         try:
             await identify(request)
-            response = await in_thread(answered, validate, request, kwargs)
+            response = await begin_in_thread(answered, validate, request, kwargs)
             if not isinstance(response, Streamed):
                 return response
             caller: Caller = request.caller  # type: ignore[attr-defined]
             return event_stream(response, caller, partial(_may_still_watch, request))
         except ServiceError as error:
             return error_answer(error)
-        except DATABASE_AWAY:
-            return error_answer(DatabaseAway("The database can't be reached; try again."))
+        except DATABASE_AWAY as error:
+            return error_answer(database_away(error))
 
     return view
 

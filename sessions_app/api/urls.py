@@ -12,6 +12,7 @@ from sessions_app.api.views import (
     SessionViewSet,
 )
 from sessions_app.api.waiting import at_once, waiting_for_end, waiting_for_result
+from sessions_app.health import look_at_health
 from sessions_app.readiness import look_whether_ready
 
 execute: Any = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
@@ -23,11 +24,12 @@ execution_events: Any = streaming(ExecutionViewSet.as_view({"get": "events"}))
 files: Any = waiting_for_answer(SessionViewSet.as_view({"get": "files"}))
 file: Any = waiting_for_answer(SessionViewSet.as_view({"get": "file"}))
 archive: Any = waiting_for_answer(SessionViewSet.as_view({"get": "archive"}))
+health: Any = at_once(HealthViewSet.as_view({"get": "retrieve"}), look_at_health)
 live: Any = at_once(HealthViewSet.as_view({"get": "live"}))
 ready: Any = at_once(HealthViewSet.as_view({"get": "ready"}), look_whether_ready)
 
 urlpatterns = [
-    path("health", HealthViewSet.as_view({"get": "retrieve"})),
+    path("health", health),
     path("health/live", live),
     path("health/ready", ready),
     path("environments", EnvironmentViewSet.as_view({"get": "names"})),

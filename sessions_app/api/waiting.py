@@ -28,12 +28,13 @@ from codeexec.errors import (
     InvalidRequest,
     ResultPending,
     ServiceError,
+    database_away,
     error_answer,
 )
 from codeexec.json_answer import JsonAnswer
 from codeexec.logs import concern
 from codeexec.notifications import Waiter, hub
-from codeexec.threads import in_thread
+from codeexec.threads import begin_in_thread, in_thread
 from sessions_app.api.access import identify
 from sessions_app.api.answers import ExecutionQueuedSerializer, ExecutionSerializer
 from sessions_app.api.large_answers import LargeAnswer
@@ -76,11 +77,11 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
             arrival = Arrival(awaited=_wants_result(request))
             concern(execution_id=arrival.execution_id)
             await identify(request)
+            response = await _validated(validate, request, {**kwargs, "arrival": arrival})
         except ServiceError as error:
             return error_answer(error)
-        except DATABASE_AWAY:
-            return error_answer(_database_away())
-        response = await _validated(validate, request, {**kwargs, "arrival": arrival})
+        except DATABASE_AWAY as error:
+            return error_answer(database_away(error))
         if not isinstance(response, Accepted):
             return response
         with hub.expect(arrival.execution_id) as waiter:
@@ -91,8 +92,8 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
                 return await _answered(execution, arrival, waiter)
             except ServiceError as error:
                 return error_answer(error)
-            except DATABASE_AWAY:
-                return error_answer(_database_away())
+            except DATABASE_AWAY as error:
+                return error_answer(database_away(error))
 
     return view
 
@@ -111,14 +112,14 @@ def waiting_for_end(validate: SyncView) -> AsyncView:
         try:
             await identify(request)
             with hub.expect(kwargs["execution_id"]) as waiter:
-                response = await in_thread(answered, validate, request, kwargs)
+                response = await begin_in_thread(answered, validate, request, kwargs)
                 if not _goes_on(response) or not await waiter.wait(CANCEL_SECONDS):
                     return response
             return await in_thread(answered, validate, request, kwargs)
         except ServiceError as error:
             return error_answer(error)
-        except DATABASE_AWAY:
-            return error_answer(_database_away())
+        except DATABASE_AWAY as error:
+            return error_answer(database_away(error))
 
     return view
 
@@ -160,7 +161,7 @@ async def _validated(
     validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]
 ) -> HttpResponseBase:
     if int(request.META.get("CONTENT_LENGTH") or AT_ONCE_BYTES + 1) > AT_ONCE_BYTES:
-        return await in_thread(answered, validate, request, kwargs)
+        return await begin_in_thread(answered, validate, request, kwargs)
     return answered(validate, request, kwargs)
 
 
@@ -216,10 +217,6 @@ def _result(execution: Execution, arrival: Arrival) -> HttpResponseBase:
 
 def _json(serializer: Serializer[Any], execution: Execution, status: int) -> HttpResponse:
     return JsonAnswer(serializer.to_representation(execution), status)
-
-
-def _database_away() -> DatabaseAway:
-    return DatabaseAway("The database can't be reached; try again in a moment.")
 
 
 def _pending(execution_id: UUID) -> ResultPending:

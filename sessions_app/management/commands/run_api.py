@@ -16,6 +16,8 @@ from django.core.management.base import CommandError
 
 from codeexec.commands import TeachingCommand
 from codeexec.http_protocol import BoundedHttpProtocol
+from codeexec.self_check import EXIT_CODE, broken, watch_own_parts
+from codeexec.serving import companions
 from codeexec.traffic import traffic
 from sessions_app.api.feeds import feeds
 
@@ -36,7 +38,7 @@ class Command(TeachingCommand):
     examples = ("run_api", "run_api --traceback")
     exit_codes = {
         0: "it was told to end",
-        1: "it can't serve; the message says why",
+        1: "it can't serve, or must be started again; the message says why",
         2: "wrong options",
     }
     has_json = False
@@ -46,11 +48,13 @@ class Command(TeachingCommand):
         host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]
         listening = _listen(host, port)
         _allow_open_files()
+        companions.append(watch_own_parts)
         logging.captureWarnings(True)  # in the form of all other lines
         config = uvicorn.Config(
             "codeexec.asgi:application",
             loop="uvloop",
             http=BoundedHttpProtocol,
+            ws="none",  # nothing here speaks it: a request to upgrade is a request like another
             lifespan="on",
             log_config=None,
             access_log=False,
@@ -63,7 +67,7 @@ class Command(TeachingCommand):
         )
         # uvicorn stops gracefully, then raises the signal again: asked to end is no failure.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: sys.exit(0))
+            signal.signal(number, lambda *_: sys.exit(EXIT_CODE if broken.is_it else 0))
         with listening:
             _Server(config).run(sockets=[listening])
 
