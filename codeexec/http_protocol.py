@@ -10,7 +10,7 @@ from __future__ import annotations
 from asyncio import BaseTransport, TimerHandle, Transport
 from typing import Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -32,6 +32,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _held_bytes = 0
     """Received since something last came to its place: a head, a piece of body, the end of it."""
     _in_head = True
+    _plain_head: bytes | None = None
+    """Of a request to speak another protocol, as it would be without that."""
     _answering: RequestResponseCycle | None = None
     _deadline: TimerHandle | None = None
 
@@ -51,16 +53,32 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse_head()
 
     def _parse(self, data: bytes) -> None:
-        """Nobody here speaks anything but HTTP/1.1: whoever asks for another protocol is answered
-        as if he had not, and so is what he sends behind that.
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+        except HttpParserError:
+            self.send_400_response("")
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Only HTTP/1.1 is spoken here: a request to speak something else is one like any other.
+        Its parser, which takes the body for that other protocol, is told nothing of it.
         """
-        while data:
-            try:
-                return self.parser.feed_data(data)
-            except HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
-            except HttpParserError:
-                return self.send_400_response("")
+        head, self._plain_head = self._plain_head, None
+        self.parser = HttpRequestParser(self)
+        if head is not None:
+            self._parse(head + rest)
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(each for each in options if each.lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(b"%b: %b" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -77,6 +95,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse_head()
         elif len(self.headers) > HEADERS:
             self._refuse(431, f"{len(self.headers)} headers, at most {HEADERS}.", HEADERS)
+        elif self.parser.get_method() == b"CONNECT":
+            self._refuse(400, "This is no proxy.")
+        elif self.parser.should_upgrade():
+            self._plain_head = self._head_without_upgrade()
+            return
         elif len(self.pipeline) >= PIPELINED_REQUESTS:
             detail = f"More than {PIPELINED_REQUESTS} requests without waiting for an answer."
             self._refuse(400, detail, PIPELINED_REQUESTS)
@@ -93,6 +116,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._plain_head is not None:
+            return
         self._held_bytes = 0
         self._expect_nothing()
         super().on_message_complete()

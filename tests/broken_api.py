@@ -22,7 +22,7 @@ async def break_it(fault: str) -> None:
     elif fault == "hub":
         await hub.stop()
     else:
-        time.sleep(600)  # noqa: ASYNC251 -- in the event loop
+        time.sleep(600)
 
 
 def main(fault: str) -> None:

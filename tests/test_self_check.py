@@ -61,4 +61,4 @@ def test_one_that_works_or_misses_its_database_goes_on(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         with api_with("none", folder, DATABASE_URL=database) as process:
-            assert not eventually(lambda: process.poll() is not None, seconds=8)  # noqa: B023
+            assert not eventually(lambda: process.poll() is not None, seconds=8)

@@ -39,7 +39,9 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A server with short times."""
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", SHORT)
     monkeypatch.setattr(http_protocol, "BODY_PAUSE_SECONDS", SHORT)
-    config = uvicorn.Config(echo, http=BoundedHttpProtocol, port=0, lifespan="off", log_config=None)
+    config = uvicorn.Config(
+        echo, http=BoundedHttpProtocol, ws="none", port=0, lifespan="off", log_config=None
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -140,15 +142,50 @@ def test_a_request_that_two_servers_could_read_differently_is_refused(
     assert not talk(port, request_bytes).startswith(b"HTTP/1.1 200")
 
 
+WEBSOCKET = b"Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+@pytest.mark.parametrize("body", [b"", b"abcd"])
+def test_a_request_to_speak_something_else_is_one_like_any_other(
+    port: int, protocol: bytes, body: bytes
+) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % protocol
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    first = b"POST / HTTP/1.1\r\nHost: x\r\n" + upgrade + length + body
+    answers = talk(port, first + POST + b"Content-Length: 4\r\n\r\nnext")
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert b"\r\n\r\n" + body + b"HTTP/1.1 200" in answers
+    assert answers.endswith(b"\r\n\r\nnext")
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_who_asks_for_a_websocket_and_says_nothing_more_is_hung_up_on(
+    port: int, method: bytes
+) -> None:
+    head = method + b" / HTTP/1.1\r\nHost: x\r\n" + WEBSOCKET
+    assert talk(port, head + b"\r\n").startswith(b"HTTP/1.1 200")
+    start = time.monotonic()
+    assert talk(port, head + b"Content-Length: 9\r\n\r\nab") == b""
+    assert time.monotonic() - start < SOON
+
+
+def test_nobody_is_connected_through_to_elsewhere(port: int) -> None:
+    answer = talk(port, b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
 def test_idle_and_slow_connections_keep_nobody_waiting(tmp_path: Path) -> None:
     with api_process(tmp_path) as client, ExitStack() as connections:
-        address = ("127.0.0.1", client.base_url.port)
+        address = ("127.0.0.1", client.base_url.port or 0)
         for number in range(IDLE):
             slow = connections.enter_context(socket.create_connection(address, timeout=LONG))
             if number % 2:
                 slow.sendall(b"POST /api/v1/execute HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
             elif number % 4:
                 slow.sendall(POST + b"Content-Length: 1000\r\n\r\n{")
+        asked = b"POST /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n" + WEBSOCKET + b"\r\n"
+        assert talk(address[1], asked).startswith(b"HTTP/1.1 404")
         start = time.monotonic()
         for _ in range(10):
             assert client.get("/robots.txt", headers={"Connection": "close"}).status_code == 200
