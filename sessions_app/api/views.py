@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from codeexec.errors import NotFound
-from codeexec.threads import in_thread
+from codeexec.threads import begin_in_thread
 from environments_app.models import Environment
 from sessions_app.api import examples, schema
 from sessions_app.api.access import (
@@ -320,7 +320,7 @@ class ExecutionViewSet(ApiViewSet):
         """One run in a fresh sandbox that is thrown away after it."""
         environment, runtime, run = read_single_run(request.data)
         submit = partial(submit_single_run, caller=caller_of(request), runtime=runtime)
-        return Accepted(partial(in_thread, submit, environment, run, arrival))
+        return Accepted(partial(begin_in_thread, submit, environment, run, arrival))
 
 
 @extend_schema(tags=["environments"])

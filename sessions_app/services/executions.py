@@ -19,7 +19,7 @@ from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, TooManyQueu
 from codeexec.logs import concern, subject
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
-from codeexec.threads import in_thread
+from codeexec.threads import begin_in_thread
 from environments_app.known import KnownEnvironment, known_environments, read_environment
 from environments_app.models import Environment
 from sessions_app.callers import OPERATOR, Caller
@@ -118,7 +118,7 @@ async def submit_at_once(
             submitted = press_of_run.submitted(row)
             if submitted is not None and submitted.queued is not None:
                 return _as_queued(execution, submitted.queued)
-    return await in_thread(submit_execution, session_id, request, arrival, caller)
+    return await begin_in_thread(submit_execution, session_id, request, arrival, caller)
 
 
 def _submission(
