@@ -16,6 +16,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -35,11 +36,26 @@ from codeexec.worker_queue import SafeEvent, WorkerQueue, WorkTimer
 
 logger = logging.getLogger(__name__)
 
-RunExecutor = Callable[[SafeEvent, int | None], None]
-"""Works until the event is set. The number is the process id of the one before it, which died."""
+
+@dataclass(frozen=True)
+class Stop:
+    """How an executor is told to end."""
+
+    asked: SafeEvent
+    """As soon as what runs has ended; until then it goes on."""
+    now: SafeEvent
+    """At once."""
+    seconds: float
+    """From the first to the second."""
+
+
+RunExecutor = Callable[[Stop, int | None], None]
+"""Works until it is told to stop. The number is the process id of the one before it, which died."""
 
 GRACE_SECONDS = 15.0
 """How long a stopping cluster lets tasks finish that are running."""
+_LAST_SECONDS = 3.0
+"""Of those, for what is left: the executor says what it cuts off, tasks that run end after it."""
 _KILLED_SECONDS = 5.0
 _UPKEEP_SECONDS = 2.0
 
@@ -64,25 +80,27 @@ def run_cluster(
     has no other threads and needs no signal handlers: its workers are forks of it, so what it
     has imported they need not.
     """
-    _use_safe_parts(run_executor)
+    executor_stop = Stop(SafeEvent(), SafeEvent(), grace_seconds - _last_seconds(grace_seconds))
+    _use_safe_parts(run_executor, executor_stop)
     _take_back_claims()
-    stop = _StopSignals()
+    stop = _StopSignals(executor_stop)
     cluster = django_q.cluster.Cluster()
     stop.install()  # over those that the cluster's constructor has installed
     connections.close_all()  # a connection must not be shared with a fork
     gc.freeze()  # nor its memory be copied because the collector touches it
     try:
         cluster.start()
-        _supervise(cluster, stop, upkeep, interval_seconds, grace_seconds)
+        with _Upkeep(upkeep, interval_seconds):
+            _supervise(cluster, stop, grace_seconds)
     finally:
         _end(cluster)
 
 
-def _use_safe_parts(run_executor: RunExecutor | None) -> None:
+def _use_safe_parts(run_executor: RunExecutor | None, executor_stop: Stop) -> None:
     django_q.cluster.Queue = WorkerQueue
     django_q.cluster.Event = SafeEvent
     django_q.cluster.Value = WorkTimer
-    _Sentinel.run_executor = run_executor
+    _Sentinel.run_executor, _Sentinel.executor_stop = run_executor, executor_stop
     django_q.cluster.Sentinel = _Sentinel
     tie_children_to_parents()
 
@@ -95,11 +113,11 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
     """
 
     run_executor: ClassVar[RunExecutor | None] = None
+    executor_stop: ClassVar[Stop]
 
     def start(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that are forked now ignore it, too
         self._executor: BaseProcess | None = None
-        self._executor_stop = SafeEvent()
         super().start()
 
     def spawn_cluster(self) -> None:
@@ -109,13 +127,15 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
 
     def _spawn_executor(self, predecessor_pid: int | None) -> None:
         run = type(self).run_executor
-        process = self.spawn_process(_execute, run, self._executor_stop, predecessor_pid)
+        process = self.spawn_process(_execute, run, self.executor_stop, predecessor_pid)
         process.timer = WorkTimer("f", -1)  # guarded as a worker that has no time-out
         self.pool.append(process)
         self._executor = process
 
     def reincarnate(self, process: BaseProcess) -> None:
         if process is self._executor:
+            if self.executor_stop.asked.is_set():
+                return
             logger.critical("The executor died (exit code %s): another starts", process.exitcode)
             connections.close_all()
             self.pool.remove(process)
@@ -125,15 +145,14 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
         process.kill()  # one whose time is over and that would ignore being terminated
 
     def stop(self) -> None:
-        self._executor_stop.set()
+        """The executor first: what it still runs needs the workers beside it."""
         if self._executor is not None:
             self.pool.remove(self._executor)  # it takes no messages, and so none that says stop
-        super().stop()
-        if self._executor is not None:
             self._executor.join()
+        super().stop()
 
 
-def _execute(run: RunExecutor, stop: SafeEvent, predecessor_pid: int | None) -> None:
+def _execute(run: RunExecutor, stop: Stop, predecessor_pid: int | None) -> None:
     setproctitle.setproctitle("qcluster executor")
     run(stop, predecessor_pid)
 
@@ -148,9 +167,10 @@ def _take_back_claims() -> None:
 class _StopSignals:
     """SIGTERM and SIGINT as events: the first asks to stop, the second to hurry."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor: Stop) -> None:
         self.stop = SafeEvent()
         self.hurry = SafeEvent()
+        self.executor = executor
 
     def install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -163,19 +183,23 @@ class _StopSignals:
 def _supervise(
     cluster: django_q.cluster.Cluster,
     signals: _StopSignals,
-    upkeep: Callable[[], None],
-    interval_seconds: float,
     grace_seconds: float,
 ) -> None:
-    sentinel = cluster.sentinel
-    with _Upkeep(upkeep, interval_seconds):
-        wait([sentinel.sentinel, signals.stop.fileno()])
-        if not signals.stop.is_set():
-            sentinel.join()
-            raise ClusterDiedError(f"The cluster's sentinel died (exit code {sentinel.exitcode})")
-        cluster.stop_event.set()
-        if not wait([sentinel.sentinel, signals.hurry.fileno()], grace_seconds):
-            logger.warning("Tasks still run after %s seconds of grace: ending them", grace_seconds)
+    sentinel, executor = cluster.sentinel, signals.executor
+    wait([sentinel.sentinel, signals.stop.fileno()])
+    if not signals.stop.is_set():
+        sentinel.join()
+        raise ClusterDiedError(f"The cluster's sentinel died (exit code {sentinel.exitcode})")
+    executor.asked.set()
+    cluster.stop_event.set()
+    wait([sentinel.sentinel, signals.hurry.fileno()], executor.seconds)
+    executor.now.set()  # where it has ended already, nobody hears it
+    if not wait([sentinel.sentinel], _last_seconds(grace_seconds)):
+        logger.warning("Tasks still run after %s seconds of grace: ending them", grace_seconds)
+
+
+def _last_seconds(grace_seconds: float) -> float:
+    return min(_LAST_SECONDS, grace_seconds / 2)
 
 
 def _end(cluster: django_q.cluster.Cluster) -> None:

@@ -367,7 +367,7 @@ SETTINGS = (
         "8",
         _whole(1, 256),
         "a whole number from 1 to 256",
-        "executions that this node runs at one time; others wait",
+        "executions that this node begins at one time; those that sleep or go on don't count",
     ),
     _setting(
         "MAX_QUEUED_PER_SESSION",

@@ -52,20 +52,19 @@ class Cancellations:
     read only while there is a thread that could run something. For one thread.
     """
 
-    def __init__(self, stop: SafeEvent) -> None:
-        self._stop = stop
+    def __init__(self) -> None:
         self._found: list[UUID] = []
         self._connection: psycopg.Connection[Any] | None = None
 
-    def next(self, seconds: float) -> list[UUID]:
-        """What is heard within that time; it ends early when there is some, or `stop` is set."""
+    def next(self, seconds: float, *, until: SafeEvent) -> list[UUID]:
+        """What is heard within that time; it ends early when there is some, or `until` is set."""
         try:
-            self._wait(self._connection or self._listen(), seconds)
+            self._wait(self._connection or self._listen(), seconds, until)
         except (psycopg.Error, OSError) as error:
             if self._connection is not None:
                 logger.warning("Cancellations are heard of late, no database: %s", error)
             self.close()
-            self._stop.wait(seconds)
+            until.wait(seconds)
         found, self._found = self._found, []
         return found
 
@@ -80,10 +79,10 @@ class Cancellations:
         self._connection.execute(f"LISTEN {CANCELS_CHANNEL}")
         return self._connection
 
-    def _wait(self, connection: psycopg.Connection[Any], seconds: float) -> None:
+    def _wait(self, connection: psycopg.Connection[Any], seconds: float, until: SafeEvent) -> None:
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)
-        poll.register(self._stop.fileno(), select.POLLIN)
+        poll.register(until.fileno(), select.POLLIN)
         if not poll.poll(1000 * seconds):
             return
         connection.pgconn.consume_input()

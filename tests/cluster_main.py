@@ -15,8 +15,7 @@ import django
 
 django.setup()
 
-from codeexec.cluster import run_cluster  # noqa: E402 -- Django's settings come first
-from codeexec.worker_queue import SafeEvent  # noqa: E402
+from codeexec.cluster import Stop, run_cluster  # noqa: E402 -- Django's settings come first
 from tests.meeting import visit  # noqa: E402
 
 EXECUTORS_MEET = os.environ.get("EXECUTORS_MEET", "")
@@ -32,9 +31,9 @@ def upkeep() -> None:
         visit(sys.argv[2], "upkeep")
 
 
-def execute(stop: SafeEvent, predecessor_pid: int | None) -> None:
+def execute(stop: Stop, predecessor_pid: int | None) -> None:
     visit(EXECUTORS_MEET, f"after-{predecessor_pid}")
-    stop.wait()
+    stop.asked.wait()
     visit(EXECUTORS_MEET, "told-to-stop")
 
 

@@ -12,35 +12,39 @@ import psycopg
 import pytest
 from django.db import connections
 
+from codeexec.cluster import Stop
+from codeexec.notifications import CHANNEL
 from codeexec.postgres import connection_parameters
 from codeexec.sandbox import fake_process
 from codeexec.sandbox.fake import FakeDriver
 from codeexec.worker_queue import SafeEvent
 from environments_app.models import Environment
-from sessions_app import executor
+from sessions_app import executor, running
+from sessions_app.callers import Caller
 from sessions_app.executor import CONNECTIONS, LISTENING, Executor, run_executor
-from sessions_app.models import Execution, Node, Session
+from sessions_app.models import Event, Execution, Node, Session
 from sessions_app.runs import worker_name
-from sessions_app.services.executions import RunRequest, submit_execution
+from sessions_app.services.executions import RunRequest, cancel_execution, submit_execution
 from sessions_app.services.sessions import open_session, stop_session
 from tests.cast import claim
 from tests.conftest import Work
 from tests.patience import LONG, eventually
+from tests.working import told_on
 
 pytestmark = pytest.mark.django_db(transaction=True)
 E = Execution.Status
 
 
 @contextmanager
-def executing(node: Node, concurrency: int = 2) -> Iterator[SafeEvent]:
-    """Its stop event; at the end it has stopped."""
-    stop = SafeEvent()
-    running = Executor(node.pk, concurrency=concurrency, stop=stop)
+def executing(node: Node, concurrency: int = 2, *, stops_in: float = LONG) -> Iterator[Stop]:
+    """How it is told to stop; at the end it has stopped."""
+    stop = Stop(SafeEvent(), SafeEvent(), stops_in)
+    tried = Executor(node.pk, concurrency=concurrency, stop=stop)
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            running.run()
+            tried.run()
         except BaseException as error:
             failures.append(error)
         finally:
@@ -51,7 +55,7 @@ def executing(node: Node, concurrency: int = 2) -> Iterator[SafeEvent]:
     try:
         yield stop
     finally:
-        stop.set()
+        stop.asked.set()
         thread.join(LONG)
     assert not thread.is_alive() and not failures
 
@@ -116,7 +120,16 @@ def test_what_waited_before_it_came_is_run(sessions: list[Session], this: Node) 
             assert has_come_to(execution, E.COMPLETED)
 
 
-def test_no_more_run_at_one_time_than_it_may(sessions: list[Session], this: Node) -> None:
+@pytest.fixture
+def kept_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever runs is young enough to hold its place."""
+    monkeypatch.setattr(running, "IDLE_SECONDS", LONG)
+    monkeypatch.setattr(running, "BUSY_SECONDS", LONG)
+
+
+def test_no_more_begin_at_one_time_than_may(
+    sessions: list[Session], this: Node, kept_places: None
+) -> None:
     with executing(this, concurrency=2):
         running = [submit(session, SLEEP) for session in sessions[:2]]
         for execution in running:
@@ -128,6 +141,26 @@ def test_no_more_run_at_one_time_than_it_may(sessions: list[Session], this: Node
         assert has_come_to(third, E.COMPLETED)
         stop_session(sessions[1].pk)
         assert has_come_to(running[1], E.CANCELLED)
+
+
+def test_what_goes_on_holds_no_place(
+    python: Environment, this: Node, work: Work, driver: FakeDriver
+) -> None:
+    opened = [open_session(environment_name="python") for _ in range(7)]
+    work()
+    others = threading.active_count()
+    with executing(this, concurrency=1):
+        going_on = [submit(session, UNTIL_TOLD) for session in opened[1:]]
+        stranger = submit(opened[0])
+        assert has_come_to(stranger, E.COMPLETED)
+        assert all(has_come_to(each, E.RUNNING) for each in going_on)
+        assert has_come_to(submit(opened[0]), E.COMPLETED)
+        for session in opened[1:]:
+            tell(driver, session)
+        assert all(has_come_to(each, E.COMPLETED) for each in going_on)
+        # Of the executor, the one that waits, and those of what its runs share.
+        assert eventually(lambda: threading.active_count() <= others + 5)
+        assert has_come_to(submit(opened[0]), E.COMPLETED)
 
 
 def test_who_waits_gets_a_place_in_the_order_of_arrival(
@@ -181,11 +214,65 @@ def test_stopping_lets_what_runs_end_and_takes_nothing_new(
     with executing(this) as stop:
         running = submit(sessions[0], UNTIL_TOLD)
         assert has_come_to(running, E.RUNNING)
-        stop.set()
+        stop.asked.set()
         tell(driver, sessions[0])
     late = submit(sessions[1])
     assert Execution.objects.get(pk=running.pk).status == E.COMPLETED
     assert Execution.objects.get(pk=late.pk).status == E.QUEUED
+
+
+def test_what_comes_while_it_stops_does_not_wait_for_what_still_runs(
+    sessions: list[Session], this: Node, driver: FakeDriver
+) -> None:
+    with executing(this, concurrency=1) as stop:
+        going_on = submit(sessions[0], UNTIL_TOLD)
+        assert has_come_to(going_on, E.RUNNING)
+        stop.asked.set()
+        for session in sessions[1:]:
+            assert has_come_to(submit(session), E.COMPLETED)
+        cancelled = submit(sessions[1], SLEEP)
+        assert has_come_to(cancelled, E.RUNNING)
+        cancel_execution(cancelled.pk, by=Caller().actor)
+        assert has_come_to(cancelled, E.CANCELLED)
+        assert Execution.objects.get(pk=going_on.pk).status == E.RUNNING
+        tell(driver, sessions[0])
+    assert Execution.objects.get(pk=going_on.pk).status == E.COMPLETED
+
+
+def test_what_comes_late_in_a_stop_is_left_to_the_next_executor(
+    sessions: list[Session], this: Node, driver: FakeDriver
+) -> None:
+    with executing(this, stops_in=0) as stop:
+        going_on = submit(sessions[0], UNTIL_TOLD)
+        assert has_come_to(going_on, E.RUNNING)
+        stop.asked.set()
+        time.sleep(4 * executor.STOPPING_SECONDS)
+        late = submit(sessions[1])
+        tell(driver, sessions[0])
+        assert has_come_to(going_on, E.COMPLETED)
+    assert Execution.objects.get(pk=late.pk).status == E.QUEUED
+    with executing(this):
+        assert has_come_to(late, E.COMPLETED)
+
+
+def test_what_a_stop_cuts_off_is_told_so_at_once(sessions: list[Session], this: Node) -> None:
+    with executing(this) as stop:
+        cut = [submit(each, f"print('so far', flush=True)\n{SLEEP}") for each in sessions]
+        behind = submit(sessions[0])
+        for execution in cut:
+            assert eventually(lambda pk=execution.pk: Event.objects.filter(execution=pk).exists())
+        stop.asked.set()
+        with told_on(CHANNEL) as told:
+            stop.now.set()
+            assert all(has_come_to(execution, E.ERROR) for execution in cut)
+            heard = {each for payload in told() for each in payload.split()}
+    assert {str(execution.pk) for execution in cut} <= heard
+    for execution in cut:
+        execution.refresh_from_db()
+        assert execution.error_reason == executor.CUT_OFF
+        assert bytes(execution.stdout) == b"so far\n"
+    assert Execution.objects.get(pk=behind.pk).status == E.QUEUED
+    assert {each.status for each in Session.objects.all()} == {Session.Status.READY}
 
 
 def test_a_database_that_drops_its_connections_is_found_again(
@@ -214,7 +301,7 @@ def test_many_that_run_share_few_connections(
     opened = [open_session(environment_name="python") for _ in range(12)]
     work()
     before = _connected()
-    with executing(this, concurrency=12):
+    with executing(this, concurrency=2):
         running = [submit(session, SLEEP) for session in opened]
         for execution in running:
             assert has_come_to(execution, E.RUNNING)
@@ -240,8 +327,8 @@ def test_what_a_dead_executor_ran_has_failed_at_once(sessions: list[Session], th
     assert claim(lost, worker_name(4711))
     others = submit(sessions[1])
     assert claim(others, worker_name(4712))
-    stopped = SafeEvent()
-    stopped.set()
+    stopped = Stop(SafeEvent(), SafeEvent(), 0)
+    stopped.asked.set()
     run_executor(this.pk, stopped, 4711, concurrency=1)
     lost.refresh_from_db()
     others.refresh_from_db()
