@@ -91,7 +91,7 @@ class Hub:
         if listener is not None and self._loop is asyncio.get_running_loop():
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
-        self._tell_everybody()
+        self.wake_everybody()
 
     async def wait_connected(self, timeout_seconds: float) -> bool:
         """Whether the hub listens, waited for at most that long."""
@@ -156,7 +156,7 @@ class Hub:
         except BaseException:
             await listening.close()
             raise
-        self._tell_everybody()  # what was told while nobody listened is in the rows
+        self.wake_everybody()  # what was told while nobody listened is in the rows
         self._connected.set()
         return listening
 
@@ -170,7 +170,8 @@ class Hub:
                 for waiter in self._waiters.get(each, ()):
                     waiter.tell(news)
 
-    def _tell_everybody(self) -> None:
+    def wake_everybody(self) -> None:
+        """Have all that wait read their rows again."""
         for told in self._hearers.values():
             told()
         for waiters in self._waiters.values():

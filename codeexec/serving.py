@@ -150,10 +150,21 @@ class Application(ASGIHandler):
             answering.found(request.resolver_match, request.path_info)
             if traffic.draining and not answering.is_about_health:
                 await self.send_response(_shutting_down(), send)
-            elif is_async:
-                await self._answer_while_connected(request, receive, send)
-            else:
-                await self._answer(request, send, receive)
+                return
+            try:
+                await self._answer_by(is_async, request, receive, send)
+            except asyncio.CancelledError:  # by the server that stops, whose time is over
+                if not traffic.closing or answering.has_begun:
+                    raise
+                await self.send_response(_cut_off(), send)
+
+    async def _answer_by(
+        self, is_async: bool, request: ASGIRequest, receive: Receive, send: Send
+    ) -> None:
+        if is_async:
+            await self._answer_while_connected(request, receive, send)
+        else:
+            await self._answer(request, send, receive)
 
     def _body_too_large(self, scope: Scope) -> HttpResponseBase:
         request, refusal = self.create_request(scope, io.BytesIO())
@@ -352,6 +363,17 @@ def _shutting_down() -> HttpResponseBase:
     response = error_answer(ShuttingDown("This server is shutting down; send it again."))
     response.headers["Connection"] = "close"
     return response
+
+
+def _cut_off() -> HttpResponseBase:
+    """To who was still waiting: what was asked for may have been done, or be done yet."""
+    execution_id = subject("execution_id")
+    what = f"GET /api/v1/executions/{execution_id}" if execution_id else "look"
+    told = {"execution_id": execution_id} if execution_id else {}
+    detail = (
+        f"This server is shutting down and could not wait any longer; {what} before you repeat it."
+    )
+    return error_answer(ShuttingDown(detail, **told))
 
 
 def _body_too_large() -> HttpResponseBase:

@@ -83,6 +83,11 @@ class Answering:
             self.route = STATIC_ROUTE
 
     @property
+    def has_begun(self) -> bool:
+        """Whether its answer has."""
+        return self.status != CLIENT_LEFT
+
+    @property
     def is_about_health(self) -> bool:
         return self.route.startswith(_HEALTH_ROUTES)
 
@@ -96,6 +101,8 @@ class Traffic:
         self.streams = 0
         self.draining = False
         """The process was told to stop: it ends what it has begun, and takes nothing new."""
+        self.closing = False
+        """Its time to do so is nearly over: who waits is answered without the result."""
         self._lock = threading.Lock()
         self._counts = Counts()
 

@@ -15,6 +15,7 @@ from functools import wraps
 from typing import Any, cast
 from uuid import UUID
 
+import psycopg
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import SimpleTemplateResponse
@@ -35,6 +36,7 @@ from codeexec.json_answer import JsonAnswer
 from codeexec.logs import concern
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import begin_in_thread, in_thread
+from codeexec.traffic import traffic
 from sessions_app.api.access import identify
 from sessions_app.api.answers import ExecutionQueuedSerializer, ExecutionSerializer
 from sessions_app.api.large_answers import LargeAnswer
@@ -48,6 +50,8 @@ Prepare = Callable[[HttpRequest], Awaitable[None]]
 
 YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 AWAY_SECONDS = 0.5
+ACCEPTED_SECONDS = 3.0
+"""How long it is tried to find out whether a run was accepted whose submission had no answer."""
 REREAD_SECONDS = 5.0
 """How often the row is read though nobody said that it changed: a notification can be lost."""
 AT_ONCE_BYTES = 64 * 1024
@@ -86,7 +90,7 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
             return response
         with hub.expect(arrival.execution_id) as waiter:
             try:
-                execution = await response.submit()
+                execution = await _submitted(response.submit, arrival.execution_id)
                 # What was sent is in its row, which may wait for minutes: it isn't held here too.
                 del response
                 return await _answered(execution, arrival, waiter)
@@ -173,6 +177,44 @@ def answered(validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -
     return response
 
 
+async def _submitted(submit: Callable[[], Awaitable[Execution]], execution_id: UUID) -> Execution:
+    """Also where the connection broke when the run had been accepted and nobody knew of it yet.
+    Raises DatabaseAway where that can't be told, with the id that its row would have.
+    """
+    try:
+        return await submit()
+    except DATABASE_AWAY as error:
+        if _was_never_sent(error):
+            raise
+    deadline = time.monotonic() + ACCEPTED_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            return await _read(execution_id, seconds=ACCEPTED_SECONDS)
+        except (Execution.DoesNotExist, *DATABASE_AWAY):
+            await asyncio.sleep(AWAY_SECONDS)
+    raise DatabaseAway(
+        "The connection to the database was lost while the run was being submitted: GET "
+        f"/api/v1/executions/{execution_id} says whether it was accepted. Send it again only if "
+        "there is none.",
+        execution_id=str(execution_id),
+    )
+
+
+def _was_never_sent(error: BaseException) -> bool:
+    """There was no connection to send it on, or the server has said that it did nothing."""
+    cause = error.__cause__
+    if isinstance(cause, TimeoutError | psycopg.errors.QueryCanceled):
+        return True
+    return isinstance(cause, psycopg.Error) and cause.pgconn is not None
+
+
+async def _read(execution_id: UUID, *, seconds: float | None = None) -> Execution:
+    """Raises Execution.DoesNotExist, and Django's OperationalError."""
+    reading = press_of_run.reading(execution_id)
+    row = await async_database.fetch_one(reading.text, reading.parameters, seconds=seconds)
+    return press_of_run.read(row)
+
+
 async def _answered(execution: Execution, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
     if not arrival.awaited:
         return _json(ExecutionQueuedSerializer(), execution, status=202)
@@ -186,20 +228,19 @@ async def _answered(execution: Execution, arrival: Arrival, waiter: Waiter) -> H
 
 
 async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
-    """None where the request's time is over first. Raises DatabaseAway."""
+    """None where the request's time, or this process's, is over first. Raises DatabaseAway."""
     deadline = time.monotonic() + settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
-    reading = press_of_run.reading(execution_id)
-    while (left := deadline - time.monotonic()) > 0:
+    while not traffic.closing and (left := deadline - time.monotonic()) > 0:
         if await waiter.wait(min(left, REREAD_SECONDS)) and waiter.news:
             return press_of_run.told(waiter.news)
         try:
-            row = await async_database.fetch_one(reading.text, reading.parameters)
+            execution = await _read(execution_id)
+        except Execution.DoesNotExist:  # it crashed before that was on its disk: nothing has run
+            away = "The database went down before the run had begun; send it again."
+            raise DatabaseAway(away) from None
         except DATABASE_AWAY:
             await asyncio.sleep(min(left, AWAY_SECONDS))  # the run goes on, and so does the wait
             continue
-        if row is None:  # it crashed before the execution was on its disk: nothing has run
-            raise DatabaseAway("The database went down before the run had begun; send it again.")
-        execution = press_of_run.read(row)
         if execution.is_finished:
             return execution
     return None
@@ -220,8 +261,9 @@ def _json(serializer: Serializer[Any], execution: Execution, status: int) -> Htt
 
 
 def _pending(execution_id: UUID) -> ResultPending:
+    seconds = settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
+    why = "This server is shutting down" if traffic.closing else f"No result within {seconds:g} s"
     return ResultPending(
-        f"No result within {settings.CODE_EXECUTOR['REQUEST_TIMEOUT']:g} s; the execution goes "
-        f"on: GET /api/v1/executions/{execution_id} will have it.",
+        f"{why}; the execution goes on: GET /api/v1/executions/{execution_id} will have it.",
         execution_id=str(execution_id),
     )

@@ -16,6 +16,7 @@ from django.core.management.base import CommandError
 
 from codeexec.commands import TeachingCommand
 from codeexec.http_protocol import BoundedHttpProtocol
+from codeexec.notifications import hub
 from codeexec.self_check import EXIT_CODE, broken, watch_own_parts
 from codeexec.serving import companions
 from codeexec.traffic import traffic
@@ -24,6 +25,8 @@ from sessions_app.api.feeds import feeds
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs: they, not we, close idle connections
 STOP_SECONDS = 8
 """How long requests that wait or stream may go on when the server is told to stop."""
+ANSWER_SECONDS = 1.5
+"""So long before that, who still waits for a result is told where it will be."""
 DRAINING_SECONDS = 0.05
 """How often it is seen, meanwhile, whether they all have ended."""
 BACKLOG = 2048
@@ -85,10 +88,16 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         feeds.close()
         deadline = time.monotonic() + STOP_SECONDS
-        while traffic.in_flight and not self.force_exit and time.monotonic() < deadline:
-            await asyncio.sleep(DRAINING_SECONDS)
+        await self._drain(until=deadline - ANSWER_SECONDS)
+        traffic.closing = True
+        hub.wake_everybody()
+        await self._drain(until=deadline)
         self.config.timeout_graceful_shutdown = 1 + max(0, round(deadline - time.monotonic()))
         await super().shutdown(sockets)
+
+    async def _drain(self, *, until: float) -> None:
+        while traffic.in_flight and not self.force_exit and time.monotonic() < until:
+            await asyncio.sleep(DRAINING_SECONDS)
 
 
 def _allow_open_files() -> None:
