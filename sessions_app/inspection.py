@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +24,10 @@ from sessions_app.nodes import this_node
 from sessions_app.services.runtimes import session_runtime
 
 MOST_LISTED = 10_000
+PATHS_BYTES = 1024 * 1024
+"""Of the paths in a listing, as the sandbox has them."""
+LISTING_BYTES = 3 * 1024 * 1024
+"""Of a listing, as it is answered: whatever a path is made of, JSON may make more of it."""
 MOST_ARCHIVED = 100_000
 """Files and folders. A workspace has room for 65,536."""
 PIECE_BYTES = 512 * 1024
@@ -40,12 +46,18 @@ _WHY = {
 }
 
 
+class _NobodyWaitsError(Exception):
+    """Who asked has gone, and has taken the question back."""
+
+
 def answer_inquiry(inquiry: Inquiry) -> None:
-    """taken → answered or refused."""
+    """taken → answered or refused, if it is still asked."""
     try:
         inquiry.tell(_look(inquiry))
     except WorkspaceReadFailed as error:
         inquiry.refuse(*_unreadable(inquiry, error))
+    except _NobodyWaitsError:
+        return
     except SandboxLost:
         inquiry.refuse(NoSandbox.code, "The session's sandbox is gone, or doesn't answer.")
     except SandboxError as error:
@@ -78,9 +90,11 @@ def _unreadable(inquiry: Inquiry, error: WorkspaceReadFailed) -> tuple[str, str]
 
 
 def _files(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
-    listing = look.files(most=MOST_LISTED)
+    listing = look.files(most=MOST_LISTED, most_bytes=PATHS_BYTES)
     entries = sorted(map(_described, listing.entries), key=lambda entry: str(entry["path"]))
-    return {"files": entries, "truncated": listing.truncated}
+    totals = accumulate(len(json.dumps(entry, ensure_ascii=False).encode()) for entry in entries)
+    fit = sum(total <= LISTING_BYTES for total in totals)
+    return {"files": entries[:fit], "truncated": listing.truncated or fit < len(entries)}
 
 
 def _described(entry: WorkspaceEntry) -> dict[str, Any]:
@@ -138,9 +152,9 @@ class _Pieces:
         return {"size": self._size}
 
     def _keep(self, count: int) -> None:
-        InquiryPiece.objects.create(
-            inquiry_id=self._inquiry.pk, number=self._number, data=bytes(self._pending[:count])
-        )
+        data = bytes(self._pending[:count])
+        if not InquiryPiece.keep(self._inquiry, self._number, data):
+            raise _NobodyWaitsError
         self._number += 1
         del self._pending[:count]
 

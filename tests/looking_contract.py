@@ -28,9 +28,11 @@ os.mkfifo('fifo')
 """
 
 
-def listing(driver: Driver, handle: SandboxHandle, *, most: int = SOME) -> Listing:
+def listing(
+    driver: Driver, handle: SandboxHandle, *, most: int = SOME, most_bytes: int = MIB
+) -> Listing:
     with driver.look(handle) as look:
-        return look.files(most=most)
+        return look.files(most=most, most_bytes=most_bytes)
 
 
 def read(driver: Driver, handle: SandboxHandle, path: str, *, most_bytes: int = MIB) -> bytes:
@@ -113,6 +115,9 @@ class LookingContract(WithDriver):
         run_python(driver, sandbox, "for i in range(30): open(f'{i}', 'w').write('x' * 1000)")
         some = listing(driver, sandbox, most=10)
         assert (len(some.entries), some.truncated) == (10, True)
+        short = listing(driver, sandbox, most_bytes=20)
+        assert 10 <= sum(len(entry.path) for entry in short.entries) <= 20
+        assert short.truncated
         contents, truncated = everything(driver, sandbox, most=10)
         assert (len(contents), truncated) == (10, True)
 

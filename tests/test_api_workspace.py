@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
+import time
 from collections.abc import Callable
+from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +27,7 @@ from sessions_app.tasks import answer_inquiry
 from tests.api_client import Api
 from tests.cast import session_in
 from tests.conftest import Work
+from tests.patience import eventually
 from tests.test_api import NOBODY, error
 from tests.working import lose_messages, working
 
@@ -234,6 +238,90 @@ def test_who_waits_is_woken_though_the_answer_came_before(
     answer_inquiry(str(asked.pk))
     found = api.run(inquiries.answer(asked))
     assert "main.py" in {file["path"] for file in found.value["files"]}
+
+
+LONG_PATHS = r"""
+import os
+for _ in range(12):
+    os.mkdir(b'\xff' * 255)
+    os.chdir(b'\xff' * 255)
+for number in range(2500): open(f'{number}', 'w').close()
+"""
+
+
+def test_a_listing_is_bounded_in_bytes_and_says_that_there_is_more(
+    api: Api, session_id: str, work: Work
+) -> None:
+    api.post(f"/sessions/{session_id}/execute?wait=false", {"code": LONG_PATHS})
+    work()
+    answer = get(api, f"/sessions/{session_id}/files")
+    assert len(answer.content) < 4 * 1024 * 1024
+    body = answer.json()
+    assert (body["session_id"], body["truncated"]) == (session_id, True)
+    assert len(body["files"]) > 100
+    assert nothing_is_left()
+
+
+def test_who_gives_an_archive_up_leaves_nothing_of_it_behind(
+    api: Api, session_id: str, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os\nfor n in range(8): open(f'{n}', 'wb').write(os.urandom(2**20))"
+    api.post(f"/sessions/{session_id}/execute?wait=false", {"code": code})
+    work()
+    genuine = InquiryPiece.keep
+    kept: list[int] = []
+
+    def keep_slowly(inquiry: Inquiry, number: int, data: bytes) -> bool:
+        kept.append(number)
+        time.sleep(0.1)
+        return genuine(inquiry, number, data)
+
+    monkeypatch.setattr(InquiryPiece, "keep", keep_slowly)
+    with working():
+        api.run(_given_up(api, f"/sessions/{session_id}/archive", lambda: bool(kept)))
+        assert eventually(lambda: _is_quiet(kept))
+    assert 0 < len(kept) < 8
+    assert nothing_is_left()
+
+
+async def _given_up(api: Api, path: str, when: Callable[[], bool]) -> None:
+    asking = asyncio.create_task(api.send("GET", path))
+    while not when():
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    with suppress(asyncio.CancelledError):
+        await asking
+
+
+def _is_quiet(kept: list[int]) -> bool:
+    before = len(kept)
+    time.sleep(0.4)
+    return len(kept) == before
+
+
+def test_who_stops_reading_an_archive_leaves_nothing_of_it_behind(
+    api: Api, session_id: str, work: Work
+) -> None:
+    code = "import os\nopen('x', 'wb').write(os.urandom(2**22))"
+    api.post(f"/sessions/{session_id}/execute?wait=false", {"code": code})
+    work()
+    asked = ask(session_id, Inquiry.About.ARCHIVE)
+    answer_inquiry(str(asked.pk))
+
+    async def read_one() -> None:
+        async with aclosing(inquiries.pieces(await inquiries.answer(asked))) as found:
+            async for piece in found:
+                assert piece
+                return
+
+    api.run(read_one())
+    assert nothing_is_left()
+    asked = ask(session_id, Inquiry.About.ARCHIVE)
+    answer_inquiry(str(asked.pk))
+    staff = inquiries.read_pieces(inquiries.wait_for_answer(asked))
+    assert next(staff)
+    staff.close()
+    assert nothing_is_left()
 
 
 # ---- figures

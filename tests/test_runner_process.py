@@ -146,7 +146,7 @@ def test_what_only_looks_like_a_look_is_passed_over(program: Path) -> None:
         token = bytes(256 - byte for byte in bytes.fromhex(runner.token))
         for rubbish in (token + b"\xff" * 60, token + b"n" * 16 + b"?" + bytes(14) + b"\1"):
             runner.write(rubbish)
-        assert runner.look().files(most=10).entries == ()
+        assert runner.look().files(most=10, most_bytes=1000).entries == ()
         result = runner.attach().run(Command(argv=("true",), wall_seconds=10, output_bytes=10))
         assert result.verdict == Verdict.OK
 

@@ -101,6 +101,22 @@ def test_much_changed_programs_are_not_compared_and_shown_whole(ready: Session) 
     assert run.code
 
 
+def test_a_timeline_reads_and_shows_no_more_than_the_beginning_of_what_is_large(
+    admin_client: Client, ready: Session
+) -> None:
+    large = {"stdout": b"o" * 2_000_000, "stderr": b"e" * 2_000_000, "stdin": b"i" * 2_000_000}
+    files = {"f.txt": "".join(str(number) for number in range(200_000))}
+    for number in range(3):
+        execution(ready, code=f"# {number}" + "c" * 2_000_000, files=files, **large)
+    rows = [run.row for run in timeline(ready).runs]
+    assert max(len(row.stdout) + len(row.stderr) + len(row.code) for row in rows) < 100_000
+    assert [row.files for row in rows] == [{}, {}, {}]
+    text = text_of(admin_client, part(ready, "timeline"))
+    assert len(text) < 500_000
+    assert text.count("This is the beginning of 1.9 MiB") == 12
+    assert text.count("Too large to be shown here") == 3
+
+
 def test_what_a_program_wrote_is_text_and_never_markup(
     admin_client: Client, ready: Session
 ) -> None:

@@ -84,8 +84,8 @@ class Look(Protocol):
     Each raises SandboxLost where there is no answer in time, and EngineUnavailable.
     """
 
-    def files(self, *, most: int) -> Listing:
-        """Raises WorkspaceReadFailed."""
+    def files(self, *, most: int, most_bytes: int) -> Listing:
+        """Not more of them, nor of bytes of their paths. Raises WorkspaceReadFailed."""
 
     def read(self, path: str, *, most_bytes: int) -> bytes:
         """One file. Raises WorkspaceReadFailed, with EFBIG for a larger one."""

@@ -344,9 +344,11 @@ class FakeLook:
     def __init__(self, sandbox: FakeSandbox) -> None:
         self._sandbox = sandbox
 
-    def files(self, *, most: int) -> Listing:
+    def files(self, *, most: int, most_bytes: int) -> Listing:
         found = list(itertools.islice(_entries(self._sandbox.folder), most + 1))
-        return Listing(entries=tuple(found[:most]), truncated=len(found) > most)
+        totals = itertools.accumulate(len(os.fsencode(entry.path)) for entry in found)
+        fit = min(most, sum(total <= most_bytes for total in totals))
+        return Listing(entries=tuple(found[:fit]), truncated=len(found) > fit)
 
     def read(self, path: str, *, most_bytes: int) -> bytes:
         place = self._sandbox.folder
@@ -362,7 +364,7 @@ class FakeLook:
     def read_all(
         self, take: Callable[[WorkspaceEntry | bytes], None], *, most: int, most_bytes: int
     ) -> bool:
-        listing = self.files(most=most)
+        listing = self.files(most=most, most_bytes=sys.maxsize)
         for entry in listing.entries:
             take(entry)
             if entry.kind == EntryKind.FILE and entry.size_bytes <= most_bytes:

@@ -19,6 +19,10 @@ LOOK_SECONDS = 10.0
 """How long an answer may take, all of it."""
 
 
+class _EnoughError(Exception):
+    """The rest of an answer is not waited for."""
+
+
 class Looks:
     """The `driver.Look` of a real runner."""
 
@@ -26,15 +30,24 @@ class Looks:
         self._stream = stream
         self._token = token
 
-    def files(self, *, most: int) -> Listing:
+    def files(self, *, most: int, most_bytes: int) -> Listing:
         entries: list[WorkspaceEntry] = []
+        left = most_bytes
 
         def show(frame: Frame) -> None:
+            nonlocal left
             if frame.type == Show.ENTRY:
-                entries.append(protocol.decode_entry(frame.payload)[0])
+                entry = protocol.decode_entry(frame.payload)[0]
+                left -= len(os.fsencode(entry.path))
+                if left < 0:
+                    raise _EnoughError
+                entries.append(entry)
 
-        looked = self._ask(Look.LIST, show, number=most)
-        return Listing(entries=tuple(entries), truncated=looked.truncated)
+        try:
+            truncated = self._ask(Look.LIST, show, number=most).truncated
+        except _EnoughError:
+            truncated = True
+        return Listing(entries=tuple(entries), truncated=truncated)
 
     def read(self, path: str, *, most_bytes: int) -> bytes:
         content = bytearray()

@@ -137,8 +137,15 @@ def short_id(row: Any) -> str:
     return format_html('<code title="{0}">{1}</code>', row.pk, str(row.pk)[:8])
 
 
-def text_block(data: str | bytes | memoryview | None, *, truncated: bool = False) -> str:
-    """A program's text as it is, folded away where it is long. `truncated`: by an output limit."""
+def text_block(
+    data: str | bytes | memoryview | None,
+    *,
+    truncated: bool = False,
+    whole_bytes: int | None = None,
+) -> str:
+    """A program's text as it is, folded away where it is long. `truncated`: by an output limit.
+    `whole_bytes`: how much there is, where `data` is the beginning.
+    """
     text = data if isinstance(data, str) else bytes(data or b"").decode(errors="replace")
     if not text:
         return "-"
@@ -149,6 +156,7 @@ def text_block(data: str | bytes | memoryview | None, *, truncated: bool = False
         "hidden": max(0, len(text) - SHOWN_CHARACTERS),
         "folded": text.count("\n") > 40 or len(text) > 8000,
         "truncated": truncated,
+        "whole": None if whole_bytes is None else size(whole_bytes),
     }
     return render_to_string("admin/text_block.html", context)
 

@@ -21,6 +21,7 @@ from sessions_app.admin.display import (
     text_block,
 )
 from sessions_app.models import Execution, Session
+from sessions_app.models.large_fields import fill_beginnings
 
 RUNS_PER_PAGE = 10
 COMPARED_LINES = 300
@@ -28,6 +29,10 @@ COMPARED_LINES = 300
 whole. To find differences takes the square of their number, and candidates choose it.
 """
 CONTEXT_LINES = 3
+CODE_BYTES = 64 * 1024
+"""Of a longer program no more than the beginning is read: it is not compared."""
+FIELD_BYTES = 16 * 1024
+"""Of everything else: ten runs are on a page, which is read again and again."""
 LONG_LINES = 60
 """A longer listing is folded away until it is opened."""
 
@@ -84,10 +89,14 @@ class Timeline:
 
 
 def timeline(session: Session, page: int = 1) -> Timeline:
-    """The runs of one page, 1 being the newest. Two statements at most, however many there are."""
+    """The runs of one page, 1 being the newest. Two statements, however many there are, and no
+    more than the beginning of what is large.
+    """
     newest = session.last_sequence - (page - 1) * RUNS_PER_PAGE
     found = Execution.objects.filter(session=session, sequence__lte=newest).order_by("-sequence")
-    rows = list(found[: RUNS_PER_PAGE + 1])  # the last one for its code alone
+    # The last one for its code alone.
+    rows = list(found.without_large_fields()[: RUNS_PER_PAGE + 1])
+    fill_beginnings(rows, code_bytes=CODE_BYTES, other_bytes=FIELD_BYTES)
     shown = [describe(row, before) for row, before in pairwise(rows)]
     if rows and len(rows) <= RUNS_PER_PAGE:
         shown.append(describe(rows[-1], None))
@@ -97,8 +106,9 @@ def timeline(session: Session, page: int = 1) -> Timeline:
 def describe(execution: Execution, before: Execution | None) -> Run:
     """`before`: the run whose code its own is compared with; None shows it whole."""
     heading, changes = _compared(execution, before)
-    told_whole = before is None or (not changes and execution.code != before.code)
-    code = text_block(execution.code) if told_whole else ""
+    is_cut = "code" in execution.cut
+    told_whole = before is None or is_cut or (not changes and execution.code != before.code)
+    code = _text(execution, "code") if told_whole else ""
     return Run(
         row=execution,
         status_look=EXECUTION_BADGES[execution.status],
@@ -121,6 +131,8 @@ def _compared(execution: Execution, before: Execution | None) -> tuple[str, list
     if execution.keeps_file:
         return f"{name}: as it is in the workspace", []
     if before is None or before.filename != name or before.keeps_file:
+        return name, []
+    if "code" in (*execution.cut, *before.cut):
         return name, []
     if before.code == execution.code:
         return f"{name}: as in run {before.sequence}", []
@@ -167,13 +179,25 @@ def _figures(execution: Execution) -> Iterator[tuple[str, str]]:
 
 def _given(execution: Execution, before: Execution | None) -> Iterator[tuple[str, str]]:
     if execution.stdin:
-        yield "Standard input", text_block(execution.stdin)
-    if execution.args:
-        yield "Arguments", json_block(execution.args)
-    if execution.env:
-        yield "Environment variables", json_block(execution.env)
-    if execution.files and (before is None or before.files != execution.files):
-        yield "Other files", json_block(execution.files)
+        yield "Standard input", _text(execution, "stdin")
+    if execution.args or "args" in execution.cut:
+        yield "Arguments", _json(execution, "args")
+    if execution.env or "env" in execution.cut:
+        yield "Environment variables", _json(execution, "env")
+    same_files = before is not None and before.files == execution.files
+    if "files" in execution.cut or (execution.files and not same_files):
+        yield "Other files", _json(execution, "files")
+
+
+def _text(execution: Execution, name: str, *, truncated: bool = False) -> str:
+    whole = execution.cut.get(name)
+    return text_block(getattr(execution, name), truncated=truncated, whole_bytes=whole)
+
+
+def _json(execution: Execution, name: str) -> str:
+    if name in execution.cut:
+        return "Too large to be shown here; the run's page and the API's answer have it."
+    return json_block(getattr(execution, name))
 
 
 def _outputs(execution: Execution) -> Iterator[tuple[str, str]]:
@@ -184,16 +208,16 @@ def _outputs(execution: Execution) -> Iterator[tuple[str, str]]:
         yield "Why we failed", text_block(execution.error_reason)
     cut, cut_too = execution.compile_stdout_truncated, execution.compile_stderr_truncated
     if execution.compile_stdout:
-        yield "Compiler's output", text_block(execution.compile_stdout, truncated=cut)
+        yield "Compiler's output", _text(execution, "compile_stdout", truncated=cut)
     if execution.compile_stderr:
-        yield "Compiler's errors", text_block(execution.compile_stderr, truncated=cut_too)
+        yield "Compiler's errors", _text(execution, "compile_stderr", truncated=cut_too)
     if execution.verdict == Execution.Verdict.COMPILE_ERROR:
         return
     cut, cut_too = execution.stdout_truncated, execution.stderr_truncated
     if execution.stdout or not execution.stderr:
-        yield "Output", text_block(execution.stdout, truncated=cut) if execution.stdout else "none"
+        yield "Output", _text(execution, "stdout", truncated=cut) if execution.stdout else "none"
     if execution.stderr:
-        yield "Errors", text_block(execution.stderr, truncated=cut_too)
+        yield "Errors", _text(execution, "stderr", truncated=cut_too)
 
 
 def stages(execution: Execution) -> tuple[Stage, ...]:

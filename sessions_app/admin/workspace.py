@@ -4,6 +4,7 @@ and all as an archive; and what its sandbox uses now. Who opened what is in the 
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +38,8 @@ from sessions_app.services.inquiries import (
 
 PAGE = "admin/workspace.html"
 SHOWN_FILES = 2000
+SHOWN_PATHS = 256 * 1024
+"""Characters of paths: each is on the page several times over, as an address too."""
 SHOWN_BYTES = 1024 * 1024
 """A larger file is for downloading."""
 
@@ -66,13 +69,14 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
         except ServiceError as error:
             return self._page(request, session, trouble=error)
         files = found.value["files"]
+        shown = _shown(files)
         return self._page(
             request,
             session,
-            files=[_row(session, file) for file in files[:SHOWN_FILES]],
+            files=[_row(session, file) for file in shown],
             count=sum(file["type"] == "file" for file in files),
             total=size(sum(file["size"] for file in files if file["type"] == "file")),
-            hidden=max(0, len(files) - SHOWN_FILES),
+            hidden=len(files) - len(shown),
             truncated=found.value["truncated"],
             archive=_address(session, "archive"),
         )
@@ -173,6 +177,11 @@ def _download(found: Answer, name: str, content_type: str) -> HttpResponseBase:
     answer = StreamingHttpResponse(read_pieces(found), headers=headers)
     add_never_cache_headers(answer)
     return answer
+
+
+def _shown(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    totals = accumulate(len(file["path"]) for file in files[:SHOWN_FILES])
+    return files[: sum(total <= SHOWN_PATHS for total in totals)]
 
 
 def _row(session: Session, file: dict[str, Any]) -> dict[str, Any]:

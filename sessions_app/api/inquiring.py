@@ -19,6 +19,9 @@ from codeexec.threads import begin_in_thread
 from sessions_app.models import Inquiry
 from sessions_app.services.inquiries import Answer, answer, pieces
 
+AT_ONCE_CHARACTERS = 64 * 1024
+"""A longer answer is read and written in a thread: it would hold up all others."""
+
 SyncView = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 Render = Callable[[Answer], HttpResponseBase]
@@ -42,7 +45,10 @@ def waiting_for_answer(view: SyncView) -> AsyncView:
             response = await begin_in_thread(_answered, view, request, kwargs)
             if not isinstance(response, Inquired):
                 return response
-            return response.respond(await answer(response.inquiry))
+            found = await answer(response.inquiry)
+            if len(found.text) > AT_ONCE_CHARACTERS:
+                return await in_thread(response.respond, found)
+            return response.respond(found)
         except ServiceError as error:
             return error_answer(error)
         except DATABASE_AWAY as error:

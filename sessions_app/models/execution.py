@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 from uuid import UUID, uuid4
 
@@ -199,6 +201,8 @@ class Execution(models.Model):
 
     left_out: tuple[str, ...] = ()
     """Fields that were too large to be read with the others: they are not empty in its row."""
+    cut: Mapping[str, int] = MappingProxyType({})
+    """Bytes of the fields of which no more than the beginning was read."""
 
     class Meta:
         ordering = ("-queued_at",)

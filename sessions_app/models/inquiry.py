@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any, Self
 from uuid import UUID, uuid4
 
-from django.db import models
+from django.db import connection, models
 from django.db.models import Q
 from django.utils import timezone
 
@@ -126,3 +126,20 @@ class InquiryPiece(models.Model):
 
     def __str__(self) -> str:
         return f"{self.inquiry_id} {self.number}"
+
+    @staticmethod
+    def keep(inquiry: Inquiry, number: int, data: bytes) -> bool:
+        """False: the question was taken back, and nothing more is to be kept."""
+        with connection.cursor() as cursor:
+            cursor.execute(_KEEP_PIECE, [inquiry.pk, number, data, timezone.now()])
+            return bool(cursor.rowcount)
+
+
+# The lock has whoever takes the question back wait, and remove this piece with the others.
+_KEEP_PIECE = f"""
+    WITH asked AS (
+        SELECT id FROM {Inquiry._meta.db_table} WHERE id = %s FOR KEY SHARE
+    )
+    INSERT INTO {InquiryPiece._meta.db_table} (inquiry_id, number, data, written_at)
+    SELECT id, %s, %s, %s FROM asked
+"""  # noqa: S608 -- tables of ours

@@ -60,6 +60,35 @@ _FILL = f"""
 """  # noqa: S608 -- columns of ours
 
 
+def fill_beginnings(
+    executions: Sequence[Execution], *, code_bytes: int, other_bytes: int
+) -> Sequence[Execution]:
+    """Add no more than the beginning of each field; JSON all or nothing. `cut` of each execution
+    says how many bytes those have that are not whole.
+    """
+    most = dict.fromkeys(LARGE_FIELDS, other_bytes) | {"code": code_bytes}
+    columns = (f"{size_of(name)}, {_beginning(name, most[name])}" for name in LARGE_FIELDS)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT id, {', '.join(columns)} FROM {_TABLE} WHERE id = ANY(%s)",  # noqa: S608
+            [[execution.pk for execution in executions]],
+        )
+        found = {row[0]: row[1:] for row in cursor.fetchall()}
+    for execution in executions:
+        row = found.get(execution.pk, ())
+        sizes = dict(zip(LARGE_FIELDS, row[::2], strict=False))
+        _set(execution, dict(zip(LARGE_FIELDS, row[1::2], strict=False)))
+        execution.left_out = ()
+        execution.cut = {name: size for name, size in sizes.items() if size > most[name]}
+    return executions
+
+
+def _beginning(name: str, most: int) -> str:
+    if name in JSON_FIELDS:
+        return f"CASE WHEN {size_of(name)} <= {most} THEN {name} END"
+    return f"substring({name} FROM 1 FOR {most})"
+
+
 def fill(executions: Sequence[Execution]) -> Sequence[Execution]:
     """Add the fields that are small. `left_out` of each names the others, which are empty."""
     with connection.cursor() as cursor:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +19,7 @@ from django.db import connection, transaction
 
 from codeexec.async_database import async_database
 from codeexec.errors import (
+    DATABASE_AWAY,
     FileNotFound,
     FileUnreadable,
     NoSandbox,
@@ -59,8 +62,12 @@ _ERRORS: dict[str, type[ServiceError]] = {
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     inquiry_id: UUID
-    value: Any
-    """Of JSON: a listing, figures, or what is to be known of a content."""
+    text: str
+    """JSON: an object that is a listing, figures, or what is to be known of a content."""
+
+    @cached_property
+    def value(self) -> Any:
+        return json.loads(self.text)
 
 
 def ask(
@@ -97,12 +104,17 @@ def _node_of(session: Session) -> Node:
 async def answer(inquiry: Inquiry) -> Answer:
     """In the event loop. Raises NoSandbox, FileNotFound, FileUnreadable, SandboxUnreachable."""
     deadline = time.monotonic() + ANSWER_SECONDS
-    with hub.expect(inquiry.pk) as waiter:
-        while (row := await async_database.fetch_one(_FETCH, [inquiry.pk])) is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise _unanswered()
-            await waiter.wait(min(left, _REREAD_SECONDS))
+    row = None
+    try:
+        with hub.expect(inquiry.pk) as waiter:
+            while (row := await async_database.fetch_one(_FETCH, [inquiry.pk])) is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise _unanswered()
+                await waiter.wait(min(left, _REREAD_SECONDS))
+    finally:
+        if row is None:  # whoever asked has gone, too
+            await _take_back(inquiry.pk)
     return _read(inquiry, row)
 
 
@@ -112,6 +124,7 @@ def wait_for_answer(inquiry: Inquiry, *, seconds: float = ANSWER_SECONDS) -> Ans
     pauses = iter(_PAUSES)
     while (row := _fetch(_FETCH, inquiry.pk)) is None:
         if time.monotonic() >= deadline:
+            take_back(inquiry.pk)
             raise _unanswered()
         time.sleep(next(pauses, _PAUSES[-1]))
     return _read(inquiry, row)
@@ -127,7 +140,7 @@ def _read(inquiry: Inquiry, row: Any) -> Answer:
     value, code, reason = row
     if code:
         raise _ERRORS[code](reason)
-    return Answer(inquiry_id=inquiry.pk, value=json.loads(value))
+    return Answer(inquiry_id=inquiry.pk, text=value)
 
 
 def _unanswered() -> SandboxUnreachable:
@@ -135,19 +148,53 @@ def _unanswered() -> SandboxUnreachable:
 
 
 async def pieces(found: Answer) -> AsyncIterator[bytes]:
-    """The content that belongs to an answer. What was given is gone."""
-    number = 0
-    while row := await async_database.fetch_one(_FETCH_PIECE, [found.inquiry_id, number]):
-        yield bytes(row[0])
-        number += 1
+    """The content that belongs to an answer. What was given is gone, and so is the rest when its
+    reader goes away.
+    """
+    number, row = 0, None
+    try:
+        while row := await async_database.fetch_one(_FETCH_PIECE, [found.inquiry_id, number]):
+            yield bytes(row[0])
+            number += 1
+    finally:
+        if row is not None:
+            await _take_back(found.inquiry_id)
 
 
 def read_pieces(found: Answer) -> Iterator[bytes]:
     """As `pieces`, in a thread."""
-    number = 0
-    while row := _fetch(_FETCH_PIECE, found.inquiry_id, number):
-        yield bytes(row[0])
-        number += 1
+    number, row = 0, None
+    try:
+        while row := _fetch(_FETCH_PIECE, found.inquiry_id, number):
+            yield bytes(row[0])
+            number += 1
+    finally:
+        if row is not None:
+            take_back(found.inquiry_id)
+
+
+_TAKE_BACK = tuple(
+    f"DELETE FROM {table} WHERE {key} = %s"  # noqa: S608 -- tables of ours
+    for table, key in (
+        (Inquiry._meta.db_table, "id"),
+        (InquiryPiece._meta.db_table, "inquiry_id"),
+    )
+)
+"""In this order, one after the other: see `InquiryPiece.keep`."""
+
+
+async def _take_back(inquiry_id: UUID) -> None:
+    """Nobody waits for the answer any more: who is making it stops, what there is of it goes."""
+    with suppress(*DATABASE_AWAY):  # upkeep does it in the end
+        for statement in _TAKE_BACK:
+            await async_database.fetch_one(f"{statement} RETURNING 1", [inquiry_id])
+
+
+def take_back(inquiry_id: UUID) -> None:
+    """As `_take_back`, in a thread."""
+    with suppress(*DATABASE_AWAY), connection.cursor() as cursor:
+        for statement in _TAKE_BACK:
+            cursor.execute(statement, [inquiry_id])
 
 
 def drop_unfetched() -> None:
