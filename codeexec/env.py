@@ -384,6 +384,20 @@ SETTINGS = (
         "executions that may wait in all sessions of a client, unless it has a limit of its own",
     ),
     _setting(
+        "MAX_STORAGE_PER_SESSION",
+        "256m",
+        _size(1024),
+        f"{SIZE_ALLOWED}, 1k or more",
+        "what is stored of one session's runs: code, input, files and output",
+    ),
+    _setting(
+        "MAX_STORAGE_PER_CLIENT",
+        "100g",
+        _size(1024),
+        f"{SIZE_ALLOWED}, 1k or more",
+        "what is stored of all runs of a client, until its sessions are deleted (HISTORY_DAYS)",
+    ),
+    _setting(
         "API_HOST",
         "0.0.0.0",  # noqa: S104 -- what existing installations expect; README says how to narrow it
         _text,

@@ -22,6 +22,7 @@
     ├── SessionClosed         409      session_closed
     ├── NoSandbox             409      no_sandbox
     ├── FileUnreadable        409      file_unreadable
+    ├── StorageFull           409      storage_full
     ├── RateLimited           429      rate_limited (with Retry-After)
     ├── TooManySessions       429      too_many_sessions (with Retry-After)
     ├── TooManyQueued         429      too_many_queued (with Retry-After)
@@ -190,6 +191,13 @@ class FileUnreadable(ServiceError):
     """There is something under that name, but no file that can be read."""
 
     code = "file_unreadable"
+    http_status = 409
+
+
+class StorageFull(ServiceError):
+    """With this run more would be stored than may be, of the session or of its client."""
+
+    code = "storage_full"
     http_status = 409
 
 

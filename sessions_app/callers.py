@@ -57,6 +57,8 @@ class KnownClient:
     max_live_sessions: int | None
     max_queued_per_session: int | None = None
     max_queued_per_client: int | None = None
+    max_storage_per_session: int | None = None
+    max_storage_per_client: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

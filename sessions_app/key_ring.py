@@ -161,6 +161,8 @@ def _known_client(row: Client) -> KnownClient:
         max_live_sessions=row.max_live_sessions,
         max_queued_per_session=row.max_queued_per_session,
         max_queued_per_client=row.max_queued_per_client,
+        max_storage_per_session=row.max_storage_per_session,
+        max_storage_per_client=row.max_storage_per_client,
     )
 
 

@@ -21,6 +21,7 @@ from django_q.models import Task
 
 from codeexec.postgres import commit_without_waiting
 from sessions_app.models import Execution, IsolationCheck, Session
+from sessions_app.storage import STORAGE_COLUMNS, give_back
 
 BATCH = 1000
 """Executions that are deleted at one time, give or take those of one session."""
@@ -110,10 +111,12 @@ def _prune_sessions(
     rows = rows.order_by("created_at").select_for_update(skip_locked=True, of=("self",))
     with transaction.atomic():
         commit_without_waiting()  # what a crash of the database brings back is pruned again
-        batch = _up_to(batch_size, list(rows.only("created_at", "last_sequence")[:_BATCH_SESSIONS]))
+        columns = rows.only("created_at", "last_sequence", "client", *STORAGE_COLUMNS)
+        batch = _up_to(batch_size, list(columns[:_BATCH_SESSIONS]))
         keys = [session.pk for session in batch]
         deleted, _ = Execution.objects.filter(session__in=keys).delete()
         Session.objects.filter(pk__in=keys).delete()
+        give_back(batch)
     pruned = Pruned(sessions=len(batch), executions=deleted)
     return pruned, batch[-1].created_at if batch else after
 

@@ -41,6 +41,7 @@ from sessions_app.services.sessions import (
     fail_session,
     restart_session,
 )
+from sessions_app.storage import count_storage
 from sessions_app.tallies import tally_runs
 from sessions_app.totals import count_up
 
@@ -301,6 +302,7 @@ _rhythm = Rhythm(
         remove_events_of_ended_runs: 60,
         drop_unfetched: 60,
         tally_runs: 5,
+        count_storage: 2,
         count_up: 10,  # before it is pruned
         prune_by_setting: 10,
         queue_isolation_checks: 60,

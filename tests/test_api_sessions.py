@@ -159,6 +159,7 @@ def test_a_session_that_starts(api: Api) -> None:
         "workspace_since": None,
         "closed_at": None,
         "ttl": 3600,
+        "stored_bytes": 0,
         "metadata": {},
         "stop_reason": None,
         "error": None,

@@ -59,6 +59,8 @@ IMPOSSIBLE = {
     "WORKER_CONCURRENCY": ["0", "257", "four"],
     "MAX_QUEUED_PER_SESSION": ["0", "100001", "x"],
     "MAX_QUEUED_PER_CLIENT": ["0", "1000001", "x"],
+    "MAX_STORAGE_PER_SESSION": ["0", "1023", "much"],
+    "MAX_STORAGE_PER_CLIENT": ["0", "1023", "-1g"],
     "API_PORT": ["0", "65536", "http"],
     "API_AUTH": ["none", "keys"],
     "API_DEBUG": ["debug"],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from codeexec.bounds import FIELD_BYTES, PAGE_BYTES
+from codeexec.json_answer import render_json
 from codeexec.serving import Application
 from environments_app.models import Environment
+from sessions_app.api.large_answers import compact
 from sessions_app.models import Execution, Node, Session, large_fields
 from tests.api_client import Api
 from tests.cast import new_execution, new_session, session_in
@@ -139,6 +142,14 @@ def test_a_large_answer_has_what_a_small_one_has(api: Api, session: Session) -> 
         name: type(value) for name, value in small.items()
     }
     assert large["stdout"] == "x" * OVER
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 1000])
+def test_json_of_the_database_has_the_form_of_all_answers(count: int) -> None:
+    value = {"a: b": [1, "x, y", 'q"\\", : ', "\\"], "ж": {"c": "", "d\\": ", "}, "e": []}
+    written = json.dumps(value, ensure_ascii=False).encode()
+    found = (written[at : at + count] for at in range(0, len(written), count))
+    assert b"".join(compact(found)) == render_json(value)
 
 
 def test_no_piece_is_large(session: Session) -> None:

@@ -17,17 +17,18 @@ from django.urls import reverse
 from django.utils.cache import add_never_cache_headers
 from unfold.admin import ModelAdmin
 from unfold.enums import ActionVariant
-from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextInputWidget
 
 from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
+from codeexec.sizes import format_size, parse_size
 from sessions_app.admin.columns import back_to, column, operation, time_column
-from sessions_app.admin.display import ago, badge, page_link
+from sessions_app.admin.display import ago, badge, page_link, size
 from sessions_app.admin.history import HistoryAdmin, HistoryInline, KeptByItsSessions
 from sessions_app.callers import SCOPES
 from sessions_app.models import ApiKey, Client
 from sessions_app.models.client import usual_scopes
-from sessions_app.services.clients import create_key, revoke_key
+from sessions_app.services.clients import create_key, most_storage, revoke_key, used_storage
 
 KEY_BADGES = {"valid": "success", "expired": "warning", "revoked": "danger"}
 
@@ -64,12 +65,37 @@ class KeyInline(KeyColumns, HistoryInline):
     readonly_fields = fields
 
 
+class SizeField(forms.CharField):
+    """Bytes, as settings have them: `512m`, `20g`."""
+
+    widget = UnfoldAdminTextInputWidget
+
+    def prepare_value(self, value: Any) -> Any:
+        return format_size(value) if isinstance(value, int) else value
+
+    def clean(self, value: Any) -> int | None:
+        text = super().clean(value)
+        try:
+            return parse_size(text) if text else None
+        except ValueError as error:
+            raise forms.ValidationError(f"It must be {error}.") from error
+
+
 class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
     scopes = forms.MultipleChoiceField(
         choices=[(scope.value, f"{scope.value}: {meaning}") for scope, meaning in SCOPES.items()],
         initial=usual_scopes,
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
         help_text="What its keys may be used for.",
+    )
+
+    max_storage_per_session = SizeField(
+        required=False,
+        help_text="Of one session's code, input, files and output: 512m, 2g. Empty: as the setting "
+        "says.",
+    )
+    max_storage_per_client = SizeField(
+        required=False, help_text="Of all its sessions together. Empty: as the setting says."
     )
 
     class Meta:
@@ -82,13 +108,24 @@ class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
             "max_live_sessions",
             "max_queued_per_session",
             "max_queued_per_client",
+            "max_storage_per_session",
+            "max_storage_per_client",
         )
 
 
 @admin.register(Client)
 class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[misc]
     form = ClientForm
-    list_display = ("name", "enabled", "scope_names", "requests_per_minute", "max_live_sessions")
+    list_display = (
+        "name",
+        "enabled",
+        "scope_names",
+        "requests_per_minute",
+        "max_live_sessions",
+        "stored",
+    )
+    list_select_related = ("storage",)
+    readonly_fields = ("stored",)
     list_filter = ("enabled",)
     search_fields = ("name",)
     ordering = ("name",)
@@ -99,6 +136,11 @@ class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[
     @column("Scopes")
     def scope_names(self, client: Client) -> str:
         return ", ".join(client.scopes)
+
+    @column("Stored", ordering="storage__used_bytes")
+    def stored(self, client: Client) -> str:
+        """Of its executions' inputs and outputs."""
+        return f"{size(used_storage(client))} of {size(most_storage(client))}"
 
     def has_operate_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         """To make keys: whoever has one can run code."""

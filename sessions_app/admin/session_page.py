@@ -18,9 +18,10 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_safe
 from unfold.admin import ModelAdmin
 
-from sessions_app.admin.display import SESSION_BADGES, ago
+from sessions_app.admin.display import SESSION_BADGES, ago, size
 from sessions_app.admin.timeline import page_number, timeline
 from sessions_app.models import Session
+from sessions_app.services.clients import storage_bounds
 
 _READ = ("environment", "client", "node", "revision")
 
@@ -86,6 +87,8 @@ def standing(session: Session) -> dict[str, Any]:
         "events_address": reverse("session_events", args=(session.pk,)),
         "figures_address": _address(session, "figures") if has_sandbox else "",
         "expires": ago(session.expires_at),
+        "stored": size(session.stored_bytes),
+        "most_stored": size(storage_bounds(session.client).per_session),
         "closed": ago(session.closed_at),
         "ending": session.get_stop_reason_display() or session.get_status_display(),
         "workspace_since": ago(session.workspace_since),

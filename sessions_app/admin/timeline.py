@@ -21,7 +21,7 @@ from sessions_app.admin.display import (
     text_block,
 )
 from sessions_app.models import Execution, Session
-from sessions_app.models.large_fields import fill_beginnings
+from sessions_app.models.large_fields import read_beginnings
 
 RUNS_PER_PAGE = 10
 COMPARED_LINES = 300
@@ -89,14 +89,13 @@ class Timeline:
 
 
 def timeline(session: Session, page: int = 1) -> Timeline:
-    """The runs of one page, 1 being the newest. Two statements, however many there are, and no
-    more than the beginning of what is large.
+    """The runs of one page, 1 being the newest. One statement, however many there are, and no more
+    than the beginning of what is large.
     """
     newest = session.last_sequence - (page - 1) * RUNS_PER_PAGE
     found = Execution.objects.filter(session=session, sequence__lte=newest).order_by("-sequence")
-    # The last one for its code alone.
-    rows = list(found.without_large_fields()[: RUNS_PER_PAGE + 1])
-    fill_beginnings(rows, code_bytes=CODE_BYTES, other_bytes=FIELD_BYTES)
+    count = RUNS_PER_PAGE + 1  # the last one for its code alone
+    rows = read_beginnings(found, count, code_bytes=CODE_BYTES, other_bytes=FIELD_BYTES)
     shown = [describe(row, before) for row, before in pairwise(rows)]
     if rows and len(rows) <= RUNS_PER_PAGE:
         shown.append(describe(rows[-1], None))

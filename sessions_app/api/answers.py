@@ -44,6 +44,9 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
     container_id = serializers.SerializerMethodField()
     last_execution = serializers.DateTimeField(source="last_execution_at", allow_null=True)
     ttl = serializers.IntegerField(source="ttl_seconds")
+    stored_bytes = serializers.IntegerField(
+        help_text="What is kept of its runs: code, input, files and output."
+    )
     metadata = Metadata(required=False, help_text="Not for tokens of candidates and viewers.")
     stop_reason = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField(help_text="Why it was given up.")
@@ -63,6 +66,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
             "expires_at",
             "closed_at",
             "ttl",
+            "stored_bytes",
             "metadata",
             "stop_reason",
             "error",

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from codeexec.errors import DATABASE_AWAY, ServiceError, database_away, error_answer
 from codeexec.json_answer import JsonAnswer
-from codeexec.threads import begin_in_thread
+from codeexec.threads import begin_in_thread, in_thread
 from sessions_app.models import Inquiry
 from sessions_app.services.inquiries import Answer, answer, pieces
 

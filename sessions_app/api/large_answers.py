@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
+from codeexec.json_answer import render_json
 from sessions_app.api.answers import ExecutionSerializer, omitted_name
 from sessions_app.models import Execution
 from sessions_app.models.large_fields import JSON_FIELDS, fill, pieces
@@ -41,7 +42,7 @@ class _Field:
 
     def parts(self) -> Iterator[bytes]:
         found = pieces(self._execution, self._name)
-        return found if self._name in JSON_FIELDS else _quoted(found)
+        return compact(found) if self._name in JSON_FIELDS else _quoted(found)
 
 
 def _parts(serializer: ExecutionSerializer, execution: Execution) -> Iterator[bytes]:
@@ -63,7 +64,26 @@ def _json(value: Any) -> Iterator[bytes]:
             yield from _json(inner)
         yield b"}" if value else b"{}"
     else:
-        yield b"null" if value is None else JSONRenderer().render(value)
+        yield b"null" if value is None else render_json(value)
+
+
+_TOKENS = re.compile(rb'\\.?|"|[:,] ?', re.DOTALL)
+
+
+def compact(found: Iterator[bytes]) -> Iterator[bytes]:
+    """JSON as the database writes it, without the spaces after its colons and commas."""
+    inside, held = False, b""
+    for piece in found:
+        data, held, done, kept = held + piece, b"", 0, []
+        for token in _TOKENS.finditer(data):
+            if token[0] == b'"':
+                inside = not inside
+            elif len(token[0]) == 1 and token.end() == len(data):
+                held = token[0]  # what belongs to it may follow
+            elif not inside and token[0] in (b": ", b", "):
+                kept.append(data[done : token.end() - 1])
+                done = token.end()
+        yield b"".join([*kept, data[done : len(data) - len(held)]])
 
 
 def _quoted(found: Iterator[bytes]) -> Iterator[bytes]:
@@ -71,5 +91,5 @@ def _quoted(found: Iterator[bytes]) -> Iterator[bytes]:
     decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
     yield b'"'
     for piece in found:
-        yield JSONRenderer().render(decode(piece))[1:-1]
-    yield JSONRenderer().render(decode(b"", True))[1:-1] + b'"'
+        yield render_json(decode(piece))[1:-1]
+    yield render_json(decode(b"", True))[1:-1] + b'"'

@@ -31,7 +31,8 @@ _ERRORS = {
     " key is asked for.",
     404: "`not_found`: there is none, or it is another client's. `file_not_found`.",
     409: "`session_closed`: it was stopped, has expired, or was given up. `no_sandbox`: it has none"
-    " at this moment. `file_unreadable`: it is no regular file.",
+    " at this moment. `file_unreadable`: it is no regular file."
+    " `storage_full`: the session, or its client, stores as much as it may.",
     413: "`request_too_large`.",
     429: "`rate_limited`, `too_many_sessions`, `too_many_queued`, `too_many_streams`: try again"
     " after `Retry-After` seconds.",

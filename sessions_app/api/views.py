@@ -311,7 +311,7 @@ class ExecutionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Run code once",
-        responses=schema.run_responses(),
+        responses=schema.run_responses(409),
         examples=examples.RUN_ONCE,
     )
     @takes(SingleRunSerializer, parameters=schema.WAIT)

@@ -7,6 +7,7 @@ import math
 from datetime import timedelta
 from typing import Any
 
+from codeexec.sizes import parse_size
 from sessions_app.models import Client
 from sessions_app.services.clients import NewKey, expiry_text
 
@@ -27,6 +28,14 @@ def above_zero(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def size(text: str) -> int:
+    """`512m`, `20g`. Raises ArgumentTypeError."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: {error}") from error
 
 
 def told(client: Client, new: NewKey, *, dry_run: bool) -> str:

@@ -3,7 +3,7 @@ as a conditional UPDATE that names the statuses it starts from; False or None sa
 else was faster.
 """
 
-from sessions_app.models.client import ApiKey, Client, ClientAllowance
+from sessions_app.models.client import ApiKey, Client, ClientAllowance, ClientStorage
 from sessions_app.models.event import Event
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
@@ -21,6 +21,7 @@ __all__ = [
     "AttackResult",
     "Client",
     "ClientAllowance",
+    "ClientStorage",
     "Event",
     "Execution",
     "FailedLogin",

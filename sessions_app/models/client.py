@@ -49,6 +49,18 @@ class Client(models.Model):
         validators=[MinValueValidator(1)],
         help_text="Executions that may wait in all its sessions. Empty: as the setting says.",
     )
+    max_storage_per_session = models.BigIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Bytes of one session's inputs and outputs. Empty: as the setting says.",
+    )
+    max_storage_per_client = models.BigIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Bytes of all its sessions' inputs and outputs. Empty: as the setting says.",
+    )
     enabled = models.BooleanField(
         default=True, help_text="Otherwise all its keys and tokens are refused."
     )
@@ -73,6 +85,15 @@ class Client(models.Model):
             models.CheckConstraint(
                 condition=Q(max_queued_per_client__isnull=True) | Q(max_queued_per_client__gt=0),
                 name="client_queued_above_zero",
+            ),
+            models.CheckConstraint(
+                condition=Q(max_storage_per_session__isnull=True)
+                | Q(max_storage_per_session__gt=0),
+                name="client_storage_per_session_above_zero",
+            ),
+            models.CheckConstraint(
+                condition=Q(max_storage_per_client__isnull=True) | Q(max_storage_per_client__gt=0),
+                name="client_storage_above_zero",
             ),
         ]
 
@@ -143,3 +164,21 @@ class ClientAllowance(models.Model):
 
     def __str__(self) -> str:
         return f"{self.client_id}: {self.permits:g}"
+
+
+class ClientStorage(models.Model):
+    """How many bytes are kept of a client's executions. Upkeep brings it up to date: no run waits
+    for a row that all of its client's runs would change.
+    """
+
+    client = models.OneToOneField(
+        Client, on_delete=models.CASCADE, primary_key=True, related_name="storage"
+    )
+    closed_bytes = models.BigIntegerField(help_text="Of sessions that are `storage_counted`.")
+    used_bytes = models.BigIntegerField(help_text="Of all sessions, when they were counted last.")
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.client_id}: {self.used_bytes}"

@@ -16,7 +16,7 @@ from django.db.models import BigIntegerField
 from django.db.models.expressions import RawSQL
 
 from codeexec.bounds import FIELD_BYTES
-from sessions_app.models.execution import INPUTS, OUTPUTS, Execution
+from sessions_app.models.execution import INPUTS, OUTPUTS, Execution, ExecutionQuerySet
 
 JSON_FIELDS = ("args", "env", "files")
 PIECE_BYTES = 256 * 1024
@@ -60,33 +60,30 @@ _FILL = f"""
 """  # noqa: S608 -- columns of ours
 
 
-def fill_beginnings(
-    executions: Sequence[Execution], *, code_bytes: int, other_bytes: int
-) -> Sequence[Execution]:
-    """Add no more than the beginning of each field; JSON all or nothing. `cut` of each execution
-    says how many bytes those have that are not whole.
+def read_beginnings(
+    rows: ExecutionQuerySet, count: int, *, code_bytes: int, other_bytes: int
+) -> list[Execution]:
+    """The first of them, with no more than the beginning of each field; JSON all or nothing. `cut`
+    of each says how many bytes those fields have that are not whole.
     """
     most = dict.fromkeys(LARGE_FIELDS, other_bytes) | {"code": code_bytes}
-    columns = (f"{size_of(name)}, {_beginning(name, most[name])}" for name in LARGE_FIELDS)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT id, {', '.join(columns)} FROM {_TABLE} WHERE id = ANY(%s)",  # noqa: S608
-            [[execution.pk for execution in executions]],
-        )
-        found = {row[0]: row[1:] for row in cursor.fetchall()}
-    for execution in executions:
-        row = found.get(execution.pk, ())
-        sizes = dict(zip(LARGE_FIELDS, row[::2], strict=False))
-        _set(execution, dict(zip(LARGE_FIELDS, row[1::2], strict=False)))
+    columns = {f"size_of_{name}": size_of(name) for name in LARGE_FIELDS}
+    columns |= {f"beginning_of_{name}": _beginning(name, most[name]) for name in LARGE_FIELDS}
+    annotations = {name: RawSQL(text, []) for name, text in columns.items()}  # noqa: S611
+    found = list(rows.without_large_fields().annotate(**annotations)[:count])
+    for execution in found:
+        told = vars(execution)
+        _set(execution, {name: told.pop(f"beginning_of_{name}") for name in LARGE_FIELDS})
+        sizes = {name: told.pop(f"size_of_{name}") for name in LARGE_FIELDS}
         execution.left_out = ()
         execution.cut = {name: size for name, size in sizes.items() if size > most[name]}
-    return executions
+    return found
 
 
 def _beginning(name: str, most: int) -> str:
     if name in JSON_FIELDS:
-        return f"CASE WHEN {size_of(name)} <= {most} THEN {name} END"
-    return f"substring({name} FROM 1 FOR {most})"
+        return f"CASE WHEN {size_of(name)} <= {most} THEN {_TABLE}.{name} END"
+    return f"substring({_TABLE}.{name} FROM 1 FOR {most})"
 
 
 def fill(executions: Sequence[Execution]) -> Sequence[Execution]:

@@ -45,7 +45,10 @@ class Submitted:
     version: str
     """Of the session's environment; nothing was queued where it is not the one that was named."""
     full_of: str
-    """`session` or `client`: as many of its executions wait as may. Empty: there is room."""
+    """`session` or `client`: as many of its executions wait as may. `session storage` or `client
+    storage`: with this one it would store more than it may. Empty: there is room."""
+    stored_bytes: Mapping[str, int]
+    """By `session` and `client`, as far as these are bounded: what is stored without this one."""
     queued: Queued | None
 
 
@@ -88,12 +91,22 @@ class QueueBounds:
     per_client: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class StorageBounds:
+    """How many bytes may be stored of what is run."""
+
+    per_session: int
+    per_client: int | None
+    """None: as many as it likes."""
+
+
 def submission(
     execution: Execution,
     *,
     caller: Caller,
     environment_version: str,
     queue_bounds: QueueBounds,
+    storage_bounds: StorageBounds,
     seconds_since_received: float = 0.0,
     durable: bool = True,
     request_id: str = "",
@@ -103,9 +116,14 @@ def submission(
     Not `durable`: the commit doesn't wait for the disk. For what nobody is told about before the
     claim, which does wait.
     """
+    given = {name: json.dumps(getattr(execution, name)) for name in ("args", "env", "files")}
     return Statement(
         text=statements.SUBMIT,
         parameters={
+            **given,
+            "input_bytes": input_bytes(execution.code, execution.stdin, *given.values()),
+            "most_bytes_of_session": storage_bounds.per_session,
+            "most_bytes_of_client": storage_bounds.per_client,
             "id": execution.pk,
             "session": execution.session_id,
             "sees_everything": caller.sees_everything,
@@ -114,9 +132,6 @@ def submission(
             "filename": execution.filename,
             "keeps_file": execution.keeps_file,
             "stdin": execution.stdin,
-            "args": json.dumps(execution.args),
-            "env": json.dumps(execution.env),
-            "files": json.dumps(execution.files),
             "timeout_seconds": execution.timeout_seconds,
             "seconds_since_received": seconds_since_received,
             "version": environment_version,
@@ -130,17 +145,23 @@ def submission(
     )
 
 
+def input_bytes(*inputs: str | bytes | memoryview) -> int:
+    """What an execution's inputs take, where they are kept."""
+    return sum(len(each.encode() if isinstance(each, str) else each) for each in inputs)
+
+
 def submitted(row: Sequence[Any] | None) -> Submitted | None:
     """What `submission` came to; None: there is no such session, as far
     as its caller may know."""
     if row is None:
         return None
-    is_open, version, full_of, sequence, received_at, queued_at, *_ = row
+    is_open, version, full_of, sequence, received_at, queued_at, *_, of_session, of_client = row
     queued = Queued(sequence=sequence, received_at=received_at, queued_at=queued_at)
     return Submitted(
         is_open=is_open,
         version=version,
         full_of=full_of,
+        stored_bytes={"session": of_session, "client": of_client or 0},
         queued=queued if sequence is not None else None,
     )
 
@@ -231,6 +252,7 @@ def finish(
         **_run_columns(outcome.run or outcome.compilation),
         **_compile_columns(outcome.compilation),
     }
+    parameters["output_bytes"] = sum(len(parameters[name]) for name in statements.OUTPUT_COLUMNS)
     row = fetch_one(Statement(text=statements.FINISH, parameters=parameters))
     finished, released, *_ = row or (False, False)
     return finished, released

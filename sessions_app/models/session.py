@@ -166,6 +166,14 @@ class Session(models.Model):
         default=0, help_text="Attempts to start a sandbox for it since it was last ready."
     )
     last_sequence = models.PositiveIntegerField(default=0)
+    stored_bytes = models.BigIntegerField(
+        default=0, db_default=0, help_text="What is kept of its executions' inputs and outputs."
+    )
+    storage_counted = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="It has ended, and its bytes are among those of its client's closed sessions.",
+    )
     created_at = models.DateTimeField(default=timezone.now)
     ready_at = models.DateTimeField(null=True)
     workspace_since = models.DateTimeField(
@@ -223,6 +231,9 @@ class Session(models.Model):
             models.Index(fields=["node"], condition=Q(closed_at__isnull=True), name="session_live"),
             models.Index(
                 fields=["client"], condition=Q(closed_at__isnull=True), name="session_client_live"
+            ),
+            models.Index(
+                fields=["client"], condition=Q(storage_counted=False), name="session_uncounted"
             ),
             models.Index(fields=["client", "-created_at", "id"], name="session_client"),
             models.Index(fields=["-created_at", "id"], name="session_newest"),

@@ -62,7 +62,7 @@ WITH this AS (
     SELECT statement_timestamp() AS moment  -- it may be one of several in its transaction
 ), session AS MATERIALIZED (
     SELECT id, status, node_id, client_id, environment_id, ttl_seconds,
-           last_sequence + 1 AS sequence,
+           last_sequence + 1 AS sequence, stored_bytes,
            status = 'executing' OR
            status IN ('pending', 'creating', 'ready') AND expires_at > this.moment AS is_open
     FROM sessions_app_session, this
@@ -76,6 +76,11 @@ WITH this AS (
     SELECT count(*) AS here
     FROM sessions_app_execution
     WHERE session_id = (SELECT id FROM session) AND status = 'queued'
+), storage AS (
+    SELECT session.stored_bytes AS of_session, (
+        SELECT used_bytes FROM sessions_app_clientstorage WHERE client_id = session.client_id
+    ) AS of_client
+    FROM session
 ), queue AS (
     -- A session's first never waits to be counted: its client's sessions are bounded themselves.
     SELECT CASE
@@ -87,8 +92,12 @@ WITH this AS (
             WHERE own.client_id = session.client_id AND own.closed_at IS NULL
               AND its.status = 'queued'
         ) THEN 'client'
+        WHEN storage.of_session + %(input_bytes)s::bigint > %(most_bytes_of_session)s::bigint
+            THEN 'session storage'
+        WHEN storage.of_client + %(input_bytes)s::bigint > %(most_bytes_of_client)s::bigint
+            THEN 'client storage'
         ELSE '' END AS full_of
-    FROM session, waiting
+    FROM session, waiting, storage
 ), execution AS (
     INSERT INTO sessions_app_execution (
         id, session_id, sequence, status, code, filename, stdin, args, env, files, timeout_seconds,
@@ -107,6 +116,7 @@ WITH this AS (
 ), touched AS (
     UPDATE sessions_app_session AS row
     SET last_sequence = session.sequence,
+        stored_bytes = session.stored_bytes + %(input_bytes)s::bigint,
         last_activity_at = this.moment,
         expires_at = this.moment + make_interval(secs => session.ttl_seconds)
     FROM this, session, execution
@@ -122,8 +132,10 @@ SELECT
          ) END,
     CASE WHEN execution.sequence IS NOT NULL
          THEN pg_notify(%(channel)s, session.id::text) END,
-    CASE WHEN NOT %(durable)s THEN set_config('synchronous_commit', 'off', true) END
-FROM session CROSS JOIN environment CROSS JOIN queue LEFT JOIN execution ON true
+    CASE WHEN NOT %(durable)s THEN set_config('synchronous_commit', 'off', true) END,
+    storage.of_session, storage.of_client
+FROM session CROSS JOIN environment CROSS JOIN queue CROSS JOIN storage
+LEFT JOIN execution ON true
 """
 
 CLAIM = """
@@ -167,7 +179,8 @@ LEFT JOIN sessions_app_sandbox AS sandbox ON sandbox.id = begun.id
 
 FINISH = f"""
 WITH session AS MATERIALIZED (
-    SELECT id, status, node_id, client_id, ttl_seconds, last_sequence
+    SELECT id, status, node_id, client_id, ttl_seconds, last_sequence,
+           stored_bytes + %(output_bytes)s::bigint AS stored_bytes
     FROM sessions_app_session
     WHERE id = %(session)s
     FOR NO KEY UPDATE
@@ -192,10 +205,16 @@ WITH session AS MATERIALIZED (
 ), released AS (
     UPDATE sessions_app_session AS row
     SET status = 'ready', last_activity_at = now(), last_execution_at = now(),
-        expires_at = now() + make_interval(secs => session.ttl_seconds)
+        expires_at = now() + make_interval(secs => session.ttl_seconds),
+        stored_bytes = session.stored_bytes
     FROM session, finished
     WHERE row.id = session.id AND session.status = 'executing'
     RETURNING row.id
+), stopped AS (
+    UPDATE sessions_app_session AS row
+    SET stored_bytes = session.stored_bytes
+    FROM session, finished
+    WHERE row.id = session.id AND session.status <> 'executing'
 )
 SELECT
     finished.id IS NOT NULL, released.id IS NOT NULL,
@@ -298,13 +317,19 @@ WITH event AS (
         string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'compile stderr')
             AS compile_stderr
     FROM event
+), kept AS (
+    UPDATE sessions_app_execution AS row
+    SET stdout = COALESCE(joined.stdout, ''), stderr = COALESCE(joined.stderr, ''),
+        compile_stdout = COALESCE(joined.compile_stdout, ''),
+        compile_stderr = COALESCE(joined.compile_stderr, '')
+    FROM joined
+    WHERE row.id = %(execution)s AND EXISTS (SELECT FROM event)
+    RETURNING row.session_id
 )
-UPDATE sessions_app_execution AS row
-SET stdout = COALESCE(joined.stdout, ''), stderr = COALESCE(joined.stderr, ''),
-    compile_stdout = COALESCE(joined.compile_stdout, ''),
-    compile_stderr = COALESCE(joined.compile_stderr, '')
-FROM joined
-WHERE row.id = %(execution)s AND EXISTS (SELECT FROM event)
+UPDATE sessions_app_session AS row
+SET stored_bytes = row.stored_bytes + (SELECT sum(octet_length(data)) FROM event)
+FROM kept
+WHERE row.id = kept.session_id
 """
 """What was told of a run that has no result becomes its output."""
 

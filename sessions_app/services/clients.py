@@ -17,8 +17,8 @@ from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.errors import TooManySessions
 from sessions_app.callers import SCOPES, USUAL_SCOPES, KnownClient
-from sessions_app.models import ApiKey, Client, Session
-from sessions_app.models.press_of_run import QueueBounds
+from sessions_app.models import ApiKey, Client, ClientStorage, Session
+from sessions_app.models.press_of_run import QueueBounds, StorageBounds
 
 KEY_PATTERN = re.compile(r"cex_([0-9a-f]{8})_[0-9a-f]{64}")
 """Told to secret scanners: 256 random bits behind a prefix that is no secret."""
@@ -45,6 +45,8 @@ def create_client(
     max_live_sessions: int | None = None,
     max_queued_per_session: int | None = None,
     max_queued_per_client: int | None = None,
+    max_storage_per_session: int | None = None,
+    max_storage_per_client: int | None = None,
     by: Actor | None = None,
 ) -> Client:
     """Raises ClientError where there is one of that name, or no such scope. `by` is in the audit
@@ -62,6 +64,8 @@ def create_client(
                 max_live_sessions=max_live_sessions,
                 max_queued_per_session=max_queued_per_session,
                 max_queued_per_client=max_queued_per_client,
+                max_storage_per_session=max_storage_per_session,
+                max_storage_per_client=max_storage_per_client,
             )
             if by is not None:
                 record(by, "client.create", client, scopes=client.scopes)
@@ -147,6 +151,31 @@ def queue_bounds(client: KnownClient | None) -> QueueBounds:
         per_session=per_session or int(settings.CODE_EXECUTOR["MAX_QUEUED_PER_SESSION"]),
         per_client=per_client or int(settings.CODE_EXECUTOR["MAX_QUEUED_PER_CLIENT"]),
     )
+
+
+def storage_bounds(client: KnownClient | Client | None) -> StorageBounds:
+    """The client's own, or else those of the settings. Who is no client stores for none."""
+    if client is None:
+        return StorageBounds(per_session=_setting("MAX_STORAGE_PER_SESSION"), per_client=None)
+    return StorageBounds(
+        per_session=client.max_storage_per_session or _setting("MAX_STORAGE_PER_SESSION"),
+        per_client=most_storage(client),
+    )
+
+
+def most_storage(client: KnownClient | Client) -> int:
+    """Bytes that may be kept of all its executions."""
+    return client.max_storage_per_client or _setting("MAX_STORAGE_PER_CLIENT")
+
+
+def used_storage(client: Client) -> int:
+    """Bytes that are kept of its executions, as they were counted last."""
+    storage: ClientStorage | None = getattr(client, "storage", None)  # none: not counted yet
+    return storage.used_bytes if storage is not None else 0
+
+
+def _setting(name: str) -> int:
+    return int(settings.CODE_EXECUTOR[name])
 
 
 def expiry_text(expires_at: datetime | None) -> str:

@@ -10,12 +10,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.db import transaction
 
 from codeexec.async_database import async_database
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
-from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, TooManyQueued
+from codeexec.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    ServiceError,
+    StorageFull,
+    TooManyQueued,
+)
 from codeexec.logs import concern, subject
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
@@ -26,7 +34,7 @@ from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, Session, press_of_run
 from sessions_app.models.execution import Outcome
 from sessions_app.paths import require_separate
-from sessions_app.services.clients import queue_bounds
+from sessions_app.services.clients import queue_bounds, storage_bounds
 from sessions_app.services.sessions import (
     closed_session,
     enqueue_stop,
@@ -74,7 +82,7 @@ def submit_execution(
 ) -> Execution:
     """Queue one run in a session. Runs of one session take place one at a time, in this order.
 
-    Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded, TooManyQueued.
+    Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded, TooManyQueued, StorageFull.
     """
     arrival = arrival or Arrival()
     while True:
@@ -88,8 +96,38 @@ def submit_execution(
         if submitted.queued is not None:
             return _as_queued(execution, submitted.queued)
         if submitted.full_of:
-            raise _queue_full(submitted.full_of, caller)
+            raise _full(submitted, execution, caller)
         # The environment was edited at this very moment: it is read again.
+
+
+def _full(submitted: press_of_run.Submitted, execution: Execution, caller: Caller) -> ServiceError:
+    what, _, of_storage = submitted.full_of.partition(" ")
+    if not of_storage:
+        return _queue_full(what, caller)
+    return _storage_full(what, submitted.stored_bytes[what], caller)
+
+
+def _storage_full(what: str, used: int, caller: Caller) -> StorageFull:
+    bounds = storage_bounds(caller.client)
+    maximum = bounds.per_session if what == "session" else bounds.per_client
+    advice = (
+        "Open another session"
+        if what == "session"
+        else "Wait until old sessions are deleted"
+        + (_history_days() or ", which the operator does with `manage.py prune_history`")
+    )
+    return StorageFull(
+        f"This {what} stores {used} bytes of code, input, files and output; with this run it would "
+        f"be more than the {maximum} bytes that it may. {advice}, or ask the operator for more.",
+        storage=what,
+        used=used,
+        maximum=maximum,
+    )
+
+
+def _history_days() -> str:
+    days = settings.CODE_EXECUTOR["HISTORY_DAYS"]
+    return f", {days} days after their end" if days else ""
 
 
 def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:
@@ -135,6 +173,7 @@ def _submission(
         caller=caller,
         environment_version=known.version,
         queue_bounds=queue_bounds(caller.client),
+        storage_bounds=storage_bounds(caller.client),
         seconds_since_received=time.monotonic() - arrival.at,
         durable=not arrival.awaited,
         request_id=subject("request_id"),

@@ -15,8 +15,9 @@ from django_q.models import OrmQ
 
 from codeexec.queueing import node_queue
 from environments_app.models import Environment, EnvironmentRevision
-from sessions_app.models import Execution, IsolationCheck, Node, Session
+from sessions_app.models import Client, Execution, IsolationCheck, Node, Session
 from sessions_app.models.execution import Verdict
+from sessions_app.services.clients import most_storage, used_storage
 from sessions_app.services.figures import Load
 from sessions_app.services.isolation import standings
 
@@ -34,6 +35,9 @@ STARTS_WITHIN = 30.0
 
 LEAST_FREE_BYTES = 1024**3
 LEAST_FREE_SHARE = 0.05
+
+STORAGE_SHARE = 0.9
+"""Of what a client may store: there is time to do something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +250,21 @@ def _disk() -> Iterator[Problem]:
         )
 
 
+def _storage() -> Iterator[Problem]:
+    for client in Client.objects.select_related("storage").exclude(storage=None).order_by("name"):
+        used, most = used_storage(client), most_storage(client)
+        if used >= most * STORAGE_SHARE:
+            yield Problem(
+                text=f"The client {client.name} stores {100 * used / most:.0f} % of what it may: at"
+                " 100 % its runs are refused.",
+                todo="Delete old sessions (HISTORY_DAYS, manage.py prune_history), or raise its "
+                "limit.",
+                rows=Client,
+                row=client,
+                severe=used >= most,
+            )
+
+
 def _finders(load: Load) -> tuple[tuple[type[Model], Callable[[], Iterator[Problem]]], ...]:
     return (
         (Node, _nodes),
@@ -257,4 +276,5 @@ def _finders(load: Load) -> tuple[tuple[type[Model], Callable[[], Iterator[Probl
         (Session, _failed_sessions),
         (IsolationCheck, _isolation),
         (Node, _disk),
+        (Client, _storage),
     )

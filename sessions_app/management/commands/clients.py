@@ -8,7 +8,7 @@ from django.db.models import Count, Q
 
 from codeexec.commands import TeachingCommand
 from sessions_app.models import ApiKey, Client
-from sessions_app.services.clients import expiry_text
+from sessions_app.services.clients import expiry_text, used_storage
 
 
 class Command(TeachingCommand):
@@ -25,7 +25,8 @@ class Command(TeachingCommand):
 
 
 def _with_keys() -> Any:
-    return Client.objects.order_by("name").prefetch_related("keys")
+    clients = Client.objects.order_by("name").select_related("storage")
+    return clients.prefetch_related("keys")
 
 
 def _fields(client: Any) -> dict[str, Any]:
@@ -38,6 +39,9 @@ def _fields(client: Any) -> dict[str, Any]:
         "live_sessions": client.live,
         "max_queued_per_session": client.max_queued_per_session,
         "max_queued_per_client": client.max_queued_per_client,
+        "max_storage_per_session": client.max_storage_per_session,
+        "max_storage_per_client": client.max_storage_per_client,
+        "stored_bytes": used_storage(client),
         "keys": [_key_fields(key) for key in client.keys.all()],
     }
 
@@ -55,7 +59,8 @@ def _key_fields(key: ApiKey) -> dict[str, Any]:
 def _lines(client: dict[str, Any]) -> str:
     limits = (
         f"{_bound(client['requests_per_minute'])} requests a minute, "
-        f"{client['live_sessions']} of {_bound(client['max_live_sessions'])} sessions"
+        f"{client['live_sessions']} of {_bound(client['max_live_sessions'])} sessions, "
+        f"{client['stored_bytes']} bytes stored"
     )
     state = "" if client["enabled"] else " (disabled)"
     lines = [f"{client['name']}{state}: {', '.join(client['scopes'])}; {limits}"]

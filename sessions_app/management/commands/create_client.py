@@ -9,7 +9,7 @@ from django.core.management.base import CommandParser
 from codeexec.audit.actors import command_actor
 from codeexec.commands import TeachingCommand, changing
 from sessions_app.callers import SCOPES, USUAL_SCOPES
-from sessions_app.management.key_options import above_zero, days, fields_told, told
+from sessions_app.management.key_options import above_zero, days, fields_told, size, told
 from sessions_app.services.clients import ClientError, create_client, create_key
 
 _SCOPES = "\n".join(f"  {scope.value:<9} {meaning}" for scope, meaning in SCOPES.items())
@@ -61,6 +61,14 @@ class Command(TeachingCommand):
                 help="executions that may wait; without it: as the setting says",
             )
 
+        for whole in ("session", "client"):
+            parser.add_argument(
+                f"--max-storage-per-{whole}",
+                type=size,
+                metavar="SIZE",
+                help="of its runs' inputs and outputs; without it: as the setting says",
+            )
+
     def handle(self, *_args: Any, **options: Any) -> None:
         dry_run, by = options["dry_run"], command_actor("create_client")
         with changing(options):
@@ -71,6 +79,8 @@ class Command(TeachingCommand):
                 max_live_sessions=options["max_live_sessions"],
                 max_queued_per_session=options["max_queued_per_session"],
                 max_queued_per_client=options["max_queued_per_client"],
+                max_storage_per_session=options["max_storage_per_session"],
+                max_storage_per_client=options["max_storage_per_client"],
                 by=by,
             )
             new = create_key(client, expires_in=options["expires_in"], by=by)

@@ -1,0 +1,90 @@
+"""How many bytes are kept of each client's executions.
+
+A session's row has its own, which the statements of its runs change. Here those are summed up for
+its client: of sessions that have ended once and for all, of the others anew each time. So a sum is
+as old as upkeep's last round, a second or two, and no run waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from django.db import connection
+from django.db.models import F, Value
+from django.db.models.functions import Greatest
+
+from sessions_app.models import ClientStorage, Session
+from sessions_app.models.execution import INPUTS, OUTPUTS
+
+BATCH = 1000
+"""Sessions that have ended, counted in one transaction."""
+STORAGE_COLUMNS = ("stored_bytes", "storage_counted")
+
+_KEPT = " + ".join(
+    f"octet_length({name}{'::text' if name in ('args', 'env', 'files') else ''})"
+    for name in (*INPUTS, *OUTPUTS)
+)
+_COUNT_CLOSED = f"""
+    WITH ended AS (
+        SELECT id, client_id, stored_bytes, last_sequence
+        FROM sessions_app_session
+        WHERE NOT storage_counted AND closed_at IS NOT NULL
+        LIMIT {BATCH}
+        FOR NO KEY UPDATE SKIP LOCKED
+    ), sized AS (
+        SELECT id, client_id, CASE
+            -- It ended before bytes were counted.
+            WHEN stored_bytes = 0 AND last_sequence > 0 THEN (
+                SELECT COALESCE(sum({_KEPT}), 0)
+                FROM sessions_app_execution WHERE session_id = ended.id
+            )
+            ELSE stored_bytes END AS bytes
+        FROM ended
+    ), counted AS (
+        UPDATE sessions_app_session AS row
+        SET storage_counted = true, stored_bytes = sized.bytes
+        FROM sized
+        WHERE row.id = sized.id
+    )
+    INSERT INTO sessions_app_clientstorage AS storage (client_id, closed_bytes, used_bytes)
+    SELECT client_id, sum(bytes), sum(bytes)
+    FROM sized
+    WHERE client_id IS NOT NULL
+    GROUP BY client_id
+    ORDER BY client_id
+    ON CONFLICT (client_id) DO UPDATE
+    SET closed_bytes = storage.closed_bytes + excluded.closed_bytes
+"""  # noqa: S608 -- columns of ours
+_COUNT_ALL = """
+    INSERT INTO sessions_app_clientstorage AS storage (client_id, closed_bytes, used_bytes)
+    SELECT client.id, 0, COALESCE(sum(session.stored_bytes), 0)
+    FROM sessions_app_client AS client
+    LEFT JOIN sessions_app_session AS session
+        ON session.client_id = client.id AND NOT session.storage_counted
+    GROUP BY client.id
+    ORDER BY client.id
+    ON CONFLICT (client_id) DO UPDATE
+    SET used_bytes = storage.closed_bytes + excluded.used_bytes
+    WHERE storage.used_bytes <> storage.closed_bytes + excluded.used_bytes
+"""
+
+
+def count_storage() -> None:
+    """Bring every client's sum up to date."""
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT_CLOSED)
+        cursor.execute(_COUNT_ALL)
+
+
+def give_back(sessions: Iterable[Session]) -> None:
+    """They are deleted, by the transaction that this is part of."""
+    counts: Counter[int] = Counter()
+    for session in sessions:
+        if session.client_id is not None and session.storage_counted:
+            counts[session.client_id] += session.stored_bytes
+    for client_id, size in sorted(counts.items()):
+        ClientStorage.objects.filter(pk=client_id).update(
+            closed_bytes=Greatest(F("closed_bytes") - size, Value(0)),
+            used_bytes=Greatest(F("used_bytes") - size, Value(0)),
+        )
