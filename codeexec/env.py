@@ -412,6 +412,14 @@ SETTINGS = (
         "who may call: those who have a key, or, on a loopback API_HOST only, whoever reaches it",
     ),
     _setting(
+        "TOKEN_REQUESTS_PER_MINUTE",
+        "600",
+        _whole(1, 1_000_000),
+        "a whole number from 1 to 1000000",
+        "requests that one session token may make in a minute, in each process of the API; of a "
+        "client with a limit not more than half of that",
+    ),
+    _setting(
         "CORS_ORIGINS",
         "",
         _origins,

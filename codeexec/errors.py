@@ -40,6 +40,7 @@ field of the request is to blame, `field` names it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -205,9 +206,16 @@ class RateLimited(ServiceError):
     code = "rate_limited"
     http_status = 429
 
-    def __init__(self, detail: str, *, retry_after_seconds: int) -> None:
+    def __init__(
+        self, detail: str, *, retry_after_seconds: int, quota: Mapping[str, str] | None = None
+    ) -> None:
+        """`quota`: headers that say more of the limit."""
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
+        self._quota = quota or {}
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), **self._quota}
 
 
 class TooManySessions(ServiceError):

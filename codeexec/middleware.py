@@ -74,6 +74,8 @@ def browser_safety(handler: AsyncHandler) -> AsyncHandler:
 
 def _set_policies(request: HttpRequest, response: HttpResponseBase) -> None:
     response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+    for name, value in getattr(request, "answer_headers", {}).items():
+        response.headers.setdefault(name, value)
     if request.path_info.startswith(API_PATHS):  # of one caller, whom its address may name
         response.headers.setdefault("Cache-Control", "no-store")
     if not _is_traceback(response):

@@ -127,11 +127,21 @@ CORS_URLS_REGEX = r"^/api/"
 CORS_ALLOW_HEADERS = [
     "authorization",
     "content-type",
-    "idempotency-key",
     "last-event-id",
     "x-request-id",
 ]
-CORS_EXPOSE_HEADERS = ["Retry-After", "Server-Timing", "X-Request-ID"]
+CORS_ALLOW_METHODS = ["DELETE", "GET", "OPTIONS", "PATCH", "POST"]
+CORS_EXPOSE_HEADERS = [
+    "Content-Disposition",
+    "RateLimit-Limit",
+    "RateLimit-Policy",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "Retry-After",
+    "Server-Timing",
+    "X-Request-ID",
+    "X-Workspace-Truncated",
+]
 CORS_ALLOW_CREDENTIALS = False
 CORS_PREFLIGHT_MAX_AGE = 3600
 DATA_UPLOAD_MAX_MEMORY_SIZE: int = CODE_EXECUTOR["MAX_REQUEST_SIZE"]

@@ -62,6 +62,29 @@ class KnownClient:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quota:
+    """How many requests a caller may still make, as its last one left it."""
+
+    limit: int | None = None
+    """A minute; None: as many as it likes."""
+    remaining: int = 0
+    reset_seconds: int = 0
+    """Until all are there again; where none remains, until one is."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The fields of draft-ietf-httpapi-ratelimit-headers that clients' libraries know."""
+        if self.limit is None:
+            return {}
+        return {
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset_seconds),
+            "RateLimit-Policy": f"{self.limit};w=60",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Caller:
     sees_everything: bool = False
     """All clients' rows, and those without a client."""
@@ -73,6 +96,7 @@ class Caller:
     """A token's; None: the caller has a key, or is the operator."""
     token_id: str = ""
     """A token's: tells it from others."""
+    quota: Quota = Quota()
 
     # REST framework takes a caller for the request's user.
     is_authenticated = True
@@ -80,6 +104,11 @@ class Caller:
     @property
     def client_id(self) -> int | None:
         return self.client.id if self.client is not None else None
+
+    @property
+    def answer_headers(self) -> dict[str, str]:
+        """What each answer tells it."""
+        return self.quota.headers
 
     @property
     def actor(self) -> Actor:

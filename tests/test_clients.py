@@ -548,8 +548,8 @@ def test_over_the_bound_it_is_a_429_until_a_session_has_ended(own: Platform, wor
     Client.objects.update(max_live_sessions=1)
     hear(own.api)
     session_id = own.open()
-    for path in ("/sessions", "/execute"):
-        answer = own.call("POST", path, {"code": "1"})
+    for path, body in (("/sessions", {}), ("/execute", {"code": "1"})):
+        answer = own.call("POST", path, body)
         assert error(answer, 429, "too_many_sessions")["maximum"] == 1
         assert int(answer.headers["retry-after"]) > 0
     own.call("DELETE", f"/sessions/{session_id}")

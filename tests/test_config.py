@@ -36,6 +36,7 @@ IMPOSSIBLE = {
         "postgresql://[x/db",
         "postgresql://u:hunter%2@db/x",
     ],
+    "TOKEN_REQUESTS_PER_MINUTE": ["0", "-1", "1000001", "many"],
     "DOCKER_SOCKET": ["docker.sock", "unix://", "tcp://host", "tcp://host:99999", "http://h:1"],
     "DOCKER_IMAGE_PREFIX": ["Code-Executor", "a b", "-a", "a/", "a//b", "a--b"],
     "CONTAINER_MEMORY_LIMIT": ["12x", "15m", "-256m", "256mm", "9" * 400, "many"],

@@ -6,8 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from django.conf import settings as django_settings
 
+from sessions_app.services.clients import revoke_key
 from tests.api_client import Api
 from tests.conftest import Configure
 from tests.platforms import hear, platform
@@ -164,6 +166,53 @@ def test_no_page_may_call_it_by_default(api: Api, configure: Configure) -> None:
     configure(API_AUTH="key")
     answer = send(api, "GET", "/health", origin=APP)
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_what_is_announced_to_pages_is_what_there_is(api: Api, settings: Any) -> None:
+    settings.CORS_ALLOWED_ORIGINS = [APP]
+    asked = {"access_control_request_method": "GET"}
+    answer = send(api, "OPTIONS", "/sessions", origin=APP, **asked)
+    methods = set(answer.headers["access-control-allow-methods"].split(", "))
+    paths = yaml.safe_load(api.get("http://testserver/api/schema").text)["paths"]
+    assert methods - {"OPTIONS"} == {method.upper() for path in paths.values() for method in path}
+    assert "idempotency-key" not in answer.headers["access-control-allow-headers"]
+
+
+# ---- credentials that nobody asked for
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"authorization": "Api-Key wrong"}, "invalid_key"),
+        ({"authorization": f"Api-Key cex_0123abcd_{'0' * 64}"}, "invalid_key"),
+        ({"authorization": "Bearer wrong"}, "invalid_token"),
+        ({"authorization": "Bearer cet_wrong"}, "invalid_token"),
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), CALLS[:3])
+def test_a_credential_that_is_brought_must_be_right(
+    api: Api, method: str, path: str, headers: dict[str, str], code: str
+) -> None:
+    error(send(api, method, path, **headers), 401, code)
+
+
+def test_a_right_key_is_its_client_and_no_other(api: Api) -> None:
+    operators = api.post("/sessions", {"environment": "python"}).json()["session_id"]
+    own = platform(api, "own")
+    hear(api)
+    session_id = own.open()
+    listed = own.call("GET", "/sessions").json()["results"]
+    assert [each["session_id"] for each in listed] == [session_id]
+    error(own.call("GET", f"/sessions/{operators}"), 404, "not_found")
+    assert api.get(f"/sessions/{session_id}").status_code == 200
+    revoke_key(own.key)
+    hear(api)
+    error(own.call("GET", "/sessions"), 401, "invalid_key")
+
+
+def test_what_belongs_to_somebody_on_the_way_is_no_credential_of_ours(api: Api) -> None:
+    assert send(api, "GET", "/sessions", authorization="Basic dTpw").status_code == 200
 
 
 # ---- the page at /

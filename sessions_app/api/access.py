@@ -83,7 +83,7 @@ def authorize(request: HttpRequest, access: Access) -> Caller:
     Raises what `authenticate` and `require` raise: a ServiceError, which `error_answer` answers.
     """
     caller = authenticate(credentials_of(request))
-    _note(caller)
+    _note(request, caller)
     require(caller, access)
     return caller
 
@@ -122,7 +122,7 @@ async def identify(request: Any) -> None:
     if not hasattr(request, "identified"):
         request.identified = await _identified(credentials_of(request))
     caller = _caller(request.identified)
-    _note(caller)
+    _note(request, caller)
     request.caller = caller
 
 
@@ -141,8 +141,9 @@ def _caller(identified: Caller | Exception) -> Caller:
     return identified
 
 
-def _note(caller: Caller) -> None:
-    """What is logged from here on names the client."""
+def _note(request: HttpRequest, caller: Caller) -> None:
+    """What is logged from here on names the client, and the answer says what it may still do."""
+    request.answer_headers = caller.answer_headers  # type: ignore[attr-defined]
     if caller.client is not None:
         concern(client=caller.client.name)
 
@@ -152,7 +153,7 @@ def credentials_of(request: HttpRequest) -> Credentials:
     because addresses end up in histories and logs."""
     scheme, _, value = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() == "api-key":
-        return Credentials(key=value.strip())
+        return Credentials(key=value.strip(), ends_something=request.method == "DELETE")
     if scheme.lower() == "bearer":
         return Credentials(token=value.strip())
     reads = request.method in ("GET", "HEAD")
@@ -164,7 +165,7 @@ class ApiAuthentication(BaseAuthentication):
         http: Any = request._request
         if not hasattr(http, "identified"):
             http.identified = authenticate(credentials_of(http))
-            _note(http.identified)
+            _note(http, http.identified)
         return _caller(http.identified), None
 
 

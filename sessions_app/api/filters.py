@@ -16,6 +16,7 @@ from django.db.models.fields.json import KeyTextTransform
 from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
+from rest_framework.utils.urls import remove_query_param
 
 from codeexec.bounds import (
     ENVIRONMENT_BYTES,
@@ -47,6 +48,8 @@ class _Pages(CursorPagination):
         except (NotFound, ValidationError, ValueError, DataError) as error:
             detail = "cursor: it is none that a page has named."
             raise InvalidRequest(detail, field="cursor") from error
+        # A credential has no place in a link, which is kept, logged and passed on.
+        self.base_url = remove_query_param(self.base_url or "", "token")
         return page
 
     def get_page_size(self, request: Request) -> int | None:

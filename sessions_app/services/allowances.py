@@ -6,6 +6,13 @@ A process that is asked for more and more takes twice as many each time, up to a
 those that it hasn't used within LEASE_SECONDS are lost. So never more requests get through than the
 bucket has given permits for, whatever the number of processes, and a busy client costs about one
 statement a second in each. Clients without a limit cost nothing.
+
+Not everybody may empty it. What session tokens leave is for the client's keys, and a reserve on top
+of the limit is for the end of sessions: a platform can tear down whatever its users do.
+
+    reserve ─▶ keys that end a session      limit // 4 ─▶ keys      the rest ─▶ session tokens
+
+`token_allowances` has the buckets of single tokens.
 """
 
 from __future__ import annotations
@@ -15,12 +22,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from django.db import connection
 
 from codeexec.errors import RateLimited
-from sessions_app.callers import KnownClient
+from sessions_app.callers import KnownClient, Quota
 
 LEASE_SECONDS = 1.0
 
@@ -36,14 +44,15 @@ WITH bucket AS MATERIALIZED (
     WHERE row.client_id = %(client)s
     FOR NO KEY UPDATE OF row
 ), given AS (
-    SELECT client_id, counted_at, permits, floor(LEAST(%(wanted)s::float, permits)) AS count
+    SELECT client_id, counted_at, permits,
+           GREATEST(0, floor(LEAST(%(wanted)s::float, permits - %(left_alone)s::float))) AS count
     FROM bucket
 )
 UPDATE sessions_app_clientallowance AS row
 SET permits = given.permits - given.count, counted_at = given.counted_at
 FROM given
 WHERE row.client_id = given.client_id
-RETURNING given.count::int, row.permits,
+RETURNING given.count::int, row.permits - %(left_alone)s::float,
           -- What a crash of the database forgets of it does no harm.
           set_config('synchronous_commit', 'off', true)
 """
@@ -55,79 +64,112 @@ ON CONFLICT DO NOTHING
 """
 
 
+class Share(Enum):
+    """What a request may take of its client's permits."""
+
+    END = "end"
+    """All, the reserve included: it ends a session, and has a key."""
+    KEY = "key"
+    TOKEN = "token"  # noqa: S105 -- a name
+
+
+def reserve(limit: int) -> int:
+    return max(5, limit // 10)
+
+
+def _left_alone(limit: int, share: Share) -> int:
+    """How many permits a request of that share must leave in the bucket."""
+    if share == Share.END:
+        return 0
+    return reserve(limit) + (limit // 4 if share == Share.TOKEN else 0)
+
+
 @dataclass(kw_only=True)
 class _Lease:
-    """What this process holds for a client."""
+    """What this process holds for a client's requests of one share."""
 
-    requests_per_minute: int
+    limit: int
     permits: int = 0
     until: float = 0.0
     size: int = 1
     """How many were taken last."""
+    left: float = 0.0
+    """In the bucket, for this share, after that."""
     refused_until: float = 0.0
     """There is none before that moment, by the monotonic clock."""
+
+    def quota(self) -> Quota:
+        return quota_of(self.limit, self.permits + max(0.0, self.left))
+
+
+def quota_of(limit: int, permits: float) -> Quota:
+    """Of a bucket that fills up in a minute. `permits`: what it holds."""
+    missing = limit - permits if permits >= 1 else 1 - permits
+    seconds = max(0, math.ceil(missing * 60 / limit))
+    return Quota(limit=limit, remaining=min(limit, int(permits)), reset_seconds=seconds)
 
 
 class Allowances:
     """Of one process."""
 
     def __init__(self) -> None:
-        self._leases: dict[int, _Lease] = {}
+        self._leases: dict[tuple[int, Share], _Lease] = {}
         self._changing = threading.Lock()
 
-    def take_at_once(self, client: KnownClient) -> bool:
-        """One permit; False: the database has to be asked. Raises RateLimited."""
+    def take_at_once(self, client: KnownClient, share: Share = Share.KEY) -> Quota | None:
+        """One permit; None: the database has to be asked. Raises RateLimited."""
         limit = client.requests_per_minute
         if limit is None:
-            return True
+            return Quota()
         now = time.monotonic()
         with self._changing:
-            lease = self._lease(client.id, limit)
+            lease = self._lease(client.id, limit, share)
             if now < lease.refused_until:
-                raise _refusal(limit, lease.refused_until - now)
+                raise _refusal(limit, share, lease.refused_until - now)
             if lease.permits < 1 or now >= lease.until:
-                return False
+                return None
             lease.permits -= 1
-            return True
+            return lease.quota()
 
-    def take(self, client: KnownClient) -> None:
+    def take(self, client: KnownClient, share: Share = Share.KEY) -> Quota:
         """As `take_at_once`, asking the database."""
-        limit = client.requests_per_minute
-        if limit is None or self.take_at_once(client):
-            return
-        now = time.monotonic()
-        wanted = self._wanted(client.id, limit, now)
-        given, left = _taken(client.id, limit, wanted)
+        if (quota := self.take_at_once(client, share)) is not None:
+            return quota
+        limit, now = client.requests_per_minute or 1, time.monotonic()
+        wanted = self._wanted(client.id, limit, share, now)
+        given, left = _taken(client.id, limit, share, wanted)
         with self._changing:
-            lease = self._lease(client.id, limit)
+            lease = self._lease(client.id, limit, share)
             if given < 1:
                 seconds = (1 - left) * 60 / limit
                 lease.refused_until = now + seconds
-                raise _refusal(limit, seconds)
+                raise _refusal(limit, share, seconds)
             still_good = lease.permits if now < lease.until else 0
-            lease.permits, lease.size = still_good + given - 1, wanted
+            lease.permits, lease.size, lease.left = still_good + given - 1, wanted, left
             lease.until = now + LEASE_SECONDS
+            return lease.quota()
 
-    def _lease(self, client_id: int, limit: int) -> _Lease:
-        lease = self._leases.get(client_id)
-        if lease is None or lease.requests_per_minute != limit:
-            lease = self._leases[client_id] = _Lease(requests_per_minute=limit)
+    def _lease(self, client_id: int, limit: int, share: Share) -> _Lease:
+        lease = self._leases.get((client_id, share))
+        if lease is None or lease.limit != limit:
+            lease = self._leases[client_id, share] = _Lease(limit=limit)
         return lease
 
-    def _wanted(self, client_id: int, limit: int, now: float) -> int:
+    def _wanted(self, client_id: int, limit: int, share: Share, now: float) -> int:
         with self._changing:
-            lease = self._lease(client_id, limit)
+            lease = self._lease(client_id, limit, share)
             used_up = lease.permits < 1 and now < lease.until
             return min(2 * lease.size, max(1, limit // 60)) if used_up else 1
 
 
-def _taken(client_id: int, limit: int, wanted: int) -> tuple[int, float]:
-    """How many permits the bucket gave, and how many it has left."""
+def _taken(client_id: int, limit: int, share: Share, wanted: int) -> tuple[int, float]:
+    """How many permits the bucket gave, and how many it has left for that share."""
     parameters = {
         "client": client_id,
-        "capacity": float(limit),
+        "capacity": float(limit + reserve(limit)),
         "per_second": limit / 60,
         "wanted": wanted,
+        "left_alone": float(_left_alone(limit, share)),
     }
     while (row := _fetched(_TAKE, parameters)) is None:
         with connection.cursor() as cursor:
@@ -142,11 +184,20 @@ def _fetched(statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None
         return row
 
 
-def _refusal(limit: int, seconds: float) -> RateLimited:
-    return RateLimited(
-        f"This client may make {limit} requests a minute.",
-        retry_after_seconds=max(1, math.ceil(seconds)),
+def _refusal(limit: int, share: Share, seconds: float) -> RateLimited:
+    rest = ", and its session tokens leave a quarter of them to its keys"
+    return refused(
+        limit,
+        f"This client may make {limit} requests a minute{rest * (share == Share.TOKEN)}.",
+        seconds,
     )
+
+
+def refused(limit: int, detail: str, seconds: float) -> RateLimited:
+    """`seconds`: until there is another permit."""
+    retry_after = max(1, math.ceil(seconds))
+    quota = Quota(limit=limit, remaining=0, reset_seconds=retry_after)
+    return RateLimited(detail, retry_after_seconds=retry_after, quota=quota.headers)
 
 
 allowances = Allowances()

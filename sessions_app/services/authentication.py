@@ -7,16 +7,19 @@ its permits) the database is asked, which an event loop leaves to a thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
 from django.conf import settings
 
-from codeexec.errors import InvalidKey, InvalidToken, NotAuthenticated
-from sessions_app.callers import OPERATOR, Caller, KnownClient
+from codeexec.errors import InvalidKey, InvalidToken, NotAuthenticated, RateLimited
+from sessions_app.callers import OPERATOR, Caller, KnownClient, Quota
 from sessions_app.key_ring import Known, KnownKey, key_ring
-from sessions_app.services.allowances import allowances
+from sessions_app.services.allowances import Share, allowances
 from sessions_app.services.clients import KEY_PATTERN, digest_of
-from sessions_app.services.tokens import PREFIX, Token, read_token
+from sessions_app.services.token_allowances import token_allowances
+from sessions_app.services.tokens import Token, read_token
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -25,6 +28,8 @@ class Credentials:
 
     key: str = ""
     token: str = ""
+    ends_something: bool = False
+    """The call ends a session, for which there are permits when all others are used up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +48,7 @@ def authenticate(credentials: Credentials) -> Caller:
     found = _identified(credentials, key_ring.known())
     if found.key is not None and not key_ring.is_use_noted(found.key):
         key_ring.note_use(found.key)
-    if found.caller.client is not None:
-        allowances.take(found.caller.client)
-    return found.caller
+    return _charged(found.caller, _share(credentials))
 
 
 def recognize(credentials: Credentials) -> Caller:
@@ -73,15 +76,63 @@ def authenticate_at_once(credentials: Credentials) -> Caller | None:
     found = _identified(credentials, known)
     if found.key is not None and not key_ring.is_use_noted(found.key):
         return None
-    client = found.caller.client
-    return found.caller if client is None or allowances.take_at_once(client) else None
+    return _charged_at_once(found.caller, _share(credentials))
+
+
+def _share(credentials: Credentials) -> Share:
+    if not credentials.key:
+        return Share.TOKEN
+    return Share.END if credentials.ends_something else Share.KEY
+
+
+def _charged(caller: Caller, share: Share) -> Caller:
+    """One request less that it may make. Raises RateLimited."""
+    with _token_charged(caller) as quota:
+        if caller.client is not None:
+            quota = _tighter(quota, allowances.take(caller.client, share))
+    return replace(caller, quota=quota)
+
+
+def _charged_at_once(caller: Caller, share: Share) -> Caller | None:
+    """As `_charged`; None: the database has to be asked."""
+    with suppress(_NotAtOnceError), _token_charged(caller) as quota:
+        if caller.client is not None:
+            found = allowances.take_at_once(caller.client, share)
+            if found is None:
+                raise _NotAtOnceError
+            quota = _tighter(quota, found)
+        return replace(caller, quota=quota)
+    return None
+
+
+class _NotAtOnceError(Exception):
+    pass
+
+
+@contextmanager
+def _token_charged(caller: Caller) -> Iterator[Quota]:
+    """Raises RateLimited. What was not let through in the end was not the token's request."""
+    if not caller.token_id:
+        yield Quota()
+        return
+    quota = token_allowances.take(caller.token_id, caller.client)
+    try:
+        yield quota
+    except (RateLimited, _NotAtOnceError):
+        token_allowances.give_back(caller.token_id)
+        raise
+
+
+def _tighter(first: Quota, second: Quota) -> Quota:
+    limited = [each for each in (first, second) if each.limit is not None]
+    return min(limited, key=lambda each: each.remaining, default=first)
 
 
 def _is_operator(credentials: Credentials) -> bool:
-    """With API_AUTH=open everybody is, but who comes with a token: so a page that is given tokens
-    can be tried there.
+    """With API_AUTH=open everybody is who brings nothing. What is brought must be right: so keys
+    and pages that are given tokens can be tried there.
     """
-    return _is_open() and not credentials.token.startswith(PREFIX)
+    return _is_open() and not (credentials.key or credentials.token)
 
 
 def _is_open() -> bool:
