@@ -314,6 +314,13 @@ SETTINGS = (
         "a session ends this long after its last activity",
     ),
     _setting(
+        "SESSION_TTL_MAX",
+        "86400",
+        _whole(1, 30 * 86_400),
+        "a whole number of seconds from 1 to 2592000",
+        "largest `ttl` that a request may ask for; SESSION_TTL may be more",
+    ),
+    _setting(
         "HISTORY_DAYS",
         "0",
         _whole(0, 36_500),
@@ -361,6 +368,14 @@ SETTINGS = (
         _whole(1, 10_000),
         "a whole number from 1 to 10000",
         "sandboxes that this node runs at one time",
+    ),
+    _setting(
+        "CLIENT_SHARE",
+        "80",
+        _whole(1, 100),
+        "a whole number of percent from 1 to 100",
+        "of all sandboxes, what a client without a limit of its own may have where there are "
+        "others; less while those have many",
     ),
     _setting(
         "WORKER_CONCURRENCY",

@@ -59,6 +59,8 @@ class KnownClient:
     max_queued_per_client: int | None = None
     max_storage_per_session: int | None = None
     max_storage_per_client: int | None = None
+    has_neighbours: bool = False
+    """There are other clients that may have sessions."""
 
 
 @dataclass(frozen=True, kw_only=True)

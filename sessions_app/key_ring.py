@@ -75,11 +75,15 @@ class Rows:
 
     def key(self, digest: bytes) -> KnownKey | None:
         row = ApiKey.objects.select_related("client").filter(digest=digest).first()
-        return None if row is None else _known_key(row, _known_client(row.client))
+        return None if row is None else _known_key(row, self._known_client(row.client))
 
     def client(self, client_id: int) -> KnownClient | None:
         row = Client.objects.filter(pk=client_id).first()
-        return None if row is None else _known_client(row)
+        return None if row is None else self._known_client(row)
+
+    def _known_client(self, row: Client) -> KnownClient:
+        others = Client.objects.may_have_sessions().exclude(pk=row.pk)
+        return _known_client(row, has_neighbours=others.exists())
 
 
 class KeyRing:
@@ -141,7 +145,11 @@ class KeyRing:
 
 def _read_everything(changes: int) -> Snapshot:
     read_at = time.monotonic()
-    clients = {row.pk: _known_client(row) for row in Client.objects.all()}
+    may_have_sessions = set(Client.objects.may_have_sessions().values_list("pk", flat=True))
+    clients = {
+        row.pk: _known_client(row, has_neighbours=bool(may_have_sessions - {row.pk}))
+        for row in Client.objects.all()
+    }
     keys = [row for row in ApiKey.objects.all() if row.client_id in clients]
     return Snapshot(
         keys={bytes(row.digest): _known_key(row, clients[row.client_id]) for row in keys},
@@ -151,7 +159,7 @@ def _read_everything(changes: int) -> Snapshot:
     )
 
 
-def _known_client(row: Client) -> KnownClient:
+def _known_client(row: Client, *, has_neighbours: bool = False) -> KnownClient:
     return KnownClient(
         id=row.pk,
         name=row.name,
@@ -163,6 +171,7 @@ def _known_client(row: Client) -> KnownClient:
         max_queued_per_client=row.max_queued_per_client,
         max_storage_per_session=row.max_storage_per_session,
         max_storage_per_client=row.max_storage_per_client,
+        has_neighbours=has_neighbours,
     )
 
 

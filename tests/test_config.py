@@ -50,6 +50,8 @@ IMPOSSIBLE = {
     "SESSION_RUNTIMES": ["run c", "-x", "a,b/c"],
     "CONTAINER_LABELS": ["team", "=x", "a=1,b"],
     "SESSION_TTL": ["0", "2592001", "1h"],
+    "SESSION_TTL_MAX": ["0", "2592001", "1h"],
+    "CLIENT_SHARE": ["0", "101", "80%"],
     "HISTORY_DAYS": ["-1", "36501", "90d", "0.5"],
     "ISOLATION_CHECK_HOURS": ["-1", "8761", "24h", "0.5"],
     "REQUEST_TIMEOUT": ["0.5", "3601", "x"],

@@ -16,6 +16,7 @@ from rest_framework import serializers
 from codeexec import bounds
 from codeexec.errors import OutOfBounds, UnknownField
 from sessions_app.api.inputs import unknown_name
+from sessions_app.models.session import most_ttl_seconds
 from sessions_app.paths import PATTERN as PATH_PATTERN
 from sessions_app.paths import require_separate, workspace_path
 
@@ -228,6 +229,16 @@ class WholeSeconds(Number):
         if number != int(number):
             raise self.refuse("Not a whole number.")
         return int(number)
+
+
+class SessionSeconds(WholeSeconds):
+    """How long a session may be asked to live."""
+
+    schema = {**WholeSeconds.schema, "maximum": most_ttl_seconds()}
+
+    def to_internal_value(self, data: Any) -> int:
+        self.most = most_ttl_seconds()
+        return super().to_internal_value(data)
 
 
 JSON_SCHEMA: dict[str, Any] = {

@@ -18,8 +18,8 @@ from sessions_app.api.fields import (
     Name,
     RuntimeName,
     Seconds,
+    SessionSeconds,
     Variables,
-    WholeSeconds,
     WorkspacePath,
 )
 from sessions_app.callers import Role
@@ -37,7 +37,7 @@ class OpenSessionSerializer(serializers.Serializer[Any]):
         required=False, allow_null=True, help_text="Its name; default: the default environment."
     )
     runtime = RuntimeName(required=False, allow_null=True, help_text=RUNTIME_HELP)
-    ttl = WholeSeconds(
+    ttl = SessionSeconds(
         required=False,
         allow_null=True,
         help_text="Seconds that the session lives after its last activity.",
@@ -52,7 +52,7 @@ class OpenSessionSerializer(serializers.Serializer[Any]):
 class ChangeSessionSerializer(serializers.Serializer[Any]):
     """Request of `PATCH /sessions/{id}`."""
 
-    ttl = WholeSeconds(
+    ttl = SessionSeconds(
         required=False,
         allow_null=True,
         help_text="Seconds that the session lives from now on, and after each later activity.",

@@ -19,6 +19,11 @@ def usual_scopes() -> list[str]:
     return [scope.value for scope in USUAL_SCOPES]
 
 
+class ClientQuerySet(models.QuerySet["Client"]):
+    def may_have_sessions(self) -> Self:
+        return self.filter(enabled=True, scopes__overlap=[Scope.SESSIONS, Scope.EXECUTE])
+
+
 class Client(models.Model):
     """A platform that calls the API. It sees the sessions that it has opened, and no others."""
 
@@ -35,7 +40,9 @@ class Client(models.Model):
         null=True, blank=True, help_text="Of all its keys and tokens together. Empty: unlimited."
     )
     max_live_sessions = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Sessions at one time, single runs too. Empty: unlimited."
+        null=True,
+        blank=True,
+        help_text="Sessions at one time, single runs too. Empty: its share, as CLIENT_SHARE says.",
     )
     max_queued_per_session = models.PositiveIntegerField(
         null=True,
@@ -65,6 +72,8 @@ class Client(models.Model):
         default=True, help_text="Otherwise all its keys and tokens are refused."
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ClientQuerySet.as_manager()
 
     class Meta:
         ordering = ("name",)

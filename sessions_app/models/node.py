@@ -86,7 +86,7 @@ class Node(models.Model):
     name = models.CharField(max_length=100, unique=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.ACTIVE)
     capacity = models.PositiveIntegerField(help_text="Sandboxes at one time.")
-    concurrency = models.PositiveIntegerField(help_text="Executions at one time.")
+    concurrency = models.PositiveIntegerField(help_text="Executions that begin at one time.")
     engine_error = models.TextField(
         blank=True, help_text="Why its Docker Engine can't be used; empty: it can."
     )

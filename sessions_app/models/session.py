@@ -415,3 +415,8 @@ class Session(models.Model):
 
 def default_ttl_seconds() -> int:
     return int(settings.CODE_EXECUTOR["SESSION_TTL"])
+
+
+def most_ttl_seconds() -> int:
+    """That a client may ask for."""
+    return max(default_ttl_seconds(), int(settings.CODE_EXECUTOR["SESSION_TTL_MAX"]))

@@ -11,13 +11,14 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.errors import TooManySessions
 from sessions_app.callers import SCOPES, USUAL_SCOPES, KnownClient
-from sessions_app.models import ApiKey, Client, ClientStorage, Session
+from sessions_app.models import ApiKey, Client, ClientStorage, Node, Session
 from sessions_app.models.press_of_run import QueueBounds, StorageBounds
 
 KEY_PATTERN = re.compile(r"cex_([0-9a-f]{8})_[0-9a-f]{64}")
@@ -129,18 +130,49 @@ def revoke_key(prefix: str, *, by: Actor | None = None) -> bool:
     return revoked
 
 
+def is_bounded(client: KnownClient) -> bool:
+    """Whether `require_room` could refuse it anything."""
+    return client.max_live_sessions is not None or (client.has_neighbours and _share() < 1)
+
+
 def require_room(client: KnownClient) -> None:
     """See that the client may have one more live session. For inside the transaction that opens it:
     until its end others of the client wait. Raises TooManySessions.
     """
     row = Client.objects.select_for_update(no_key=True).get(pk=client.id)
-    bound = row.max_live_sessions
-    if bound is not None and Session.objects.live().filter(client=row).count() >= bound:
+    live = Session.objects.live().filter(client=row).count()
+    if row.max_live_sessions is None:
+        _require_room_for_others(live)
+    elif live >= row.max_live_sessions:
         raise TooManySessions(
-            f"{bound} sessions of this client are live, which is as many as it may have; stop one, "
-            "or try again when one has ended.",
-            maximum=bound,
+            f"{row.max_live_sessions} sessions of this client are live, which is as many as it may "
+            "have; stop one, or try again when one has ended.",
+            maximum=row.max_live_sessions,
         )
+
+
+def _require_room_for_others(live: int) -> None:
+    """Of what a client has and what is free, together, it may have its share. So the more others
+    have, the less it can take of the rest, and there is always a first one for who has none.
+    """
+    free = _free_places()
+    if live and free > 0 and live + 1 > _share() * (live + free):
+        raise TooManySessions(
+            f"{live} sessions of this client are live, and what is left of the sandboxes ({free}) "
+            "is kept for other clients; stop a session, or try again when one has ended.",
+            maximum=live,
+        )
+
+
+def _share() -> float:
+    return float(settings.CODE_EXECUTOR["CLIENT_SHARE"]) / 100
+
+
+def _free_places() -> int:
+    """Of nodes that take sessions. Warm sandboxes give way."""
+    nodes = dict(Node.objects.active().values_list("pk", "capacity"))
+    taking = Q(node__in=nodes) | Q(node=None)
+    return sum(nodes.values()) - Session.objects.live().filter(taking).count()
 
 
 def queue_bounds(client: KnownClient | None) -> QueueBounds:

@@ -19,7 +19,7 @@ from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.node import node_name
 from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
-from sessions_app.services.clients import require_room
+from sessions_app.services.clients import is_bounded, require_room
 from sessions_app.services.pool import open_warm
 from sessions_app.services.runtimes import choose_runtime, is_own, session_runtime
 
@@ -50,7 +50,7 @@ def open_session(
         one_shot=one_shot,
     )
     session.expires_at = session.next_expiry()
-    if caller.client is None or caller.client.max_live_sessions is None:
+    if caller.client is None or not is_bounded(caller.client):
         return _open(session, environment_name, runtime)
     with transaction.atomic():
         require_room(caller.client)

@@ -51,7 +51,10 @@ class Command(TeachingCommand):
             "--requests-per-minute", type=above_zero, metavar="N", help="without it: unlimited"
         )
         parser.add_argument(
-            "--max-live-sessions", type=above_zero, metavar="N", help="without it: unlimited"
+            "--max-live-sessions",
+            type=above_zero,
+            metavar="N",
+            help="without it: its share of all, as CLIENT_SHARE says",
         )
         for queue in ("session", "client"):
             parser.add_argument(
