@@ -18,6 +18,11 @@ PIPELINED_REQUESTS = 16
 """Sent on one connection without waiting for an answer."""
 BODY_BYTES_IN_MEMORY = 64 * 1024
 """More of a body goes to a temporary file until all of it is there."""
+BODIES_BYTES = 128 * 1024 * 1024
+"""Of all bodies that a process holds, those that are kept in memory not counted, half of it for one
+client; or, where that is more,"""
+BODIES_OF_MOST_SIZE = 8
+"""so many of MAX_REQUEST_SIZE."""
 
 # ---- JSON
 

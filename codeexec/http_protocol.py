@@ -24,6 +24,11 @@ HEAD_SECONDS = 20.0
 """From a connection's start, or a request's first byte, to the end of its head."""
 BODY_PAUSE_SECONDS = 30.0
 """Between two parts of a body."""
+BODY_SECONDS = 120.0
+"""For all of a body."""
+DROPPED_SECONDS = 10.0
+"""For what is still coming of a body when its request has been answered. A client that went on
+sending would not see the answer if the connection closed at once."""
 
 _CODES = {400: "invalid_request", 431: "request_head_too_large"}
 
@@ -36,6 +41,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Of a request to speak another protocol, as it would be without that."""
     _answering: RequestResponseCycle | None = None
     _deadline: TimerHandle | None = None
+    _body_until = 0.0
+    """By the event loop's clock."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(cast(Transport, transport))
@@ -105,14 +112,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(400, detail, PIPELINED_REQUESTS)
         else:
             self._in_head, self._held_bytes = False, 0
-            self._expect(BODY_PAUSE_SECONDS)
+            self._body_until = self.loop.time() + BODY_SECONDS
+            self._expect_body()
             super().on_headers_complete()
             return
         raise HttpParserError("refused")
 
     def on_body(self, body: bytes) -> None:
         self._held_bytes = 0
-        self._expect(BODY_PAUSE_SECONDS)
+        self._expect_body()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -120,7 +128,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self._held_bytes = 0
         self._expect_nothing()
+        if self.cycle.response_complete:  # and nothing else says until when the next one may come
+            self._expect(self.timeout_keep_alive)
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        unread = self.cycle.response_complete and self.cycle.more_body
+        if unread and not self.transport.is_closing():
+            self._body_until = self.loop.time() + DROPPED_SECONDS
+            self._expect_body()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -153,6 +170,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._expect_nothing()
         self._deadline = self.loop.call_later(seconds, self._give_up, seconds)
 
+    def _expect_body(self) -> None:
+        self._expect(max(0, min(BODY_PAUSE_SECONDS, self._body_until - self.loop.time())))
+
     def _expect_nothing(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -160,7 +180,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _give_up(self, seconds: float) -> None:
         if self.flow.read_paused:  # it is we who don't read
-            self._expect(seconds)
+            self._body_until = self.loop.time() + BODY_SECONDS
+            self._expect(max(seconds, 1.0))
         elif not self.transport.is_closing():
             self.transport.close()
 

@@ -29,7 +29,10 @@ class JsonParser(JSONParser):
         )
         if coding and coding.lower() != "identity":
             raise UnsupportedMediaType(coding, "Send the body as it is, without Content-Encoding.")
-        return read_json(stream.read())
+        body = stream.read()
+        # It may be minutes until the request is answered: what was read isn't kept until then.
+        getattr(stream, "_stream", stream).close()
+        return read_json(body)
 
 
 class AlwaysJson(DefaultContentNegotiation):

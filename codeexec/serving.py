@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, nullcontext
 from threading import Thread
-from typing import IO, Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
 from corsheaders.middleware import CorsMiddleware
@@ -33,9 +32,11 @@ from django.urls import ResolverMatch, get_resolver, set_script_prefix
 from django.utils.module_loading import import_string
 
 from codeexec.async_database import async_database
+from codeexec.bodies import Body
 from codeexec.bounds import QUERY_BYTES
 from codeexec.errors import (
     InvalidRequest,
+    NoCapacity,
     OutOfBounds,
     ShuttingDown,
     database_away,
@@ -93,6 +94,7 @@ class Application(ASGIHandler):
     def __init__(self) -> None:
         super().__init__()
         self._sync_handler = _SyncHandler()
+        self._admit: Callable[[Any], Awaitable[bool]] = import_string(settings.ADMISSION)
         spare_receivers()
 
     def load_middleware(self, is_async: bool = True) -> None:
@@ -130,24 +132,24 @@ class Application(ASGIHandler):
     ) -> None:
         try:
             _require_query(scope)
-            body, size = await _read_body(scope, receive)
-        except RequestAborted:
-            return
         except InvalidRequest as error:
             await self.send_response(error_answer(error), send)
             return
-        except BodyTooLargeError:
-            await self.send_response(self._body_too_large(scope), send)
+        set_script_prefix(get_script_prefix(scope))
+        await signals.request_started.asend(sender=self.__class__, scope=scope)
+        request, broken = self.create_request(scope, io.BytesIO())
+        if request is None:
+            await self.send_response(cast(HttpResponseBase, broken), send)
+            return
+        is_async = _view_is_async(request)
+        answering.found(request.resolver_match, request.path_info)
+        if not await self._admit(request):
+            await self._answer(request, _closing(scope, send))
+            return
+        body = await self._received(request, receive, send)
+        if body is None:
             return
         with closing(body):
-            set_script_prefix(get_script_prefix(scope))
-            await signals.request_started.asend(sender=self.__class__, scope=scope)
-            request, broken = self.create_request(_with_length(scope, size), body)
-            if request is None:
-                await self.send_response(cast(HttpResponseBase, broken), send)
-                return
-            is_async = _view_is_async(request)
-            answering.found(request.resolver_match, request.path_info)
             if traffic.draining and not answering.is_about_health:
                 await self.send_response(_shutting_down(), send)
                 return
@@ -166,11 +168,22 @@ class Application(ASGIHandler):
         else:
             await self._answer(request, send, receive)
 
-    def _body_too_large(self, scope: Scope) -> HttpResponseBase:
-        request, refusal = self.create_request(scope, io.BytesIO())
-        if request is None:
-            return cast(HttpResponseBase, refusal)
-        return _for_any_origin(request, _body_too_large())
+    async def _received(self, request: ASGIRequest, receive: Receive, send: Send) -> Body | None:
+        """The request's body, which it has then; None: there is nothing more to be done."""
+        try:
+            body = await _read_body(request, receive)
+        except RequestAborted:
+            return None
+        except BodyTooLargeError:
+            await self.send_response(_for_any_origin(request, _body_too_large()), send)
+            return None
+        except NoCapacity as error:
+            await self.send_response(_for_any_origin(request, error_answer(error)), send)
+            return None
+        # Of a body in chunks the framework would take nothing, of one told of with zeros too much.
+        request.META["CONTENT_LENGTH"] = str(body.size)
+        request._stream = cast(BinaryIO, body)
+        return body
 
     async def _answer_while_connected(
         self, request: ASGIRequest, receive: Receive, send: Send
@@ -307,33 +320,22 @@ def _require_query(scope: Scope) -> None:
         raise InvalidRequest("query: only ASCII, the rest as %XX.", field="query")
 
 
-def _with_length(scope: Scope, size: int) -> Scope:
-    """With the length that the body has, whether it came in chunks or was told of: where none is
-    given the framework takes it for empty, and where it has thousands of zeros too."""
-    length = (b"content-length", str(size).encode())
-    if length in scope["headers"]:
-        return scope
-    headers = [header for header in scope["headers"] if header[0] != b"content-length"]
-    return {**scope, "headers": [*headers, length]}
-
-
-async def _read_body(scope: Scope, receive: Receive) -> tuple[IO[bytes], int]:
+async def _read_body(request: ASGIRequest, receive: Receive) -> Body:
+    """Raises BodyTooLargeError, NoCapacity, RequestAborted."""
     limit_bytes = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    if _declared_length(scope) > 2 * limit_bytes:
+    if _declared_length(request.scope) > 2 * limit_bytes:
         raise BodyTooLargeError  # at once: a client that waits for `100 Continue` sends nothing
-    body = tempfile.SpooledTemporaryFile(  # noqa: SIM115 -- handed to the caller
-        max_size=settings.FILE_UPLOAD_MAX_MEMORY_SIZE
-    )
+    body = Body(getattr(request, "body_holder", None))
     try:
-        size = await _receive_into(body, receive, limit_bytes)
+        await _receive_into(body, receive, limit_bytes)
     except BaseException:
         body.close()
         raise
     body.seek(0)
-    return body, size
+    return body
 
 
-async def _receive_into(body: IO[bytes], receive: Receive, limit_bytes: int) -> int:
+async def _receive_into(body: Body, receive: Receive, limit_bytes: int) -> None:
     received, more = 0, True
     # A body somewhat over the limit is read to its end and dropped: a client that is still sending
     # when the connection closes would see a broken connection instead of the answer.
@@ -344,11 +346,27 @@ async def _receive_into(body: IO[bytes], receive: Receive, limit_bytes: int) -> 
         part = message.get("body", b"")
         received += len(part)
         if received <= limit_bytes:
-            body.write(part)
+            body.add(part)
         more = message.get("more_body", False)
     if received > limit_bytes:
         raise BodyTooLargeError
-    return received
+
+
+def _closing(scope: Scope, send: Send) -> Send:
+    """For an answer to which no body was read. Who was to be told to send it, and is not, can't use
+    the connection for anything else: nobody could tell what that is.
+    """
+    if (b"expect", b"100-continue") not in [
+        (name, value.lower()) for name, value in scope["headers"]
+    ]:
+        return send
+
+    async def send_closing(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return send_closing
 
 
 def _declared_length(scope: Scope) -> int:

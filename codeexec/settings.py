@@ -186,6 +186,8 @@ ASYNC_MIDDLEWARE = [
     "codeexec.middleware.local_only_async",
     "corsheaders.middleware.CorsMiddleware",
 ]
+# Whether a request's body is to be read at all, asked when its head is there.
+ADMISSION = "sessions_app.api.access.admit"
 ROOT_URLCONF = "codeexec.urls"
 ASGI_APPLICATION = "codeexec.asgi.application"
 APPEND_SLASH = True

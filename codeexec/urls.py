@@ -6,13 +6,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import include, path
 from drf_spectacular.views import (
-    SpectacularAPIView,
     SpectacularRedocView,
     SpectacularSwaggerSplitView,
 )
 
 from sessions_app.admin.dashboard import dashboard_region
 from sessions_app.admin.streams import execution_events, session_events
+from sessions_app.api.schema_view import api_schema
 from sessions_app.metrics import metrics
 
 
@@ -32,7 +32,7 @@ CONSOLE = "admin/sessions_app"
 urlpatterns = [
     path("", index, name="index"),
     path("api/v1/", include("sessions_app.api.urls")),
-    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("api/schema", api_schema, name="schema"),
     path("metrics", metrics, name="metrics"),
     path("docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("redoc", SpectacularRedocView.as_view(url_name="schema"), name="redoc"),

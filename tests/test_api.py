@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
+from codeexec.async_database import async_database
+from sessions_app import health
 from sessions_app.models import Execution, Node
 from tests.api_client import Api
 from tests.conftest import Configure
+from tests.patience import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -164,6 +169,35 @@ def test_health_is_healthy(api: Api) -> None:
         "service": "code-executor",
         "checks": dict.fromkeys(("database", "workers", "environments", "isolation"), "ok"),
     }
+
+
+def test_health_is_looked_at_once_for_all_who_ask_within_a_second(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    check = health.check_health
+    monkeypatch.setattr(
+        health, "check_health", lambda: (looks.append(time.monotonic()), check())[1]
+    )
+
+    async def ask() -> set[int]:
+        answers = await asyncio.gather(*(api.send("GET", "/health") for _ in range(20)))
+        return {answer.status_code for answer in answers}
+
+    assert api.run(ask()) == {200}
+    assert len(looks) == 1
+    assert eventually(lambda: api.get("/health") and len(looks) == 2)
+    assert looks[1] - looks[0] >= health.LOOK_SECONDS
+
+
+def test_health_without_the_event_loops_own_connections_is_a_503(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.get("/health/ready").status_code == 200
+    monkeypatch.setattr(async_database, "_places", asyncio.Semaphore(0))
+    answer = api.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+    assert "no connection" in answer.json()["checks"]["database"]
 
 
 def test_health_without_workers_is_a_503(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ import yaml
 from django.core.management import call_command
 from django.urls import get_resolver
 from django.urls.resolvers import RoutePattern, URLPattern, URLResolver
+from drf_spectacular.generators import SchemaGenerator
 
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
+from sessions_app.api import schema_view
 from sessions_app.models import Node
 from tests.api_client import Api
 from tests.conftest import Configure, Work
@@ -113,6 +116,30 @@ def test_the_documents_are_served(api: Api, schema: dict[str, Any]) -> None:
         assert shown.status_code == 200
         assert "/api/schema" in shown.text
         assert "cdn" not in shown.text
+
+
+def test_the_document_is_rendered_once_whoever_asks(
+    api: Api, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    generate = SchemaGenerator.get_schema
+
+    def counted(*given: Any, **more: Any) -> Any:
+        made.append(None)
+        return generate(*given, **more)
+
+    monkeypatch.setattr(SchemaGenerator, "get_schema", counted)
+    schema_view._render.cache_clear()
+
+    async def ask() -> list[httpx.Response]:
+        return await asyncio.gather(*(api.send("GET", f"/api/schema?x={n}") for n in range(20)))
+
+    answers = [*api.run(ask()), api.get("/api/schema")]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) == 1
+    assert len(made) == 1
+    assert api.request("HEAD", "/api/schema").status_code == 200
+    assert api.post("/api/schema", {}).status_code == 405
 
 
 # ---- examples

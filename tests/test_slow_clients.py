@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,39 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def refuse(scope: Any, receive: Any, send: Any) -> None:
+    """Answers without having asked for the body."""
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A server with short times."""
+    with serving(echo, monkeypatch) as port:
+        yield port
+
+
+@pytest.fixture
+def refusing_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(http_protocol, "DROPPED_SECONDS", 2 * SHORT)
+    with serving(refuse, monkeypatch) as port:
+        yield port
+
+
+@contextmanager
+def serving(application: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", SHORT)
     monkeypatch.setattr(http_protocol, "BODY_PAUSE_SECONDS", SHORT)
     config = uvicorn.Config(
-        echo, http=BoundedHttpProtocol, ws="none", port=0, lifespan="off", log_config=None
+        application,
+        http=BoundedHttpProtocol,
+        ws="none",
+        port=0,
+        lifespan="off",
+        log_config=None,
+        timeout_keep_alive=3,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -140,6 +166,32 @@ def test_a_request_that_two_servers_could_read_differently_is_refused(
     port: int, request_bytes: bytes
 ) -> None:
     assert not talk(port, request_bytes).startswith(b"HTTP/1.1 200")
+
+
+def test_what_is_still_sent_after_the_answer_is_dropped(refusing_port: int) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n"
+    answers = talk(refusing_port, head, b"x" * 300_000, head, b"x" * 300_000, pause=0.2)
+    assert answers.count(b"HTTP/1.1 401") == 2  # and then nothing more: it is hung up on
+
+
+def test_but_not_for_ever(refusing_port: int) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", refusing_port), timeout=LONG) as client:
+        client.sendall(head)
+        assert client.recv(65536).startswith(b"HTTP/1.1 401")
+        start = time.monotonic()
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while time.monotonic() - start < LONG:
+                client.sendall(b"x")
+                time.sleep(SHORT / 5)
+
+
+def test_a_body_has_a_time_by_which_all_of_it_is_there(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 2 * SHORT)
+    head = POST + b"Content-Length: 1000\r\n\r\n"
+    assert talk(port, head, *[b"x"] * 60, pause=SHORT / 3) == b""
 
 
 WEBSOCKET = b"Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"

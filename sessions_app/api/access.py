@@ -99,6 +99,7 @@ async def admit(request: Any) -> bool:
         await identify(request)
         if isinstance(declared, Access):
             require(request.caller, declared)
+        request.body_holder = request.caller.client_id
     except (ServiceError, *DATABASE_AWAY):
         return False
     return True
