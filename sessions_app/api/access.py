@@ -100,7 +100,7 @@ async def admit(request: Any) -> bool:
         if isinstance(declared, Access):
             require(request.caller, declared)
         request.body_holder = request.caller.client_id
-    except (ServiceError, *DATABASE_AWAY):
+    except Exception:  # the view meets it again, where there is an answer to everything
         return False
     return True
 
@@ -117,8 +117,8 @@ def _declared_for(request: Any) -> Any:
 
 async def identify(request: Any) -> None:
     """In the event loop, before an `ApiViewSet` is called: its authentication then finds the
-    caller, or what is in his way, and asks no database. Raises what `authenticate` does, and
-    DATABASE_AWAY.
+    caller, or what is in his way, and asks no database. Raises what `authenticate` does, and what
+    else comes in between.
     """
     if not hasattr(request, "identified"):
         request.identified = await _identified(credentials_of(request))
@@ -132,7 +132,7 @@ async def _identified(credentials: Credentials) -> Caller | Exception:
         if (known := authenticate_at_once(credentials)) is not None:
             return known
         return await begin_in_thread(authenticate, credentials)
-    except (ServiceError, *DATABASE_AWAY) as error:
+    except Exception as error:
         return error
 
 
