@@ -7,14 +7,19 @@ run of a session, and kept for those that follow.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from codeexec.sandbox.driver import Attachment
-from codeexec.sandbox.errors import SandboxError
+from codeexec.sandbox.driver import Attachment, KeepGoing, always
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError
 from codeexec.sandbox.types import SandboxHandle
 from environments_app.engine import get_driver
+
+ENGINE_SECONDS = 10.0
+"""How long an Engine may be away: less than what a stopping worker lets its programs run on."""
+_RETRY_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +41,16 @@ class Attachments:
         self._lock = threading.Lock()
 
     @contextmanager
-    def lent(self, handle: SandboxHandle) -> Iterator[Attachment]:
-        """An attachment that was kept, or a new one. Kept for the next unless this raises.
+    def lent(self, handle: SandboxHandle, keep_going: KeepGoing = always) -> Iterator[Attachment]:
+        """An attachment that was kept, or a new one. Kept for the next unless this raises. An
+        Engine that is away is waited for, for a while and as long as `keep_going` says so.
 
         Raises SandboxLost, EngineUnavailable.
         """
         kept = self._take(handle.container_id)
         stack = kept.stack if kept else ExitStack()
         with stack:
-            attachment = (
-                kept.attachment if kept else stack.enter_context(get_driver().attach(handle))
-            )
+            attachment = kept.attachment if kept else _attached(handle, stack, keep_going)
             yield attachment
             self._put(handle.container_id, _Kept(attachment=attachment, stack=stack.pop_all()))
 
@@ -75,3 +79,14 @@ class Attachments:
     def _put(self, container_id: str, kept: _Kept) -> None:
         with self._lock:
             self._kept[container_id] = kept
+
+
+def _attached(handle: SandboxHandle, stack: ExitStack, keep_going: KeepGoing) -> Attachment:
+    deadline = time.monotonic() + ENGINE_SECONDS
+    while True:
+        try:
+            return stack.enter_context(get_driver().attach(handle))
+        except EngineUnavailable:
+            if time.monotonic() >= deadline or not keep_going():
+                raise
+            time.sleep(_RETRY_SECONDS)

@@ -221,10 +221,10 @@ class Executor:
 
     def _requeue_unheard(self, session_id: str) -> None:
         """The connection may have broken between a claim and its answer: nobody runs that then."""
-        execution_id = running_of(UUID(session_id), self._worker)
+        claimed = running_of(UUID(session_id), self._worker)
         # What another thread has claimed it still looks after: no other can claim it from now on.
-        if execution_id is not None and self._looking[session_id] == 1:
-            requeue_execution(execution_id, UUID(session_id), worker=self._worker)
+        if claimed is not None and claimed.claimed_at and self._looking[session_id] == 1:
+            requeue_execution(claimed.pk, claimed.session_id, claimed_at=claimed.claimed_at)
 
 
 def run_executor(

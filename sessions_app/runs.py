@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self, TypeVar
+from uuid import UUID
 
 from django.conf import settings
 
@@ -24,7 +26,7 @@ from codeexec.sandbox.errors import (
     SandboxLost,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.types import Command, RunResult
+from codeexec.sandbox.types import Command, RunResult, SandboxHandle
 from codeexec.sandbox.types import Verdict as SandboxVerdict
 from environments_app.commands import build_commands
 from environments_app.known import read_environment, recall
@@ -37,12 +39,17 @@ from sessions_app.models.execution import Outcome, Verdict
 from sessions_app.models.press_of_run import Claim
 from sessions_app.sandboxes import destroy_sandbox
 from sessions_app.services import executions
+from sessions_app.services.requeue import requeue_execution
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _DATABASE_RETRY_SECONDS = 0.5
+
+MOST_MOVES = 2
+"""New sandboxes for one execution: more would be lost like these."""
+_MOST_REMEMBERED = 1000
 
 
 def worker_name(process_id: int | None = None) -> str:
@@ -59,11 +66,19 @@ class Surroundings:
     live: LiveOutput
     attachments: Attachments = field(default_factory=Attachments)
     interrupts: Interrupts = field(default_factory=Interrupts)
+    moved: Counter[UUID] = field(default_factory=Counter)
+    """How often each execution was given to a new sandbox before it had started in one."""
     outage: Outage = field(default_factory=lambda: Outage(logger, "The executor's database"))
 
     @classmethod
     def using(cls, database: Callable[[], AbstractContextManager[None]]) -> Self:
         return cls(database=database, live=LiveOutput(database))
+
+    def may_move(self, claim: Claim) -> bool:
+        if len(self.moved) > _MOST_REMEMBERED:
+            self.moved.clear()
+        self.moved[claim.execution_id] += 1
+        return self.moved[claim.execution_id] <= MOST_MOVES
 
     def close(self) -> None:
         self.live.close()
@@ -86,7 +101,8 @@ def _run_to_its_end(
     try:
         outcome, started = _run_in_sandbox(claim, around, keep_going, output)
     except (SandboxLost, EngineUnavailable) as error:
-        _fail(claim, around, _reason(claim, error), sandbox_lost=True)
+        if not _move(claim, around, error):
+            _fail(claim, around, _reason(claim, error), sandbox_lost=True)
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
         _fail(claim, around, str(error))
     except BaseException as error:  # SystemExit too: the row must not stay `running`
@@ -95,6 +111,27 @@ def _run_to_its_end(
         raise
     else:
         _finish(claim, around, outcome, started)
+
+
+def _move(claim: Claim, around: Surroundings, error: SandboxLost | EngineUnavailable) -> bool:
+    """Nothing of it has started, and its sandbox is lost: it is run in a new one. False: something
+    has, or it was moved too often, or somebody wants its end.
+    """
+    if (isinstance(error, SandboxLost) and error.has_started) or not around.may_move(claim):
+        return False
+    moved = _with_database(
+        around,
+        partial(
+            requeue_execution,
+            claim.execution_id,
+            claim.session_id,
+            claimed_at=claim.claimed_at,
+            sandbox_lost=True,
+        ),
+    )
+    if moved:
+        logger.warning("it had not started, and is run in a new sandbox: %s", error)
+    return moved
 
 
 def _fail(claim: Claim, around: Surroundings, reason: str, *, sandbox_lost: bool = False) -> None:
@@ -167,7 +204,24 @@ def _run_in_sandbox(
     if claim.sandbox is None:
         raise SandboxLost("The session's sandbox is gone.")
     environment = _environment(claim, around)
-    with around.attachments.lent(claim.sandbox) as sandbox:
+    run = partial(_run_attached, claim, claim.sandbox, environment, around, keep_going, output)
+    try:
+        return run()
+    except SandboxLost as error:
+        if error.has_started:
+            raise
+        return run()  # it may have been the connection alone: then the workspace is there still
+
+
+def _run_attached(
+    claim: Claim,
+    handle: SandboxHandle,
+    environment: Environment,
+    around: Surroundings,
+    keep_going: KeepGoing,
+    output: RunOutput,
+) -> tuple[Outcome, float]:
+    with around.attachments.lent(handle, keep_going) as sandbox:
         sandbox.write_files(executions.workspace_files(claim))
         started = time.monotonic()
         with around.interrupts.of(claim.execution_id, sandbox.interrupt):

@@ -97,6 +97,7 @@ def claim_of(execution: Execution) -> press_of_run.Claim:
         one_shot=execution.session.one_shot,
         environment_id=execution.session.environment_id,
         environment_version="",
+        claimed_at=execution.claimed_at or execution.queued_at,
         code=execution.code,
         filename=execution.filename,
         keeps_file=execution.keeps_file,

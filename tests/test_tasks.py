@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from codeexec.sandbox.errors import (
 from codeexec.sandbox.fake import FakeAttachment, FakeDriver
 from codeexec.sandbox.types import Command, RunResult
 from environments_app.models import Environment
-from sessions_app import runs, tasks
+from sessions_app import attachments, runs, tasks
 from sessions_app.models import Execution, Node, Sandbox, Session, press_of_run
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.sandboxes import fill_pools, reserve_sandbox
@@ -35,6 +36,7 @@ from sessions_app.services.executions import (
     submit_single_run,
 )
 from sessions_app.services.sessions import fail_session, open_session, stop_session
+from sessions_app.tasks import start_session
 from sessions_app.upkeep import nudge_unattended_sessions
 from tests.cast import session_in
 from tests.conftest import Configure, Work
@@ -245,6 +247,8 @@ def test_a_lost_sandbox_is_replaced_on_a_full_node(
 ) -> None:
     Node.objects.update(capacity=1)
     driver.lose(str(session.pk))
+    assert run(session).status == E.COMPLETED
+    driver.fail_next("run", SandboxLost("The container is gone."))
     assert run(session).status == E.ERROR
     assert run(session).status == E.COMPLETED
 
@@ -385,17 +389,40 @@ def test_a_sandbox_lost_in_a_run_fails_it_and_is_replaced(
     assert run(session).status == E.COMPLETED
 
 
-def test_an_engine_that_is_away_fails_the_run_and_the_session_goes_on(
-    session: Session, run: Run, work: Work, driver: FakeDriver
+def test_a_run_that_an_engine_is_away_for_too_long_for_waits_for_a_new_sandbox(
+    session: Session, run: Run, work: Work, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attachments, "ENGINE_SECONDS", 0.1)
     driver.engine_is_down = True
-    assert run(session).status == E.ERROR
+    first = run(session)
+    assert first.status == E.QUEUED
     assert state(session) == S.PENDING
     driver.engine_is_down = False
     starts_are_due()
     nudge_unattended_sessions()
     assert run(session).status == E.COMPLETED
+    first.refresh_from_db()
+    assert first.status == E.COMPLETED
     assert len(driver.sandboxes) == 1
+
+
+def test_what_loses_each_sandbox_before_it_starts_is_not_moved_for_ever(
+    session: Session, work: Work, driver: FakeDriver
+) -> None:
+    submit_execution(session.pk, RunRequest(code="print(1)"))
+    claim = take_up(session.pk)
+    with closing(runs.Surroundings.using(nullcontext)) as around:
+        for _ in range(runs.MOST_MOVES):
+            driver.lose(str(session.pk))
+            runs.run_execution(claim, around, lambda: True)
+            assert Execution.objects.get().status == E.QUEUED
+            start_session(str(session.pk))
+            claim = take_up(session.pk)
+        driver.lose(str(session.pk))
+        runs.run_execution(claim, around, lambda: True)
+    failed = Execution.objects.get()
+    assert failed.status == E.ERROR
+    assert failed.error_reason.endswith("in a new sandbox with an empty workspace.")
 
 
 @pytest.mark.parametrize(

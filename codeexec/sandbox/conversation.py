@@ -81,7 +81,8 @@ class Conversation:
         self._running = True
         try:
             ending = self._follow(command, feed, written, keep_going)
-        except SandboxLost:
+        except SandboxLost as error:
+            error.has_started = self._reader.acknowledged  # else the runner has not even heard us
             written.batches.give()
             raise
         finally:

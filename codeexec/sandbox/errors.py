@@ -37,6 +37,9 @@ class SandboxStartFailed(SandboxError):
 class SandboxLost(SandboxError):
     """The container is gone, or its runner doesn't answer."""
 
+    has_started = False
+    """Whether the program that was to be run may have begun."""
+
 
 class CommandNotStarted(SandboxError):
     """The command can't be executed at all: the environment is misconfigured."""

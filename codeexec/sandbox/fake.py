@@ -124,7 +124,10 @@ class FakeDriver:
         if self.engine_is_down:
             raise EngineUnavailable("The Docker Engine doesn't answer: it is down.")
         if self._failures[call]:
-            raise self._failures[call].pop(0)
+            error = self._failures[call].pop(0)
+            if isinstance(error, SandboxLost):
+                error.has_started = call == "run"
+            raise error
 
     # ---- the driver
 

@@ -63,6 +63,8 @@ class Claim:
     one_shot: bool
     environment_id: int
     environment_version: str
+    claimed_at: datetime
+    """No other claim of the execution was at this moment."""
     code: str
     filename: str
     keeps_file: bool
@@ -190,7 +192,16 @@ def claim(session_id: UUID | str, *, node_id: UUID, worker: str) -> Claim | None
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    (execution_id, session_id, request_id, one_shot, environment_id, version, *program) = row
+    (
+        execution_id,
+        session_id,
+        request_id,
+        one_shot,
+        environment_id,
+        version,
+        claimed_at,
+        *program,
+    ) = row
     code, filename, keeps_file, stdin, args, env, files, timeout_seconds, *sandbox = program
     return Claim(
         execution_id=execution_id,
@@ -199,6 +210,7 @@ def _claim(row: Sequence[Any]) -> Claim:
         one_shot=one_shot,
         environment_id=environment_id,
         environment_version=version,
+        claimed_at=claimed_at,
         code=code,
         filename=filename,
         keeps_file=keeps_file,

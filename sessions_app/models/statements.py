@@ -166,7 +166,7 @@ WITH begun AS (
 )
 SELECT
     claimed.id, claimed.session_id, claimed.request_id, begun.one_shot, begun.environment_id,
-    environment.xmin::text,
+    environment.xmin::text, claimed.claimed_at,
     claimed.code, claimed.filename, claimed.keeps_file,
     claimed.stdin, claimed.args, claimed.env, claimed.files,
     claimed.timeout_seconds,

@@ -396,7 +396,8 @@ def fail_execution(claim: press_of_run.Claim, reason: str, *, sandbox_lost: bool
     execution = find_execution(claim.execution_id)
 
     def end(session: Session) -> bool:
-        stopped = sandbox_lost and session.status == Session.Status.STOPPING
+        unwanted = session.status == Session.Status.STOPPING or execution.cancel_requested_at
+        stopped = sandbox_lost and unwanted
         return execution.cancel() if stopped else execution.fail(reason)
 
     return _end_run(execution, end, sandbox_lost=sandbox_lost)

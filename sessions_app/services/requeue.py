@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
@@ -11,19 +12,18 @@ from sessions_app.services.sessions import restart_session
 
 
 def requeue_execution(
-    execution_id: UUID, session_id: UUID, *, worker: str, sandbox_lost: bool = False
+    execution_id: UUID, session_id: UUID, *, claimed_at: datetime, sandbox_lost: bool = False
 ) -> bool:
     """running → queued: it is the first that its session runs next, in a new sandbox where the one
-    it had is lost. Only for its worker, and only as long as nothing of it has started.
+    it had is lost. For whoever made this claim, as long as nothing of it has started.
 
-    False: it, or its session, was ended meanwhile.
+    False: it still runs, because somebody wants it, or its session, to end. May be repeated.
     """
     with transaction.atomic():
         session = Session.objects.select_for_update().get(pk=session_id)
-        if session.status != Session.Status.EXECUTING:
-            return False
-        if not Execution.row(execution_id).filter(worker=worker).requeue():
-            return False
+        claimed = Execution.row(execution_id).running().filter(claimed_at=claimed_at)
+        if session.status != Session.Status.EXECUTING or not claimed.requeue():
+            return not claimed.exists()
         if sandbox_lost:
             restart_session(session)
         else:
@@ -32,7 +32,6 @@ def requeue_execution(
     return True
 
 
-def running_of(session_id: UUID, worker: str) -> UUID | None:
+def running_of(session_id: UUID, worker: str) -> Execution | None:
     """The execution of a session that runs, as far as its row knows, in this worker."""
-    running = Execution.objects.running().filter(session=session_id, worker=worker)
-    return running.values_list("pk", flat=True).first()
+    return Execution.objects.running().filter(session=session_id, worker=worker).first()
