@@ -32,6 +32,7 @@ from sessions_app.sandboxes import (
 )
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import START_TASK, fail_session
+from sessions_app.services.start_order import more_urgent, send_again
 
 ECHO_CHANNEL = "code_executor_echo"
 
@@ -45,16 +46,21 @@ logger = logging.getLogger(__name__)
 
 @concerning("session_id")
 def start_session(session_id: str) -> None:
-    """pending → creating → ready: start the session's sandbox on this node."""
+    """pending → creating → ready: start the session's sandbox on this node, or, before it, that of
+    another client's session.
+    """
     session = Session.objects.select_related("environment").filter(pk=session_id).first()
     if session is None or session.status != Session.Status.PENDING:
         return
     node = this_node()
-    reservation = reserve_sandbox(session, node)
-    if reservation is None:
-        _pass_on(session, node)
-    else:
+    urgent = more_urgent(session)
+    if urgent and (reservation := reserve_sandbox(urgent, node)):
+        send_again(session)
+        _start_claimed(urgent, reservation)
+    elif reservation := reserve_sandbox(session, node):
         _start_claimed(session, reservation)
+    else:
+        _pass_on(session, node)
 
 
 def _pass_on(session: Session, node: Node) -> None:
