@@ -34,6 +34,10 @@ CONF_FILE_VARIABLE = "CODE_EXECUTOR_CONF"
 
 Values = Mapping[str, Any]
 
+SPARE_UIDS = 32
+"""Of SANDBOX_UIDS, for sandboxes that no session gets: those of checks and of builds."""
+MAX_SANDBOX_UIDS = 50_000
+
 
 class ConfigurationError(Exception):
     """Some settings can't be what they are; the text has a line for each of them."""
@@ -183,6 +187,15 @@ def _path(value: str) -> Path:
     return Path(value) if value.startswith("/") else BASE_DIR / value
 
 
+def _numbers(value: str) -> range:
+    """From the first to the last, both included."""
+    first, _, last = value.partition("-")
+    numbers = range(int(first), int(last) + 1)
+    if not 1000 <= numbers.start <= numbers.stop <= 2**31 - 1 or len(numbers) > MAX_SANDBOX_UIDS:
+        raise ValueError(value)
+    return numbers
+
+
 _MIB = 1024 * 1024
 _BOOLEAN = "true or false"
 _NAME = r"[a-z0-9]+(?:[._-][a-z0-9]+)*"
@@ -251,7 +264,7 @@ SETTINGS = (
     ),
     _setting(
         "CONTAINER_PIDS_LIMIT",
-        "50",
+        "256",
         _whole(4, 100_000),
         "a whole number from 4 to 100000",
         "processes and threads of a sandbox at one time",
@@ -298,6 +311,14 @@ SETTINGS = (
         "names of OCI runtimes, separated by commas, the weakest first",
         "runtimes that a request may choose, where a node has them and its environment's is no "
         "stronger",
+    ),
+    _setting(
+        "SANDBOX_UIDS",
+        "2000000000-2000019999",
+        _numbers,
+        f"two numbers, such as 2000000000-2000019999, {MAX_SANDBOX_UIDS} apart at most",
+        "users of this node's host that programs run as, a number of its own for each sandbox: "
+        "those of no login, and of no other node on the same host",
     ),
     _setting(
         "CONTAINER_LABELS",
@@ -626,6 +647,20 @@ def _read_secret(setting: Setting, path: Path) -> str:
 
 
 def _contradictions(values: Values) -> list[str]:
+    return [*_too_few_uids(values), *_open_to_others(values)]
+
+
+def _too_few_uids(values: Values) -> list[str]:
+    uids, capacity = values.get("SANDBOX_UIDS"), values.get("NODE_CAPACITY")
+    if uids is None or capacity is None or len(uids) >= capacity + SPARE_UIDS:
+        return []
+    return [
+        f"SANDBOX_UIDS: {len(uids)} numbers are too few for a NODE_CAPACITY of {capacity}; name "
+        f"{capacity + SPARE_UIDS} or more"
+    ]
+
+
+def _open_to_others(values: Values) -> list[str]:
     if values.get("API_AUTH") != "open":
         return []
     found, host = [], values.get("API_HOST", "")

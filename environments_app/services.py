@@ -13,6 +13,7 @@ from codeexec.audit.record import record
 from codeexec.errors import UnknownEnvironment
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 from environments_app.models import Environment, EnvironmentRevision
+from environments_app.users import spare_uid
 
 
 def find_environment(name: str | None) -> Environment:
@@ -41,11 +42,13 @@ def sandbox_spec(
     image: str = "",
     image_id: str = "",
     runtime: str = "",
+    uid: int | None = None,
 ) -> SandboxSpec:
     """What the driver needs to start a sandbox of this environment.
 
     `image`: another than the one that sessions get. `image_id`: its id, where it is known.
-    `runtime` takes the place of the environment's own.
+    `runtime` takes the place of the environment's own. `uid`: who programs run as, where the
+    sandbox has a row that says so.
     """
     return SandboxSpec(
         sandbox_id=str(sandbox_id),
@@ -54,6 +57,7 @@ def sandbox_spec(
         image=image or environment.image_reference,
         image_id=image_id,
         user=environment.executor_user,
+        uid=spare_uid() if uid is None else uid,
         workspace_dir=environment.workspace_dir,
         limits=environment.limits().for_sandbox(),
         runtime=runtime or environment.runtime,

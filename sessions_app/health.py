@@ -99,10 +99,10 @@ def _check_environments() -> str:
 
 
 def _check_isolation() -> str:
-    """The last check of each; one that was never made says nothing."""
+    """The last check of each; one that was never made says nothing, nor one on a busy host."""
     wrong = [
         f"{check.environment} in {check.runtime} on {check.node}: {check.summary}"
         for check in current_checks()
-        if not check.ok
+        if not (check.ok or check.host_was_busy)
     ]
     return "; ".join(sorted(wrong)) or "ok"

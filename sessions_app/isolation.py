@@ -24,6 +24,7 @@ from environments_app.commands import build_commands
 from environments_app.engine import get_driver
 from environments_app.models import Environment
 from environments_app.services import record_image, sandbox_spec
+from sessions_app.doctor.weaknesses import weaknesses
 from sessions_app.models import AttackResult, Execution, IsolationCheck, Node
 from sessions_app.services.isolation import built_on, queue_check, runtimes_of
 
@@ -31,6 +32,9 @@ CHECK_TASK = "sessions_app.tasks.check_isolation"
 
 NOT_BEFORE = timedelta(minutes=10)
 """How long a node is up before it checks anything by itself."""
+
+AGAIN_AFTER = timedelta(hours=1)
+"""A check on a host that was busy is made anew."""
 
 WAIT_FOR_QUIET = timedelta(hours=1)
 """A check that is due waits for a moment in which its node runs no program, but no longer."""
@@ -95,7 +99,10 @@ def _attack(
     driver = get_driver()
     environment = check.environment
     revision = record_image(environment, driver.inspect_image(environment.image_reference))
-    IsolationCheck.objects.filter(pk=check.pk).update(revision=revision, image_id=revision.image_id)
+    check.notes = "\n".join(str(each) for each in weaknesses(driver))
+    IsolationCheck.objects.filter(pk=check.pk).update(
+        revision=revision, image_id=revision.image_id, notes=check.notes
+    )
 
     def store(verdict: Verdict) -> None:
         _store(check, verdict)
@@ -124,11 +131,13 @@ def _store(check: IsolationCheck, verdict: Verdict) -> None:
 
 
 def _report(check: IsolationCheck) -> None:
-    level = logging.INFO if check.ok else logging.ERROR
+    level = logging.ERROR
+    if check.ok or check.host_was_busy:
+        level = logging.INFO if check.ok else logging.WARNING
     where = f"{check.environment} in {check.runtime} on {check.node}"
     logger.log(level, "isolation of %s: %s", where, check.summary)
     for result in check.results.exclude(outcome=AttackResult.Outcome.HELD):
-        logger.error("isolation of %s: %s: %s", where, result, result.detail)
+        logger.log(level, "isolation of %s: %s: %s", where, result, result.detail)
 
 
 def subject_of(check: IsolationCheck, image_id: str) -> Subject:
@@ -225,7 +234,11 @@ def _last_begun(environment: Environment, runtime: str, node: Node) -> Isolation
 
 
 def _is_old(check: IsolationCheck, oldest: datetime) -> bool:
-    """It was begun before then, or was of another image than there is now."""
+    """It was begun before then, or was of another image than there is now; or not all was proven,
+    for the host was busy.
+    """
+    if check.host_was_busy and check.queued_at < timezone.now() - AGAIN_AFTER:
+        return True
     revisions = check.environment.revisions.filter(node=check.node.name)
     images = revisions.order_by("-number").values_list("image_id", flat=True)
     return check.queued_at < oldest or (check.image_id != "" and check.image_id != images.first())

@@ -62,12 +62,12 @@ def reserve_sandbox(session: Session, node: Node) -> Reservation | None:
             transaction.set_rollback(True)
             return None
         replaced, _ = Sandbox.objects.filter(pk=session.pk).delete()
-        sandbox = Sandbox.objects.create(
-            pk=session.pk,
-            node=node,
-            environment=session.environment,
-            status=Sandbox.Status.IN_USE,
+        sandbox = Sandbox.objects.reserve(
+            node, session.environment, pk=session.pk, status=Sandbox.Status.IN_USE
         )
+        if sandbox is None:
+            transaction.set_rollback(True)
+            return None
         remove = [*displaced, session.pk] if replaced else displaced
         return Reservation(sandbox=sandbox, remove=tuple(remove))
 
@@ -119,6 +119,7 @@ def start_sandbox(
                 image_id=revision.image_id,
                 max_idle_seconds=_max_idle_seconds(ttl_seconds),
                 runtime=runtime,
+                uid=sandbox.uid,
             )
         )
     return revision if _record_start(sandbox, handle, revision) else None
@@ -169,9 +170,9 @@ def reserve_warm_sandbox(node: Node) -> Sandbox | None:
         environment = _lacking(locked)
         if environment is None:
             return None
-        return Sandbox.objects.create(
-            node=locked,
-            environment=environment,
+        return Sandbox.objects.reserve(
+            locked,
+            environment,
             status=Sandbox.Status.WARMING,
             lease_expires_at=timezone.now() + START_LEASE,
         )

@@ -15,7 +15,15 @@ from codeexec.sandbox.attacks.subject import PROGRAMS
 from codeexec.sandbox.types import RunResult, Verdict
 from tests.sandboxes import LIMITS, MIB
 
-SERVICES = {"hello", "tidy", "leave-mark", "look-around", "link-followed"}
+SERVICES = {
+    "hello",
+    "tidy",
+    "leave-mark",
+    "look-around",
+    "link-followed",
+    "meet-locks",
+    "own-share",
+}
 """Words of the attack program that are no attacks."""
 
 _TABLE_ROW = re.compile(r'^    \{"([a-z0-9-]+)", \w+\},$', re.MULTILINE)
@@ -72,7 +80,8 @@ class TestCatalogue:
 
     def test_what_is_asked_elsewhere_is_known(self):
         known = SERVICES | BY_NAME.keys() | {""}
-        assert {word for each in ATTACKS for word in (each.elsewhere, each.afterwards)} <= known
+        words = [(each.elsewhere, each.afterwards, each.meanwhile) for each in ATTACKS]
+        assert {word for of_one in words for word in of_one} <= known
 
     def test_a_sandbox_may_be_lost_under_gvisor_only(self):
         assert {name for each in ATTACKS for name in each.may_lose} == {"runsc"}
@@ -153,6 +162,14 @@ class TestJudge:
         filler = attack(killed_in=frozenset({"runsc"}))
         assert judge(filler, ended, LIMITS, runtime="runsc").outcome == Outcome.HELD
         assert judge(filler, ended, LIMITS, runtime="runc").outcome == Outcome.INCONCLUSIVE
+
+    def test_what_was_ended_late_says_that_the_host_is_busy(self):
+        late = result(verdict=Verdict.TIME_LIMIT, exit_code=124, wall_seconds=9.0)
+        finding = judge(attack(ends=frozenset({Verdict.TIME_LIMIT})), late, LIMITS)
+        assert (finding.outcome, finding.detail) == (
+            Outcome.BUSY,
+            "it was ended 4.0 s after its time",
+        )
 
     def test_another_exit_code_than_the_attack_gave_is_no_proof(self):
         forged = attack(ends=frozenset({Verdict.RUNTIME_ERROR}), exit_codes=frozenset({7}))

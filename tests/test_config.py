@@ -48,6 +48,15 @@ IMPOSSIBLE = {
     "NETWORK_DISABLED": ["maybe", "2", "disabled"],
     "NO_NEW_PRIVILEGES": ["never"],
     "SESSION_RUNTIMES": ["run c", "-x", "a,b/c"],
+    "SANDBOX_UIDS": [
+        "0-99",
+        "999-2000",
+        "5000",
+        "6000-5000",
+        "5000-2147483648",
+        "1000-51000",
+        "a-b",
+    ],
     "CONTAINER_LABELS": ["team", "=x", "a=1,b"],
     "SESSION_TTL": ["0", "2592001", "1h"],
     "SESSION_TTL_MAX": ["0", "2592001", "1h"],
@@ -87,6 +96,13 @@ def conf(tmp_path: Path):
         return load({CONF_FILE_VARIABLE: str(path), **variables})
 
     return load_from
+
+
+def test_a_node_has_a_user_for_each_of_its_sandboxes(conf) -> None:
+    with pytest.raises(ConfigurationError, match="SANDBOX_UIDS: 100 numbers are too few"):
+        conf("SANDBOX_UIDS=5000-5099\nNODE_CAPACITY=69\n")
+    values = conf("SANDBOX_UIDS=5000-5099\nNODE_CAPACITY=68\n")
+    assert values["SANDBOX_UIDS"] == range(5000, 5100)
 
 
 def test_every_setting_has_its_impossible_values_here() -> None:

@@ -32,6 +32,7 @@ from tests.sandboxes import (
     IMAGE_PREFIX,
     MIB,
     NODE,
+    RUNTIMES,
     command,
     docker_url,
     new_spec,
@@ -117,6 +118,120 @@ def test_users_are_found_in_the_image(docker_driver, user, ids):
         source = "import os; print(os.getuid(), os.getgid()); open('own', 'w')"
         result = run_python(docker_driver, handle, source)
     assert (result.stdout.strip(), result.stderr) == (ids, b"")
+
+
+OWN = """
+import getpass, os, pwd
+print(os.getuid(), os.getgid(), getpass.getuser(), pwd.getpwuid(os.getuid()).pw_name)
+print(os.path.expanduser("~"), os.path.expanduser("~executor") == pwd.getpwnam("executor").pw_dir)
+print(pwd.getpwuid(0).pw_name, *sorted(os.listdir("/etc/skel")))
+for folder in ("/workspace", "/tmp", "/var/tmp", "/dev/shm"):
+    open(f"{folder}/own", "w").close()
+"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_number_of_its_own_has_the_name_and_the_group_of_the_images_user(docker_driver, runtime):
+    with started(docker_driver, uid=2_000_000_123, runtime=runtime) as handle:
+        result = run_python(docker_driver, handle, OWN)
+    lines = result.stdout.decode().splitlines()
+    assert lines[:2] == ["2000000123 4242 executor executor", "/tmp True"]  # noqa: S108
+    assert (lines[2].split()[0], result.stderr) == ("root", b"")
+
+
+OF_THE_IMAGES_USER = """
+FROM {image}
+RUN install -d -o executor -g executor -m 0750 /srv/tools \\
+ && printf '#!/bin/sh\\necho works\\n' > /srv/tools/run && printf data > /srv/tools/data \\
+ && chown executor:executor /srv/tools/* && chmod 0750 /srv/tools/run && chmod 0640 /srv/tools/data
+"""
+
+
+def test_what_an_image_gives_to_its_user_is_readable_and_executable(docker_driver, tmp_path: Path):
+    reference = f"code-executor-test-owned:{uuid.uuid4().hex[:8]}"
+    text = OF_THE_IMAGES_USER.format(image=IMAGE)
+    docker_driver.build_image(tmp_path, reference, dockerfile=text)
+    source = "import subprocess as s; s.run('cat /srv/tools/data; /srv/tools/run', shell=True)"
+    try:
+        with started(docker_driver, image=reference, uid=2_000_000_124) as handle:
+            result = run_python(docker_driver, handle, source)
+    finally:
+        docker_driver.remove_image(reference)
+    assert (result.stdout, result.stderr) == (b"dataworks\n", b"")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_localhost_and_its_own_name_are_known(docker_driver, runtime):
+    source = (
+        "import socket\n"
+        "print(socket.gethostbyname('localhost'), socket.gethostbyname(socket.gethostname()))\n"
+        "print(socket.getfqdn('127.0.0.1'), socket.create_server(('localhost', 0)) is not None)\n"
+    )
+    with started(docker_driver, uid=2_000_000_125, runtime=runtime) as handle:
+        found = run_python(docker_driver, handle, source).stdout.decode().split()
+    assert found == ["127.0.0.1", "127.0.0.1", "localhost", "True"]
+
+
+def test_no_two_sandboxes_share_a_file_that_they_can_open(docker_driver):
+    """Of those that are mounted: what one locks or watches the other would learn of."""
+    source = (
+        "import os\n"
+        "for line in open('/proc/self/mountinfo'):\n"
+        "    path, about = line.split()[4], os.stat(line.split()[4])\n"
+        "    if os.path.isfile(path) and os.access(path, os.R_OK):\n"
+        "        print(path, about.st_dev, about.st_ino)\n"
+    )
+    with contextlib.ExitStack() as stack:
+        handles = [
+            stack.enter_context(started(docker_driver, uid=2_000_000_126 + number))
+            for number in range(2)
+        ]
+        found = [run_python(docker_driver, each, source).stdout.splitlines() for each in handles]
+    assert {line.split()[0] for line in found[0]} >= {b"/etc/hosts", b"/etc/passwd"}
+    assert not {*found[0]} & {*found[1]}
+
+
+def test_with_a_network_the_engine_itself_says_who_localhost_is(docker_driver):
+    with started(docker_driver, network=True) as handle:
+        source = "import socket; print(socket.gethostbyname('localhost'))"
+        assert run_python(docker_driver, handle, source).stdout == b"127.0.0.1\n"
+
+
+def test_the_runners_file_can_be_executed_and_neither_opened_nor_listed(docker_driver, api):
+    """By whatever version put an older one there."""
+    volume = f"{IMAGE_PREFIX}-runner:/opt/code-executor"
+    older = (
+        f"touch {volume.partition(':')[2]}/runner-0 && chmod 755 /opt/code-executor{{,/runner-0}}"
+    )
+    made = api.create_container(
+        IMAGE, ["bash", "-c", older], host_config=api.create_host_config(binds=[volume])
+    )
+    try:
+        api.start(made)
+        assert api.wait(made)["StatusCode"] == 0
+    finally:
+        api.remove_container(made, force=True)
+    docker_driver._runner.install(new_spec())
+    with started(docker_driver, uid=2_000_000_127) as handle:
+        result = run_python(
+            docker_driver, handle, RUNNERS_FILE.format(docker_driver._runner.file_name)
+        )
+    assert result.stdout == b"EACCES EACCES EACCES EACCES 64\n", result
+
+
+RUNNERS_FILE = """
+import errno, os, subprocess
+def refused(call, path):
+    try:
+        call(path)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+folder = "/opt/code-executor"
+file = folder + "/{0}"
+opened = [refused(lambda path: os.open(path, 0), f) for f in (file, folder + "/runner-0", folder)]
+code = subprocess.run([file], stderr=subprocess.DEVNULL).returncode
+print(*opened, refused(os.listdir, folder), code)
+"""
 
 
 # ---- starting

@@ -58,6 +58,13 @@ case $1 in hello) echo hello;; tidy) ;; environment)
 if [ -e tried ]; then echo "held it: refused"; else touch tried; echo "untried it: no time"; fi;;
 *) cat > /dev/null; echo "held $1: nothing was tried";; esac
 """
+SLOW = b"""#!/bin/sh
+case $1 in hello) sleep 2.2; echo hello;; tidy) ;; *) cat > /dev/null; echo "held $1: it";; esac
+"""
+SLOW_AT_FIRST = b"""#!/bin/sh
+case $1 in hello) [ -e slow ] || { touch slow; sleep 2.2; }; echo hello;; tidy) ;;
+*) cat > /dev/null; echo "held $1: nothing";; esac
+"""
 BROKEN_AFTERWARDS = b"""#!/bin/sh
 case $1 in hello) echo goodbye;; tidy) ;; *) cat > /dev/null; echo "held $1: nothing";; esac
 """
@@ -173,6 +180,39 @@ class TestCommand:
         code, output, _ = command("--environment=python", "--attack=environment")
         assert code == 1
         assert "afterwards, in the same sandbox: a first program ended as ok 0: 'goodbye'" in output
+
+    def test_slowness_is_no_breach_and_exits_with_4(
+        self, python: Environment, this: Node, driver: FakeDriver
+    ) -> None:
+        """No first program is known in this language: the greeting, which is slow, must do."""
+        Environment.objects.filter(pk=python.pk).update(file_extension=".unknown")
+        driver.attacks = SLOW
+        code, output, _ = command("--environment=python", "--attack=environment")
+        assert code == 4
+        assert "python in runc: busy: environment, which reads its environment" in output
+        assert re.search(r"a first program took 2\.\d s, more than 2 s", output)
+        check = IsolationCheck.objects.get()
+        assert (check.ok, check.host_was_busy, check.busy, check.escaped) == (False, True, 1, 0)
+        assert check.summary == "1 not proven, for the host is busy"
+
+    def test_slowness_that_has_gone_when_it_is_tried_once_more_is_forgotten(
+        self, python: Environment, this: Node, driver: FakeDriver
+    ) -> None:
+        driver.attacks = SLOW_AT_FIRST
+        assert command("--environment=python", "--attack=environment")[0] == 0
+        assert IsolationCheck.objects.get().summary == "1 held"
+
+    def test_an_old_runc_is_told_with_what_mends_it(
+        self, python: Environment, this: Node, driver: FakeDriver
+    ) -> None:
+        driver.runc = "1.1.5+ds1"
+        code, output, _ = command("--environment=python", "--attack=environment")
+        assert code == 0
+        assert "Of this host: runc 1.1.5+ds1 is older than what mends CVE-2024-21626" in output
+        assert "mended in 1.1.12" in IsolationCheck.objects.get().notes
+        driver.runc = "1.3.3"
+        _, output, _ = command("--environment=python", "--attack=environment", "--json")
+        assert [note for note in json.loads(output)[0]["notes"] if "runc" in note] == []
 
     def test_json_has_every_result(
         self, python: Environment, this: Node, driver: FakeDriver
@@ -485,6 +525,7 @@ class TestMetrics:
             (f"{prefix}_attacks", *where, "outcome=held", "runtime=runc"): len(ATTACKS) - 1,
             (f"{prefix}_attacks", *where, "outcome=escaped", "runtime=runc"): 1,
             (f"{prefix}_attacks", *where, "outcome=inconclusive", "runtime=runc"): 0,
+            (f"{prefix}_attacks", *where, "outcome=busy", "runtime=runc"): 0,
             (f"{prefix}_ok", *where, "runtime=runc"): 0,
             (f"{prefix}_last_check_timestamp_seconds", *where, "runtime=runc"): pytest.approx(
                 last.finished_at.timestamp(), abs=0.001

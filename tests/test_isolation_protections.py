@@ -8,18 +8,19 @@ import json
 from collections.abc import Callable, Iterator
 from io import StringIO
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.core.management import call_command
 
-from codeexec.sandbox import policy
+from codeexec.sandbox import policy, seccomp
 from codeexec.sandbox.docker_driver import DockerDriver
 from environments_app.engine import use_driver
 from environments_app.models import Environment
 from sessions_app.isolation import owner
 from sessions_app.models import IsolationCheck, Node
 from tests.conftest import Configure
-from tests.sandboxes import IMAGE_PREFIX
+from tests.sandboxes import IMAGE, IMAGE_PREFIX, docker_url
 
 pytest_plugins = ["tests.sandbox_fixtures"]
 pytestmark = pytest.mark.docker
@@ -88,6 +89,42 @@ def secret_variable(config: Config) -> None:
     config["Env"].append("DATABASE_PASSWORD=x")
 
 
+def _allowing(*names: str) -> Change:
+    """With a profile that lets these calls through, whatever their arguments."""
+
+    def change(config: Config) -> None:
+        profile = seccomp.profile()
+        rules = [
+            rule | {"names": [name for name in rule["names"] if name not in names]}
+            for rule in profile["syscalls"]
+        ]
+        allowed = {"names": list(names), "action": "SCMP_ACT_ALLOW", "args": []}
+        profile["syscalls"] = [*(rule for rule in rules if rule["names"]), allowed]
+        config["HostConfig"]["SecurityOpt"] = [f"seccomp={json.dumps(profile)}"]
+
+    return change
+
+
+def core_files(config: Config) -> None:
+    limits = config["HostConfig"]["Ulimits"]
+    others = [limit for limit in limits if limit["Name"] != "core"]
+    config["HostConfig"]["Ulimits"] = [*others, {"Name": "core", "Soft": 0, "Hard": 0}]
+
+
+def many_files_of_shared_memory(config: Config) -> None:
+    tmpfs = config["HostConfig"]["Tmpfs"]
+    tmpfs["/dev/shm"] = tmpfs["/dev/shm"].partition(",nr_inodes")[0]  # noqa: S108
+
+
+def message_queues(config: Config) -> None:
+    del config["HostConfig"]["Tmpfs"]["/dev/mqueue"]
+
+
+def big_var_tmp(config: Config) -> None:
+    tmpfs = config["HostConfig"]["Tmpfs"]
+    tmpfs["/var/tmp"] = tmpfs["/var/tmp"].replace(f"size={16 << 20}", f"size={64 << 20}")  # noqa: S108
+
+
 CONTROLS = ("become-root", "devices", "inherited-descriptors", "zombies")
 """Attacks that are held whichever of these protections is off."""
 
@@ -112,6 +149,20 @@ OFF: dict[str, tuple[Change, dict[str, bool]]] = {
     "engine socket": (engine_socket, {"engine-socket": True, "mount-points": True}),
     "mounts": (host_folder, {"mount-points": True, "engine-socket": False}),
     "size of /tmp": (big_tmpfs, {"full-tmp": True, "full-workspace": False}),
+    "size of /var/tmp": (big_var_tmp, {"full-var-tmp": True, "full-tmp": False}),
+    "files of shared memory": (many_files_of_shared_memory, {"shm-inodes": True, "inodes": False}),
+    "no place for message queues": (message_queues, {"posix-objects": True, "left-files": False}),
+    "flushing": (
+        _allowing("fsync", "fdatasync", "syncfs", "sync_file_range", "msync"),
+        {"flush-disk": True, "evict-files": False},
+    ),
+    "files in memory": (_allowing("fadvise64"), {"evict-files": True, "flush-disk": False}),
+    "types of sockets": (_allowing("socket"), {"socket-types": True, "flush-disk": False}),
+    "limit of core files": (core_files, {"crash-handler": True, "raise-limits": False}),
+    "that limit's being kept": (
+        _allowing("setrlimit", "prlimit64"),
+        {"crash-handler": True, "limit-runner": True},
+    ),
     "environment": (secret_variable, {"environment": True, "runner-token": False}),
 }
 
@@ -176,6 +227,52 @@ def test_a_protection_that_is_off_is_told_as_such_and_fails_the_check(
     assert (code, document["ok"], document["inconclusive"]) == (1, False, 0)
     check_row = IsolationCheck.objects.get()
     assert (check_row.ok, check_row.escaped) == (False, len(escaped))
+
+
+def test_sandboxes_of_one_user_are_told_as_such(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share what the kernel counts by user, and the files of that user's sandboxes."""
+    monkeypatch.setattr("environments_app.services.spare_uid", lambda: 2_000_000_001)
+    code, document = check("user-quotas", "lock-and-watch", "flush-disk")
+    escaped = {each["attack"]: each["detail"] for each in document["results"][:2]}
+    assert (code, document["escaped"]) == (1, 2), document
+    assert "for what another session has taken" in escaped["user-quotas"]
+    assert "another session" in escaped["lock-and-watch"]
+
+
+def test_a_runner_that_can_be_opened_is_told_as_such(
+    check: Check, docker_driver: DockerDriver
+) -> None:
+    """As older versions have left it."""
+    driver = DockerDriver(docker_url(), image_prefix=f"{IMAGE_PREFIX}-{uuid4().hex[:8]}")
+    runner = driver.build_runner()
+    attacks = driver.attack_program
+    driver.attack_program = docker_driver.attack_program  # type: ignore[method-assign]
+    try:
+        with use_driver(driver):
+            assert check("lock-and-watch")[0] == 0
+            _open_to_all(driver)
+            code, document = check("lock-and-watch")
+    finally:
+        driver.attack_program = attacks  # type: ignore[method-assign]
+        driver._engine.api.remove_volume(driver._runner.volume, force=True)
+        driver.remove_image(runner.reference)
+    (result,) = document["results"]
+    assert (code, result["outcome"]) == (1, "escaped"), document
+    assert "another session" in result["detail"]
+
+
+def _open_to_all(driver: DockerDriver) -> None:
+    api, name = driver._engine.api, f"{policy.RUNNER_DIR}/{driver._runner.file_name}"
+    volume = api.create_host_config(binds=[f"{driver._runner.volume}:{policy.RUNNER_DIR}"])
+    command = ["chmod", "755", policy.RUNNER_DIR, name]
+    container = api.create_container(IMAGE, command, host_config=volume)
+    try:
+        api.start(container)
+        assert api.wait(container)["StatusCode"] == 0
+    finally:
+        api.remove_container(container, force=True)
 
 
 def test_root_with_capabilities_is_told_as_such(

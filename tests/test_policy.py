@@ -6,10 +6,13 @@ import json
 
 import pytest
 
-from codeexec.sandbox.policy import Identity, container_config
+from codeexec.sandbox.images import Account
+from codeexec.sandbox.own_files import BLOCK, HOSTS, _entries, _folder
+from codeexec.sandbox.policy import REMAPPED_COUNT, Identity, container_config, remapped
 from tests.sandboxes import MIB, new_spec
 
-IDENTITY = Identity(uid=4242, gid=4343)
+IDENTITY = Identity(uid=4242, gid=4343, name="ada")
+OWN_FILES = {"/etc/hosts": "/somewhere/hosts", "/etc/passwd": "/somewhere/passwd"}
 
 
 def config_of(*, image_env: tuple[str, ...] = (), **changes: object) -> dict:
@@ -21,6 +24,7 @@ def config_of(*, image_env: tuple[str, ...] = (), **changes: object) -> dict:
         token="0f" * 16,
         runner_name="runner-1",
         runner_volume="some-runner",
+        own_files=OWN_FILES,
     )
 
 
@@ -54,15 +58,71 @@ def test_there_is_no_network_unless_it_is_asked_for():
     assert (config["NetworkDisabled"], config["HostConfig"]["NetworkMode"]) == (False, "bridge")
 
 
-def test_only_the_workspace_and_tmp_can_be_written_and_both_are_limited():
+def test_only_the_workspace_and_tmp_can_be_written_and_each_is_limited():
     host = host_of(workspace_dir="/work dir")
     assert host["ReadonlyRootfs"] is True
-    assert set(host["Tmpfs"]) == {"/work dir", "/tmp"}  # noqa: S108
-    for options in host["Tmpfs"].values():
-        assert {"exec", "nosuid", "nodev", f"size={16 * MIB}", "uid=4242", "gid=4343"} <= set(
-            options.split(",")
-        )
+    tmpfs = {folder: set(options.split(",")) for folder, options in host["Tmpfs"].items()}
+    own = {"/work dir", "/tmp", "/var/tmp"}  # noqa: S108
+    assert set(tmpfs) == own | {"/dev/shm", "/dev/mqueue"}  # noqa: S108
+    size = {f"size={16 * MIB}", "nr_inodes=65536"}
+    for folder in own:
+        assert {"exec", "nosuid", "nodev", "uid=4242", "gid=4343", *size} <= tmpfs[folder]
     assert host["Binds"] == ["some-runner:/opt/code-executor:ro,nocopy"]
+
+
+def test_shared_memory_is_limited_in_bytes_and_files_and_message_queues_have_no_place():
+    tmpfs = {folder: options.split(",") for folder, options in host_of()["Tmpfs"].items()}
+    assert {"rw", "noexec", f"size={16 * MIB}", "nr_inodes=4096"} <= {*tmpfs["/dev/shm"]}  # noqa: S108
+    assert {"ro", "noexec", "nr_inodes=1"} <= {*tmpfs["/dev/mqueue"]}
+
+
+def test_files_of_its_own_are_mounted_read_only():
+    assert host_of()["Mounts"] == [
+        {"Type": "bind", "Source": source, "Target": target, "ReadOnly": True}
+        for target, source in OWN_FILES.items()
+    ]
+
+
+def test_its_own_name_is_the_one_that_its_hosts_file_has():
+    assert f"localhost {config_of()['Hostname']}\n" in HOSTS
+
+
+def test_what_two_sandboxes_have_of_their_own_lies_apart_behind_a_folder_for_root_alone():
+    entries = [entry for entry, _ in _entries(Account(identity=IDENTITY))]
+    top = entries[0]
+    assert (top.isdir(), top.mode, top.name) == (True, 0o700, _folder(Account(identity=IDENTITY)))
+    files = [entry for entry in entries if entry.isfile()]
+    assert len({entry.name for entry in files}) == len(files) == 2 * BLOCK
+    assert all(entry.name.startswith(f"{top.name}/") and not entry.islnk() for entry in files)
+    assert {(entry.uid, entry.gid, entry.mode & 0o022) for entry in entries} == {(0, 0, 0)}
+
+
+PASSWD = (
+    "root:x:0:0:root:/root:/bin/bash\nada:x:7:8:Ada,,:/home/ada:/bin/zsh\nbob:x:9:9::/:/bin/sh\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("passwd", "expected"),
+    [
+        (
+            PASSWD,
+            "root:x:0:0:root:/root:/bin/bash\nbob:x:9:9::/:/bin/sh\n"
+            "ada:x:4242:4343:Ada,,:/home/ada:/bin/zsh\n",
+        ),
+        ("", "ada:x:4242:4343::/tmp:/bin/sh\n"),
+        ("ada:x\n", "ada:x:4242:4343::/tmp:/bin/sh\n"),
+    ],
+)
+def test_the_users_line_has_its_number_and_others_stay(passwd, expected):
+    assert Account(identity=IDENTITY, passwd=passwd).passwd_file() == expected
+
+
+def test_under_an_engine_that_maps_users_numbers_are_small_and_stay_different():
+    first = 2_000_000_000
+    found = {remapped(first + each) for each in range(REMAPPED_COUNT)}
+    assert len(found) == REMAPPED_COUNT
+    assert 1000 < min(found) < max(found) < 65_534
 
 
 def test_memory_has_no_swap_on_top():
@@ -74,7 +134,7 @@ def test_cpu_and_processes_are_limited_and_the_runner_is_not_at_the_programs_exp
     host = host_of()
     assert host["NanoCpus"] == 1_000_000_000
     assert host["PidsLimit"] == 41
-    assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
+    assert {"Name": "core", "Soft": 1, "Hard": 1} in host["Ulimits"]
 
 
 def test_gvisors_own_needs_come_on_top_and_the_programs_limits_are_kept_inside():
@@ -83,7 +143,7 @@ def test_gvisors_own_needs_come_on_top_and_the_programs_limits_are_kept_inside()
     assert host["Runtime"] == "runsc"
     assert host["PidsLimit"] == 40 * 80
     assert {"Name": "nproc", "Soft": 39, "Hard": 39} in host["Ulimits"]
-    assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"]
+    assert {"Name": "core", "Soft": 1, "Hard": 1} in host["Ulimits"]
     assert host["Memory"] == host["MemorySwap"] == (128 + 256) * MIB
     assert config["Cmd"] == ["serve", "/workspace", "600", str(128 * MIB), "32768", "4242", "4343"]
     assert (config["User"], host["CapDrop"]) == ("0:0", ["ALL"])
@@ -98,7 +158,7 @@ def test_the_container_goes_when_it_ends_and_logs_nothing():
     host = host_of()
     assert host["AutoRemove"] is True
     assert host["LogConfig"]["Type"] == "none"
-    assert host["IpcMode"] == "private"
+    assert host["IpcMode"] == "none"
 
 
 def test_the_runner_is_what_runs_and_no_client_ends_it_by_leaving():
@@ -123,9 +183,9 @@ def test_labels_say_whose_it_is_and_cannot_be_overridden():
 @pytest.mark.parametrize(
     ("image_env", "expected"),
     [
-        ((), ["HOME=/tmp", "LANG=C.UTF-8"]),
-        (("HOME=/srv", "PATH=/bin"), ["LANG=C.UTF-8"]),
-        (("LANG=de_DE", "HOMEPAGE=x"), ["HOME=/tmp"]),
+        ((), ["HOME=/tmp", "LANG=C.UTF-8", "USER=ada", "LOGNAME=ada"]),
+        (("HOME=/srv", "PATH=/bin"), ["LANG=C.UTF-8", "USER=ada", "LOGNAME=ada"]),
+        (("LANG=de_DE", "HOMEPAGE=x", "USER=bob"), ["HOME=/tmp", "LOGNAME=ada"]),
     ],
 )
 def test_an_images_own_environment_comes_before_our_defaults(image_env, expected):

@@ -107,6 +107,10 @@ REFUSED = {
     "a socket to the hypervisor": "attempt('socket', 40, 1, 0)",
     "a socket of another transport": "attempt('socket', 2, 1, 262)",
     "a netlink socket but for routes": "attempt('socket', 16, 3, 12)",
+    "a socket of another type, whose module would be loaded": "attempt('socket', 2, 6, 0)",
+    "sequenced packets of a network": "attempt('socket', 2, 5, 0)",
+    "a raw socket": "attempt('socket', 2, 3, 6)",
+    "a packet socket by its old type": "attempt('socket', 2, 10, 0)",
     "typing into a terminal": "attempt('ioctl', 0, 0x5412, 0)",
     "typing into it with rubbish in the upper half": "attempt('ioctl', 0, 0x7_0000_5412, 0)",
     "a namespace": "attempt('syscall', 56, 0x1000_0000 | 17, 0, 0, 0, 0)",
@@ -121,6 +125,12 @@ REFUSED = {
     "the runner's limits": "attempt('prlimit', 1, 7, 0, 0)",
     "the priority of all processes of the user": "attempt('setpriority', 2, 0, 19)",
     "the runner's priority": "attempt('setpriority', 0, 1, 19)",
+    "the priority of the runner's group": "attempt('setpriority', 1, 1, 19)",
+    "its priority with rubbish in the upper half": "attempt('syscall', 141, 0, 0x7_0000_0001, 19)",
+    "the runner's scheduling": "attempt('syscall', 144, 1, 3, bytes(4))",
+    "its scheduling's parameters": "attempt('syscall', 142, 1, bytes(4))",
+    "the runner's turn at the disk": "attempt('syscall', 251, 1, 1, 0x4007)",
+    "its limits with rubbish in the upper half": "attempt('syscall', 302, 0x7_0000_0001, 7, 0, 0)",
     "the runner's processors": "attempt('sched_setaffinity', 1, 8, bytes([1, *bytes(7)]))",
     "those with rubbish in the upper half": "attempt('syscall', 203, 0x7_0000_0001, 1, b'1')",
 }
@@ -150,10 +160,61 @@ def test_what_a_kernel_may_lack_is_not_there(docker_driver, sandbox):
         "libc.personality(0xFFFFFFFF)",
         "os.memfd_create('file')",
         "os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0))",
+        "os.setpriority(os.PRIO_PROCESS, os.getpid(), 5)",
+        "os.setpriority(os.PRIO_PGRP, 0, 5)",
+        "os.sched_setscheduler(os.getpid(), os.SCHED_BATCH, os.sched_param(0))",
+        "os.sched_setparam(os.getpid(), os.sched_param(0))",
+        "import resource; resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE, (64, 64))",
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))",
+        "import fcntl, pty; fcntl.ioctl(pty.openpty()[1], 0x5425, 1)",  # TCSBRKP
+        "os.posix_fadvise(os.open('/etc/hosts', 0), 0, 0, os.POSIX_FADV_SEQUENTIAL)",
+        "os.preadv(os.open('/etc/hosts', 0), [bytearray(1)], 0)",
     ],
 )
 def test_what_is_harmless_with_some_arguments_works_with_those(docker_driver, sandbox, call):
     assert run_python(docker_driver, sandbox, f"{CALL}{call}\nprint('done')").stdout == b"done\n"
+
+
+DONE = {
+    "flushing a file": "attempt('fsync', file)",
+    "flushing its data": "attempt('fdatasync', file)",
+    "flushing a file system": "attempt('syncfs', file)",
+    "flushing a part": "attempt('sync_file_range', file, 0, 0, 7)",
+    "flushing a mapping": "mmap.mmap(file, 1, access=mmap.ACCESS_READ).flush(); print('done')",
+    "throwing a library out of memory": "attempt('posix_fadvise', file, 0, 0, 4); print('done')",
+}
+"""What the host's disk, or the memory of all, would do for a file of the image."""
+
+
+@docker
+@pytest.mark.parametrize("call", DONE.values(), ids=DONE)
+def test_success_is_told_and_nothing_done(docker_driver, sandbox, call):
+    setup = "import mmap, os\nfile = os.open('/usr/bin/env', 0)\n"
+    assert run_python(docker_driver, sandbox, CALL + setup + call).stdout.endswith(b"done\n")
+
+
+CORE_LIMIT = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.prlimit(os.getpid(), resource.RLIMIT_CORE, (0, 0))
+attempt('syscall', 160, 4, bytes(16))
+print(resource.getrlimit(resource.RLIMIT_CORE), resource.prlimit(0, resource.RLIMIT_CORE))
+"""
+
+
+@docker
+def test_the_limit_of_core_files_stays_where_no_crash_reaches_the_hosts_handler(
+    docker_driver, sandbox
+):
+    said = run_python(docker_driver, sandbox, CALL + CORE_LIMIT).stdout
+    assert said == b"done\n(1, 1) (1, 1)\n"
+
+
+@docker
+def test_reading_without_waiting_tells_nothing_of_what_others_have_read(docker_driver, sandbox):
+    source = "os.preadv(os.open('/usr/bin/env', 0), [bytearray(1)], 0, os.RWF_NOWAIT)"
+    said = run_python(docker_driver, sandbox, f"import os\n{source}").stderr
+    assert b"Operation not supported" in said
 
 
 @docker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from codeexec.sandbox.conversation import Conversation
 from codeexec.sandbox.driver import KeepGoing, OnLine, always
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost, SandboxStartFailed
-from codeexec.sandbox.images import Image, Images
+from codeexec.sandbox.images import Account, Image, Images
 from codeexec.sandbox.looks import Looks
+from codeexec.sandbox.own_files import OwnFiles, OwnFilesMissing
 from codeexec.sandbox.protocol import new_token
 from codeexec.sandbox.runner_image import RunnerImage
 from codeexec.sandbox.types import ImageInfo, SandboxHandle, SandboxInfo, SandboxSpec
 
 DEFAULT_SECONDS = 30.0
-"""How long the Engine's default runtime is taken for what it was."""
+"""How long what the Engine is like is taken for what it was."""
 
 
 class DockerDriver:
@@ -42,8 +43,9 @@ class DockerDriver:
         self._base_url = base_url
         self._engine = Engine(base_url)
         self._images = Images(self._engine)
-        self._default, self._default_known_until = "", 0.0
+        self._known, self._known_until = _Facts(), 0.0
         self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
+        self._own_files = OwnFiles(self._engine, self._runner)
         self._attacks = AttackImage(self._engine, self._images, prefix=image_prefix)
 
     def ping(self) -> None:
@@ -56,6 +58,12 @@ class DockerDriver:
         default = str(info["DefaultRuntime"])
         return [default, *sorted(set(info["Runtimes"]) - {default})]
 
+    def runc_version(self) -> str:
+        with translated():
+            parts = self._engine.api.version().get("Components") or ()
+        found = [part for part in parts if part.get("Name") == "runc"]
+        return str(found[0].get("Version", "")) if found else ""
+
     def storage(self) -> Path:
         with translated():
             return Path(str(self._engine.api.info()["DockerRootDir"]))
@@ -63,46 +71,42 @@ class DockerDriver:
     # ---- sandboxes
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:
-        spec = replace(spec, runtime=spec.runtime or self._default_runtime())
+        spec = replace(spec, runtime=spec.runtime or self._facts().default_runtime)
         images = self._images
         image = images.find(spec.image_id) if spec.image_id else images.inspect(spec.image)
-        token = new_token()
-        config = self._config(spec, image, token)
+        account = self._account(spec, image)
         try:
-            return self._start(spec, image, token, config)
+            return self._start(spec, image, account)
         except _RunnerMissingError:
             self._runner.install(spec)
+            self._own_files.install(spec, account)
         try:
-            return self._start(spec, image, token, config)
+            return self._start(spec, image, account)
         except _RunnerMissingError as error:
             raise SandboxStartFailed(f"The runner is not in its volume: {error}") from error
 
-    def _default_runtime(self) -> str:
-        """By name: each is hardened in its own way. Asked again now and then: an Engine that was
-        given a stronger one is meant to use it, and its workers go on meanwhile.
+    def _facts(self) -> _Facts:
+        """The default runtime by name: each is hardened in its own way. Asked again now and then:
+        an Engine that was given a stronger one is meant to use it, and its workers go on meanwhile.
         """
         now = time.monotonic()
-        if now >= self._default_known_until:
-            self._default, self._default_known_until = self.runtimes()[0], now + DEFAULT_SECONDS
-        return self._default
+        if now >= self._known_until:
+            self._known = _Facts(
+                default_runtime=self.runtimes()[0], maps_users=self._engine.maps_users()
+            )
+            self._known_until = now + DEFAULT_SECONDS
+        return self._known
 
-    def _config(self, spec: SandboxSpec, image: Image, token: str) -> dict[str, Any]:
-        return policy.container_config(
-            spec,
-            image_id=image.info.image_id,
-            image_env=image.env,
-            identity=self._images.identity(image.info.image_id, spec),
-            token=token,
-            runner_name=self._runner.file_name,
-            runner_volume=self._runner.volume,
-        )
+    def _account(self, spec: SandboxSpec, image: Image) -> Account:
+        account = self._images.account(image.info.image_id, spec)
+        if spec.uid is None:
+            return account
+        uid = policy.remapped(spec.uid) if self._facts().maps_users else spec.uid
+        return account.with_uid(uid)
 
-    def _start(
-        self, spec: SandboxSpec, image: Image, token: str, config: dict[str, Any]
-    ) -> SandboxHandle:
-        name = policy.container_name(spec.sandbox_id)
-        with translated(SandboxStartFailed):
-            container_id = self._engine.create_container(config, name)
+    def _start(self, spec: SandboxSpec, image: Image, account: Account) -> SandboxHandle:
+        token = new_token()
+        container_id = self._create(spec, image, account, token)
         try:
             self._start_container(container_id)
             handle = SandboxHandle(
@@ -119,15 +123,39 @@ class DockerDriver:
             raise
         return handle
 
+    def _create(self, spec: SandboxSpec, image: Image, account: Account, token: str) -> str:
+        try:
+            own_files = self._own_files.of(spec, account)
+        except OwnFilesMissing as error:
+            raise _RunnerMissingError("there is no volume") from error
+        config = policy.container_config(
+            spec,
+            image_id=image.info.image_id,
+            image_env=image.env,
+            identity=account.identity,
+            token=token,
+            runner_name=self._runner.file_name,
+            runner_volume=self._runner.volume,
+            own_files=own_files,
+        )
+        with translated(SandboxStartFailed), self._missing_told():
+            return self._engine.create_container(config, policy.container_name(spec.sandbox_id))
+
     def _start_container(self, container_id: str) -> None:
-        with translated(SandboxStartFailed):
-            try:
-                self._engine.api.start(container_id)
-            except APIError as error:
-                reason = str(error.explanation)
-                if self._runner.file_name in reason and "no such file" in reason:
-                    raise _RunnerMissingError(reason) from error
-                raise
+        with translated(SandboxStartFailed), self._missing_told():
+            self._engine.api.start(container_id)
+
+    @contextlib.contextmanager
+    def _missing_told(self) -> Iterator[None]:
+        """Of what the Engine refuses, what comes from a volume that lacks something."""
+        try:
+            yield
+        except APIError as error:
+            reason = str(error.explanation)
+            runner = self._runner.file_name in reason and "no such file" in reason
+            if runner or self._own_files.mentioned(reason):
+                raise _RunnerMissingError(reason) from error
+            raise
 
     def _shake_hands(self, handle: SandboxHandle) -> None:
         try:
@@ -205,6 +233,12 @@ class DockerDriver:
 
 class _RunnerMissingError(Exception):
     """The volume has no runner of this version: a new one, or one that was removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    default_runtime: str = ""
+    maps_users: bool = False
 
 
 def _sandbox_info(container: dict[str, Any]) -> SandboxInfo:

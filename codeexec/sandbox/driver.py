@@ -114,6 +114,9 @@ class Driver(Protocol):
         EngineUnavailable.
         """
 
+    def runc_version(self) -> str:
+        """Of the Engine's runc, as it says it; empty: it doesn't. Raises EngineUnavailable."""
+
     def storage(self) -> Path:
         """The folder, on the Engine's own host, that holds images and containers. Raises
         EngineUnavailable.

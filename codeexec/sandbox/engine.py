@@ -91,6 +91,15 @@ class Engine:
                 watcher.join()
             client.close()
 
+    def maps_users(self) -> bool:
+        """Whether everybody in a container, root as well, is somebody else on the host: under
+        `userns-remap`, and where the Engine itself isn't root. Raises EngineUnavailable.
+        """
+        with translated():
+            options = self.api.info().get("SecurityOptions") or ()
+        kinds = {str(option).partition(",")[0] for option in options}
+        return not kinds.isdisjoint({"name=userns", "name=rootless"})
+
     def create_container(self, config: dict[str, Any], name: str | None = None) -> str:
         """The id of a new container, from the Engine's own description. Raises like `api`."""
         created = self.api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]

@@ -92,6 +92,7 @@ class FakeDriver:
         self.started: list[SandboxSpec] = []
         """Every spec that a sandbox was started from, in order."""
         self.engine_is_down = False
+        self.runc = "1.3.3"
         self.attacks = TAME_ATTACKS
         """What `attack_program` gives; tests may put another script there."""
         self._images: dict[str, ImageInfo] = {}
@@ -137,6 +138,10 @@ class FakeDriver:
     def runtimes(self) -> list[str]:
         self.check("runtimes")
         return ["runc", "runsc"]
+
+    def runc_version(self) -> str:
+        self.check("runc_version")
+        return self.runc
 
     def storage(self) -> Path:
         self.check("storage")
@@ -319,6 +324,8 @@ class FakeAttachment:
             "PATH": f"{_interpreters(sandbox.folder)}:/usr/local/bin:/usr/bin:/bin",
             "HOME": "/tmp",  # noqa: S108  # as in a sandbox
             "LANG": "C.UTF-8",
+            "USER": sandbox.spec.user,
+            "LOGNAME": sandbox.spec.user,
             "PWD": cwd,
             **{name: sandbox.path(value) for name, value in command.env.items()},
         }

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing, SandboxStart
 from codeexec.sandbox.policy import Identity
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
-UNKNOWN_USER = Identity(uid=10001, gid=10001)
+UNKNOWN_UID = 10001
 """Who programs run as in an image that lacks the user asked for."""
+UNKNOWN_NAME = "executor"
 LINES_IN_ERROR = 20
 _HASH_DIGITS = 12
 _MAX_PASSWD_BYTES = 1024 * 1024
@@ -32,6 +33,33 @@ _MAX_PASSWD_BYTES = 1024 * 1024
 class Image:
     info: ImageInfo
     env: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The user that programs run as, and the image's /etc/passwd."""
+
+    identity: Identity
+    passwd: str = ""
+
+    def with_uid(self, uid: int) -> Account:
+        return replace(self, identity=replace(self.identity, uid=uid))
+
+    def passwd_file(self) -> str:
+        """The image's, but for the user's own line, which has this number."""
+        others = [line for line in self.passwd.splitlines() if line.split(":")[0] != self._name]
+        return "".join(f"{line}\n" for line in (*others, self._line()))
+
+    @property
+    def _name(self) -> str:
+        return self.identity.name
+
+    def _line(self) -> str:
+        fields = [line.split(":") for line in self.passwd.splitlines()]
+        own = next((each for each in fields if each[0] == self._name and len(each) == 7), None)
+        rest = own[4:] if own else ["", policy.DEFAULT_ENV["HOME"], "/bin/sh"]
+        ids = (str(self.identity.uid), str(self.identity.gid))
+        return ":".join((self._name, "x", *ids, *rest))
 
 
 def version_of(sources: Path) -> str:
@@ -50,7 +78,7 @@ class Images:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._bases = BaseImages()
-        self._identities: dict[tuple[str, str], Identity] = {}
+        self._accounts: dict[tuple[str, str], Account] = {}
         self._known: dict[str, Image] = {}
         """By id, whose content never changes."""
 
@@ -134,25 +162,22 @@ class Images:
                 return False
         return True
 
-    def identity(self, image_id: str, spec: SandboxSpec) -> Identity:
-        """By number, who the spec's user is in an image. Raises SandboxStartFailed for root."""
+    def account(self, image_id: str, spec: SandboxSpec) -> Account:
+        """Who the spec's user is in an image. Raises SandboxStartFailed for root."""
         key = (image_id, spec.user)
-        if key not in self._identities:
-            self._identities[key] = self._resolve(image_id, spec)
-        return self._identities[key]
+        if key not in self._accounts:
+            self._accounts[key] = self._resolve(image_id, spec)
+        return self._accounts[key]
 
-    def _resolve(self, image_id: str, spec: SandboxSpec) -> Identity:
-        name, _, group = spec.user.partition(":")
-        if name.isdecimal() and group.isdecimal():
-            found = Identity(uid=int(name), gid=int(group))
-        else:
-            found = find_user(self._read_passwd(image_id, spec), name)
+    def _resolve(self, image_id: str, spec: SandboxSpec) -> Account:
+        passwd = self._read_passwd(image_id, spec)
+        found = find_user(passwd, spec.user)
         if found.uid == 0:
             raise SandboxStartFailed(
                 f"Programs must not run as root, which {spec.user!r} is in {spec.image}: give the "
                 "image a user of its own, or name another as the environment's user."
             )
-        return found
+        return Account(identity=found, passwd=passwd)
 
     def _read_passwd(self, image_id: str, spec: SandboxSpec) -> str:
         """From a container that is made for it and never started; empty when there is none."""
@@ -188,15 +213,19 @@ def _written(dockerfile: str) -> Iterator[Path]:
         yield path
 
 
-def find_user(passwd: str, name: str) -> Identity:
-    """The line of /etc/passwd with that name or number; someone unprivileged when there is none."""
+def find_user(passwd: str, user: str) -> Identity:
+    """The line of /etc/passwd with that name or number; someone unprivileged when there is none.
+    `uid:gid` is taken by its word, under the name that the number has there.
+    """
+    name, _, group = user.partition(":")
     for line in passwd.splitlines():
         fields = line.split(":")
         if len(fields) >= 4 and name in (fields[0], fields[2]) and fields[3].isdecimal():
-            return Identity(uid=int(fields[2]), gid=int(fields[3]))
-    if name.isdecimal():
-        return Identity(uid=int(name), gid=int(name))
-    return UNKNOWN_USER
+            gid = group if name.isdecimal() and group.isdecimal() else fields[3]
+            return Identity(uid=int(fields[2]), gid=int(gid), name=fields[0])
+    uid = int(name) if name.isdecimal() else UNKNOWN_UID
+    gid = group if name.isdecimal() and group.isdecimal() else str(uid)
+    return Identity(uid=uid, gid=int(gid), name=UNKNOWN_NAME)
 
 
 def _ignore(_line: str) -> None:

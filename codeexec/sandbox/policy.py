@@ -6,7 +6,7 @@ Read `container_config`: it is the body of the Engine's `POST /containers/create
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,16 @@ TOKEN_VARIABLE = "RUNNER_TOKEN"  # noqa: S105  # a name, no secret
 """The runner takes it out of its environment before it does anything else."""
 
 DEFAULT_ENV = {"HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108  # the sandbox's own /tmp
+HOST_NAME = "sandbox"
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108
 SHM_BYTES = 16 * 1024 * 1024
+SHM_FILES = 4096
 MAX_FILES = 65536
 OPEN_FILES = {"Soft": 1024, "Hard": 4096}
+CORE_BYTES = {"Soft": 1, "Hard": 1}
+"""No core file is as small; and with 1, where it is none of 0, Linux spares a program to which it
+would pipe one (`core_pattern`), as root, outside of the sandbox. `seccomp` keeps it so.
+"""
 GVISOR = "runsc"
 GVISOR_THREADS = 40
 """gVisor's kernel has so many threads besides those that run programs, and on its platform `ptrace`
@@ -34,15 +41,27 @@ a thread of the host for each of them in each process: the container's pids limi
 GVISOR_MEMORY_BYTES = 256 * 1024 * 1024
 """For gVisor's kernel, and for what programs take between two looks of the runner's."""
 GVISOR_FILES = 32768
-"""Workspace and /tmp together: each file costs gVisor's kernel 2 KiB."""
+"""Of all folders that can be written together: each costs gVisor's kernel 2 KiB."""
+
+
+REMAPPED_FIRST, REMAPPED_COUNT = 10_000, 50_000
+"""An Engine that maps users has 65,536 numbers for each container, and shifts all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who programs run as, by number: never root."""
+    """Who programs run as: never root."""
 
     uid: int
     gid: int
+    name: str = "executor"
+
+
+def remapped(uid: int) -> int:
+    """A number that a container has under an Engine that maps users, for one that it lacks. Numbers
+    that are less than REMAPPED_COUNT apart stay different.
+    """
+    return REMAPPED_FIRST + uid % REMAPPED_COUNT
 
 
 def container_name(sandbox_id: str) -> str:
@@ -58,7 +77,9 @@ def container_config(
     token: str,
     runner_name: str,
     runner_volume: str,
+    own_files: Mapping[str, str],
 ) -> dict[str, Any]:
+    """`own_files`: where a sandbox sees them, and where they are on the Engine's host."""
     limits = spec.limits
     config = {
         # What runs: the runner and nothing else, unprivileged, reached by its stdin and stdout.
@@ -67,7 +88,8 @@ def container_config(
         "Cmd": ["serve", spec.workspace_dir, str(spec.max_idle_seconds), *_guarded(spec, identity)],
         "User": f"{identity.uid}:{identity.gid}",
         "WorkingDir": spec.workspace_dir,
-        "Env": [*default_env(image_env), f"{TOKEN_VARIABLE}={token}"],
+        "Hostname": HOST_NAME,
+        "Env": [*default_env(image_env, identity), f"{TOKEN_VARIABLE}={token}"],
         "Labels": {**spec.labels, **standard_labels(spec)},
         "OpenStdin": True,
         "StdinOnce": False,  # a client that leaves must not end the sandbox
@@ -82,12 +104,13 @@ def container_config(
         "NetworkMode": "bridge" if spec.network else "none",
         "ReadonlyRootfs": True,
         "Binds": [f"{runner_volume}:{RUNNER_DIR}:ro,nocopy"],
+        "Mounts": [_read_only_file(*where) for where in own_files.items()],
         "Tmpfs": {
             spec.workspace_dir: tmpfs_options(spec, identity, mode="0755"),
-            "/tmp": tmpfs_options(spec, identity, mode="1777"),  # noqa: S108
+            **{folder: tmpfs_options(spec, identity, mode="1777") for folder in TEMPORARY},
+            **DEVICE_FOLDERS,
         },
-        "IpcMode": "private",
-        "ShmSize": SHM_BYTES,
+        "IpcMode": "none",  # one's own, without what the Engine would put into /dev/shm
         # What it may do.
         "CapDrop": ["ALL"],
         "Privileged": False,
@@ -98,7 +121,7 @@ def container_config(
         "NanoCpus": round(limits.cpus * 1e9),
         "PidsLimit": limits.pids + 1,  # the runner counts too
         "Ulimits": [
-            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "core", **CORE_BYTES},
             {"Name": "nofile", **OPEN_FILES},
         ],
         "Sysctls": {"kernel.shm_rmid_forced": "1"},  # no shared memory outlives its run
@@ -166,6 +189,18 @@ def tmpfs_options(spec: SandboxSpec, identity: Identity, *, mode: str) -> str:
     )
 
 
+DEVICE_FOLDERS = {
+    "/dev/shm": "rw,noexec,nosuid,nodev,mode=1777,"  # noqa: S108
+    f"size={SHM_BYTES},nr_inodes={SHM_FILES}",
+    # In place of the file system of message queues, which would outlive a run.
+    "/dev/mqueue": "ro,noexec,nosuid,nodev,mode=0755,size=4096,nr_inodes=1",
+}
+
+
+def _read_only_file(target: str, source: str) -> dict[str, Any]:
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": True}
+
+
 def standard_labels(spec: SandboxSpec) -> dict[str, str]:
     return {
         LABEL: "true",
@@ -184,7 +219,8 @@ def errand(spec: SandboxSpec) -> SandboxSpec:
     return replace(spec, sandbox_id=str(uuid.uuid4()))
 
 
-def default_env(image_env: Iterable[str]) -> list[str]:
+def default_env(image_env: Iterable[str], identity: Identity) -> list[str]:
     """What an image that says nothing else leaves unset."""
     said = {variable.partition("=")[0] for variable in image_env}
-    return [f"{name}={value}" for name, value in DEFAULT_ENV.items() if name not in said]
+    ours = {**DEFAULT_ENV, "USER": identity.name, "LOGNAME": identity.name}
+    return [f"{name}={value}" for name, value in ours.items() if name not in said]

@@ -16,18 +16,24 @@ from typing import Any
 
 FILES = """
     access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat
-    faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl
-    fdatasync fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate
+    faccessat2 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl
+    fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs ftruncate
     futimesat getcwd getdents getdents64 getxattr inotify_add_watch inotify_init inotify_init1
     inotify_rm_watch lchown lgetxattr link linkat listxattr llistxattr lremovexattr lseek
     lsetxattr lstat mkdir mkdirat newfstatat open openat openat2 pipe pipe2 pread64 preadv
-    preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr
+    pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr
     rename renameat renameat2 rmdir sendfile setxattr splice stat statfs statx symlink symlinkat
-    sync_file_range truncate umask unlink unlinkat utime utimensat utimes write writev
+    truncate umask unlink unlinkat utime utimensat utimes write writev
 """
-"""Not `sync` and `syncfs`: they make the host write all that it has. Nor `cachestat`, which tells
+"""Not `sync`: it makes the host write all that it has. Nor `cachestat`, which tells
 what other sandboxes of an image have read, nor handles of files
 (`open_by_handle_at`), which know no mounts, nor `fanotify_*`, `vmsplice`, `tee`."""
+
+NOTHING = "fsync fdatasync syncfs sync_file_range"
+"""Answered with success, and nothing is done. What programs write is in memory, where there is
+nothing to do; of any file of the image they would have the host's disk flushed, thousands of times
+a second, for all who use it.
+"""
 
 PROCESSES = """
     execve execveat exit exit_group fork vfork wait4 waitid kill tgkill tkill pidfd_open
@@ -46,11 +52,11 @@ SIGNALS = """
 """
 
 MEMORY = """
-    brk munmap mprotect mremap madvise mincore mlock mlock2 mlockall munlock munlockall msync
+    brk munmap mprotect mremap madvise mincore mlock mlock2 mlockall munlock munlockall
     mseal pkey_alloc pkey_free pkey_mprotect shmat shmctl shmdt
 """
 """System V's shared memory ends with the run (`kernel.shm_rmid_forced`). Its semaphores and message
-queues would not, nor POSIX message queues, whose quota all sandboxes of a host have together."""
+queues would not, nor POSIX message queues, for which `policy` leaves no file system either."""
 
 TIME = """
     alarm clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time
@@ -71,7 +77,7 @@ SOCKETS = """
 IDENTITY = """
     capget capset getegid geteuid getgid getgroups getresgid getresuid getuid setfsgid setfsuid
     setgid setgroups setregid setresgid setresuid setreuid setuid getrandom getrlimit getrusage
-    setrlimit sysinfo uname
+    sysinfo uname
 """
 """Without a capability and with no-new-privileges, the setuid family changes nothing."""
 
@@ -88,8 +94,8 @@ NOT_THERE = """
 """Refused as a kernel that lacks them would: libraries then do without. `clone3` has its flags in
 memory, where no filter sees them; threads come from `clone` instead."""
 
-EQUAL, MASKED = "SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ"
-ENOSYS = 38
+EQUAL, MASKED, OTHER = "SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"
+ENOSYS, EOPNOTSUPP, SUCCESS = 38, 95, 0
 LOWER_32 = 0xFFFF_FFFF
 
 CLONE_NEW = 0x7E02_0000
@@ -98,7 +104,16 @@ MAP_HUGETLB, MFD_HUGETLB, SHM_HUGETLB = 0x4_0000, 4, 0o4000
 """Huge pages: a host that has some set aside counts them against no container's memory."""
 PR_SET_SECCOMP = 22
 RUNNER = 1
-PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
+"""Process 1, and the group of process 1, in which no program ever is."""
+PID_BITS = 22
+"""So many has the largest number that Linux gives a process."""
+PRIO_PROCESS, PRIO_PGRP = 0, 1
+IOPRIO_WHO_PROCESS, IOPRIO_WHO_PGRP = 1, 2
+RLIMIT_CORE = 4
+MS_SYNC = 4
+POSIX_FADV_DONTNEED = 4
+RWF_NOWAIT, RWF_DONTCACHE = 0x08, 0x80
+SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_TYPES = 1, 2, 3, 5, 0xF
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 NETLINK_ROUTE, IP, TCP, UDP = 0, 0, 6, 17
 PER_LINUX, PERSONALITY_QUERY = 0, 0xFFFF_FFFF
@@ -106,7 +121,7 @@ PER_LINUX, PERSONALITY_QUERY = 0, 0xFFFF_FFFF
 IOCTLS = (
     *range(0x5401, 0x540C),  # TCGETS to TCFLSH: how a terminal behaves
     *(0x540E, 0x540F, 0x5410, 0x5411, 0x5413, 0x5414),  # its processes, its window
-    *(0x541B, 0x5421, 0x5422, 0x5429),  # FIONREAD, FIONBIO, TIOCNOTTY, TIOCGSID
+    *(0x541B, 0x5421, 0x5422, 0x5425, 0x5429),  # FIONREAD, FIONBIO, TIOCNOTTY, TCSBRKP, TIOCGSID
     *(0x802C_542A, 0x402C_542B, 0x402C_542C, 0x402C_542D),  # TCGETS2 to TCSETSF2
     *(0x8004_5430, 0x4004_5431, 0x8004_5432, 0x5441),  # making a pseudo-terminal
     *(0x5450, 0x5451, 0x5452, 0x5460),  # FIONCLEX, FIOCLEX, FIOASYNC, FIOQSIZE
@@ -135,6 +150,12 @@ def _allow(names: str, *arguments: dict[str, Any]) -> Rule:
     return {"names": names.split(), "action": "SCMP_ACT_ALLOW", "args": list(arguments)}
 
 
+def _answer(names: str, errno: int, *arguments: dict[str, Any]) -> Rule:
+    """Nothing is done, and a program is told `errno`, which may be SUCCESS."""
+    rule = {"names": names.split(), "action": "SCMP_ACT_ERRNO", "args": list(arguments)}
+    return {**rule, "errnoRet": errno}
+
+
 def _by_argument() -> list[Rule]:
     """One call may have several rules: it is allowed when one of them fits."""
     fifo_file_socket = (stat.S_IFIFO, stat.S_IFREG, stat.S_IFSOCK, 0)
@@ -144,33 +165,100 @@ def _by_argument() -> list[Rule]:
         _allow("mmap", _masked(3, MAP_HUGETLB, 0)),
         _allow("memfd_create", _masked(1, MFD_HUGETLB, 0)),
         _allow("shmget", _masked(2, SHM_HUGETLB, 0)),
-        # Nobody else's, the runner's least of all: it is the same user's.
-        _allow("prlimit64 sched_setattr sched_setparam sched_setscheduler", _equal(0, 0)),
-        _allow("setpriority", _equal(0, PRIO_PROCESS), _equal(1, 0)),
-        _allow("ioprio_set", _equal(0, IOPRIO_WHO_PROCESS), _equal(1, 0)),
         *[_allow("mknod", _masked(1, kind, made)) for made in fifo_file_socket],
         *[_allow("mknodat", _masked(2, kind, made)) for made in fifo_file_socket],
         *[_allow("personality", _equal(0, one)) for one in (PER_LINUX, PERSONALITY_QUERY)],
         *[_allow("ioctl", _masked(1, LOWER_32, request)) for request in IOCTLS],
-        # Threads are numbered, too, so here it is the runner alone that is spared.
-        *_allow_all_but("sched_setaffinity", 0, RUNNER),
         *_allow_all_but("prctl", 0, PR_SET_SECCOMP),
+        *_processes(),
+        *_core_files(),
+        *_page_cache(),
         *_sockets(),
     ]
 
 
-def _allow_all_but(name: str, index: int, value: int) -> list[Rule]:
-    """Whatever differs from it in one bit at least of the 32 that the kernel looks at."""
-    bits = [1 << bit for bit in range(32)]
-    return [_allow(name, _masked(index, bit, ~value & bit)) for bit in bits]
+def _allow_all_but(
+    name: str, index: int, value: int, *arguments: dict[str, Any], bits: int = 32
+) -> list[Rule]:
+    """Whatever differs from it in one bit at least of the 32 that the kernel looks at, or of so
+    many of them.
+    """
+    each = [1 << bit for bit in range(bits)]
+    return [_allow(name, _masked(index, bit, ~value & bit), *arguments) for bit in each]
+
+
+def _processes() -> list[Rule]:
+    """Everybody's own by number, and never the runner, which is the same user's."""
+    calls = "sched_setaffinity sched_setattr sched_setparam sched_setscheduler"
+    kinds = [
+        *[("setpriority", kind) for kind in (PRIO_PROCESS, PRIO_PGRP)],
+        *[("ioprio_set", kind) for kind in (IOPRIO_WHO_PROCESS, IOPRIO_WHO_PGRP)],
+    ]
+    return [
+        *_allow_all_but(calls, 0, RUNNER, bits=PID_BITS),
+        *[
+            rule
+            for call, kind in kinds
+            for rule in _allow_all_but(call, 1, RUNNER, _equal(0, kind), bits=PID_BITS)
+        ],
+    ]
+
+
+def _core_files() -> list[Rule]:
+    """All limits but that of core files, which stays what `policy` makes it: with any other than 1,
+    a host whose `core_pattern` is a pipe starts a process of root's for each crash.
+    """
+    others = [_masked(1, bit, ~RLIMIT_CORE & bit) for bit in (1, 2, 4, 8)]
+    changing = (_masked(1, LOWER_32, RLIMIT_CORE), _argument(2, OTHER, 0))
+    return [
+        *[
+            rule
+            for other in (*others, _equal(2, 0))
+            for rule in _allow_all_but("prlimit64", 0, RUNNER, other, bits=PID_BITS)
+        ],
+        _answer("prlimit64", SUCCESS, *changing),
+        *[_allow("setrlimit", {**other, "index": 0}) for other in others],
+        _answer("setrlimit", SUCCESS, _masked(0, LOWER_32, RLIMIT_CORE)),
+    ]
+
+
+def _page_cache() -> list[Rule]:
+    """What is read of the image is read by all: nobody writes it back, throws it out, or learns
+    whether somebody has read it.
+    """
+    both = RWF_NOWAIT | RWF_DONTCACHE
+    return [
+        *_allow_all_but("fadvise64", 3, POSIX_FADV_DONTNEED, bits=3),
+        _answer("fadvise64", SUCCESS, _masked(3, LOWER_32, POSIX_FADV_DONTNEED)),
+        _allow("msync", _masked(2, MS_SYNC, 0)),
+        _answer("msync", SUCCESS, _masked(2, MS_SYNC, MS_SYNC)),
+        _allow("preadv2", _masked(5, both, 0)),
+        *[
+            _answer("preadv2", EOPNOTSUPP, _masked(5, both, some))
+            for some in (RWF_NOWAIT, RWF_DONTCACHE, both)
+        ],
+    ]
 
 
 def _sockets() -> list[Rule]:
+    """By type as well: of some a kernel loads the module that it lacks. Sequenced packets between
+    processes are what Rust's standard library starts programs by.
+    """
     internet = [(family, what) for family in (AF_INET, AF_INET6) for what in (IP, TCP, UDP)]
+    stream, datagram = (_masked(1, SOCK_TYPES, kind) for kind in (SOCK_STREAM, SOCK_DGRAM))
+    raw, packets = (_masked(1, SOCK_TYPES, kind) for kind in (SOCK_RAW, SOCK_SEQPACKET))
+    route = (_equal(0, AF_NETLINK), _equal(2, NETLINK_ROUTE))  # getifaddrs
     return [
-        _allow("socket socketpair", _equal(0, AF_UNIX)),
-        *[_allow("socket", _equal(0, family), _equal(2, what)) for family, what in internet],
-        _allow("socket", _equal(0, AF_NETLINK), _equal(2, NETLINK_ROUTE)),  # getifaddrs
+        *[
+            _allow("socket socketpair", _equal(0, AF_UNIX), kind)
+            for kind in (stream, datagram, packets)
+        ],
+        *[
+            _allow("socket", _equal(0, family), kind, _equal(2, what))
+            for family, what in internet
+            for kind in (stream, datagram)
+        ],
+        *[_allow("socket", *route, kind) for kind in (raw, datagram)],
     ]
 
 
@@ -178,11 +266,11 @@ def profile() -> dict[str, Any]:
     """As the Docker Engine takes it."""
     always = (FILES, PROCESSES, SIGNALS, MEMORY, TIME, WAITING, SOCKETS, IDENTITY)
     architectures = ("SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64")
-    refused = {"names": NOT_THERE.split(), "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}
+    refused = [_answer(NOT_THERE, ENOSYS), _answer(NOTHING, SUCCESS)]
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "archMap": [{"architecture": one, "subArchitectures": []} for one in architectures],
-        "syscalls": [*map(_allow, always), refused, *_by_argument()],
+        "syscalls": [*map(_allow, always), *refused, *_by_argument()],
     }
 
 

@@ -9,6 +9,7 @@ from codeexec.sandbox import policy
 from codeexec.sandbox.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.errors import CommandNotStarted, SandboxStartFailed
 from codeexec.sandbox.images import Images
+from codeexec.sandbox.own_files import OwnFiles
 from codeexec.sandbox.protocol import new_token
 from codeexec.sandbox.runner_image import RunnerImage
 from codeexec.sandbox.types import SandboxHandle, SandboxSpec
@@ -21,6 +22,7 @@ class DockerStopwatch:
         self._engine = Engine(base_url)
         self._images = Images(self._engine)
         self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
+        self._own_files = OwnFiles(self._engine, self._runner)
 
     def version(self) -> str:
         """Of the Docker Engine. Raises EngineUnavailable."""
@@ -33,14 +35,16 @@ class DockerStopwatch:
         Raises SandboxError.
         """
         image = self._images.inspect(spec.image)
+        account = self._images.account(image.info.image_id, spec)
         config = policy.container_config(
             spec,
             image_id=image.info.image_id,
             image_env=image.env,
-            identity=self._images.identity(image.info.image_id, spec),
+            identity=account.identity,
             token=new_token(),
             runner_name=self._runner.file_name,
             runner_volume=self._runner.volume,
+            own_files=self._own_files.of(spec, account),
         )
         name = policy.container_name(spec.sandbox_id)
         begun = time.perf_counter()

@@ -48,6 +48,9 @@ class SandboxSpec:
     an unprivileged number. Root is refused."""
     workspace_dir: str
     limits: SandboxLimits
+    uid: int | None = None
+    """The number that programs run as, in place of that of `user`: no other sandbox of the host
+    that lives at the same time has it. None: that of `user`, which others may have."""
     image_id: str = ""
     """The id that `image` has, where the caller has looked already: it is that one that is started,
     whatever is built meanwhile. Empty: looked up."""

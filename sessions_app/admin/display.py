@@ -58,6 +58,7 @@ ATTACK_BADGES: dict[str, str] = {
     AttackResult.Outcome.HELD: "success",
     AttackResult.Outcome.ESCAPED: "danger",
     AttackResult.Outcome.INCONCLUSIVE: "warning",
+    AttackResult.Outcome.BUSY: "info",
 }
 
 

@@ -24,6 +24,8 @@ def state(check: IsolationCheck) -> tuple[str, str]:
         return "warning", "queued"
     if check.finished_at is None:
         return "info", "running"
+    if check.host_was_busy:
+        return "warning", "host busy: not proven"
     return ("success", "held") if check.ok else ("danger", "failed")
 
 
@@ -49,6 +51,7 @@ class IsolationCheckAdmin(HistoryAdmin):
         "node",
         "state_badge",
         "result",
+        "notes",
         "complete",
         "revision",
         "image_id",

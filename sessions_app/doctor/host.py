@@ -26,6 +26,7 @@ from environments_app.models import Environment
 from environments_app.services import sandbox_spec
 from sessions_app.admin.display import duration, size
 from sessions_app.doctor.findings import Found, failure, ok, warning
+from sessions_app.doctor.weaknesses import weaknesses
 from sessions_app.models import Node
 
 LITTLE, TOO_LITTLE = 0.10, 0.02
@@ -47,6 +48,8 @@ def look_at_docker() -> Iterator[Found]:
         yield _without_docker(socket, error)
     else:
         yield ok(f"the Docker Engine at {socket} answers; runtimes: {', '.join(runtimes)}")
+        for weakness in weaknesses(get_driver()):
+            yield warning(weakness.text, weakness.advice)
 
 
 def _without_docker(socket: str, error: EngineUnavailable) -> Found:

@@ -151,11 +151,17 @@ def look_at_isolation() -> Iterator[Found]:
             f"`manage.py check_isolation --environment {each.environment} --verbose` there shows "
             "what is not held; disable the environment until it is.",
         )
+    slow = sorted({str(each.environment) for each in found if each.host_was_busy})
+    if slow:
+        yield warning(
+            f"not proven, for the host was busy during the last check: {', '.join(slow)}",
+            "`manage.py check_isolation` in a quiet moment; workers try again within the hour.",
+        )
     if unchecked:
         names = sorted({str(each.environment) for each in unchecked})
         yield warning(
             f"not checked, or not lately: {', '.join(names)}",
             "`manage.py check_isolation` checks it now; workers do it every ISOLATION_CHECK_HOURS.",
         )
-    if not failed and not unchecked:
+    if not failed and not unchecked and not slow:
         yield ok(f"held in {counted(len(found), 'last check')}")

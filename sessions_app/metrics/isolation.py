@@ -30,14 +30,15 @@ class IsolationCollector(Collector):
         )
         ok = GaugeMetricFamily(
             f"{PREFIX}_ok",
-            "Whether everything was held in the last isolation check: 1 or 0.",
+            "0 where something was not held in the last isolation check, or could not be tried. A "
+            "host that was too busy to prove it is 1, with attacks whose outcome is busy.",
             labels=where,
         )
         for check in current_checks():
             labels = [str(check.environment), check.runtime, str(check.node)]
             for outcome in Outcome:
                 attacks.add_metric([*labels, outcome.value], getattr(check, outcome.value))
-            ok.add_metric(labels, float(check.ok))
+            ok.add_metric(labels, float(check.ok or check.host_was_busy))
             if check.finished_at is not None:
                 moment.add_metric(labels, check.finished_at.timestamp())
         yield from (attacks, moment, ok)

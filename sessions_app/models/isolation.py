@@ -64,6 +64,15 @@ class IsolationCheck(models.Model):
     held = models.PositiveIntegerField(default=0)
     escaped = models.PositiveIntegerField(default=0)
     inconclusive = models.PositiveIntegerField(default=0)
+    busy = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Attacks during which programs were slow."
+    )
+    notes = models.TextField(
+        blank=True,
+        default="",
+        db_default="",
+        help_text="What weakens each sandbox of its host, a line for each.",
+    )
     error = models.TextField(blank=True, help_text="Why it could not be carried through.")
 
     objects = IsolationCheckQuerySet.as_manager()
@@ -93,13 +102,24 @@ class IsolationCheck(models.Model):
     @property
     def ok(self) -> bool:
         """Whether it is finished, and every attack was held: one at least, or nothing is proven."""
-        failed = bool(self.error or self.escaped or self.inconclusive)
+        failed = bool(self.error or self.escaped or self.inconclusive or self.busy)
         return self.finished_at is not None and self.held > 0 and not failed
+
+    @property
+    def host_was_busy(self) -> bool:
+        """Whether slowness is all that has kept it from proving that everything was held."""
+        failed = bool(self.error or self.escaped or self.inconclusive)
+        return self.finished_at is not None and self.busy > 0 and not failed
 
     @property
     def summary(self) -> str:
         """`2 escaped, 116 held`, or why it was not carried through."""
-        counts = {"escaped": self.escaped, "inconclusive": self.inconclusive, "held": self.held}
+        counts = {
+            "escaped": self.escaped,
+            "inconclusive": self.inconclusive,
+            "not proven, for the host is busy": self.busy,
+            "held": self.held,
+        }
         counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         told = "; ".join(part for part in (self.error, counted) if part)
         return told or ("no attack concerns it" if self.finished_at else "")
@@ -138,6 +158,7 @@ class AttackResult(models.Model):
         HELD = FoundOutcome.HELD.value, "held"
         ESCAPED = FoundOutcome.ESCAPED.value, "escaped"
         INCONCLUSIVE = FoundOutcome.INCONCLUSIVE.value, "inconclusive"
+        BUSY = FoundOutcome.BUSY.value, "the host is busy: not proven"
 
     isolation_check = models.ForeignKey(
         IsolationCheck, on_delete=models.CASCADE, related_name="results"
@@ -158,7 +179,7 @@ class AttackResult(models.Model):
                 fields=["isolation_check", "attack"], name="attack_result_once"
             ),
             models.CheckConstraint(
-                condition=Q(outcome__in=["held", "escaped", "inconclusive"]),
+                condition=Q(outcome__in=["held", "escaped", "inconclusive", "busy"]),
                 name="attack_result_outcome_known",
             ),
         ]
@@ -173,5 +194,5 @@ class AttackResult(models.Model):
 
 
 def worst_first(results: Iterable[AttackResult]) -> list[AttackResult]:
-    order = ["escaped", "inconclusive", "held"]
+    order = ["escaped", "inconclusive", "busy", "held"]
     return sorted(results, key=lambda result: (order.index(result.outcome), result.pk))

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
-from django.db import models
+from django.db import connection, models
 from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from codeexec.sandbox.types import SandboxHandle
 from environments_app.models import Environment, EnvironmentRevision
+from environments_app.users import uids_of_rows
 from sessions_app.models.node import Node
 from sessions_app.models.session import Session
+
+_SOME, _TIMES = 100, 2
+"""So many numbers, and so many times a node's capacity, are used: an Engine has files for each."""
 
 
 class SandboxQuerySet(models.QuerySet["Sandbox"]):
@@ -37,9 +41,36 @@ class SandboxQuerySet(models.QuerySet["Sandbox"]):
         live = Session.objects.live().filter(pk=OuterRef("pk"))
         return self.filter(~Exists(live), status=Sandbox.Status.IN_USE)
 
+    def reserve(self, node: Node, environment: Environment, **columns: Any) -> Sandbox | None:
+        """A row for a sandbox that is to be started, with a number of its own among the node's.
+        None: each number is taken. The caller has locked the node's row.
+        """
+        uid = _free_uid(node)
+        if uid is None:
+            return None
+        return self.create(node=node, environment=environment, uid=uid, **columns)
+
     def abandoned(self) -> Self:
         """Those whose starting took longer than it may: their worker died."""
         return self.filter(status=Sandbox.Status.WARMING, lease_expires_at__lte=timezone.now())
+
+
+def _free_uid(node: Node) -> int | None:
+    """Not the one that has just become free, if it can be: its container may still be ending."""
+    uids = uids_of_rows()[: _SOME + _TIMES * node.capacity]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT uid FROM generate_series(%s::integer, %s::integer) uid
+            WHERE uid NOT IN (
+                SELECT uid FROM {Sandbox._meta.db_table} WHERE node_id = %s AND uid IS NOT NULL
+            )
+            ORDER BY random() LIMIT 1
+            """,  # noqa: S608 -- the name of our own table
+            [uids.start, uids.stop - 1, node.pk],
+        )
+        row = cursor.fetchone()
+    return None if row is None else int(row[0])
 
 
 class Sandbox(models.Model):
@@ -64,6 +95,9 @@ class Sandbox(models.Model):
         EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sandboxes"
     )
     status = models.CharField(max_length=10, choices=Status)
+    uid = models.PositiveIntegerField(
+        null=True, help_text="Who its programs run as. Empty: as its image says."
+    )
     container_id = models.CharField(max_length=64, blank=True)
     image_id = models.CharField(max_length=100, blank=True)
     token = models.CharField(max_length=64, blank=True, editable=False)
@@ -89,6 +123,7 @@ class Sandbox(models.Model):
                 condition=~Q(status="idle") | (~Q(container_id="") & ~Q(token="")),
                 name="sandbox_idle_is_started",
             ),
+            models.UniqueConstraint(fields=["node", "uid"], name="sandbox_uid_once_on_a_node"),
             models.CheckConstraint(
                 condition=~Q(status="warming") | Q(lease_expires_at__isnull=False),
                 name="sandbox_warming_has_lease",

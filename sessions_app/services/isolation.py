@@ -33,7 +33,11 @@ class Standing:
 
     @property
     def failed(self) -> bool:
-        return self.last is not None and not self.last.ok
+        return self.last is not None and not self.last.ok and not self.last.host_was_busy
+
+    @property
+    def host_was_busy(self) -> bool:
+        return self.last is not None and self.last.host_was_busy
 
 
 def runtimes_of(environment: Environment, node: Node) -> list[str]:
@@ -99,7 +103,9 @@ def standings() -> list[Standing]:
         if (node.name, environment.pk) in built
         for runtime in runtimes_of(environment, node)
     ]
-    return sorted(found, key=lambda standing: (not standing.failed, not standing.overdue))
+    return sorted(
+        found, key=lambda each: (not each.failed, not each.host_was_busy, not each.overdue)
+    )
 
 
 def _standing(

@@ -206,6 +206,14 @@ def _isolation() -> Iterator[Problem]:
         where = f"{standing.environment.name} in {standing.runtime} on {standing.node.name}"
         if standing.failed and standing.last is not None:
             yield _not_held(standing.last, where)
+        if standing.host_was_busy:
+            yield Problem(
+                text=f"That hostile code is held is not proven: {where} was busy during its check.",
+                todo="It is checked again within the hour. Is the node overloaded all the time?",
+                rows=IsolationCheck,
+                row=standing.last,
+                severe=False,
+            )
         if standing.overdue:
             yield Problem(
                 text=f"The isolation check of {where} is overdue.",

@@ -18,7 +18,11 @@ else (async () => {
   const server = http.createServer((_, answer) => answer.end("body")).listen(0, "127.0.0.1");
   await once(server, "listening");
   assert.equal(await (await fetch(`http://127.0.0.1:${server.address().port}`)).text(), "body");
+  assert.equal(await (await fetch(`http://localhost:${server.address().port}`)).text(), "body");
   server.closeAllConnections(); server.close();
+  const named = net.createServer((socket) => socket.end("named")).listen(0, "localhost");
+  await once(named, "listening");
+  assert.equal(String(await once(net.connect(named.address().port, "localhost"), "data")), "named"); named.close();
   const local = net.createServer((socket) => socket.end("unix")).listen("/tmp/socket");
   await once(local, "listening");
   assert.equal(String(await once(net.connect("/tmp/socket"), "data")), "unix"); local.close();
@@ -29,7 +33,8 @@ else (async () => {
   const bytes = Uint8Array.from([0, 97, 115, 109, 1, 0, 0, 0]); await WebAssembly.instantiate(bytes);
   const shared = new Int32Array(new SharedArrayBuffer(4));
   assert.equal(Atomics.wait(shared, 0, 0, 5), "timed-out");
-  os.cpus(); os.networkInterfaces(); os.userInfo(); os.setPriority(0, 1); os.loadavg(); os.freemem();
+  os.cpus(); os.networkInterfaces(); os.setPriority(0, 1); os.setPriority(process.pid, 2);
+  assert.equal(os.userInfo().username, process.env.USER); assert.equal(os.homedir(), os.userInfo().homedir); os.loadavg(); os.freemem();
   assert.equal(vm.runInNewContext("6*7"), 42);
   const awake = setInterval(() => {}, 50);
   await new Promise((done) => { process.once("SIGUSR2", done); process.kill(process.pid, "SIGUSR2"); });

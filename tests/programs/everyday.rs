@@ -25,6 +25,7 @@ fn main() {
     let server = thread::spawn(move || { let (mut peer, _) = listener.accept().unwrap(); peer.write_all(b"x").unwrap(); });
     let mut got = String::new(); TcpStream::connect(address).unwrap().read_to_string(&mut got).unwrap();
     server.join().unwrap(); assert_eq!(got, "x");
+    drop(TcpListener::bind("localhost:0").unwrap());
     UdpSocket::bind("127.0.0.1:0").unwrap(); UnixStream::pair().unwrap();
     fs::create_dir_all("deep/er").unwrap(); fs::write("deep/er/f", vec![1u8; 100_000]).unwrap();
     fs::copy("deep/er/f", "deep/g").unwrap(); fs::hard_link("deep/g", "deep/h").unwrap();

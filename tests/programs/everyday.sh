@@ -8,3 +8,5 @@ dd if=/dev/zero of=z bs=1k count=4 2> /dev/null; split -b 1k z; sha256sum z > /d
 df . > /dev/null; date > /dev/null; mktemp > /dev/null; stat z > /dev/null; truncate -s 1 z; shred -u z
 trap 'echo fine' EXIT; chmod 700 tree; touch -d yesterday tree; rm -r tree moved link; stty -a 2> /dev/null || true
 perl -e "fork; wait"
+test "$(whoami)" = "$USER"; test "$(cd && pwd)" = "$HOME"; test "$(echo ~executor)" = "$HOME"; getent hosts localhost > /dev/null
+echo > z; sync z; sync -f z; sync; TMPDIR=/var/tmp mktemp > /dev/null

@@ -7,11 +7,14 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import getpass
+import http.server
 import locale
 import mmap
 import multiprocessing
 import os
 import pty
+import pwd
 import resource
 import select
 import shutil
@@ -25,6 +28,7 @@ import tempfile
 import termios
 import threading
 import time
+import urllib.request
 import zoneinfo
 from multiprocessing import shared_memory
 
@@ -67,7 +71,7 @@ def threads():
 
 
 def network():
-    server = socket.create_server(("127.0.0.1", 0))
+    server = socket.create_server(("localhost", 0))
     client = socket.create_connection(server.getsockname())
     peer, _ = server.accept()
     client.sendall(b"hello")
@@ -80,7 +84,14 @@ def network():
     )
     udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     assert socket.if_nameindex()
-    assert socket.getaddrinfo("127.0.0.1", 80)
+    assert socket.gethostbyname("localhost") == "127.0.0.1"
+    assert socket.gethostbyname(socket.gethostname()) == "127.0.0.1"
+    assert socket.getfqdn("127.0.0.1") == "localhost"
+    web = http.server.HTTPServer(("localhost", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=web.handle_request, daemon=True).start()
+    page = f"http://localhost:{web.server_port}/system.py"
+    assert b"fine" in urllib.request.urlopen(page).read()
+    web.server_close()
     ssl.create_default_context()
     for thing in (server, client, peer, left, right, udp):
         thing.close()
@@ -92,8 +103,8 @@ async def waiting():
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    server = await asyncio.start_server(echo, "localhost", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
     writer.write(b"line\n")
     assert await reader.readline() == b"line\n"
     writer.close()
@@ -191,6 +202,9 @@ def system():
     os.sched_yield()
     os.getpriority(os.PRIO_PROCESS, 0)
     os.nice(1)
+    os.setpriority(os.PRIO_PROCESS, os.getpid(), 5)
+    os.sched_setscheduler(os.getpid(), os.SCHED_BATCH, os.sched_param(0))
+    resource.prlimit(os.getpid(), resource.RLIMIT_NPROC)
     resource.getrusage(resource.RUSAGE_CHILDREN)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
     resource.prlimit(0, resource.RLIMIT_CPU)
@@ -200,6 +214,10 @@ def system():
     os.urandom(8)
     os.getgroups()
     os.getresuid()
+    user = pwd.getpwuid(os.getuid())
+    assert (user.pw_name, user.pw_dir) == (getpass.getuser(), os.path.expanduser("~"))
+    assert subprocess.check_output(["whoami"], text=True).strip() == user.pw_name
+    tempfile.NamedTemporaryFile(dir="/var/tmp").close()
     time.clock_gettime(time.CLOCK_MONOTONIC)
     time.get_clock_info("perf_counter")
     time.sleep(0.001)

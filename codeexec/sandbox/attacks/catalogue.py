@@ -52,6 +52,8 @@ class Attack:
     """Word that the attack program is asked in the bystander afterwards; it must hold too."""
     afterwards: str = ""
     """The same in the attacked sandbox, once it has run a program."""
+    meanwhile: str = ""
+    """The same in the bystander, again and again while it is under way."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Runtimes in which it can't be tried, and why that is no reason to worry."""
     killed_in: frozenset[str] = frozenset()
@@ -166,10 +168,18 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     _resource("full-workspace", "fills the workspace", "it ends at its size"),
     _resource("full-tmp", "fills /tmp", "it ends at its size"),
+    _resource("full-var-tmp", "fills /var/tmp", "it ends at its size"),
     _resource("full-shm", "fills /dev/shm", "it ends at its size"),
     _resource(
         "inodes",
         "makes more files than the workspace has inodes",
+        "refused at their number",
+        wall_seconds=30.0,
+        killed_in=_GVISOR,
+    ),
+    _resource(
+        "shm-inodes",
+        "makes more files in /dev/shm than it has inodes",
         "refused at their number",
         wall_seconds=30.0,
         killed_in=_GVISOR,
@@ -248,6 +258,22 @@ ATTACKS: tuple[Attack, ...] = (
         "each is refused",
     ),
     _resource("raise-limits", "raises its own resource limits", "each is refused"),
+    _resource(
+        "flush-disk",
+        "has the host's disk write all that it has, by five calls",
+        "each is refused, or nothing is done",
+    ),
+    _resource(
+        "evict-files",
+        "throws files that all sandboxes read out of memory",
+        "nothing is done",
+    ),
+    _resource(
+        "user-quotas",
+        "takes pipes, watches and waiting signals, which the kernel counts by user",
+        "other sandboxes get theirs all the while",
+        meanwhile="own-share",
+    ),
     # ---- ways out
     _escape(
         "capabilities",
@@ -326,6 +352,18 @@ ATTACKS: tuple[Attack, ...] = (
         lacks={GVISOR: "it takes every number for a 64-bit call's, and so does the filter"},
     ),
     _escape("socket-families", "opens sockets of rarely used kinds, and raw ones"),
+    _escape(
+        "socket-types",
+        "opens sockets of types for which a kernel loads modules",
+        "each is refused before the kernel is asked",
+        lacks={GVISOR: "its network is its own, and loads no modules"},
+    ),
+    _escape(
+        "crash-handler",
+        "looks whether a crash starts a program on the host, and removes what keeps it from that",
+        "it starts none, and that stays so",
+        lacks={GVISOR: "its programs crash within its own kernel"},
+    ),
     _escape("clocks", "sets the host's clock"),
     _escape("machine", "renames the host, changes its swap, reboots it"),
     # ---- learning what it has no business to know
@@ -348,6 +386,12 @@ ATTACKS: tuple[Attack, ...] = (
         "host-addresses",
         "looks for the host's addresses, resolvers and connections",
         "they are nowhere",
+    ),
+    _leak(
+        "lock-and-watch",
+        "locks and watches each file that another sandbox might have as well, the runner's too",
+        "nobody meets its locks, and it sees nobody",
+        meanwhile="meet-locks",
     ),
     _leak("mount-points", "lists what is mounted", "nothing of the host's besides what must be"),
     _leak("kernel-addresses", "looks for addresses in the kernel", "zeros, or nothing"),

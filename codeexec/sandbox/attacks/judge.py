@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from codeexec.sandbox.attacks.catalogue import Attack
@@ -21,6 +21,8 @@ class Outcome(StrEnum):
     ESCAPED = "escaped"
     INCONCLUSIVE = "inconclusive"
     """It could not be tried, or went otherwise than expected: nothing is proven."""
+    BUSY = "busy"
+    """Programs were slow, as they are on a host that has too much to do: nothing is proven."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,9 @@ class Finding:
     detail: str
     """What it was refused or could do; a line for each where it could do something."""
 
+    def after(self, where: str) -> Finding:
+        return replace(self, detail=f"afterwards, {where}: {self.detail}")
+
 
 def escaped(detail: str) -> Finding:
     return Finding(outcome=Outcome.ESCAPED, detail=detail)
@@ -36,6 +41,10 @@ def escaped(detail: str) -> Finding:
 
 def inconclusive(detail: str) -> Finding:
     return Finding(outcome=Outcome.INCONCLUSIVE, detail=detail)
+
+
+def busy(detail: str) -> Finding:
+    return Finding(outcome=Outcome.BUSY, detail=detail)
 
 
 def held(detail: str) -> Finding:
@@ -50,6 +59,9 @@ def judge(
     problem = "\n".join(said.escaped) or _overstepped(attack, result, limits, runtime)
     if problem:
         return escaped(problem)
+    late = result.wall_seconds - attack.wall_seconds
+    if late > _GRACE_SECONDS:
+        return busy(f"it was ended {late:.1f} s after its time")
     if runtime in attack.killed_in and result.verdict in _ends_when_killed(attack):
         return held(_ending(result))
     doubt = "\n".join(said.untried) or _unexpected(attack, result)
@@ -84,7 +96,7 @@ def _overstepped(attack: Attack, result: RunResult, limits: SandboxLimits, runti
     share = limits.cpus * result.wall_seconds * _CPU_TOLERANCE + _CPU_ALLOWANCE_SECONDS
     if not result.clean:
         return "something that it started outlived its run"
-    if result.wall_seconds > longest:
+    if result.wall_seconds > longest and result.verdict != Verdict.TIME_LIMIT:
         return f"it ran for {result.wall_seconds:.1f} s, {attack.wall_seconds:g} s were allowed"
     if max(len(result.stdout), len(result.stderr)) > attack.output_bytes:
         return f"more than {attack.output_bytes} bytes of its output were taken"

@@ -9,9 +9,10 @@ After each attack both must run a program correctly, in time:
   that must be compiled, it is compiled anew once for each group of attacks: compiling takes longer
   than most attacks. Attacks that put something in its way are followed by it each time.
 
-An attack that proves nothing is tried once more with more time: on a host that has much to do it
-may not have come to its point. Then what an attack has left is removed. A sandbox that is lost is
-replaced; whether it may be is for the catalogue to say.
+An attack that proves nothing, or was met by slowness, is tried once more with more time: on a host
+that has much to do it may not have come to its point, and programs take long whatever is attacked.
+Slowness is no harm: where it is met twice, nothing is proven (`busy`). Then what an attack has left
+is removed. A sandbox that is lost is replaced; whether it may be is for the catalogue to say.
 """
 
 from __future__ import annotations
@@ -26,13 +27,22 @@ from dataclasses import dataclass, replace
 from codeexec.sandbox import policy
 from codeexec.sandbox.attacks.catalogue import Attack, Check, Group
 from codeexec.sandbox.attacks.host import Host, listening
-from codeexec.sandbox.attacks.judge import Finding, Outcome, escaped, held, inconclusive, judge
+from codeexec.sandbox.attacks.judge import (
+    Finding,
+    Outcome,
+    busy,
+    escaped,
+    held,
+    inconclusive,
+    judge,
+)
 from codeexec.sandbox.attacks.poison import planted
 from codeexec.sandbox.attacks.subject import HELLO, OUTPUT_BYTES, Subject, says_hello
 from codeexec.sandbox.driver import Driver, KeepGoing, always
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxLost
 from codeexec.sandbox.runner_image import runner_version
 from codeexec.sandbox.types import Command, RunResult, SandboxHandle, SandboxSpec, WorkspaceFile
+from codeexec.sandbox.types import Verdict as RunVerdict
 
 IN_TIME_SECONDS = 2.0
 """A program that takes a few milliseconds must be answered within this, whatever others do."""
@@ -173,20 +183,19 @@ class _Arena:
     def _prepare_bystander(self) -> None:
         self._bystander.ask_program("leave-mark", self._facts())
         problem = self._run_first_program(self._bystander, compiling=True)
-        if problem:
-            raise SandboxError(f"No program runs in {self._subject.environment}: {problem}.")
+        if problem and problem.outcome == Outcome.ESCAPED:
+            raise SandboxError(f"No program runs in {self._subject.environment}: {problem.detail}.")
 
     # ---- one attack
 
     def attack(self, attack: Attack, *, last_of_group: bool) -> Verdict:
         started, self._slowest = time.monotonic(), 0.0
-        with self._asking_bystander(attack.group == Group.RESOURCES) as problems:
-            finding = self._tried(attack)
-        finding = self._worst(finding, *problems)
-        if finding.outcome != Outcome.ESCAPED:
-            finding = self._worst(
-                finding, self._after(attack, compiling=last_of_group or _is_in_the_way(attack))
-            )
+        compiling = last_of_group or _is_in_the_way(attack)
+        finding = self._tried(attack, compiling=compiling)
+        if finding.outcome in (Outcome.INCONCLUSIVE, Outcome.BUSY):
+            with contextlib.suppress(SandboxError):  # whatever is wrong shows again at once
+                self._tidy()
+            finding = self._tried(attack.with_more_time(), compiling=compiling)
         if finding.outcome == Outcome.ESCAPED:
             self._begin_anew()
         return Verdict(
@@ -197,13 +206,13 @@ class _Arena:
             answer_seconds=self._slowest,
         )
 
-    def _tried(self, attack: Attack) -> Finding:
-        finding = self._attacked(attack)
-        if finding.outcome != Outcome.INCONCLUSIVE:
+    def _tried(self, attack: Attack, *, compiling: bool) -> Finding:
+        with self._asking_bystander(attack) as problems:
+            finding = self._attacked(attack)
+        finding = self._worst(finding, *problems)
+        if finding.outcome == Outcome.ESCAPED:
             return finding
-        with contextlib.suppress(SandboxError):  # whatever is wrong shows again at once
-            self._tidy()
-        return self._attacked(attack.with_more_time())
+        return self._worst(finding, self._after(attack, compiling=compiling))
 
     def _attacked(self, attack: Attack) -> Finding:
         visitors = self._visitors(attack)
@@ -259,29 +268,38 @@ class _Arena:
             problem = self._lost(attack, str(error))
         except SandboxError as error:
             problem = escaped(f"afterwards, in the same sandbox: {error}")
-        return problem if problem and problem.outcome != Outcome.HELD else self._elsewhere(attack)
+        if problem and problem.outcome != Outcome.HELD:
+            return problem
+        return self._elsewhere(attack)
 
     def _after_in_target(self, attack: Attack, *, compiling: bool) -> Finding | None:
-        greeting = self._timed(self._target.ask_program, "hello")
-        if greeting:
-            return escaped(f"afterwards, in the same sandbox: {greeting}")
-        if attack.check == Check.TIDIED:
-            self._tidy()
-        problem = self._run_first_program(self._target, compiling=compiling)
-        if problem:
-            return escaped(f"afterwards, in the same sandbox: {problem}")
+        problem = self._timed(self._target.ask_program, "hello")
+        if problem is None:
+            if attack.check == Check.TIDIED:
+                self._tidy()
+            problem = self._run_first_program(self._target, compiling=compiling)
+        if problem is not None:
+            return self._judged_beside(problem).after("in the same sandbox")
         finding = self._asked(self._target, attack.afterwards)
         self._tidy()
         return finding
 
+    def _judged_beside(self, problem: Finding) -> Finding:
+        """What is slow where another sandbox is not, at the same time, hangs for the attack."""
+        slow_here_alone = problem.outcome == Outcome.BUSY and self._ask_bystander() is None
+        if not slow_here_alone:
+            return problem
+        again = self._timed(self._target.ask_program, "hello")
+        if again is None or again.outcome != Outcome.BUSY or self._ask_bystander() is not None:
+            return problem
+        return escaped(f"{problem.detail}, and again, while another sandbox answered in time")
+
     def _elsewhere(self, attack: Attack) -> Finding | None:
         try:
             problem = self._ask_bystander()
-            return (
-                escaped(f"afterwards, in another sandbox: {problem}")
-                if problem
-                else self._asked(self._bystander, attack.elsewhere)
-            )
+            if problem is not None:
+                return problem.after("in another sandbox")
+            return self._asked(self._bystander, attack.elsewhere)
         except EngineUnavailable:
             raise
         except SandboxError as error:
@@ -300,22 +318,25 @@ class _Arena:
 
     # ---- programs that must run
 
-    def _run_first_program(self, sandbox: _Sandbox, *, compiling: bool) -> str:
-        """What is wrong; empty: it said hello, in time."""
+    def _run_first_program(self, sandbox: _Sandbox, *, compiling: bool) -> Finding | None:
+        """What is wrong; None: it said hello, in time."""
         program = self._subject.program
         if program is None or (program.compile and not compiling):
-            return ""
+            return None
         compile_command = program.compile_command()
         if compile_command is None:
             return self._timed(sandbox.run, program.run_command(), program.file())
         began = time.monotonic()
         compiled = sandbox.run(compile_command, program.file())
-        if compiled.exit_code or time.monotonic() - began > COMPILED_IN_TIME_SECONDS:
+        seconds = time.monotonic() - began
+        if compiled.verdict == RunVerdict.TIME_LIMIT or seconds > COMPILED_IN_TIME_SECONDS:
+            return busy(f"the first program was compiled for {seconds:.1f} s")
+        if compiled.exit_code:
             tail = compiled.stderr[-300:].decode(errors="replace")
-            return f"the first program was not compiled: {compiled.verdict} {tail}"
+            return escaped(f"the first program was not compiled: {compiled.verdict} {tail}")
         return self._timed(sandbox.run, program.run_command())
 
-    def _ask_bystander(self) -> str:
+    def _ask_bystander(self) -> Finding | None:
         """Its first program was compiled when it was started."""
         program = self._subject.program
         began = time.monotonic()
@@ -327,23 +348,25 @@ class _Arena:
         self._slowest = max(self._slowest, time.monotonic() - began)
         return problem
 
-    def _timed(self, run: Callable[..., RunResult], *arguments: object) -> str:
+    def _timed(self, run: Callable[..., RunResult], *arguments: object) -> Finding | None:
         began = time.monotonic()
         result = run(*arguments)
         seconds = time.monotonic() - began
-        if not says_hello(result):
-            said = (result.stdout + result.stderr)[-200:].decode(errors="replace").strip()
-            return f"a first program ended as {result.verdict} {result.exit_code}: {said!r}"
-        if seconds > IN_TIME_SECONDS:
-            return f"a first program took {seconds:.1f} s, more than {IN_TIME_SECONDS:g} s"
-        return ""
+        if says_hello(result) and seconds <= IN_TIME_SECONDS:
+            return None
+        if says_hello(result) or result.verdict == RunVerdict.TIME_LIMIT:
+            return busy(f"a first program took {seconds:.1f} s, more than {IN_TIME_SECONDS:g} s")
+        said = (result.stdout + result.stderr)[-200:].decode(errors="replace").strip()
+        return escaped(f"a first program ended as {result.verdict} {result.exit_code}: {said!r}")
 
     @contextlib.contextmanager
-    def _asking_bystander(self, wanted: bool) -> Iterator[list[Finding]]:
-        """Have its program run again and again meanwhile; yields where what goes wrong is put."""
+    def _asking_bystander(self, attack: Attack) -> Iterator[list[Finding]]:
+        """Have it run a program again and again meanwhile; yields where what goes wrong is put."""
         problems: list[Finding] = []
         done = threading.Event()
-        thread = threading.Thread(target=self._keep_asking, args=(done, problems), daemon=True)
+        arguments = (attack.meanwhile, done, problems)
+        thread = threading.Thread(target=self._keep_asking, args=arguments, daemon=True)
+        wanted = attack.meanwhile or attack.group == Group.RESOURCES
         if wanted:
             thread.start()
         try:
@@ -353,11 +376,13 @@ class _Arena:
             if wanted:
                 thread.join()
 
-    def _keep_asking(self, done: threading.Event, problems: list[Finding]) -> None:
+    def _keep_asking(self, word: str, done: threading.Event, problems: list[Finding]) -> None:
         try:
             while not problems:
-                if problem := self._ask_bystander():
-                    problems.append(escaped(f"meanwhile, in another sandbox: {problem}"))
+                asked = self._asked(self._bystander, word) if word else self._ask_bystander()
+                if asked is not None:
+                    about = f"meanwhile, in another sandbox: {asked.detail}"
+                    problems.append(replace(asked, detail=about))
                 if done.wait(ASK_EVERY_SECONDS):
                     break
         except EngineUnavailable as error:
@@ -377,6 +402,7 @@ class _Arena:
             ("tmpfs", str(limits.tmpfs_bytes)),
             ("shm", str(policy.SHM_BYTES)),
             ("inodes", str(policy.MAX_FILES)),
+            ("shm-files", str(policy.SHM_FILES)),
             ("descriptors", str(policy.OPEN_FILES["Hard"])),
             ("runner-folder", policy.RUNNER_DIR),
             ("runner-file", f"runner-{runner_version()}"),
@@ -389,7 +415,7 @@ class _Arena:
 
     @staticmethod
     def _worst(finding: Finding, *others: Finding | None) -> Finding:
-        order = [Outcome.HELD, Outcome.INCONCLUSIVE, Outcome.ESCAPED]
+        order = [Outcome.HELD, Outcome.BUSY, Outcome.INCONCLUSIVE, Outcome.ESCAPED]
         worst = max(
             (one for one in (finding, *others) if one), key=lambda one: order.index(one.outcome)
         )

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -28,7 +29,7 @@
 #define MAX_DEPTH 64
 #define MAX_DEEP 512 /* folders at that depth: more of them are more files than anybody may have */
 #define MAX_SEEN 256
-#define FOLDERS 2
+#define FOLDERS 4
 
 static struct {
     bool on;
@@ -66,6 +67,8 @@ bool gvisor_watch(const char *workspace, char *const limits[4])
     watch.file_limit = strtoull(limits[1], NULL, 10);
     watch.folders[0] = open(workspace, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     watch.folders[1] = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    watch.folders[2] = open("/var/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    watch.folders[3] = open("/dev/shm", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return step_down((uid_t)atol(limits[2]), (gid_t)atol(limits[3]));
 }
 
@@ -316,6 +319,14 @@ static const struct rule {
     {SYS_mknod, EPERM, ANY_BIT, 1, DEVICE},
 #endif
     {SYS_setpriority, EPERM, ANY_BIT, 2, 0x80000000},
+    /* success, and nothing done: of a file of the image it would be done to the host's disk */
+    {SYS_fsync, 0, ALWAYS, 0, 0},
+    {SYS_fdatasync, 0, ALWAYS, 0, 0},
+    {SYS_sync, 0, ALWAYS, 0, 0},
+    {SYS_syncfs, 0, ALWAYS, 0, 0},
+    {SYS_sync_file_range, 0, ALWAYS, 0, 0},
+    {SYS_msync, 0, ANY_BIT, 2, MS_SYNC},
+    {SYS_fadvise64, 0, EQUAL, 3, POSIX_FADV_DONTNEED},
 };
 
 enum { RULES = sizeof rules / sizeof *rules, LOAD = 0x20, RETURN = 0x06, ALLOW = 0x7fff0000 };

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "runner.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -299,6 +300,27 @@ static bool copy_all(int from, int to)
     return got == 0;
 }
 
+/* Programs can execute what is in this folder, and neither list nor open it: it is the same for all
+ * sandboxes, which could lock or watch there for each other. Older versions are there as well. */
+static bool shut(const char *path)
+{
+    char folder[4096];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *name = strrchr(folder, '/');
+    if (!name)
+        return false;
+    *name = '\0';
+    DIR *listing = opendir(folder);
+    struct dirent *entry;
+    bool done = listing && fchmod(dirfd(listing), 0711) == 0;
+    while (done && (entry = readdir(listing)))
+        if (strncmp(entry->d_name, "runner-", 7) == 0)
+            done = fchmodat(dirfd(listing), entry->d_name, 0711, 0) == 0 || errno == ENOENT;
+    if (listing)
+        closedir(listing);
+    return done;
+}
+
 /* A copy of this program appears under `path`, whole or not at all. */
 static int install(const char *path)
 {
@@ -308,9 +330,9 @@ static int install(const char *path)
         return EXIT_SETUP;
     snprintf(temporary, sizeof temporary, "%s.%08x", path, unique);
     int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-    int to = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
-    bool copied = from >= 0 && to >= 0 && copy_all(from, to) && fchmod(to, 0755) == 0 &&
-                  close(to) == 0 && rename(temporary, path) == 0;
+    int to = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0711);
+    bool copied = from >= 0 && to >= 0 && copy_all(from, to) && fchmod(to, 0711) == 0 &&
+                  close(to) == 0 && rename(temporary, path) == 0 && shut(path);
     if (!copied) {
         perror(path);
         unlink(temporary);

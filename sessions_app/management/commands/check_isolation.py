@@ -26,7 +26,7 @@ from sessions_app.models.isolation import worst_first
 from sessions_app.nodes import ensure_node
 from sessions_app.services.isolation import runtimes_of
 
-FAILED, CANNOT_RUN = 1, 3
+FAILED, CANNOT_RUN, BUSY = 1, 3, 4
 _HEAD: tuple[str, ...] = (
     "ENVIRONMENT",
     "RUNTIME",
@@ -36,7 +36,7 @@ _HEAD: tuple[str, ...] = (
     "INCONCLUSIVE",
     "SECONDS",
 )
-_MARKS = {Outcome.HELD: ".", Outcome.ESCAPED: "E", Outcome.INCONCLUSIVE: "?"}
+_MARKS = {Outcome.HELD: ".", Outcome.ESCAPED: "E", Outcome.INCONCLUSIVE: "?", Outcome.BUSY: "b"}
 
 EXPLANATION = """
 Starts sandboxes of each environment exactly as sessions get them, on this host's Docker Engine, and
@@ -48,6 +48,8 @@ correctly, and in time: 2 s. While resources are attacked, the other one is aske
   escaped        it was possible, or did harm: a protection is off, or doesn't hold on this host
   inconclusive   it could not be tried, or went otherwise than expected, and again when it was
                  tried once more, with more time: nothing is proven
+  busy           programs were slow, and again when it was tried once more: the host has too much
+                 to do, and nothing is proven
 
 An attack looks whether a door is open and never goes through it: where a protection is missing,
 nothing outside of the sandbox is changed. The sandboxes are its own, and no sessions' places are
@@ -77,6 +79,7 @@ class Command(TeachingCommand):
         1: "something escaped or was inconclusive",
         2: "wrong options",
         3: "it can't run: no Docker Engine, no image, or another check of this node runs",
+        4: "the host is busy: not all is proven, and what is was held",
         130: "Ctrl-C; what was started is gone",
     }
     has_json = False  # one of several forms, below
@@ -136,8 +139,10 @@ class Command(TeachingCommand):
             self.stderr.write("Interrupted: what was started is gone.")
             sys.exit(INTERRUPTED)
         self._write(checks)
-        if not all(check.ok for check in checks):
+        if not all(check.ok or check.host_was_busy for check in checks):
             sys.exit(FAILED)
+        if not all(check.ok for check in checks):
+            sys.exit(BUSY)
 
     def _check_all(
         self, subjects: list[tuple[Environment, str]], attacks: Sequence[Attack], complete: bool
@@ -200,6 +205,8 @@ class Command(TeachingCommand):
         if self._json:
             self.stdout.write(json.dumps([_as_json(check) for check in checks], indent=2))
             return
+        for note in dict.fromkeys(line for check in checks for line in check.notes.splitlines()):
+            self.stdout.write(f"Of this host: {note}")
         for check in checks:
             self._write_failures(check)
         for line in table(_HEAD, (_row(check) for check in checks)):
@@ -260,6 +267,7 @@ def _as_json(check: IsolationCheck) -> dict[str, Any]:
         "node": str(check.node),
         "image_id": check.image_id,
         "ok": check.ok,
+        "notes": check.notes.splitlines(),
         "seconds": round(_seconds(check), 1),
         "attacks": len(results),
         **{outcome.value: counts[outcome.value] for outcome in Outcome},

@@ -24,8 +24,8 @@ struct attack {
     void (*run)(void);
 };
 
-/* Tables, ended by a null name: one for each group, two for ways out. */
-extern const struct attack resources[], escapes[], kernel[], leaks[], network[], tampering[],
+/* Tables, ended by a null name: one for each group, two for ways out and two for resources. */
+extern const struct attack resources[], shared[], escapes[], kernel[], leaks[], network[], tampering[],
     leftovers[];
 
 /* report.c */

@@ -239,7 +239,7 @@ static void change_root(void)
 static void root_file_system(void)
 {
     static const char *const PLACES[] = {"/x", "/etc/x", "/usr/bin/x", "/usr/lib/x", "/root/x",
-                                         "/var/tmp/x", "/run/x", "/dev/x", "/home/x", "/boot/x",
+                                         "/var/lib/x", "/run/x", "/dev/x", "/home/x", "/boot/x",
                                          "/opt/x", "/srv/x", "/mnt/x"};
     char what[64];
     for (size_t i = 0; i < sizeof PLACES / sizeof *PLACES; i++) {

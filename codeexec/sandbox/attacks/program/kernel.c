@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/personality.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -299,6 +300,45 @@ static void sockets(void)
             EPROTONOSUPPORT, ESOCKTNOSUPPORT);
 }
 
+/* A kernel that is asked for a type of socket that it doesn't know looks for a module that does. */
+static void socket_types(void)
+{
+    static const struct {
+        const char *name;
+        int family, type;
+    } KINDS[] = {{"SOCK_DCCP", AF_INET, 6},          {"SOCK_DCCP of IPv6", AF_INET6, 6},
+                 {"SOCK_SEQPACKET", AF_INET, 5},     {"SOCK_SEQPACKET of IPv6", AF_INET6, 5},
+                 {"SOCK_RDM", AF_INET, 4},           {"SOCK_PACKET", AF_INET, 10},
+                 {"a type that there isn't", AF_INET, 9}};
+    for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++) {
+        int fd = socket(KINDS[i].family, KINDS[i].type | SOCK_CLOEXEC, 0);
+        if (fd < 0 && (errno == EPERM || errno == EACCES || errno == ENOSYS))
+            held("%s: %s", KINDS[i].name, strerror(errno));
+        else
+            escaped("%s: the kernel was asked: %s", KINDS[i].name, fd < 0 ? strerror(errno) : "yes");
+    }
+}
+
+/* A pattern that begins with | names a program that the host starts, as root, for each crash; a limit
+ * of 1 byte for core files is the one that keeps it from doing so. */
+static void crash_handler(void)
+{
+    struct rlimit limit, none = {0, 0};
+    char pattern[128];
+    if (read_file("/proc/sys/kernel/core_pattern", pattern, sizeof pattern) <= 0) {
+        held("core_pattern: it can't be read here");
+        return;
+    }
+    pattern[strcspn(pattern, "\n")] = '\0';
+    setrlimit(RLIMIT_CORE, &none);
+    if (getrlimit(RLIMIT_CORE, &limit) == 0 && limit.rlim_cur == 1)
+        held("a crash starts nothing, core_pattern is %s", pattern);
+    else if (pattern[0] == '|')
+        escaped("each crash starts a process of root's on the host, core_pattern is %s", pattern);
+    else
+        escaped("the limit of core files is not the one that keeps a crash from starting a handler");
+}
+
 static void clocks(void)
 {
     struct timespec now;
@@ -343,6 +383,8 @@ const struct attack kernel[] = {
     {"processor", processor},
     {"other-call-numbers", other_calls},
     {"socket-families", sockets},
+    {"socket-types", socket_types},
+    {"crash-handler", crash_handler},
     {"clocks", clocks},
     {"machine", machine},
     {NULL, NULL},

@@ -144,6 +144,8 @@ static void posix_objects(void)
 {
     int memory = shm_open("/attack-left", O_RDWR | O_CREAT, 0666);
     long queue = mq_open("/attack-left", O_RDWR | O_CREAT, 0666, NULL);
+    REFUSED("a message queue by its file",
+            open("/dev/mqueue/attack-left", O_RDWR | O_CREAT | O_CLOEXEC, 0666), ENOENT);
     held("POSIX: memory %s, messages %s are left", memory < 0 ? "not" : "too",
          queue < 0 ? "not" : "too");
 }
@@ -162,8 +164,9 @@ static void files(void)
 {
     plant("attack-left");
     plant("/tmp/attack-left");
+    plant("/var/tmp/attack-left");
     plant("/dev/shm/attack-left");
-    held("files are left in the workspace, /tmp and /dev/shm");
+    held("files are left in the workspace, /tmp, /var/tmp and /dev/shm");
 }
 
 /* What shells, loaders and tools read at their start, in each place that a program can write. */
@@ -231,7 +234,7 @@ static int note_left(const char *path)
 
 static void look_around(void)
 {
-    static const char *const FOLDERS[] = {".", "/tmp", "/dev/shm", "/dev/mqueue"};
+    static const char *const FOLDERS[] = {".", "/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"};
     for (size_t i = 0; i < sizeof FOLDERS / sizeof *FOLDERS; i++)
         walk(FOLDERS[i], 2, note_left);
     if (shmget(0x41545441, 0, 0) >= 0 || semget(0x41545441, 0, 0) >= 0 ||

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const struct attack *const TABLES[] = {resources, escapes, kernel, leaks,
+static const struct attack *const TABLES[] = {resources, shared, escapes, kernel, leaks,
                                               network, tampering, leftovers};
 
 /* ---- what is no attack: the program that must still run, and tidying up ---- */
@@ -56,6 +56,7 @@ static void tidy(void)
         return;
     empty(workspace);
     empty("/tmp");
+    empty("/var/tmp");
     empty("/dev/shm");
 }
 

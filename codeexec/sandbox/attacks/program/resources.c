@@ -347,11 +347,11 @@ static void fill_shm(void)
     fill("/dev/shm", fact_number("shm"));
 }
 
-static void inodes(void)
+static void make_files(const char *folder, const char *limit)
 {
-    long most = (long)fact_number("inodes") + 1000, made = 0;
+    long most = (long)fact_number(limit) + 1000, made = 0;
     char name[32];
-    if (mkdir("many", 0700) < 0 || chdir("many") < 0) {
+    if (mkdir(folder, 0700) < 0 || chdir(folder) < 0) {
         untried("inodes: %s", strerror(errno));
         return;
     }
@@ -369,6 +369,21 @@ static void inodes(void)
         snprintf(name, sizeof name, "%ld", i);
         unlink(name);
     }
+}
+
+static void inodes(void)
+{
+    make_files("many", "inodes");
+}
+
+static void shm_inodes(void)
+{
+    make_files("/dev/shm/many", "shm-files");
+}
+
+static void fill_var_tmp(void)
+{
+    fill("/var/tmp", fact_number("tmpfs"));
 }
 
 static void sparse_files(void)
@@ -533,14 +548,18 @@ static void priority(void)
 
 static void raise_limit(const char *what, int resource)
 {
-    struct rlimit limit;
+    struct rlimit limit, now;
     getrlimit(resource, &limit);
     if (limit.rlim_max == RLIM_INFINITY) {
         escaped("%s: it has no limit", what);
         return;
     }
     limit.rlim_max++;
-    refused(what, setrlimit(resource, &limit));
+    int set = setrlimit(resource, &limit);
+    if (set == 0 && getrlimit(resource, &now) == 0 && now.rlim_max < limit.rlim_max)
+        held("%s: nothing was done", what);
+    else
+        refused(what, set);
 }
 
 static void limits(void)
@@ -568,8 +587,10 @@ const struct attack resources[] = {
     {"oom-score", oom_score},
     {"full-workspace", fill_workspace},
     {"full-tmp", fill_tmp},
+    {"full-var-tmp", fill_var_tmp},
     {"full-shm", fill_shm},
     {"inodes", inodes},
+    {"shm-inodes", shm_inodes},
     {"sparse-files", sparse_files},
     {"deep-folders", deep_folders},
     {"long-names", long_names},

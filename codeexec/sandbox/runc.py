@@ -1,0 +1,71 @@
+"""Which holes a version of runc has that later ones have not.
+
+Only those by which a program could reach the host, or more of it than it should. A distribution may
+have mended one in an older version: its own notices say so.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:[-~]rc\.?(\d+))?")
+_FINAL = 10_000
+
+Version = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hole:
+    names: str
+    what: str
+    mended_in: tuple[str, ...]
+    """Of each line of versions that was mended, the first: later lines never had it."""
+
+    def is_in(self, version: Version) -> bool:
+        mended = [_parsed(each) for each in self.mended_in]
+        of_its_line = [each for each in mended if each and each[:2] == version[:2]]
+        return version < (of_its_line[0] if of_its_line else max(each for each in mended if each))
+
+
+HOLES = (
+    Hole(
+        names="CVE-2019-5736",
+        what="a program can replace runc itself on the host",
+        mended_in=("1.0.0-rc7",),
+    ),
+    Hole(
+        names="CVE-2021-30465",
+        what="a link that is exchanged in time mounts folders of the host",
+        mended_in=("1.0.0-rc95",),
+    ),
+    Hole(
+        names="CVE-2023-27561, CVE-2023-28642, CVE-2023-25809",
+        what="/proc and /sys can be mounted over, cgroups be written",
+        mended_in=("1.1.5",),
+    ),
+    Hole(
+        names="CVE-2024-21626",
+        what="an open folder of the host is passed on to the container",
+        mended_in=("1.1.12",),
+    ),
+    Hole(
+        names="CVE-2025-31133, CVE-2025-52565, CVE-2025-52881",
+        what="what hides parts of /proc can be exchanged for a way to write there",
+        mended_in=("1.2.8", "1.3.3", "1.4.0-rc.3"),
+    ),
+)
+
+
+def holes_of(version: str) -> list[Hole]:
+    """None of a version that can't be read."""
+    parsed = _parsed(version)
+    return [hole for hole in HOLES if parsed and hole.is_in(parsed)]
+
+
+def _parsed(version: str) -> Version | None:
+    found = _VERSION.match(version.strip().removeprefix("v"))
+    if found is None:
+        return None
+    major, minor, patch, candidate = found.groups()
+    return int(major), int(minor), int(patch), int(candidate) if candidate else _FINAL
