@@ -58,10 +58,9 @@ def _most_seconds() -> float:
 
 
 def _seconds_left() -> float | None:
-    """At least the moment that a rollback takes."""
     if _work.until is None:
         return None
-    return max(ANSWER_SECONDS, min(_most_seconds(), _work.until - time.monotonic()))
+    return max(0.0, min(_most_seconds(), _work.until - time.monotonic()))
 
 
 def bounded_options(options: str = "") -> str:
