@@ -13,7 +13,7 @@ import gc
 import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
 from threading import Thread
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -46,6 +46,7 @@ from codeexec.errors import (
 from codeexec.logs import subject
 from codeexec.notifications import hub
 from codeexec.sizes import format_size
+from codeexec.thread_shares import thread_shares
 from codeexec.threads import (
     RequestExecutor,
     ThreadsBusyError,
@@ -210,7 +211,8 @@ class Application(ASGIHandler):
         if _view_is_async(request):
             return await super().run_get_response(request)
         try:
-            response = await begin_in_thread(self._sync_handler.get_response, request)
+            async with _place(request):
+                response = await begin_in_thread(self._sync_handler.get_response, request)
         except ThreadsBusyError as error:
             return _for_any_origin(request, error_answer(database_away(error)))
         response._handler_class = self.__class__  # type: ignore[attr-defined]
@@ -225,6 +227,13 @@ class Application(ASGIHandler):
             response.streaming_content = _iterate_in_threads(parts)
         with traffic.streaming() if streams else nullcontext():
             await super().send_response(response, send)
+
+
+def _place(request: Any) -> AbstractAsyncContextManager[None]:
+    """One of the threads of its client; the console has them all."""
+    if not hasattr(request, "body_holder"):
+        return nullcontext()
+    return thread_shares.place(request.body_holder, is_list=request.is_list)
 
 
 def _for_any_origin(request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:

@@ -41,17 +41,20 @@ class Access:
 
     scope: Scope
     roles: tuple[Role, ...] = ()
+    is_list: bool = False
+    """It reads many rows: fewer of a client's are answered at one time."""
 
 
 PUBLIC = object()
 """Declared by a call that anybody may make, without a key."""
 
 
-def allows(scope: Scope, *roles: Role) -> Callable[[Action], Action]:
+def allows(scope: Scope, *roles: Role, is_list: bool = False) -> Callable[[Action], Action]:
     """Declares who may call the action."""
 
     def declare(action: Action) -> Action:
-        action.access = Access(scope=scope, roles=roles)  # type: ignore[attr-defined]
+        access = Access(scope=scope, roles=roles, is_list=is_list)
+        action.access = access  # type: ignore[attr-defined]
         return action
 
     return declare
@@ -100,6 +103,7 @@ async def admit(request: Any) -> bool:
         if isinstance(declared, Access):
             require(request.caller, declared)
         request.body_holder = request.caller.client_id
+        request.is_list = getattr(declared, "is_list", False)
     except Exception:  # the view meets it again, where there is an answer to everything
         return False
     return True

@@ -105,7 +105,7 @@ class SessionViewSet(ApiViewSet):
         responses=schema.page(SessionSerializer, 400),
     )
     @takes(parameters=schema.SESSION_FILTERS)
-    @allows(Scope.READ)
+    @allows(Scope.READ, is_list=True)
     def index(self, request: Request) -> Response:
         """Newest first, in pages: `next` and `previous` are addresses, or null."""
         visible = Session.objects.visible_to(caller_of(request)).select_related("environment")
@@ -243,7 +243,7 @@ class SessionViewSet(ApiViewSet):
         responses=schema.page(ListedExecutionSerializer, 400, 404),
     )
     @takes(parameters=schema.paging("executions"))
-    @allows(Scope.READ, *ANY_ROLE)
+    @allows(Scope.READ, *ANY_ROLE, is_list=True)
     def executions(self, request: Request, session_id: UUID) -> Response:
         """Every run with its code, input, output, verdict and times, in order. `omitted` names
         what is too large for a list: `GET /executions/{id}` has it. A page may have fewer runs than
