@@ -18,7 +18,9 @@ from environments_app.rules import MAX_COMMAND_LENGTH
 if TYPE_CHECKING:
     from environments_app.models import Environment
 
-PLACEHOLDERS = ("file_path", "filename", "output_path")
+PLACEHOLDERS = ("file_path", "filename", "output_path", "heap_mb")
+
+_LEAST_HEAP_MB = 8
 
 # `${HOME}` is the shell's own, `{print $1}` awk's: neither looks like one of ours.
 _PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -38,7 +40,8 @@ class Commands:
 
 def build_commands(environment: Environment, filename: str, args: Sequence[str] = ()) -> Commands:
     """The commands for one file of the workspace; `args` reach the program that is run."""
-    values = placeholder_values(environment.workspace_dir, filename)
+    memory_bytes = environment.limits().memory_bytes
+    values = placeholder_values(environment.workspace_dir, filename, memory_bytes=memory_bytes)
     compile_command = environment.compile_command
     return Commands(
         compile=render(compile_command, values) if compile_command else None,
@@ -46,14 +49,20 @@ def build_commands(environment: Environment, filename: str, args: Sequence[str] 
     )
 
 
-def placeholder_values(workspace_dir: str, filename: str) -> dict[str, str]:
-    """Values of the placeholders. A file without an extension gets its output beside it."""
+def placeholder_values(
+    workspace_dir: str, filename: str, *, memory_bytes: int = 0
+) -> dict[str, str]:
+    """Values of the placeholders. A file without an extension gets its output beside it. A heap
+    gets three quarters of the sandbox's memory: a language that collects garbage does so before
+    the kernel ends it.
+    """
     file_path = posixpath.join(workspace_dir, filename)
     stem, extension = posixpath.splitext(file_path)
     return {
         "file_path": file_path,
         "filename": filename,
         "output_path": stem if extension else f"{file_path}.out",
+        "heap_mb": str(max(_LEAST_HEAP_MB, memory_bytes * 3 // 4 >> 20)),
     }
 
 

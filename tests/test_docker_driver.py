@@ -13,6 +13,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from django.conf import settings
 
 from codeexec.sandbox import engine, protocol, stream
 from codeexec.sandbox.conversation import HANDSHAKE_SECONDS
@@ -25,7 +26,9 @@ from codeexec.sandbox.errors import (
     SandboxStartFailed,
 )
 from codeexec.sandbox.protocol import Ask
-from codeexec.sandbox.types import SandboxHandle, SandboxLimits, WorkspaceFile
+from codeexec.sandbox.types import SandboxHandle, SandboxLimits, Verdict, WorkspaceFile
+from environments_app.commands import placeholder_values, render
+from environments_app.definitions import read_definitions
 from tests.patience import LONG, SOON, eventually
 from tests.sandboxes import (
     IMAGE,
@@ -38,6 +41,7 @@ from tests.sandboxes import (
     new_spec,
     run_python,
 )
+from tests.stack import ROOT
 
 pytest_plugins = ["tests.sandbox_fixtures"]
 pytestmark = pytest.mark.docker
@@ -232,6 +236,38 @@ opened = [refused(lambda path: os.open(path, 0), f) for f in (file, folder + "/r
 code = subprocess.run([file], stderr=subprocess.DEVNULL).returncode
 print(*opened, refused(os.listdir, folder), code)
 """
+
+
+# ---- a heap of a given size
+
+EATS = "const a = []; for (let i = 0; ; i++) a.push(new Array(100000).fill(i));"
+COLLECTS = "for (let i = 0; i < 2000; i++) new Array(100000).fill(i); console.log('done')"
+
+
+@pytest.mark.parametrize(
+    ("source", "verdict", "exit_code"),
+    [(EATS, Verdict.MEMORY_LIMIT, 137), (COLLECTS, Verdict.OK, 0)],
+    ids=["eats", "collects"],
+)
+def test_nodejs_collects_garbage_before_the_kernel_ends_it_and_says_memory_all_the_same(
+    docker_driver, source, verdict, exit_code
+):
+    """With the command of the shipped environment, in whose memory its own limit would not fit."""
+    shipped = read_definitions(ROOT / "config" / "environments.yaml").environments
+    (node,) = [each for each in shipped if each.name == "node"]
+    limits = SandboxLimits(memory_bytes=96 * MIB, cpus=2, pids=100, tmpfs_bytes=MIB)
+    image = f"{settings.CODE_EXECUTOR['DOCKER_IMAGE_PREFIX']}-node:latest"
+    values = placeholder_values("/workspace", "main.js", memory_bytes=limits.memory_bytes)
+    argv = render(node.run_command, values)
+    with (
+        started(docker_driver, image=image, limits=limits) as handle,
+        docker_driver.attach(handle) as attachment,
+    ):
+        attachment.write_files([WorkspaceFile(path="main.js", content=source.encode())])
+        result = attachment.run(command(*argv))
+    assert (result.verdict, result.exit_code) == (verdict, exit_code), result
+    if verdict == Verdict.MEMORY_LIMIT:
+        assert b"JavaScript heap out of memory" in result.stderr  # V8's own end, not the kernel's
 
 
 # ---- starting

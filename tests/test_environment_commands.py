@@ -47,6 +47,16 @@ def test_the_output_path_is_the_file_without_its_extension(filename: str, output
     assert filled["filename"] == filename
 
 
+@pytest.mark.parametrize(("mib", "heap_mb"), [(256, "192"), (512, "384"), (17, "12"), (1, "8")])
+def test_a_heap_is_less_than_the_memory(mib: int, heap_mb: str) -> None:
+    filled = placeholder_values("/workspace", "main.js", memory_bytes=mib << 20)
+    assert render("node --max-old-space-size={heap_mb} {file_path}", filled) == (
+        "node",
+        f"--max-old-space-size={heap_mb}",
+        "/workspace/main.js",
+    )
+
+
 def test_words_are_filled_in_as_they_are() -> None:
     assert render("python -u {file_path}", values("a b.py")) == (
         "python",

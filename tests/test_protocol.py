@@ -194,6 +194,27 @@ def test_an_ending_has_one_verdict(facts, verdict, exit_code, signal):
     assert (result.stdout, result.stderr) == (b"o", b"e")
 
 
+FULL = (
+    b"...\nFATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory\n 1: x"
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "stderr", "verdict", "exit_code"),
+    [
+        ({"signal": 6}, FULL, Verdict.MEMORY_LIMIT, 137),
+        ({"code": 134}, FULL, Verdict.MEMORY_LIMIT, 137),  # by way of a shell
+        ({"signal": 6}, b"assertion failed", Verdict.RUNTIME_ERROR, 134),
+        ({"code": 1}, FULL, Verdict.RUNTIME_ERROR, 1),
+        ({}, FULL, Verdict.OK, 0),
+        ({"signal": 6, "cause": Cause.CLIENT}, FULL, Verdict.CANCELLED, 134),
+    ],
+)
+def test_a_heap_that_was_full_is_memory_like_any_other(facts, stderr, verdict, exit_code):
+    result = to_result(ending(**facts), stdout=b"", stderr=stderr)
+    assert (result.verdict, result.exit_code) == (verdict, exit_code)
+
+
 def test_cut_streams_and_unclean_ends_are_told():
     result = to_result(ending(flags=Flag.STDOUT_CUT | Flag.UNCLEAN), stdout=b"", stderr=b"")
     assert (result.stdout_truncated, result.stderr_truncated, result.clean) == (True, False, False)

@@ -9,10 +9,12 @@ from codeexec.sandbox.types import RunResult, Verdict
 
 TIME_LIMIT_EXIT_CODE = 124
 KILLED_EXIT_CODE = 137
+HEAP_FULL = (b"JavaScript heap out of memory",)
+"""What is said by those who end themselves when their heap is full."""
 
 
 def to_result(ending: Ending, *, stdout: bytes, stderr: bytes) -> RunResult:
-    verdict = judge(ending)
+    verdict = Verdict.MEMORY_LIMIT if _heap_was_full(ending, stderr) else judge(ending)
     return RunResult(
         verdict=verdict,
         exit_code=exit_code(ending, verdict),
@@ -26,6 +28,15 @@ def to_result(ending: Ending, *, stdout: bytes, stderr: bytes) -> RunResult:
         memory_peak_bytes=ending.peak_bytes,
         clean=Flag.UNCLEAN not in ending.flags,
     )
+
+
+def _heap_was_full(ending: Ending, stderr: bytes) -> bool:
+    """Whether a language that was given less than the sandbox's memory has given up for memory, by
+    itself or below a shell.
+    """
+    aborted = ending.signal == signal.SIGABRT or ending.code == 128 + signal.SIGABRT
+    by_itself = ending.cause == Cause.ITSELF
+    return aborted and by_itself and any(words in stderr for words in HEAP_FULL)
 
 
 def judge(ending: Ending) -> Verdict:

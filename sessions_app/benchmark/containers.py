@@ -48,7 +48,9 @@ class Work:
 def work_of(environment: dict[str, Any], program: Program) -> Work:
     """`environment`: what the service says of it."""
     limits = environment["limits"]
-    values = placeholder_values(WORKSPACE_DIR, environment["default_filename"])
+    values = placeholder_values(
+        WORKSPACE_DIR, environment["default_filename"], memory_bytes=limits["memory"]
+    )
     templates = [environment["compile_command"], environment["run_command"]]
     commands = tuple(
         Command(

@@ -125,7 +125,7 @@ ATTACKS: tuple[Attack, ...] = (
         "starts processes that start processes, and never stops trying",
         "no more of them than the limit; ends with its time, or its memory",
         ends=_TIME | {Verdict.MEMORY_LIMIT},
-        wall_seconds=1.5,
+        wall_seconds=6.0,
         may_lose=_GVISOR,
     ),
     _resource("thread-bomb", "starts threads", "no more than the limit", may_lose=_GVISOR),
