@@ -10,6 +10,7 @@ from django.conf import settings
 
 from codeexec.bounds import BODIES_BYTES, BODIES_OF_MOST_SIZE
 from codeexec.errors import NoCapacity
+from codeexec.memory import used_memory
 
 
 class Bodies:
@@ -58,6 +59,7 @@ class Body(tempfile.SpooledTemporaryFile[bytes]):
 
     def close(self) -> None:
         super().close()
-        taken, self._taken = self._taken, 0
+        used_memory.note(self.size)
+        taken, self._taken, self.size = self._taken, 0, 0
         if taken:
             bodies.give_back(self._holder, taken)

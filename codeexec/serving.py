@@ -26,7 +26,7 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefi
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
 from django.db import close_old_connections, reset_queries
-from django.http import FileResponse, Http404, HttpRequest, StreamingHttpResponse
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver, set_script_prefix
 from django.utils.module_loading import import_string
@@ -44,6 +44,7 @@ from codeexec.errors import (
     error_page,
 )
 from codeexec.logs import subject
+from codeexec.memory import used_memory
 from codeexec.notifications import hub
 from codeexec.sizes import format_size
 from codeexec.thread_shares import thread_shares
@@ -227,6 +228,8 @@ class Application(ASGIHandler):
             response.streaming_content = _iterate_in_threads(parts)
         with traffic.streaming() if streams else nullcontext():
             await super().send_response(response, send)
+        if isinstance(response, HttpResponse):
+            used_memory.note(len(response.content))
 
 
 def _place(request: Any) -> AbstractAsyncContextManager[None]:

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 
 from codeexec.notifications import CHANNEL
 from codeexec.sandbox.types import RunResult, SandboxHandle
@@ -27,6 +27,9 @@ from environments_app.models import EnvironmentRevision
 from sessions_app.callers import Caller
 from sessions_app.models import statements
 from sessions_app.models.execution import Execution, Outcome, Verdict
+
+LARGE_BYTES = 1024 * 1024
+"""Of a statement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,8 @@ class Statement:
 
     text: str
     parameters: Mapping[str, Any] | Sequence[Any]
+    is_large: bool = False
+    """The connection that has sent it keeps as much memory, to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +124,13 @@ def submission(
     claim, which does wait.
     """
     given = {name: json.dumps(getattr(execution, name)) for name in ("args", "env", "files")}
+    size = input_bytes(execution.code, execution.stdin, *given.values())
     return Statement(
         text=statements.SUBMIT,
+        is_large=size > LARGE_BYTES,
         parameters={
             **given,
-            "input_bytes": input_bytes(execution.code, execution.stdin, *given.values()),
+            "input_bytes": size,
             "most_bytes_of_session": storage_bounds.per_session,
             "most_bytes_of_client": storage_bounds.per_client,
             "id": execution.pk,
@@ -407,4 +414,6 @@ def fetch_one(statement: Statement) -> Sequence[Any] | None:
     with connection.cursor() as cursor:
         cursor.execute(statement.text, statement.parameters)
         row: Sequence[Any] | None = cursor.fetchone()
-        return row
+    if statement.is_large:
+        transaction.on_commit(connection.close)  # at once, outside of a transaction
+    return row

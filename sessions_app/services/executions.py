@@ -48,6 +48,10 @@ FileContent = str | Mapping[str, str]
 """Text, or {"base64": "..."}."""
 
 
+AT_ONCE_CHARACTERS = 256 * 1024
+"""To write a longer request into a statement would hold up all others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """What a client asks to be run. Paths are validated and relative to the workspace."""
@@ -145,11 +149,11 @@ async def submit_at_once(
     session_id: UUID, request: RunRequest, arrival: Arrival, caller: Caller
 ) -> Execution:
     """As `submit_execution`, in the event loop: one statement where nothing is in the way, and all
-    else, errors too, in a thread.
+    else, errors and large requests too, in a thread.
     """
     environment_id = _known_environment(session_id, caller)
     known = known_environments.get(environment_id) if environment_id is not None else None
-    if known is not None:
+    if known is not None and _is_short(request):
         with suppress(InvalidRequest):
             execution, statement = _submission(known, session_id, request, arrival, caller)
             row = await async_database.fetch_one(statement.text, statement.parameters)
@@ -157,6 +161,13 @@ async def submit_at_once(
             if submitted is not None and submitted.queued is not None:
                 return _as_queued(execution, submitted.queued)
     return await begin_in_thread(submit_execution, session_id, request, arrival, caller)
+
+
+def _is_short(request: RunRequest) -> bool:
+    files = sum(
+        len(each if isinstance(each, str) else each["base64"]) for each in request.files.values()
+    )
+    return len(request.code or "") + len(request.stdin) + files <= AT_ONCE_CHARACTERS
 
 
 def _submission(

@@ -16,6 +16,7 @@ from django.core.management.base import CommandError
 
 from codeexec.commands import TeachingCommand
 from codeexec.http_protocol import BoundedHttpProtocol
+from codeexec.memory import give_memory_back
 from codeexec.notifications import hub
 from codeexec.self_check import EXIT_CODE, broken, watch_own_parts
 from codeexec.serving import companions
@@ -51,7 +52,7 @@ class Command(TeachingCommand):
         host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]
         listening = _listen(host, port)
         _allow_open_files()
-        companions.append(watch_own_parts)
+        companions.extend([watch_own_parts, give_memory_back])
         logging.captureWarnings(True)  # in the form of all other lines
         config = uvicorn.Config(
             "codeexec.asgi:application",
