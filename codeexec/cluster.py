@@ -3,7 +3,8 @@
     this process ─▶ sentinel ─▶ pusher     takes messages from the database
       upkeep                 ├▶ workers    run tasks
                              ├▶ monitor    deletes messages of tasks that ended
-                             └▶ executor   a worker that takes its work from the database itself
+                             ├▶ executor   runs programs      both take their work from the
+                             └▶ workspace reader   answers    database themselves
 
 The sentinel replaces what dies below it. When it dies itself, everything ends, and whoever
 supervises this process starts it again.
@@ -15,7 +16,7 @@ import gc
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -70,9 +71,10 @@ def run_cluster(
     interval_seconds: float,
     grace_seconds: float = GRACE_SECONDS,
     run_executor: RunExecutor | None = None,
+    run_workspace_reader: RunExecutor | None = None,
 ) -> None:
-    """Run tasks, and an executor in a process of its own, until SIGTERM or SIGINT, calling `upkeep`
-    at that interval in a thread.
+    """Run tasks, and an executor and a workspace reader in processes of their own, until SIGTERM or
+    SIGINT, calling `upkeep` at that interval in a thread.
 
     What `upkeep` raises is logged and it is called again. A stop lets running tasks finish for
     `grace_seconds`, a second signal doesn't; no process is left in any case. Raises
@@ -81,7 +83,8 @@ def run_cluster(
     has imported they need not.
     """
     executor_stop = Stop(SafeEvent(), SafeEvent(), grace_seconds - _last_seconds(grace_seconds))
-    _use_safe_parts(run_executor, executor_stop)
+    residents = {"executor": run_executor, "workspace reader": run_workspace_reader}
+    _use_safe_parts({name: run for name, run in residents.items() if run}, executor_stop)
     _take_back_claims()
     stop = _StopSignals(executor_stop)
     cluster = django_q.cluster.Cluster()
@@ -96,64 +99,67 @@ def run_cluster(
         _end(cluster)
 
 
-def _use_safe_parts(run_executor: RunExecutor | None, executor_stop: Stop) -> None:
+def _use_safe_parts(residents: Mapping[str, RunExecutor], executor_stop: Stop) -> None:
     django_q.cluster.Queue = WorkerQueue
     django_q.cluster.Event = SafeEvent
     django_q.cluster.Value = WorkTimer
-    _Sentinel.run_executor, _Sentinel.executor_stop = run_executor, executor_stop
+    _Sentinel.residents, _Sentinel.executor_stop = residents, executor_stop
     django_q.cluster.Sentinel = _Sentinel
     tie_children_to_parents()
 
 
 class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
-    """Guards the executor beside the workers, and leaves it to the parent to say when to stop.
+    """Guards the residents beside the workers, and leaves it to the parent to say when to stop.
 
     Service managers send their SIGTERM to every process of a service: taken at its word, it would
     end tasks that are to be finished.
     """
 
-    run_executor: ClassVar[RunExecutor | None] = None
+    residents: ClassVar[Mapping[str, RunExecutor]] = {}
     executor_stop: ClassVar[Stop]
 
     def start(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that are forked now ignore it, too
-        self._executor: BaseProcess | None = None
+        self._living: dict[BaseProcess, str] = {}
+        """The residents' processes, and which each is."""
         super().start()
 
     def spawn_cluster(self) -> None:
         super().spawn_cluster()
-        if self.run_executor is not None:
-            self._spawn_executor(None)
+        for name in self.residents:
+            self._spawn_resident(name, None)
 
-    def _spawn_executor(self, predecessor_pid: int | None) -> None:
-        run = type(self).run_executor
-        process = self.spawn_process(_execute, run, self.executor_stop, predecessor_pid)
+    def _spawn_resident(self, name: str, predecessor_pid: int | None) -> None:
+        run = self.residents[name]
+        process = self.spawn_process(_reside, name, run, self.executor_stop, predecessor_pid)
         process.timer = WorkTimer("f", -1)  # guarded as a worker that has no time-out
         self.pool.append(process)
-        self._executor = process
+        self._living[process] = name
 
     def reincarnate(self, process: BaseProcess) -> None:
-        if process is self._executor:
+        if process in self._living:
             if self.executor_stop.asked.is_set():
                 return
-            logger.critical("The executor died (exit code %s): another starts", process.exitcode)
+            name = self._living.pop(process)
+            logger.critical("The %s died (exit code %s): another starts", name, process.exitcode)
             connections.close_all()
             self.pool.remove(process)
-            self._spawn_executor(process.pid)
+            self._spawn_resident(name, process.pid)
             return
         super().reincarnate(process)
         process.kill()  # one whose time is over and that would ignore being terminated
 
     def stop(self) -> None:
-        """The executor first: what it still runs needs the workers beside it."""
-        if self._executor is not None:
-            self.pool.remove(self._executor)  # it takes no messages, and so none that says stop
-            self._executor.join()
+        """The residents first: what it still runs needs the workers beside it."""
+        for process in self._living:
+            self.pool.remove(process)  # it takes no messages, and so none that says stop
+        for process in self._living:
+            process.join()
         super().stop()
 
 
-def _execute(run: RunExecutor, stop: Stop, predecessor_pid: int | None) -> None:
-    setproctitle.setproctitle("qcluster executor")
+def _reside(name: str, run: RunExecutor, stop: Stop, predecessor_pid: int | None) -> None:
+    setproctitle.setproctitle(f"qcluster {name}")
     run(stop, predecessor_pid)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from codeexec.errors import FileNotFound, FileUnreadable, NoSandbox, SandboxUnreachable
-from codeexec.sandbox.driver import Look
+from codeexec.sandbox.driver import KeepGoing, Look, always
 from codeexec.sandbox.errors import SandboxError, SandboxLost, WorkspaceReadFailed
 from codeexec.sandbox.types import Usage, WorkspaceEntry
 from environments_app.engine import get_driver
@@ -66,16 +66,16 @@ def answer_inquiry(inquiry: Inquiry) -> None:
 
 def _look(inquiry: Inquiry) -> Any:
     session = Session.objects.select_related("environment").get(pk=inquiry.session_id)
-    with _looking(session.pk) as look:
+    with _looking(session.pk, lambda: inquiry.is_awaited) as look:
         return _ANSWERS[Inquiry.About(inquiry.about)](look, inquiry, session)
 
 
-def _looking(session_id: UUID) -> AbstractContextManager[Look]:
+def _looking(session_id: UUID, keep_going: KeepGoing = always) -> AbstractContextManager[Look]:
     """Raises SandboxLost, EngineUnavailable."""
     sandbox = Sandbox.objects.filter(pk=session_id, node=this_node()).first()
     if sandbox is None or not sandbox.container_id:
         raise SandboxLost("The session has no sandbox here.")
-    return get_driver().look(sandbox.handle())
+    return get_driver().look(sandbox.handle(), keep_going=keep_going)
 
 
 def _unreadable(inquiry: Inquiry, error: WorkspaceReadFailed) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from environments_app.models import NodeBuild
 from sessions_app import builds, inspection
 from sessions_app.cleanup import clean_up
 from sessions_app.isolation import AnotherCheckRunsError, carry_out
-from sessions_app.models import Execution, Inquiry, IsolationCheck, Node, Sandbox, Session
+from sessions_app.models import Execution, IsolationCheck, Node, Sandbox, Session
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.nodes import this_node
@@ -140,13 +140,6 @@ def ask_sandbox(sandbox_id: str) -> None:
     """Replace a warm sandbox whose runner doesn't answer."""
     if retire_unless_it_answers(sandbox_id):
         refill_pool()
-
-
-def answer_inquiry(inquiry_id: str) -> None:
-    """asked → taken → answered or refused: look at the sandbox of one of this node's sessions."""
-    inquiry = Inquiry.take(inquiry_id)
-    if inquiry is not None:
-        inspection.answer_inquiry(inquiry)
 
 
 def keep_sandbox(session_id: str) -> None:

@@ -2,7 +2,7 @@
 
 Its upkeep fails the first time it is called, then comes to the meeting once. EXECUTORS_MEET in the
 environment is the address of another meeting: there is an executor then, which comes to that one,
-and when it is released waits to be told to stop.
+and when it is released waits to be told to stop. READERS_MEET is that of the workspace readers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from codeexec.cluster import Stop, run_cluster  # noqa: E402 -- Django's setting
 from tests.meeting import visit  # noqa: E402
 
 EXECUTORS_MEET = os.environ.get("EXECUTORS_MEET", "")
+READERS_MEET = os.environ.get("READERS_MEET", "")
 
 calls = itertools.count()
 
@@ -37,9 +38,15 @@ def execute(stop: Stop, predecessor_pid: int | None) -> None:
     visit(EXECUTORS_MEET, "told-to-stop")
 
 
+def read(stop: Stop, predecessor_pid: int | None) -> None:
+    visit(READERS_MEET, f"after-{predecessor_pid}")
+    stop.asked.wait()
+
+
 run_cluster(
     upkeep,
     interval_seconds=0.05,
     grace_seconds=float(sys.argv[1]),
     run_executor=execute if EXECUTORS_MEET else None,
+    run_workspace_reader=read if READERS_MEET else None,
 )

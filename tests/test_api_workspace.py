@@ -23,13 +23,12 @@ from sessions_app.models import Inquiry, InquiryPiece, Node, Session
 from sessions_app.models.inquiry import KEPT, LATEST
 from sessions_app.services import inquiries
 from sessions_app.services.inquiries import ask, drop_unfetched, sandbox_figures
-from sessions_app.tasks import answer_inquiry
 from tests.api_client import Api
 from tests.cast import session_in
 from tests.conftest import Work
 from tests.patience import eventually
 from tests.test_api import NOBODY, error
-from tests.working import lose_messages, working
+from tests.working import answer_asked, lose_messages, working
 
 pytestmark = pytest.mark.django_db(transaction=True)
 S = Session.Status
@@ -208,21 +207,21 @@ def test_a_node_that_never_answers_is_waited_for_so_long_and_no_longer(
 
 
 def test_a_question_that_comes_too_late_or_twice_is_not_answered(session_id: str) -> None:
-    asked = ask(session_id, Inquiry.About.ARCHIVE)
+    ask(session_id, Inquiry.About.ARCHIVE)
     Inquiry.objects.update(asked_at=timezone.now() - LATEST)
-    answer_inquiry(str(asked.pk))
+    answer_asked()
     assert Inquiry.objects.get().status == Inquiry.Status.ASKED
     Inquiry.objects.update(asked_at=timezone.now())
-    answer_inquiry(str(asked.pk))
+    answer_asked()
     pieces = InquiryPiece.objects.count()
     assert pieces > 0
-    answer_inquiry(str(asked.pk))
+    answer_asked()
     assert InquiryPiece.objects.count() == pieces
 
 
 def test_an_answer_that_nobody_fetches_goes(session_id: str) -> None:
-    asked = ask(session_id, Inquiry.About.ARCHIVE)
-    answer_inquiry(str(asked.pk))
+    ask(session_id, Inquiry.About.ARCHIVE)
+    answer_asked()
     drop_unfetched()
     assert not nothing_is_left()
     Inquiry.objects.update(asked_at=timezone.now() - KEPT)
@@ -235,7 +234,7 @@ def test_who_waits_is_woken_though_the_answer_came_before(
     api: Api, session_id: str, this: Node
 ) -> None:
     asked = ask(session_id, Inquiry.About.FILES)
-    answer_inquiry(str(asked.pk))
+    answer_asked()
     found = api.run(inquiries.answer(asked))
     assert "main.py" in {file["path"] for file in found.value["files"]}
 
@@ -306,7 +305,7 @@ def test_who_stops_reading_an_archive_leaves_nothing_of_it_behind(
     api.post(f"/sessions/{session_id}/execute?wait=false", {"code": code})
     work()
     asked = ask(session_id, Inquiry.About.ARCHIVE)
-    answer_inquiry(str(asked.pk))
+    answer_asked()
 
     async def read_one() -> None:
         async with aclosing(inquiries.pieces(await inquiries.answer(asked))) as found:
@@ -317,7 +316,7 @@ def test_who_stops_reading_an_archive_leaves_nothing_of_it_behind(
     api.run(read_one())
     assert nothing_is_left()
     asked = ask(session_id, Inquiry.About.ARCHIVE)
-    answer_inquiry(str(asked.pk))
+    answer_asked()
     staff = inquiries.read_pieces(inquiries.wait_for_answer(asked))
     assert next(staff)
     staff.close()

@@ -53,6 +53,30 @@ def test_one_that_dies_is_followed_by_another_that_knows_of_it(
     assert cluster.log.count("The executor died (exit code -9)") == 2
 
 
+def test_a_workspace_reader_that_dies_is_followed_by_another_and_harms_nobody(
+    executors: Meeting, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = Meeting()
+    monkeypatch.setenv("READERS_MEET", readers.address)
+    cluster = start()
+    cluster.upkeep.release()
+    executor, first = executors.next(), readers.next()
+    assert first.name == "after-None"
+    os.kill(first.pid, signal.SIGKILL)
+    second = readers.next()
+    assert second.name == f"after-{first.pid}"
+    second.release()
+    assert psutil.pid_exists(executor.pid)
+    executor.release()
+    cluster.works()
+    assert cluster.log.count("The workspace reader died (exit code -9)") == 1
+    cluster.process.send_signal(signal.SIGTERM)
+    executors.next().release()
+    assert cluster.process.wait(LONG) == 0
+    assert not psutil.pid_exists(second.pid)
+    readers.close()
+
+
 def test_its_death_harms_no_task(executors: Meeting, start: Start) -> None:
     cluster = start()
     cluster.upkeep.release()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -73,3 +75,55 @@ def test_a_running_sessions_files_are_read_and_a_reset_takes_them_away(
     assert execution["verdict"] == "cancelled"
     assert client.call("GET", session).body["workspace_since"] > before
     client.stop(session_id)
+
+
+BUSY = """
+import os
+for number in range(20_000):
+    if number % 200 == 0:
+        folder = str(number)
+        os.mkdir(folder)
+    open(f'{folder}/{number}', 'w').close()
+print('written', flush=True)
+for _ in range(55):
+    if os.fork() == 0:
+        break
+while True:
+    for folder in os.listdir():
+        os.path.isdir(folder) and os.listdir(folder)
+"""
+
+
+def seconds_until_ready(stack: Stack) -> float:
+    """Of a session that finds no warm sandbox."""
+    began = time.monotonic()
+    session_id = stack.client.open("rust")
+    path = f"/sessions/{session_id}"
+    assert eventually(lambda: stack.client.call("GET", path).body["status"] == "ready")
+    elapsed = time.monotonic() - began
+    stack.client.stop(session_id)
+    return elapsed
+
+
+def test_looks_at_a_busy_sandbox_keep_no_other_session_waiting(stack: Stack) -> None:
+    """They took all processes that start sessions: a stranger waited fifteen seconds."""
+    busy, quiet = stack.client.open("python"), stack.client.open("python")
+    asked = {"code": BUSY, "timeout": 30}
+    run = stack.client.call("POST", f"/sessions/{busy}/execute?wait=false", asked).body
+    path = f"/executions/{run['execution_id']}"
+    stack.client.execute(quiet, "open('here', 'w').close()")
+    alone = min(seconds_until_ready(stack) for _ in range(3))
+    with ThreadPoolExecutor(12) as threads:
+        looks = [
+            threads.submit(stack.client.call, "GET", f"/sessions/{busy}/files") for _ in range(12)
+        ]
+        time.sleep(0.2)
+        assert stack.client.call("GET", path).body["status"] == "running"
+        beside = min(seconds_until_ready(stack) for _ in range(2))
+        files = stack.client.call("GET", f"/sessions/{quiet}/files")
+        answered = [look.result().status for look in looks]
+    assert files.status == 200
+    assert set(answered) <= {200, 429, 503, 409}
+    assert beside < 4 * alone + 1.0, f"{beside} s instead of {alone} s"
+    for each in (busy, quiet):
+        stack.client.stop(each)

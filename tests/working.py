@@ -20,8 +20,9 @@ from django_q.signing import SignedPackage
 from codeexec.broker import PostgresBroker
 from codeexec.postgres import connection_parameters
 from codeexec.queueing import SHARED_QUEUE
+from sessions_app.inspection import answer_inquiry
 from sessions_app.live_output import LiveOutput
-from sessions_app.models import Node, press_of_run
+from sessions_app.models import Inquiry, Node, press_of_run
 from sessions_app.models.statements import RUNS_CHANNEL, WAITING
 from sessions_app.runs import Surroundings, run_execution
 from sessions_app.services.executions import claim_next_execution
@@ -77,8 +78,18 @@ def work_off() -> list[Delivery]:
                     deliver(payload)
                     broker.acknowledge(number)
                     done.append(delivery(payload))
-            if not run_waiting():
+            if not run_waiting() + answer_asked():
                 return done
+
+
+def answer_asked() -> int:
+    """Answer what is asked of this node's sandboxes; how many questions those were."""
+    node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
+    count = 0
+    while node is not None and (taken := Inquiry.take_next(node.pk)) is not None:
+        answer_inquiry(taken.inquiry)
+        count += 1
+    return count
 
 
 def run_waiting() -> int:

@@ -175,9 +175,9 @@ class DockerDriver:
             conversation.settle()
 
     @contextlib.contextmanager
-    def look(self, handle: SandboxHandle) -> Iterator[Looks]:
+    def look(self, handle: SandboxHandle, *, keep_going: KeepGoing = always) -> Iterator[Looks]:
         with stream.attached(self._base_url, handle.container_id, output="stderr") as attached:
-            yield Looks(attached, token=handle.token)
+            yield Looks(attached, token=handle.token, keep_going=keep_going)
 
     def destroy(self, sandbox_id: str) -> bool:
         return self._remove(policy.container_name(sandbox_id))

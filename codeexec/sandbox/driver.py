@@ -133,8 +133,12 @@ class Driver(Protocol):
         """Open a conversation with a sandbox's runner. Raises SandboxLost when it is gone; that the
         runner doesn't answer may come out only when it is asked for something."""
 
-    def look(self, handle: SandboxHandle) -> AbstractContextManager[Look]:
-        """Look at a sandbox, beside whoever is attached. Raises SandboxLost, EngineUnavailable."""
+    def look(
+        self, handle: SandboxHandle, *, keep_going: KeepGoing = always
+    ) -> AbstractContextManager[Look]:
+        """Look at a sandbox, beside whoever is attached. `keep_going` is called while its runner
+        says nothing. Raises SandboxLost, where it says False as well, EngineUnavailable.
+        """
 
     def destroy(self, sandbox_id: str) -> bool:
         """Remove a sandbox and all that runs in it; False when there was none."""

@@ -181,7 +181,7 @@ class FakeDriver:
         yield FakeAttachment(self, sandbox, number)
 
     @contextlib.contextmanager
-    def look(self, handle: SandboxHandle) -> Iterator[FakeLook]:
+    def look(self, handle: SandboxHandle, *, keep_going: KeepGoing = always) -> Iterator[FakeLook]:
         self.check("look")
         with self._lock:
             sandbox = self.sandboxes.get(handle.sandbox_id)

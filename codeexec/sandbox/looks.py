@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator
 
 from codeexec.sandbox import protocol
 from codeexec.sandbox.conversation import Stream
+from codeexec.sandbox.driver import KeepGoing
 from codeexec.sandbox.errors import SandboxLost, WorkspaceReadFailed
 from codeexec.sandbox.protocol import Frame, Look, Looked, Show
 from codeexec.sandbox.types import Listing, Usage, WorkspaceEntry
 
 LOOK_SECONDS = 10.0
 """How long an answer may take, all of it."""
+
+ASK_SECONDS = 0.5
+"""How long the runner may be silent until it is asked whether anybody waits."""
 
 
 class _EnoughError(Exception):
@@ -26,9 +30,10 @@ class _EnoughError(Exception):
 class Looks:
     """The `driver.Look` of a real runner."""
 
-    def __init__(self, stream: Stream, *, token: str) -> None:
+    def __init__(self, stream: Stream, *, token: str, keep_going: KeepGoing) -> None:
         self._stream = stream
         self._token = token
+        self._keep_going = keep_going
 
     def files(self, *, most: int, most_bytes: int) -> Listing:
         entries: list[WorkspaceEntry] = []
@@ -124,7 +129,9 @@ class Looks:
         reader, run_id = protocol.FrameReader(nonce), protocol.first_run_id(nonce)
         deadline = time.monotonic() + LOOK_SECONDS
         while (left := deadline - time.monotonic()) > 0:
-            data = self._stream.receive(left)
+            data = self._stream.receive(min(left, ASK_SECONDS))
+            if data is None and not self._keep_going():
+                raise SandboxLost("Nobody waits for what the sandbox's runner answers.")
             for frame in reader.feed(data) if data else ():
                 if frame.run_id == run_id:
                     yield frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -17,7 +18,7 @@ from codeexec.errors import DATABASE_AWAY, ServiceError, database_away, error_an
 from codeexec.json_answer import JsonAnswer
 from codeexec.threads import begin_in_thread, in_thread
 from sessions_app.models import Inquiry
-from sessions_app.services.inquiries import Answer, answer, pieces
+from sessions_app.services.inquiries import Answer, answer, pieces, take_back_soon
 
 AT_ONCE_CHARACTERS = 64 * 1024
 """A longer answer is read and written in a thread: it would hold up all others."""
@@ -42,7 +43,7 @@ def waiting_for_answer(view: SyncView) -> AsyncView:
     @wraps(view)
     async def waiting(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
         try:
-            response = await begin_in_thread(_answered, view, request, kwargs)
+            response = await _asked(begin_in_thread(_answered, view, request, kwargs))
             if not isinstance(response, Inquired):
                 return response
             found = await answer(response.inquiry)
@@ -55,6 +56,23 @@ def waiting_for_answer(view: SyncView) -> AsyncView:
             return error_answer(database_away(error))
 
     return waiting
+
+
+async def _asked(view: Awaitable[HttpResponseBase]) -> HttpResponseBase:
+    """Its thread goes on where the client goes: nobody waits then for what it has asked."""
+    asking = asyncio.ensure_future(view)
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        asking.add_done_callback(_take_back_unawaited)
+        raise
+
+
+def _take_back_unawaited(asking: asyncio.Future[HttpResponseBase]) -> None:
+    if not asking.cancelled() and asking.exception() is None:
+        response = asking.result()
+        if isinstance(response, Inquired):
+            take_back_soon(response.inquiry)
 
 
 def _answered(view: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -13,8 +15,51 @@ from codeexec.notifications import publish
 LATEST = timedelta(seconds=15)
 """A question that nobody took up for this long isn't answered any more: whoever asked has gone."""
 
+CHANNEL = "code_executor_inquiries_"
+"""And the id of a node: its workspace reader listens."""
+
 KEPT = timedelta(minutes=10)
 """An answer that nobody has fetched goes after this: a slow client may take so long over one."""
+
+
+_TAKE_NEXT = """
+WITH next AS (
+    SELECT inquiry.id, session.client_id
+    FROM sessions_app_inquiry AS inquiry
+    JOIN sessions_app_session AS session ON session.id = inquiry.session_id
+    WHERE inquiry.status = 'asked' AND inquiry.asked_at > now() - %(latest)s
+      AND session.node_id = %(node)s
+      AND session.id <> ALL(%(sessions)s::uuid[])
+      AND (session.client_id IS NULL OR session.client_id <> ALL(%(clients)s::bigint[]))
+    ORDER BY inquiry.asked_at
+    LIMIT 1
+    FOR UPDATE OF inquiry SKIP LOCKED
+)
+UPDATE sessions_app_inquiry AS row
+SET status = 'taken'
+FROM next
+WHERE row.id = next.id
+RETURNING row.id, row.session_id, row.about, row.path, row.asked_at, next.client_id
+"""
+_PUT_BACK = """
+WITH back AS (
+    UPDATE sessions_app_inquiry AS row
+    SET status = 'asked'
+    FROM sessions_app_session AS session
+    WHERE row.status = 'taken' AND session.id = row.session_id AND session.node_id = %s
+    RETURNING row.id
+)
+DELETE FROM sessions_app_inquirypiece WHERE inquiry_id IN (SELECT id FROM back)
+"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TakenInquiry:
+    """One that this process answers now: nobody else will."""
+
+    inquiry: Inquiry
+    session_id: UUID
+    client_id: int | None
 
 
 class InquiryStatus(models.TextChoices):
@@ -80,12 +125,46 @@ class Inquiry(models.Model):
         return f"{self.about} of {self.session_id}"
 
     @staticmethod
-    def take(inquiry_id: UUID | str) -> Inquiry | None:
-        """asked → taken; None: it came too late, or a second time."""
-        row = Inquiry.objects.young().filter(pk=inquiry_id)
-        if not row.transition(InquiryStatus.TAKEN, expected=InquiryStatus.ASKED):
+    def take_next(
+        node_id: UUID,
+        *,
+        except_sessions: Sequence[UUID] = (),
+        except_clients: Sequence[int] = (),
+    ) -> TakenInquiry | None:
+        """asked → taken: the oldest that somebody waits for, of the node's sessions but those, and
+        of others than those clients; None: there is none.
+        """
+        wanted: dict[str, Any] = {
+            "node": node_id,
+            "latest": LATEST,
+            "sessions": list(except_sessions),
+            "clients": list(except_clients),
+        }
+        with connection.cursor() as cursor:
+            cursor.execute(_TAKE_NEXT, wanted)
+            row = cursor.fetchone()
+        if row is None:
             return None
-        return Inquiry.objects.filter(pk=inquiry_id).first()
+        inquiry_id, session_id, about, path, asked_at, client_id = row
+        inquiry = Inquiry(
+            id=inquiry_id,
+            session_id=session_id,
+            about=about,
+            path=path,
+            asked_at=asked_at,
+            status=InquiryStatus.TAKEN,
+        )
+        return TakenInquiry(inquiry=inquiry, session_id=session_id, client_id=client_id)
+
+    @staticmethod
+    def put_back(node_id: UUID) -> None:
+        """taken → asked: who was answering them has died."""
+        with connection.cursor() as cursor:
+            cursor.execute(_PUT_BACK, [node_id])
+
+    @property
+    def is_awaited(self) -> bool:
+        return Inquiry.objects.filter(pk=self.pk).exists()
 
     def tell(self, answer: Any) -> bool:
         """taken → answered. False: nobody waits for it any more."""

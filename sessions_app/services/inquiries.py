@@ -1,11 +1,12 @@
 """Asking a node about the sandbox of one of its sessions: the API has no Docker.
 
-A row says what is asked, a message to the node's queue brings it there, and a notification says
-that the row has the answer. Whoever fetches an answer removes it.
+A row says what is asked, a notification has the node's workspace reader look for it, and another
+says that the row has the answer. Whoever fetches an answer removes it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,15 +26,17 @@ from codeexec.errors import (
     NoSandbox,
     SandboxUnreachable,
     ServiceError,
+    TooManyQueued,
 )
 from codeexec.notifications import hub
 from codeexec.postgres import commit_without_waiting
-from codeexec.queueing import enqueue, node_queue
 from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Inquiry, InquiryPiece, Node, Session
+from sessions_app.models.inquiry import CHANNEL
 from sessions_app.services.sessions import closed_session, find_session
 
-ANSWER_TASK = "sessions_app.tasks.answer_inquiry"
+MOST_WAITING = 16
+"""Questions about one sandbox, which are answered one after the other."""
 
 FIGURES_SECONDS = 2.0
 """For figures of this moment, which are asked for again: they hold a thread for no longer."""
@@ -76,16 +79,28 @@ def ask(
     """Send a question to the node that has the session's sandbox. `answer` or `wait_for_answer`
     follows.
 
-    Raises NotFound, SessionClosed, NoSandbox, SandboxUnreachable.
+    Raises NotFound, SessionClosed, NoSandbox, SandboxUnreachable, TooManyQueued.
     """
     session = find_session(session_id, caller)
     node = _node_of(session)
+    _require_place(session)
     inquiry = Inquiry(session_id=session.pk, about=about, path=path)
-    with transaction.atomic():
+    with transaction.atomic(), connection.cursor() as cursor:
         commit_without_waiting()
         inquiry.save(force_insert=True)
-        enqueue(ANSWER_TASK, str(inquiry.pk), queue=node_queue(node.name))
+        cursor.execute("SELECT pg_notify(%s, '')", [f"{CHANNEL}{node.pk}"])
     return inquiry
+
+
+def _require_place(session: Session) -> None:
+    waiting = Inquiry.objects.young().filter(session_id=session.pk, status=Inquiry.Status.ASKED)
+    if waiting.count() >= MOST_WAITING:
+        raise TooManyQueued(
+            f"{MOST_WAITING} questions about the session's sandbox wait already, which is the "
+            "maximum. Try again when some are answered.",
+            queue="workspace",
+            maximum=MOST_WAITING,
+        )
 
 
 def _node_of(session: Session) -> Node:
@@ -116,6 +131,16 @@ async def answer(inquiry: Inquiry) -> Answer:
         if row is None:  # whoever asked has gone, too
             await _take_back(inquiry.pk)
     return _read(inquiry, row)
+
+
+_taking_back: set[asyncio.Task[None]] = set()
+
+
+def take_back_soon(inquiry: Inquiry) -> None:
+    """As `take_back`, beside whatever goes on in the event loop."""
+    task = asyncio.get_running_loop().create_task(_take_back(inquiry.pk))
+    _taking_back.add(task)
+    task.add_done_callback(_taking_back.discard)
 
 
 def wait_for_answer(inquiry: Inquiry, *, seconds: float = ANSWER_SECONDS) -> Answer:

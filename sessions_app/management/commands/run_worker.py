@@ -13,6 +13,7 @@ from codeexec.cluster import ClusterDiedError, run_cluster
 from codeexec.commands import TeachingCommand
 from sessions_app import upkeep
 from sessions_app.executor import run_executor
+from sessions_app.workspace_reader import run_workspace_reader
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Command(TeachingCommand):
                 upkeep.tick,
                 interval_seconds=UPKEEP_SECONDS,
                 run_executor=partial(run_executor, node.pk, concurrency=node.concurrency),
+                run_workspace_reader=partial(run_workspace_reader, node.pk),
             )
         except ClusterDiedError as error:
             raise CommandError(str(error)) from error
