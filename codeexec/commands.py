@@ -189,7 +189,10 @@ def as_json(value: Any) -> str:
 
 
 def _json_value(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    """Moments as the API writes them."""
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return str(value)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

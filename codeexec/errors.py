@@ -28,6 +28,7 @@
     ├── TooManyQueued         429      too_many_queued (with Retry-After)
     ├── TooManyStreams        429      too_many_streams (with Retry-After)
     ├── NoCapacity            503      no_capacity (with Retry-After)
+    │   └── NotPrepared       503      no_capacity
     ├── SandboxUnreachable    503      sandbox_unreachable (with Retry-After)
     ├── DatabaseAway          503      database_away (with Retry-After)
     ├── ShuttingDown          503      shutting_down (with Retry-After)
@@ -46,11 +47,13 @@ from typing import Any
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
 from psycopg.errors import QueryCanceled
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
 from codeexec.json_answer import JsonAnswer
+from codeexec.page_policies import API_PATHS, content_security_policy
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +246,13 @@ class TooManyStreams(ServiceError):
 class NoCapacity(ServiceError):
     code = "no_capacity"
     http_status = 503
-    retry_after_seconds = 5
+    retry_after_seconds: int | None = 5
+
+
+class NotPrepared(NoCapacity):
+    """There won't be any before an operator has done something: to wait is in vain."""
+
+    retry_after_seconds = None
 
 
 class SandboxUnreachable(ServiceError):
@@ -341,15 +350,33 @@ def error_page(status: int, detail: str, code: str) -> HttpResponse:
     return JsonAnswer({"detail": detail, "code": code}, status)
 
 
+def _answer(request: HttpRequest, status: int, detail: str, code: str) -> HttpResponse:
+    """A page for who looks at it in a browser; JSON for all others, and for the API's calls."""
+    accepts = request.headers.get("Accept", "")
+    if request.path_info.startswith(API_PATHS) or "text/html" not in accepts:
+        return error_page(status, detail, code)
+    shown = {"title": _TITLES[status], "detail": detail}
+    page = render(request, "error.html", shown, status=status)
+    page.headers["Content-Security-Policy"] = content_security_policy("/")
+    return page
+
+
+_TITLES = {400: "Bad request", 403: "Not allowed", 404: "Not found", 500: "Failed"}
+
+
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     detail = f"There is nothing at {request.path}; the calls are described at /docs."
-    return error_page(404, detail, "not_found")
+    return _answer(request, 404, detail, "not_found")
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(request, 403, "You may not see or do this.", Forbidden.code)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return error_page(500, "The service failed; its log says why.", "internal_error")
+    return _answer(request, 500, "The service failed; its log says why.", "internal_error")
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     detail = str(exception) if settings.DEBUG else "The request can't be understood."
-    return error_page(400, detail, "bad_request")
+    return _answer(request, 400, detail, "bad_request")

@@ -15,8 +15,8 @@ from django.http import HttpRequest
 
 from codeexec.env import is_loopback
 from codeexec.errors import ForeignHost, ForeignOrigin
+from codeexec.page_policies import API_PATHS
 
-API_PATHS = "/api/"
 _ELSEWHERE = ("cross-site", "same-site")
 """Of Sec-Fetch-Site, which no script can forge. A page on another port is `same-site`."""
 

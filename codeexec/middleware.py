@@ -11,8 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from codeexec.errors import Forbidden, error_answer
-from codeexec.local_only import API_PATHS, require_local
-from codeexec.page_policies import PERMISSIONS_POLICY, content_security_policy
+from codeexec.local_only import require_local
+from codeexec.page_policies import API_PATHS, PERMISSIONS_POLICY, content_security_policy
 
 AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 Handler = Callable[[HttpRequest], HttpResponseBase]

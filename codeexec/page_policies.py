@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 Directives = Mapping[str, str]
 
+API_PATHS = "/api/"
+
 _NOTHING: Directives = {
     "default-src": "'none'",
     "base-uri": "'none'",

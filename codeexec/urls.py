@@ -11,6 +11,7 @@ from drf_spectacular.views import (
 )
 
 from sessions_app.admin.dashboard import dashboard_region
+from sessions_app.admin.object_history import object_history
 from sessions_app.admin.streams import execution_events, session_events
 from sessions_app.api.schema_view import api_schema
 from sessions_app.metrics import metrics
@@ -44,9 +45,15 @@ urlpatterns = [
         name="execution_events",
     ),
     path("admin/dashboard/<slug:name>", dashboard_region, name="dashboard_region"),
+    path(
+        "admin/<slug:app>/<slug:model>/<path:object_id>/history/",
+        object_history,
+        name="object_history",
+    ),
     path("admin/", admin.site.urls),
 ]
 
 handler400 = "codeexec.errors.bad_request"
+handler403 = "codeexec.errors.permission_denied"
 handler404 = "codeexec.errors.page_not_found"
 handler500 = "codeexec.errors.server_error"

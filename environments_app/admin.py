@@ -16,7 +16,7 @@ from unfold.contrib.filters.admin import BooleanRadioFilter
 
 from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
-from environments_app.forms import ExactText, limit_field, shown
+from environments_app.forms import EnvironmentForm, ExactText, limit_field, shown
 from environments_app.limits import LIMITS
 from environments_app.models import Environment, EnvironmentQuerySet, EnvironmentRevision
 from environments_app.seeding import changed_fields
@@ -37,6 +37,9 @@ may change the rest decides what runs inside, which is no more than any client d
 """
 
 _UNITS = {"cpu": " CPU", "pids": " processes", "timeout": " s", "tmpfs": " workspace"}
+
+
+_TO_BE_BUILT = "{0} has no image yet: build it under Builds and revisions, then enable it."
 
 
 def limits_text(environment: Environment) -> str:
@@ -83,6 +86,7 @@ class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
 
 @admin.register(Environment)
 class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
+    form = EnvironmentForm
     list_display: tuple[str, ...] = (
         "name",
         "enabled",
@@ -131,6 +135,19 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
             fields = (*fields, "name")
         return fields if request.user.is_superuser else (*fields, *ISOLATION_FIELDS)
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """A new one can't be enabled: it has no image."""
+        sections = super().get_fieldsets(request, obj)
+        if obj is not None:
+            return sections
+        return [
+            (
+                title,
+                {**options, "fields": [name for name in options["fields"] if name != "enabled"]},
+            )
+            for title, options in sections
+        ]
+
     def formfield_for_dbfield(
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> forms.Field | None:
@@ -143,7 +160,9 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
         self, request: HttpRequest, obj: Environment, form: ModelForm[Environment], change: bool
     ) -> None:
         if not change:
+            obj.enabled = False
             obj.save()
+            self.message_user(request, _TO_BE_BUILT.format(obj), messages.WARNING)
             return
         obj.save(update_fields=[*form.changed_data, "updated_at"])
         record_definition(obj)
@@ -179,8 +198,11 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
 
     @admin.action(description="Enable", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
-        count = set_enabled(queryset, True, by=user_actor(request))
+        built = queryset.filter(pk__in=EnvironmentRevision.objects.values("environment"))
+        count = set_enabled(built, True, by=user_actor(request))
         self.message_user(request, f"Enabled: {count}.", messages.SUCCESS)
+        for environment in queryset.exclude(pk__in=built.values("pk")):
+            self.message_user(request, _TO_BE_BUILT.format(environment), messages.WARNING)
 
     @admin.action(description="Disable: no new sessions", permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
@@ -196,5 +218,8 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
             self.message_user(request, "Choose exactly one environment.", messages.ERROR)
             return
         environment = queryset.get()
+        if not environment.has_image:
+            self.message_user(request, _TO_BE_BUILT.format(environment), messages.ERROR)
+            return
         make_default(environment, by=user_actor(request))
         self.message_user(request, f"{environment} is the default now.", messages.SUCCESS)

@@ -82,6 +82,14 @@ def check_command(template: str) -> None:
         raise ValueError("there is no program in it")
 
 
+def check_names_the_file(run_command: str, compile_command: str) -> None:
+    """Raise ValueError where a run would not know which file it is of."""
+    named = {*_PLACEHOLDER.findall(run_command), *_PLACEHOLDER.findall(compile_command)}
+    if not named & {"file_path", "filename"}:
+        where = "neither command names" if compile_command else "it doesn't name"
+        raise ValueError(f"{where} the program's file; write {{file_path}} where it belongs")
+
+
 def render(template: str, values: Mapping[str, str], args: Sequence[str] = ()) -> tuple[str, ...]:
     words = shlex.split(template)
     script = _script_index(words)

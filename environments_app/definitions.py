@@ -13,7 +13,7 @@ from typing import Any
 
 from codeexec.sizes import format_size
 from environments_app import rules
-from environments_app.commands import check_command
+from environments_app.commands import check_command, check_names_the_file
 from environments_app.limits import LIMITS, Limit
 from environments_app.yaml_nodes import (
     DefinitionsError,
@@ -110,9 +110,18 @@ def _definition(name: str, value: Value, shared: Mapping[str, Any]) -> Definitio
         if key not in entries:
             value.missing(key)
     columns = {"image": name, "default_filename": "", "run_command": "", **_columns(entries)}
+    if columns["run_command"]:
+        _check_commands(columns, entries["run_command"])
     if "file_extension" not in columns:
         columns["file_extension"] = _extension_of(columns["default_filename"], value)
     return Definition(name=name, **columns, **shared)
+
+
+def _check_commands(columns: Mapping[str, Any], value: Value) -> None:
+    try:
+        check_names_the_file(columns["run_command"], columns.get("compile_command") or "")
+    except ValueError as error:
+        value.problem(str(error))
 
 
 def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:

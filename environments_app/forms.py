@@ -12,6 +12,19 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from codeexec.sizes import format_size
 from environments_app.limits import LIMITS, Limit
+from environments_app.models import Environment
+
+
+class EnvironmentForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = Environment
+        fields = "__all__"  # noqa: DJ007 -- the admin's fieldsets name them
+
+    def clean_enabled(self) -> bool:
+        enabled = bool(self.cleaned_data["enabled"])
+        if enabled and not self.initial.get("enabled") and not self.instance.has_image:
+            raise ValidationError("It has no image yet: build it before it is enabled.")
+        return enabled
 
 
 class LimitField(forms.CharField):

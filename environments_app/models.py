@@ -253,6 +253,9 @@ class Environment(models.Model):
     def clean(self) -> None:
         if self.is_default and not self.enabled:
             raise ValidationError({"enabled": "The default environment must be enabled."})
+        validators.runs_the_file(self.run_command, self.compile_command)
+        if not Environment.objects.filter(pk=self.pk, runtime=self.runtime).exists():
+            validators.known_runtime(self.runtime)
         self._clean_maxima()
 
     def _clean_maxima(self) -> None:
@@ -279,6 +282,11 @@ class Environment(models.Model):
     def current_revision(self) -> EnvironmentRevision | None:
         """The latest one; None before the first build."""
         return self.revisions.order_by("-number").first()
+
+    @property
+    def has_image(self) -> bool:
+        """Whether any node has built it: sessions can't be opened in it before."""
+        return self.pk is not None and self.revisions.exists()
 
     @property
     def network_enabled(self) -> bool:
@@ -356,6 +364,14 @@ class EnvironmentRevision(models.Model):
         editable=False,
         help_text="Environment.defining_columns(): what a roll back takes back.",
     )
+    cause = models.CharField(
+        max_length=100,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="What made it, where that was neither a build of the folder nor a change.",
+    )
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
 
     objects = EnvironmentRevisionQuerySet.as_manager()
@@ -382,10 +398,12 @@ class EnvironmentRevision(models.Model):
         before = type(self).objects.filter(environment=self.environment_id, number=self.number - 1)
         previous = before.first()
         if previous is None:
-            return []
+            return [self.cause] if self.cause else []
         old, new = _flat(previous.definition), _flat(self.definition)
         changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
         lines = [f"{name}: {old.get(name)} → {new.get(name)}" for name in changed]
+        if self.cause:
+            return [self.cause, *lines]
         return ["image built anew", *lines] if previous.image_id != self.image_id else lines
 
 

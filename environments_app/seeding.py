@@ -14,8 +14,9 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from environments_app.definitions import Definition, Definitions
+from environments_app.definitions import Definition, Definitions, DefinitionsError
 from environments_app.models import Environment
+from environments_app.runtimes import require_known_runtime
 from environments_app.services import record_definition
 
 
@@ -70,6 +71,8 @@ def _seed(definitions: Definitions, *, force: bool) -> list[Seeded]:
 
 def _seed_one(definition: Definition, row: Environment | None, *, force: bool) -> Seeded:
     columns = definition.columns()
+    if row is None or row.runtime != definition.runtime:
+        _require_runtime(definition)
     if row is None:
         Environment.objects.create(name=definition.name, seeded=columns, **columns)
         return Seeded(name=definition.name, outcome=Outcome.CREATED)
@@ -80,6 +83,15 @@ def _seed_one(definition: Definition, row: Environment | None, *, force: bool) -
     _write(row, columns)
     outcome = Outcome.UPDATED if news else Outcome.UNCHANGED
     return Seeded(name=row.name, outcome=outcome, fields=news)
+
+
+def _require_runtime(definition: Definition) -> None:
+    """Raises DefinitionsError."""
+    try:
+        require_known_runtime(definition.runtime)
+    except ValueError as error:
+        name = f"environments.{definition.name}.runtime"
+        raise DefinitionsError(f"{name}: {definition.runtime!r} can't be: {error}.") from error
 
 
 def _differing(now: dict[str, Any], other: dict[str, Any]) -> tuple[str, ...]:

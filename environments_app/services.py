@@ -71,9 +71,11 @@ def sandbox_spec(
 @transaction.atomic
 def make_default(environment: Environment, *, by: Actor) -> None:
     """Let clients that name no environment mean this one from now on, which is enabled."""
+    before = Environment.objects.default().values_list("name", flat=True).first()
     Environment.objects.exclude(pk=environment.pk).default().update(is_default=False)
     Environment.objects.filter(pk=environment.pk).update(is_default=True, enabled=True)
-    record(by, "environment.change", environment, is_default=True)
+    changes = {"default": [before, environment.name]}
+    record(by, "environment.change", environment, is_default=True, changes=changes)
 
 
 @transaction.atomic
@@ -84,7 +86,8 @@ def set_enabled(environments: QuerySet[Environment], enabled: bool, *, by: Actor
     for environment in changed:
         environment.enabled = enabled
         environment.save(update_fields=["enabled", "updated_at"])
-        record(by, "environment.change", environment, enabled=enabled)
+        changes = {"enabled": [not enabled, enabled]}
+        record(by, "environment.change", environment, enabled=enabled, changes=changes)
     return len(changed)
 
 
@@ -129,7 +132,7 @@ def record_definition(environment: Environment) -> EnvironmentRevision | None:
 
 
 def add_revision(
-    environment: Environment, node: str, image_id: str, size_bytes: int
+    environment: Environment, node: str, image_id: str, size_bytes: int, *, cause: str = ""
 ) -> EnvironmentRevision:
     """The next one of an environment, whose row the caller has locked."""
     current = environment.current_revision
@@ -142,4 +145,5 @@ def add_revision(
         definition=environment.definition(),
         build_id=environment.build_id,
         columns=environment.defining_columns(),
+        cause=cause,
     )

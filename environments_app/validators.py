@@ -7,7 +7,8 @@ import re
 from django.core.exceptions import ValidationError
 
 from environments_app import rules
-from environments_app.commands import check_command
+from environments_app.commands import check_command, check_names_the_file
+from environments_app.runtimes import require_known_runtime
 
 
 def _check(rule: rules.TextRule, value: str) -> None:
@@ -50,6 +51,20 @@ def command(value: str) -> None:
         check_command(value)
     except ValueError as error:
         raise ValidationError(f"This command can't be: {error}.") from error
+
+
+def runs_the_file(run_command: str, compile_command: str) -> None:
+    try:
+        check_names_the_file(run_command, compile_command)
+    except ValueError as error:
+        raise ValidationError({"run_command": f"This command can't be: {error}."}) from error
+
+
+def known_runtime(value: str) -> None:
+    try:
+        require_known_runtime(value)
+    except ValueError as error:
+        raise ValidationError({"runtime": f"'{value}' can't be: {error}."}) from error
 
 
 MAX_DOCKERFILE_BYTES = 64 * 1024

@@ -7,7 +7,7 @@ something out: a `Caller` made of defaults sees nothing and may do nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
@@ -99,6 +99,8 @@ class Caller:
     token_id: str = ""
     """A token's: tells it from others."""
     quota: Quota = Quota()
+    key_prefix: str = ""
+    """Of the key that the caller came with."""
 
     # REST framework takes a caller for the request's user.
     is_authenticated = True
@@ -116,8 +118,20 @@ class Caller:
     def actor(self) -> Actor:
         """How the audit log names it. Commands and the console have actors of their own."""
         if self.client is None:
-            return ANYBODY
-        return Actor(kind=ActorKind.CLIENT, name=self.client.name, id=str(self.client.id))
+            return replace(ANYBODY, credential=self.credential)
+        return Actor(
+            kind=ActorKind.CLIENT,
+            name=self.client.name,
+            id=str(self.client.id),
+            credential=self.credential,
+        )
+
+    @property
+    def credential(self) -> str:
+        """What it came with, without what is secret of it."""
+        if self.role is not None:
+            return f"token of the role {self.role.value}"
+        return f"key cex_{self.key_prefix}_…" if self.key_prefix else ""
 
     def has_scope(self, scope: str) -> bool:
         if self.client is None:

@@ -75,7 +75,11 @@ def test_forms_of_the_console_are_recorded_with_the_fields_that_were_changed(
     assert (entry.action, entry.target_name) == ("environment.change", "python")
     assert (entry.actor_kind, entry.actor_name) == ("user", "admin")
     assert entry.address == "192.0.2.7"
-    assert entry.details == {"fields": ["Description"]}
+    assert entry.details == {
+        "fields": ["Description"],
+        "changes": {"description": [python.description, "changed"]},
+    }
+    assert "→ changed" in text_of(staff("view_auditentry"), list_page(LIST))
 
 
 def test_users_that_are_added_and_deleted_are_recorded(admin_client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.django_db
 BY = command_actor("tests")
 TEXT = "FROM debian\nRUN echo another\n"
 S = NodeBuild.Status
+CONFIRMED = {"confirmed": "yes"}
 
 
 @pytest.fixture
@@ -253,9 +255,9 @@ def test_an_operator_builds_promotes_and_rolls_back(
     page = admin_client.get(answer["Location"]).content.decode()
     assert "RUN echo another" in page
     assert "Smoke test passed" in page
-    admin_client.post(answer["Location"], {"step": "promote"})
+    admin_client.post(answer["Location"], {"step": "promote"} | CONFIRMED)
     assert Environment.objects.get(pk=python.pk).build_id == build.pk
-    admin_client.post(overview(python), {"step": "roll_back", "revision": "1"})
+    admin_client.post(overview(python), {"step": "roll_back", "revision": "1"} | CONFIRMED)
     assert Environment.objects.get(pk=python.pk).build_id is None
     assert python.revisions.count() == 3
     actions = AuditEntry.objects.order_by("pk").values_list("action", flat=True)
@@ -266,8 +268,8 @@ def test_an_operator_builds_promotes_and_rolls_back(
     ("step", "needed"),
     [
         ({"step": "build", "dockerfile": TEXT}, {"build_environment", "edit_dockerfile"}),
-        ({"step": "roll_back", "revision": "1"}, {"promote_environment"}),
-        ({"step": "promote"}, {"promote_environment"}),
+        ({"step": "roll_back", "revision": "1"} | CONFIRMED, {"promote_environment"}),
+        ({"step": "promote"} | CONFIRMED, {"promote_environment"}),
         ({"step": "cancel"}, {"build_environment"}),
         ({"step": "repeat"}, {"build_environment"}),
     ],
@@ -289,3 +291,64 @@ def test_each_step_asks_for_its_own_permission(
     user.user_permissions.set(everything.filter(codename__in=[*needed, "view_environment"]))
     client.force_login(user)
     assert client.post(address, step).status_code == 302
+
+
+@pytest.mark.parametrize("step", ["promote", "roll_back"])
+def test_what_sessions_get_is_changed_after_a_question(
+    step: str, admin_client: Client, python: Environment, this: Node
+) -> None:
+    promoted = built(python)
+    promote(promoted, by=BY)
+    build = built(python, TEXT + "# again\n")
+    address = overview(python)
+    if step == "promote":
+        address = reverse("admin:environments_app_build", args=[python.pk, build.pk])
+    before = list(python.revisions.values_list("pk", flat=True))
+    asked = admin_client.post(address, {"step": step, "revision": "1", "reason": "it <b>must</b>"})
+    text = asked.content.decode()
+    assert asked.status_code == 200
+    assert ("Promote " if step == "promote" else "back to revision 1?") in text
+    assert list(python.revisions.values_list("pk", flat=True)) == before
+    kept = dict(
+        re.findall(r'<input type="hidden" name="(step|revision|reason)" value="([^"]*)"', text)
+    )
+    assert kept == {"step": step, "revision": "1", "reason": "it &lt;b&gt;must&lt;/b&gt;"}
+    assert admin_client.post(address, kept | CONFIRMED).status_code == 302
+    assert python.revisions.count() == len(before) + 1
+
+
+def test_each_revision_says_what_made_it(python: Environment, this: Node) -> None:
+    first, build = python.current_revision, built(python)
+    assert first is not None
+    promote(build, by=BY)
+    roll_back(first, by=BY)
+    promoted, rolled_back = python.revisions.filter(number__gt=1).order_by("number")
+    assert promoted.changes()[0] == f"build {build.pk} promoted"
+    assert rolled_back.changes()[0] == "rolled back to revision 1"
+    assert "image built anew" not in [*promoted.changes(), *rolled_back.changes()]
+
+
+def test_a_text_that_no_engine_would_build_stays_in_the_editor(
+    admin_client: Client, python: Environment, this: Node
+) -> None:
+    typed = "RUN echo hours of work <&>\r\n"
+    answer = admin_client.post(overview(python), {"step": "build", "dockerfile": typed})
+    text = answer.content.decode()
+    assert answer.status_code == 200
+    assert "It has no FROM" in text
+    assert "RUN echo hours of work &lt;&amp;&gt;\n</textarea>" in text
+    assert not EnvironmentBuild.objects.exists()
+
+
+def test_the_text_of_a_build_that_failed_is_gone_on_with(
+    admin_client: Client, python: Environment, this: Node, driver: FakeDriver
+) -> None:
+    build = request_build(python, TEXT + "RUN false # typed\n", by=BY)
+    node_build(build).finish(S.FAILED, "it failed")
+    text = admin_client.get(overview(python)).content.decode()
+    assert "RUN false # typed" in text
+    assert f"The text of build {build.pk}, which is not promoted." in text
+    promoted = admin_client.get(f"{overview(python)}?promoted").content.decode()
+    assert "RUN false # typed" not in promoted
+    promote(built(python), by=BY)
+    assert "RUN false # typed" not in admin_client.get(overview(python)).content.decode()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.sessions.models import Session as Login
 from django.test import Client as Browser
 from django.urls import reverse
+from django.utils import timezone
 
 from sessions_app.callers import SCOPES
 from sessions_app.models import ApiKey, Client
@@ -144,3 +146,18 @@ def test_a_key_can_not_be_changed_or_made_by_hand(client_row: Client, operator: 
     key.refresh_from_db()
     assert re.fullmatch("[0-9a-f]{8}", key.prefix)
     assert key.prefix != "00000000"
+
+
+def test_a_key_may_be_given_an_end(client_row: Client, operator: Browser) -> None:
+    shown = operator.get(new_key_page(client_row)).content.decode()
+    assert 'name="expires_in"' in shown
+    for wrong in ("0", "-1", "soon", "1e9", "36501"):
+        assert operator.post(new_key_page(client_row), {"expires_in": wrong}).status_code == 200
+    assert not ApiKey.objects.exists()
+    text = operator.post(new_key_page(client_row), {"expires_in": "90"}).content.decode()
+    key = ApiKey.objects.get()
+    assert key.expires_at is not None
+    assert abs(key.expires_at - timezone.now() - timedelta(days=90)) < timedelta(minutes=5)
+    assert f"{key.expires_at:%Y-%m-%d %H:%M} UTC" in text
+    operator.post(new_key_page(client_row), {"expires_in": ""})
+    assert ApiKey.objects.filter(expires_at=None).count() == 1

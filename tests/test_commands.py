@@ -25,8 +25,10 @@ from django.utils import timezone
 
 from codeexec.audit.models import AuditEntry
 from codeexec.commands import EXIT_CODES, TeachingCommand
+from codeexec.json_answer import render_json
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
+from sessions_app.api.answers import SessionSerializer, TimelineSerializer
 from sessions_app.models import Execution, FailedLogin, Node, Session
 from sessions_app.services.clients import create_client, create_key
 from tests.console_fixtures import UNSTARTED, execution, sandbox, session
@@ -395,3 +397,42 @@ def test_the_whole_answer_is_given_as_json(running: Any, tmp_path: Path) -> None
     answer = json.loads(out)
     assert (code, err) == (7, "")
     assert (answer["exit_code"], answer["stderr"]) == (7, "oh\n")
+
+
+def test_what_comes_to_stdin_is_the_programs(
+    running: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("print(input() + '!')\n")
+    for given in ("é\n".encode(), b"another\n"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+        assert running(str(tmp_path / "a.py"))[:2] == (0, f"{given.decode().strip()}!\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    with pytest.raises(CommandError, match="no text in UTF-8"):
+        call_command("run_code", str(tmp_path / "a.py"))
+
+
+def test_a_limit_that_ended_the_program_is_told(running: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("print(1, flush=True)\nwhile True: pass\n")
+    code, out, err = running(str(tmp_path / "a.py"), "--timeout", "0.5")
+    assert (code, out) == (124, "1\n")
+    assert err.endswith("The time limit of 0.5 s ended the program.\n")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b", "x" * 1000])
+def test_a_client_without_a_name_is_refused_with_a_sentence(name: str, db: None) -> None:
+    with pytest.raises(CommandError) as refused:
+        call_command("create_client", name)
+    assert str(refused.value).startswith("A client needs a name of 1 to ")
+    assert "constraint" not in str(refused.value)
+
+
+def test_commands_and_the_api_have_the_same_names(
+    cast: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_command("sessions", str(cast["live"].pk), "--json")
+    told = json.loads(capsys.readouterr().out)
+    answered = json.loads(render_json(SessionSerializer(cast["live"]).data))
+    assert answered.items() <= told.items()
+    call_command("executions", str(cast["run"].pk), "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads(render_json(TimelineSerializer(cast["run"]).data))

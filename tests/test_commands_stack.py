@@ -30,6 +30,7 @@ def begun(stack: Stack, *arguments: str) -> subprocess.Popen[str]:
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
         env=stack.environ,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -15,6 +15,8 @@ from environments_app.exporting import environments_yaml
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
 from environments_app.services import record_image
+from sessions_app.health import check_health
+from sessions_app.models import Node
 from tests.cast import new_session
 from tests.test_environment_seeding import NODE, PYTHON, file
 
@@ -199,7 +201,7 @@ def test_an_environment_is_added(admin_client: Client) -> None:
     assert admin_client.post(url, values).status_code == 302
     go = Environment.objects.get(name="go")
     assert (go.enabled, go.is_default, go.seeded, go.memory_bytes) == (
-        True,
+        False,
         False,
         None,
         1024 * MIB,
@@ -218,12 +220,17 @@ def test_environments_are_disabled_and_enabled_together(admin_client: Client) ->
     assert "Disabled: 1." in said
     assert "The default environment stays enabled." in said
     assert list(Environment.objects.enabled().values_list("name", flat=True)) == ["python"]
+    assert "node has no image yet" in act(admin_client, "enable", "node")
+    assert Environment.objects.enabled().count() == 1
+    record_image(Environment.objects.get(name="node"), image())
     assert "Enabled: 1." in act(admin_client, "enable", "node")
     assert Environment.objects.enabled().count() == 2
 
 
 def test_another_environment_is_made_the_default(admin_client: Client) -> None:
     assert "exactly one" in act(admin_client, "choose_as_default", "node", "python")
+    assert "node has no image yet" in act(admin_client, "choose_as_default", "node")
+    record_image(Environment.objects.get(name="node"), image())
     assert "node is the default now." in act(admin_client, "choose_as_default", "node")
     assert Environment.objects.get(is_default=True).name == "node"
 
@@ -292,6 +299,7 @@ def test_what_a_smoke_test_must_print_is_kept_exactly(admin_client: Client) -> N
 
 
 def test_whoever_changes_an_environment_is_in_the_audit_log(admin_client: Client) -> None:
+    record_image(Environment.objects.get(name="node"), image())
     chosen = {"_selected_action": [Environment.objects.get(name="node").pk]}
     for action in ("disable", "enable", "choose_as_default"):
         admin_client.post(reverse(LIST), {"action": action, **chosen})
@@ -301,10 +309,13 @@ def test_whoever_changes_an_environment_is_in_the_audit_log(admin_client: Client
         ("environment.change", "node", "admin")
     }
     assert [each.details for each in entries] == [
-        {"enabled": False},
-        {"enabled": True},
-        {"is_default": True},
-        {"fields": ["Description"]},
+        {"enabled": False, "changes": {"enabled": [True, False]}},
+        {"enabled": True, "changes": {"enabled": [False, True]}},
+        {"is_default": True, "changes": {"default": ["python", "node"]}},
+        {
+            "fields": ["Description"],
+            "changes": {"description": [NODE.description, "Changed."]},
+        },
     ]
 
 
@@ -312,3 +323,43 @@ def test_the_export_is_what_seeding_takes_back(admin_client: Client) -> None:
     answer = admin_client.get(reverse("admin:environments_app_environment_export"))
     assert answer.content.decode() == environments_yaml()
     assert 'filename="environments.yaml"' in answer.headers["Content-Disposition"]
+
+
+def test_a_new_environment_is_enabled_once_it_has_an_image(admin_client: Client) -> None:
+    url = reverse("admin:environments_app_environment_add")
+    assert 'name="enabled"' not in admin_client.get(url).content.decode()
+    values = form_values(admin_client, url) | {
+        "name": "go",
+        "image": "go",
+        "default_filename": "main.go",
+        "file_extension": ".go",
+        "run_command": "go run {file_path}",
+        "enabled": "on",
+    }
+    said = admin_client.post(url, values, follow=True).content.decode()
+    assert "go has no image yet: build it under Builds and revisions, then enable it." in said
+    assert not Environment.objects.get(name="go").enabled
+    assert check_health().checks["environments"] == "not built yet: node, python"
+    assert "no image yet" in save(admin_client, "go", enabled="on")
+    record_image(Environment.objects.get(name="go"), image())
+    assert save(admin_client, "go", enabled="on") == ""
+    assert Environment.objects.get(name="go").enabled
+
+
+def test_a_runtime_that_no_node_has_is_refused(admin_client: Client, this: Node) -> None:
+    Node.objects.update(runtimes=["runc", "runsc"])
+    refused = save(admin_client, "node", runtime="kata")
+    assert "'kata' can't be: no node's Docker Engine has it; they have runc, runsc." in refused
+    assert save(admin_client, "node", runtime="runsc") == ""
+    Node.objects.update(runtimes=["runc"])
+    assert save(admin_client, "node", description="Its runtime stays as it is.") == ""
+    Node.objects.all().delete()
+    assert save(admin_client, "node", runtime="kata") == ""  # the first node is still to come
+
+
+@pytest.mark.parametrize("command", ["python", "python -c 1", "sh -c 'echo ${HOME}'"])
+def test_a_command_that_names_no_file_is_refused(admin_client: Client, command: str) -> None:
+    refused = save(admin_client, "node", run_command=command, compile_command="")
+    assert "it doesn't name the program's file; write {file_path} where it belongs" in refused
+    compiled = {"compile_command": "javac {filename}", "run_command": "java Main"}
+    assert save(admin_client, "node", **compiled) == ""

@@ -78,7 +78,7 @@ environments:
     network: true
   small:
     default_filename: main.x
-    run_command: x
+    run_command: x {file_path}
 defaults:
   default_environment: small
   workspace_dir: /data

@@ -170,6 +170,8 @@ def test_an_unknown_environment_names_those_there_are() -> None:
             "detail": f"There is no '{name}'; the environments are: node, python.",
             "code": "unknown_environment",
             "environments": ["node", "python"],
+            "field": "environment",
+            "errors": {"environment": [caught.value.detail]},
         }
 
 

@@ -8,10 +8,11 @@ from django.core.management import CommandError, call_command
 
 from codeexec.audit.actors import command_actor
 from codeexec.sandbox.types import ImageInfo
-from environments_app.definitions import Definition, Definitions
+from environments_app.definitions import Definition, Definitions, DefinitionsError
 from environments_app.models import Environment
 from environments_app.seeding import Outcome, changed_fields, seed
 from environments_app.services import make_default, record_image
+from sessions_app.models import Node
 
 pytestmark = pytest.mark.django_db
 
@@ -239,3 +240,13 @@ def test_the_shipped_file_is_what_the_command_reads() -> None:
     call_command("seed_environments", stdout=StringIO())
     names = Environment.objects.enabled().values_list("name", flat=True)
     assert list(names) == ["node", "python", "python-ml", "rust"]
+
+
+def test_a_runtime_that_no_node_has_is_refused_with_a_sentence(this: Node) -> None:
+    Node.objects.update(runtimes=["runc", "runsc"])
+    seed(file(PYTHON, definition("other", runtime="runsc")))
+    with pytest.raises(DefinitionsError, match=r"environments\.node\.runtime: 'kata' can't be: no"):
+        seed(file(PYTHON, definition("node", runtime="kata")))
+    assert not Environment.objects.filter(name="node").exists()
+    Node.objects.update(runtimes=["runc"])
+    seed(file(PYTHON, definition("other", runtime="runsc")))  # it has it already

@@ -212,7 +212,10 @@ def test_an_environment_that_is_not_offered_is_refused(
     Environment.objects.filter(name="rust").update(enabled=False)
     with pytest.raises(UnknownEnvironment) as caught:
         open_session(environment_name=name)
-    assert caught.value.fields == {"environments": ["node", "python", "python-ml"]}
+    assert caught.value.fields == {
+        "environments": ["node", "python", "python-ml"],
+        "field": "environment",
+    }
 
 
 def test_metadata_and_ttl_are_kept(python: Environment, this: Node) -> None:

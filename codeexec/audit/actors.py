@@ -31,6 +31,8 @@ class Actor:
     """Primary key of the user or the client; of a command, the host's user who ran it."""
     address: str = ""
     """IP address, where it is known."""
+    credential: str = ""
+    """Of a client: the key or the kind of token that it came with, as far as that is no secret."""
 
 
 ANYBODY = Actor(kind=ActorKind.ANYBODY, name="anybody")

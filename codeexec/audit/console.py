@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from django import forms
+from django.db.models import Model
+from django.forms import BaseForm
 from django.http import HttpRequest
 
 from codeexec.audit.actors import user_actor
 from codeexec.audit.record import record
+
+SHOWN_CHARACTERS = 200
+"""Of a value: enough to tell it, and not a whole program."""
 
 
 class AuditedForms:
@@ -13,19 +20,62 @@ class AuditedForms:
     An action on rows is recorded by the service that carries it out.
     """
 
+    def construct_change_message(
+        self, request: HttpRequest, form: BaseForm, formsets: Any, add: bool = False
+    ) -> Any:
+        request.audited_changes = changes_of(form)  # type: ignore[attr-defined]
+        return super().construct_change_message(request, form, formsets, add)  # type: ignore[misc]
+
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        record(user_actor(request), f"{obj._meta.model_name}.add", obj)
+        record(user_actor(request), f"{obj._meta.model_name}.add", obj, **_noted(request))
         return super().log_addition(request, obj, message)  # type: ignore[misc]
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         if not isinstance(message, str):
-            record(user_actor(request), f"{obj._meta.model_name}.change", obj, **_fields(message))
+            details = _fields(message) | _noted(request)
+            record(user_actor(request), f"{obj._meta.model_name}.change", obj, **details)
         return super().log_change(request, obj, message)  # type: ignore[misc]
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
         for obj in queryset:
             record(user_actor(request), f"{obj._meta.model_name}.delete", obj)
         return super().log_deletions(request, queryset)  # type: ignore[misc]
+
+
+def changes_of(form: BaseForm) -> dict[str, list[Any]]:
+    """What each changed field was before, and is now; nothing of secrets."""
+    fields = form.fields  # what has changed may be none of them: a password is told as one
+    changed = (
+        name for name in form.changed_data if name in fields and not _is_secret(fields[name], name)
+    )
+    return {
+        name: [
+            _plain(form.get_initial_for_field(fields[name], name)),
+            _plain(form.cleaned_data.get(name)),
+        ]
+        for name in changed
+    }
+
+
+def _is_secret(field: forms.Field, name: str) -> bool:
+    return isinstance(field.widget, forms.PasswordInput) or "password" in name
+
+
+def _plain(value: Any) -> Any:
+    """Something that JSON has, and that is short."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str | Model):
+        text = str(value)
+        return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+    if isinstance(value, Iterable):
+        return sorted(str(each) for each in value)
+    return str(value)
+
+
+def _noted(request: HttpRequest) -> dict[str, Any]:
+    changes = getattr(request, "audited_changes", None)
+    return {"changes": changes} if changes else {}
 
 
 def _fields(message: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -19,6 +19,13 @@ class AuditEntry(models.Model):
         max_length=64, blank=True, help_text="Key of the user or client; a command's host user."
     )
     address = models.CharField(max_length=45, blank=True, help_text="IP address, where known.")
+    credential = models.CharField(
+        max_length=60,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The key, by its prefix, or the kind of token that a client came with.",
+    )
     action = models.CharField(max_length=60, help_text="<thing>.<verb>, such as session.stop.")
     target_type = models.CharField(max_length=40, blank=True, help_text="Model, in lower case.")
     target_id = models.CharField(max_length=64, blank=True)

@@ -7,7 +7,14 @@ from django.db import models
 from codeexec.audit.actors import Actor
 from codeexec.audit.models import AuditEntry
 
-_LONGEST = {"actor_name": 150, "actor_id": 64, "address": 45, "target_id": 64, "target_name": 200}
+_LONGEST = {
+    "actor_name": 150,
+    "actor_id": 64,
+    "address": 45,
+    "credential": 60,
+    "target_id": 64,
+    "target_name": 200,
+}
 """Characters that the columns take. A longer name is cut; that it was done is what counts."""
 
 
@@ -22,6 +29,7 @@ def record(
         "actor_name": by.name,
         "actor_id": by.id,
         "address": by.address,
+        "credential": by.credential,
         "target_id": "" if target is None else str(target.pk),
         "target_name": "" if target is None else str(target),
     }

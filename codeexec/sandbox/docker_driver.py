@@ -68,6 +68,12 @@ class DockerDriver:
         with translated():
             return Path(str(self._engine.api.info()["DockerRootDir"]))
 
+    def bridge(self, network: str = "bridge") -> str:
+        with translated():
+            found = self._engine.api.networks(names=[network])
+        options = [each["Options"] for each in found if each["Name"] == network]
+        return str(options[0].get("com.docker.network.bridge.name", "")) if options else ""
+
     # ---- sandboxes
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:

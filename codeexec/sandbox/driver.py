@@ -122,6 +122,11 @@ class Driver(Protocol):
         EngineUnavailable.
         """
 
+    def bridge(self, network: str = "bridge") -> str:
+        """The interface on the Engine's own host that a network's containers are connected to:
+        image builds use the default one's. Empty: it has none. Raises EngineUnavailable.
+        """
+
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         """Start a sandbox and shake hands with its runner.
 

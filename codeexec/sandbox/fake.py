@@ -147,6 +147,10 @@ class FakeDriver:
         self.check("storage")
         return Path("/")
 
+    def bridge(self, network: str = "bridge") -> str:
+        self.check("bridge")
+        return "lo"
+
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         self.check("start")
         image = self.inspect_image(spec.image)

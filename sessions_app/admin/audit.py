@@ -19,13 +19,22 @@ _APPS = ("sessions_app", "environments_app", "auth")
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(HistoryAdmin):
-    list_display = ("time", "who", "action", "target", "address", "more")
+    list_display = ("time", "who", "with_what", "address", "action", "target", "more")
     list_filter = ("actor_kind", ("at", DayRangeFilter))
     search_fields = ("actor_name", "action", "target_id", "target_name")
     search_help_text = "a user, client or command, an action, what it was done to, its id"
     time_field = "at"
     ordering = ("-at", "-id")
-    fields = ("at_exactly", "who", "address", "did", "target", "target_id", "details_text")
+    fields = (
+        "at_exactly",
+        "who",
+        "with_what",
+        "address",
+        "did",
+        "target",
+        "target_id",
+        "details_text",
+    )
     readonly_fields = fields
 
     at_exactly = time_column("Time", "at")
@@ -38,6 +47,10 @@ class AuditEntryAdmin(HistoryAdmin):
     def who(self, entry: AuditEntry) -> str:
         by = f" (by {entry.actor_id})" if entry.actor_kind == "command" and entry.actor_id else ""
         return f"{entry.actor_kind} {entry.actor_name}{by}"
+
+    @column("With")
+    def with_what(self, entry: AuditEntry) -> str:
+        return entry.credential or "-"
 
     @column("Action")
     def did(self, entry: AuditEntry) -> str:
@@ -55,15 +68,28 @@ class AuditEntryAdmin(HistoryAdmin):
 
     @column("Details")
     def more(self, entry: AuditEntry) -> str:
-        told = (f"{name}: {_in_words(value)}" for name, value in entry.details.items())
-        return "; ".join(told)[:120] or "-"
+        return in_words(entry.details)[:SHOWN_DETAILS] or "-"
 
     @column("Details")
     def details_text(self, entry: AuditEntry) -> str:
         return json_block(entry.details)
 
 
-def _in_words(value: Any) -> str:
+SHOWN_DETAILS = 160
+
+
+def in_words(details: dict[str, Any]) -> str:
+    """`runtime: runc → runsc; forced: it is urgent`."""
+    changes = details.get("changes", {})
+    told = [f"{name}: {_value(old)} → {_value(new)}" for name, (old, new) in changes.items()]
+    said_twice = {"changes", "fields", *changes} if changes else set()
+    others = (item for item in details.items() if item[0] not in said_twice)
+    return "; ".join([*told, *(f"{name}: {_value(value)}" for name, value in others)])
+
+
+def _value(value: Any) -> str:
+    if value is None or value == "" or value == []:
+        return "-"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -32,6 +32,21 @@ _BADGES = {
     NodeBuild.Status.FAILED: "danger",
     NodeBuild.Status.CANCELLED: "default",
 }
+_QUESTIONS = {
+    "promote": (
+        "Promote {}?",
+        "New sessions get its image from now on, on every node; those that are open keep theirs.",
+        "Promote it",
+    ),
+    "roll_back": (
+        "Roll {} back to revision {}?",
+        "New sessions get that revision's image, commands and limits from now on; those that are "
+        "open keep theirs. What the environment is now stays in the list, to go back to.",
+        "Roll back",
+    ),
+}
+"""What is asked before a step that changes what sessions get: the question, what the step does, and
+what the button says."""
 
 
 class BuildPages(ModelAdmin):  # type: ignore[misc]
@@ -55,18 +70,24 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
     def builds(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """The Dockerfile with what was built and promoted; posted: build, or roll back."""
         environment = self._environment(request, object_id)
-        if request.method == "POST":
-            return self._post(request, environment, {"build": _build, "roll_back": _roll_back})
-        return self._page(request, "admin/builds.html", environment, _overview(environment))
+        if request.method != "POST":
+            return self._overview(request, environment)
+        if request.POST.get("step") == "roll_back" and not _is_confirmed(request):
+            _require(request, "promote_environment")
+            return self._ask(request, environment, environment, request.POST.get("revision", ""))
+        return self._post(request, environment, {"build": _build, "roll_back": _roll_back})
 
     def build_page(self, request: HttpRequest, object_id: int, build_id: int) -> HttpResponse:
         """One build, its log up to date by itself; posted: cancel, repeat, promote."""
         environment = self._environment(request, object_id)
         build = get_object_or_404(environment.builds, pk=build_id)
-        if request.method == "POST":
-            steps = {"cancel": _cancel, "repeat": _repeat, "promote": _promote}
-            return self._post(request, build, steps)
-        return self._page(request, "admin/build.html", environment, _in_full(build))
+        if request.method != "POST":
+            return self._page(request, "admin/build.html", environment, _in_full(build))
+        if request.POST.get("step") == "promote" and not _is_confirmed(request):
+            _require(request, "promote_environment")
+            return self._ask(request, environment, build)
+        steps = {"cancel": _cancel, "repeat": _repeat, "promote": _promote}
+        return self._post(request, build, steps)
 
     def _environment(self, request: HttpRequest, object_id: object) -> Environment:
         if not self.has_view_permission(request):
@@ -83,7 +104,26 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
             return HttpResponseRedirect(step(request, subject))
         except BuildRefused as error:
             self.message_user(request, str(error), messages.ERROR)
+            if "dockerfile" in request.POST:  # what was typed stays there
+                return self._overview(request, subject)
             return HttpResponseRedirect(request.path)
+
+    def _overview(self, request: HttpRequest, environment: Environment) -> HttpResponse:
+        shown = _overview(environment) | _text_to_edit(request, environment)
+        return self._page(request, "admin/builds.html", environment, shown)
+
+    def _ask(self, request: HttpRequest, environment: Environment, *named: object) -> HttpResponse:
+        """A page that asks whether the posted step is meant."""
+        question, meaning, button = _QUESTIONS[request.POST["step"]]
+        kept = {name: request.POST[name] for name in _KEPT if name in request.POST}
+        shown = {
+            "title": question.format(*named),
+            "meaning": meaning,
+            "button": button,
+            "kept": kept,
+            "here": request.path,
+        }
+        return self._page(request, "admin/confirm_step.html", environment, shown)
 
     def _page(
         self, request: HttpRequest, template: str, environment: Environment, shown: dict[str, Any]
@@ -106,7 +146,29 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
         return page
 
 
+_KEPT = ("step", "revision", "reason")
+
+
+def _is_confirmed(request: HttpRequest) -> bool:
+    return "confirmed" in request.POST
+
+
 # ---- what the pages show
+
+
+def _text_to_edit(request: HttpRequest, environment: Environment) -> dict[str, Any]:
+    """What was typed, or what was built last, so that a build that failed is gone on with; the
+    promoted one for those who may only build that, and on request.
+    """
+    if "dockerfile" in request.POST:
+        return {"dockerfile": request.POST["dockerfile"].replace("\r\n", "\n")}
+    last = environment.builds.first()
+    may_edit = request.user.has_perm("environments_app.edit_dockerfile")
+    if last is None or last.pk == environment.build_id or not may_edit:
+        return {"dockerfile": builds.dockerfile_of(environment)}
+    if (environment.build_id or 0) > last.pk or "promoted" in request.GET:
+        return {"dockerfile": builds.dockerfile_of(environment)}
+    return {"dockerfile": last.dockerfile, "text_of": last}
 
 
 def _overview(environment: Environment) -> dict[str, Any]:
@@ -114,7 +176,6 @@ def _overview(environment: Environment) -> dict[str, Any]:
     current = {each.pk for each in environment.revisions.latest_of_nodes()}
     return {
         "title": f"Builds of {environment}",
-        "dockerfile": builds.dockerfile_of(environment),
         "builds": [
             {"build": each, "url": _build_url(each), "nodes": _nodes(each)}
             for each in environment.builds.prefetch_related("nodes")[:SHOWN_ROWS]

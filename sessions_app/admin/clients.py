@@ -4,6 +4,7 @@ in no message, cookie or address on the way there.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -17,7 +18,11 @@ from django.urls import reverse
 from django.utils.cache import add_never_cache_headers
 from unfold.admin import ModelAdmin
 from unfold.enums import ActionVariant
-from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
@@ -28,7 +33,13 @@ from sessions_app.admin.history import HistoryAdmin, HistoryInline, KeptByItsSes
 from sessions_app.callers import SCOPES
 from sessions_app.models import ApiKey, Client
 from sessions_app.models.client import usual_scopes
-from sessions_app.services.clients import create_key, most_storage, revoke_key, used_storage
+from sessions_app.services.clients import (
+    LONGEST_DAYS,
+    create_key,
+    most_storage,
+    revoke_key,
+    used_storage,
+)
 
 KEY_BADGES = {"valid": "success", "expired": "warning", "revoked": "danger"}
 
@@ -113,6 +124,21 @@ class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
         )
 
 
+class NewKeyForm(forms.Form):
+    expires_in = forms.IntegerField(
+        label="Expires after",
+        help_text="Days; empty: never.",
+        required=False,
+        min_value=1,
+        max_value=LONGEST_DAYS,
+        widget=UnfoldAdminIntegerFieldWidget(attrs={"min": 1, "max": LONGEST_DAYS}),
+    )
+
+    def lifetime(self) -> timedelta | None:
+        days = self.cleaned_data["expires_in"]
+        return None if days is None else timedelta(days=days)
+
+
 @admin.register(Client)
 class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[misc]
     form = ClientForm
@@ -153,8 +179,10 @@ class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[
         client = get_object_or_404(Client, pk=object_id)
         context = {**self.admin_site.each_context(request), "title": "New key", "client": client}
         context["back"] = reverse("admin:sessions_app_client_change", args=(client.pk,))
-        if request.method == "POST":
-            context["new"] = new = create_key(client, by=user_actor(request))
+        context["form"] = form = NewKeyForm(request.POST if request.method == "POST" else None)
+        if request.method == "POST" and form.is_valid():
+            by = user_actor(request)
+            context["new"] = new = create_key(client, expires_in=form.lifetime(), by=by)
             self.log_change(request, client, f"Made the key {new.row}.")
             # Past the forms' audit: the service has recorded it.
             ModelAdmin.log_addition(self, request, new.row, f"For the client {client}.")

@@ -23,7 +23,7 @@ from sessions_app.admin.display import (
     text_block,
 )
 from sessions_app.admin.execution_actions import ExecutionActions
-from sessions_app.admin.filters import DayRangeFilter, DurationFilter, OwnStatusFilter
+from sessions_app.admin.filters import DayRangeFilter, DurationFilter, OwnStatusFilter, WithinFilter
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.scripts import LIVE
 from sessions_app.admin.search import first_found, id_prefix, is_whole_id
@@ -174,6 +174,7 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
         ("session__node", admin.RelatedFieldListFilter),
         ("session__client", admin.RelatedFieldListFilter),
         DurationFilter,
+        WithinFilter,
         ("queued_at", DayRangeFilter),
     )
     search_fields = ("id", "session__id", "code")

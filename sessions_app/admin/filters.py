@@ -9,6 +9,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from unfold.contrib.filters.admin import RangeDateFilter
 
+from sessions_app.services.figures import PERIODS
+
 
 class DayRangeFilter(RangeDateFilter):  # type: ignore[misc]
     """From the beginning of one day to the end of another. Unfold's own filter compares moments
@@ -32,6 +34,22 @@ class OwnStatusFilter(ChoicesFieldListFilter):
         rows: Any = queryset if status is None else queryset.in_status(status)  # type: ignore[attr-defined]
         filtered: QuerySet[Any] | None = super().queryset(request, rows)
         return rows if filtered is None else filtered
+
+
+class WithinFilter(SimpleListFilter):
+    """Runs that were queued within one of the dashboard's periods, as that counts them."""
+
+    title = "queued within"
+    parameter_name = "queued_at_within"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, f"the last {name}") for name in PERIODS]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        period = PERIODS.get(self.value() or "")
+        if period is None:
+            return queryset
+        return queryset.filter(queued_at__gte=period.begins(timezone.now())[0])
 
 
 class DurationFilter(SimpleListFilter):

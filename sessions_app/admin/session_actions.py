@@ -68,11 +68,15 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
     has_read_files_permission = held("sessions_app.read_workspace")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """None of them where the session has ended: nothing can be done to it."""
+        """None of them where the session has ended: nothing can be done to it. What runs can be
+        cancelled where something does, or waits.
+        """
         if not with_key(Session.objects.open(), object_id).exists():
             return []
         actions: list[Any] = super().get_actions_detail(request, object_id)
-        return actions
+        if Execution.objects.filter(session=object_id).unfinished().exists():
+            return actions
+        return [each for each in actions if not each.action_name.endswith("cancel_its_run")]
 
     @operation("Stop the selected sessions", permission="stop")
     def stop_sessions(self, request: HttpRequest, queryset: QuerySet[Session]) -> None:

@@ -5,7 +5,7 @@ be called by nobody.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from django.http import HttpRequest
@@ -13,6 +13,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework.viewsets import ViewSet
 
+from codeexec.audit.actors import Actor
 from codeexec.errors import (
     DATABASE_AWAY,
     Forbidden,
@@ -206,6 +207,11 @@ def caller_of(request: Request) -> Caller:
     if not isinstance(caller, Caller):
         raise TypeError(f"the caller was not identified: {caller!r}")
     return caller
+
+
+def actor_of(request: Request) -> Actor:
+    """Who calls an action that isn't public, as the audit log names him."""
+    return replace(caller_of(request).actor, address=request.META.get("REMOTE_ADDR") or "")
 
 
 def is_known(request: Request) -> bool:

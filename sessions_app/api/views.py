@@ -22,6 +22,7 @@ from sessions_app.api.access import (
     SEES_METADATA,
     WHOEVER_RUNS_CODE,
     ApiViewSet,
+    actor_of,
     allows,
     caller_of,
     is_known,
@@ -128,7 +129,7 @@ class SessionViewSet(ApiViewSet):
     def destroy(self, request: Request, session_id: UUID) -> Response:
         """Its container goes, its history stays. Repeating it is harmless."""
         caller = caller_of(request)
-        session = stop_session(session_id, caller=caller, by=caller.actor)
+        session = stop_session(session_id, caller=caller, by=actor_of(request))
         return Response(SessionStoppedSerializer(session).data)
 
     @extend_schema(
@@ -148,7 +149,7 @@ class SessionViewSet(ApiViewSet):
             ttl_seconds=wanted.validated_data.get("ttl"),
             metadata=wanted.validated_data.get("metadata"),
             caller=caller,
-            by=caller.actor,
+            by=actor_of(request),
         )
         return Response(SessionSerializer(session).data)
 
@@ -163,7 +164,7 @@ class SessionViewSet(ApiViewSet):
         running; what is sent from now on runs in the new one.
         """
         caller = caller_of(request)
-        session = reset_session(session_id, caller=caller, by=caller.actor)
+        session = reset_session(session_id, caller=caller, by=actor_of(request))
         return Response(SessionSerializer(session).data)
 
     @extend_schema(
@@ -292,7 +293,7 @@ class ExecutionViewSet(ApiViewSet):
         is.
         """
         caller = caller_of(request)
-        execution = executions.cancel_execution(execution_id, caller=caller, by=caller.actor)
+        execution = executions.cancel_execution(execution_id, caller=caller, by=actor_of(request))
         return whole(TimelineSerializer(), execution)
 
     @extend_schema(

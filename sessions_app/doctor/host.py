@@ -31,6 +31,7 @@ from sessions_app.models import Node
 
 LITTLE, TOO_LITTLE = 0.10, 0.02
 """Shares of a disk that are free, below which it is a warning and a failure."""
+INTERFACES = Path("/sys/class/net")
 WRITTEN_BYTES = 64 * 1024
 SANDBOX_SECONDS = 60
 """A sandbox of ours ends by itself after this, should this process be killed."""
@@ -50,6 +51,21 @@ def look_at_docker() -> Iterator[Found]:
         yield ok(f"the Docker Engine at {socket} answers; runtimes: {', '.join(runtimes)}")
         for weakness in weaknesses(get_driver()):
             yield warning(weakness.text, weakness.advice)
+        if lost := lost_bridge():
+            yield failure(
+                f"the Docker Engine's network needs the interface {lost}, and this host has none: "
+                "no image can be built, and environments with a network can't start",
+                "Restart Docker (`systemctl restart docker`), which makes it anew, and keep "
+                "network managers from removing it. Sandboxes end with the restart.",
+            )
+
+
+def lost_bridge(network: str = "bridge") -> str:
+    """The interface that a network of Docker's needs, and that is gone. Empty: it is there."""
+    driver = get_driver()
+    name = driver.bridge(network)
+    is_here = driver.storage().is_dir()  # else the Engine is on another host
+    return name if name and is_here and not (INTERFACES / name).exists() else ""
 
 
 def _without_docker(socket: str, error: EngineUnavailable) -> Found:

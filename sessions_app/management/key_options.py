@@ -9,7 +9,7 @@ from typing import Any
 
 from codeexec.sizes import parse_size
 from sessions_app.models import Client
-from sessions_app.services.clients import NewKey, expiry_text
+from sessions_app.services.clients import LONGEST_DAYS, NewKey, expiry_text
 
 
 def days(text: str) -> timedelta:
@@ -18,8 +18,8 @@ def days(text: str) -> timedelta:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number <= 36_500:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days from 0 to 36500")
+    if not 0 < number <= LONGEST_DAYS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days from 0 to {LONGEST_DAYS}")
     return timedelta(days=number)
 
 

@@ -142,7 +142,7 @@ def _is_open() -> bool:
 def _identified(credentials: Credentials, known: Known) -> _Identified:
     if credentials.key:
         key = _valid_key(credentials.key, known)
-        return _Identified(caller=Caller(client=key.client), key=key)
+        return _Identified(caller=Caller(client=key.client, key_prefix=key.prefix), key=key)
     if credentials.token:
         return _Identified(caller=_token_holder(read_token(credentials.token), known))
     raise NotAuthenticated(

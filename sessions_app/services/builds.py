@@ -105,7 +105,8 @@ def promote(build: EnvironmentBuild, *, by: Actor, reason: str = "") -> None:
     if not images:
         raise BuildRefused("It is not promoted: no node has its image.")
     environment.build = build
-    _put(environment, [(each.node, each.image_id, each.size_bytes) for each in images])
+    made = [(each.node, each.image_id, each.size_bytes) for each in images]
+    _put(environment, made, cause=f"build {build.pk} promoted")
     record(by, "environment.promote", environment, build=build.pk, forced=reason, despite=against)
 
 
@@ -121,7 +122,7 @@ def roll_back(revision: EnvironmentRevision, *, by: Actor) -> None:
     for name, value in (revision.columns or {}).items():
         setattr(environment, name, value)
     environment.build = revision.build
-    _put(environment, _images(revision))
+    _put(environment, _images(revision), cause=f"rolled back to revision {revision.number}")
     record(by, "environment.roll_back", environment, to=revision.number)
 
 
@@ -143,12 +144,12 @@ def _images(revision: EnvironmentRevision) -> list[tuple[str, str, int]]:
     return list(same.latest_of_nodes().values_list("node", "image_id", "size_bytes"))
 
 
-def _put(environment: Environment, images: list[tuple[str, str, int]]) -> None:
+def _put(environment: Environment, images: list[tuple[str, str, int]], *, cause: str) -> None:
     """Write the row, the nodes' revisions, and turn their pools over: all of it or nothing."""
     names = [*environment.defining_columns(), "build", "updated_at"]
     environment.save(update_fields=names)
     for image in images:
-        add_revision(environment, *image)
+        add_revision(environment, *image, cause=cause)
     idle = Sandbox.objects.idle().filter(environment=environment).select_related("node")
     for sandbox in idle:
         if sandbox.retire():

@@ -25,6 +25,11 @@ KEY_PATTERN = re.compile(r"cex_([0-9a-f]{8})_[0-9a-f]{64}")
 """Told to secret scanners: 256 random bits behind a prefix that is no secret."""
 
 
+_LONGEST_NAME = int(Client._meta.get_field("name").max_length or 0)
+LONGEST_DAYS = 36_500
+"""Of a key that expires."""
+
+
 class ClientError(Exception):
     """What was asked for can't be; the text says why, and what to do."""
 
@@ -53,6 +58,8 @@ def create_client(
     """Raises ClientError where there is one of that name, or no such scope. `by` is in the audit
     log, where it is given.
     """
+    if not name.strip() or "\0" in name or len(name) > _LONGEST_NAME:
+        raise ClientError(f"A client needs a name of 1 to {_LONGEST_NAME} characters.")
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown:
         raise ClientError(f"No such scope: {', '.join(unknown)}; there are {', '.join(SCOPES)}.")
@@ -100,7 +107,7 @@ def create_key(
         client=client, prefix=prefix, digest=digest_of(key), expires_at=expires_at
     )
     if by is not None:
-        record(by, "key.create", row, client=client.name)
+        record(by, "key.create", row, client=client.name, expires_at=expires_at)
     return NewKey(row=row, key=key)
 
 

@@ -36,6 +36,11 @@ def choosable(environment: Environment, nodes: Iterable[Node]) -> list[str]:
     return [name for name in _ordered() if name in there and _strength(name) >= least]
 
 
+def names_of_all() -> set[str]:
+    """Of all nodes, whether or not they are up."""
+    return {name for names in Node.objects.values_list("runtimes", flat=True) for name in names}
+
+
 def is_own(environment: Environment, runtime: str) -> bool:
     """Whether the environment's warm sandboxes have this runtime, on whichever node. Those with the
     Docker Engine's default have what that was when they were started, which may be weaker than what

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
-from codeexec.errors import InvalidRequest, NoCapacity, NotFound, SessionClosed
+from codeexec.errors import InvalidRequest, NoCapacity, NotFound, NotPrepared, SessionClosed
 from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
 from environments_app.services import find_environment
 from sessions_app.callers import OPERATOR, Caller
@@ -100,9 +100,9 @@ def _take_place(session: Session) -> None:
         raise NoCapacity(f"No worker node can start a sandbox: {nodes[0].engine_error}")
     usable = [node for node in usable if not runtime or runtime in node.runtimes]
     if not usable:
-        raise NoCapacity(f"No worker node's Docker Engine has the runtime {runtime!r}.")
+        raise NotPrepared(f"No worker node's Docker Engine has the runtime {runtime!r}.")
     if not environment.revisions.exists():
-        raise NoCapacity(
+        raise NotPrepared(
             f"The image of environment {environment.name!r} has not been built yet: "
             f"`manage.py build_environments {environment.name}` builds it."
         )
@@ -179,12 +179,14 @@ def extend_session(
 
 
 def _extend(session: Session, ttl_seconds: int, by: Actor) -> None:
+    before = session.ttl_seconds
     if not session.extend(ttl_seconds):
         raise closed_session(find_session(session.pk))
     if ttl_seconds > default_ttl_seconds() and session.node_id is not None:
         # Its sandbox was started to end by itself before that.
         enqueue(KEEP_TASK, str(session.pk), queue=node_queue(node_name(session.node_id)))
-    record(by, "session.extend", session, ttl_seconds=ttl_seconds)
+    changes = {"ttl": [before, ttl_seconds]}
+    record(by, "session.extend", session, ttl_seconds=ttl_seconds, changes=changes)
 
 
 def reset_session(session_id: UUID | str, *, caller: Caller = OPERATOR, by: Actor) -> Session:

@@ -67,19 +67,37 @@ async function showEnvironments() {
   }
 }
 
+/** What is there to be run must be of the environment that it is sent to. */
+async function changeLanguage() {
+  element("run").disabled = true;
+  try {
+    await offerExample();
+  } catch {
+    showProblem("The environment can't be read.");
+  } finally {
+    element("run").disabled = false;
+  }
+}
+
 /** Puts an example into the text area, unless somebody has written something of their own. */
 async function offerExample() {
   const code = element("code");
-  if (code.value !== "" && !Object.values(EXAMPLES).includes(code.value)) {
+  const isOwn = () => code.value !== "" && !Object.values(EXAMPLES).includes(code.value);
+  if (isOwn()) {
     return;
   }
   const name = element("environment").value;
   const environment = await getJson(`${form.dataset.environments}/${encodeURIComponent(name)}`);
-  code.value = EXAMPLES[environment.file_extension] ?? "";
+  if (element("environment").value === name && !isOwn()) {
+    code.value = EXAMPLES[environment.file_extension] ?? "";
+  }
 }
 
 async function run(event) {
   event.preventDefault();
+  if (element("run").disabled) {
+    return;
+  }
   const button = element("run");
   button.disabled = true;
   button.textContent = "Running…";
@@ -150,7 +168,7 @@ form.addEventListener("keydown", (event) => {
     form.requestSubmit();
   }
 });
-element("environment").addEventListener("change", offerExample);
+element("environment").addEventListener("change", changeLanguage);
 showHealth();
 setInterval(showHealth, HEALTH_EVERY_MS);
 

@@ -45,11 +45,11 @@ need their images before sessions can be opened in them: `manage.py build_enviro
         path = options["file"] or settings.CODE_EXECUTOR["ENVIRONMENTS_FILE"]
         try:
             definitions = read_definitions(path)
+            with changing(options):
+                report = seed(definitions, force=options["force"])
+                _record(report)
         except DefinitionsError as error:
             raise CommandError(f"Nothing was seeded.\n{error}") from error
-        with changing(options):
-            report = seed(definitions, force=options["force"])
-            _record(report)
         lines = [_row(seeded) for seeded in report]
         if options["dry_run"]:
             lines.append("Nothing was changed: this was a dry run.")

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from sessions_app.admin.dashboard.badges import Badge
 from sessions_app.admin.display import VERDICT_BADGES, ago, duration, percent
+from sessions_app.admin.filters import WithinFilter
 from sessions_app.models import Execution, Session
 from sessions_app.models.tally import HOUR, MINUTE, QUARTER
 from sessions_app.services.failures import Cause, failures
@@ -107,7 +108,8 @@ def run_figures(figures: PeriodFigures, *, sessions: bool) -> dict[str, Any]:
     return {
         "runs": figures.runs,
         "unfinished": figures.unfinished,
-        "verdicts": _verdicts(figures.verdicts),
+        "verdicts": _verdicts(figures.verdicts, figures.period.name),
+        "runs_address": _within(figures.period.name),
         "hit_rate": percent(figures.hit_rate()) if sessions else None,
         "latencies": [_latency(name, figures, stage) for stage, name in stages.items()],
         "chart": chart(figures),
@@ -131,13 +133,18 @@ def _latency(name: str, figures: PeriodFigures, stage: str) -> dict[str, Any]:
     }
 
 
-def _verdicts(counts: Mapping[str, int]) -> list[Badge]:
+def _within(period: str) -> str:
+    """The list's query string for the runs that a period's figures count."""
+    return f"{WithinFilter.parameter_name}={period}"
+
+
+def _verdicts(counts: Mapping[str, int], period: str) -> list[Badge]:
     return [
         Badge(
             text=verdict.label,
             look=VERDICT_BADGES[verdict],
             count=counts[verdict],
-            address=f"verdict__exact={verdict}",
+            address=f"verdict__exact={verdict}&{_within(period)}",
         )
         for verdict in Execution.Verdict
         if verdict in counts

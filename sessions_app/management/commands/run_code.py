@@ -25,6 +25,13 @@ from sessions_app.models import Execution
 from sessions_app.models.event import Stage, Stream
 from sessions_app.services.executions import Arrival, cancel_execution, submit_single_run
 
+_CUT_SHORT: dict[str, str] = {
+    Execution.Verdict.TIME_LIMIT: "The time limit of {0.timeout_seconds:g} s ended the program.",
+    Execution.Verdict.MEMORY_LIMIT: "The memory limit ended the program.",
+    Execution.Verdict.OUTPUT_LIMIT: "The output limit ended the program.",
+}
+"""What the program's own output doesn't tell."""
+
 
 class Command(TeachingCommand):
     help = (
@@ -35,12 +42,14 @@ class Command(TeachingCommand):
 It goes the way of every run: a row and a message in the database, a worker, a sandbox. It needs the
 database and a worker, and neither the API nor a key. The environment is that of the file's
 extension, unless --environment names one. Everything after --args is for the program. What the
-compiler says goes to stderr. With --json nothing is printed before the end.
+compiler says goes to stderr. With --json nothing is printed before the end. What comes to this
+command's stdin is the program's, unless that is a terminal, or --stdin names a file.
 """
     examples = (
         "run_code hello.py",
         "run_code main.rs --stdin input.txt --timeout 60",
         "echo 'print(6 * 7)' | manage.py run_code - --environment python",
+        "seq 10 | manage.py run_code sum.py",
         "run_code report.py --json",
         "run_code sum.py --args 1 2 --verbose",
     )
@@ -58,7 +67,11 @@ compiler says goes to stderr. With --json nothing is printed before the end.
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", metavar="FILE", help="the program; - reads it from stdin")
         parser.add_argument("--environment", metavar="NAME", help="where it is to be run")
-        parser.add_argument("--stdin", metavar="FILE", help="what the program reads")
+        parser.add_argument(
+            "--stdin",
+            metavar="FILE",
+            help="what the program reads; else what comes here",
+        )
         parser.add_argument(
             "--timeout", type=float, metavar="SECONDS", help="less, or more, than the usual time"
         )
@@ -102,6 +115,8 @@ compiler says goes to stderr. With --json nothing is printed before the end.
             self.answer(options, ExecutionSerializer(execution).data, [])
         if execution.exit_code is None:
             raise CommandError(execution.error_reason or f"The run was {execution.status}.")
+        if execution.verdict in _CUT_SHORT and not options["json"]:
+            self.stderr.write(_CUT_SHORT[execution.verdict].format(execution))
         sys.exit(execution.exit_code)
 
 
@@ -112,7 +127,7 @@ def _request(options: dict[str, Any]) -> Any:
     asked = {
         "code": _read(options["file"]),
         "environment": options["environment"] or _guessed(options["file"]),
-        "stdin": _read(options["stdin"]) if options["stdin"] else "",
+        "stdin": _input(options),
         "timeout": options["timeout"],
         "runtime": options["runtime"],
         "args": options["arguments"],
@@ -121,6 +136,20 @@ def _request(options: dict[str, Any]) -> Any:
         return read_single_run(asked)
     except ValidationError as error:
         raise WrongUse(f"The run can't be: {_first(error.detail)}") from error
+
+
+def _input(options: dict[str, Any]) -> str:
+    """What the program reads. Raises WrongUse."""
+    if options["stdin"]:
+        return _read(options["stdin"])
+    if options["file"] == "-" or sys.stdin is None or sys.stdin.isatty():
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise WrongUse("What comes to stdin is no text in UTF-8.") from error
+        return ""  # it is closed
 
 
 def _first(detail: Any) -> str:

@@ -22,6 +22,8 @@ from sessions_app.management.rows import (
     owned,
 )
 from sessions_app.models import Execution, Session
+from sessions_app.models.session import CLOSED
+from sessions_app.services.runtimes import session_runtime
 
 _HEAD = ("SESSION", "STATUS", "ENVIRONMENT", "NODE", "CLIENT", "RUNS", "AGE", "LAST RUN", "EXPIRES")
 _RUNS_HEAD = ("RUN", "EXECUTION", "STATUS", "VERDICT", "EXIT", "TIME", "AGE")
@@ -87,18 +89,22 @@ def fields(session: Session) -> dict[str, Any]:
         "session_id": session.pk,
         "status": session.status,
         "environment": session.environment.name,
-        "runtime": session.runtime or None,
+        "runtime": session_runtime(session),
         "node": session.node.name if session.node else None,
         "client": session.client.name if session.client else None,
-        "container_id": session.container_id or None,
+        "container_id": None if session.status in CLOSED else session.container_id or None,
         "one_shot": session.one_shot,
         "executions_count": session.last_sequence,
         "created_at": session.created_at,
-        "last_execution_at": session.last_execution_at,
+        "last_execution": session.last_execution_at,
+        "ready_at": session.ready_at,
+        "workspace_since": session.workspace_since,
         "expires_at": session.expires_at,
         "closed_at": session.closed_at,
-        "reason": session.error_reason or session.stop_reason or None,
+        "ttl": session.ttl_seconds,
         "metadata": session.metadata,
+        "stop_reason": session.stop_reason or None,
+        "error": session.error_reason or None,
     }
 
 
