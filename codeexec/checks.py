@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Tags
 
+_DOCKERS = IPv4Network("172.16.0.0/12")
+_WIDE_PREFIX = 20
 LEAST_KEY_CHARACTERS = 50
 LEAST_KEY_DIFFERENT = 5
 WELL_KNOWN_KEYS = ("django-insecure-", "not-used-after-this", "secret", "changeme", "change-me")
@@ -59,6 +62,14 @@ def check_deployment(app_configs: Sequence[Any] | None, **_options: Any) -> list
             "W006",
         ),
         (
+            any(map(_holds_sandboxes, settings.TRUSTED_PROXIES)),
+            "TRUSTED_PROXIES holds a whole network of Docker's: sandboxes with a network are in "
+            "it, and can say that they are others.",
+            "Set TRUSTED_PROXIES to the proxy's own address; README, Behind a proxy, says how it "
+            "keeps one in Compose.",
+            "W008",
+        ),
+        (
             configured["API_AUTH"] == "open",
             "API_AUTH=open: whoever reaches the API, all users of this machine and of a proxy on "
             "it included, runs code and reads what others ran.",
@@ -71,6 +82,14 @@ def check_deployment(app_configs: Sequence[Any] | None, **_options: Any) -> list
         for applies, text, hint, number in found
         if applies
     ]
+
+
+def _holds_sandboxes(proxies: str) -> bool:
+    """Whether these are as many addresses of Docker's as it gives a whole network."""
+    network = ip_network(proxies)
+    if isinstance(network, IPv6Network) or not 0 < network.prefixlen <= _WIDE_PREFIX:
+        return False
+    return network.overlaps(_DOCKERS)
 
 
 def _is_weak(key: str) -> bool:

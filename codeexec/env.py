@@ -495,7 +495,7 @@ SETTINGS = (
         "TRUSTED_PROXIES",
         "",
         _networks,
-        "addresses and networks such as 10.0.0.5 or 172.16.0.0/12, separated by commas",
+        "addresses and networks such as 10.0.0.5 or 10.0.0.0/29, separated by commas",
         "proxies that are believed when they say who asks, and whether by https",
     ),
     _setting(

@@ -86,6 +86,22 @@ def test_no_capacity_says_when_to_come_again(path: str, api: Api) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
+@pytest.mark.parametrize("path", ["/sessions", "/execute"])
+def test_what_will_not_come_by_waiting_has_no_time_to_wait(
+    path: str, api: Api, python: Environment, this: Node
+) -> None:
+    fields = {} if path == "/sessions" else {"code": "1"}
+    Environment.objects.filter(pk=python.pk).update(runtime="kata")
+    answer = api.post(path, fields)
+    assert "kata" in error(answer, 503, "no_capacity")["detail"]
+    assert "retry-after" not in answer.headers
+    Environment.objects.filter(pk=python.pk).update(runtime="")
+    python.revisions.all().delete()
+    answer = api.post(path, fields)
+    assert "build_environments" in error(answer, 503, "no_capacity")["detail"]
+    assert "retry-after" not in answer.headers
+
+
 WRONG = [
     {"environment": 7},
     {"environment": ["python"]},

@@ -14,11 +14,12 @@ import uvicorn
 from django.contrib.auth.models import User
 from django.db import connections
 from django.urls import reverse
-from playwright.sync_api import Browser, Dialog, Page, Request, Response, expect
+from django.utils import timezone
+from playwright.sync_api import Browser, Dialog, Page, Request, Response, Route, expect
 
 from codeexec.serving import Application
 from codeexec.threads import threads
-from environments_app.models import Environment
+from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app.models import Execution, Node
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session
@@ -406,3 +407,56 @@ def _evaluates(tab: Page) -> bool:
     tab.evaluate("setTimeout(() => { try { eval('window.evaluated = true') } catch {} })")
     tab.wait_for_timeout(100)
     return bool(tab.evaluate("window.evaluated"))
+
+
+def test_what_is_sent_after_the_language_was_switched_is_of_that_language(
+    tab: Page, rust: Environment, problems: list[str]
+) -> None:
+    """Even where the service is slow to say what the language is, and Run is pressed at once."""
+    sent: list[dict[str, str]] = []
+
+    def slow(route: Route) -> None:
+        tab.wait_for_timeout(400)
+        route.continue_()
+
+    def keep(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        route.fulfill(status=503, json={"detail": "Not now.", "code": "no_capacity"})
+
+    tab.goto("/")
+    expect(tab.locator("#code")).to_have_value(re.compile("squared"))
+    tab.route("**/environments/rust", slow)
+    tab.route("**/api/v1/execute", keep)
+    tab.select_option("#environment", "rust")
+    tab.locator("#code").press("Control+Enter")
+    tab.click("#run")
+    expect(tab.locator("#problem")).to_have_text("Not now.")
+    assert [each["environment"] for each in sent] == ["rust"]
+    assert "fn main()" in sent[0]["code"]
+
+
+def test_a_promotion_is_asked_about_and_a_page_is_not_found(
+    operator: Page, python: Environment, this: Node, problems: list[str]
+) -> None:
+    build = EnvironmentBuild.objects.create(environment=python, dockerfile="FROM debian\n")
+    NodeBuild.objects.create(
+        build=build, node=this.name, status="passed", image_id="sha256:1",
+        finished_at=timezone.now(),
+    )  # fmt: skip
+    overview = reverse("admin:environments_app_environment_builds", args=[python.pk])
+    operator.goto(reverse("admin:environments_app_build", args=[python.pk, build.pk]))
+    operator.get_by_role("button", name="Promote").click()
+    expect(operator.locator("h2.console-group")).to_contain_text(
+        f"Promote python build {build.pk}?"
+    )
+    assert no_sideways_scrolling(operator)
+    operator.get_by_role("link", name="Leave it as it is").click()
+    assert not python.revisions.filter(cause__startswith="build").exists()
+    operator.get_by_role("button", name="Promote").click()
+    operator.get_by_role("button", name="Promote it").click()
+    expect(operator).to_have_url(re.compile(overview))
+    expect(operator.locator(".console-changes").first).to_contain_text(f"build {build.pk} promoted")
+    assert problems == []
+    operator.goto("/nothing")
+    expect(operator.locator("h1")).to_have_text("Not found")
+    assert [each for each in problems if "404" not in each] == []

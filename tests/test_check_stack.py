@@ -16,6 +16,7 @@ from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.conf import settings
@@ -28,10 +29,13 @@ from django_q.models import OrmQ
 from codeexec import env
 from codeexec.queueing import node_queue
 from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.fake import FakeDriver
 from environments_app.engine import use_driver
 from environments_app.models import Environment
 from sessions_app.doctor import work
 from sessions_app.doctor.examine import examine as look_at
+from sessions_app.doctor.findings import Level
+from sessions_app.doctor.host import look_at_docker, lost_bridge
 from sessions_app.models import Node
 from tests.conftest import Configure
 from tests.databases import database_of_its_own
@@ -299,3 +303,27 @@ def test_for_people_each_finding_says_what_to_do(this: Node) -> None:
 def test_a_part_that_there_is_not_is_wrong_use() -> None:
     with pytest.raises(CommandError, match="moon"):
         call_command("check_stack", "--only", "moon")
+
+
+def test_an_interface_that_a_network_of_dockers_has_lost_is_found() -> None:
+    driver, name, interface = _docker(), f"ce-lost-{uuid4().hex[:8]}", f"ce{uuid4().hex[:8]}"
+    options = {"com.docker.network.bridge.name": interface}
+    api = driver._engine.api
+    network = api.create_network(name, driver="bridge", options=options)["Id"]
+    try:
+        with use_driver(driver):
+            assert (driver.bridge(name), lost_bridge(name)) == (interface, "")
+            subprocess.run(["ip", "link", "delete", interface], check=True)
+            assert lost_bridge(name) == interface
+            assert lost_bridge("there-is-no-such-network") == ""
+    finally:
+        api.remove_network(network)
+
+
+def test_without_it_nothing_can_be_built_which_is_told(driver: FakeDriver) -> None:
+    assert [level for level, *_ in look_at_docker()] == [Level.OK]
+    driver.bridge_name = "docker-gone"
+    _, (level, text, advice) = look_at_docker()
+    assert level == Level.FAILURE
+    assert "docker-gone" in text
+    assert "Restart Docker" in advice

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from codeexec.checks import check_deployment
 from codeexec.env import BASE_DIR
 from codeexec.page_policies import content_security_policy
 from tests.api_client import Api
@@ -183,3 +185,21 @@ def test_every_answer_has_its_policy(api: Api, path: str) -> None:
     assert answer.headers["Content-Security-Policy"] == content_security_policy(path)
     assert "Permissions-Policy" in answer.headers
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "is_told"),
+    [
+        (["172.16.0.0/12"], True),
+        (["10.0.0.5", "172.17.0.0/16"], True),
+        (["172.17.0.2"], False),
+        (["10.213.87.0/29", "fd00::/8"], False),
+        (["0.0.0.0/0"], False),
+    ],
+)
+def test_a_network_of_sandboxes_is_no_proxy(
+    proxies: list[str], is_told: bool, settings: Any
+) -> None:
+    settings.TRUSTED_PROXIES = proxies
+    told = {str(message.id) for message in check_deployment(None)}
+    assert ("code_executor.W008" in told) == is_told

@@ -90,6 +90,7 @@ class FakeDriver:
         """`images`: references that are there from the beginning, without a build."""
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.started: list[SandboxSpec] = []
+        self.bridge_name = "lo"
         """Every spec that a sandbox was started from, in order."""
         self.engine_is_down = False
         self.runc = "1.3.3"
@@ -149,7 +150,7 @@ class FakeDriver:
 
     def bridge(self, network: str = "bridge") -> str:
         self.check("bridge")
-        return "lo"
+        return self.bridge_name
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:
         self.check("start")

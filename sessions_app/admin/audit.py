@@ -82,8 +82,11 @@ def in_words(details: dict[str, Any]) -> str:
     """`runtime: runc → runsc; forced: it is urgent`."""
     changes = details.get("changes", {})
     told = [f"{name}: {_value(old)} → {_value(new)}" for name, (old, new) in changes.items()]
-    said_twice = {"changes", "fields", *changes} if changes else set()
-    others = (item for item in details.items() if item[0] not in said_twice)
+    news = [new for _, new in changes.values()]
+    told_already = {"changes", "fields", *changes} if changes else set()
+    others = (
+        item for item in details.items() if item[0] not in told_already and item[1] not in news
+    )
     return "; ".join([*told, *(f"{name}: {_value(value)}" for name, value in others)])
 
 

@@ -127,7 +127,6 @@ class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
 class NewKeyForm(forms.Form):
     expires_in = forms.IntegerField(
         label="Expires after",
-        help_text="Days; empty: never.",
         required=False,
         min_value=1,
         max_value=LONGEST_DAYS,
