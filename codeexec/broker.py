@@ -30,8 +30,10 @@ WAIT_SECONDS = 0.5
 """How long `dequeue` waits: the pusher looks for its stop event between two calls."""
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
+# Out of the shared queue into the node's own: should all of the cluster die, the next one of this
+# node knows what it had taken.
 _CLAIM = """
-    UPDATE django_q_ormq SET lock = now() + make_interval(secs => %s)
+    UPDATE django_q_ormq SET lock = now() + make_interval(secs => %s), key = %s
     WHERE id = (
         SELECT id FROM django_q_ormq
         WHERE key = ANY(%s) AND lock <= now()
@@ -163,7 +165,7 @@ class PostgresBroker(Broker):  # type: ignore[misc]
         self._connection, self._listening = None, False
 
     def _claim(self, connection: psycopg.Connection[Any]) -> Message | None:
-        row = connection.execute(_CLAIM, [Conf.RETRY, self.keys]).fetchone()
+        row = connection.execute(_CLAIM, [Conf.RETRY, self.keys[-1], self.keys]).fetchone()
         return cast(Message | None, row)
 
     def _wait(self, connection: psycopg.Connection[Any]) -> bool:
@@ -184,7 +186,7 @@ def release_claims(node_name: str) -> None:
     """Give back what the node's previous cluster had taken from the node's own queue.
 
     For a cluster that starts: nobody else takes from that queue, so its locks are those of the
-    dead. What they had taken from the shared queue comes back when its locks end.
+    dead, of what they had taken from the shared queue, too.
     """
     from django.db import connection
 

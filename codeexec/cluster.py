@@ -16,17 +16,19 @@ import gc
 import logging
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import django_q.cluster
 import setproctitle
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connections
+from django_q.signals import post_execute_in_worker, pre_execute
 
 from codeexec.broker import release_claims
 from codeexec.errors import DATABASE_AWAY
@@ -53,12 +55,16 @@ class Stop:
 RunExecutor = Callable[[Stop, int | None], None]
 """Works until it is told to stop. The number is the process id of the one before it, which died."""
 
+TakeBack = Callable[[int, int], None]
+"""Gives to others what a process was at: its id, and that of the message it had taken."""
+
 GRACE_SECONDS = 15.0
 """How long a stopping cluster lets tasks finish that are running."""
 _LAST_SECONDS = 3.0
 """Of those, for what is left: the executor says what it cuts off, tasks that run end after it."""
 _KILLED_SECONDS = 5.0
 _UPKEEP_SECONDS = 2.0
+_NO_TASK = WorkTimer("f", -1)
 
 
 class ClusterDiedError(Exception):
@@ -72,11 +78,13 @@ def run_cluster(
     grace_seconds: float = GRACE_SECONDS,
     run_executor: RunExecutor | None = None,
     run_workspace_reader: RunExecutor | None = None,
+    take_back: TakeBack | None = None,
 ) -> None:
     """Run tasks, and an executor and a workspace reader in processes of their own, until SIGTERM or
     SIGINT, calling `upkeep` at that interval in a thread.
 
-    What `upkeep` raises is logged and it is called again. A stop lets running tasks finish for
+    `take_back` is called in that thread, too, for each task process that has died at work. What
+    `upkeep` raises is logged and it is called again. A stop lets running tasks finish for
     `grace_seconds`, a second signal doesn't; no process is left in any case. Raises
     ClusterDiedError when the sentinel died. To be called from the main thread of a process that
     has no other threads and needs no signal handlers: its workers are forks of it, so what it
@@ -84,7 +92,8 @@ def run_cluster(
     """
     executor_stop = Stop(SafeEvent(), SafeEvent(), grace_seconds - _last_seconds(grace_seconds))
     residents = {"executor": run_executor, "workspace reader": run_workspace_reader}
-    _use_safe_parts({name: run for name, run in residents.items() if run}, executor_stop)
+    deaths = _Deaths(take_back)
+    _use_safe_parts({name: run for name, run in residents.items() if run}, executor_stop, deaths)
     _take_back_claims()
     stop = _StopSignals(executor_stop)
     cluster = django_q.cluster.Cluster()
@@ -93,17 +102,22 @@ def run_cluster(
     gc.freeze()  # nor its memory be copied because the collector touches it
     try:
         cluster.start()
-        with _Upkeep(upkeep, interval_seconds):
+        with _Upkeep(lambda: deaths.before(upkeep), interval_seconds):
             _supervise(cluster, stop, grace_seconds)
     finally:
         _end(cluster)
 
 
-def _use_safe_parts(residents: Mapping[str, RunExecutor], executor_stop: Stop) -> None:
+def _use_safe_parts(
+    residents: Mapping[str, RunExecutor], executor_stop: Stop, deaths: _Deaths
+) -> None:
     django_q.cluster.Queue = WorkerQueue
     django_q.cluster.Event = SafeEvent
     django_q.cluster.Value = WorkTimer
     _Sentinel.residents, _Sentinel.executor_stop = residents, executor_stop
+    _Sentinel.deaths = deaths
+    pre_execute.connect(_task_begins)
+    post_execute_in_worker.connect(_task_ended)
     django_q.cluster.Sentinel = _Sentinel
     tie_children_to_parents()
 
@@ -117,6 +131,7 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
 
     residents: ClassVar[Mapping[str, RunExecutor]] = {}
     executor_stop: ClassVar[Stop]
+    deaths: ClassVar[_Deaths]
 
     def start(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that are forked now ignore it, too
@@ -146,8 +161,12 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
             self.pool.remove(process)
             self._spawn_resident(name, process.pid)
             return
+        is_worker, message = process in self.pool, getattr(process, "timer", _NO_TASK).message
         super().reincarnate(process)
         process.kill()  # one whose time is over and that would ignore being terminated
+        if is_worker and message:
+            process.join()
+            self.deaths.tell(process.pid or 0, message)
 
     def stop(self) -> None:
         """The residents first: what it still runs needs the workers beside it."""
@@ -168,6 +187,47 @@ def _take_back_claims() -> None:
         release_claims(settings.CODE_EXECUTOR["NODE_NAME"])
     except DatabaseError as error:
         logger.warning("What the last cluster had taken comes back later: %s", error)
+
+
+def _task_begins(task: dict[str, Any], **_more: object) -> None:
+    WorkTimer.note_message(task.get("ack_id") or 0)
+
+
+def _task_ended(**_more: object) -> None:
+    WorkTimer.note_message(0)
+
+
+class _Deaths:
+    """Task processes that died at work, told by the sentinel, which notices them, to the parent,
+    which may wait for a database.
+    """
+
+    def __init__(self, take_back: TakeBack | None) -> None:
+        self._take_back = take_back
+        self._told = WorkerQueue()
+        self._waiting: deque[tuple[int, int]] = deque()
+
+    def tell(self, process_id: int, message_id: int) -> None:
+        self._told.put((process_id, message_id))
+
+    def before(self, upkeep: Callable[[], None]) -> None:
+        try:
+            while not self._told.empty():
+                self._waiting.append(self._told.get())
+            self._work_off()
+        finally:
+            upkeep()
+
+    def _work_off(self) -> None:
+        while self._waiting:
+            try:
+                if self._take_back is not None:
+                    self._take_back(*self._waiting[0])
+            except DATABASE_AWAY:
+                raise  # later, then
+            except Exception:
+                logger.exception("What a task process was at comes back when its leases are over")
+            self._waiting.popleft()
 
 
 class _StopSignals:

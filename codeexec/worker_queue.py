@@ -17,7 +17,7 @@ import socket
 import time
 from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, Full
-from typing import Any
+from typing import Any, ClassVar
 
 _SMALL_BUFFER_BYTES = 1  # the kernel makes its minimum of it, which takes one message or two
 _LARGE_BUFFER_BYTES = 1 << 20
@@ -158,8 +158,12 @@ class WorkTimer:
     dead worker, or for a live one that waits for the monitor which the guard should restart.
     """
 
+    mine: ClassVar[WorkTimer | None] = None
+    """In a worker: the one that it writes."""
+
     def __init__(self, _typecode: str, value: float) -> None:
         self._guard = os.getpid()
+        self._message = multiprocessing.sharedctypes.RawValue("q", 0)
         self._cell = multiprocessing.sharedctypes.RawValue("d", value)
 
     @property
@@ -170,7 +174,19 @@ class WorkTimer:
     @value.setter
     def value(self, value: float) -> None:
         if os.getpid() != self._guard:
+            WorkTimer.mine = self
             self._cell.value = value if value <= 0 else time.monotonic() + value
+
+    @property
+    def message(self) -> int:
+        """The id of the message that the worker is at; 0: none. For the guard."""
+        return int(self._message.value)
+
+    @staticmethod
+    def note_message(message_id: int) -> None:
+        """In a worker: it is at this one from now on."""
+        if WorkTimer.mine is not None:
+            WorkTimer.mine._message.value = message_id
 
     def get_lock(self) -> AbstractContextManager[None]:
         return nullcontext()

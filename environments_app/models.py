@@ -527,6 +527,10 @@ class NodeBuild(models.Model):
         """failed or cancelled → queued, with an empty log."""
         return self._queue_again([self.Status.FAILED, self.Status.CANCELLED])
 
+    def requeue(self) -> bool:
+        """running → queued, with an empty log: its process has died."""
+        return self._queue_again([self.Status.RUNNING])
+
     def build_again(self) -> bool:
         """passed → queued: its image is gone."""
         gone = NodeBuild.objects.filter(pk=self.pk, status=self.Status.PASSED)

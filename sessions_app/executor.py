@@ -30,8 +30,9 @@ from sessions_app.inbox import Inbox
 from sessions_app.interrupts import Cancellations
 from sessions_app.leases import Leases
 from sessions_app.models.press_of_run import Claim
+from sessions_app.nodes import worker_name
 from sessions_app.running import Run, Runs
-from sessions_app.runs import Surroundings, run_execution, worker_name
+from sessions_app.runs import Surroundings, run_execution
 from sessions_app.services.executions import (
     abandon_executions_of,
     claim_next_execution,

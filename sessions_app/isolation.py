@@ -200,6 +200,18 @@ def _alone(node: Node) -> Iterator[None]:
             cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
 
 
+def requeue_interrupted_checks(node: Node) -> None:
+    """Those that run as far as their rows know, while no process of the node has the lock."""
+    with contextlib.suppress(AnotherCheckRunsError), _alone(node):
+        for check in IsolationCheck.objects.running().filter(node=node):
+            same = {"node": node, "environment": check.environment, "runtime": check.runtime}
+            if not check.complete or IsolationCheck.objects.queued().filter(**same).exists():
+                check.finish(error="It was interrupted.", complete=False)
+            else:
+                check.results.all().delete()
+                check.postpone()
+
+
 def _remove_left(node: Node) -> None:
     driver = get_driver()
     with contextlib.suppress(SandboxError):  # whoever can't list them can't start one either

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from django.conf import settings
 from django.utils import timezone
 
 from sessions_app.models import Node
 from sessions_app.models.node import LOST_AFTER
+
+
+def worker_name(process_id: int | None = None) -> str:
+    """Of this process, unless another one is named."""
+    return f"{settings.CODE_EXECUTOR['NODE_NAME']}/{process_id or os.getpid()}"
 
 
 def register_node() -> Node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Self, TypeVar
 from uuid import UUID
-
-from django.conf import settings
 
 from codeexec.errors import DATABASE_AWAY
 from codeexec.logs import about
@@ -50,11 +47,6 @@ _DATABASE_RETRY_SECONDS = 0.5
 MOST_MOVES = 2
 """New sandboxes for one execution: more would be lost like these."""
 _MOST_REMEMBERED = 1000
-
-
-def worker_name(process_id: int | None = None) -> str:
-    """Of this process, unless another one is named."""
-    return f"{settings.CODE_EXECUTOR['NODE_NAME']}/{process_id or os.getpid()}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE
+from sessions_app.nodes import worker_name
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import REMOVE_TASK, restart_session
 from sessions_app.totals import counted_start
@@ -63,7 +64,11 @@ def reserve_sandbox(session: Session, node: Node) -> Reservation | None:
             return None
         replaced, _ = Sandbox.objects.filter(pk=session.pk).delete()
         sandbox = Sandbox.objects.reserve(
-            node, session.environment, pk=session.pk, status=Sandbox.Status.IN_USE
+            node,
+            session.environment,
+            pk=session.pk,
+            status=Sandbox.Status.IN_USE,
+            starter=worker_name(),
         )
         if sandbox is None:
             transaction.set_rollback(True)

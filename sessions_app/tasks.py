@@ -19,7 +19,7 @@ from sessions_app.isolation import AnotherCheckRunsError, carry_out
 from sessions_app.models import Execution, IsolationCheck, Node, Sandbox, Session
 from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS
-from sessions_app.nodes import this_node
+from sessions_app.nodes import this_node, worker_name
 from sessions_app.sandboxes import (
     FAREWELL_SECONDS,
     Reservation,
@@ -128,6 +128,7 @@ def refill_pool() -> None:
 
 
 def _start_warm(sandbox: Sandbox) -> None:
+    Sandbox.objects.filter(pk=sandbox.pk).update(starter=worker_name())
     try:
         start_sandbox(sandbox)
     except SandboxError as error:

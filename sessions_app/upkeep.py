@@ -10,13 +10,16 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
+import psycopg
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, OperationalError, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from codeexec.cluster_lock import ClusterLock
 from codeexec.queueing import SHARED_QUEUE, enqueue
 from codeexec.sandbox.errors import EngineUnavailable, ImageMissing
 from environments_app.engine import get_driver
@@ -42,10 +45,13 @@ from sessions_app.services.sessions import (
     restart_session,
 )
 from sessions_app.storage import count_storage
+from sessions_app.take_back import take_back_everything
 from sessions_app.tallies import tally_runs
 from sessions_app.totals import count_up
 
 logger = logging.getLogger(__name__)
+
+cluster_lock = ClusterLock(settings.CODE_EXECUTOR["NODE_NAME"])
 
 GIVEN_UP_AFTER = timedelta(seconds=60)
 """A node that is silent for this long has its sessions started on others."""
@@ -56,6 +62,9 @@ STUCK_AFTER = timedelta(seconds=10)
 RENEWED_WITHIN_SECONDS = 10.0
 """How long a live executor may take to renew its leases once the database is back: an attempt to
 connect that began before may have to end first."""
+
+PREDECESSOR_SECONDS = 3.0
+"""How long what a cluster that died has left may take to go."""
 
 FORGOTTEN_AFTER = timedelta(hours=1)
 
@@ -72,6 +81,24 @@ def node_started() -> Node:
     schedule_clean_up()
     logger.info("node %s is up", node.name)
     return node
+
+
+def follow_predecessor(node: Node) -> None:
+    """Before this cluster begins: what the node's last one was at is given back."""
+    try:
+        is_gone = cluster_lock.take(PREDECESSOR_SECONDS)
+    except psycopg.Error as error:
+        raise OperationalError(str(error)) from error
+    if is_gone:
+        take_back_everything(node)
+    else:
+        logger.warning("another worker of this node lives: NODE_NAME must be one worker's own")
+
+
+def keep_cluster_lock() -> None:
+    """A connection that was lost has taken the lock with it."""
+    with suppress(psycopg.Error):
+        cluster_lock.keep()
 
 
 def node_stopped() -> None:
@@ -286,6 +313,7 @@ def remove_images() -> None:
 _rhythm = Rhythm(
     {
         beat: 3,
+        keep_cluster_lock: 3,
         Reaper(just_started=True): 1,
         expire_sessions: 1,
         tend_pool: 1,

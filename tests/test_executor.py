@@ -23,7 +23,7 @@ from sessions_app import executor, running
 from sessions_app.callers import Caller
 from sessions_app.executor import CONNECTIONS, LISTENING, Executor, run_executor
 from sessions_app.models import Event, Execution, Node, Session
-from sessions_app.runs import worker_name
+from sessions_app.nodes import worker_name
 from sessions_app.services.executions import RunRequest, cancel_execution, submit_execution
 from sessions_app.services.sessions import open_session, stop_session
 from tests.cast import claim

@@ -11,8 +11,7 @@ import pytest
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.models import Node
-from sessions_app.nodes import register_node, this_node
-from sessions_app.runs import worker_name
+from sessions_app.nodes import register_node, this_node, worker_name
 from sessions_app.sandboxes import fill_pools
 from sessions_app.services.sessions import open_session
 from tests.conftest import Configure, Work

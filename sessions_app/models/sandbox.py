@@ -106,6 +106,13 @@ class Sandbox(models.Model):
     asked_at = models.DateTimeField(
         null=True, help_text="While it is idle: when its runner was last asked for an answer."
     )
+    starter = models.CharField(
+        max_length=120,
+        default="",
+        db_default="",
+        blank=True,
+        help_text="Node and process id of the process that starts it, or has done so.",
+    )
     lease_expires_at = models.DateTimeField(
         null=True, help_text="While it is warming: when its worker is taken for dead."
     )

@@ -527,10 +527,11 @@ def _reap(execution: Execution) -> bool:
 def abandon_executions_of(worker: str) -> None:
     """End what a worker ran that is known to have died, whatever its leases say."""
     for execution in Execution.objects.running().filter(worker=worker):
-        _bury(execution)
+        end_as_died(execution)
 
 
-def _bury(execution: Execution) -> bool:
+def end_as_died(execution: Execution) -> bool:
+    """Its worker is known to have died, whatever its lease says. False: it was ended before."""
     return _end_run(execution, lambda _: execution.fail(_died(execution)))
 
 

@@ -13,6 +13,7 @@ from codeexec.cluster import ClusterDiedError, run_cluster
 from codeexec.commands import TeachingCommand
 from sessions_app import upkeep
 from sessions_app.executor import run_executor
+from sessions_app.take_back import take_back
 from sessions_app.workspace_reader import run_workspace_reader
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Command(TeachingCommand):
         logging.captureWarnings(True)  # in the form of all other lines
         try:
             node = upkeep.node_started()
+            upkeep.follow_predecessor(node)
         except DatabaseError as error:
             raise CommandError(f"The database can't be used: {error}") from error
         connections.close_all()
@@ -49,6 +51,7 @@ class Command(TeachingCommand):
                 interval_seconds=UPKEEP_SECONDS,
                 run_executor=partial(run_executor, node.pk, concurrency=node.concurrency),
                 run_workspace_reader=partial(run_workspace_reader, node.pk),
+                take_back=take_back,
             )
         except ClusterDiedError as error:
             raise CommandError(str(error)) from error
