@@ -402,7 +402,7 @@ class _Arena:
             ("tmpfs", str(limits.tmpfs_bytes)),
             ("shm", str(policy.SHM_BYTES)),
             ("inodes", str(policy.MAX_FILES)),
-            ("shm-files", str(policy.SHM_FILES)),
+            ("shm-files", str(_files_of_shared_memory(self._subject))),
             ("descriptors", str(policy.OPEN_FILES["Hard"])),
             ("runner-folder", policy.RUNNER_DIR),
             ("runner-file", f"runner-{runner_version()}"),
@@ -420,6 +420,11 @@ class _Arena:
             (one for one in (finding, *others) if one), key=lambda one: order.index(one.outcome)
         )
         return replace(worst)
+
+
+def _files_of_shared_memory(subject: Subject) -> int:
+    """gVisor's kernel has no limit of a folder's own: all of them together have one."""
+    return policy.GVISOR_FILES if subject.runtime == policy.GVISOR else policy.SHM_FILES
 
 
 def _plants(attack: Attack, subject: Subject) -> list[tuple[str, str]]:
