@@ -5,6 +5,7 @@ are told of it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -44,6 +45,11 @@ def statuses(own: Platform, path: str, headers: dict[str, str], count: int) -> l
     return [own.api.get(path, headers=headers).status_code for _ in range(count)]
 
 
+def come_back(begun: float, requests_per_minute: int) -> float:
+    """How many permits there may be again since then."""
+    return 1 + (time.monotonic() - begun) * requests_per_minute / 60
+
+
 # ---- who takes what
 
 
@@ -52,7 +58,10 @@ def test_one_token_uses_up_neither_its_clients_rate_nor_another_tokens(own: Plat
     viewer, candidate = own.token(session_id, "viewer"), own.token(session_id, "candidate")
     limited(own, 30)
     path = f"/sessions/{session_id}"
-    assert statuses(own, path, bearer(viewer), 29) == [200] * 15 + [429] * 14
+    begun = time.monotonic()
+    told = statuses(own, path, bearer(viewer), 29)
+    assert told[:15] == [200] * 15
+    assert told.count(200) <= 15 + come_back(begun, 15)
     assert statuses(own, path, bearer(candidate), 1) == [200]
     assert own.call("GET", path).status_code == 200
     answer = own.call("DELETE", path)
@@ -65,8 +74,9 @@ def test_all_tokens_together_leave_a_quarter_to_the_key(own: Platform) -> None:
     tokens = [own.token(session_id, role, expires_in=3600 + n) for n, role in enumerate(roles)]
     limited(own, 40)
     path = f"/sessions/{session_id}"
+    begun = time.monotonic()
     through = sum(statuses(own, path, bearer(each), 20).count(200) for each in tokens)
-    assert 30 <= through <= 32, "some of them may have come back meanwhile"
+    assert 30 <= through <= 30 + come_back(begun, 40)
     assert statuses(own, path, api_key(own.key), 10) == [200] * 10
 
 
@@ -166,10 +176,10 @@ def test_a_refusal_says_when_the_next_one_gets_through(own: Platform) -> None:
 def test_a_token_is_told_of_what_ends_first_for_it(own: Platform) -> None:
     session_id = own.open()
     viewer = bearer(own.token(session_id, "viewer"))
-    limited(own, 30)
+    limited(own, 4)
     path = f"/sessions/{session_id}"
-    assert fields(own.api.get(path, headers=viewer))[:2] == ["15", "14"]
-    assert fields(own.call("GET", path))[:2] == ["30", "28"]
+    assert fields(own.api.get(path, headers=viewer))[:2] == ["2", "1"]
+    assert fields(own.call("GET", path))[:2] == ["4", "2"]
 
 
 def test_asynchronous_answers_say_it_as_well(own: Platform) -> None:
