@@ -76,7 +76,14 @@ def _start(socket: str, logs: Path, current: Step) -> Part | None:
     if _SYSTEMD.is_dir():
         subprocess.run(["systemctl", "start", "docker"], check=False)
         return None
-    command = ["dockerd", "--host", socket, *gvisor.daemon_options(logs.parent)]
+    command = [
+        "dockerd",
+        "--host",
+        socket,
+        "--log-level",
+        "warn",
+        *gvisor.daemon_options(logs.parent),
+    ]
     daemon = Part("Docker Engine", command, logs / "dockerd.log", stop_seconds=STOP_SECONDS)
     daemon.start()
     return daemon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from scripts.steps import ROOT, SetUpError, end_group, last_lines, say
 
 STABLE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 30.0
+LOG_BYTES = 10_000_000
+"""Of a part's log, and as much of what was before that: `NAME.log.1`."""
 
 
 def end_with_us(argv: Sequence[str], ending: signal.Signals) -> list[str]:
@@ -72,12 +75,22 @@ class Part:
             self._process = None
 
     def watch(self) -> None:
-        """Notices an end, and starts the process again when it is time to."""
+        """Notices an end, and starts the process again when it is time to; keeps the log short."""
+        self._rotate()
         if self._due is not None:
             if time.monotonic() >= self._due:
                 self.start()
         elif self._process is not None and self._process.poll() is not None:
             self._plan_restart(self._process.returncode)
+
+    def _rotate(self) -> None:
+        """What is in the log goes into another one, whose content goes. The process, which appends,
+        writes on into this one.
+        """
+        if self._log.stat().st_size > LOG_BYTES:
+            shutil.copyfile(self._log, self._log.with_name(f"{self._log.name}.1"))
+            os.truncate(self._log, 0)
+            self._log_start = 0
 
     def require(self) -> None:
         """Raises SetUpError if the process has ended: for a start, when nothing has worked yet."""

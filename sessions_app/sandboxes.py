@@ -39,6 +39,9 @@ MAX_IDLE_AGE = timedelta(hours=1)
 ASK_AFTER = timedelta(minutes=1)
 """A warm sandbox that waited this long is asked whether its runner still answers, and so again."""
 
+ENDED_AFTER = timedelta(minutes=2)
+"""A container this young may be somebody's who starts it, or looks at its end."""
+
 FAREWELL_SECONDS = 600
 """How much longer than its session a sandbox lives whose owner has died."""
 
@@ -275,9 +278,17 @@ def replace_dead(node: Node) -> None:
 
 
 def remove_unowned(node: Node) -> None:
-    """Sandboxes of sessions that have ended without removing theirs."""
-    for sandbox in Sandbox.objects.unowned().filter(node=node):
-        enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(node.name))
+    """Sandboxes of sessions that have ended without removing theirs, and containers without a row
+    that ended a while ago: their removal has failed.
+    """
+    unowned = {str(sandbox.pk) for sandbox in Sandbox.objects.unowned().filter(node=node)}
+    # Listed before the rows are read: a container that is being started has its row by then.
+    there = get_driver().list_sandboxes(node=str(node.pk))
+    newest = (timezone.now() - ENDED_AFTER).timestamp()
+    ended = {each.sandbox_id for each in there if not each.running and each.created_at < newest}
+    rows = Sandbox.objects.filter(node=node, pk__in=ended).values_list("pk", flat=True)
+    for sandbox_id in filter(None, unowned | (ended - {str(pk) for pk in rows})):
+        enqueue(REMOVE_TASK, sandbox_id, queue=node_queue(node.name))
 
 
 def _retire(sandbox: Sandbox, node: Node) -> None:

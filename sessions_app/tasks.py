@@ -5,7 +5,10 @@ nothing is to be done: a message may come twice, late, or after its worker has d
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
+from typing import ParamSpec
 
 from django.db import connection
 
@@ -42,6 +45,23 @@ RETRY_DELAY = timedelta(seconds=2)
 """A start that failed, or found no room, is tried again after this, and later each time."""
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+
+def patient(task: Callable[P, None]) -> Callable[P, None]:
+    """Of a task that the node's upkeep sends again: an Engine that is away is a line in the log,
+    and no failure for an operator to look into.
+    """
+
+    @wraps(task)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            task(*args, **kwargs)
+        except EngineUnavailable as error:
+            logger.warning("%s waits: %s", task.__name__, error)
+
+    return attempt
 
 
 @concerning("session_id")
@@ -97,6 +117,7 @@ def _start_failed(session: Session, error: SandboxError) -> None:
 
 
 @concerning("session_id")
+@patient
 def stop_session(session_id: str) -> None:
     """stopping → stopped: remove the container. A running execution is ended by its own worker
     first, which sends this task again.
@@ -137,6 +158,7 @@ def _start_warm(sandbox: Sandbox) -> None:
 
 
 @concerning("sandbox_id")
+@patient
 def ask_sandbox(sandbox_id: str) -> None:
     """Replace a warm sandbox whose runner doesn't answer."""
     if retire_unless_it_answers(sandbox_id):
@@ -155,6 +177,7 @@ def keep_sandbox(session_id: str) -> None:
 
 
 @concerning("sandbox_id")
+@patient
 def remove_sandbox(sandbox_id: str) -> None:
     """Remove the container of a sandbox that was taken out of the pool."""
     destroy_sandbox(sandbox_id)
@@ -172,6 +195,7 @@ def clean_up_all_nodes() -> None:
         enqueue(CLEAN_UP_NODE_TASK, queue=node_queue(node.name))
 
 
+@patient
 def clean_up_node() -> None:
     """What `manage.py cleanup_sessions` does."""
     report = clean_up()

@@ -16,7 +16,7 @@ from datetime import timedelta
 import psycopg
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from codeexec.cluster_lock import ClusterLock
@@ -259,9 +259,12 @@ def nudge_waiting_executions() -> None:
 
 
 def nudge_stopping_sessions() -> None:
-    """A session that is stopping, with nothing running: the message or its worker was lost."""
+    """A session that is stopping, with nothing running: the message or its worker was lost, or its
+    node's Engine was away. While that is known to be so nobody is sent to it.
+    """
     running = Execution.objects.running().filter(session=OuterRef("pk"))
-    for session in Session.objects.stopping().filter(~Exists(running))[:100]:
+    stopping = Session.objects.stopping().filter(~Exists(running))
+    for session in stopping.exclude(~Q(node__engine_error=""), node__isnull=False)[:100]:
         enqueue_stop(session)
 
 

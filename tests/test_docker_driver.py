@@ -86,6 +86,22 @@ print(os.statvfs("/workspace").f_blocks * os.statvfs("/workspace").f_frsize)
 """
 
 
+def test_a_removal_is_over_when_the_container_is_gone_whoever_removes_it(docker_driver):
+    """The Engine answers the second of two removals 409 at once: the first one goes on."""
+    with started(docker_driver) as handle, ThreadPoolExecutor(4) as threads:
+        run_python(docker_driver, handle, "open('big', 'wb').write(b'x' * (1 << 24))")
+        begin = threading.Barrier(4)
+
+        def remove() -> bool:
+            begin.wait()
+            docker_driver.destroy(handle.sandbox_id)
+            there = docker_driver.list_sandboxes(node=NODE)
+            return handle.sandbox_id not in {each.sandbox_id for each in there}
+
+        removals = [threads.submit(remove) for _ in range(4)]
+        assert all(each.result() for each in removals)
+
+
 def test_the_kernel_knows_the_limits(docker_driver):
     limits = SandboxLimits(memory_bytes=96 * MIB, cpus=0.75, pids=23, tmpfs_bytes=5 * MIB)
     with started(docker_driver, limits=limits) as handle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -376,6 +377,36 @@ def test_a_run_on_a_lost_node_is_the_reapers(python: Environment, this: Node, ot
     Reaper()()
     upkeep.move_sessions_of_lost_nodes()
     assert state(execution.session) == S.PENDING
+
+
+def test_nobody_is_sent_to_an_engine_that_is_away_to_stop_a_session(
+    python: Environment, this: Node, driver: FakeDriver
+) -> None:
+    session = session_in(S.READY, python, this)
+    assert session.request_stop(Session.StopReason.CLIENT)
+    Node.objects.update(engine_error="It is down.")
+    upkeep.nudge_stopping_sessions()
+    assert queued() == []
+    Node.objects.update(engine_error="")
+    upkeep.nudge_stopping_sessions()
+    assert queued() == [Delivery("stop_session", (str(session.pk),))]
+
+
+@pytest.mark.parametrize("task", [tasks.stop_session, tasks.remove_sandbox])
+def test_a_task_that_finds_the_engine_away_says_so_in_a_line(
+    python: Environment,
+    this: Node,
+    driver: FakeDriver,
+    caplog: pytest.LogCaptureFixture,
+    task: Callable[[str], None],
+) -> None:
+    session = session_in(S.READY, python, this)
+    assert session.request_stop(Session.StopReason.CLIENT)
+    driver.engine_is_down = True
+    task(str(session.pk))
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert state(session) == S.STOPPING
 
 
 def test_a_session_that_was_stopping_on_a_lost_node_is_stopped(

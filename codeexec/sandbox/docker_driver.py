@@ -24,6 +24,9 @@ from codeexec.sandbox.protocol import new_token
 from codeexec.sandbox.runner_image import RunnerImage
 from codeexec.sandbox.types import ImageInfo, SandboxHandle, SandboxInfo, SandboxSpec
 
+REMOVAL_SECONDS = 10.0
+"""How long somebody else's removal of a container is waited for. One that fails is begun anew."""
+REMOVAL_PAUSE_SECONDS = 0.1
 DEFAULT_SECONDS = 30.0
 """How long what the Engine is like is taken for what it was."""
 
@@ -189,8 +192,13 @@ class DockerDriver:
         return self._remove(policy.container_name(sandbox_id))
 
     def _remove(self, container: str) -> bool:
+        """Returns when it is gone, whoever removes it. Raises EngineUnavailable if it stays."""
+        deadline = time.monotonic() + REMOVAL_SECONDS
         with translated(), gone_is_fine():
-            self._engine.api.remove_container(container, force=True, v=True)
+            while not self._engine.removed(container):
+                if time.monotonic() >= deadline:
+                    raise EngineUnavailable(f"The container {container} is still being removed.")
+                time.sleep(REMOVAL_PAUSE_SECONDS)
             return True
         return False
 

@@ -113,7 +113,19 @@ class Engine:
             yield container
         finally:
             with gone_is_fine():
-                self.api.remove_container(container, force=True, v=True)
+                self.removed(container)
+
+    def removed(self, container: str) -> bool:
+        """Remove a container. False: somebody else is just removing it (409), and it may be there
+        still. Raises like `api`, NotFound where it is gone.
+        """
+        try:
+            self.api.remove_container(container, force=True, v=True)
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            return False
+        return True
 
     def first_file(self, container: str, path: str, *, most_bytes: int) -> bytes | None:
         """The beginning of the file at a path of a container, started or not; None: it has none
@@ -160,11 +172,6 @@ def translated(refused: type[SandboxError] = EngineUnavailable) -> Iterator[None
 
 @contextlib.contextmanager
 def gone_is_fine() -> Iterator[None]:
-    """Removing what is gone (404), or what somebody else is just removing (409), has succeeded."""
-    try:
+    """Removing what is gone has succeeded."""
+    with contextlib.suppress(NotFound):
         yield
-    except NotFound:
-        pass
-    except APIError as error:
-        if error.status_code != 409:
-            raise

@@ -54,7 +54,7 @@ class DockerStopwatch:
                 return time.perf_counter() - begun
             finally:
                 with gone_is_fine():
-                    self._engine.api.remove_container(name, force=True, v=True)
+                    self._engine.removed(name)
 
     def execute(self, handle: SandboxHandle, argv: Sequence[str]) -> float:
         """`docker exec` in a started sandbox. Raises CommandNotStarted unless it exits with 0."""
