@@ -40,6 +40,8 @@ ARGUMENTS = 1000
 VARIABLES = 1000
 ARGUMENT_BYTES = 64 * 1024
 """Of one argument, one variable's name, one variable's value."""
+VARIABLE_BYTES = 128 * 1024 - 2
+"""Of one variable's name and value together: the kernel takes no more as one text."""
 ARGUMENTS_BYTES = 192 * 1024
 """Of all arguments and variables; the runner's frame holds the image's own variables as well."""
 FILES = 1000

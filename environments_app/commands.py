@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from codeexec.sandbox.types import PROGRAM_PATH
 from environments_app.rules import MAX_COMMAND_LENGTH
 
 if TYPE_CHECKING:
@@ -36,32 +37,41 @@ class Commands:
 
     compile: tuple[str, ...] | None
     run: tuple[str, ...]
+    compiles_to_program_path: bool
+    """The first of them makes the program anew."""
 
 
 def build_commands(environment: Environment, filename: str, args: Sequence[str] = ()) -> Commands:
     """The commands for one file of the workspace; `args` reach the program that is run."""
-    memory_bytes = environment.limits().memory_bytes
-    values = placeholder_values(environment.workspace_dir, filename, memory_bytes=memory_bytes)
-    compile_command = environment.compile_command
+    compile_command, run_command = environment.compile_command, environment.run_command
+    values = placeholder_values(
+        environment.workspace_dir,
+        filename,
+        run_command,
+        memory_bytes=environment.limits().memory_bytes,
+    )
     return Commands(
         compile=render(compile_command, values) if compile_command else None,
-        run=render(environment.run_command, values, args),
+        run=render(run_command, values, args),
+        compiles_to_program_path="{output_path}" in run_command,
     )
 
 
 def placeholder_values(
-    workspace_dir: str, filename: str, *, memory_bytes: int = 0
+    workspace_dir: str, filename: str, run_command: str = "", *, memory_bytes: int = 0
 ) -> dict[str, str]:
-    """Values of the placeholders. A file without an extension gets its output beside it. A heap
-    gets three quarters of the sandbox's memory: a language that collects garbage does so before
-    the kernel ends it.
+    """Values of the placeholders. Where `run_command` leaves it to us, the program is compiled to
+    where it can take the place of no file of a user's. One that names it by itself, as `./main`,
+    finds it beside the file. A heap gets three quarters of the sandbox's memory: a language that
+    collects garbage does so before the kernel ends it.
     """
     file_path = posixpath.join(workspace_dir, filename)
     stem, extension = posixpath.splitext(file_path)
+    beside = stem if extension else f"{file_path}.out"
     return {
         "file_path": file_path,
         "filename": filename,
-        "output_path": stem if extension else f"{file_path}.out",
+        "output_path": PROGRAM_PATH if "{output_path}" in run_command else beside,
         "heap_mb": str(max(_LEAST_HEAP_MB, memory_bytes * 3 // 4 >> 20)),
     }
 

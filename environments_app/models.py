@@ -115,7 +115,7 @@ class Environment(models.Model):
         max_length=rules.MAX_COMMAND_LENGTH,
         validators=[validators.command],
         help_text="Runs the program. {file_path} is /workspace/main.py, {filename} main.py, "
-        '{output_path} /workspace/main. Several steps: sh -c "first && second".',
+        '{output_path} where a compiled program goes. Several steps: sh -c "first && second".',
     )
     compile_command = models.CharField(
         max_length=rules.MAX_COMMAND_LENGTH,

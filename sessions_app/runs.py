@@ -28,6 +28,7 @@ from codeexec.sandbox.types import Verdict as SandboxVerdict
 from environments_app.commands import build_commands
 from environments_app.known import read_environment, recall
 from environments_app.models import Environment
+from sessions_app import not_started
 from sessions_app.attachments import Attachments
 from sessions_app.interrupts import Interrupts
 from sessions_app.live_output import LiveOutput, RunOutput
@@ -196,7 +197,8 @@ def _run_in_sandbox(
     if claim.sandbox is None:
         raise SandboxLost("The session's sandbox is gone.")
     environment = _environment(claim, around)
-    run = partial(_run_attached, claim, claim.sandbox, environment, around, keep_going, output)
+    watched = _Watched(around.live, output, keep_going)
+    run = partial(_run_attached, claim, claim.sandbox, environment, around, watched)
     try:
         return run()
     except SandboxLost as error:
@@ -210,15 +212,21 @@ def _run_attached(
     handle: SandboxHandle,
     environment: Environment,
     around: Surroundings,
-    keep_going: KeepGoing,
-    output: RunOutput,
+    watched: _Watched,
 ) -> tuple[Outcome, float]:
-    with around.attachments.lent(handle, keep_going) as sandbox:
-        sandbox.write_files(executions.workspace_files(claim))
-        started = time.monotonic()
-        with around.interrupts.of(claim.execution_id, sandbox.interrupt):
-            watched = _Watched(around.live, output, keep_going)
-            return _compile_and_run(claim, environment, sandbox, watched), started
+    started = time.monotonic()
+    try:
+        with around.attachments.lent(handle, watched.wanted) as sandbox:
+            sandbox.write_files(executions.workspace_files(claim))
+            started = time.monotonic()
+            with around.interrupts.of(claim.execution_id, sandbox.interrupt):
+                return _compile_and_run(claim, environment, sandbox, watched), started
+    except (WorkspaceWriteFailed, CommandNotStarted) as error:
+        compilation = watched.compilations[-1] if watched.compilations else None
+        outcome = not_started.outcome_of(error, claim, compilation)
+        if outcome is None:
+            raise
+        return outcome, started
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,8 @@ class _Watched:
     live: LiveOutput
     output: RunOutput
     wanted: KeepGoing
+    compilations: list[RunResult] = field(default_factory=list)
+    """That went well, for a program that can't be started then."""
 
     def keep_going(self) -> bool:
         self.live.tell_that_it_runs(self.output)
@@ -255,6 +265,7 @@ def _compile_and_run(
             argv=commands.compile,
             wall_seconds=limits.timeout_seconds,
             output_bytes=limits.output_bytes,
+            clear_program=commands.compiles_to_program_path,
             cut_output=True,  # however many warnings: what it makes is run
             env=claim.env,
         )
@@ -264,10 +275,12 @@ def _compile_and_run(
             return Outcome(verdict=Verdict.CANCELLED, compilation=compilation, run=None)
         if compilation.verdict != SandboxVerdict.OK:
             return Outcome(verdict=Verdict.COMPILE_ERROR, compilation=compilation, run=None)
+        watched.compilations.append(compilation)
     command = Command(
         argv=commands.run,
         wall_seconds=claim.timeout_seconds,
         output_bytes=limits.output_bytes,
+        clear_program=commands.compiles_to_program_path and compilation is None,
         env=claim.env,
         stdin=claim.stdin,
     )

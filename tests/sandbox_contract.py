@@ -19,7 +19,7 @@ from codeexec.sandbox.errors import (
     SandboxStartFailed,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.types import Verdict, WorkspaceFile
+from codeexec.sandbox.types import PROGRAM_PATH, Verdict, WorkspaceFile
 from tests.drivers import WithDriver
 from tests.patience import LONG, SOON
 from tests.sandboxes import NODE, command, new_spec, run_python
@@ -194,19 +194,57 @@ class SandboxContract(WithDriver):
                 kept = f"taken.folder-{number}/{number}"
                 assert attachment.run(command("test", "-d", kept)).exit_code == 0
 
-    def test_a_file_in_place_of_a_folder_cannot_be_written(self, driver, sandbox):
+    @pytest.mark.parametrize("way", ["echo kept > taken", "ln -s /tmp taken", "mkfifo taken"])
+    def test_what_is_no_folder_gives_way_to_one(self, driver, sandbox, way):
         with driver.attach(sandbox) as attachment:
-            attachment.run(command("touch", "taken"))
-        refused = pytest.raises(WorkspaceWriteFailed, match="taken/x could not be written")
+            for number in (1, 2):
+                attachment.run(command("sh", "-c", f"rm -rf taken; {way}"))
+                attachment.write_files([WorkspaceFile(path="taken/in/x", content=b"x")])
+                assert attachment.run(command("cat", "taken/in/x")).stdout == b"x"
+                aside = attachment.run(command("sh", "-c", "echo taken.file-*")).stdout.split()
+                assert aside == [b"taken.file-%d" % each for each in range(1, number + 1)]
+            if "kept" in way:
+                assert attachment.run(command("cat", "taken.file-1")).stdout == b"kept\n"
+
+    def test_a_folder_that_was_shut_is_opened(self, driver, sandbox):
+        with driver.attach(sandbox) as attachment:
+            shut = "mkdir -p a/b; touch a/b/kept; chmod 0 a/b a ."
+            attachment.run(command("sh", "-c", shut))
+            attachment.write_files([WorkspaceFile(path="a/b/x", content=b"x")])
+            assert attachment.run(command("cat", "a/b/x")).stdout == b"x"
+            assert attachment.run(command("sh", "-c", "echo a/b/*")).stdout == b"a/b/kept a/b/x\n"
+
+    def test_names_that_are_taken_aside_as_well_stop_nothing(self, driver, sandbox):
+        with driver.attach(sandbox) as attachment:
+            taken = "mkdir taken; for n in $(seq 300); do mkdir taken.folder-$n; done"
+            attachment.run(command("sh", "-c", taken))
+            attachment.write_files([WorkspaceFile(path="taken", content=b"x")])
+            assert attachment.run(command("cat", "taken")).stdout == b"x"
+
+    def test_a_file_that_cannot_be_written_keeps_its_run_from_beginning(self, driver, sandbox):
+        path = "n" * 300
+        refused = pytest.raises(WorkspaceWriteFailed, match=f"{path} could not be written")
         with refused, driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="taken/x", content=b"x")])
+            attachment.write_files([WorkspaceFile(path=path, content=b"x")])
         with refused, driver.attach(sandbox) as attachment:
             attachment.write_files([WorkspaceFile(path="good", content=b"x")])
-            attachment.write_files([WorkspaceFile(path="taken/x", content=b"x")])
+            attachment.write_files([WorkspaceFile(path=path, content=b"x")])
             attachment.run(command("touch", "must-not-run"))
         time.sleep(0.3)
         with driver.attach(sandbox) as attachment:
             assert b"must-not-run" not in attachment.run(command("ls")).stdout
+
+    @pytest.mark.parametrize(
+        "way", ["echo old > P", "mkdir -p P/a/b; touch P/a/c; chmod 0 P/a P", "ln -s nowhere P"]
+    )
+    def test_where_a_program_is_compiled_to_is_empty_before(self, driver, sandbox, way):
+        with driver.attach(sandbox) as attachment:
+            attachment.run(command("sh", "-c", f"cd /workspace; {way.replace('P', PROGRAM_PATH)}"))
+            gone = f"test ! -e {PROGRAM_PATH} && test ! -L {PROGRAM_PATH} && echo gone"
+            looked = attachment.run(command("sh", "-c", gone, clear_program=True))
+            assert looked.stdout == b"gone\n"
+            attachment.run(command("sh", "-c", f"echo new > {PROGRAM_PATH}"))
+            assert attachment.run(command("cat", PROGRAM_PATH)).stdout == b"new\n"
 
     # ---- limits
 

@@ -92,6 +92,23 @@ class TestLanguages:
         assert result["exit_code"] == result["compile"]["exit_code"] == 1
         assert client.execute(session_id, RUST)["compile"]["exit_code"] == 0
 
+    def test_a_library_is_compiled_and_can_not_be_started(self, client: Client) -> None:
+        session_id = client.open("rust")
+        result = client.execute(session_id, '#![crate_type = "lib"]\npub fn nothing() {}')
+        assert (result["status"], result["verdict"]) == ("completed", "runtime_error")
+        assert (result["exit_code"], result["compile"]["exit_code"]) == (126, 0)
+        assert "can't be started" in result["error"]
+        client.stop(session_id)
+
+    def test_a_compiled_program_takes_the_place_of_no_file(self, client: Client) -> None:
+        session_id = client.open("rust")
+        code = 'fn main() { print!("{}", std::fs::read_to_string("main").unwrap()); }'
+        for text in ("mine", "still mine"):
+            assert client.execute(session_id, code, files={"main": text})["stdout"] == text
+        listing = client.call("GET", f"/sessions/{session_id}/files").body["files"]
+        assert sorted(file["path"] for file in listing) == ["main", "main.rs"]
+        client.stop(session_id)
+
     def test_a_compiler_that_warns_without_end_is_cut_and_the_program_runs(
         self, client: Client
     ) -> None:
@@ -328,6 +345,27 @@ class TestLimits:
         assert result["exit_code"] == exit_code
         assert result["stdout"].startswith("first\n")
         assert client.execute(session_id, "print('next')")["stdout"] == "next\n"
+        client.stop(session_id)
+
+    def test_what_an_earlier_run_has_left_is_in_nobodys_way(self, client: Client) -> None:
+        session_id = client.open("python")
+        assert client.execute(session_id, "print(1)")["stdout"] == "1\n"
+        assert client.execute(session_id, "print(2)", filename="main.py/x.py")["stdout"] == "2\n"
+        assert client.execute(session_id, "print(3)")["stdout"] == "3\n"
+        shut = "import os; os.mkdir('d'); os.chmod('d', 0); os.chmod('.', 0)"
+        assert client.execute(session_id, shut)["verdict"] == "ok"
+        assert client.execute(session_id, "print(4)", filename="d/x.py")["stdout"] == "4\n"
+        client.stop(session_id)
+
+    def test_a_full_workspace_is_told_as_such(self, client: Client) -> None:
+        session_id = client.open("python")
+        fill = "with open('fill', 'wb') as f:\n  while True: f.write(bytes(65536)); f.flush()"
+        assert client.execute(session_id, fill)["verdict"] == "runtime_error"
+        full = client.execute(session_id, "print(1)", files={"big": "x" * 100_000})
+        assert (full["status"], full["verdict"]) == ("completed", "runtime_error")
+        assert "The workspace is full" in full["error"]
+        assert client.execute(session_id, "import os; os.remove('fill')")["verdict"] == "ok"
+        assert client.execute(session_id, "print(2)")["stdout"] == "2\n"
         client.stop(session_id)
 
     def test_input_arguments_variables_and_files_reach_the_program(self, client: Client) -> None:

@@ -42,6 +42,11 @@ TOO_MUCH: dict[str, tuple[dict[str, Any], str, int]] = {
     "arguments": ({"code": "", "args": [""] * 1001}, "args", bounds.ARGUMENTS),
     "all arguments": ({"code": "", "args": ["a" * 60_000] * 4}, "args", bounds.ARGUMENTS_BYTES),
     "a variable": ({"code": "", "env": {"A": "a" * 65_537}}, "env", bounds.ARGUMENT_BYTES),
+    "a variable and its name": (
+        {"code": "", "env": {"A" * 65_536: "a" * 65_536}},
+        "env",
+        bounds.VARIABLE_BYTES,
+    ),
     "a variable's name": ({"code": "", "env": {"A" * 65_537: ""}}, "env", bounds.ARGUMENT_BYTES),
     "variables": ({"code": "", "env": {f"A{n}": "" for n in range(1001)}}, "env", bounds.VARIABLES),
     "a file's path": ({"code": "", "files": {"a" * 256: ""}}, "files", bounds.PATH_BYTES),

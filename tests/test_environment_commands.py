@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from codeexec.sandbox.types import PROGRAM_PATH
 from environments_app.commands import build_commands, check_command, placeholder_values, render
 from environments_app.models import Environment
 
@@ -148,8 +149,18 @@ def test_the_compiler_gets_no_arguments() -> None:
         compile_command="rustc -o {output_path} {file_path}", run_command="{output_path}"
     )
     commands = build_commands(environment, "src/main.rs", ["--fast"])
-    assert commands.compile == ("rustc", "-o", "/workspace/src/main", "/workspace/src/main.rs")
-    assert commands.run == ("/workspace/src/main", "--fast")
+    assert commands.compile == ("rustc", "-o", PROGRAM_PATH, "/workspace/src/main.rs")
+    assert commands.run == (PROGRAM_PATH, "--fast")
+    assert commands.compiles_to_program_path
+
+
+def test_a_run_command_that_names_the_program_by_itself_finds_it_beside_the_file() -> None:
+    environment = Environment(
+        compile_command="cc -o {output_path} {filename}", run_command="./main"
+    )
+    commands = build_commands(environment, "main.c")
+    assert commands.compile == ("cc", "-o", "/workspace/main", "main.c")
+    assert not commands.compiles_to_program_path
 
 
 def test_without_a_compile_command_nothing_is_compiled() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from typing import Any
@@ -18,6 +19,7 @@ from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
     ImageMissing,
+    SandboxError,
     SandboxLost,
     SandboxStartFailed,
     WorkspaceWriteFailed,
@@ -340,6 +342,79 @@ def test_output_limit_is_the_setting(session: Session, run: Run, configure: Conf
     execution = run(session, "print('x' * 5000)")
     assert execution.verdict == "output_limit"
     assert (len(execution.stdout), execution.stdout_truncated) == (1024, True)
+
+
+def test_a_folder_takes_the_place_of_an_earlier_runs_file(session: Session, run: Run) -> None:
+    assert run(session, "print(1)").verdict == "ok"
+    execution = run(session, "print(2)", filename="main.py/x.py")
+    assert (execution.verdict, bytes(execution.stdout)) == ("ok", b"2\n")
+
+
+NOT_STARTED = [
+    (WorkspaceWriteFailed("x: full.", errno=errno.ENOSPC), "runtime_error", 126, "reset"),
+    (WorkspaceWriteFailed("x: no memory.", errno=errno.ENOMEM), "memory_limit", 137, "full"),
+    (CommandNotStarted("x: long.", program="python", errno=errno.E2BIG), "runtime_error", 126, ""),
+]
+
+
+@pytest.mark.parametrize(("error", "verdict", "exit_code", "advice"), NOT_STARTED)
+def test_what_an_earlier_run_or_the_caller_has_done_is_a_verdict_with_a_reason(
+    error: SandboxError,
+    verdict: str,
+    exit_code: int,
+    advice: str,
+    session: Session,
+    run: Run,
+    driver: FakeDriver,
+) -> None:
+    driver.fail_next("run", error)
+    execution = run(session)
+    assert (execution.status, execution.verdict) == (E.COMPLETED, verdict)
+    assert (execution.exit_code, bytes(execution.stdout)) == (exit_code, b"")
+    assert execution.error_reason.startswith(str(error))
+    assert advice in execution.error_reason
+    assert run(session).verdict == "ok"
+    assert not Execution.objects.in_status("error").exists()
+
+
+def test_a_path_of_the_callers_without_the_interpreter_is_a_verdict(
+    session: Session, run: Run
+) -> None:
+    execution = run(session, env={"PATH": "/nowhere"})
+    assert (execution.verdict, execution.exit_code) == ("runtime_error", 127)
+    assert execution.error_reason.endswith("No such file or directory.")
+
+
+def test_a_compiler_that_makes_no_program_has_its_output_kept(
+    session: Session, run: Run, python: Environment
+) -> None:
+    """As that of a library does."""
+    Environment.objects.filter(pk=python.pk).update(
+        compile_command="python -c \"print('compiled')\"", run_command="{output_path}"
+    )
+    execution = run(session)
+    assert (execution.verdict, execution.exit_code) == ("runtime_error", 127)
+    assert bytes(execution.compile_stdout) == b"compiled\n"
+    assert execution.error_reason
+
+
+def test_an_interpreter_that_the_image_does_not_have_is_a_failure_of_ours(
+    session: Session, run: Run, python: Environment
+) -> None:
+    Environment.objects.filter(pk=python.pk).update(run_command="no-such-interpreter {file_path}")
+    assert (run(session).status, run(session).verdict) == (E.ERROR, "internal_error")
+
+
+def test_a_compiled_program_takes_the_place_of_no_file(
+    session: Session, run: Run, python: Environment
+) -> None:
+    make = "sh -c \"printf '#!/bin/sh\\ncat main\\n' > {output_path} && chmod +x {output_path}\""
+    Environment.objects.filter(pk=python.pk).update(
+        compile_command=make, run_command="{output_path}"
+    )
+    for text in ("mine", "still mine"):
+        execution = run(session, files={"main": text})
+        assert (execution.verdict, bytes(execution.stdout)) == ("ok", text.encode())
 
 
 def test_a_compiler_that_says_too_much_is_cut_and_what_it_made_is_run(

@@ -52,6 +52,7 @@ class Conversation:
         self._sending = threading.Lock()
         self._running = False
         self._paths: list[str] = []  # of this run, not known to be written
+        self._program = ""  # that was started last
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
         self._input_may_be_late = False
 
@@ -72,6 +73,7 @@ class Conversation:
         keep_going: KeepGoing = always,
         on_output: OnOutput | None = None,
     ) -> RunResult:
+        self._program = command.argv[0]
         feed = _Feed(command.stdin)
         written = _Written(command.output_bytes, on_output)
         self._unsent += self._encode_exec(command)
@@ -148,7 +150,7 @@ class Conversation:
                 cwd=cwd,
                 wall_ms=max(1, round(command.wall_seconds * 1000)),
                 output_bytes=command.output_bytes,
-                wishes=Wish.CUT if command.cut_output else 0,
+                wishes=Wish.CUT * command.cut_output | Wish.CLEAR * command.clear_program,
             )
         except protocol.ProtocolError as error:
             raise CommandNotStarted(f"The command can't be started: {error}.") from error
@@ -212,9 +214,11 @@ class Conversation:
         reason = f"{os.strerror(failure.errno)} ({code})"
         if failure.stage == Stage.FILE:
             path = paths[failure.file] if failure.file < len(paths) else "A file"
-            raise WorkspaceWriteFailed(f"{path} could not be written: {reason}.")
+            text = f"{path} could not be written: {reason}."
+            raise WorkspaceWriteFailed(text, errno=failure.errno)
         if failure.stage == Stage.EXEC:
-            raise CommandNotStarted(f"The command can't be started: {reason}.")
+            text = f"The command can't be started: {reason}."
+            raise CommandNotStarted(text, program=self._program, errno=failure.errno)
         raise SandboxLost("The sandbox's runner could not make sense of what it got.")
 
 

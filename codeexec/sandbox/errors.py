@@ -42,11 +42,21 @@ class SandboxLost(SandboxError):
 
 
 class CommandNotStarted(SandboxError):
-    """The command can't be executed at all: the environment is misconfigured."""
+    """The command can't be executed at all."""
+
+    def __init__(self, text: str, *, program: str = "", errno: int = 0) -> None:
+        """`program`: its first word."""
+        super().__init__(text)
+        self.program = program
+        self.errno = errno
 
 
 class WorkspaceWriteFailed(SandboxError):
     """A file could not be written into the workspace."""
+
+    def __init__(self, text: str, *, errno: int = 0) -> None:
+        super().__init__(text)
+        self.errno = errno
 
 
 class WorkspaceReadFailed(SandboxError):

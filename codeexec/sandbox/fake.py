@@ -41,6 +41,7 @@ from codeexec.sandbox.errors import (
 from codeexec.sandbox.fake_process import LocalProcess
 from codeexec.sandbox.protocol import new_token
 from codeexec.sandbox.types import (
+    PROGRAM_PATH,
     Command,
     EntryKind,
     ImageInfo,
@@ -78,8 +79,14 @@ class FakeSandbox:
     kept_seconds: int | None = None
     """How long it was last told to live."""
 
+    @property
+    def program(self) -> Path:
+        """What stands for PROGRAM_PATH."""
+        return self.folder.with_name(f"{self.folder.name}.program")
+
     def path(self, text: str) -> str:
         """What stands for the workspace in `text` becomes the local folder."""
+        text = text.replace(PROGRAM_PATH, str(self.program))
         return text.replace(self.spec.workspace_dir, str(self.folder))
 
 
@@ -289,9 +296,8 @@ class FakeAttachment:
             try:
                 _write(self._sandbox.folder, file)
             except OSError as error:
-                raise WorkspaceWriteFailed(
-                    f"{file.path} could not be written: {error.strerror}."
-                ) from error
+                text = f"{file.path} could not be written: {error.strerror}."
+                raise WorkspaceWriteFailed(text, errno=error.errno or 0) from error
 
     def run(
         self,
@@ -324,6 +330,8 @@ class FakeAttachment:
 
     def _process(self, command: Command, on_output: OnOutput | None) -> LocalProcess:
         sandbox = self._sandbox
+        if command.clear_program:
+            _remove(sandbox.program)
         cwd = sandbox.path(command.cwd or sandbox.spec.workspace_dir)
         env = {
             "PATH": f"{_interpreters(sandbox.folder)}:/usr/local/bin:/usr/bin:/bin",
@@ -340,7 +348,11 @@ class FakeAttachment:
             os.path.join(cwd, argv[0]) if has_folder else argv[0], path=env["PATH"]
         )
         if program is None:
-            raise CommandNotStarted("The command can't be started: No such file or directory.")
+            raise CommandNotStarted(
+                "The command can't be started: No such file or directory.",
+                program=command.argv[0],
+                errno=errno.ENOENT,
+            )
         return LocalProcess(program, argv, env=env, cwd=cwd, command=command, on_output=on_output)
 
     def _is_over(self) -> bool:
@@ -446,9 +458,16 @@ def _interpreters(folder: Path) -> Path:
     return bin_dir
 
 
-def _move_aside(path: Path) -> None:
-    """As the runner does with a folder where a file goes."""
-    names = (path.with_name(f"{path.name}.folder-{number}") for number in range(1, 1000))
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _move_aside(path: Path, kind: str) -> None:
+    """As the runner does with a folder where a file goes, and the other way round."""
+    names = (path.with_name(f"{path.name}.{kind}-{number}") for number in itertools.count(1))
     path.rename(next(name for name in names if not name.exists()))
 
 
@@ -456,12 +475,13 @@ def _write(folder: Path, file: WorkspaceFile) -> None:
     path = folder / file.path
     for parent in list(path.relative_to(folder).parents)[-2::-1]:
         place = folder / parent
-        if place.is_symlink():
-            raise OSError(errno.ENOTDIR, "Not a directory")
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            _move_aside(place, "file")
         place.mkdir(exist_ok=True)
+        place.chmod(place.stat().st_mode | stat.S_IRWXU)
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.is_dir():
-        _move_aside(path)
+        _move_aside(path, "folder")
     path.write_bytes(file.content)
     path.chmod(0o755 if file.executable else 0o644)

@@ -147,6 +147,8 @@ class Wish(IntFlag):
 
     CUT = 1
     """What is beyond the cap is thrown away, and the program goes on."""
+    CLEAR = 2
+    """What an earlier run has compiled is removed first."""
 
 
 @dataclass(frozen=True, kw_only=True)

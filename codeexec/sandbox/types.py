@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+PROGRAM_PATH = "/tmp/.program"  # noqa: S108  # a sandbox's own
+"""What an environment compiles goes here, where no file of a user's is."""
+
 
 class Verdict(StrEnum):
     """How a program ended. A failure of ours is not here: it is an exception of `errors`."""
@@ -165,6 +168,8 @@ class Command:
     """Cap on stdout and on stderr, each. A program that writes more is killed."""
     cut_output: bool = False
     """It isn't killed: what is beyond the cap is thrown away, and it goes on."""
+    clear_program: bool = False
+    """What is at PROGRAM_PATH is removed first, whatever it is."""
     env: Mapping[str, str] = field(default_factory=dict)
     """On top of the image's own environment."""
     stdin: bytes = b""

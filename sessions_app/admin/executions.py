@@ -143,7 +143,7 @@ class ExecutionTexts:
     def compile_stderr_text(self, execution: Execution) -> str:
         return text_block(execution.compile_stderr, truncated=execution.compile_stderr_truncated)
 
-    @column("Why we failed")
+    @column("Reason")
     def error_text(self, execution: Execution) -> str:
         return text_block(execution.error_reason)
 

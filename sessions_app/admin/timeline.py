@@ -204,7 +204,7 @@ def _outputs(execution: Execution) -> Iterator[tuple[str, str]]:
     they are shown once.
     """
     if execution.error_reason:
-        yield "Why we failed", text_block(execution.error_reason)
+        yield "Reason", text_block(execution.error_reason)
     cut, cut_too = execution.compile_stdout_truncated, execution.compile_stderr_truncated
     if execution.compile_stdout:
         yield "Compiler's output", _text(execution, "compile_stdout", truncated=cut)

@@ -188,7 +188,8 @@ class ExecutionSerializer(serializers.Serializer[Any]):
     stderr_truncated = serializers.BooleanField()
     compile = CompileSerializer(allow_null=True)
     error = serializers.CharField(
-        allow_null=True, help_text="Why we failed, where `status` is `error`."
+        allow_null=True,
+        help_text="Why we failed, where `status` is `error`; else why the program was not started.",
     )
     revision = serializers.IntegerField(
         allow_null=True, help_text="Number of the environment's revision that it ran in."

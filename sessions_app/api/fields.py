@@ -134,6 +134,7 @@ class Variables(_Field):
             _require_text(value)
             _require_size("env", name, bounds.ARGUMENT_BYTES)
             _require_size("env", value, bounds.ARGUMENT_BYTES)
+            _require_size("env", name + value, bounds.VARIABLE_BYTES)
         return data
 
 

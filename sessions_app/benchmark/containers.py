@@ -49,7 +49,10 @@ def work_of(environment: dict[str, Any], program: Program) -> Work:
     """`environment`: what the service says of it."""
     limits = environment["limits"]
     values = placeholder_values(
-        WORKSPACE_DIR, environment["default_filename"], memory_bytes=limits["memory"]
+        WORKSPACE_DIR,
+        environment["default_filename"],
+        environment["run_command"],
+        memory_bytes=limits["memory"],
     )
     templates = [environment["compile_command"], environment["run_command"]]
     commands = tuple(

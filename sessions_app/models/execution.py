@@ -68,6 +68,8 @@ class Outcome:
     compilation: RunResult | None
     run: RunResult | None
     """None when the compilation failed."""
+    reason: str = ""
+    """Why the program could not be started, where that is no failure of ours."""
 
 
 class ExecutionQuerySet(models.QuerySet["Execution"]):

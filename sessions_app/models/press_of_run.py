@@ -264,6 +264,7 @@ def finish(
         "session": session_id,
         "status": status.value,
         "verdict": outcome.verdict.value,
+        "reason": outcome.reason,
         "seconds_since_started": seconds_since_started,
         "goes_on": goes_on,
         "channel": CHANNEL,

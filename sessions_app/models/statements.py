@@ -195,6 +195,7 @@ WITH session AS MATERIALIZED (
         compile_stderr = %(compile_stderr)s, compile_wall_seconds = %(compile_wall_seconds)s,
         compile_stdout_truncated = %(compile_stdout_truncated)s,
         compile_stderr_truncated = %(compile_stderr_truncated)s,
+        error_reason = %(reason)s,
         started_at = GREATEST(
             row.claimed_at, now() - make_interval(secs => %(seconds_since_started)s)
         ),

@@ -184,8 +184,8 @@ static void say_exec(void)
     bytes[21] = 1;
     bytes[23] = 1;
     memcpy(bytes + EXEC_HEAD_BYTES, "/\0a\0A=b", 8);
-    bytes[EXEC_HEAD_BYTES + 8] = wall & WISH_CUT;
-    send_frame(ASK_EXEC, some_run_id(), bytes, sizeof bytes - (wall & 2 ? 1 : 0), 0);
+    bytes[EXEC_HEAD_BYTES + 8] = wall & (WISH_CUT | WISH_CLEAR);
+    send_frame(ASK_EXEC, some_run_id(), bytes, sizeof bytes - (wall & 4 ? 1 : 0), 0);
 }
 
 static void say_much(void)

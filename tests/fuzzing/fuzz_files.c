@@ -4,6 +4,8 @@
  * lost, nothing blocks, and what was written is there, reached without a link.
  */
 #define REAL_FILES
+#define PROGRAM_FOLDER "." /* the workspace, where programs have planted something */
+#define PROGRAM_NAME "a"
 #include "kernel.h"
 
 #include <ftw.h>
@@ -35,7 +37,7 @@ static int remove_one(const char *path, const struct stat *facts, int kind, stru
     return place->level == 0 ? 0 : kind == FTW_DP ? rmdir(path) : unlink(path);
 }
 
-static int open_up(const char *path, const struct stat *facts, int kind, struct FTW *place)
+static int unlock_one(const char *path, const struct stat *facts, int kind, struct FTW *place)
 {
     (void)facts, (void)place;
     return kind == FTW_D || kind == FTW_DNR ? chmod(path, 0755) : 0;
@@ -65,7 +67,7 @@ static void clear_workspace(void)
     int rounds = 0;
     MUST(chmod(workspace, 0755) == 0);
     do /* a folder that is shut is opened too late to be looked into, and what is in it may be shut */
-        nftw(".", open_up, 8, FTW_PHYS);
+        nftw(".", unlock_one, 8, FTW_PHYS);
     while (nftw(".", remove_one, 8, FTW_DEPTH | FTW_PHYS) != 0 && ++rounds < 100);
     MUST(rounds < 100);
 }
@@ -181,6 +183,15 @@ static void write_file(void)
         check_written(path, data_length, mode);
 }
 
+/* Nothing is there afterwards, unless the workspace itself is shut. */
+static void clear_program(void)
+{
+    struct stat facts;
+    workspace_unlock();
+    workspace_clear_program();
+    MUST(lstat(PROGRAM_NAME, &facts) < 0 && errno == ENOENT);
+}
+
 static int next_fd(void)
 {
     int fd = dup(0);
@@ -198,10 +209,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     kernel_reset(data, size);
     int before = next_fd();
     while (left_of_input() > 0)
-        switch (take_u8() % 3) {
+        switch (take_u8() % 4) {
         case 0: plant(); break;
         case 1: write_file(); break;
         case 2: workspace_unlock(); break;
+        case 3: clear_program(); break;
         }
     MUST(next_fd() == before);
     clear_workspace();

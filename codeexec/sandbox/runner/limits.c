@@ -20,21 +20,14 @@ static const char *const paths[SOURCES][2] = {
     [DETAILS] = {CGROUP "memory.stat", CGROUP "memory/memory.stat"},
 };
 static int counters[SOURCES] = {-1, -1, -1, -1, -1};
+static uint64_t counters_limit = UNKNOWN; /* of memory */
+enum { LEAST_MEMORY = 3 * 1024 * 1024 };
 
 int64_t now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-void counters_open(void)
-{
-    for (int i = 0; i < SOURCES; i++) {
-        counters[i] = open(paths[i][0], O_RDONLY | O_CLOEXEC);
-        if (counters[i] < 0)
-            counters[i] = open(paths[i][1], O_RDONLY | O_CLOEXEC);
-    }
 }
 
 /* The beginning of a counter's file, after a line's end. */
@@ -71,6 +64,33 @@ static uint64_t number_of(int source)
     return read_counter(source, &text) ? count_in(&text, "\n") : UNKNOWN;
 }
 
+/* A number at the beginning of a file that isn't kept open. */
+static uint64_t number_in(const char *path)
+{
+    struct text text = {{'\n'}};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text.bytes + 1, sizeof text.bytes - 2);
+    if (fd >= 0)
+        close(fd);
+    return got <= 0 ? UNKNOWN : count_in(&text, "\n");
+}
+
+static uint64_t limit_of_memory(void)
+{
+    return either(number_in(CGROUP "memory.max"),
+                  number_in(CGROUP "memory/memory.limit_in_bytes"));
+}
+
+void counters_open(void)
+{
+    for (int i = 0; i < SOURCES; i++) {
+        counters[i] = open(paths[i][0], O_RDONLY | O_CLOEXEC);
+        if (counters[i] < 0)
+            counters[i] = open(paths[i][1], O_RDONLY | O_CLOEXEC);
+    }
+    counters_limit = limit_of_memory();
+}
+
 /* "oom_kill " also begins no longer name's line. */
 int64_t oom_kills(void)
 {
@@ -98,6 +118,16 @@ static uint64_t page_cache(void)
     uint64_t files = either(count_in(&text, "\nfile "), count_in(&text, "\ncache "));
     uint64_t kept = count_in(&text, "\nshmem ");
     return files == UNKNOWN || kept == UNKNOWN || files < kept ? 0 : files - kept;
+}
+
+/* Where files have filled the memory, what would take more is the kernel's choice to be killed; and
+ * where nothing else runs, that is the runner. */
+bool memory_left(size_t bytes)
+{
+    uint64_t used = number_of(MEMORY), most = counters_limit;
+    if (used == UNKNOWN || most == UNKNOWN || used + bytes + LEAST_MEMORY <= most)
+        return true;
+    return used + bytes + LEAST_MEMORY <= most + page_cache();
 }
 
 /* ---- what one run uses ---- */
@@ -159,17 +189,6 @@ void usage_end(uint64_t *cpu_ns, uint64_t *peak_bytes)
 
 /* ---- what is used now ---- */
 
-/* A number at the beginning of a file that isn't kept open. */
-static uint64_t number_in(const char *path)
-{
-    struct text text = {{'\n'}};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, text.bytes + 1, sizeof text.bytes - 2);
-    if (fd >= 0)
-        close(fd);
-    return got <= 0 ? UNKNOWN : count_in(&text, "\n");
-}
-
 /* The runner, which the kernel counts too, is none of the programs. */
 static uint64_t without_runner(uint64_t processes)
 {
@@ -183,8 +202,7 @@ struct figures figures_now(void)
         return figures;
     return (struct figures){
         .memory_bytes = number_of(MEMORY),
-        .memory_limit = either(number_in(CGROUP "memory.max"),
-                               number_in(CGROUP "memory/memory.limit_in_bytes")),
+        .memory_limit = limit_of_memory(),
         .cpu_ns = cpu_of_all(),
         .processes = without_runner(either(number_in(CGROUP "pids.current"),
                                            number_in(CGROUP "pids/pids.current"))),

@@ -22,7 +22,10 @@
 #define EXEC_HEAD_BYTES 24
 
 enum state { IDLE, RUNNING, ENDING, DRAINING };
-enum wish { WISH_CUT = 1 }; /* what is beyond the cap ends nothing */
+enum wish { /* see `Wish` in ../protocol.py */
+    WISH_CUT = 1,   /* what is beyond the cap ends nothing */
+    WISH_CLEAR = 2, /* what an earlier run has compiled goes */
+};
 enum flag { FLAG_OOM = 1, FLAG_UNCLEAN = 2, FLAG_STDOUT_CUT = 4, FLAG_STDERR_CUT = 8 };
 
 struct stream {
@@ -217,6 +220,10 @@ int run_start(uint32_t id, const unsigned char *payload, size_t length)
     int pipes[4][2];
     if (!parse_order(&order, payload, length))
         return E2BIG;
+    if (!memory_left(0))
+        return ENOMEM;
+    if (order.wishes & WISH_CLEAR)
+        workspace_clear_program();
     int error = open_pipes(pipes);
     if (error)
         return error;

@@ -30,6 +30,10 @@
 #define FRAME_BYTES(payload) (HEADER_BYTES + (size_t)(payload) + 1)
 #define MAX_PAYLOAD (256 * 1024)
 #define STDIN_WINDOW (64 * 1024)
+#ifndef PROGRAM_FOLDER /* see PROGRAM_PATH in ../types.py */
+#define PROGRAM_FOLDER "/tmp"
+#define PROGRAM_NAME ".program"
+#endif
 #define LOOK_PATH_BYTES 3072 /* a look is written to a pipe in one piece, whoever else writes */
 
 enum asked { /* client to runner */
@@ -129,6 +133,7 @@ void workspace_unlock(void);
 int workspace_open(const unsigned char *path, size_t length, mode_t mode);
 int workspace_append(const unsigned char *data, size_t length);
 void workspace_close(void);
+void workspace_clear_program(void); /* where one is to be compiled to */
 int workspace_root(void); /* its folder, which stays the workspace's */
 
 /* look.c */
@@ -143,6 +148,7 @@ void guard_runner(void); /* for this process and all that it starts */
 int64_t now_ns(void);
 void counters_open(void);
 int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
+bool memory_left(size_t bytes); /* for so much, and for a program to be started after that */
 void usage_begin(int64_t now); /* a run */
 void usage_look(int64_t now);  /* how much memory it has at this moment */
 int64_t usage_due_ns(void);    /* when to look again */

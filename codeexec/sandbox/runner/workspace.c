@@ -5,13 +5,17 @@
 #define _GNU_SOURCE
 #include "runner.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { MAX_DEPTH = 64 };
 
 static int root = -1;
 static const char *root_path;
@@ -32,10 +36,11 @@ int workspace_root(void)
     return root;
 }
 
-/* A program may have shut everybody out of its own folder, those that come after it included. */
+/* A program may have shut everybody out of its own folders, those that come after it included. */
 void workspace_unlock(void)
 {
-    if (chmod(root_path, 0755) < 0) {
+    bool open = chmod(root_path, 0755) == 0;
+    if (chmod("/tmp", 01777) < 0 || !open) {
         /* What is asked for next fails and says why. */
     }
 }
@@ -46,25 +51,22 @@ static bool is_plain(const char *component)
            strlen(component) <= NAME_MAX;
 }
 
-/* Steps into `name`, made when it is missing. Returns the new folder or -1; `folder` is closed. */
-static int step_into(int folder, const char *name)
+/* One after the other while that is quick, for whoever reads them; then one that nobody has taken. */
+static unsigned other_number(unsigned tries)
 {
-    int flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-    int next = openat(folder, name, flags);
-    if (next < 0 && errno == ENOENT && (mkdirat(folder, name, 0755) == 0 || errno == EEXIST))
-        next = openat(folder, name, flags);
-    int error = errno;
-    close(folder);
-    errno = error;
-    return next;
+    unsigned number = tries;
+    if (tries > 100 && getrandom(&number, sizeof number, 0) < 0) {
+        /* It stays what it is. */
+    }
+    return number;
 }
 
-/* A folder can't be removed while there is something in it, but it can be called otherwise. */
-static int move_aside(int folder, const char *name)
+/* What can't be removed, or is somebody's work, can be called otherwise. */
+static int move_aside(int folder, const char *name, const char *kind)
 {
     char other[NAME_MAX + 1];
-    for (int number = 1; number < 1000; number++) {
-        if (snprintf(other, sizeof other, "%.230s.folder-%d", name, number) < 0)
+    for (unsigned tries = 1; tries < 200; tries++) {
+        if (snprintf(other, sizeof other, "%.220s.%s-%u", name, kind, other_number(tries)) < 0)
             return -1;
         if (renameat2(folder, name, folder, other, RENAME_NOREPLACE) == 0)
             return 0;
@@ -74,14 +76,76 @@ static int move_aside(int folder, const char *name)
     return -1;
 }
 
+/* A program may have shut its own folder: it is whose the runner acts as. */
+static void open_up(int parent, const char *name)
+{
+    struct stat about;
+    if (fstatat(parent, name, &about, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(about.st_mode) &&
+        (about.st_mode & 0700) != 0700 && fchmodat(parent, name, about.st_mode | 0700, 0) < 0) {
+        /* What is asked for next fails and says why. */
+    }
+}
+
+/* Steps into `name`, made when it is missing; what isn't a folder gives way. Returns the new folder
+ * or -1; `folder` is closed. */
+static int step_into(int folder, const char *name)
+{
+    int flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    int next = openat(folder, name, flags);
+    if (next < 0 && (errno == ENOTDIR || errno == ELOOP) && move_aside(folder, name, "file") == 0)
+        errno = ENOENT;
+    if (next < 0 && errno == ENOENT && (mkdirat(folder, name, 0755) == 0 || errno == EEXIST))
+        next = openat(folder, name, flags);
+    int error = errno;
+    if (next >= 0)
+        open_up(folder, name);
+    close(folder);
+    errno = error;
+    return next;
+}
+
 /* Whatever has the name gives way, a folder by getting another; so neither a link is followed nor a
  * FIFO waited for. */
 static int create(int folder, const char *name, mode_t mode)
 {
     if (unlinkat(folder, name, 0) < 0 && errno != ENOENT &&
-        ((errno != EISDIR && errno != EPERM) || move_aside(folder, name) < 0))
+        ((errno != EISDIR && errno != EPERM) || move_aside(folder, name, "folder") < 0))
         return -1;
     return openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+}
+
+/* False: something of it stays. */
+static bool remove_tree(int parent, const char *name, int depth)
+{
+    struct dirent *entry;
+    open_up(parent, name);
+    int fd = depth < MAX_DEPTH ? openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                               : -1;
+    DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+    bool removed = folder != NULL;
+    while (removed && (entry = readdir(folder)))
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            removed = unlinkat(fd, entry->d_name, 0) == 0 ||
+                      ((errno == EISDIR || errno == EPERM) &&
+                       remove_tree(fd, entry->d_name, depth + 1));
+    if (folder)
+        closedir(folder);
+    else if (fd >= 0)
+        close(fd);
+    return removed && unlinkat(parent, name, AT_REMOVEDIR) == 0;
+}
+
+void workspace_clear_program(void)
+{
+    int folder = open(PROGRAM_FOLDER, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0)
+        return;
+    bool gone = unlinkat(folder, PROGRAM_NAME, 0) == 0 || errno == ENOENT ||
+                remove_tree(folder, PROGRAM_NAME, 0);
+    if (!gone && move_aside(folder, PROGRAM_NAME, "folder") < 0) {
+        /* Its compiler says so. */
+    }
+    close(folder);
 }
 
 int workspace_open(const unsigned char *path, size_t length, mode_t mode)
@@ -121,7 +185,8 @@ int workspace_open(const unsigned char *path, size_t length, mode_t mode)
 int workspace_append(const unsigned char *data, size_t length)
 {
     while (length > 0) {
-        ssize_t wrote = write(file.fd, data, length);
+        errno = ENOMEM;
+        ssize_t wrote = memory_left(length) ? write(file.fd, data, length) : -1;
         if (wrote < 0 && errno == EINTR)
             continue;
         if (wrote < 0) {

@@ -121,7 +121,7 @@ def _whole(execution: Execution) -> list[str]:
         "environment": execution.session.environment.name,
         "status": execution.status,
         "ended": ended if execution.exit_code is not None else execution.verdict,
-        "why we failed": execution.error_reason,
+        "reason": execution.error_reason,
         "worker": execution.worker,
         "queued": f"{execution.queued_at:%Y-%m-%d %H:%M:%S} UTC",
         "took": f"{duration(execution.wall_seconds)}, CPU {duration(cpu)}, memory {size(memory)}",
