@@ -128,3 +128,18 @@ def test_single_runs_get_another_sandbox_too(stack: Stack, tmp_path: Path) -> No
         kill(str(name))
     answer = stack.client.call("POST", "/execute", {"code": "print(2)"})
     assert (answer.body["verdict"], answer.body["stdout"]) == ("ok", "2\n"), answer
+
+
+def test_a_session_that_is_stopped_while_the_engine_is_away_stops_when_it_is_back(
+    stack: Stack, engine: SwitchedProxy
+) -> None:
+    session = stack.client.open("python")
+    name = container(stack, session)
+    engine.away()
+    stack.client.stop(session)
+    time.sleep(12)  # it is looked after stopping sessions every ten
+    engine.back()
+    path = f"/sessions/{session}"
+    assert eventually(lambda: stack.client.call("GET", path).body["status"] == "stopped")
+    assert name not in docker("ps", "--all", "--no-trunc", "--format", "{{.ID}}")
+    assert "Traceback" not in stack.log("worker")
