@@ -31,6 +31,7 @@ from django.db import DatabaseError, close_old_connections, connections
 from django_q.signals import post_execute_in_worker, pre_execute
 
 from codeexec.broker import release_claims
+from codeexec.commands import first_line
 from codeexec.errors import DATABASE_AWAY
 from codeexec.outages import Outage
 from codeexec.processes import reap_children, tie_children_to_parents
@@ -116,6 +117,7 @@ def _use_safe_parts(
     django_q.cluster.Value = WorkTimer
     _Sentinel.residents, _Sentinel.executor_stop = residents, executor_stop
     _Sentinel.deaths = deaths
+    logging.getLogger("django-q").addFilter(_shortened)
     pre_execute.connect(_task_begins)
     post_execute_in_worker.connect(_task_ended)
     django_q.cluster.Sentinel = _Sentinel
@@ -187,6 +189,15 @@ def _take_back_claims() -> None:
         release_claims(settings.CODE_EXECUTOR["NODE_NAME"])
     except DatabaseError as error:
         logger.warning("What the last cluster had taken comes back later: %s", error)
+
+
+def _shortened(record: logging.LogRecord) -> bool:
+    """django-q's scheduler finds a database that is away every half a minute: a line is enough."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, DATABASE_AWAY):
+        record.msg, record.args = f"{record.getMessage()}: {first_line(error)}", ()
+        record.exc_info = None
+    return True
 
 
 def _task_begins(task: dict[str, Any], **_more: object) -> None:
