@@ -182,7 +182,7 @@ static int open_folder(int parent, const char *name)
 
 static uint64_t enough(void)
 {
-    return 2 * watch.file_limit; /* so many are counted; more are no more than too many */
+    return 8 * watch.file_limit; /* so many are counted; memory ends before that */
 }
 
 static uint64_t count_later(int folder)
