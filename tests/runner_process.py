@@ -13,6 +13,7 @@ from pathlib import Path
 
 from codeexec.sandbox import protocol
 from codeexec.sandbox.conversation import Conversation
+from codeexec.sandbox.driver import always
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.looks import Looks
 from codeexec.sandbox.runner_image import SOURCES
@@ -67,7 +68,8 @@ class RunnerProcess:
     def look(self) -> Looks:
         """A client that looks, on the other stream."""
         assert self._process.stderr
-        return Looks(Other(self, self._process.stderr.fileno()), token=self.token)
+        other = Other(self, self._process.stderr.fileno())
+        return Looks(other, token=self.token, keep_going=always)
 
     def write(self, data: bytes) -> None:
         assert self._process.stdin
