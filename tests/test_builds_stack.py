@@ -85,11 +85,13 @@ def test_a_dockerfile_is_changed_built_tested_promoted_and_taken_back(
     expect(tab.locator("#build pre")).to_contain_text(CHANGE)  # without a reload
     expect(tab.locator("#build pre")).to_contain_text("Smoke test passed")
     tab.get_by_role("button", name="Promote").click()
-    expect(tab.get_by_text("from now on")).to_be_visible()
+    tab.locator("[name=confirmed]").click()
+    expect(tab.get_by_text("Sessions of python get")).to_be_visible()
     candidate = image_id(f"{prefix}-python:build-1")
     assert candidate != before
     assert run_once(stack) == ("yes\n", 2, candidate)
     tab.get_by_role("button", name="Roll back").click()
+    tab.locator("[name=confirmed]").click()
     expect(tab.get_by_text("is as it was in revision 1")).to_be_visible()
     assert run_once(stack) == ("None\n", 3, before)
     assert not problems

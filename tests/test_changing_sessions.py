@@ -63,7 +63,8 @@ def test_a_session_gets_more_time_or_less_from_now_on(ready: Session, ttl: int) 
     session = extend_session(ready.pk, ttl, by=BY)
     assert session.ttl_seconds == ttl
     assert before <= session.expires_at - timedelta(seconds=ttl) <= timezone.now()
-    assert entries() == [("session.extend", str(ready.pk), {"ttl_seconds": ttl})]
+    details = {"ttl_seconds": ttl, "changes": {"ttl": [3600, ttl]}}
+    assert entries() == [("session.extend", str(ready.pk), details)]
 
 
 def test_each_run_then_gives_it_as_much_again(ready: Session, work: Work) -> None:

@@ -68,6 +68,8 @@ def test_an_operator_watches_an_interview_and_steers_it(stack: Stack, console: P
     console.get_by_role("link", name=session_id[:8]).click()
     expect(console.locator("#now")).to_contain_text("READY", ignore_case=True)
     expect(console.locator("[data-figure=memory]")).to_contain_text("of 256")
+    expect(console.locator("[hx-get*=extend_this_session]").first).to_be_visible()
+    expect(console.locator("[hx-get*=cancel_its_run]").first).to_be_hidden()  # nothing runs
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(stack.client.execute, session_id, PROGRAM)
         output = console.locator("[data-stream]")

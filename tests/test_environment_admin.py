@@ -81,7 +81,7 @@ def image() -> ImageInfo:
 def test_the_list_shows_what_an_operator_asks_for(admin_client: Client) -> None:
     record_image(Environment.objects.get(name="python"), image())
     text = admin_client.get(reverse(LIST)).content.decode()
-    assert "256m · 0.5 CPU · 50 processes · 30 s · 64m workspace" in text
+    assert "256m · 0.5 CPU · 256 processes · 30 s · 64m workspace" in text
     assert "256m · 1 CPU · 80 processes · 30 s · 64m workspace" in text
     assert "not built" in text
 

@@ -199,7 +199,7 @@ def test_a_sandbox_gets_what_the_environment_and_the_settings_say(settings) -> N
     assert (spec.user, spec.workspace_dir, spec.runtime) == ("nobody", "/workspace", "runsc")
     assert (spec.no_new_privileges, dict(spec.labels)) == (False, {"team": "hiring"})
     assert spec.limits == SandboxLimits(
-        memory_bytes=512 * MIB, cpus=0.5, pids=50, tmpfs_bytes=64 * MIB
+        memory_bytes=512 * MIB, cpus=0.5, pids=256, tmpfs_bytes=64 * MIB
     )
     other = sandbox_spec(
         environment, sandbox_id="5c", node="n1", max_idle_seconds=9, runtime="runc"

@@ -270,7 +270,10 @@ def test_a_session_gets_more_time(ready: Session) -> None:
     ready.refresh_from_db()
     assert ready.ttl_seconds == 7200
     entry = AuditEntry.objects.get()
-    assert (entry.action, entry.details) == ("session.extend", {"ttl_seconds": 7200})
+    assert (entry.action, entry.details) == (
+        "session.extend",
+        {"ttl_seconds": 7200, "changes": {"ttl": [3600, 7200]}},
+    )
 
 
 def test_a_time_that_is_not_offered_changes_nothing(ready: Session) -> None:

@@ -318,7 +318,7 @@ class FakeAttachment:
             ending = process.ending()
             if self._is_over():
                 process.give_up()
-        self._refuse_when_over()
+        self._refuse_when_over(has_started=True)
         return to_result(ending, stdout=process.stdout, stderr=process.stderr)
 
     def interrupt(self) -> None:
@@ -358,11 +358,13 @@ class FakeAttachment:
     def _is_over(self) -> bool:
         return self._sandbox.lost or self._sandbox.conversation != self._number
 
-    def _refuse_when_over(self) -> None:
-        if self._sandbox.lost:
-            raise SandboxLost("The sandbox has ended.")
-        if self._is_over():
-            raise SandboxLost("Another client has taken the sandbox over.")
+    def _refuse_when_over(self, *, has_started: bool = False) -> None:
+        if not self._is_over():
+            return
+        taken = "Another client has taken the sandbox over."
+        error = SandboxLost("The sandbox has ended." if self._sandbox.lost else taken)
+        error.has_started = has_started
+        raise error
 
 
 class FakeLook:

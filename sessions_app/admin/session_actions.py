@@ -68,15 +68,13 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
     has_read_files_permission = held("sessions_app.read_workspace")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """None of them where the session has ended: nothing can be done to it. What runs can be
-        cancelled where something does, or waits.
+        """None of them where the session has ended: nothing can be done to it. The page shows
+        "Cancel the run" while something runs, which it learns without being loaded again.
         """
         if not with_key(Session.objects.open(), object_id).exists():
             return []
         actions: list[Any] = super().get_actions_detail(request, object_id)
-        if Execution.objects.filter(session=object_id).unfinished().exists():
-            return actions
-        return [each for each in actions if not each.action_name.endswith("cancel_its_run")]
+        return actions
 
     @operation("Stop the selected sessions", permission="stop")
     def stop_sessions(self, request: HttpRequest, queryset: QuerySet[Session]) -> None:

@@ -83,6 +83,7 @@ def standing(session: Session) -> dict[str, Any]:
     return {
         "session": session,
         "status_look": SESSION_BADGES[session.status],
+        "has_run": session.status != Session.Status.READY and session.last_sequence > 0,
         "now_address": _address(session, "now"),
         "events_address": reverse("session_events", args=(session.pk,)),
         "figures_address": _address(session, "figures") if has_sandbox else "",

@@ -103,6 +103,7 @@ def fields(session: Session) -> dict[str, Any]:
         "closed_at": session.closed_at,
         "ttl": session.ttl_seconds,
         "metadata": session.metadata,
+        "stored_bytes": session.stored_bytes,
         "stop_reason": session.stop_reason or None,
         "error": session.error_reason or None,
     }
