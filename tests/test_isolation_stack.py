@@ -131,6 +131,7 @@ def attack_everything(stack: Stack, runtime: str) -> list[dict[str, Any]]:
     return results
 
 
+@pytest.mark.alone
 def test_everything_is_held_while_others_work_and_nothing_is_left(
     stack: Stack,
 ) -> None:
