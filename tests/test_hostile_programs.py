@@ -121,10 +121,11 @@ os.read(reads, 1)  # until the last of them has ended
 """Whose children nobody waits for: they end without a word of what they used."""
 
 
+@pytest.mark.alone
 def test_processor_time_of_processes_that_nobody_waits_for_counts(arena):
     act = "while time.process_time() < 1: pass"
     result = arena.run(HIDDEN.format(act=act, children=1))
-    least = {"runc": 1.0, "runsc": 0.5}  # there it is looked at while they live, each 50 ms at best
+    least = {"runc": 1.0, "runsc": 0.8}  # there it is looked at while they live
     assert least[arena.runtime] <= result.cpu_seconds < 3
 
 
