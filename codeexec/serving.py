@@ -46,6 +46,7 @@ from codeexec.errors import (
 from codeexec.logs import subject
 from codeexec.memory import used_memory
 from codeexec.notifications import hub
+from codeexec.sign_ins import is_sign_in, sign_ins
 from codeexec.sizes import format_size
 from codeexec.thread_shares import thread_shares
 from codeexec.threads import (
@@ -233,7 +234,9 @@ class Application(ASGIHandler):
 
 
 def _place(request: Any) -> AbstractAsyncContextManager[None]:
-    """One of the threads of its client; the console has them all."""
+    """One of the threads of its client; the console has them all, but for sign-ins."""
+    if is_sign_in(request):
+        return sign_ins.turn(request)
     if not hasattr(request, "body_holder"):
         return nullcontext()
     return thread_shares.place(request.body_holder, is_list=request.is_list)

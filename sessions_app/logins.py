@@ -6,7 +6,6 @@ The address is the connection's, or, where that comes from one of TRUSTED_PROXIE
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 from collections.abc import Callable
@@ -23,6 +22,8 @@ from unfold.forms import AuthenticationForm
 
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
+from codeexec.client_address import client_address
+from codeexec.sign_ins import RETRY_AFTER_SECONDS
 from sessions_app.models.failed_login import FailedLogin, begin_login
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,13 @@ class ThrottledBackend(ModelBackend):
         password: str | None = None,
         **fields: Any,
     ) -> Any:
-        """The user, or None. Raises PermissionDenied, and notes until when, where one must wait."""
+        """The user, or None. Raises PermissionDenied where one must wait, and notes until when."""
         if request is None or username is None:
             return super().authenticate(request, username, password, **fields)
         username, address = username[:150], client_address(request)
+        if _found_no_turn(request):
+            logger.warning("Login as %r from %s refused: there are too many", username, address)
+            raise PermissionDenied
         attempt = begin_login(username, address)
         if isinstance(attempt, datetime):
             request.login_refused_until = attempt  # type: ignore[attr-defined]
@@ -55,22 +59,13 @@ class ThrottledBackend(ModelBackend):
         return user
 
 
-def client_address(request: HttpRequest) -> str:
-    """Of IPv6 the network: whoever has one address there has 2**64."""
-    text: str = request.META.get("REMOTE_ADDR", "")
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return text[:45]
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address), 64), strict=False))
-
-
 class LoginForm(AuthenticationForm):  # type: ignore[misc]
     def get_invalid_login_error(self) -> ValidationError:
+        if _found_no_turn(self.request):
+            return ValidationError(
+                "Too many people are signing in right now. Try again in a few seconds.",
+                code="too_many_sign_ins",
+            )
         until = _refused_until(self.request)
         if until is None:
             error: ValidationError = super().get_invalid_login_error()
@@ -84,7 +79,7 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
 
 
 def refused_logins(handler: Handler) -> Handler:
-    """Middleware: the page that says how long to wait is no success."""
+    """Middleware: the page that says to wait is no success."""
 
     def respond(request: HttpRequest) -> HttpResponseBase:
         response = handler(request)
@@ -92,9 +87,17 @@ def refused_logins(handler: Handler) -> Handler:
         if until is not None:
             response.status_code = 429
             response.headers["Retry-After"] = str(_seconds_until(until))
+        elif _found_no_turn(request):
+            response.status_code = 503
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         return response
 
     return respond
+
+
+def _found_no_turn(request: HttpRequest | None) -> bool:
+    """Too many have signed in at once, see `codeexec.sign_ins`."""
+    return getattr(request, "sign_in_refused", False)
 
 
 def _refused_until(request: HttpRequest | None) -> datetime | None:

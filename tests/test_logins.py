@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import statistics
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +21,7 @@ from django.db import connection, connections
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from sessions_app.logins import client_address
+from codeexec.client_address import client_address
 from sessions_app.models import FailedLogin
 from sessions_app.models.failed_login import ADDRESS_ATTEMPTS, ATTEMPTS, COOL_OFF, KEPT
 from tests.console_fixtures import act, list_page, messages, staff, text_of
@@ -183,12 +186,22 @@ def known_elsewhere(operator: User) -> None:
 
 def log_in_for_real(client: httpx.Client, password: str, address: str) -> int:
     """By the form's own page, as a browser does, through a proxy that says who asks."""
-    proxied = {"X-Forwarded-For": address}
-    page = client.get("/admin/login/", headers=proxied).text
+    token = form_token(client)
+    return sign_in(client, token, "operator", password, address).status_code
+
+
+def form_token(client: httpx.Client) -> str:
+    page = client.get("/admin/login/").text
     (token, *_) = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
-    fields = {"username": "operator", "password": password, "csrfmiddlewaretoken": token}
-    answer = client.post("/admin/login/?next=/admin/", data=fields, headers=proxied)
-    return answer.status_code
+    return str(token)
+
+
+def sign_in(
+    client: httpx.Client, token: str, name: str, password: str, address: str
+) -> httpx.Response:
+    fields = {"username": name, "password": password, "csrfmiddlewaretoken": token}
+    proxied = {"X-Forwarded-For": address}
+    return client.post("/admin/login/?next=/admin/", data=fields, headers=proxied)
 
 
 def test_behind_a_trusted_proxy_addresses_are_those_that_it_says(
@@ -210,3 +223,52 @@ def test_without_one_nobody_gets_more_attempts_by_pretending(
         statuses = [log_in_for_real(client, "wrong", address) for address in addresses]
     assert statuses == [200] * ATTEMPTS + [429]
     assert set(FailedLogin.objects.values_list("address", flat=True)) == {"127.0.0.1"}
+
+
+CROWD = 60
+"""Sign-ins at once: far more than the API has threads."""
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("addresses", [1, CROWD], ids=["of one address", "of as many addresses"])
+def test_a_crowd_that_signs_in_is_not_felt_by_others(
+    addresses: int, database_url: str, known_elsewhere: None, tmp_path: Path
+) -> None:
+    with (
+        api_process(tmp_path, DATABASE_URL=database_url, TRUSTED_PROXIES="127.0.0.1") as client,
+        ThreadPoolExecutor(CROWD) as crowd,
+    ):
+        client.headers["Connection"] = "close"  # a socket for each
+        token = form_token(client)
+        alone = seconds_of(lambda: sign_in(client, token, "nobody", "wrong", ELSEWHERE))
+
+        def one_of_them(number: int) -> httpx.Response:
+            address = f"198.51.100.{number % addresses}"
+            return sign_in(client, token, f"name{number}", "wrong", address)
+
+        sent = [crowd.submit(one_of_them, number) for number in range(CROWD)]
+        time.sleep(alone)
+        others = [
+            seconds_of(lambda: client.get("/api/v1/environments").raise_for_status())
+            for _ in range(10)
+        ]
+        assert not all(each.done() for each in sent)
+        if addresses == 1:
+            assert sign_in(client, token, "operator", PASSWORD, ELSEWHERE).status_code == 302
+        answers = [each.result() for each in sent]
+    assert max(others) < alone, f"{others}, while a sign-in takes {alone}"
+    assert statistics.median(others) < alone / 4
+    refused = [each for each in answers if each.status_code == 503]
+    assert len(refused) > CROWD / 2
+    assert {each.status_code for each in answers} == {200, 503}
+    for each in refused:
+        assert "Too many people are signing in right now. Try again in a few" in each.text
+        assert each.headers["Retry-After"] == "5"
+    # Whoever was refused has tried no password: it doesn't count.
+    assert FailedLogin.objects.filter(username__startswith="name").count() == CROWD - len(refused)
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    start = time.monotonic()
+    call()
+    return time.monotonic() - start
