@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -21,7 +22,10 @@ from environments_app.engine import get_driver
 from sessions_app.archive import ArchiveWriter
 from sessions_app.models import Inquiry, InquiryPiece, Sandbox, Session
 from sessions_app.nodes import this_node
+from sessions_app.sandboxes import FAREWELL_SECONDS
 from sessions_app.services.runtimes import session_runtime
+
+logger = logging.getLogger(__name__)
 
 MOST_LISTED = 10_000
 PATHS_BYTES = 1024 * 1024
@@ -51,7 +55,10 @@ class _NobodyWaitsError(Exception):
 
 
 def answer_inquiry(inquiry: Inquiry) -> None:
-    """taken → answered or refused, if it is still asked."""
+    """taken → answered or refused, if it is still asked; or done, where nobody waits."""
+    if inquiry.about == Inquiry.About.KEEP:
+        _keep(inquiry)
+        return
     try:
         inquiry.tell(_look(inquiry))
     except WorkspaceReadFailed as error:
@@ -188,9 +195,18 @@ _ANSWERS: dict[Inquiry.About, Callable[[Look, Inquiry, Session], dict[str, Any]]
 }
 
 
-def keep_sandbox(session_id: UUID, seconds: int) -> None:
-    """Its runner ends the sandbox so long after it was last spoken to, and not earlier. Raises
-    SandboxLost, EngineUnavailable.
-    """
-    with _looking(session_id) as look:
-        look.keep(seconds)
+def _keep(inquiry: Inquiry) -> None:
+    """Its runner ends the sandbox so long after it was last spoken to, and not earlier."""
+    try:
+        with _looking(inquiry.session_id) as look:
+            session = Session.objects.get(pk=inquiry.session_id)
+            look.keep(session.ttl_seconds + FAREWELL_SECONDS)
+    except SandboxError as error:
+        logger.warning(
+            "session %s: its sandbox may end early: %s It is told again in a minute.",
+            inquiry.session_id,
+            error,
+        )
+        inquiry.postpone()
+    else:
+        inquiry.done()

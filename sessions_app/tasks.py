@@ -16,7 +16,7 @@ from codeexec.logs import concerning
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from environments_app.models import NodeBuild
-from sessions_app import builds, inspection
+from sessions_app import builds
 from sessions_app.cleanup import clean_up
 from sessions_app.isolation import AnotherCheckRunsError, carry_out
 from sessions_app.models import Execution, IsolationCheck, Node, Sandbox, Session
@@ -24,7 +24,6 @@ from sessions_app.models.press_of_run import announce
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.nodes import this_node, worker_name
 from sessions_app.sandboxes import (
-    FAREWELL_SECONDS,
     Reservation,
     destroy_sandbox,
     reserve_sandbox,
@@ -163,17 +162,6 @@ def ask_sandbox(sandbox_id: str) -> None:
     """Replace a warm sandbox whose runner doesn't answer."""
     if retire_unless_it_answers(sandbox_id):
         refill_pool()
-
-
-def keep_sandbox(session_id: str) -> None:
-    """The session lives longer than its sandbox was started for."""
-    session = Session.objects.live().filter(pk=session_id).first()
-    if session is None:
-        return
-    try:
-        inspection.keep_sandbox(session.pk, session.ttl_seconds + FAREWELL_SECONDS)
-    except SandboxError as error:
-        logger.warning("session %s: its sandbox may end early: %s", session_id, error)
 
 
 @concerning("sandbox_id")

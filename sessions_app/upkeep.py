@@ -36,7 +36,7 @@ from sessions_app.nodes import register_node, this_node
 from sessions_app.pruning import prune_by_setting, prune_isolation_checks
 from sessions_app.sandboxes import ask_idle, fill_pools, remove_unowned, replace_dead, retire_stale
 from sessions_app.services.executions import reap_abandoned_executions
-from sessions_app.services.inquiries import drop_unfetched
+from sessions_app.services.inquiries import drop_needless
 from sessions_app.services.sessions import (
     START_TASK,
     enqueue_stop,
@@ -331,7 +331,7 @@ _rhythm = Rhythm(
         nudge_stopping_sessions: 10,
         drop_abandoned_warm_sandboxes: 5,
         remove_events_of_ended_runs: 60,
-        drop_unfetched: 60,
+        drop_needless: 60,
         tally_runs: 5,
         count_storage: 2,
         count_up: 10,  # before it is pruned

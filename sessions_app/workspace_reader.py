@@ -3,6 +3,7 @@
 A few threads of its own: what a busy sandbox takes ten seconds to answer keeps nobody waiting but
 those who ask about the same sandbox, and no session from being started. One question at a time is
 put to a sandbox, two at a time are answered for a client, and none that nobody waits for any more.
+Sandboxes that are to live longer are told so by one thread at a time, when no question waits.
 """
 
 from __future__ import annotations
@@ -42,15 +43,16 @@ class WorkspaceReader:
     def __init__(self, node_id: UUID, stop: Stop) -> None:
         self._node_id = node_id
         self._stop = stop
-        self._lender = ConnectionLender(THREADS)
+        self._lender = ConnectionLender(THREADS + 1)
         self._changed = threading.Condition()
         self._answering: list[TakenInquiry] = []
         self._closed = False
+        self._some_left = True
+        """Taken, and answered by nobody: a predecessor died, or the database was away."""
         self._outage = Outage(logger, "The workspace reader's database")
 
     def run(self) -> None:
         """Until it is told to stop. What is being answered then is not waited for."""
-        self._put_back()
         threads = [
             threading.Thread(target=self._work, name=f"reader-{number}", daemon=True)
             for number in range(THREADS)
@@ -60,7 +62,7 @@ class WorkspaceReader:
         while not self._stop.asked.is_set():
             try:
                 self._listen()
-            except (psycopg.Error, OSError) as error:
+            except (psycopg.Error, OSError, *DATABASE_AWAY) as error:
                 self._outage.failed(error)
                 self._stop.asked.wait(_RETRY_SECONDS)
         self._close(threads)
@@ -75,14 +77,14 @@ class WorkspaceReader:
         self._lender.close()
 
     def _put_back(self) -> None:
-        """What a predecessor that died was answering is asked again."""
-        while not self._stop.asked.is_set():
-            try:
-                with self._lender.lent():
-                    return Inquiry.put_back(self._node_id)
-            except DATABASE_AWAY as error:
-                self._outage.failed(error)
-                self._stop.asked.wait(_RETRY_SECONDS)
+        """What was taken and is not being answered is asked again."""
+        with self._changed:
+            if not self._some_left:
+                return
+            with self._lender.lent():
+                going_on = [each.inquiry.pk for each in self._answering]
+                Inquiry.put_back(self._node_id, except_inquiries=going_on)
+            self._some_left = False
 
     def _listen(self) -> None:
         parameters = connection_parameters("code-executor workspace reader")
@@ -90,6 +92,7 @@ class WorkspaceReader:
             connection.execute(f'LISTEN "{CHANNEL}{self._node_id}"')
             self._outage.worked()
             while not self._stop.asked.is_set():
+                self._put_back()
                 self._wake_one()
                 self._wait_for_news(connection)
 
@@ -112,6 +115,7 @@ class WorkspaceReader:
                 with self._lender.lent():
                     answer_inquiry(inquiry.inquiry)
             except DATABASE_AWAY as error:
+                self._some_left = True
                 self._outage.failed(error)
             except Exception:
                 logger.exception("session %s: its sandbox can't be read", inquiry.session_id)
@@ -137,11 +141,13 @@ class WorkspaceReader:
 
     def _take(self) -> TakenInquiry | None:
         clients = Counter(each.client_id for each in self._answering if each.client_id is not None)
+        keeps = any(each.inquiry.about == Inquiry.About.KEEP for each in self._answering)
         with self._lender.lent():
             return Inquiry.take_next(
                 self._node_id,
                 except_sessions=[each.session_id for each in self._answering],
                 except_clients=[each for each, count in clients.items() if count >= PER_CLIENT],
+                may_keep=not keeps,
             )
 
 

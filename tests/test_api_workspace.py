@@ -22,7 +22,7 @@ from environments_app.models import Environment
 from sessions_app.models import Inquiry, InquiryPiece, Node, Session
 from sessions_app.models.inquiry import KEPT, LATEST
 from sessions_app.services import inquiries
-from sessions_app.services.inquiries import ask, drop_unfetched, sandbox_figures
+from sessions_app.services.inquiries import ask, drop_needless, sandbox_figures
 from tests.api_client import Api
 from tests.cast import session_in
 from tests.conftest import Work
@@ -222,11 +222,11 @@ def test_a_question_that_comes_too_late_or_twice_is_not_answered(session_id: str
 def test_an_answer_that_nobody_fetches_goes(session_id: str) -> None:
     ask(session_id, Inquiry.About.ARCHIVE)
     answer_asked()
-    drop_unfetched()
+    drop_needless()
     assert not nothing_is_left()
     Inquiry.objects.update(asked_at=timezone.now() - KEPT)
     InquiryPiece.objects.update(written_at=timezone.now() - KEPT)
-    drop_unfetched()
+    drop_needless()
     assert nothing_is_left()
 
 

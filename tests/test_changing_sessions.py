@@ -7,18 +7,22 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
 from codeexec.audit.actors import command_actor
 from codeexec.audit.models import AuditEntry
 from codeexec.errors import InvalidRequest, NotFound, SessionClosed
 from codeexec.queueing import node_queue
+from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.callers import Caller
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models import Execution, Inquiry, Node, Sandbox, Session
+from sessions_app.models.inquiry import KEEP_AGAIN, KEPT
 from sessions_app.sandboxes import FAREWELL_SECONDS, fill_pools, replace_dead
 from sessions_app.services.executions import RunRequest, finish_execution, submit_execution
+from sessions_app.services.inquiries import drop_needless
 from sessions_app.services.sessions import (
     change_session,
     extend_session,
@@ -83,18 +87,61 @@ def test_a_sandbox_lives_as_long_as_its_session(
     extend_session(ready.pk, 60, by=BY)
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds is None
+    extend_session(ready.pk, 10_000, by=BY)
     extend_session(ready.pk, 20_000, by=BY)
-    assert queued(node_queue("this")) == [Delivery("keep_sandbox", (str(ready.pk),))]
+    assert Inquiry.objects.count() == 1
+    assert work() == [], "a task process asked the sandbox"
+    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    assert not Inquiry.objects.exists()
+
+
+def test_a_time_that_changes_while_the_sandbox_is_told_is_told_again(
+    ready: Session, driver: FakeDriver, work: Work
+) -> None:
+    extend_session(ready.pk, 10_000, by=BY)
+    assert Inquiry.take_next(ready.node_id) is not None
+    extend_session(ready.pk, 20_000, by=BY)
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
 
 
-def test_keeping_a_sandbox_that_is_gone_fails_nothing(
+def test_a_sandbox_that_is_being_started_is_told_when_it_is_ready(
+    python: Environment, this: Node, work: Work, driver: FakeDriver
+) -> None:
+    """Its start may have read the time before it was changed."""
+    session = open_session(environment_name="python")
+    extend_session(session.pk, 20_000, by=BY)
+    assert Inquiry.take_next(this.pk) is None
+    work()
+    assert driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+
+
+def test_a_longer_life_is_told_however_late_and_no_more_when_the_session_has_ended(
     ready: Session, driver: FakeDriver, work: Work
 ) -> None:
     extend_session(ready.pk, 20_000, by=BY)
-    driver.lose(str(ready.pk))
-    assert work() == [Delivery("keep_sandbox", (str(ready.pk),))]
+    Inquiry.objects.update(asked_at=timezone.now() - 2 * KEPT)
+    drop_needless()
+    work()
+    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    extend_session(ready.pk, 30_000, by=BY)
+    stop_session(ready.pk)
+    work()
+    drop_needless()
+    assert not Inquiry.objects.exists()
+
+
+def test_a_sandbox_that_does_not_answer_is_told_again_later(
+    ready: Session, driver: FakeDriver, work: Work
+) -> None:
+    extend_session(ready.pk, 20_000, by=BY)
+    driver.fail_next("look", SandboxLost("The sandbox's runner doesn't answer."))
+    work()
+    assert driver.sandboxes[str(ready.pk)].kept_seconds is None
+    Inquiry.objects.update(asked_at=F("asked_at") - KEEP_AGAIN)
+    work()
+    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    assert not Inquiry.objects.exists()
 
 
 @pytest.mark.parametrize("status", [S.STOPPING, S.STOPPED, S.ERROR])

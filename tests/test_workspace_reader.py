@@ -9,10 +9,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 
+from codeexec.audit.actors import command_actor
 from codeexec.cluster import Stop
 from codeexec.errors import NoSandbox, TooManyQueued
+from codeexec.sandbox.driver import always
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.fake import FakeDriver
 from codeexec.worker_queue import SafeEvent
@@ -20,9 +22,10 @@ from environments_app.models import Environment
 from sessions_app import workspace_reader
 from sessions_app.callers import Caller
 from sessions_app.models import Inquiry, InquiryPiece, Node, Session
+from sessions_app.sandboxes import FAREWELL_SECONDS
 from sessions_app.services.clients import create_client
 from sessions_app.services.inquiries import MOST_WAITING, ask, take_back, wait_for_answer
-from sessions_app.services.sessions import open_session
+from sessions_app.services.sessions import extend_session, open_session
 from sessions_app.workspace_reader import WorkspaceReader
 from tests.conftest import Work
 from tests.patience import LONG, eventually
@@ -30,6 +33,7 @@ from tests.test_clients import known
 
 pytestmark = pytest.mark.django_db(transaction=True)
 FILES = Inquiry.About.FILES
+BY = command_actor("test")
 
 
 @contextmanager
@@ -69,7 +73,7 @@ class Busy:
         return self.silent.setdefault(str(session.pk), threading.Event())
 
     @contextmanager
-    def look(self, handle: Any, *, keep_going: Callable[[], bool]) -> Iterator[Any]:
+    def look(self, handle: Any, *, keep_going: Callable[[], bool] = always) -> Iterator[Any]:
         self.looked.append(handle.sandbox_id)
         speaks = self.silent.get(handle.sandbox_id)
         while speaks is not None and not speaks.wait(0.02):
@@ -161,6 +165,74 @@ def test_what_a_reader_that_died_was_answering_is_answered_by_the_next(
     with reading(this):
         assert wait_for_answer(asked).value["files"] == []
     assert not InquiryPiece.objects.exists()
+
+
+def lengthen(session: Session) -> None:
+    extend_session(session.pk, 20_000, by=BY)
+
+
+def is_kept(driver: FakeDriver, session: Session) -> bool:
+    return driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+
+
+def test_busy_sandboxes_that_are_to_live_longer_hold_one_thread_and_are_told_in_the_end(
+    python: Environment, this: Node, work: Work, busy: Busy, driver: FakeDriver
+) -> None:
+    theirs = opened(work, workspace_reader.THREADS, client="a")
+    theirs += opened(work, workspace_reader.THREADS, client="b")
+    (other,) = opened(work, 1, client="c")
+    for each in theirs:
+        busy.silence(each)
+        lengthen(each)
+    with reading(this):
+        assert eventually(lambda: len(taken()) == 1)
+        for _ in range(3):
+            assert wait_for_answer(ask(other.pk, FILES)).value["files"] == []
+        assert len(taken()) == 1
+        for each in theirs:
+            busy.silence(each).set()
+        assert eventually(lambda: not Inquiry.objects.exists())
+    assert all(is_kept(driver, each) for each in theirs)
+
+
+def test_who_waits_for_an_answer_goes_before_what_nobody_waits_for(
+    python: Environment, this: Node, work: Work
+) -> None:
+    first, second = opened(work, 2)
+    lengthen(first)
+    asked = ask(second.pk, FILES)
+    found = [Inquiry.take_next(this.pk) for _ in range(3)]
+    assert [each and each.session_id for each in found] == [second.pk, first.pk, None]
+    assert found[0] is not None and found[0].inquiry.pk == asked.pk
+
+
+def test_a_sandbox_that_a_dead_reader_was_keeping_is_kept_by_the_next(
+    python: Environment, this: Node, work: Work, driver: FakeDriver
+) -> None:
+    (session,) = opened(work, 1)
+    lengthen(session)
+    assert Inquiry.take_next(this.pk) is not None
+    with reading(this):
+        assert eventually(lambda: not Inquiry.objects.exists())
+    assert is_kept(driver, session)
+
+
+def test_a_sandbox_is_kept_though_the_database_went_away_meanwhile(
+    python: Environment, this: Node, work: Work, busy: Busy, driver: FakeDriver
+) -> None:
+    (session,) = opened(work, 1)
+    speaks = busy.silence(session)
+    lengthen(session)
+    with reading(this):
+        assert eventually(lambda: taken() == [session.pk])
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        speaks.set()
+        assert eventually(lambda: not Inquiry.objects.exists())
+    assert is_kept(driver, session)
 
 
 def test_so_many_questions_about_one_sandbox_wait_and_no_more(

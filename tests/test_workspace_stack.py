@@ -13,7 +13,7 @@ import pytest
 
 from tests.patience import eventually
 from tests.sandboxes import RUNTIMES
-from tests.stack import Stack, running_stack
+from tests.stack import Stack, docker, running_stack
 
 pytestmark = pytest.mark.stack
 
@@ -126,4 +126,28 @@ def test_looks_at_a_busy_sandbox_keep_no_other_session_waiting(stack: Stack) -> 
     assert set(answered) <= {200, 429, 503, 409}
     assert beside < 4 * alone + 1.0, f"{beside} s instead of {alone} s"
     for each in (busy, quiet):
+        stack.client.stop(each)
+
+
+def test_silent_sandboxes_that_are_to_live_longer_keep_no_other_session_waiting(
+    stack: Stack,
+) -> None:
+    sessions = [stack.client.open("python") for _ in range(12)]
+    alone = min(seconds_until_ready(stack) for _ in range(3))
+    containers = [name for name in stack.containers() for each in sessions if each in name]
+    assert len(containers) == len(sessions)
+    waiting = "SELECT status FROM sessions_app_inquiry WHERE about = 'keep' ORDER BY status"
+    docker("kill", "--signal=STOP", *containers)
+    try:
+        changed = [
+            stack.client.call("PATCH", f"/sessions/{each}", {"ttl": 9000}) for each in sessions
+        ]
+        assert {answer.status for answer in changed} == {200}
+        beside = max(seconds_until_ready(stack) for _ in range(2))
+        assert stack.rows(waiting) == 11 * [("asked",)] + [("taken",)]
+    finally:
+        docker("kill", "--signal=CONT", *containers)
+    assert beside < 4 * alone + 1.0, f"{beside} s instead of {alone} s"
+    assert eventually(lambda: not stack.rows(waiting)), stack.log("worker")
+    for each in sessions:
         stack.client.stop(each)

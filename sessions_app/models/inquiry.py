@@ -7,10 +7,12 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from django.db import connection, models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from codeexec.notifications import publish
+from sessions_app.models.session import Session
 
 LATEST = timedelta(seconds=15)
 """A question that nobody took up for this long isn't answered any more: whoever asked has gone."""
@@ -21,17 +23,23 @@ CHANNEL = "code_executor_inquiries_"
 KEPT = timedelta(minutes=10)
 """An answer that nobody has fetched goes after this: a slow client may take so long over one."""
 
+KEEP_AGAIN = timedelta(minutes=1)
+"""A sandbox that was too busy to take its longer life is told again after this."""
 
 _TAKE_NEXT = """
 WITH next AS (
     SELECT inquiry.id, session.client_id
     FROM sessions_app_inquiry AS inquiry
     JOIN sessions_app_session AS session ON session.id = inquiry.session_id
-    WHERE inquiry.status = 'asked' AND inquiry.asked_at > now() - %(latest)s
-      AND session.node_id = %(node)s
+    WHERE inquiry.status = 'asked' AND session.node_id = %(node)s AND (
+        CASE WHEN inquiry.about = 'keep'
+        THEN %(may_keep)s AND inquiry.asked_at <= now()
+            AND session.status IN ('ready', 'executing')
+        ELSE inquiry.asked_at > now() - %(latest)s END
+      )
       AND session.id <> ALL(%(sessions)s::uuid[])
       AND (session.client_id IS NULL OR session.client_id <> ALL(%(clients)s::bigint[]))
-    ORDER BY inquiry.asked_at
+    ORDER BY inquiry.about = 'keep', inquiry.asked_at
     LIMIT 1
     FOR UPDATE OF inquiry SKIP LOCKED
 )
@@ -47,6 +55,7 @@ WITH back AS (
     SET status = 'asked'
     FROM sessions_app_session AS session
     WHERE row.status = 'taken' AND session.id = row.session_id AND session.node_id = %s
+      AND row.id <> ALL(%s::uuid[])
     RETURNING row.id
 )
 DELETE FROM sessions_app_inquirypiece WHERE inquiry_id IN (SELECT id FROM back)
@@ -76,17 +85,25 @@ class InquiryQuerySet(models.QuerySet["Inquiry"]):
         """Change status if it is still the expected one; False: somebody else was faster."""
         return self.filter(status=expected).update(status=to, **changes) > 0
 
-    def young(self) -> Self:
-        return self.filter(asked_at__gt=timezone.now() - LATEST)
+    def awaited(self) -> Self:
+        """Not taken up yet, and somebody waits for the answer."""
+        asked = self.filter(status=InquiryStatus.ASKED, asked_at__gt=timezone.now() - LATEST)
+        return asked.exclude(about=Inquiry.About.KEEP)
 
-    def unfetched(self) -> Self:
-        return self.filter(asked_at__lt=timezone.now() - KEPT)
+    def needless(self) -> Self:
+        """Answers that nobody has fetched, and longer lives of sandboxes that are gone."""
+        keep = Q(about=Inquiry.About.KEEP)
+        live = Session.objects.live().filter(pk=OuterRef("session_id"))
+        return self.filter(~keep & Q(asked_at__lt=timezone.now() - KEPT) | keep & ~Q(Exists(live)))
 
 
 class Inquiry(models.Model):
     """What somebody wants to know of a session's running sandbox, on its way to the node that has
     it, and the answer on its way back. Whoever fetches an answer removes it. Nothing refers to
     these rows, and a crash of the database server may lose them.
+
+    `keep` asks for nothing: the sandbox is told how long its session lives, nobody waits for it,
+    and its row goes when it is done.
     """
 
     Status = InquiryStatus
@@ -96,6 +113,7 @@ class Inquiry(models.Model):
         FILE = "file", "one file"
         ARCHIVE = "archive", "all files"
         FIGURES = "figures", "what is used now"
+        KEEP = "keep", "to live as long as its session"
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     session_id = models.UUIDField()
@@ -130,12 +148,14 @@ class Inquiry(models.Model):
         *,
         except_sessions: Sequence[UUID] = (),
         except_clients: Sequence[int] = (),
+        may_keep: bool = True,
     ) -> TakenInquiry | None:
         """asked → taken: the oldest that somebody waits for, of the node's sessions but those, and
-        of others than those clients; None: there is none.
+        of others than those clients; if there is none, and `may_keep`, one to keep a sandbox.
         """
         wanted: dict[str, Any] = {
             "node": node_id,
+            "may_keep": may_keep,
             "latest": LATEST,
             "sessions": list(except_sessions),
             "clients": list(except_clients),
@@ -157,10 +177,25 @@ class Inquiry(models.Model):
         return TakenInquiry(inquiry=inquiry, session_id=session_id, client_id=client_id)
 
     @staticmethod
-    def put_back(node_id: UUID) -> None:
-        """taken → asked: who was answering them has died."""
+    def put_back(node_id: UUID, *, except_inquiries: Sequence[UUID] = ()) -> None:
+        """taken → asked: who was answering them has died, or has lost the database."""
         with connection.cursor() as cursor:
-            cursor.execute(_PUT_BACK, [node_id])
+            cursor.execute(_PUT_BACK, [node_id, list(except_inquiries)])
+
+    @staticmethod
+    def ask_to_keep(session_id: UUID, node_id: UUID | None) -> None:
+        """The session lives longer than its sandbox was started for. In a transaction that has
+        written the new time: one that waits already is kept from being taken up before its end,
+        and does for this one too.
+        """
+        keep = Inquiry.About.KEEP
+        waiting = Inquiry.objects.filter(session_id=session_id, about=keep)
+        waiting = waiting.filter(status=InquiryStatus.ASKED)
+        if not waiting.update(asked_at=Now()):
+            Inquiry.objects.create(session_id=session_id, about=keep, asked_at=Now())
+        if node_id is not None:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_notify(%s, '')", [f"{CHANNEL}{node_id}"])
 
     @property
     def is_awaited(self) -> bool:
@@ -173,6 +208,18 @@ class Inquiry(models.Model):
     def refuse(self, code: str, reason: str) -> bool:
         """taken → refused."""
         return self._end(InquiryStatus.REFUSED, code=code, reason=reason)
+
+    def done(self) -> bool:
+        """taken → gone: nobody waits for an answer."""
+        deleted, _ = Inquiry.objects.filter(pk=self.pk, status=InquiryStatus.TAKEN).delete()
+        return deleted > 0
+
+    def postpone(self) -> bool:
+        """taken → asked, behind the others."""
+        row = Inquiry.objects.filter(pk=self.pk)
+        return row.transition(
+            InquiryStatus.ASKED, expected=InquiryStatus.TAKEN, asked_at=Now() + KEEP_AGAIN
+        )
 
     def _end(self, to: InquiryStatus, **changes: Any) -> bool:
         row = Inquiry.objects.filter(pk=self.pk)

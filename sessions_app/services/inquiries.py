@@ -93,8 +93,7 @@ def ask(
 
 
 def _require_place(session: Session) -> None:
-    waiting = Inquiry.objects.young().filter(session_id=session.pk, status=Inquiry.Status.ASKED)
-    if waiting.count() >= MOST_WAITING:
+    if Inquiry.objects.awaited().filter(session_id=session.pk).count() >= MOST_WAITING:
         raise TooManyQueued(
             f"{MOST_WAITING} questions about the session's sandbox wait already, which is the "
             "maximum. Try again when some are answered.",
@@ -222,9 +221,9 @@ def take_back(inquiry_id: UUID) -> None:
             cursor.execute(statement, [inquiry_id])
 
 
-def drop_unfetched() -> None:
-    """Answers that nobody has come for."""
-    Inquiry.objects.unfetched().delete()
+def drop_needless() -> None:
+    """Answers that nobody has come for, and what was to be done for sessions that have ended."""
+    Inquiry.objects.needless().delete()
     InquiryPiece.objects.unfetched().delete()
 
 

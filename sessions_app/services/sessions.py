@@ -15,7 +15,7 @@ from codeexec.errors import InvalidRequest, NoCapacity, NotFound, NotPrepared, S
 from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
 from environments_app.services import find_environment
 from sessions_app.callers import OPERATOR, Caller
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models import Execution, Inquiry, Node, Sandbox, Session
 from sessions_app.models.node import node_name
 from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
@@ -26,7 +26,6 @@ from sessions_app.services.runtimes import choose_runtime, is_own, session_runti
 START_TASK = "sessions_app.tasks.start_session"
 STOP_TASK = "sessions_app.tasks.stop_session"
 REMOVE_TASK = "sessions_app.tasks.remove_sandbox"
-KEEP_TASK = "sessions_app.tasks.keep_sandbox"
 
 
 def open_session(
@@ -182,9 +181,9 @@ def _extend(session: Session, ttl_seconds: int, by: Actor) -> None:
     before = session.ttl_seconds
     if not session.extend(ttl_seconds):
         raise closed_session(find_session(session.pk))
-    if ttl_seconds > default_ttl_seconds() and session.node_id is not None:
-        # Its sandbox was started to end by itself before that.
-        enqueue(KEEP_TASK, str(session.pk), queue=node_queue(node_name(session.node_id)))
+    if ttl_seconds > default_ttl_seconds():
+        # Its sandbox was started to end by itself before that, or is just being started so.
+        Inquiry.ask_to_keep(session.pk, session.node_id)
     changes = {"ttl": [before, ttl_seconds]}
     record(by, "session.extend", session, ttl_seconds=ttl_seconds, changes=changes)
 
