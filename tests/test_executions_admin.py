@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from environments_app.models import Environment
+from sessions_app.admin.display import SHOWN_CHARACTERS
 from sessions_app.models import Node
 from tests.console_fixtures import (
     EXECUTION,
@@ -117,6 +118,34 @@ def test_an_execution_page_shows_what_was_run_and_what_came_of_it(
         assert expected in text, expected
 
 
+def test_a_page_reads_no_more_of_what_is_large_than_it_shows(
+    admin_client: Client, this: Node, python: Environment
+) -> None:
+    """A row may have 8 MB of files and 2 MB of output, and several may look at it."""
+    large = execution(
+        session(python, this),
+        code="ж" * (SHOWN_CHARACTERS - 1),
+        stdin=b"i" * 1_000_000,
+        files={"big.txt": "x" * 3_000_000, "little.txt": "y"},
+        env={"LEVEL": "3"},
+        stdout=b"\0" * 1_000_000,
+        stderr=b"e" * SHOWN_CHARACTERS,
+    )
+    with CaptureQueriesContext(connection) as statements:
+        text = text_of(admin_client, page(large))
+    reading = [
+        each["sql"] for each in statements if '"sessions_app_execution"."queued_at"' in each["sql"]
+    ]
+    assert len(reading) == 1
+    assert f'"{EXECUTION}"."stdout",' not in reading[0]
+    assert text.count("This is the beginning of 977 KiB") == 2
+    assert text.count("This is the beginning of 2.9 MiB") == 1
+    assert text.count("This is the beginning of") == 3, "what is whole is called cut"
+    assert "ж" * (SHOWN_CHARACTERS - 1) in text
+    assert "&quot;LEVEL&quot;: &quot;3&quot;" in text
+    assert len(text) < 6 * SHOWN_CHARACTERS
+
+
 def test_a_page_says_why_we_failed_and_is_silent_about_what_there_was_not(
     admin_client: Client, this: Node, python: Environment
 ) -> None:
@@ -141,9 +170,9 @@ def test_long_output_is_folded_away_and_its_page_stays_small(
 ) -> None:
     loud = execution(session(python, this), stdout=b"0123456789\n" * 200_000)
     text = text_of(admin_client, page(loud))
-    assert "200000 lines" in text
+    assert "9091 lines, 100000 characters of 2.1 MiB" in text
     assert "<details" in text
-    assert "2100000 more characters are not shown here" in text
+    assert "This is the beginning of 2.1 MiB" in text
     assert len(text) < 400_000
 
 
@@ -245,5 +274,6 @@ def test_an_execution_page_reads_its_row_at_once(
     with CaptureQueriesContext(connection) as queries:
         admin_client.get(page(row))
     read = [query["sql"] for query in queries if 'FROM "sessions_app_execution"' in query["sql"]]
-    assert sum('"sessions_app_execution"."code"' in sql for sql in read) == 1
+    assert not [sql for sql in read if '"sessions_app_execution"."code"' in sql], "all of it"
+    assert sum("substring(sessions_app_execution.code " in sql for sql in read) == 1
     assert len(read) == 2  # and whether it can still be cancelled

@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from sessions_app.models import AttackResult, Execution, Node, Sandbox, Session
+from sessions_app.models.large_fields import JSON_FIELDS
 
 SHOWN_CHARACTERS = 100_000
 """Of a longer text the page shows this much: a browser has to lay it out."""
@@ -164,3 +165,12 @@ def text_block(
 
 def json_block(value: Any) -> str:
     return text_block(json.dumps(value, indent=2, ensure_ascii=False)) if value else "-"
+
+
+def field_block(execution: Execution, name: str) -> str:
+    """A field of which no more than the beginning may have been read."""
+    value, whole = getattr(execution, name), execution.cut.get(name)
+    if name in JSON_FIELDS and whole is None:
+        return json_block(value)
+    truncated = getattr(execution, f"{name}_truncated", False)
+    return text_block(value, truncated=truncated, whole_bytes=whole)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin
 from django.contrib.admin.utils import flatten_fieldsets
@@ -8,15 +8,16 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
-from sessions_app.admin.columns import column, time_column
+from sessions_app.admin.columns import column, time_column, with_key
 from sessions_app.admin.display import (
     EXECUTION_BADGES,
+    SHOWN_CHARACTERS,
     VERDICT_BADGES,
     ago,
     badge,
     duration,
     elapsed,
-    json_block,
+    field_block,
     page_link,
     short_id,
     size,
@@ -29,19 +30,10 @@ from sessions_app.admin.scripts import LIVE
 from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.admin.timeline import stages
 from sessions_app.models import Execution
+from sessions_app.models.execution import ExecutionQuerySet
+from sessions_app.models.large_fields import LARGE_FIELDS, read_beginnings
 
-BIG_COLUMNS = (
-    "code",
-    "stdin",
-    "args",
-    "env",
-    "files",
-    "stdout",
-    "stderr",
-    "compile_stdout",
-    "compile_stderr",
-    "error_reason",
-)
+BIG_COLUMNS = (*LARGE_FIELDS, "error_reason")
 
 READ_CODES = 10_000
 """Newest executions whose codes are searched: they may be long, and no index is for them."""
@@ -109,39 +101,39 @@ class ExecutionTexts:
     def code_text(self, execution: Execution) -> str:
         if execution.keeps_file:
             return "as it is in the workspace"
-        return text_block(execution.code)
+        return field_block(execution, "code")
 
     @column("Standard input")
     def stdin_text(self, execution: Execution) -> str:
-        return text_block(execution.stdin)
+        return field_block(execution, "stdin")
 
     @column("Arguments")
     def args_text(self, execution: Execution) -> str:
-        return json_block(execution.args)
+        return field_block(execution, "args")
 
     @column("Environment variables")
     def env_text(self, execution: Execution) -> str:
-        return json_block(execution.env)
+        return field_block(execution, "env")
 
     @column("Other files")
     def files_text(self, execution: Execution) -> str:
-        return json_block(execution.files)
+        return field_block(execution, "files")
 
     @column("Standard output")
     def stdout_text(self, execution: Execution) -> str:
-        return text_block(execution.stdout, truncated=execution.stdout_truncated)
+        return field_block(execution, "stdout")
 
     @column("Standard error")
     def stderr_text(self, execution: Execution) -> str:
-        return text_block(execution.stderr, truncated=execution.stderr_truncated)
+        return field_block(execution, "stderr")
 
     @column("Compiler's output")
     def compile_stdout_text(self, execution: Execution) -> str:
-        return text_block(execution.compile_stdout, truncated=execution.compile_stdout_truncated)
+        return field_block(execution, "compile_stdout")
 
     @column("Compiler's errors")
     def compile_stderr_text(self, execution: Execution) -> str:
-        return text_block(execution.compile_stderr, truncated=execution.compile_stderr_truncated)
+        return field_block(execution, "compile_stderr")
 
     @column("Reason")
     def error_text(self, execution: Execution) -> str:
@@ -200,6 +192,15 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
             # Not joined: a list that is sorted by another column would read all sessions for it.
             return rows.prefetch_related("session__environment")
         return rows.select_related("session__environment")
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Execution | None:
+        """With as much of what is large as its page shows."""
+        most = SHOWN_CHARACTERS
+        rows = cast("ExecutionQuerySet", with_key(self.get_queryset(request), object_id))
+        found = read_beginnings(rows, 1, code_bytes=most, other_bytes=most, json_texts=True)
+        return found[0] if found else None
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Execution], search_term: str

@@ -15,6 +15,7 @@ from sessions_app.admin.display import (
     VERDICT_BADGES,
     ago,
     duration,
+    field_block,
     json_block,
     page_link,
     size,
@@ -107,7 +108,7 @@ def describe(execution: Execution, before: Execution | None) -> Run:
     heading, changes = _compared(execution, before)
     is_cut = "code" in execution.cut
     told_whole = before is None or is_cut or (not changes and execution.code != before.code)
-    code = _text(execution, "code") if told_whole else ""
+    code = field_block(execution, "code") if told_whole else ""
     return Run(
         row=execution,
         status_look=EXECUTION_BADGES[execution.status],
@@ -178,7 +179,7 @@ def _figures(execution: Execution) -> Iterator[tuple[str, str]]:
 
 def _given(execution: Execution, before: Execution | None) -> Iterator[tuple[str, str]]:
     if execution.stdin:
-        yield "Standard input", _text(execution, "stdin")
+        yield "Standard input", field_block(execution, "stdin")
     if execution.args or "args" in execution.cut:
         yield "Arguments", _json(execution, "args")
     if execution.env or "env" in execution.cut:
@@ -186,11 +187,6 @@ def _given(execution: Execution, before: Execution | None) -> Iterator[tuple[str
     same_files = before is not None and before.files == execution.files
     if "files" in execution.cut or (execution.files and not same_files):
         yield "Other files", _json(execution, "files")
-
-
-def _text(execution: Execution, name: str, *, truncated: bool = False) -> str:
-    whole = execution.cut.get(name)
-    return text_block(getattr(execution, name), truncated=truncated, whole_bytes=whole)
 
 
 def _json(execution: Execution, name: str) -> str:
@@ -205,18 +201,19 @@ def _outputs(execution: Execution) -> Iterator[tuple[str, str]]:
     """
     if execution.error_reason:
         yield "Reason", text_block(execution.error_reason)
-    cut, cut_too = execution.compile_stdout_truncated, execution.compile_stderr_truncated
     if execution.compile_stdout:
-        yield "Compiler's output", _text(execution, "compile_stdout", truncated=cut)
+        yield "Compiler's output", field_block(execution, "compile_stdout")
     if execution.compile_stderr:
-        yield "Compiler's errors", _text(execution, "compile_stderr", truncated=cut_too)
+        yield "Compiler's errors", field_block(execution, "compile_stderr")
     if execution.verdict == Execution.Verdict.COMPILE_ERROR:
         return
-    cut, cut_too = execution.stdout_truncated, execution.stderr_truncated
     if execution.stdout or not execution.stderr:
-        yield "Output", _text(execution, "stdout", truncated=cut) if execution.stdout else "none"
+        yield (
+            "Output",
+            field_block(execution, "stdout") if execution.stdout else "none",
+        )
     if execution.stderr:
-        yield "Errors", _text(execution, "stderr", truncated=cut_too)
+        yield "Errors", field_block(execution, "stderr")
 
 
 def stages(execution: Execution) -> tuple[Stage, ...]:

@@ -61,29 +61,54 @@ _FILL = f"""
 
 
 def read_beginnings(
-    rows: ExecutionQuerySet, count: int, *, code_bytes: int, other_bytes: int
+    rows: ExecutionQuerySet,
+    count: int,
+    *,
+    code_bytes: int,
+    other_bytes: int,
+    json_texts: bool = False,
 ) -> list[Execution]:
-    """The first of them, with no more than the beginning of each field; JSON all or nothing. `cut`
-    of each says how many bytes those fields have that are not whole.
+    """The first of them, with no more than the beginning of each field; JSON all or nothing, or,
+    with `json_texts`, the beginning of its text. `cut` of each says how many bytes those fields
+    have that are not whole.
     """
     most = dict.fromkeys(LARGE_FIELDS, other_bytes) | {"code": code_bytes}
-    columns = {f"size_of_{name}": size_of(name) for name in LARGE_FIELDS}
-    columns |= {f"beginning_of_{name}": _beginning(name, most[name]) for name in LARGE_FIELDS}
+    columns = {f"size_of_{name}": _size(name, json_texts) for name in LARGE_FIELDS}
+    columns |= {
+        f"beginning_of_{name}": _beginning(name, most[name], json_texts) for name in LARGE_FIELDS
+    }
     annotations = {name: RawSQL(text, []) for name, text in columns.items()}  # noqa: S611
     found = list(rows.without_large_fields().annotate(**annotations)[:count])
     for execution in found:
         told = vars(execution)
-        _set(execution, {name: told.pop(f"beginning_of_{name}") for name in LARGE_FIELDS})
+        kept = {name: told.pop(f"beginning_of_{name}") for name in LARGE_FIELDS}
         sizes = {name: told.pop(f"size_of_{name}") for name in LARGE_FIELDS}
+        execution.cut = {
+            name: size for name, size in sizes.items() if _is_cut(kept[name], size, most[name])
+        }
+        texts = {name: kept.pop(name) for name in JSON_FIELDS if name in execution.cut}
+        _set(execution, kept)
+        told |= {name: text for name, text in texts.items() if text is not None}
         execution.left_out = ()
-        execution.cut = {name: size for name, size in sizes.items() if size > most[name]}
     return found
 
 
-def _beginning(name: str, most: int) -> str:
-    if name in JSON_FIELDS:
-        return f"CASE WHEN {size_of(name)} <= {most} THEN {_TABLE}.{name} END"
-    return f"substring({_TABLE}.{name} FROM 1 FOR {most})"
+def _size(name: str, json_texts: bool) -> str:
+    whole = json_texts and name in JSON_FIELDS
+    return f"octet_length({_TABLE}.{name}::text)" if whole else size_of(name)
+
+
+def _beginning(name: str, most: int, json_texts: bool) -> str:
+    if name not in JSON_FIELDS:
+        return f"substring({_TABLE}.{name} FROM 1 FOR {most})"
+    if json_texts:
+        return f"substring({_TABLE}.{name}::text FROM 1 FOR {most})"
+    return f"CASE WHEN {size_of(name)} <= {most} THEN {_TABLE}.{name} END"
+
+
+def _is_cut(beginning: Any, size: int, most: int) -> bool:
+    """Characters of a text have more than a byte."""
+    return size > most and (beginning is None or len(beginning) >= most)
 
 
 def fill(executions: Sequence[Execution]) -> Sequence[Execution]:
