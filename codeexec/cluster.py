@@ -109,6 +109,12 @@ def run_cluster(
         _end(cluster)
 
 
+def is_stopping() -> bool:
+    """Whether the cluster that this process belongs to was told to stop."""
+    stop: Stop | None = getattr(_Sentinel, "executor_stop", None)
+    return stop is not None and stop.asked.is_set()
+
+
 def _use_safe_parts(
     residents: Mapping[str, RunExecutor], executor_stop: Stop, deaths: _Deaths
 ) -> None:

@@ -12,6 +12,7 @@ from typing import ParamSpec
 
 from django.db import connection
 
+from codeexec.cluster import is_stopping
 from codeexec.logs import concerning
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
@@ -137,13 +138,16 @@ def warm_sandbox(sandbox_id: str) -> None:
     sandbox = sandboxes.filter(pk=sandbox_id, status=Sandbox.Status.WARMING).first()
     if sandbox is None:
         return
+    if is_stopping():  # `docker compose down` would not know of it, and it waits for nobody
+        sandbox.retire()
+        return
     _start_warm(sandbox)
 
 
 def refill_pool() -> None:
     """A session has claimed a warm sandbox of this node: start what the pools lack now."""
     node = this_node()
-    while sandbox := reserve_warm_sandbox(node):
+    while not is_stopping() and (sandbox := reserve_warm_sandbox(node)):
         _start_warm(sandbox)
 
 

@@ -23,6 +23,7 @@ from docker.errors import DockerException
 
 from environments_app.definitions import read_definitions
 from scripts.first_program import wait_until_healthy
+from tests.patience import LONG
 from tests.stack import eventually, free_port
 
 pytestmark = pytest.mark.compose
@@ -34,6 +35,9 @@ SERVICES = ("secrets", "db", "init", "api", "worker")
 SOCKET = os.environ.get("DOCKER_SOCKET") or "unix:///var/run/docker.sock"
 UP_SECONDS = 900
 DOWN_SECONDS = 120
+READY_SECONDS = 2 * LONG
+"""For the worker to start, and for its pool: a sandbox that doesn't start is tried again after half
+a minute."""
 
 
 class Stack:
@@ -69,7 +73,10 @@ class Stack:
     def wait_until_ready(self) -> None:
         """Returns when the API can work and the pool of idle sandboxes is full."""
         wait_until_healthy(str(self.api.base_url).rstrip("/"), still_running=lambda: None)
-        assert eventually(lambda: len(self.sandboxes() - self._sessions) == self._pool, 30)
+        full = eventually(
+            lambda: len(self.sandboxes() - self._sessions) == self._pool, READY_SECONDS
+        )
+        assert full, (self.sandboxes(), self.container("worker").logs().decode()[-5000:])
 
     def make_key(self) -> None:
         """The API asks for one: a client of the tests' own gets it, as an operator would."""
@@ -105,6 +112,13 @@ class Stack:
         self._sessions.add(session_id)
         return session_id
 
+    def remove(self) -> None:
+        """Once more where a sandbox was being started at that moment, as README says."""
+        try:
+            self.compose("down", "-v", seconds=DOWN_SECONDS)
+        except AssertionError:
+            self.compose("down", "-v", seconds=DOWN_SECONDS)
+
     def close(self) -> None:
         self.api.close()
         self.engine.close()
@@ -139,14 +153,14 @@ def stack() -> Iterator[Stack]:
     stack = Stack()
     try:
         stack.env |= _images_of_here(stack.engine)
-        stack.compose("down", "-v", seconds=DOWN_SECONDS)  # what an interrupted run has left
+        stack.remove()  # what an interrupted run has left
         stack.compose("up", "-d", "--build", *SERVICES, seconds=UP_SECONDS)
         stack.wait_until_ready()
         assert stack.api.get("/sessions").status_code == 401
         stack.make_key()
         yield stack
     finally:
-        stack.compose("down", "-v", seconds=DOWN_SECONDS)
+        stack.remove()
         stack.close()
 
 

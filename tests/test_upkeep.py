@@ -12,8 +12,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import Schedule
 
+from codeexec import cluster
+from codeexec.cluster import Stop
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
 from codeexec.sandbox.fake import FakeDriver
+from codeexec.worker_queue import SafeEvent
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import record_image
 from sessions_app import tasks, upkeep
@@ -450,6 +453,26 @@ def test_a_claimed_sandbox_is_replaced(pool: Environment, work: Work) -> None:
     lose_messages()
     upkeep.tend_pool()
     assert [each.task for each in queued()] == ["warm_sandbox"]
+    work()
+    assert Sandbox.objects.idle().count() == 2
+
+
+def test_a_worker_that_stops_begins_no_warm_sandbox(
+    pool: Environment, work: Work, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = set(Sandbox.objects.values_list("pk", flat=True))
+    open_session()
+    lose_messages()
+    upkeep.tend_pool()
+    stop = Stop(asked=SafeEvent(), now=SafeEvent(), seconds=1)
+    stop.asked.set()
+    with monkeypatch.context() as stopping:
+        stopping.setattr(cluster._Sentinel, "executor_stop", stop, raising=False)
+        assert [each.task for each in work()] == ["warm_sandbox"]
+        tasks.refill_pool()
+    assert set(Sandbox.objects.values_list("pk", flat=True)) == there
+    assert {each.sandbox_id for each in driver.list_sandboxes()} == {str(pk) for pk in there}
+    upkeep.tend_pool()  # of the next worker, at once
     work()
     assert Sandbox.objects.idle().count() == 2
 
