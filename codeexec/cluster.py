@@ -6,8 +6,8 @@
                              ├▶ executor   runs programs      both take their work from the
                              └▶ workspace reader   answers    database themselves
 
-The sentinel replaces what dies below it. When it dies itself, everything ends, and whoever
-supervises this process starts it again.
+The sentinel replaces what dies below it. When it dies itself, or the upkeep is stuck for long,
+everything ends, and whoever supervises this process starts it again.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import django_q.cluster
+import psycopg
 import setproctitle
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connections
@@ -34,6 +35,7 @@ from codeexec.broker import release_claims
 from codeexec.commands import first_line
 from codeexec.errors import DATABASE_AWAY
 from codeexec.outages import Outage
+from codeexec.postgres import connection_parameters
 from codeexec.processes import reap_children, tie_children_to_parents
 from codeexec.sandbox.errors import EngineUnavailable
 from codeexec.worker_queue import SafeEvent, WorkerQueue, WorkTimer
@@ -65,11 +67,20 @@ _LAST_SECONDS = 3.0
 """Of those, for what is left: the executor says what it cuts off, tasks that run end after it."""
 _KILLED_SECONDS = 5.0
 _UPKEEP_SECONDS = 2.0
+LOOK_SECONDS = 5.0
+STUCK_LOOKS = 60
+"""After so many without a sign of the upkeep it is stuck. Not by the clock, which goes on while the
+whole process is stopped. A step takes a minute at most where the Docker Engine is silent."""
+STATEMENT_SECONDS = 60.0
+"""A statement that is older than that may be what the upkeep waits for."""
 _NO_TASK = WorkTimer("f", -1)
 
 
 class ClusterDiedError(Exception):
     """The cluster ended without being told to: it must be started again."""
+
+
+_STUCK = "The upkeep is stuck, though the database answers: this node must be started again"
 
 
 def run_cluster(
@@ -87,9 +98,9 @@ def run_cluster(
     `take_back` is called in that thread, too, for each task process that has died at work. What
     `upkeep` raises is logged and it is called again. A stop lets running tasks finish for
     `grace_seconds`, a second signal doesn't; no process is left in any case. Raises
-    ClusterDiedError when the sentinel died. To be called from the main thread of a process that
-    has no other threads and needs no signal handlers: its workers are forks of it, so what it
-    has imported they need not.
+    ClusterDiedError when the sentinel died, and after a stop of its own when the upkeep is stuck.
+    To be called from the main thread of a process that has no other threads and needs no signal
+    handlers: its workers are forks of it, so what it has imported they need not.
     """
     executor_stop = Stop(SafeEvent(), SafeEvent(), grace_seconds - _last_seconds(grace_seconds))
     residents = {"executor": run_executor, "workspace reader": run_workspace_reader}
@@ -103,8 +114,8 @@ def run_cluster(
     gc.freeze()  # nor its memory be copied because the collector touches it
     try:
         cluster.start()
-        with _Upkeep(lambda: deaths.before(upkeep), interval_seconds):
-            _supervise(cluster, stop, grace_seconds)
+        with _Upkeep(lambda: deaths.before(upkeep), interval_seconds) as tended:
+            _supervise(cluster, stop, grace_seconds, tended)
     finally:
         _end(cluster)
 
@@ -267,10 +278,13 @@ def _supervise(
     cluster: django_q.cluster.Cluster,
     signals: _StopSignals,
     grace_seconds: float,
+    upkeep: _Upkeep,
 ) -> None:
     sentinel, executor = cluster.sentinel, signals.executor
-    wait([sentinel.sentinel, signals.stop.fileno()])
-    if not signals.stop.is_set():
+    is_stuck = False
+    while not is_stuck and not wait([sentinel.sentinel, signals.stop.fileno()], LOOK_SECONDS):
+        is_stuck = upkeep.is_stuck() and _database_is_free()
+    if not is_stuck and not signals.stop.is_set():
         sentinel.join()
         raise ClusterDiedError(f"The cluster's sentinel died (exit code {sentinel.exitcode})")
     executor.asked.set()
@@ -279,6 +293,28 @@ def _supervise(
     executor.now.set()  # where it has ended already, nobody hears it
     if not wait([sentinel.sentinel], _last_seconds(grace_seconds)):
         logger.warning("Tasks still run after %s seconds of grace: ending them", grace_seconds)
+    if is_stuck:
+        raise ClusterDiedError(_STUCK)
+
+
+def _database_is_free() -> bool:
+    """Whether the database answers, and is not at a statement of ours for long, behind a lock
+    perhaps: then whoever is started next would wait as well.
+    """
+    try:
+        with psycopg.connect(**connection_parameters("code-executor self check")) as asking:
+            return asking.execute(_NOTHING_LONG, [STATEMENT_SECONDS]).fetchone() == (True,)
+    except psycopg.Error:
+        return False
+
+
+_NOTHING_LONG = """
+    SELECT NOT EXISTS (
+        SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND usename = current_user AND state = 'active'
+          AND query_start < now() - make_interval(secs => %s)
+    )
+"""
 
 
 def _last_seconds(grace_seconds: float) -> float:
@@ -298,8 +334,8 @@ def _end(cluster: django_q.cluster.Cluster) -> None:
 class _Upkeep:
     """Calls a function at an interval in a thread of its own, for as long as the `with` lasts.
 
-    A thread, so that a call that hangs on a database delays neither a stop nor the news that the
-    cluster has died. It starts after the fork and forks nothing itself.
+    A thread, so that a call that hangs delays neither a stop nor the news that the cluster has
+    died. It starts after the fork and forks nothing itself.
     """
 
     def __init__(self, step: Callable[[], None], interval_seconds: float) -> None:
@@ -309,9 +345,17 @@ class _Upkeep:
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
         self._failure = ""
         self._outage = Outage(logger, "A part that the upkeep needs")
+        self._ended = self._seen = self._unseen = 0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def is_stuck(self) -> bool:
+        """Asked every LOOK_SECONDS: whether no call has ended for STUCK_LOOKS of those."""
+        self._unseen = self._unseen + 1 if self._ended == self._seen else 0
+        self._seen = self._ended
+        return self._unseen >= STUCK_LOOKS
 
     def __exit__(self, *_exception: object) -> None:
         self._done.set()
@@ -320,6 +364,7 @@ class _Upkeep:
     def _run(self) -> None:
         while True:
             self._call()
+            self._ended += 1
             if self._done.wait(self._interval_seconds):
                 break
         connections.close_all()

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -17,6 +19,7 @@ from django.conf import settings
 from django.db import connection
 from django_q.models import Failure, OrmQ, Success
 
+from codeexec import cluster as module
 from codeexec.queueing import enqueue, node_queue
 from tests.meeting import Meeting, Visitor
 from tests.patience import LONG, SOON, eventually
@@ -38,14 +41,21 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 class RunningCluster:
-    def __init__(self, meeting: Meeting, log: Path, *, grace_seconds: float = 10) -> None:
+    def __init__(
+        self,
+        meeting: Meeting,
+        log: Path,
+        *,
+        grace_seconds: float = 10,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.meeting = meeting
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.cluster_main", str(grace_seconds), meeting.address],
                 cwd=ROOT,
-                env=os.environ | _environment(),
+                env=os.environ | _environment() | dict(environ or {}),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -161,7 +171,7 @@ def meeting() -> Iterator[Meeting]:
 def start(meeting: Meeting, tmp_path: Path) -> Iterator[Callable[..., RunningCluster]]:
     clusters: list[RunningCluster] = []
 
-    def start_cluster(**options: float) -> RunningCluster:
+    def start_cluster(**options: Any) -> RunningCluster:
         cluster = RunningCluster(meeting, tmp_path / f"{len(clusters)}.log", **options)
         clusters.append(cluster)
         cluster.wait_started()
@@ -279,6 +289,28 @@ def test_a_dead_sentinel_ends_everything_with_a_message(
     running.wait_gone()
     assert not any(process.is_running() for process in everyone)
     assert "The cluster's sentinel died" in cluster.log
+
+
+def test_a_stuck_upkeep_ends_everything_with_a_message(meeting: Meeting, tmp_path: Path) -> None:
+    soon = {"LOOK_SECONDS": "0.2", "STUCK_LOOKS": "10"}
+    cluster = RunningCluster(meeting, tmp_path / "log", environ=soon)
+    cluster.upkeep = meeting.next()  # who is not released
+    assert cluster.process.wait(LONG) == 1
+    assert "The upkeep is stuck, though the database answers" in cluster.log
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_what_waits_for_a_statement_of_ours_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STATEMENT_SECONDS", 0.5)
+    with connection.cursor() as cursor, ThreadPoolExecutor(1) as another:
+        assert module._database_is_free()
+        asked = another.submit(eventually, lambda: not module._database_is_free(), SOON)
+        while not asked.done():
+            cursor.execute("SELECT pg_sleep(1)")
+        assert asked.result()
+        assert module._database_is_free()
+    monkeypatch.setattr(module, "connection_parameters", lambda name: {"host": "/nowhere"})
+    assert not module._database_is_free()
 
 
 def test_a_dead_parent_leaves_no_orphan(start: Callable[..., RunningCluster]) -> None:
