@@ -25,6 +25,7 @@ from tests.test_deployment import api_process
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+SIGN_IN = "http://testserver/admin/login/"
 LARGE = 2 * BODY_BYTES_IN_MEMORY
 HEAD = b"POST /api/v1/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n"
 
@@ -91,8 +92,12 @@ class Sending:
         await self.end.wait()
         yield b"{}"
 
-    def begin(self) -> asyncio.Task[httpx.Response]:
-        return asyncio.ensure_future(self.api.send("POST", "/sessions", content=self.body()))
+    def begin(
+        self, path: str = "/sessions", headers: dict[str, str] | None = None
+    ) -> asyncio.Task[httpx.Response]:
+        return asyncio.ensure_future(
+            self.api.send("POST", path, content=self.body(), headers=headers or {})
+        )
 
 
 async def begun(size: int) -> None:
@@ -150,6 +155,28 @@ class TestRoom:
                     task.cancel()
             assert statuses == [503, 503]
             await begun(0)
+
+        api.run(test())
+
+    def test_who_sends_to_the_sign_in_page_leaves_the_clients_theirs(
+        self, api: Api, configure: Configure
+    ) -> None:
+        configure(API_AUTH="key")
+        key = {"Authorization": f"Api-Key {create_key(create_client('one')).key}"}
+
+        async def test() -> None:
+            sending = Sending(api)
+            tasks = [sending.begin(SIGN_IN) for _ in range(2)]
+            await begun(2 * LARGE)
+            refused = await api.send("POST", SIGN_IN, content=b" " * LARGE)
+            assert (refused.status_code, refused.json()["code"]) == (503, "no_capacity")
+            small = await api.send("POST", SIGN_IN, data={"username": "operator"})
+            assert small.status_code == 403  # without its token: it was read
+            as_client = await api.send("POST", "/sessions", content=b" " * LARGE, headers=key)
+            assert as_client.status_code < 503
+            sending.end.set()
+            assert {each.status_code for each in await asyncio.gather(*tasks)} == {403}
+            assert bodies.held_bytes == 0
 
         api.run(test())
 

@@ -40,7 +40,7 @@ def hang_up_often(port: int, path: str, times: int) -> set[bytes]:
         return set(viewers.map(lambda number: hang_up(port, path, number), range(times))) - {b""}
 
 
-def told_since(stack: Stack, moment: Any) -> list[tuple[int, int]]:
+def told_since(stack: Stack, moment: Any) -> list[tuple[Any, ...]]:
     """Streams, and connections of the event loop that are lent, of the API's process."""
     told = "SELECT streams, connections - connections_idle FROM sessions_app_apiprocess"
     return stack.rows(f"{told} WHERE seen_at > %s", moment)
