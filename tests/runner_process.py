@@ -110,6 +110,10 @@ class Attached:
     def send(self, data: bytes) -> None:
         self._runner.write(data)
 
+    def send_at_once(self, data: bytes) -> bool:
+        self.send(data)
+        return True
+
     def receive(self, seconds: float) -> bytes | None:
         until = time.monotonic() + seconds
         if (pause := self._reads_from - time.monotonic()) > 0:
@@ -137,6 +141,10 @@ class Other:
 
     def send(self, data: bytes) -> None:
         self._runner.write(data)
+
+    def send_at_once(self, data: bytes) -> bool:
+        self.send(data)
+        return True
 
     def receive(self, seconds: float) -> bytes | None:
         ready = select.select([self._descriptor], [], [], max(0.0, seconds))[0]

@@ -209,6 +209,10 @@ class Hostile:
     def send(self, data: bytes) -> None:
         self.sent += data
 
+    def send_at_once(self, data: bytes) -> bool:
+        self.send(data)
+        return True
+
     def receive(self, seconds: float) -> bytes | None:
         self.now += 0.005
         if self._said:

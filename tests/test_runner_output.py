@@ -41,6 +41,10 @@ class Tap:
     def is_quiet(self) -> bool:
         return self._stream.is_quiet()
 
+    def send_at_once(self, data: bytes) -> bool:
+        self.send(data)
+        return True
+
     def receive(self, seconds: float) -> bytes | None:
         data = self._stream.receive(seconds)
         if data:

@@ -33,6 +33,8 @@ SEND_SOON_BYTES = 1024 * 1024
 class Stream(Protocol):
     def send(self, data: bytes) -> None: ...
 
+    def send_at_once(self, data: bytes) -> bool: ...
+
     def receive(self, seconds: float) -> bytes | None: ...
 
     def is_quiet(self) -> bool: ...
@@ -117,11 +119,16 @@ class Conversation:
 
     def interrupt(self) -> None:
         """Ignored by the runner where the run has ended meanwhile: its id says which one is meant.
-        A sandbox that is lost is noticed by the thread that runs something in it."""
-        if self._running:
-            with contextlib.suppress(SandboxLost), self._sending:
-                self._stream.send(protocol.encode_frame(Ask.KILL, self._run_id))
-                self._input_may_be_late = True
+        A sandbox that is lost is noticed by the thread that runs something in it. So is what a
+        runner that takes no input now was not told: that thread asks `keep_going`."""
+        if not self._running or not self._sending.acquire(blocking=False):
+            return
+        try:
+            with contextlib.suppress(SandboxLost):
+                if self._stream.send_at_once(protocol.encode_frame(Ask.KILL, self._run_id)):
+                    self._input_may_be_late = True
+        finally:
+            self._sending.release()
 
     def is_fresh(self) -> bool:
         return not self._frames and self._stream.is_quiet()

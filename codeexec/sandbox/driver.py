@@ -70,7 +70,7 @@ class Attachment(Protocol):
 
     def interrupt(self) -> None:
         """From another thread: end the program that runs at this moment, if one does (verdict
-        `cancelled`)."""
+        `cancelled`). Doesn't wait: where the sandbox takes no input now, `keep_going` ends it."""
 
     def is_fresh(self) -> bool:
         """Whether an attachment that was kept open after a run can do another one. False: the
