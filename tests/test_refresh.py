@@ -216,6 +216,17 @@ def test_a_failure_is_said_and_mended(answers: Answers) -> None:
     expect(answers.tab.locator("#region")).to_have_attribute("data-refresh-state", "fresh")
 
 
+def test_a_region_that_is_removed_takes_its_failure_with_it(answers: Answers) -> None:
+    notice = answers.tab.locator("[data-refresh-notice]")
+    inner = f'<p id="inner" data-refresh-url="/inner" data-refresh-seconds="{EVERY}">inner</p>'
+    answers.open(inner)
+    answers.page = "nothing of it"
+    expect(notice).to_contain_text("does not answer")
+    answers.become("only this")
+    expect(notice).to_have_text("")
+    expect(answers.tab.locator("#region")).to_have_text("only this")
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_who_may_not_see_a_region_any_more_is_told_and_asks_no_more(
     answers: Answers, status: int

@@ -45,10 +45,20 @@ function begin() {
   }
 }
 
+/** Regions that a larger one has lost: nothing of them is late any more. */
+function forgetRemoved() {
+  for (const [region, state] of regions) {
+    if (!region.isConnected) {
+      clearTimeout(state.timer);
+      regions.delete(region);
+    }
+  }
+}
+
 function wait(region) {
   const state = regions.get(region);
-  clearTimeout(state.timer);
-  if (!document.hidden && mayAsk(region)) {
+  clearTimeout(state?.timer);
+  if (state !== undefined && !document.hidden && mayAsk(region)) {
     state.timer = setTimeout(() => ask(region), pause(region, state.failures));
   }
 }
@@ -64,7 +74,7 @@ function mayAsk(region) {
 
 async function ask(region) {
   const state = regions.get(region);
-  if (state.asking || document.hidden || !mayAsk(region)) {
+  if (state === undefined || state.asking || document.hidden || !mayAsk(region)) {
     return;
   }
   clearTimeout(state.timer);
@@ -228,6 +238,7 @@ function copyAttributes(old, wanted) {
 
 function tell(region, state) {
   region.dataset.refreshState = state;
+  forgetRemoved();
   const own = region.querySelector(NOTICE);
   const notice = own ?? document.querySelector(NOTICE);
   const states = own ? [state] : [...regions.keys()].map((each) => each.dataset.refreshState);
