@@ -12,6 +12,7 @@ from codeexec.audit.models import AuditEntry
 from codeexec.sandbox import driver as sandbox_driver
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
+from sessions_app.api import waiting
 from sessions_app.models import Event, Execution, Node, Session, press_of_run
 from sessions_app.models.press_of_run import EventRow
 from sessions_app.services.executions import (
@@ -82,6 +83,16 @@ def test_the_call_answers_the_execution_when_it_has_ended(api: Api, session_id: 
         assert answer.json() == api.get(f"/executions/{execution_id}").json()
         assert api.post(f"/executions/{execution_id}/cancel", {}).json() == answer.json()
     assert AuditEntry.objects.count() == 2
+
+
+def test_a_program_that_takes_long_to_end_is_answered_as_it_is(
+    api: Api, python: Environment, this: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "CANCEL_SECONDS", 0.2)
+    running = execution_in(E.RUNNING, session_in(S.EXECUTING, python, this))
+    answer = api.post(f"/executions/{running.pk}/cancel", {})
+    assert (answer.status_code, answer.json()["status"]) == (202, "running")
+    assert Execution.objects.get().cancel_requested_at is not None
 
 
 def test_what_has_ended_stays_as_it_is(api: Api, session_id: str) -> None:

@@ -17,6 +17,7 @@ from sessions_app.api.answers import (
     ErrorSerializer,
     ExecutionQueuedSerializer,
     ExecutionSerializer,
+    TimelineSerializer,
 )
 from sessions_app.api.fields import JSON_SCHEMA, METADATA_SCHEMA, WITHOUT_NUL
 from sessions_app.api.waiting import NO, YES
@@ -115,6 +116,11 @@ def download(content_type: str, *errors: int) -> dict[Any, Any]:
 def run_responses(*errors: int) -> dict[int, Any]:
     queued = OpenApiResponse(ExecutionQueuedSerializer, "With `wait=false`.")
     return {**responses(ExecutionSerializer, 200, 400, 413, 503, 504, *errors), 202: queued}
+
+
+def cancel_responses() -> dict[int, Any]:
+    going_on = OpenApiResponse(TimelineSerializer, "It ends, and takes longer than usual.")
+    return {**responses(TimelineSerializer, 200, 404, 503), 202: going_on}
 
 
 def stream_responses(nothing_left: str) -> dict[Any, Any]:

@@ -284,13 +284,14 @@ class ExecutionViewSet(ApiViewSet):
     @extend_schema(
         summary="Cancel an execution",
         request=None,
-        responses=schema.responses(TimelineSerializer, 200, 404, 503),
+        responses=schema.cancel_responses(),
     )
     @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
     def cancel(self, request: Request, execution_id: UUID) -> HttpResponseBase:
         """Ends the program; its session and the workspace stay, and so does what it has written.
-        The answer is the execution, which by then has ended. One that has ended before stays as it
-        is.
+        The answer is the execution when it has ended, which takes a moment. Should it take more
+        than three seconds, the answer is 202 with the execution as it is: it ends all the same. One
+        that has ended before stays as it is.
         """
         caller = caller_of(request)
         execution = executions.cancel_execution(execution_id, caller=caller, by=actor_of(request))

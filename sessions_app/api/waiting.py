@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from http import HTTPStatus
 from typing import Any, cast
 from uuid import UUID
 
@@ -107,8 +108,8 @@ CANCEL_SECONDS = 3.0
 
 
 def waiting_for_end(validate: SyncView) -> AsyncView:
-    """Of a view that asks for an execution's end: answers when it has ended, which is soon. The
-    view is called again then: repeating it is harmless.
+    """Of a view that asks for an execution's end: answers when it has ended, which is soon, or 202
+    with the execution as it is. The view is called again then: repeating it is harmless.
     """
 
     @wraps(validate)
@@ -117,9 +118,13 @@ def waiting_for_end(validate: SyncView) -> AsyncView:
             await identify(request)
             with hub.expect(kwargs["execution_id"]) as waiter:
                 response = await begin_in_thread(answered, validate, request, kwargs)
-                if not _goes_on(response) or not await waiter.wait(CANCEL_SECONDS):
+                if not _goes_on(response):
                     return response
-            return await in_thread(answered, validate, request, kwargs)
+                await waiter.wait(CANCEL_SECONDS)
+            response = await in_thread(answered, validate, request, kwargs)
+            if _goes_on(response):
+                response.status_code = HTTPStatus.ACCEPTED
+            return response
         except ServiceError as error:
             return error_answer(error)
         except DATABASE_AWAY as error:
