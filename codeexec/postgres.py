@@ -7,6 +7,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
@@ -118,6 +119,14 @@ def commit_without_waiting() -> None:
     """
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit TO off")
+
+
+def database_now() -> datetime:
+    """The database's clock, by which leases and signs of life are measured on every host."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        moment: datetime = cursor.fetchone()[0]
+    return moment
 
 
 def has_ended(descriptor: int) -> bool:

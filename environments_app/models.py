@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from codeexec.sizes import format_size
@@ -453,7 +454,7 @@ class NodeBuildQuerySet(models.QuerySet["NodeBuild"]):
 
     def abandoned(self) -> NodeBuildQuerySet:
         """Those whose process has been silent for too long: it is gone."""
-        return self.running().filter(beat_at__lt=timezone.now() - SILENT_BUILD_AFTER)
+        return self.running().filter(beat_at__lt=Now() - SILENT_BUILD_AFTER)
 
     def with_image(self) -> NodeBuildQuerySet:
         """Those whose image is still there."""
@@ -505,14 +506,13 @@ class NodeBuild(models.Model):
 
     def start(self) -> bool:
         """queued → running. False: somebody else has started it, or it was cancelled."""
-        now = timezone.now()
         queued = NodeBuild.objects.queued().filter(pk=self.pk)
-        return queued.update(status=self.Status.RUNNING, started_at=now, beat_at=now) == 1
+        return queued.update(status=self.Status.RUNNING, started_at=Now(), beat_at=Now()) == 1
 
     def beat(self) -> bool:
         """A sign of life. False: it is to end."""
         wanted = NodeBuild.objects.running().filter(pk=self.pk, cancel_requested_at=None)
-        return wanted.update(beat_at=timezone.now()) == 1
+        return wanted.update(beat_at=Now()) == 1
 
     def cancel_was_requested(self) -> bool:
         asked = NodeBuild.objects.filter(pk=self.pk, cancel_requested_at__isnull=False)
@@ -521,7 +521,7 @@ class NodeBuild(models.Model):
     def finish(self, status: Status, reason: str = "") -> bool:
         """queued or running → finished. False: it was ended already."""
         unfinished = NodeBuild.objects.unfinished().filter(pk=self.pk)
-        return unfinished.update(status=status, reason=reason, finished_at=timezone.now()) == 1
+        return unfinished.update(status=status, reason=reason, finished_at=Now()) == 1
 
     def repeat(self) -> bool:
         """failed or cancelled → queued, with an empty log."""
@@ -534,7 +534,7 @@ class NodeBuild(models.Model):
     def build_again(self) -> bool:
         """passed → queued: its image is gone."""
         gone = NodeBuild.objects.filter(pk=self.pk, status=self.Status.PASSED)
-        gone.update(image_removed_at=timezone.now())
+        gone.update(image_removed_at=Now())
         return self._queue_again([self.Status.PASSED])
 
     def _queue_again(self, expected: list[Status]) -> bool:
@@ -542,7 +542,7 @@ class NodeBuild(models.Model):
         again = ended.update(
             status=self.Status.QUEUED,
             reason="",
-            queued_at=timezone.now(),
+            queued_at=Now(),
             started_at=None,
             finished_at=None,
             cancel_requested_at=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from django.conf import settings
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from sessions_app.models import Node
 from sessions_app.models.node import LOST_AFTER
@@ -18,12 +18,11 @@ def worker_name(process_id: int | None = None) -> str:
 
 def register_node() -> Node:
     """This node's row, as its configuration says it is now. A draining node stays draining."""
-    now = timezone.now()
     described = {
         "capacity": settings.CODE_EXECUTOR["NODE_CAPACITY"],
         "concurrency": settings.CODE_EXECUTOR["WORKER_CONCURRENCY"],
-        "started_at": now,
-        "heartbeat_at": now,
+        "started_at": Now(),
+        "heartbeat_at": Now(),
     }
     node, _ = Node.objects.update_or_create(
         name=settings.CODE_EXECUTOR["NODE_NAME"], defaults=described
@@ -38,13 +37,12 @@ def this_node() -> Node:
 
 def ensure_node() -> Node:
     """The row, also where no worker has run here yet: then one that is not alive."""
-    never = timezone.now() - LOST_AFTER
     node, _ = Node.objects.get_or_create(
         name=settings.CODE_EXECUTOR["NODE_NAME"],
         defaults={
             "capacity": settings.CODE_EXECUTOR["NODE_CAPACITY"],
             "concurrency": settings.CODE_EXECUTOR["WORKER_CONCURRENCY"],
-            "heartbeat_at": never,
+            "heartbeat_at": Now() - LOST_AFTER,
         },
     )
     return node

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 from django.utils import timezone
 
-from codeexec.postgres import commit_without_waiting
+from codeexec.postgres import commit_without_waiting, database_now
 from codeexec.queueing import enqueue, node_queue
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
 from codeexec.sandbox.types import SandboxHandle
@@ -182,7 +182,7 @@ def reserve_warm_sandbox(node: Node) -> Sandbox | None:
             locked,
             environment,
             status=Sandbox.Status.WARMING,
-            lease_expires_at=timezone.now() + START_LEASE,
+            lease_expires_at=database_now() + START_LEASE,
         )
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from django.db import transaction
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from codeexec.async_database import async_database
 from codeexec.errors import DATABASE_AWAY
@@ -86,7 +86,7 @@ def _additions(counts: Counts) -> list[Addition]:
 def _write_row() -> None:
     connections, idle = async_database.connections
     figures = {
-        "seen_at": timezone.now(),
+        "seen_at": Now(),
         "listening": hub.is_connected,
         "requests": traffic.in_flight,
         "streams": traffic.streams,

@@ -17,7 +17,7 @@ import psycopg
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, transaction
 from django.db.models import Exists, OuterRef, Q
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from codeexec.cluster_lock import ClusterLock
 from codeexec.queueing import SHARED_QUEUE, enqueue
@@ -104,7 +104,7 @@ def keep_cluster_lock() -> None:
 def node_stopped() -> None:
     """Its sessions stay: their containers run on, and the node takes them up when it is back."""
     Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).update(
-        heartbeat_at=timezone.now() - LOST_AFTER
+        heartbeat_at=Now() - LOST_AFTER
     )
 
 
@@ -214,7 +214,7 @@ def mark_lost_nodes() -> None:
 
 def move_sessions_of_lost_nodes() -> None:
     """Only after a good while: a node that merely restarts finds its sessions as they were."""
-    gone = Node.objects.gone(since=timezone.now() - GIVEN_UP_AFTER)
+    gone = Node.objects.gone(after=GIVEN_UP_AFTER)
     if not Node.objects.usable().exists():
         return
     for session in Session.objects.live().filter(node__in=gone).order_by("created_at")[:100]:
@@ -243,14 +243,14 @@ def _start_anew(session: Session) -> None:
 def _queue_start_again(session: Session) -> None:
     with transaction.atomic():
         still = Session.objects.unattended().filter(pk=session.pk)
-        if still.update(lease_expires_at=timezone.now() + START_LEASE):
+        if still.update(lease_expires_at=Now() + START_LEASE):
             enqueue(START_TASK, str(session.pk), queue=SHARED_QUEUE)
 
 
 def nudge_waiting_executions() -> None:
     """A ready session with a queued execution that nobody takes up: the news was lost."""
     waiting = Execution.objects.queued().filter(
-        session__status=SessionStatus.READY, queued_at__lt=timezone.now() - STUCK_AFTER
+        session__status=SessionStatus.READY, queued_at__lt=Now() - STUCK_AFTER
     )
     # In the order of their keys: the sessions, each once.
     waiting = waiting.order_by("session_id", "queued_at").distinct("session_id")
@@ -280,7 +280,7 @@ def remove_events_of_ended_runs() -> None:
 
 def forget_gone_processes() -> None:
     """Rows of API processes that died without a word."""
-    ApiProcess.objects.gone(since=timezone.now() - FORGOTTEN_AFTER).delete()
+    ApiProcess.objects.gone(after=FORGOTTEN_AFTER).delete()
 
 
 def queue_isolation_checks() -> None:

@@ -23,7 +23,6 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
-from django.utils import timezone
 from django_q.models import OrmQ
 
 from codeexec import env
@@ -181,8 +180,7 @@ def test_a_worker_that_lives_and_takes_nothing_is_found(
 ) -> None:
     """A node that is said to be alive, whose queue nobody takes from, and whose clock is wrong."""
     monkeypatch.setattr(work, "ECHO_SECONDS", 0.1)
-    ahead = timezone.now() + timedelta(hours=1)
-    Node.objects.create(name="deaf", capacity=1, concurrency=1, heartbeat_at=ahead)
+    Node.objects.create(name="deaf", capacity=1, concurrency=1, clock_ahead=timedelta(hours=-1))
     report = examine_here("queue", "clock")
     assert not OrmQ.objects.filter(key=node_queue("deaf")).exists()
     [(text, advice)] = said(report, "queue", "failure")

@@ -330,6 +330,29 @@ def test_a_stop_that_waits_for_a_run_is_not_sent_again(python: Environment, this
 # ---- nodes that are lost
 
 
+@pytest.mark.parametrize("wrong", [timedelta(hours=-1), timedelta(hours=1)])
+def test_clocks_of_hosts_may_differ(
+    wrong: timedelta, python: Environment, this: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose clock is wrong neither loses its node nor its leases, nor keeps them."""
+    right = timezone.now
+    session = open_session(environment_name="python")
+    session.refresh_from_db()
+    with monkeypatch.context() as patch:
+        patch.setattr(timezone, "now", lambda: right() + wrong)
+        this.beat(engine_error="")
+        assert session.claim_start(this)
+        assert not Session.objects.unattended().exists()
+        assert Node.objects.alive().get() == this
+    upkeep.mark_lost_nodes()
+    assert Node.objects.active().get() == this
+    assert not Session.objects.unattended().exists()
+    ahead = Node.objects.get().clock_ahead
+    assert abs(ahead - wrong) < timedelta(minutes=1)
+    this.beat(engine_error="")
+    assert abs(Node.objects.get().clock_ahead) < timedelta(minutes=1)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_sessions_of_a_lost_node_are_started_on_another(
     python: Environment, this: Node, other: Node, work: Work

@@ -8,7 +8,6 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.template.loader import render_to_string
-from django.utils import timezone
 from django_q.models import OrmQ
 
 from codeexec.queueing import node_queue
@@ -32,11 +31,10 @@ SHOWN = 100
 def advice(node: Node) -> list[str]:
     """What is wrong with it, and what to do, the worst first."""
     found = []
-    silence = timezone.now() - node.heartbeat_at
-    if silence > LOST_AFTER:
+    if node.silence > LOST_AFTER:
         found.append(
-            f"Its worker has given no sign of life for {silence.total_seconds():.0f} s. Look at "
-            "its log on that host, and start it again: `manage.py run_worker`, or "
+            f"Its worker has given no sign of life for {node.silence.total_seconds():.0f} s. Look "
+            "at its log on that host, and start it again: `manage.py run_worker`, or "
             "`docker compose up -d worker`. Its sessions are started anew on other nodes after a "
             "minute, with empty workspaces."
         )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import flatten_fieldsets
@@ -17,6 +17,7 @@ from sessions_app.admin.columns import back_to, column, held, operation, time_co
 from sessions_app.admin.display import NODE_BADGES, ago, badge
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.models import Node, Sandbox
+from sessions_app.models.node import NodeQuerySet
 from sessions_app.services.nodes import drain_node, recycle_pool, resume_node
 
 DRAINING = {
@@ -33,12 +34,15 @@ RECYCLING = {
 }
 
 
-def with_sandboxes(nodes: QuerySet[Node]) -> QuerySet[Any]:
-    """Adds `used` (a session's) and `idle` (warm, waiting): how many sandboxes there are."""
+def with_sandboxes(nodes: NodeQuerySet) -> QuerySet[Any]:
+    """Adds `used` (a session's) and `idle` (warm, waiting): how many sandboxes there are. And
+    `silence`, as `with_silence`.
+    """
     used = Q(sandboxes__status=Sandbox.Status.IN_USE)
     idle = Q(sandboxes__status=Sandbox.Status.IDLE)
-    counted = nodes.annotate(
-        used=Count("sandboxes", filter=used), idle=Count("sandboxes", filter=idle)
+    counted = nodes.with_silence().annotate(
+        used=Count("sandboxes", filter=used),
+        idle=Count("sandboxes", filter=idle),
     )
     return counted.order_by("name")  # grouped rows lose the model's own order
 
@@ -82,7 +86,7 @@ class NodeAdmin(HistoryAdmin):
     started_exactly = time_column("Started", "started_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Node]:
-        return with_sandboxes(super().get_queryset(request))
+        return with_sandboxes(cast(NodeQuerySet, super().get_queryset(request)))
 
     # ---- columns
 

@@ -18,7 +18,7 @@ from codeexec.queueing import message, node_queue, send
 from sessions_app.admin.display import duration
 from sessions_app.doctor.findings import Found, failure, ok, warning
 from sessions_app.models import Execution, Node
-from sessions_app.models.node import LOST_AFTER
+from sessions_app.models.node import LOST_AFTER, TAKEN_DOWN_AFTER
 from sessions_app.services.isolation import standings
 from sessions_app.tasks import ECHO_CHANNEL
 
@@ -26,8 +26,6 @@ ECHO_TASK = "sessions_app.tasks.echo"
 ECHO_SECONDS = 5.0
 LATE_SECONDS = (10.0, 60.0)
 """How long something may wait before it is a warning, and a failure."""
-FORGOTTEN = timedelta(days=1)
-"""A node that is silent for so long has been taken down, and is mentioned only."""
 
 
 def look_at_queue() -> Iterator[Found]:
@@ -99,8 +97,8 @@ def _send(word: str, name: str) -> int:
 
 
 def look_at_workers() -> Iterator[Found]:
-    nodes = list(Node.objects.order_by("name"))
-    alive = [node for node in nodes if timezone.now() - node.heartbeat_at <= LOST_AFTER]
+    nodes = list(Node.objects.with_silence().order_by("name"))
+    alive = [node for node in nodes if node.silence <= LOST_AFTER]
     if not alive:
         yield failure(
             "no worker node gives a sign of life: no program can be run",
@@ -116,11 +114,10 @@ def look_at_workers() -> Iterator[Found]:
 
 
 def _worker(node: Node) -> Iterator[Found]:
-    silence = timezone.now() - node.heartbeat_at
-    ago = duration(max(silence.total_seconds(), 0))
-    if silence > FORGOTTEN:
+    ago = duration(max(node.silence.total_seconds(), 0))
+    if node.silence > TAKEN_DOWN_AFTER:
         yield ok(f"node {node.name} was taken down {ago} ago")
-    elif silence > LOST_AFTER:
+    elif node.silence > LOST_AFTER:
         yield failure(
             f"node {node.name}: its worker has given no sign of life for {ago}",
             f"See its log on that host, and start it again: `manage.py run_worker` with "

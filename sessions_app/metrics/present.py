@@ -101,7 +101,7 @@ def _nodes() -> Iterator[GaugeMetricFamily]:
         up.add_metric([node.name], node.pk in alive)
         accepting.add_metric([node.name], node.pk in alive and node.status == Node.Status.ACTIVE)
         engine.add_metric([node.name], not node.engine_error)
-        heartbeat.add_metric([node.name], _age(node.heartbeat_at))
+        heartbeat.add_metric([node.name], max(0.0, node.silence.total_seconds()))
         capacity.add_metric([node.name], node.capacity)
         concurrency.add_metric([node.name], node.concurrency)
         for status in Sandbox.Status.values:
@@ -114,4 +114,4 @@ def _with_sandboxes() -> Iterator[Node]:
         f"{status}_count": Count("sandboxes", filter=Q(sandboxes__status=status))
         for status in Sandbox.Status.values
     }
-    yield from Node.objects.annotate(**counts).order_by("name")
+    yield from Node.objects.with_silence().annotate(**counts).order_by("name")

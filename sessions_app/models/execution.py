@@ -100,7 +100,7 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
 
     def abandoned(self) -> Self:
         """Running, but their worker has stopped renewing the lease."""
-        return self.running().filter(lease_expires_at__lte=timezone.now())
+        return self.running().filter(lease_expires_at__lte=Now())
 
     def transition(
         self, to: ExecutionStatus, *, expected: tuple[ExecutionStatus, ...], **changes: Any

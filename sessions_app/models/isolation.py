@@ -8,6 +8,7 @@ from typing import Self
 
 from django.db import models
 from django.db.models import OuterRef, Q, Subquery
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from codeexec.sandbox.attacks.catalogue import BY_NAME, Attack
@@ -28,7 +29,7 @@ class IsolationCheckQuerySet(models.QuerySet["IsolationCheck"]):
 
     def stale(self) -> Self:
         """Running for longer than any does."""
-        return self.running().filter(started_at__lt=timezone.now() - LONGEST_CHECK)
+        return self.running().filter(started_at__lt=Now() - LONGEST_CHECK)
 
     def complete(self) -> Self:
         """Finished ones of all attacks: of a few alone nothing follows for the others."""
@@ -127,7 +128,7 @@ class IsolationCheck(models.Model):
     def start(self) -> bool:
         """queued → running. False: somebody else has started it."""
         queued = IsolationCheck.objects.queued().filter(pk=self.pk)
-        started = queued.update(started_at=timezone.now())
+        started = queued.update(started_at=Now())
         self.refresh_from_db()
         return started == 1
 
@@ -142,7 +143,7 @@ class IsolationCheck(models.Model):
         changes: dict[str, object] = {} if complete is None else {"complete": complete}
         running = IsolationCheck.objects.running().filter(pk=self.pk)
         finished = running.update(
-            finished_at=timezone.now(),
+            finished_at=Now(),
             error=error,
             **{outcome.value: outcomes.count(outcome.value) for outcome in AttackResult.Outcome},
             **changes,

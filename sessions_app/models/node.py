@@ -1,19 +1,24 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import Self
 from uuid import UUID, uuid4
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Count, F, Q
+from django.db.models import Count, F, Q, Value
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from environments_app.models import Environment, NodeBuild
 
 LOST_AFTER = timedelta(seconds=15)
-"""A node that gave no sign of life for this long is lost. Its upkeep beats every second."""
+"""A node that gave no sign of life for this long is lost. Its upkeep beats every second. Both are
+measured by the database's clock: those of hosts may differ."""
+
+TAKEN_DOWN_AFTER = timedelta(days=1)
+"""A node that is silent for so long has been taken down on purpose."""
 
 
 @lru_cache(maxsize=1000)
@@ -25,7 +30,11 @@ def node_name(node_id: UUID) -> str:
 class NodeQuerySet(models.QuerySet["Node"]):
     def alive(self) -> Self:
         """Nodes that were heard of lately, draining ones too: their sessions go on."""
-        return self.filter(heartbeat_at__gt=timezone.now() - LOST_AFTER)
+        return self.filter(heartbeat_at__gt=Now() - LOST_AFTER)
+
+    def with_silence(self) -> Self:
+        """Adds `silence`: how long each has not been heard of."""
+        return self.annotate(silence=Now() - F("heartbeat_at"))
 
     def active(self) -> Self:
         """Nodes that take new sessions: active, and heard of lately."""
@@ -33,11 +42,11 @@ class NodeQuerySet(models.QuerySet["Node"]):
 
     def silent(self) -> Self:
         """Active nodes that are not marked lost yet, and should be."""
-        return self.filter(status=Node.Status.ACTIVE, heartbeat_at__lte=timezone.now() - LOST_AFTER)
+        return self.filter(status=Node.Status.ACTIVE, heartbeat_at__lte=Now() - LOST_AFTER)
 
-    def gone(self, since: datetime) -> Self:
-        """Not heard of since then: lost, or draining, which they stay when they come back."""
-        return self.exclude(status=Node.Status.ACTIVE).filter(heartbeat_at__lt=since)
+    def gone(self, after: timedelta) -> Self:
+        """Not heard of for so long: lost, or draining, which they stay when they come back."""
+        return self.exclude(status=Node.Status.ACTIVE).filter(heartbeat_at__lt=Now() - after)
 
     def usable(self) -> Self:
         """Active nodes whose Docker Engine answers."""
@@ -97,6 +106,12 @@ class Node(models.Model):
     )
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(default=timezone.now)
+    clock_ahead = models.DurationField(
+        default=timedelta, help_text="How far its clock is ahead of the database's."
+    )
+
+    silence: timedelta
+    """Of `with_silence`."""
 
     objects = NodeQuerySet.as_manager()
 
@@ -119,7 +134,8 @@ class Node(models.Model):
     def beat(self, *, engine_error: str) -> None:
         """A sign of life. A lost node that beats again is active; a draining one stays so."""
         nodes = Node.objects.filter(pk=self.pk)
-        nodes.update(heartbeat_at=timezone.now(), engine_error=engine_error)
+        here = Value(timezone.now(), output_field=models.DateTimeField())
+        nodes.update(heartbeat_at=Now(), clock_ahead=here - Now(), engine_error=engine_error)
         nodes.filter(status=Node.Status.LOST).update(status=Node.Status.ACTIVE)
 
     def note_runtimes(self, runtimes: list[str]) -> None:

@@ -52,7 +52,7 @@ class SandboxQuerySet(models.QuerySet["Sandbox"]):
 
     def abandoned(self) -> Self:
         """Those whose starting took longer than it may: their worker died."""
-        return self.filter(status=Sandbox.Status.WARMING, lease_expires_at__lte=timezone.now())
+        return self.filter(status=Sandbox.Status.WARMING, lease_expires_at__lte=Now())
 
 
 def _free_uid(node: Node) -> int | None:

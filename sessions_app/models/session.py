@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, Self, cast
 from uuid import UUID, uuid4
@@ -10,10 +10,12 @@ from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import F, Func, Q
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast, Now
 from django.utils import timezone
 
 from codeexec.notifications import publish
+from codeexec.postgres import database_now
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.callers import Caller
 from sessions_app.models.client import Client
@@ -92,17 +94,13 @@ class SessionQuerySet(models.QuerySet["Session"]):
 
     def expired(self) -> Self:
         """Open, past their time, and not in the middle of a run."""
-        return (
-            self.open()
-            .exclude(status=SessionStatus.EXECUTING)
-            .filter(expires_at__lte=timezone.now())
-        )
+        return self.open().exclude(status=SessionStatus.EXECUTING).filter(expires_at__lte=Now())
 
     def unattended(self) -> Self:
         """Not started, and whoever should be at it is taking too long."""
         return self.live().filter(
             status__in=[SessionStatus.PENDING, SessionStatus.CREATING],
-            lease_expires_at__lte=timezone.now(),
+            lease_expires_at__lte=Now(),
         )
 
     def stopping(self) -> Self:
@@ -282,7 +280,7 @@ class Session(models.Model):
 
         The lease is the proof of the claim: whoever comes back with an older one has lost it.
         """
-        lease = timezone.now() + START_LEASE
+        lease = database_now() + START_LEASE
         claimed = Session.row(self.pk).transition(
             SessionStatus.CREATING,
             expected=(SessionStatus.PENDING,),
@@ -319,12 +317,11 @@ class Session(models.Model):
 
     def end_execution(self) -> bool:
         """executing → ready: its execution has ended, well or not."""
-        now = timezone.now()
         return Session.row(self.pk).transition(
             SessionStatus.READY,
             expected=(SessionStatus.EXECUTING,),
-            last_activity_at=now,
-            last_execution_at=now,
+            last_activity_at=Now(),
+            last_execution_at=Now(),
             expires_at=self.next_expiry(),
         )
 
@@ -339,20 +336,20 @@ class Session(models.Model):
             node=None,
             container_id="",
             workspace_since=None,
-            lease_expires_at=timezone.now() + lease,
+            lease_expires_at=Now() + lease,
         )
 
     def postpone_start(self, lease: timedelta) -> bool:
         """Still pending, given to a worker again after this time."""
         pending = Session.row(self.pk).filter(status=SessionStatus.PENDING)
-        return pending.update(lease_expires_at=timezone.now() + lease) > 0
+        return pending.update(lease_expires_at=Now() + lease) > 0
 
     @heard
     def extend(self, ttl_seconds: int) -> bool:
         """Lives so long from now on, and after each activity. False: it takes no executions any
         more.
         """
-        going_on = Q(status=SessionStatus.EXECUTING) | Q(expires_at__gt=timezone.now())
+        going_on = Q(status=SessionStatus.EXECUTING) | Q(expires_at__gt=Now())
         changed = (
             Session.objects.open()
             .filter(going_on, pk=self.pk)
@@ -409,8 +406,9 @@ class Session(models.Model):
             lease_expires_at=self.lease_expires_at,
         )
 
-    def next_expiry(self) -> datetime:
-        return timezone.now() + timedelta(seconds=self.ttl_seconds)
+    def next_expiry(self) -> Combinable:
+        """For an update: by the database's clock."""
+        return Now() + timedelta(seconds=self.ttl_seconds)
 
 
 def default_ttl_seconds() -> int:

@@ -7,11 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Self
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
+from django.db.models.functions import Now
 from django.utils import timezone
 
 
@@ -85,10 +86,10 @@ class TotalMark(models.Model):
 
 class ApiProcessQuerySet(models.QuerySet["ApiProcess"]):
     def alive(self) -> Self:
-        return self.filter(seen_at__gt=timezone.now() - ApiProcess.LOST_AFTER)
+        return self.filter(seen_at__gt=Now() - ApiProcess.LOST_AFTER)
 
-    def gone(self, since: datetime) -> Self:
-        return self.filter(seen_at__lt=since)
+    def gone(self, after: timedelta) -> Self:
+        return self.filter(seen_at__lt=Now() - after)
 
 
 class ApiProcess(models.Model):

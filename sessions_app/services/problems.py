@@ -10,6 +10,7 @@ from functools import partial
 
 from django.conf import settings
 from django.db.models import Model
+from django.db.models.functions import Now
 from django.utils import timezone
 from django_q.models import OrmQ
 
@@ -100,8 +101,8 @@ def _nodes() -> Iterator[Problem]:
 
 def _lost_nodes(others: bool) -> Iterator[Problem]:
     known = Node.objects.exclude(pk__in=Node.objects.alive().values("pk"))
-    for node in known.filter(heartbeat_at__gt=timezone.now() - LOST_TOLD):
-        silent = (timezone.now() - node.heartbeat_at).total_seconds()
+    for node in known.filter(heartbeat_at__gt=Now() - LOST_TOLD).with_silence():
+        silent = node.silence.total_seconds()
         moved = (
             "its sessions are started on other nodes." if others else "its sessions wait for it."
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
@@ -48,7 +49,7 @@ def open_session(
         metadata=metadata or {},
         one_shot=one_shot,
     )
-    session.expires_at = session.next_expiry()
+    session.expires_at = session.created_at + timedelta(seconds=session.ttl_seconds)
     if caller.client is None or not is_bounded(caller.client):
         return _open(session, environment_name, runtime)
     with transaction.atomic():
@@ -79,9 +80,10 @@ def _may_be_warm(session: Session) -> bool:
 @transaction.atomic
 def _open_cold(session: Session) -> None:
     _take_place(session)
-    session.lease_expires_at = timezone.now() + START_LEASE
+    session.lease_expires_at = Now() + START_LEASE  # by the database's clock
     enqueue(START_TASK, str(session.pk), queue=SHARED_QUEUE)
     session.save(force_insert=True)
+    session.lease_expires_at = None  # for its worker alone, which reads the row
 
 
 def _take_place(session: Session) -> None:

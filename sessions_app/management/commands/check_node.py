@@ -6,7 +6,6 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError
-from django.utils import timezone
 
 from codeexec.commands import TeachingCommand
 from sessions_app.models import Node
@@ -23,16 +22,16 @@ class Command(TeachingCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         name = settings.CODE_EXECUTOR["NODE_NAME"]
-        node = Node.objects.filter(name=name).first()
+        node = Node.objects.filter(name=name).with_silence().first()
         if node is None:
             raise CommandError(
                 f"No worker has run as node {name} yet: start one with `manage.py run_worker`."
             )
-        silence = timezone.now() - node.heartbeat_at
-        if silence > LOST_AFTER:
+        silent_seconds = node.silence.total_seconds()
+        if node.silence > LOST_AFTER:
             raise CommandError(
-                f"No sign of life for {silence.total_seconds():.0f} s: see its log, and start it "
+                f"No sign of life for {silent_seconds:.0f} s: see its log, and start it "
                 "again with `manage.py run_worker`."
             )
-        value = {"node": name, "status": node.status, "silent_seconds": silence.total_seconds()}
+        value = {"node": name, "status": node.status, "silent_seconds": silent_seconds}
         self.answer(options, value, [f"{name}: {node.status}"])
