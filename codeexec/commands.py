@@ -82,6 +82,8 @@ class TeachingCommand(BaseCommand):
         for action in parser._actions:
             if action.dest in _OF_DJANGO:
                 action.help = argparse.SUPPRESS
+            elif action.nargs not in (0, argparse.REMAINDER):
+                action.type = _not_empty(action.type)
         if self.has_dry_run:
             parser.add_argument(
                 "--dry-run",
@@ -137,7 +139,7 @@ class TeachingCommand(BaseCommand):
         if options["yes"]:
             return
         if not sys.stdin.isatty():
-            raise WrongUse(f"{question} Nobody can be asked here: --yes confirms it.")
+            raise WrongUse(f"{question} There is no terminal to ask in: --yes confirms it.")
         self.stderr.write(f"{question} [y/N] ", ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -215,14 +217,37 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or repr(error)
 
 
+def _not_empty(parse: Any) -> Callable[[str], Any]:
+    """For `type=`: an empty value, which a script's unset variable is, would pass for no value."""
+
+    def parsed(text: str) -> Any:
+        if not text.strip():
+            raise argparse.ArgumentTypeError("it is empty; give a value")
+        return parse(text) if parse is not None else text
+
+    return parsed
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """For `type=`."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise ValueError(text)
+        return number
+
+    return option(parse, f"a whole number from {least} to {most}")
+
+
 def option(parse: Callable[[str], Parsed], allowed: str) -> Callable[[str], Parsed]:
-    """For `type=`: whatever `parse` refuses is told what is allowed."""
+    """For `type=`: says what is allowed where `parse` refuses."""
 
     def parsed(text: str) -> Parsed:
         try:
             return parse(text)
         except (ValueError, OverflowError):
-            raise argparse.ArgumentTypeError(f"{text!r} can't be; give {allowed}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is wrong; give {allowed}") from None
 
     return parsed
 

@@ -571,7 +571,7 @@ def load_what_can_be(environ: Mapping[str, str] = os.environ) -> tuple[Values, l
             problems.append(str(error))
         except ValueError:
             shown = "its value" if setting.secret else repr(text)
-            problems.append(f"{setting.name}: {shown} can't be; allowed: {setting.allowed}")
+            problems.append(f"{setting.name}: {shown} is wrong; allowed: {setting.allowed}")
     problems += _contradictions(values)
     return _defaults() | values, problems
 

@@ -80,7 +80,9 @@ def _named(name: str) -> Environment:
             f"{settings.CODE_EXECUTOR['ENVIRONMENTS_FILE']} and run `manage.py seed_environments`."
         )
     known = [row.name for row in environments_to_build([], with_disabled=True)]
-    raise UnknownBuildError(f"There is no '{name}'; known: {', '.join(known) or 'none'}.")
+    raise UnknownBuildError(
+        f"There is no environment {name!r}; there are: {', '.join(known) or 'none'}."
+    )
 
 
 def _dockerfile(name: str) -> Path:

@@ -48,7 +48,7 @@ class LimitField(forms.CharField):
             return self.limit.parse(text)
         except ValueError as error:
             allowed = self.limit.setting.allowed
-            raise ValidationError(f"'{text}' can't be; allowed: {allowed}.") from error
+            raise ValidationError(f"'{text}' is wrong; allowed: {allowed}.") from error
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return (self.prepare_value(initial) or "") != (data or "").strip()

@@ -28,8 +28,10 @@ def find_environment(name: str | None) -> Environment:
 
 def _unknown(name: str | None) -> UnknownEnvironment:
     known = list(Environment.objects.enabled().values_list("name", flat=True))
-    missing = "There is no default environment" if name is None else f"There is no '{name}'"
-    there = f"the environments are: {', '.join(known)}" if known else "no environment is enabled"
+    missing = (
+        "There is no default environment" if name is None else f"There is no environment {name!r}"
+    )
+    there = f"there are: {', '.join(known)}" if known else "no environment is enabled"
     return UnknownEnvironment(f"{missing}; {there}.", environments=known, field="environment")
 
 

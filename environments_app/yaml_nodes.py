@@ -70,7 +70,7 @@ class Value:
     def mapping(self) -> dict[str, Value]:
         """Its entries by name; wrong types and duplicate keys become problems."""
         if not isinstance(self.node, MappingNode):
-            self.problem(f"{self._found()} can't be; allowed: keys with values")
+            self.problem(f"{self._found()} is wrong; allowed: keys with values")
             return {}
         entries: dict[str, Value] = {}
         for key_node, node in self.node.value:
@@ -94,13 +94,13 @@ class Value:
         if isinstance(self.node, ScalarNode) and self.node.tag == f"{_TAG}str":
             return str(self.node.value)
         allowed = "a text (in quotes where it looks like something else)"
-        self.problem(f"{self._found()} can't be; allowed: {allowed}")
+        self.problem(f"{self._found()} is wrong; allowed: {allowed}")
         return None
 
     def flag(self) -> bool | None:
         if isinstance(self.node, ScalarNode) and self.node.tag == f"{_TAG}bool":
             return self.node.value.lower() in ("true", "yes", "on")
-        self.problem(f"{self._found()} can't be; allowed: true or false")
+        self.problem(f"{self._found()} is wrong; allowed: true or false")
         return None
 
     def parsed(self, parse: Callable[[str], T], allowed: str) -> T | None:
@@ -111,7 +111,7 @@ class Value:
                 return parse(self.node.value.strip())
             except ValueError:
                 pass
-        self.problem(f"{self._found()} can't be; allowed: {allowed}")
+        self.problem(f"{self._found()} is wrong; allowed: {allowed}")
         return None
 
     def checked(self, check: Callable[[str], None]) -> str | None:

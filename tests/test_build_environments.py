@@ -102,10 +102,10 @@ def test_a_build_is_recorded_as_a_revision(engine: FakeDriver) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("nope", r"There is no 'nope'; known: a, b\."),
+        ("nope", r"There is no environment 'nope'; there are: a, b\."),
         ("c", r"c: there is no .*/c/Dockerfile"),
         ("new", r"new: .*/new is there, .* Add it to .*environments\.yaml and run"),
-        ("../a", r"There is no '\.\./a'"),
+        ("../a", r"There is no environment '\.\./a'"),
     ],
 )
 def test_a_name_that_cannot_be_built_says_why_and_nothing_is_built(

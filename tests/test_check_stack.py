@@ -263,7 +263,7 @@ def test_broken_values_of_the_configuration_are_found_and_hide_nothing_else(stac
     found = said(report, "configuration", "failure")
     assert all("Correct it" in advice for _, advice in found)
     for begin in (
-        "EXECUTION_TIMEOUT: 'soon' can't be; allowed: a number",
+        "EXECUTION_TIMEOUT: 'soon' is wrong; allowed: a number",
         "DATABASE_PASSWORD_FILE: /nowhere can't be read",
         "API_AUTH: open serves whoever reaches it",
     ):

@@ -174,8 +174,10 @@ def test_options_that_can_not_be_make_nothing(wrong: tuple[str, str]) -> None:
 
 def test_revoke_key_says_whether_it_did_anything() -> None:
     new = create_key(create_client("a"))
-    assert command("revoke_key", new.row.prefix) == "revoked\n"
-    assert command("revoke_key", f"cex_{new.row.prefix}_…") == "it was revoked before\n"
+    assert command("revoke_key", new.row.prefix).endswith("of the client a is revoked\n")
+    assert command("revoke_key", f"cex_{new.row.prefix}_…").endswith(
+        "of the client a was revoked before\n"
+    )
     with pytest.raises(ClientError):
         revoke_key("00000000")
     with pytest.raises(CommandError, match=r"manage\.py clients"):
@@ -188,7 +190,7 @@ def test_clients_lists_everybody_and_no_secret() -> None:
     revoke_key(new.row.prefix)
     listed = command("clients")
     assert f"cex_{new.row.prefix}_…  revoked" in listed
-    assert "0 of 3 sessions" in listed
+    assert "live sessions: 0 of 3" in listed
     (told,) = json.loads(command("clients", "--json"))
     assert (told["name"], told["keys"][0]["state"]) == ("a", "revoked")
     assert new.key[13:] not in listed + command("clients", "--json")
@@ -227,7 +229,7 @@ def test_wrong_keys_ask_the_database_nothing(
 
 def test_clients_tells_no_sessions_from_any_number_of_them() -> None:
     create_client("stopped", max_live_sessions=0)
-    assert "0 of 0 sessions" in command("clients")
+    assert "live sessions: 0 of 0" in command("clients")
 
 
 # ---- what this process knows

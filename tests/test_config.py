@@ -121,12 +121,12 @@ def test_a_refusal_names_the_setting_the_value_and_what_is_allowed(
         conf(**{name: value})
     assert str(caught.value).splitlines() == [
         "The configuration can't be used:",
-        f"{name}: {shown} can't be; allowed: {setting.allowed}",
+        f"{name}: {shown} is wrong; allowed: {setting.allowed}",
     ]
 
 
 def test_a_value_of_the_file_is_refused_like_one_of_the_environment(conf) -> None:
-    with pytest.raises(ConfigurationError, match=r"API_PORT: '80000' can't be; allowed: a port"):
+    with pytest.raises(ConfigurationError, match=r"API_PORT: '80000' is wrong; allowed: a port"):
         conf("API_PORT=80000\n")
 
 

@@ -137,14 +137,14 @@ def test_an_emptied_limit_is_the_settings_again(admin_client: Client) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"memory_bytes": "12x"}, "'12x' can't be; allowed: a size such as 64m"),
+        ({"memory_bytes": "12x"}, "'12x' is wrong; allowed: a size such as 64m"),
         ({"memory_bytes": "1m"}, "16m or more"),
-        ({"cpus": "many"}, "'many' can't be; allowed: a number of cores"),
+        ({"cpus": "many"}, "'many' is wrong; allowed: a number of cores"),
         ({"timeout_seconds": "60", "max_timeout_seconds": "30"}, "within its maximum"),
         ({"max_memory_bytes": "128m"}, "Below the limit, which is CONTAINER_MEMORY_LIMIT = 256m"),
         ({"run_command": "python {path}"}, "{path} is no placeholder; allowed: {file_path}"),
         ({"compile_command": 'sh -c "x'}, "its quotes are not balanced"),
-        ({"executor_user": "root"}, "'root' can't be; allowed: a user's name"),
+        ({"executor_user": "root"}, "'root' is wrong; allowed: a user's name"),
         ({"workspace_dir": "/usr/x"}, "not below a folder of the system"),
         ({"enabled": None}, "The default environment must be enabled"),
         ({"warm_pool_size": "101"}, "The warm pool holds 100 at most"),

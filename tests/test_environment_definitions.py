@@ -134,12 +134,15 @@ def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
         ),
         (
             "    limits: {pids: 2.5}",
-            "line 5, environments.x.limits.pids: '2.5' can't be; allowed: a whole number",
+            "line 5, environments.x.limits.pids: '2.5' is wrong; allowed: a whole number",
         ),
-        ("    limits: {cpu: true}", "line 5, environments.x.limits.cpu: 'true' can't be; allowed"),
+        (
+            "    limits: {cpu: true}",
+            "line 5, environments.x.limits.cpu: 'true' is wrong; allowed",
+        ),
         ("    limits: {cpu: [1]}", "line 5, environments.x.limits.cpu: a list can't be"),
         ("    limits: {cpu: .nan}", "line 5, environments.x.limits.cpu: '.nan' can't be"),
-        ("    limits: 256m", "line 5, environments.x.limits: '256m' can't be; allowed: keys"),
+        ("    limits: 256m", "line 5, environments.x.limits: '256m' is wrong; allowed: keys"),
         ("    limits: {cpus: 1}", "environments.x.limits.cpus: there is no such key; did you mean"),
         (
             "    maxima: {memory: 128m}",
@@ -151,18 +154,33 @@ def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
             "line 6, environments.x.maxima.timeout: is below the limit, which is 60 "
             "(limits.timeout)",
         ),
-        ("    enabled: 'yes'", "line 5, environments.x.enabled: 'yes' can't be; allowed: true or"),
-        ("    network: 1", "line 5, environments.x.network: '1' can't be; allowed: true or false"),
+        (
+            "    enabled: 'yes'",
+            "line 5, environments.x.enabled: 'yes' is wrong; allowed: true or",
+        ),
+        (
+            "    network: 1",
+            "line 5, environments.x.network: '1' is wrong; allowed: true or false",
+        ),
         (
             "    description: 3.13",
-            "line 5, environments.x.description: '3.13' can't be; allowed: a",
+            "line 5, environments.x.description: '3.13' is wrong; allowed: a",
         ),
-        ("    image: Python", "line 5, environments.x.image: 'Python' can't be; allowed: lower-"),
-        ("    image: [x]", "line 5, environments.x.image: a list can't be; allowed: a text"),
-        ("    file_extension: py", "line 5, environments.x.file_extension: 'py' can't be; allowed"),
-        ("    warm_pool_size: -1", "line 5, environments.x.warm_pool_size: '-1' can't be; allowed"),
-        ("    warm_pool_size: 101", "warm_pool_size: '101' can't be; allowed: a number from 0 to"),
-        ("    runtime: run sc", "line 5, environments.x.runtime: 'run sc' can't be; allowed: a"),
+        ("    image: Python", "line 5, environments.x.image: 'Python' is wrong; allowed: lower-"),
+        ("    image: [x]", "line 5, environments.x.image: a list is wrong; allowed: a text"),
+        (
+            "    file_extension: py",
+            "line 5, environments.x.file_extension: 'py' is wrong; allowed",
+        ),
+        (
+            "    warm_pool_size: -1",
+            "line 5, environments.x.warm_pool_size: '-1' is wrong; allowed",
+        ),
+        (
+            "    warm_pool_size: 101",
+            "warm_pool_size: '101' is wrong; allowed: a number from 0 to",
+        ),
+        ("    runtime: run sc", "line 5, environments.x.runtime: 'run sc' is wrong; allowed: a"),
         (
             "    compile_command: cc {file} -o x",
             "line 5, environments.x.compile_command: 'cc {file} -o x' can't be; {file} is no "
@@ -176,7 +194,7 @@ def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
         ("    compile_command: '  '", "compile_command: '  ' can't be; there is no program in it"),
         (
             "    compile_command: {output_path}",
-            "line 5, environments.x.compile_command: keys with values can't be; allowed: a text",
+            "line 5, environments.x.compile_command: keys with values is wrong; allowed: a text",
         ),
         ("    comand: x", "line 5, environments.x.comand: there is no such key; did you mean"),
         ("    run_command: y", "line 5, environments.x.run_command: is there already, in line 4"),
@@ -191,13 +209,16 @@ def test_a_mistake_is_named_with_its_line_and_key(refusal, body: str, expected: 
     ("text", "expected"),
     [
         ("", "environments.yaml, line 1: the file is empty"),
-        ("- x", "environments.yaml, line 1: a list can't be; allowed: keys with values"),
+        ("- x", "environments.yaml, line 1: a list is wrong; allowed: keys with values"),
         ("environments:\n", "environments.yaml, line 1, environments: is missing"),
         ("environments: {}", "line 1, environments: there is no environment in it"),
-        ("environments: 3", "line 1, environments: '3' can't be; allowed: keys with values"),
+        ("environments: 3", "line 1, environments: '3' is wrong; allowed: keys with values"),
         ("a: [", "environments.yaml, line 1: this is no YAML"),
         ("a: \x07", "environments.yaml: this is no YAML"),
-        ("environments:\n  X: {}", "line 2, environments.X: the name 'X' can't be; allowed: lower"),
+        (
+            "environments:\n  X: {}",
+            "line 2, environments.X: the name 'X' is wrong; allowed: lower",
+        ),
         ("environments:\n  x:\n    image: x", "line 2, environments.x.run_command: is missing"),
         (
             "environments:\n  x: {default_filename: Makefile, run_command: make}",
@@ -205,7 +226,7 @@ def test_a_mistake_is_named_with_its_line_and_key(refusal, body: str, expected: 
         ),
         (
             "environments:\n  x: {default_filename: ../x.py, run_command: x}",
-            "environments.x.default_filename: '../x.py' can't be; allowed: a path inside",
+            "environments.x.default_filename: '../x.py' is wrong; allowed: a path inside",
         ),
         ("environmens: {}", "line 1, environmens: there is no such key; did you mean environments"),
         ("environments: &a\n  x: *a", "x.run_command: is missing"),

@@ -167,7 +167,7 @@ def test_an_unknown_environment_names_those_there_are() -> None:
         with pytest.raises(UnknownEnvironment) as caught:
             find_environment(name)
         assert caught.value.body() == {
-            "detail": f"There is no '{name}'; the environments are: node, python.",
+            "detail": f"There is no environment {name!r}; there are: node, python.",
             "code": "unknown_environment",
             "environments": ["node", "python"],
             "field": "environment",

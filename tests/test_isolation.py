@@ -27,6 +27,7 @@ from codeexec.sandbox.errors import SandboxStartFailed
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from environments_app.services import record_image
+from sessions_app.admin.isolation import state
 from sessions_app.health import check_health
 from sessions_app.isolation import (
     carry_out,
@@ -97,12 +98,14 @@ def finished(
     *,
     hours_ago: float = 0.0,
     escaped: tuple[str, ...] = (),
+    busy: tuple[str, ...] = (),
     **columns: Any,
 ) -> IsolationCheck:
-    """A check of all attacks, of which some escaped."""
+    """A check of all attacks, of which some escaped, or were slow."""
     moment = timezone.now() - timedelta(hours=hours_ago)
     given = {"queued_at": moment, "started_at": moment, "finished_at": moment, "runtime": "runc"}
-    counts = {"held": len(ATTACKS) - len(escaped), "escaped": len(escaped)}
+    outcomes = dict.fromkeys(escaped, "escaped") | dict.fromkeys(busy, "busy")
+    counts = {"held": len(ATTACKS) - len(outcomes), "escaped": len(escaped), "busy": len(busy)}
     check = IsolationCheck.objects.create(
         node=node, environment=environment, **(given | counts | columns)
     )
@@ -111,7 +114,7 @@ def finished(
             isolation_check=check,
             attack=attack.name,
             group=attack.group,
-            outcome="escaped" if attack.name in escaped else "held",
+            outcome=outcomes.get(attack.name, "held"),
             detail=f"<b>{attack.name}</b>",
             seconds=0.1,
             answer_seconds=0.02,
@@ -147,7 +150,7 @@ class TestCommand:
         code, output, progress = command("--environment=python", "--group=leaks")
         assert code == 0, output + progress
         count = len(choose(groups=[Group.LEAKS]))
-        assert re.search(rf"^python +runc +{count} +{count} +0 +0 +\d+$", output, re.MULTILINE)
+        assert re.search(rf"^python +runc +{count} +{count} +0 +0 +0 +\d+$", output, re.MULTILINE)
         assert "." * count in progress
         check = IsolationCheck.objects.get()
         assert (check.ok, check.held, check.complete) == (True, count, False)
@@ -271,6 +274,24 @@ class TestCommand:
         self, python: Environment, driver: FakeDriver, option: str
     ) -> None:
         assert command(option)[0] == 2
+
+    def test_a_runtime_that_the_node_lacks_is_wrong_use_and_no_failed_check(
+        self, python: Environment, this: Node, driver: FakeDriver
+    ) -> None:
+        code, _, error = command("--environment=python", "--runtime=kata")
+        assert code == 2
+        assert "this has no runtime kata; it has: " in error
+        assert not IsolationCheck.objects.exists()
+
+    def test_the_table_counts_what_a_busy_host_left_open(
+        self, python: Environment, this: Node, driver: FakeDriver
+    ) -> None:
+        Environment.objects.filter(pk=python.pk).update(file_extension=".unknown")
+        driver.attacks = SLOW
+        _, output, _ = command("--environment=python", "--attack=environment")
+        head, row = (line.split() for line in output.splitlines()[-2:])
+        counts = dict(zip(head, row, strict=True))
+        assert (counts["ATTACKS"], counts["HELD"], counts["BUSY"]) == ("1", "0", "1")
 
     def test_without_an_engine_it_exits_with_3(
         self, python: Environment, this: Node, driver: FakeDriver
@@ -471,6 +492,18 @@ class TestHealth:
         held = len(ATTACKS) - 2
         assert health.checks["isolation"] == f"python in runc on this: 2 escaped, {held} held"
 
+    def test_a_busy_host_degrades_nothing(
+        self, environments: dict[str, Environment], this: Node
+    ) -> None:
+        finished(environments["python"], this, busy=("dns", "bpf"))
+        assert check_health().checks["isolation"] == "ok"
+
+    def test_a_busy_host_hides_no_escape(
+        self, environments: dict[str, Environment], this: Node
+    ) -> None:
+        finished(environments["python"], this, escaped=("dns",), busy=("bpf",))
+        assert check_health().checks["isolation"].startswith("python in runc on this: 1 escaped, 1")
+
     def test_only_the_last_counts(self, environments: dict[str, Environment], this: Node) -> None:
         finished(environments["python"], this, escaped=("dns",), hours_ago=2)
         finished(environments["python"], this)
@@ -537,6 +570,15 @@ class TestMetrics:
         key = ("code_executor_isolation_ok", "environment=python", "node=this", "runtime=runc")
         assert self.scrape(client)[key] == 1
 
+    def test_a_busy_host_is_1_and_counted(
+        self, python: Environment, this: Node, client: Client
+    ) -> None:
+        finished(python, this, busy=("dns", "bpf"))
+        samples, where = self.scrape(client), ("environment=python", "node=this")
+        assert samples["code_executor_isolation_ok", *where, "runtime=runc"] == 1
+        counted = ("code_executor_isolation_attacks", *where, "outcome=busy", "runtime=runc")
+        assert samples[counted] == 2
+
     def test_nothing_checked_is_no_sample(self, db: None, client: Client) -> None:
         assert self.scrape(client) == {}
 
@@ -566,6 +608,28 @@ class TestConsole:
         html = admin_client.get(reverse(f"admin:{self.MODEL}_changelist")).content.decode()
         assert f"1 escaped, {len(ATTACKS) - 1} held" in html
         assert "queued" in html
+
+    def test_a_busy_host_is_a_warning_on_page_and_list(
+        self, admin_client: Client, python: Environment, this: Node
+    ) -> None:
+        check = finished(python, this, busy=("dns",))
+        assert state(check) == ("warning", "host busy: not proven")
+        for address in (page(check), reverse(f"admin:{self.MODEL}_changelist")):
+            html = admin_client.get(address).content.decode()
+            assert "host busy: not proven" in html
+            assert f"1 not proven, for the host is busy, {len(ATTACKS) - 1} held" in html
+            assert "failed" not in html.partition("host busy: not proven")[2].partition("</tr>")[0]
+
+    def test_a_busy_host_is_a_warning_on_the_dashboard_and_no_alarm(
+        self, admin_client: Client, python: Environment, this: Node
+    ) -> None:
+        finished(python, this, busy=("dns",))
+        response = admin_client.get("/admin/")
+        badges = [row["badge"] for row in response.context["isolation"]]
+        assert ("warning", "host busy: not proven") in badges
+        html = response.content.decode()
+        assert "python in runc on this was busy during its check" in html
+        assert "Hostile code may not be held" not in html
 
     def test_check_now_queues_the_same_again(
         self, admin_client: Client, python: Environment, this: Node

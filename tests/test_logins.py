@@ -131,7 +131,7 @@ def test_an_operator_is_unlocked_by_command(operator: User, capsys: Any) -> None
     lock()
     lock(ELSEWHERE)
     call_command("unlock_login", "operator", address=HERE)
-    assert capsys.readouterr().out == "operator: 5 failed attempts count no more\n"
+    assert capsys.readouterr().out == "operator: 5 failed attempts forgotten\n"
     assert log_in(PASSWORD).status_code == 302
     assert log_in(PASSWORD, ELSEWHERE).status_code == 429
     call_command("unlock_login", "operator")

@@ -370,5 +370,5 @@ def test_what_cannot_be_run_again_says_why(
     Environment.objects.update(is_default=False, enabled=False)
     told = messages(act(admin_client, "run_again_executions", [original]))
     assert len(told) == 1
-    assert "There is no 'python'" in told[0]
+    assert "There is no environment 'python'" in told[0]
     assert not AuditEntry.objects.exists()

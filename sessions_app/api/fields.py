@@ -207,9 +207,9 @@ class Number(_Field):
         if isinstance(data, bool) or not isinstance(data, int | float):
             raise self.refuse("Not a number.")
         if not self.least <= data:  # NaN neither
-            raise self.refuse(f"At least {self.least:g}.")
+            raise self.refuse(f"It must be at least {self.least:g}.")
         if data > self.most:
-            raise OutOfBounds(str(self.field_name), "it is more", int(self.most))
+            raise OutOfBounds(str(self.field_name), f"{data:.15g} is too large", int(self.most))
         return data
 
 

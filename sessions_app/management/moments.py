@@ -20,12 +20,12 @@ def moment(text: str) -> datetime:
             given = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} can't be; give 90d, 12h, 30m, 4w, or a date such as 2026-01-31"
+            f"{text!r} is wrong; give 90d, 12h, 30m, 4w, or a date such as 2026-01-31"
         ) from None
-    return _past(given if given.tzinfo else timezone.make_aware(given))
+    return _past(given if given.tzinfo else timezone.make_aware(given), text)
 
 
-def _past(given: datetime) -> datetime:
+def _past(given: datetime, text: str) -> datetime:
     if given >= timezone.now() - timedelta(minutes=1):
-        raise argparse.ArgumentTypeError("it must be in the past: what goes on now is no history")
+        raise argparse.ArgumentTypeError(f"{text!r} must be at least a minute in the past")
     return given

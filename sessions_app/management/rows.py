@@ -10,7 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
-from codeexec.commands import WrongUse, option
+from codeexec.commands import WrongUse, as_json, whole_number
 from environments_app.models import Environment
 from sessions_app.admin.display import duration
 from sessions_app.admin.search import id_prefix
@@ -31,7 +31,8 @@ def find_one(rows: QuerySet[Row], prefix: str, noun: str) -> Row:
     condition = id_prefix(prefix)
     if condition is None:
         raise WrongUse(
-            f"{prefix!r} is no id: give 8 digits of it at least; `manage.py {noun}s` lists them."
+            f"{prefix!r} is not an id: give its first 8 digits or more; `manage.py {noun}s` lists "
+            "them."
         )
     found = list(rows.filter(condition).order_by("pk")[: _SHOWN_OTHERS + 1])
     if not found:
@@ -45,18 +46,11 @@ def find_one(rows: QuerySet[Row], prefix: str, noun: str) -> Row:
 def add_limit(parser: CommandParser, what: str) -> None:
     parser.add_argument(
         "--limit",
-        type=option(_limit, f"a number from 1 to {MOST_ROWS}"),
+        type=whole_number(1, MOST_ROWS),
         default=50,
         metavar="N",
         help=f"show so many {what} at most, the newest first (%(default)s)",
     )
-
-
-def _limit(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= MOST_ROWS:
-        raise ValueError(text)
-    return number
 
 
 def add_owners(parser: CommandParser, *names: str) -> None:
@@ -111,4 +105,10 @@ def described(values: Mapping[str, Any]) -> list[str]:
     """A line for each that there is, name and value."""
     shown = {name: value for name, value in values.items() if value}
     width = max(map(len, shown))
-    return [f"{name:<{width}}  {value}" for name, value in shown.items()]
+    return [f"{name:<{width}}  {_plain(value)}" for name, value in shown.items()]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S} UTC"
+    return as_json(value) if isinstance(value, dict) else str(value)

@@ -15,6 +15,17 @@ CHANGED_CHANNEL = "code_executor_clients"
 """Notified by triggers on the tables, whoever changes a client or a key, SQL by hand included."""
 
 
+BOUNDS = (
+    "requests_per_minute",
+    "max_live_sessions",
+    "max_queued_per_session",
+    "max_queued_per_client",
+    "max_storage_per_session",
+    "max_storage_per_client",
+)
+"""Limits of a client's own: columns, and options of `manage.py create_client`."""
+
+
 def usual_scopes() -> list[str]:
     return [scope.value for scope in USUAL_SCOPES]
 

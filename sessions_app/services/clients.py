@@ -47,16 +47,11 @@ def create_client(
     name: str,
     *,
     scopes: Collection[str] = USUAL_SCOPES,
-    requests_per_minute: int | None = None,
-    max_live_sessions: int | None = None,
-    max_queued_per_session: int | None = None,
-    max_queued_per_client: int | None = None,
-    max_storage_per_session: int | None = None,
-    max_storage_per_client: int | None = None,
     by: Actor | None = None,
+    **bounds: int | None,
 ) -> Client:
-    """Raises ClientError where there is one of that name, or no such scope. `by` is in the audit
-    log, where it is given.
+    """Raises ClientError where there is one of that name, or no such scope. `bounds` are of
+    BOUNDS. `by` is in the audit log, where it is given.
     """
     if not name.strip() or "\0" in name or len(name) > _LONGEST_NAME:
         raise ClientError(f"A client needs a name of 1 to {_LONGEST_NAME} characters.")
@@ -68,12 +63,7 @@ def create_client(
             client = Client.objects.create(
                 name=name,
                 scopes=[str(scope) for scope in SCOPES if scope in scopes],
-                requests_per_minute=requests_per_minute,
-                max_live_sessions=max_live_sessions,
-                max_queued_per_session=max_queued_per_session,
-                max_queued_per_client=max_queued_per_client,
-                max_storage_per_session=max_storage_per_session,
-                max_storage_per_client=max_storage_per_client,
+                **bounds,
             )
             if by is not None:
                 record(by, "client.create", client, scopes=client.scopes)
@@ -123,14 +113,20 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+def find_key(prefix: str) -> ApiKey:
+    """By its prefix, or the key itself. Raises ClientError."""
+    given = KEY_PATTERN.fullmatch(prefix)
+    shown = given[1] if given else prefix.removeprefix("cex_").rstrip("_…")
+    key = ApiKey.objects.filter(prefix=shown).select_related("client").first()
+    if key is None:
+        raise ClientError("There is no key with that prefix; `manage.py clients` lists them.")
+    return key
+
+
 @transaction.atomic
 def revoke_key(prefix: str, *, by: Actor | None = None) -> bool:
     """For ever, and at once in every process. False: it was revoked before. Raises ClientError."""
-    given = KEY_PATTERN.fullmatch(prefix)
-    shown = given[1] if given else prefix.removeprefix("cex_").rstrip("_…")
-    key = ApiKey.objects.filter(prefix=shown).first()
-    if key is None:
-        raise ClientError("There is no key with that prefix; `manage.py clients` lists them.")
+    key = find_key(prefix)
     revoked = key.revoke()
     if revoked and by is not None:
         record(by, "key.revoke", key, client=key.client.name)

@@ -19,9 +19,9 @@ def choose_runtime(environment: Environment, asked: str) -> str:
     """What a client asks for, where it may. Raises UnknownRuntime."""
     known = choosable(environment, Node.objects.usable())
     if asked not in known:
-        names = f"those there are: {', '.join(known)}" if known else "none can be chosen"
+        names = f"there are: {', '.join(known)}" if known else "none can be chosen"
         raise UnknownRuntime(
-            f"Environment {environment.name!r} can't be had with runtime {asked!r}; {names}.",
+            f"Environment {environment.name!r} has no runtime {asked!r}; {names}.",
             runtimes=known,
             field="runtime",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
-from codeexec.commands import INTERRUPTED, TeachingCommand
+from codeexec.commands import INTERRUPTED, TeachingCommand, option, whole_number
 from sessions_app.benchmark.figures import BenchmarkError, Report
 from sessions_app.benchmark.measuring import measure
 from sessions_app.benchmark.picture import as_svg
@@ -97,7 +96,7 @@ class Command(TeachingCommand):
         )
         parser.add_argument(
             "--runs",
-            type=_count,
+            type=whole_number(2, 1_000_000),
             default=200,
             metavar="N",
             help="measured calls of each kind; twice as many side by side, a quarter of `docker "
@@ -105,7 +104,7 @@ class Command(TeachingCommand):
         )
         parser.add_argument(
             "--sessions",
-            type=_numbers,
+            type=option(_numbers, f"numbers from 1 to {MOST_SESSIONS}: 1,2,4"),
             default="1,2,4,8,16",
             metavar="N,N,…",
             help="numbers of sessions at once; 1 is always measured (%(default)s)",
@@ -180,15 +179,8 @@ class Command(TeachingCommand):
         self.stdout.write(text)
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError("at least 2")
-    return number
-
-
 def _numbers(text: str) -> list[int]:
     numbers = [int(part) for part in text.split(",")]
     if not all(1 <= number <= MOST_SESSIONS for number in numbers):
-        raise argparse.ArgumentTypeError(f"numbers from 1 to {MOST_SESSIONS}: 1,2,4")
+        raise ValueError(text)
     return numbers

@@ -19,7 +19,7 @@ class Command(TeachingCommand):
 An execution is named by the first digits of its id, eight at least; `manage.py executions` lists
 them. One that waits is cancelled at once; one that runs is asked to end, and its worker ends it
 within a second. What it had written is kept. It asks before it cancels anything, unless --yes is
-given. One that has ended already is told, and is no failure.
+given. One that has ended already is left as it is; that is no failure.
 """
     examples = (
         "cancel_execution 0f8e2c1a",

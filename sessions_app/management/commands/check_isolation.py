@@ -34,6 +34,7 @@ _HEAD: tuple[str, ...] = (
     "HELD",
     "ESCAPED",
     "INCONCLUSIVE",
+    "BUSY",
     "SECONDS",
 )
 _MARKS = {Outcome.HELD: ".", Outcome.ESCAPED: "E", Outcome.INCONCLUSIVE: "?", Outcome.BUSY: "b"}
@@ -63,7 +64,7 @@ is built when it is first needed, which takes a minute.
 
 
 class Command(TeachingCommand):
-    help = "Attacks sandboxes of this node and tells whether everything was held."
+    help = "Attacks sandboxes of this node, and says whether everything was held."
     explanation = EXPLANATION
     examples = (
         "check_isolation",
@@ -173,7 +174,7 @@ class Command(TeachingCommand):
         except AnotherCheckRunsError:
             check.delete()
             raise
-        self._say(f" {check.summary} in {time.monotonic() - began:.0f} s")
+        self._say(f"{check.summary} in {time.monotonic() - began:.0f} s")
         return check
 
     # ---- words
@@ -234,13 +235,23 @@ def _subjects(names: list[str], runtimes: list[str]) -> list[tuple[Environment, 
             f"There is no enabled environment {wanted}; there are: {known}.", returncode=USAGE
         )
     node = ensure_node()
-    with contextlib.suppress(EngineUnavailable):  # which is told when it is needed
+    with contextlib.suppress(EngineUnavailable):  # the first check says so
         node.note_runtimes(get_driver().runtimes())
+        _require_runtimes(runtimes, node)
     return [
         (environment, runtime)
         for environment in found
         for runtime in dict.fromkeys(runtimes or runtimes_of(environment, node))
     ]
+
+
+def _require_runtimes(runtimes: list[str], node: Node) -> None:
+    missing = sorted(set(runtimes) - set(node.runtimes))
+    if missing:
+        raise CommandError(
+            f"{node} has no runtime {', '.join(missing)}; it has: {', '.join(node.runtimes)}.",
+            returncode=USAGE,
+        )
 
 
 def _seconds(check: IsolationCheck) -> float:
@@ -249,7 +260,7 @@ def _seconds(check: IsolationCheck) -> float:
 
 
 def _row(check: IsolationCheck) -> tuple[str, ...]:
-    counts = (check.held, check.escaped, check.inconclusive)
+    counts = (check.held, check.escaped, check.inconclusive, check.busy)
     return (
         str(check.environment),
         check.runtime,

@@ -7,7 +7,9 @@ from typing import Any
 from django.db.models import Count, Q
 
 from codeexec.commands import TeachingCommand
+from sessions_app.admin.display import size
 from sessions_app.models import ApiKey, Client
+from sessions_app.models.client import BOUNDS
 from sessions_app.services.clients import expiry_text, used_storage
 
 
@@ -34,13 +36,8 @@ def _fields(client: Any) -> dict[str, Any]:
         "name": client.name,
         "enabled": client.enabled,
         "scopes": client.scopes,
-        "requests_per_minute": client.requests_per_minute,
-        "max_live_sessions": client.max_live_sessions,
+        **{name: getattr(client, name) for name in BOUNDS},
         "live_sessions": client.live,
-        "max_queued_per_session": client.max_queued_per_session,
-        "max_queued_per_client": client.max_queued_per_client,
-        "max_storage_per_session": client.max_storage_per_session,
-        "max_storage_per_client": client.max_storage_per_client,
         "stored_bytes": used_storage(client),
         "keys": [_key_fields(key) for key in client.keys.all()],
     }
@@ -58,9 +55,9 @@ def _key_fields(key: ApiKey) -> dict[str, Any]:
 
 def _lines(client: dict[str, Any]) -> str:
     limits = (
-        f"{_bound(client['requests_per_minute'])} requests a minute, "
-        f"{client['live_sessions']} of {_bound(client['max_live_sessions'])} sessions, "
-        f"{client['stored_bytes']} bytes stored"
+        f"requests a minute: {_bound(client['requests_per_minute'])}; "
+        f"live sessions: {client['live_sessions']} of {_bound(client['max_live_sessions'])}; "
+        f"stored: {size(client['stored_bytes'])}"
     )
     state = "" if client["enabled"] else " (disabled)"
     lines = [f"{client['name']}{state}: {', '.join(client['scopes'])}; {limits}"]
@@ -71,4 +68,4 @@ def _lines(client: dict[str, Any]) -> str:
 
 
 def _bound(most: int | None) -> str:
-    return "any number of" if most is None else str(most)
+    return "any number" if most is None else str(most)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.db.models import BigIntegerField
 
 from codeexec.audit.actors import command_actor
 from codeexec.commands import TeachingCommand, changing
 from sessions_app.callers import SCOPES, USUAL_SCOPES
-from sessions_app.management.key_options import above_zero, days, fields_told, size, told
+from sessions_app.management.key_options import above_zero, days, new_key_fields, shown, size
+from sessions_app.models import Client
+from sessions_app.models.client import BOUNDS
 from sessions_app.services.clients import ClientError, create_client, create_key
 
 _SCOPES = "\n".join(f"  {scope.value:<9} {meaning}" for scope, meaning in SCOPES.items())
@@ -47,30 +50,8 @@ class Command(TeachingCommand):
         parser.add_argument(
             "--expires-in", type=days, metavar="DAYS", help="of the key; without it: never"
         )
-        parser.add_argument(
-            "--requests-per-minute", type=above_zero, metavar="N", help="without it: unlimited"
-        )
-        parser.add_argument(
-            "--max-live-sessions",
-            type=above_zero,
-            metavar="N",
-            help="without it: its share of all, as CLIENT_SHARE says",
-        )
-        for queue in ("session", "client"):
-            parser.add_argument(
-                f"--max-queued-per-{queue}",
-                type=above_zero,
-                metavar="N",
-                help="executions that may wait; without it: as the setting says",
-            )
-
-        for whole in ("session", "client"):
-            parser.add_argument(
-                f"--max-storage-per-{whole}",
-                type=size,
-                metavar="SIZE",
-                help="of its runs' inputs and outputs; without it: as the setting says",
-            )
+        for name in BOUNDS:
+            _add_bound(parser, name)
 
     def handle(self, *_args: Any, **options: Any) -> None:
         dry_run, by = options["dry_run"], command_actor("create_client")
@@ -78,14 +59,20 @@ class Command(TeachingCommand):
             client = create_client(
                 options["name"],
                 scopes=options["scope"] or USUAL_SCOPES,
-                requests_per_minute=options["requests_per_minute"],
-                max_live_sessions=options["max_live_sessions"],
-                max_queued_per_session=options["max_queued_per_session"],
-                max_queued_per_client=options["max_queued_per_client"],
-                max_storage_per_session=options["max_storage_per_session"],
-                max_storage_per_client=options["max_storage_per_client"],
+                **{name: options[name] for name in BOUNDS},
                 by=by,
             )
             new = create_key(client, expires_in=options["expires_in"], by=by)
-        value = fields_told(client, new, dry_run=dry_run)
-        self.answer(options, value, [told(client, new, dry_run=dry_run)])
+        value = new_key_fields(client, new, dry_run=dry_run)
+        self.answer(options, value, [shown(client, new, dry_run=dry_run)])
+
+
+def _add_bound(parser: CommandParser, name: str) -> None:
+    column: Any = Client._meta.get_field(name)
+    in_bytes = isinstance(column, BigIntegerField)
+    parser.add_argument(
+        f"--{name.replace('_', '-')}",
+        type=size if in_bytes else above_zero,
+        metavar="SIZE" if in_bytes else "N",
+        help=column.help_text.replace("Empty:", "Without it:"),
+    )

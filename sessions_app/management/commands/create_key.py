@@ -8,7 +8,7 @@ from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
 from codeexec.commands import TeachingCommand, changing
-from sessions_app.management.key_options import days, fields_told, told
+from sessions_app.management.key_options import days, new_key_fields, shown
 from sessions_app.models import Client
 from sessions_app.services.clients import ClientError, create_client, create_key, find_client
 
@@ -44,8 +44,8 @@ class Command(TeachingCommand):
         with changing(options):
             client = _client(options["name"], create=options["create"])
             new = create_key(client, expires_in=options["expires_in"], by=BY)
-        value = fields_told(client, new, dry_run=dry_run)
-        self.answer(options, value, [told(client, new, dry_run=dry_run)])
+        value = new_key_fields(client, new, dry_run=dry_run)
+        self.answer(options, value, [shown(client, new, dry_run=dry_run)])
 
 
 def _client(name: str, *, create: bool) -> Client:

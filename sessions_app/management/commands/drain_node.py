@@ -55,7 +55,6 @@ left; Ctrl-C ends the waiting, and the node goes on draining.
         parser.add_argument(
             "--timeout",
             type=option(_seconds, "a number of seconds from 0 to 604800"),
-            default=_MOST_SECONDS,
             metavar="SECONDS",
             help="with --wait: give up after this, with exit code 1 (a week)",
         )
@@ -63,12 +62,15 @@ left; Ctrl-C ends the waiting, and the node goes on draining.
     def handle(self, *_args: Any, **options: Any) -> None:
         if options["wait"] and (options["resume"] or options["recycle"]):
             raise WrongUse("--wait goes with draining, not with --resume or --recycle.")
+        if options["timeout"] is not None and not options["wait"]:
+            raise WrongUse("--timeout is for --wait; give both, or neither.")
         node, by = find_node(options["name"]), command_actor("drain_node")
         with changing(options):
             value = _do(node, by, options)
         node.refresh_from_db()
         if options["wait"] and not options["dry_run"]:
-            self._wait(node, options["timeout"])
+            seconds = options["timeout"]
+            self._wait(node, _MOST_SECONDS if seconds is None else seconds)
         value |= {"node": node.name, "status": node.status, "dry_run": options["dry_run"]}
         value["live_sessions"] = live_sessions(node).count()
         self.answer(options, value, [_line(value)])

@@ -114,6 +114,7 @@ def _row(execution: Execution) -> tuple[Any, ...]:
 
 def _whole(execution: Execution) -> list[str]:
     memory, cpu = execution.memory_peak_bytes, execution.cpu_seconds
+    stderr, compile_stderr = _text(execution.stderr), _text(execution.compile_stderr)
     ended = f"{execution.verdict or '-'}, exit code {execution.exit_code}"
     known = {
         "execution": execution.pk,
@@ -134,9 +135,9 @@ def _whole(execution: Execution) -> list[str]:
         *block("code", execution.code),
         *block("input", _text(execution.stdin)),
         *block("compiler's output", _text(execution.compile_stdout)),
-        *block("compiler's errors", _text(execution.compile_stderr)),
+        *block("compiler's errors", compile_stderr),
         *block("output", _text(execution.stdout)),
-        *block("errors", _text(execution.stderr)),
+        *block("errors", "" if stderr == compile_stderr else stderr),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from dataclasses import asdict
@@ -13,23 +12,16 @@ from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
-from codeexec.commands import INTERRUPTED, TeachingCommand
+from codeexec.commands import INTERRUPTED, TeachingCommand, option, whole_number
 from sessions_app.management.moments import moment
 from sessions_app.pruning import BATCH, Pruned, count_prunable, prune
 from sessions_app.totals import count_up
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 100_000:
-        raise argparse.ArgumentTypeError("from 1 to 100000")
-    return number
-
-
 def _seconds(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 60:
-        raise argparse.ArgumentTypeError("from 0 to 60 seconds")
+        raise ValueError(text)
     return number
 
 
@@ -53,7 +45,7 @@ The same by itself, all the time: HISTORY_DAYS in config/code-executor.conf.
         0: "done",
         1: "it failed; the message says why, and what to do",
         2: "used wrongly: nothing was done",
-        130: "Ctrl-C; what was told is deleted, all else is as it was",
+        130: "Ctrl-C; what it reports is deleted, all else is as it was",
     }
     has_dry_run = True
 
@@ -67,14 +59,14 @@ The same by itself, all the time: HISTORY_DAYS in config/code-executor.conf.
         )
         parser.add_argument(
             "--batch-size",
-            type=_count,
+            type=whole_number(1, 100_000),
             default=BATCH,
             metavar="N",
             help="executions that are deleted in one transaction (%(default)s)",
         )
         parser.add_argument(
             "--pause",
-            type=_seconds,
+            type=option(_seconds, "a number of seconds from 0 to 60"),
             default=0.05,
             metavar="SECONDS",
             help="between two batches (%(default)s)",

@@ -8,7 +8,7 @@ from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
 from codeexec.commands import TeachingCommand, changing
-from sessions_app.services.clients import ClientError, revoke_key
+from sessions_app.services.clients import ClientError, find_key, revoke_key
 
 
 class Command(TeachingCommand):
@@ -25,8 +25,10 @@ class Command(TeachingCommand):
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        key = find_key(options["prefix"])
         with changing(options):
-            revoked = revoke_key(options["prefix"], by=command_actor("revoke_key"))
-        value = {"revoked": revoked, "dry_run": options["dry_run"]}
-        done = "would be revoked" if options["dry_run"] else "revoked"
-        self.answer(options, value, [done if revoked else "it was revoked before"])
+            revoked = revoke_key(key.prefix, by=command_actor("revoke_key"))
+        value = {"client": key.client.name, "prefix": key.prefix, "revoked": revoked}
+        done = "would be revoked" if options["dry_run"] else "is revoked"
+        text = f"{key} of the client {key.client.name} {done if revoked else 'was revoked before'}"
+        self.answer(options, value | {"dry_run": options["dry_run"]}, [text])

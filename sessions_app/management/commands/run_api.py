@@ -41,7 +41,7 @@ class Command(TeachingCommand):
 
     examples = ("run_api", "run_api --traceback")
     exit_codes = {
-        0: "it was told to end",
+        0: "it was asked to stop",
         1: "it can't serve, or must be started again; the message says why",
         2: "wrong options",
     }

@@ -14,8 +14,8 @@ from django.core.management.base import CommandError, CommandParser, OutputWrapp
 from rest_framework.exceptions import ValidationError
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import INTERRUPTED, TeachingCommand, WrongUse
-from codeexec.errors import NotFound, ServiceError
+from codeexec.commands import INTERRUPTED, TeachingCommand, WrongUse, option
+from codeexec.errors import InvalidRequest, NotFound, ServiceError
 from environments_app.models import Environment
 from sessions_app.api.answers import ExecutionSerializer
 from sessions_app.api.requests import read_single_run
@@ -73,7 +73,10 @@ command's stdin is the program's, unless that is a terminal, or --stdin names a 
             help="what the program reads; else what comes here",
         )
         parser.add_argument(
-            "--timeout", type=float, metavar="SECONDS", help="less, or more, than the usual time"
+            "--timeout",
+            type=option(float, "a number of seconds"),
+            metavar="SECONDS",
+            help="less, or more, than the usual time",
         )
         parser.add_argument("--runtime", metavar="NAME", help="an OCI runtime, such as runsc")
         parser.add_argument(
@@ -86,6 +89,12 @@ command's stdin is the program's, unless that is a terminal, or --stdin names a 
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            self._run(options)
+        except InvalidRequest as error:
+            raise WrongUse(str(error)) from error
+
+    def _run(self, options: dict[str, Any]) -> None:
         environment, runtime, run = _request(options)
         arrival = Arrival()
         write: Write = _no_write if options["json"] else self._write
@@ -135,7 +144,7 @@ def _request(options: dict[str, Any]) -> Any:
     try:
         return read_single_run(asked)
     except ValidationError as error:
-        raise WrongUse(f"The run can't be: {_first(error.detail)}") from error
+        raise WrongUse(_first(error.detail)) from error
 
 
 def _input(options: dict[str, Any]) -> str:
@@ -148,7 +157,7 @@ def _input(options: dict[str, Any]) -> str:
         return sys.stdin.buffer.read().decode()
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
-            raise WrongUse("What comes to stdin is no text in UTF-8.") from error
+            raise WrongUse("What comes to stdin is not text in UTF-8.") from error
         return ""  # it is closed
 
 
@@ -168,7 +177,7 @@ def _read(name: str) -> str:
     except OSError as error:
         raise WrongUse(f"{name} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise WrongUse(f"{name} is no text in UTF-8.") from error
+        raise WrongUse(f"{name} is not text in UTF-8.") from error
 
 
 def _guessed(name: str) -> str | None:

@@ -30,7 +30,7 @@ class Command(TeachingCommand):
 
     examples = ("run_worker",)
     exit_codes = {
-        0: "it was told to end",
+        0: "it was asked to stop",
         1: "it must be started again, or can't be; the message says why",
         2: "wrong options",
     }

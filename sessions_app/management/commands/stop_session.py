@@ -21,7 +21,7 @@ class Command(TeachingCommand):
 A session is named by the first digits of its id, eight at least; `manage.py sessions` lists them.
 It is asked to end, as the admin's button does it, and the worker of its node removes the container
 within seconds. It asks before it stops anything, unless --yes is given. One that has ended already
-is told, and is no failure.
+is left as it is; that is no failure.
 """
     examples = (
         "stop_session 0f8e2c1a",

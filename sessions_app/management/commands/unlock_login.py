@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import TeachingCommand, changing
+from codeexec.commands import TeachingCommand, changing, counted
 from sessions_app.logins import forgive_logins
 
 
@@ -25,5 +25,6 @@ class Command(TeachingCommand):
         with changing(options):
             count = forgive_logins(name, options["address"], by=command_actor("unlock_login"))
         value = {"username": name, "forgiven": count, "dry_run": options["dry_run"]}
-        verb = "would count" if options["dry_run"] else "count"
-        self.answer(options, value, [f"{name}: {count} failed attempts {verb} no more"])
+        done = "would be forgotten" if options["dry_run"] else "forgotten"
+        text = f"{name}: {counted(count, 'failed attempt')} {done}"
+        self.answer(options, value, [text if count else f"{name} has no failed attempts"])
