@@ -246,6 +246,22 @@ def test_a_worker_stops_in_order_and_sessions_outlive_it(stack: Stack) -> None:
     assert result["stdout"] == "still here\n"
 
 
+def test_an_api_that_gives_itself_up_is_started_again(stack: Stack, tmp_path: Path) -> None:
+    """With a fault, and times that are shorter, of `tests.broken_api`."""
+    broken = {"command": ["python", "-m", "tests.broken_api", "hub"]}
+    mounted = {"volumes": [f"{ROOT / 'tests'}:/app/tests:ro"]}
+    override = tmp_path / "broken.yml"
+    override.write_text(yaml.safe_dump({"services": {"api": broken | mounted}}))
+    files = ["-f", str(ROOT / "docker-compose.yml"), "-f", str(override)]
+    stack.compose(*files, "up", "-d", "--no-deps", "api", seconds=UP_SECONDS)
+    assert eventually(lambda: stack.container("api").attrs["RestartCount"] > 0, LONG)
+    said = "can't use its notifications, though the database answers: it ends, to be started again"
+    assert said in stack.container("api").logs().decode()
+    stack.compose("up", "-d", "--no-deps", "api", seconds=UP_SECONDS)
+    stack.wait_until_ready()
+    assert stack.container("api").attrs["RestartCount"] == 0
+
+
 def test_down_leaves_nothing(stack: Stack) -> None:
     stack.run(stack.open_session("python"), "print(1)")
     stack.wait_until_ready()
