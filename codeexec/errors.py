@@ -31,6 +31,7 @@
     │   └── NotPrepared       503      no_capacity
     ├── SandboxUnreachable    503      sandbox_unreachable (with Retry-After)
     ├── DatabaseAway          503      database_away (with Retry-After)
+    │   └── AnswerLost        503      database_away
     ├── ShuttingDown          503      shutting_down (with Retry-After)
     └── ResultPending         504      result_pending
 
@@ -48,6 +49,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from psycopg import Error as PsycopgError
 from psycopg.errors import QueryCanceled
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -266,7 +268,13 @@ class SandboxUnreachable(ServiceError):
 class DatabaseAway(ServiceError):
     code = "database_away"
     http_status = 503
-    retry_after_seconds = 5
+    retry_after_seconds: int | None = 5
+
+
+class AnswerLost(DatabaseAway):
+    """What was asked for may have been done: who repeats it without a look may get it twice."""
+
+    retry_after_seconds = None
 
 
 class ShuttingDown(ServiceError):
@@ -292,6 +300,18 @@ def database_away(error: Exception) -> ServiceError:
     if isinstance(error.__cause__, (QueryCanceled, DatabaseSilentError)):
         return DatabaseAway("The database didn't answer in time; try again in a moment.")
     return DatabaseAway("The database can't be reached; try again in a moment.")
+
+
+def was_never_done(error: BaseException) -> bool:
+    """Of one of DATABASE_AWAY: there was no connection for it, or the server has said that it did
+    nothing. Otherwise what was to be written may be written.
+    """
+    from codeexec.threads import ThreadsBusyError
+
+    cause = error.__cause__
+    if isinstance(error, ThreadsBusyError) or isinstance(cause, TimeoutError | QueryCanceled):
+        return True
+    return isinstance(cause, PsycopgError) and cause.pgconn is not None
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:

@@ -27,16 +27,23 @@ class CuttingProxy:
         self.url = database_url.replace(f"host={host}", f"host={folder}")
         self.url = self.url.replace(f"host={quote(host, safe='')}", f"host={folder}")
         self._marker: bytes | None = None
+        self._goes_away = self._is_away = False
         self.has_cut = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / name))
         self._listener.listen()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_answer_to(self, marker: bytes) -> None:
-        """The first connection on which this is sent breaks once that is committed."""
+    def cut_answer_to(self, marker: bytes, *, away: bool = False) -> None:
+        """The first connection on which this is sent breaks once that is committed. `away`: from
+        then on none can be made, until `back`.
+        """
         self.has_cut.clear()
+        self._goes_away = away
         self._marker = marker
+
+    def back(self) -> None:
+        self._goes_away = self._is_away = False
 
     def close(self) -> None:
         self._listener.close()
@@ -45,6 +52,9 @@ class CuttingProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._is_away:
+                    client.close()
+                    continue
                 server = socket.socket(socket.AF_UNIX)
                 server.connect(self._server)
                 threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
@@ -61,6 +71,7 @@ class CuttingProxy:
                     if end is client:
                         marked = marked or self._is_marked(data)
                     elif marked and data.endswith(IDLE):
+                        self._is_away = self._goes_away
                         self.has_cut.set()
                         return
                     (server if end is client else client).sendall(data)

@@ -68,7 +68,7 @@ from sessions_app.services.inquiries import ask
 from sessions_app.services.sessions import (
     change_session,
     find_session,
-    open_session,
+    open_or_find_session,
     reset_session,
     stop_session,
 )
@@ -90,12 +90,12 @@ class SessionViewSet(ApiViewSet):
         """
         wanted = OpenSessionSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
-        session = open_session(
+        session = open_or_find_session(
+            caller_of(request),
             environment_name=wanted.validated_data.get("environment"),
             runtime=wanted.validated_data.get("runtime"),
             ttl_seconds=wanted.validated_data.get("ttl"),
             metadata=wanted.validated_data.get("metadata"),
-            caller=caller_of(request),
         )
         executions.remember_session(session)
         return Response(SessionOpenedSerializer(session).data, status=201)

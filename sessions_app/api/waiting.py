@@ -16,7 +16,6 @@ from http import HTTPStatus
 from typing import Any, cast
 from uuid import UUID
 
-import psycopg
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.response import SimpleTemplateResponse
@@ -26,12 +25,14 @@ from rest_framework.serializers import Serializer
 from codeexec.async_database import async_database
 from codeexec.errors import (
     DATABASE_AWAY,
+    AnswerLost,
     DatabaseAway,
     InvalidRequest,
     ResultPending,
     ServiceError,
     database_away,
     error_answer,
+    was_never_done,
 )
 from codeexec.json_answer import JsonAnswer
 from codeexec.logs import concern
@@ -184,12 +185,12 @@ def answered(validate: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -
 
 async def _submitted(submit: Callable[[], Awaitable[Execution]], execution_id: UUID) -> Execution:
     """Also where the connection broke when the run had been accepted and nobody knew of it yet.
-    Raises DatabaseAway where that can't be told, with the id that its row would have.
+    Raises AnswerLost where that can't be told, with the id that its row would have.
     """
     try:
         return await submit()
     except DATABASE_AWAY as error:
-        if _was_never_sent(error):
+        if was_never_done(error):
             raise
     deadline = time.monotonic() + ACCEPTED_SECONDS
     while time.monotonic() < deadline:
@@ -197,20 +198,12 @@ async def _submitted(submit: Callable[[], Awaitable[Execution]], execution_id: U
             return await _read(execution_id, seconds=ACCEPTED_SECONDS)
         except (Execution.DoesNotExist, *DATABASE_AWAY):
             await asyncio.sleep(AWAY_SECONDS)
-    raise DatabaseAway(
+    raise AnswerLost(
         "The connection to the database was lost while the run was being submitted: GET "
         f"/api/v1/executions/{execution_id} says whether it was accepted. Send it again only if "
         "there is none.",
         execution_id=str(execution_id),
     )
-
-
-def _was_never_sent(error: BaseException) -> bool:
-    """There was no connection to send it on, or the server has said that it did nothing."""
-    cause = error.__cause__
-    if isinstance(cause, TimeoutError | psycopg.errors.QueryCanceled):
-        return True
-    return isinstance(cause, psycopg.Error) and cause.pgconn is not None
 
 
 async def _read(execution_id: UUID, *, seconds: float | None = None) -> Execution:

@@ -172,6 +172,12 @@ class Session(models.Model):
         db_default=False,
         help_text="It has ended, and its bytes are among those of its client's closed sessions.",
     )
+    opening = models.UUIDField(
+        null=True,
+        editable=False,
+        help_text="Of the call that opened it, which doesn't know its id before the answer: a warm "
+        "session has its sandbox's.",
+    )
     created_at = models.DateTimeField(default=timezone.now)
     ready_at = models.DateTimeField(null=True)
     workspace_since = models.DateTimeField(

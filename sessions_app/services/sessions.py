@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from datetime import timedelta
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from django.db import transaction
+from django.db import close_old_connections, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
-from codeexec.errors import InvalidRequest, NoCapacity, NotFound, NotPrepared, SessionClosed
+from codeexec.errors import (
+    DATABASE_AWAY,
+    AnswerLost,
+    InvalidRequest,
+    NoCapacity,
+    NotFound,
+    NotPrepared,
+    SessionClosed,
+    was_never_done,
+)
 from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
 from environments_app.services import find_environment
 from sessions_app.callers import OPERATOR, Caller
@@ -29,6 +42,48 @@ STOP_TASK = "sessions_app.tasks.stop_session"
 REMOVE_TASK = "sessions_app.tasks.remove_sandbox"
 
 
+OPENED_SECONDS = 3.0
+"""How long it is tried to find out whether a session was opened whose opening had no answer."""
+_AWAY_SECONDS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """Tells the session of one call from all others, before it has an id."""
+
+    id: UUID = field(default_factory=uuid4)
+    at: datetime = field(default_factory=timezone.now)
+    """There is an index for it."""
+
+
+def open_or_find_session(caller: Caller, **wanted: Any) -> Session:
+    """As `open_session`; also where the connection broke when the session was open and nobody knew
+    of it yet. Raises what that does, and AnswerLost where it can't be told. Not for a transaction.
+    """
+    opening = Opening()
+    try:
+        return open_session(**wanted, opening=opening, caller=caller)
+    except DATABASE_AWAY as error:
+        if was_never_done(error):
+            raise
+    deadline = time.monotonic() + OPENED_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(*DATABASE_AWAY):
+            close_old_connections()
+            if (opened := _opened_by(opening)) is not None:
+                return opened
+        time.sleep(_AWAY_SECONDS)
+    raise AnswerLost(
+        "The connection to the database was lost while the session was being opened: GET "
+        "/api/v1/sessions, newest first, says whether it was. Open it again only if it isn't there."
+    )
+
+
+def _opened_by(opening: Opening) -> Session | None:
+    sessions = Session.objects.select_related("environment")
+    return sessions.filter(created_at=opening.at, opening=opening.id).first()
+
+
 def open_session(
     *,
     environment_name: str | None = None,
@@ -36,6 +91,7 @@ def open_session(
     ttl_seconds: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     one_shot: bool = False,
+    opening: Opening | None = None,
     caller: Caller = OPERATOR,
 ) -> Session:
     """A new session: ready at once where a warm sandbox waits, else pending until one is started.
@@ -49,6 +105,8 @@ def open_session(
         metadata=metadata or {},
         one_shot=one_shot,
     )
+    if opening is not None:
+        session.opening, session.created_at = opening.id, opening.at
     session.expires_at = session.created_at + timedelta(seconds=session.ttl_seconds)
     if caller.client is None or not is_bounded(caller.client):
         return _open(session, environment_name, runtime)
