@@ -154,9 +154,12 @@ def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float
 
 
 def _reason(claim: Claim, error: SandboxError) -> str:
+    reason = str(error)
+    if isinstance(error, SandboxLost) and error.has_started:
+        reason += " The program may have begun, so it was not run again."
     if claim.one_shot:
-        return str(error)
-    return f"{error} The session goes on in a new sandbox with an empty workspace."
+        return reason
+    return f"{reason} The session goes on in a new sandbox with an empty workspace."
 
 
 def _with_database(around: Surroundings, use: Callable[[], T]) -> T:
@@ -202,6 +205,7 @@ def _run_in_sandbox(
     try:
         return run()
     except SandboxLost as error:
+        error.has_started |= bool(watched.compilations)
         if error.has_started:
             raise
         return run()  # it may have been the connection alone: then the workspace is there still

@@ -456,7 +456,8 @@ def test_a_sandbox_lost_in_a_run_fails_it_and_is_replaced(
     failed = run(session)
     assert (failed.status, failed.verdict) == (E.ERROR, "internal_error")
     assert failed.error_reason == (
-        "The container is gone. The session goes on in a new sandbox with an empty workspace."
+        "The container is gone. The program may have begun, so it was not run again. The session "
+        "goes on in a new sandbox with an empty workspace."
     )
     again = Session.objects.get(pk=session.pk)
     assert (again.status, len(driver.sandboxes)) == (S.READY, 1)
@@ -763,7 +764,8 @@ def test_a_single_run_that_lost_its_sandbox_promises_no_other(
     execution = submit_single_run("python", RunRequest(code="1"))
     work()
     execution.refresh_from_db()
-    assert (execution.status, execution.error_reason) == (E.ERROR, "The container is gone.")
+    reason = "The container is gone. The program may have begun, so it was not run again."
+    assert (execution.status, execution.error_reason) == (E.ERROR, reason)
     assert state(execution.session) == S.STOPPED
     assert (driver.sandboxes, len(driver.started)) == ({}, 1)
 

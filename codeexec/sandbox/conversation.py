@@ -52,7 +52,7 @@ class Conversation:
         self._run_id = protocol.first_run_id(nonce)
         self._unsent = bytearray(protocol.encode_hello(token, nonce))
         self._sending = threading.Lock()
-        self._running = False
+        self._running = self._begun = False
         self._paths: list[str] = []  # of this run, not known to be written
         self._program = ""  # that was started last
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
@@ -81,12 +81,13 @@ class Conversation:
         self._unsent += self._encode_exec(command)
         self._input_may_be_late |= bool(command.stdin)
         self._unsent += feed.frames(self._run_id)
-        self._send()
-        self._running = True
+        self._begun = False
         try:
+            self._send()
+            self._running = True
             ending = self._follow(command, feed, written, keep_going)
         except SandboxLost as error:
-            error.has_started = self._reader.acknowledged  # else the runner has not even heard us
+            error.has_started = self._may_have_begun(error)
             written.batches.give()
             raise
         finally:
@@ -94,6 +95,22 @@ class Conversation:
         return to_result(
             ending, stdout=bytes(written.of(Tell.STDOUT)), stderr=bytes(written.of(Tell.STDERR))
         )
+
+    def _may_have_begun(self, lost: SandboxLost) -> bool:
+        """What the runner says before it starts a program has come when the stream ends."""
+        if lost.has_ended:
+            self._hear_the_rest()
+        if self._begun or not self._reader.acknowledged:
+            return self._begun
+        return not (self._reader.announces and lost.has_ended)
+
+    def _hear_the_rest(self) -> None:
+        """Where sending failed: what had come before that."""
+        with contextlib.suppress(SandboxLost, protocol.ProtocolError):
+            while data := self._stream.receive(0.0):
+                self._frames += self._reader.feed(data)
+        ours = [frame.type for frame in self._frames if frame.run_id == self._run_id]
+        self._begun |= any(type_ != Tell.FAILED for type_ in ours)
 
     def _follow(
         self, command: Command, feed: _Feed, written: _Written, keep_going: KeepGoing
@@ -184,6 +201,7 @@ class Conversation:
                 if frame.type == Tell.ACK:
                     raise SandboxLost("Another client has taken the sandbox over.")
                 if frame.run_id == self._run_id:
+                    self._begun |= frame.type != Tell.FAILED
                     return self._checked(frame)
             left = self._ask_at - time.monotonic()
             due = batches.due_in()

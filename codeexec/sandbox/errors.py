@@ -40,6 +40,11 @@ class SandboxLost(SandboxError):
     has_started = False
     """Whether the program that was to be run may have begun."""
 
+    def __init__(self, text: str, *, has_ended: bool = False) -> None:
+        """`has_ended`: its stream has, and nothing more of it is to come."""
+        super().__init__(text)
+        self.has_ended = has_ended
+
 
 class CommandNotStarted(SandboxError):
     """The command can't be executed at all."""

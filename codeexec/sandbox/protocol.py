@@ -16,8 +16,9 @@ run; frames of any other id (those of a client that has been superseded) are ign
 
     FILE, FILE_DATA…                          any number of files, written in the workspace
     SYNC                                      optional; answered by SYNCED when all that is done
-    EXEC, then STDIN… and STDIN_EOF           STDOUT and STDERR come back as they are written,
-                                              GRANT as stdin is consumed, RESULT at the end
+    EXEC, then STDIN… and STDIN_EOF           BEGUN leaves before the program is started, STDOUT and
+                                              STDERR come back as they are written, GRANT as stdin
+                                              is consumed, RESULT at the end
     KILL                                      ends it: RESULT follows
 
 and nothing needs to wait for the answer to what was sent before it. Instead of its answer a FAILED
@@ -46,7 +47,10 @@ from enum import IntEnum, IntFlag
 
 from codeexec.sandbox.types import EntryKind, Usage, WorkspaceEntry
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+_OLDEST_VERSION = 1
+"""Of runners in sandboxes that were started before the service was updated."""
+_ANNOUNCES_SINCE = 2
 TOKEN_BYTES = 16
 NONCE_BYTES = 16
 MAX_PAYLOAD = 256 * 1024
@@ -91,6 +95,7 @@ class Tell(IntEnum):
 
     ACK = ord("A")
     SYNCED = ord("Y")
+    BEGUN = ord("B")
     STDOUT = ord("o")
     STDERR = ord("e")
     GRANT = ord("G")
@@ -258,9 +263,9 @@ def encode_exec(
     return encode_frame(Ask.EXEC, run_id, head + texts + (bytes([wishes]) if wishes else b""))
 
 
-def encode_ack(nonce: bytes) -> bytes:
-    """The exact bytes with which a runner of this version answers a hello."""
-    return encode_frame(Tell.ACK, first_run_id(nonce), nonce + bytes([PROTOCOL_VERSION]))
+def encode_ack(nonce: bytes, version: int = PROTOCOL_VERSION) -> bytes:
+    """The exact bytes with which a runner of that version answers a hello."""
+    return encode_frame(Tell.ACK, first_run_id(nonce), nonce + bytes([version]))
 
 
 def decode_result(payload: bytes) -> Ending:
@@ -356,9 +361,12 @@ class FrameReader:
     """Takes bytes in pieces of any size and gives whole frames, from the ACK to `nonce` on."""
 
     def __init__(self, nonce: bytes) -> None:
-        self._ack = encode_ack(nonce)
+        versions = range(PROTOCOL_VERSION, _OLDEST_VERSION - 1, -1)
+        self._acks = {version: encode_ack(nonce, version) for version in versions}
         self._pending = bytearray()
         self.acknowledged = False
+        self.announces = False
+        """The runner says BEGUN before it starts a program; older ones don't."""
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes, the ACK itself left out. Raises ProtocolError."""
@@ -373,11 +381,14 @@ class FrameReader:
         return frames
 
     def _find_ack(self) -> bool:
-        at = self._pending.find(self._ack)
-        self.acknowledged = at >= 0
-        keep_from = at + len(self._ack) if at >= 0 else len(self._pending) - len(self._ack) + 1
-        del self._pending[: max(0, keep_from)]
-        return self.acknowledged
+        for version, ack in self._acks.items():
+            if (at := self._pending.find(ack)) >= 0:
+                self.acknowledged, self.announces = True, version >= _ANNOUNCES_SINCE
+                del self._pending[: at + len(ack)]
+                return True
+        length = len(self._acks[PROTOCOL_VERSION])
+        del self._pending[: max(0, len(self._pending) - length + 1)]
+        return False
 
     def _frame_at(self, at: int) -> Frame | None:
         if len(self._pending) < at + _HEADER.size:

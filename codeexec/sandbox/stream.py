@@ -72,7 +72,10 @@ class ContainerStream:
         try:
             self._connection.sendall(data)
         except OSError as error:
-            raise SandboxLost(f"The sandbox takes no more input: {error}.") from error
+            gone = isinstance(error, BrokenPipeError | ConnectionResetError)
+            raise SandboxLost(
+                f"The sandbox takes no more input: {error}.", has_ended=gone
+            ) from error
 
     def send_at_once(self, data: bytes) -> bool:
         """False, and nothing is sent, where the sandbox takes no input now. For a few bytes: a
@@ -95,9 +98,13 @@ class ContainerStream:
         try:
             data = self._connection.recv(_READ_BYTES)
         except OSError as error:
-            raise SandboxLost(f"The connection to the sandbox broke: {error}.") from error
+            # As at its end, where the Engine had not yet taken all that was sent to it.
+            gone = isinstance(error, ConnectionResetError)
+            raise SandboxLost(
+                f"The connection to the sandbox broke: {error}.", has_ended=gone
+            ) from error
         if not data:
-            raise SandboxLost("The sandbox has ended.")
+            raise SandboxLost("The sandbox has ended.", has_ended=True)
         return self._demultiplexer.feed(data)
 
     def is_quiet(self) -> bool:

@@ -43,6 +43,7 @@ static bool is_known(uint8_t type, size_t length)
     case TELL_ACK:
         return length == NONCE_BYTES + 1;
     case TELL_SYNCED:
+    case TELL_BEGUN:
         return length == 0;
     case TELL_STDOUT:
     case TELL_STDERR:

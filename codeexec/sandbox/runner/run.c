@@ -227,6 +227,9 @@ int run_start(uint32_t id, const unsigned char *payload, size_t length)
     int error = open_pipes(pipes);
     if (error)
         return error;
+    /* Who hears nothing of this before the sandbox ends knows that no program was started. */
+    out_frame(TELL_BEGUN, id, NULL, 0);
+    out_flush();
     run.ooms = oom_kills();
     run.started = now_ns();
     usage_begin(run.started);

@@ -23,7 +23,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 2
 #define TOKEN_BYTES 16
 #define NONCE_BYTES 16
 #define HEADER_BYTES 9
@@ -51,6 +51,7 @@ enum told { /* runner to client */
     TELL_SYNCED = 'Y',
     TELL_STDOUT = 'o',
     TELL_STDERR = 'e',
+    TELL_BEGUN = 'B',  /* on its way before the program is started */
     TELL_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
     TELL_RESULT = 'R', /* see report() in run.c; ends the run */
     TELL_FAILED = '!', /* u8 stage, u32 errno, u32 number of the file; then this run id is ignored */
