@@ -1,7 +1,8 @@
 """django-q2's queue on PostgreSQL's LISTEN/NOTIFY and FOR UPDATE SKIP LOCKED.
 
-Messages are rows of django-q2's own table. Taking one locks it for `retry` seconds; whoever took
-it and died gives it back by that. A message is deleted when its task has ended.
+Messages are rows of django-q2's own table. One is taken in a transaction that ends when it has been
+handed on: who dies before that gives it back by losing its connection. From then on it is locked
+for `retry` seconds, and deleted when its task has ended.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import psycopg
@@ -83,18 +85,26 @@ class PostgresBroker(Broker):  # type: ignore[misc]
 
     def dequeue(self) -> list[Message] | None:
         """The next message, waited for WAIT_SECONDS at most; None when there is none."""
+        messages: list[Message] = []
+        taken = self.take(messages.append)
+        return messages if taken else None
+
+    def take(self, hand_on: Callable[[Message], None]) -> bool:
+        """The next message is handed on, if there is one within WAIT_SECONDS. Where this process
+        dies before `hand_on` returns, or that raises, anybody may take it again at once.
+        """
         try:
             connection = self._listen()
-            message = self._claim(connection)
-            if message is None and self._wait(connection):
-                message = self._claim(connection)
+            taken = self._claim(connection, hand_on)
+            if not taken and self._wait(connection):
+                taken = self._claim(connection, hand_on)
         except (psycopg.Error, OSError) as error:
             self._database_failed(error)
-            return None
+            return False
         if self._failures:
             logger.warning("The queue's database is back")
             self._failures = 0
-        return [message] if message else None
+        return taken
 
     def acknowledge(self, task_id: int) -> None:
         """Delete a message. Where even a new connection fails, it comes again, and does nothing."""
@@ -164,9 +174,14 @@ class PostgresBroker(Broker):  # type: ignore[misc]
             self._connection.close()
         self._connection, self._listening = None, False
 
-    def _claim(self, connection: psycopg.Connection[Any]) -> Message | None:
-        row = connection.execute(_CLAIM, [Conf.RETRY, self.keys[-1], self.keys]).fetchone()
-        return cast(Message | None, row)
+    def _claim(
+        self, connection: psycopg.Connection[Any], hand_on: Callable[[Message], None]
+    ) -> bool:
+        with connection.transaction():
+            row = connection.execute(_CLAIM, [Conf.RETRY, self.keys[-1], self.keys]).fetchone()
+            if row is not None:
+                hand_on(cast(Message, row))
+        return row is not None
 
     def _wait(self, connection: psycopg.Connection[Any]) -> bool:
         """Whether a message for one of the keys was announced in time."""

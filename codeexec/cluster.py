@@ -19,19 +19,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 from types import FrameType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import django_q.cluster
 import psycopg
 import setproctitle
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connections
-from django_q.signals import post_execute_in_worker, pre_execute
+from django_q.conf import Conf
+from django_q.signals import post_execute_in_worker, post_spawn
+from django_q.signing import BadSignature, SignedPackage
 
-from codeexec.broker import release_claims
+from codeexec.broker import WAIT_SECONDS, Message, PostgresBroker, release_claims
 from codeexec.commands import first_line
 from codeexec.errors import DATABASE_AWAY
 from codeexec.outages import Outage
@@ -135,7 +138,7 @@ def _use_safe_parts(
     _Sentinel.residents, _Sentinel.executor_stop = residents, executor_stop
     _Sentinel.deaths = deaths
     logging.getLogger("django-q").addFilter(_shortened)
-    pre_execute.connect(_task_begins)
+    post_spawn.connect(_worker_begins)
     post_execute_in_worker.connect(_task_ended)
     django_q.cluster.Sentinel = _Sentinel
     tie_children_to_parents()
@@ -162,6 +165,12 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
         super().spawn_cluster()
         for name in self.residents:
             self._spawn_resident(name, None)
+
+    def spawn_pusher(self) -> BaseProcess:
+        process: BaseProcess = self.spawn_process(
+            _push, self.task_queue, self.event_out, self.broker
+        )
+        return process
 
     def _spawn_resident(self, name: str, predecessor_pid: int | None) -> None:
         run = self.residents[name]
@@ -201,6 +210,27 @@ def _reside(name: str, run: RunExecutor, stop: Stop, predecessor_pid: int | None
     run(stop, predecessor_pid)
 
 
+def _push(task_queue: WorkerQueue, stop: SafeEvent, broker: PostgresBroker) -> None:
+    """In place of django-q's: takes nothing that the workers have no room for, and has none in its
+    hands that others couldn't take should it die.
+    """
+    setproctitle.setproctitle(f"qcluster {current_process().name} pusher")
+    while not stop.is_set():
+        if task_queue.has_room(WAIT_SECONDS):
+            broker.take(partial(_hand_on, task_queue, broker))
+
+
+def _hand_on(task_queue: WorkerQueue, broker: PostgresBroker, message: Message) -> None:
+    message_id, payload = message
+    try:
+        task = SignedPackage.loads(payload)
+    except (TypeError, BadSignature):
+        logger.exception("A message can't be read, and is deleted")
+        broker.fail(message_id)
+        return
+    task_queue.put({**task, "cluster": Conf.CLUSTER_NAME, "ack_id": message_id})
+
+
 def _take_back_claims() -> None:
     try:
         release_claims(settings.CODE_EXECUTOR["NODE_NAME"])
@@ -217,8 +247,8 @@ def _shortened(record: logging.LogRecord) -> bool:
     return True
 
 
-def _task_begins(task: dict[str, Any], **_more: object) -> None:
-    WorkTimer.note_message(task.get("ack_id") or 0)
+def _worker_begins(**_more: object) -> None:
+    WorkTimer.begin_work()
 
 
 def _task_ended(**_more: object) -> None:

@@ -60,7 +60,14 @@ class WorkerQueue:
                 data = _receive(self._reader)
             except BlockingIOError:
                 continue  # another process was faster
-            return pickle.loads(data)  # noqa: S301 -- from processes of our own, nobody else
+            message = pickle.loads(data)  # noqa: S301 -- from processes of our own, nobody else
+            if isinstance(message, dict):
+                WorkTimer.note_message(message.get("ack_id") or 0)
+            return message
+
+    def has_room(self, seconds: float) -> bool:
+        """Whether a message can be put without waiting, now or within that time."""
+        return _ready(self._writer, select.POLLOUT, True, seconds)
 
     def empty(self) -> bool:
         return not _ready(self._reader, select.POLLIN, block=False)
@@ -160,8 +167,10 @@ class WorkTimer:
 
     mine: ClassVar[WorkTimer | None] = None
     """In a worker: the one that it writes."""
+    _last: ClassVar[WorkTimer | None] = None
 
     def __init__(self, _typecode: str, value: float) -> None:
+        WorkTimer._last = self
         self._guard = os.getpid()
         self._message = multiprocessing.sharedctypes.RawValue("q", 0)
         self._cell = multiprocessing.sharedctypes.RawValue("d", value)
@@ -174,13 +183,17 @@ class WorkTimer:
     @value.setter
     def value(self, value: float) -> None:
         if os.getpid() != self._guard:
-            WorkTimer.mine = self
             self._cell.value = value if value <= 0 else time.monotonic() + value
 
     @property
     def message(self) -> int:
         """The id of the message that the worker is at; 0: none. For the guard."""
         return int(self._message.value)
+
+    @staticmethod
+    def begin_work() -> None:
+        """In a new worker, whose timer is the last one that its guard has made."""
+        WorkTimer.mine = WorkTimer._last
 
     @staticmethod
     def note_message(message_id: int) -> None:

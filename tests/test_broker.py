@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from django_q.tasks import async_task
 
 from codeexec.broker import PostgresBroker, release_claims
 from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
-from tests.patience import LONG, SOON
+from tests.patience import LONG, SOON, eventually
 from tests.racing import together
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["django_q"])
@@ -196,6 +197,35 @@ def test_a_taken_message_comes_again_only_after_its_lock(
         cursor.execute("UPDATE django_q_ormq SET lock = lock - make_interval(secs => %s)",
                        [Conf.RETRY])  # fmt: skip
     assert took(other) == ["1"]
+
+
+def test_what_a_process_takes_that_is_killed_before_it_has_handed_it_on_is_there_at_once(
+    broker: PostgresBroker, other: PostgresBroker
+) -> None:
+    enqueue("a.task", "1")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            broker.take(lambda _message: (os.write(writing, b"taken"), time.sleep(LONG)))
+        finally:
+            os._exit(1)
+    assert os.read(reading, 5) == b"taken"
+    assert other.dequeue() is None
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert eventually(lambda: took(other) == ["1"], seconds=SOON)
+
+
+def test_what_can_not_be_handed_on_is_not_taken(broker: PostgresBroker) -> None:
+    enqueue("a.task", "1")
+
+    def refuse(_message: object) -> None:
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError):
+        broker.take(refuse)
+    assert took(broker) == ["1"]
 
 
 def test_an_acknowledged_message_is_gone(broker: PostgresBroker) -> None:

@@ -265,6 +265,20 @@ def test_survives_the_death_of_any_process_below_the_sentinel(
     assert cluster.stop() == 0
 
 
+def test_a_pusher_that_is_killed_keeps_no_message(start: Callable[..., RunningCluster]) -> None:
+    cluster = start()
+    cluster.upkeep.release()
+    for round_ in range(6):
+        names = {f"{round_}-{number}" for number in range(8)}
+        for name in names:
+            cluster.send(name)
+        time.sleep(round_ * 0.001)
+        cluster.kill(cluster.one("pusher"))
+        while names:  # one may come twice: it was handed on, and nobody had noted that
+            names -= set(cluster.meeting.names(1))
+    cluster.settle()
+
+
 def test_all_workers_killed_at_once_are_replaced(start: Callable[..., RunningCluster]) -> None:
     cluster = start()
     cluster.upkeep.release()
