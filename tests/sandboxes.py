@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import uuid
 
+from django.conf import settings
+
 from codeexec.sandbox.types import Command, RunResult, SandboxLimits, SandboxSpec, WorkspaceFile
 
 MIB = 1024 * 1024
@@ -16,6 +18,11 @@ NODE = f"test-{uuid.uuid4()}"
 RUNTIMES = ("runc", "runsc")
 
 LIMITS = SandboxLimits(memory_bytes=128 * MIB, cpus=1.0, pids=40, tmpfs_bytes=16 * MIB)
+
+
+def configured_image(name: str) -> str:
+    """Its name under the prefix that images of this service have here."""
+    return f"{settings.CODE_EXECUTOR['DOCKER_IMAGE_PREFIX']}-{name}"
 
 
 def docker_url() -> str:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.patience import LONG, SOON
+from tests.sandboxes import configured_image
 from tests.stack import Client, Stack, docker, environments_file, eventually, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker]
@@ -396,7 +397,7 @@ class TestCommands:
         (container_id,) = docker(
             *("create", "--name", f"code-executor-{orphan}", "--label", "code-executor=true"),
             *("--label", f"node={node}", "--label", f"session_id={orphan}"),
-            "code-executor-python",
+            configured_image("python"),
         )
         would_go = f"container {container_id[:12]} would be removed"
         assert would_go in stack.manage("cleanup_sessions", "--dry-run")

@@ -11,6 +11,7 @@ from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.fake import FakeDriver
 from codeexec.sandbox.types import Command, SandboxHandle, SandboxLimits, SandboxSpec
 from sessions_app.attachments import Attachments
+from tests.sandboxes import configured_image
 
 HELLO = Command(argv=("echo", "hello"), wall_seconds=5, output_bytes=1000)
 
@@ -28,7 +29,7 @@ def started(driver: FakeDriver) -> SandboxHandle:
         sandbox_id=str(uuid4()),
         node="this",
         environment="python",
-        image="code-executor-python",
+        image=configured_image("python"),
         user="executor",
         workspace_dir="/workspace",
         limits=limits,

@@ -16,7 +16,7 @@ from environments_app.builds import CONTEXT_LABEL
 from environments_app.engine import get_driver, use_driver
 from environments_app.models import Environment
 from tests.conftest import Configure
-from tests.sandboxes import docker_url
+from tests.sandboxes import configured_image, docker_url
 
 pytestmark = pytest.mark.django_db
 
@@ -64,7 +64,7 @@ def test_all_enabled_ones_with_a_folder_are_built_the_runner_first(engine: FakeD
     lines = build()
     assert table(lines) == [
         ["runner", "code-executor-runner", "unchanged"],
-        ["a", "code-executor-image-a", "built"],
+        ["a", configured_image("image-a"), "built"],
     ]
     assert lines[:2] == ["a: FROM base", "a: RUN true"]
     assert lines[-1].split()[-2:] == ["100.0", "MB"]
@@ -95,7 +95,7 @@ def test_a_build_is_recorded_as_a_revision(engine: FakeDriver) -> None:
     build("a")
     revision = Environment.objects.get(name="a").current_revision
     assert revision is not None
-    assert revision.image_id == engine.inspect_image("code-executor-image-a").image_id
+    assert revision.image_id == engine.inspect_image(configured_image("image-a")).image_id
     assert revision.size_bytes == 100_000_000
 
 

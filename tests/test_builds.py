@@ -33,6 +33,7 @@ from sessions_app.services.builds import (
 )
 from sessions_app.services.sessions import open_session
 from sessions_app.tasks import build_image, start_session
+from tests.sandboxes import configured_image
 
 pytestmark = pytest.mark.django_db
 BY = command_actor("tests")
@@ -69,7 +70,7 @@ def test_a_candidate_is_built_and_tested_and_no_session_gets_it(
     assert "RUN echo another\n" in log
     assert log.endswith("Smoke test\nSmoke test passed\npassed\n")
     python.refresh_from_db()
-    assert python.image_reference == "code-executor-python"
+    assert python.image_reference == configured_image("python")
     assert python.current_revision.number == 1  # type: ignore[union-attr]
 
 

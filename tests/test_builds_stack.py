@@ -16,6 +16,7 @@ from playwright.sync_api import Page, expect
 from codeexec.sandbox.runner_image import runner_version
 from tests.chromium import PATIENCE_MS, chromium
 from tests.patience import eventually
+from tests.sandboxes import configured_image
 from tests.stack import ROOT, Stack, docker, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser]
@@ -29,7 +30,7 @@ def prefix() -> Iterator[str]:
     """Names of images for this test alone: no other deployment's builds have them."""
     prefix = f"code-executor-{secrets.token_hex(4)}"
     for image in ("python", "python-ml", "node", "rust", f"runner:{runner_version()}"):
-        docker("tag", f"code-executor-{image}", f"{prefix}-{image}")
+        docker("tag", configured_image(image), f"{prefix}-{image}")
     yield prefix
     docker("rmi", *docker("images", "--format", "{{.Repository}}:{{.Tag}}", f"{prefix}-*"))
     docker("volume", "rm", "--force", f"{prefix}-runner")

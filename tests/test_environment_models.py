@@ -20,6 +20,7 @@ from environments_app.services import (
     record_image,
     sandbox_spec,
 )
+from tests.sandboxes import configured_image
 
 pytestmark = pytest.mark.django_db
 MIB = 1024 * 1024
@@ -37,7 +38,10 @@ def create(name: str = "python", **columns: object) -> Environment:
 
 def image(image_id: str = "sha256:1") -> ImageInfo:
     return ImageInfo(
-        reference="code-executor-python", image_id=image_id, size_bytes=7, created_at="2026-01-01"
+        reference=configured_image("python"),
+        image_id=image_id,
+        size_bytes=7,
+        created_at="2026-01-01",
     )
 
 
@@ -195,7 +199,7 @@ def test_a_sandbox_gets_what_the_environment_and_the_settings_say(settings) -> N
     environment = create(runtime="runsc", memory_bytes=512 * MIB, executor_user="nobody")
     spec = sandbox_spec(environment, sandbox_id="5b", node="n1", max_idle_seconds=9)
     assert (spec.sandbox_id, spec.node, spec.max_idle_seconds) == ("5b", "n1", 9)
-    assert (spec.environment, spec.image) == ("python", "code-executor-python")
+    assert (spec.environment, spec.image) == ("python", configured_image("python"))
     assert (spec.user, spec.workspace_dir, spec.runtime) == ("nobody", "/workspace", "runsc")
     assert (spec.no_new_privileges, dict(spec.labels)) == (False, {"team": "hiring"})
     assert spec.limits == SandboxLimits(
