@@ -15,7 +15,7 @@ def _check(rule: rules.TextRule, value: str) -> None:
     try:
         rule.check(value)
     except ValueError as error:
-        raise ValidationError(f"'{value}' can't be; {error}.") from error
+        raise ValidationError(f"'{value}' is wrong; {error}.") from error
 
 
 def name(value: str) -> None:

@@ -65,7 +65,7 @@ class Value:
         try:
             check(name)
         except ValueError as error:
-            self.problem(f"the name {name!r} can't be; {error}")
+            self.problem(f"the name {name!r} is wrong; {error}")
 
     def mapping(self) -> dict[str, Value]:
         """Its entries by name; wrong types and duplicate keys become problems."""
@@ -122,7 +122,7 @@ class Value:
         try:
             check(text)
         except ValueError as error:
-            self.problem(f"{text!r} can't be; {error}")
+            self.problem(f"{text!r} is wrong; {error}")
             return None
         return text
 

@@ -349,8 +349,8 @@ def manage(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_the_service_does_not_start_with_an_impossible_setting() -> None:
     done = manage("check", API_PORT="80000", TMPFS_SIZE="1k")
     assert done.returncode == 1
-    assert "API_PORT: '80000' can't be" in done.stderr
-    assert "TMPFS_SIZE: '1k' can't be" in done.stderr
+    assert "API_PORT: '80000' is wrong" in done.stderr
+    assert "TMPFS_SIZE: '1k' is wrong" in done.stderr
     assert "Traceback" not in done.stderr
 
 

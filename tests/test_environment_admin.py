@@ -18,6 +18,7 @@ from environments_app.services import record_image
 from sessions_app.health import check_health
 from sessions_app.models import Node
 from tests.cast import new_session
+from tests.sandboxes import configured_image
 from tests.test_environment_seeding import NODE, PYTHON, file
 
 pytestmark = pytest.mark.django_db
@@ -71,7 +72,7 @@ def save(client: Client, environment: str, **changes: object) -> str:
 
 def image() -> ImageInfo:
     return ImageInfo(
-        reference="code-executor-python",
+        reference=configured_image("python"),
         image_id="sha256:abcdef0123",
         size_bytes=114_000_000,
         created_at="2026-01-01",

@@ -129,7 +129,7 @@ def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
     [
         (
             "    limits:\n      memory: 12x",
-            "environments.yaml, line 6, environments.x.limits.memory: '12x' can't be; "
+            "environments.yaml, line 6, environments.x.limits.memory: '12x' is wrong; "
             "allowed: a size such as 64m, 1g or 1048576 (units: b, k, m, g), 16m or more",
         ),
         (
@@ -140,8 +140,8 @@ def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
             "    limits: {cpu: true}",
             "line 5, environments.x.limits.cpu: 'true' is wrong; allowed",
         ),
-        ("    limits: {cpu: [1]}", "line 5, environments.x.limits.cpu: a list can't be"),
-        ("    limits: {cpu: .nan}", "line 5, environments.x.limits.cpu: '.nan' can't be"),
+        ("    limits: {cpu: [1]}", "line 5, environments.x.limits.cpu: a list is wrong"),
+        ("    limits: {cpu: .nan}", "line 5, environments.x.limits.cpu: '.nan' is wrong"),
         ("    limits: 256m", "line 5, environments.x.limits: '256m' is wrong; allowed: keys"),
         ("    limits: {cpus: 1}", "environments.x.limits.cpus: there is no such key; did you mean"),
         (
@@ -183,15 +183,15 @@ def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
         ("    runtime: run sc", "line 5, environments.x.runtime: 'run sc' is wrong; allowed: a"),
         (
             "    compile_command: cc {file} -o x",
-            "line 5, environments.x.compile_command: 'cc {file} -o x' can't be; {file} is no "
+            "line 5, environments.x.compile_command: 'cc {file} -o x' is wrong; {file} is no "
             "placeholder; allowed: {file_path}, {filename}, {output_path}",
         ),
         (
             '    compile_command: sh -c "cc {file_path}',
-            "line 5, environments.x.compile_command: 'sh -c \"cc {file_path}' can't be; its quotes "
+            "line 5, environments.x.compile_command: 'sh -c \"cc {file_path}' is wrong; its quotes "
             "are not balanced",
         ),
-        ("    compile_command: '  '", "compile_command: '  ' can't be; there is no program in it"),
+        ("    compile_command: '  '", "compile_command: '  ' is wrong; there is no program in it"),
         (
             "    compile_command: {output_path}",
             "line 5, environments.x.compile_command: keys with values is wrong; allowed: a text",
@@ -241,12 +241,12 @@ def test_a_file_that_is_broken_as_a_whole_is_refused(refusal, text: str, expecte
     ("defaults", "expected"),
     [
         ("default_environment: y", "line 7, defaults.default_environment: there is no environment"),
-        ("executor_user: root", "line 7, defaults.executor_user: 'root' can't be"),
-        ("executor_user: '0:0'", "line 7, defaults.executor_user: '0:0' can't be"),
-        ("workspace_dir: /etc/work", "line 7, defaults.workspace_dir: '/etc/work' can't be"),
-        ("workspace_dir: /opt", "line 7, defaults.workspace_dir: '/opt' can't be"),
-        ("workspace_dir: work", "line 7, defaults.workspace_dir: 'work' can't be"),
-        ("workspace_dir: /a/../etc", "line 7, defaults.workspace_dir: '/a/../etc' can't be"),
+        ("executor_user: root", "line 7, defaults.executor_user: 'root' is wrong"),
+        ("executor_user: '0:0'", "line 7, defaults.executor_user: '0:0' is wrong"),
+        ("workspace_dir: /etc/work", "line 7, defaults.workspace_dir: '/etc/work' is wrong"),
+        ("workspace_dir: /opt", "line 7, defaults.workspace_dir: '/opt' is wrong"),
+        ("workspace_dir: work", "line 7, defaults.workspace_dir: 'work' is wrong"),
+        ("workspace_dir: /a/../etc", "line 7, defaults.workspace_dir: '/a/../etc' is wrong"),
         ("workspace: /x", "line 7, defaults.workspace: there is no such key; did you mean"),
     ],
 )
