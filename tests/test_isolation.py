@@ -23,7 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from codeexec.postgres import connection_parameters
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Group, choose
-from codeexec.sandbox.errors import SandboxStartFailed
+from codeexec.sandbox.attacks.suite import Verdict
+from codeexec.sandbox.errors import RunnerSilent, SandboxLost, SandboxStartFailed
 from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from environments_app.services import record_image
@@ -183,6 +184,29 @@ class TestCommand:
         code, output, _ = command("--environment=python", "--attack=environment")
         assert code == 1
         assert "afterwards, in the same sandbox: a first program ended as ok 0: 'goodbye'" in output
+
+    @pytest.mark.parametrize(
+        ("error", "summary"),
+        [
+            (RunnerSilent("The sandbox's runner doesn't answer."), "2 held"),
+            (SandboxLost("The container is gone."), "1 escaped, 1 held"),
+        ],
+    )
+    def test_a_runner_that_is_silent_once_is_asked_again_and_one_that_is_gone_is_not(
+        self, python: Environment, this: Node, driver: FakeDriver, error: Exception, summary: str
+    ) -> None:
+        check = new_check(python, "runc", this)
+        attacks = choose(["environment", "capabilities"])
+        seen: list[str] = []
+
+        def fail_the_second(verdict: Verdict) -> None:
+            seen.append(verdict.attack.name)
+            if len(seen) == 1:
+                driver.fail_next("run", error)
+
+        carry_out(check, attacks, on_verdict=fail_the_second)
+        check.refresh_from_db()
+        assert (len(seen), check.summary) == (2, summary)
 
     def test_slowness_is_no_breach_and_exits_with_4(
         self, python: Environment, this: Node, driver: FakeDriver

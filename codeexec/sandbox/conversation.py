@@ -18,7 +18,12 @@ from typing import Protocol
 from codeexec.sandbox import protocol
 from codeexec.sandbox.batches import Batches
 from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output, always
-from codeexec.sandbox.errors import CommandNotStarted, SandboxLost, WorkspaceWriteFailed
+from codeexec.sandbox.errors import (
+    CommandNotStarted,
+    RunnerSilent,
+    SandboxLost,
+    WorkspaceWriteFailed,
+)
 from codeexec.sandbox.protocol import Ask, Ending, Frame, Stage, Tell, Wish
 from codeexec.sandbox.types import Command, RunResult, WorkspaceFile
 from codeexec.sandbox.verdicts import to_result
@@ -223,7 +228,7 @@ class Conversation:
     def _receive(self, deadline: float, seconds: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise SandboxLost("The sandbox's runner doesn't answer.")
+            raise RunnerSilent("The sandbox's runner doesn't answer.")
         data = self._stream.receive(min(left, seconds))
         with _understood():
             self._frames += self._reader.feed(data) if data else []

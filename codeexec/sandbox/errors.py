@@ -6,6 +6,7 @@ SandboxError
 ├── ImageBuildFailed       a Dockerfile's build ended with an error
 ├── SandboxStartFailed     the container or its runner did not come up
 ├── SandboxLost            the container is gone, or its runner doesn't answer
+│   └── RunnerSilent       the runner has not answered in time
 ├── CommandNotStarted      the command can't be executed at all (no such program)
 ├── WorkspaceWriteFailed   a file could not be written (the workspace is full, a bad path)
 └── WorkspaceReadFailed    a file could not be read (there is none, a link, a folder, too large)
@@ -44,6 +45,10 @@ class SandboxLost(SandboxError):
         """`has_ended`: its stream has, and nothing more of it is to come."""
         super().__init__(text)
         self.has_ended = has_ended
+
+
+class RunnerSilent(SandboxLost):
+    """The runner has not answered in time: it hangs, or its host has too much to do."""
 
 
 class CommandNotStarted(SandboxError):

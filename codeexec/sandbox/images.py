@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -228,6 +229,10 @@ def find_user(passwd: str, user: str) -> Identity:
     return Identity(uid=uid, gid=int(gid), name=UNKNOWN_NAME)
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""Docker paints what a step wrote to stderr."""
+
+
 def _ignore(_line: str) -> None:
     pass
 
@@ -239,7 +244,7 @@ def _build_lines(
         if "error" in event:
             tail = "\n".join([*lines[-LINES_IN_ERROR:], event["error"].strip()])
             raise ImageBuildFailed(f"The image {reference} could not be built:\n{tail}")
-        for line in str(event.get("stream", "")).splitlines():
+        for line in _COLOUR.sub("", str(event.get("stream", ""))).splitlines():
             if line.strip():
                 lines.append(line)
                 yield line

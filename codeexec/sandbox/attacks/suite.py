@@ -39,7 +39,7 @@ from codeexec.sandbox.attacks.judge import (
 from codeexec.sandbox.attacks.poison import planted
 from codeexec.sandbox.attacks.subject import HELLO, OUTPUT_BYTES, Subject, says_hello
 from codeexec.sandbox.driver import Driver, KeepGoing, always
-from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxLost
+from codeexec.sandbox.errors import EngineUnavailable, RunnerSilent, SandboxError, SandboxLost
 from codeexec.sandbox.runner_image import runner_version
 from codeexec.sandbox.types import Command, RunResult, SandboxHandle, SandboxSpec, WorkspaceFile
 from codeexec.sandbox.types import Verdict as RunVerdict
@@ -160,6 +160,8 @@ class _Arena:
         self._stack = contextlib.ExitStack()
         self._mark = f"mark-{secrets.token_hex(8)}"
         self._slowest = 0.0
+        self._silent = 0
+        """How often the runner has not answered in this attack."""
 
     def __enter__(self) -> _Arena:
         with contextlib.ExitStack() as stack:
@@ -189,7 +191,7 @@ class _Arena:
     # ---- one attack
 
     def attack(self, attack: Attack, *, last_of_group: bool) -> Verdict:
-        started, self._slowest = time.monotonic(), 0.0
+        started, self._slowest, self._silent = time.monotonic(), 0.0, 0
         compiling = last_of_group or _is_in_the_way(attack)
         finding = self._tried(attack, compiling=compiling)
         if finding.outcome in (Outcome.INCONCLUSIVE, Outcome.BUSY):
@@ -227,7 +229,7 @@ class _Arena:
         except EngineUnavailable:
             raise
         except SandboxLost as error:
-            return self._lost(attack, str(error))
+            return self._lost(attack, error)
         except SandboxError as error:
             self._target.replace()
             return inconclusive(f"it was not tried: {error}")
@@ -244,11 +246,19 @@ class _Arena:
             time.sleep(_MEETING_SECONDS)
         return self._host.visitors if attack.group == Group.NETWORK else 0
 
-    def _lost(self, attack: Attack, reason: str) -> Finding:
-        if self._subject.runtime not in attack.may_lose:
-            return escaped(f"its sandbox was lost: {reason}")
-        self._target.replace()
-        return held(f"its sandbox was lost, and nothing else: {reason}")
+    def _lost(self, attack: Attack, error: SandboxLost) -> Finding:
+        if self._subject.runtime in attack.may_lose:
+            self._target.replace()
+            return held(f"its sandbox was lost, and nothing else: {error}")
+        if isinstance(error, RunnerSilent) and not self._is_silent_alone():
+            self._target.replace()
+            return busy(f"its sandbox did not answer: {error}")
+        return escaped(f"its sandbox was lost: {error}")
+
+    def _is_silent_alone(self) -> bool:
+        """Whether it was silent again when it was tried once more, while another one answers."""
+        self._silent += 1
+        return self._silent > 1 and self._ask_bystander() is None
 
     def _begin_anew(self) -> None:
         """What has escaped may have harmed both: what comes next must not be blamed for it."""
@@ -265,7 +275,7 @@ class _Arena:
         except EngineUnavailable:
             raise
         except SandboxLost as error:
-            problem = self._lost(attack, str(error))
+            problem = self._lost(attack, error)
         except SandboxError as error:
             problem = escaped(f"afterwards, in the same sandbox: {error}")
         if problem and problem.outcome != Outcome.HELD:
