@@ -89,10 +89,16 @@ def carry_out(node_build: NodeBuild) -> None:
     finally:
         if node_build.cancel_was_requested():
             status, reason = NodeBuild.Status.CANCELLED, ""
-        log(f"{status.label}: {reason}".removesuffix(": "))
+        log(f"{status.label}: {_end_of(reason)}".removesuffix(": "))
         log.flush()
         node_build.finish(status, reason)
         logger.info("%s: %s %s", node_build, status.label, reason)
+
+
+def _end_of(reason: str) -> str:
+    """Without what the log has above it."""
+    lines = reason.splitlines()
+    return reason if len(lines) < 3 else f"{lines[0]} {lines[-1]}"
 
 
 def _build(node_build: NodeBuild, log: Log) -> ImageInfo:

@@ -73,7 +73,7 @@ def test_the_chart_has_a_bar_for_each_interval_of_the_chosen_period(
     chart = context["chart"]
     assert len(chart) == bars
     assert (chart[-1].good, chart[-1].bad, chart[-1].failed) == (48, 24, 24)
-    assert "UTC: 4 runs, 2 of them not ok, 1 failed through us" in chart[-1].title
+    assert "UTC: 4 runs, 2 of them not ok, 1 failed in the service" in chart[-1].title
     assert [bar.interval.runs for bar in chart[:-1]] == [0] * (bars - 1)
     assert f"Last {period}" in text_of(admin_client, INDEX, period=period)
 

@@ -435,6 +435,19 @@ def test_what_is_sent_after_the_language_was_switched_is_of_that_language(
     assert "fn main()" in sent[0]["code"]
 
 
+def test_each_language_of_the_index_page_keeps_what_was_written_for_it(
+    tab: Page, environments: dict[str, Environment]
+) -> None:
+    tab.goto("/")
+    code = tab.locator("#code")
+    expect(code).to_have_value(re.compile("squared"))
+    code.fill("print('mine')")
+    tab.select_option("#environment", "node")
+    expect(code).to_have_value(re.compile(r"console\.log"))
+    tab.select_option("#environment", "python")
+    expect(code).to_have_value("print('mine')")
+
+
 def test_a_promotion_is_asked_about_and_a_page_is_not_found(
     operator: Page, python: Environment, this: Node, problems: list[str]
 ) -> None:

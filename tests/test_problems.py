@@ -48,11 +48,11 @@ def test_each_trouble_is_told(
     monkeypatch.setattr(problems, "LEAST_FREE_BYTES", 2**60)
     for expected in (
         "The Docker Engine of this can't be used: no answer",
-        "The node gone is lost: nothing was heard of it for 3 min",
+        "The node gone is lost: no sign of life for 3 min",
         "No image on this of python.",
         "1 run of ready sessions waits for a node, the oldest for 3 min",
         "1 session waits for a sandbox, the oldest for 3 min",
-        "1 run failed through us within 10 min: It broke.",
+        "1 run failed in the service within 10 min: It broke.",
         "The disk of",
     ):
         assert expected in told()

@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 
+from codeexec.audit.actors import ActorKind
 from codeexec.audit.models import AuditEntry
 from sessions_app.admin.columns import column, time_column
 from sessions_app.admin.display import ago, json_block
@@ -43,12 +44,14 @@ class AuditEntryAdmin(HistoryAdmin):
     def time(self, entry: AuditEntry) -> str:
         return ago(entry.at)
 
-    @column("Who")
+    @column("By")
     def who(self, entry: AuditEntry) -> str:
+        if entry.actor_kind == ActorKind.ANYBODY:
+            return "anyone, without a key"
         by = f" (by {entry.actor_id})" if entry.actor_kind == "command" and entry.actor_id else ""
         return f"{entry.actor_kind} {entry.actor_name}{by}"
 
-    @column("With")
+    @column("Key or token")
     def with_what(self, entry: AuditEntry) -> str:
         return entry.credential or "-"
 
@@ -56,7 +59,7 @@ class AuditEntryAdmin(HistoryAdmin):
     def did(self, entry: AuditEntry) -> str:
         return entry.action
 
-    @column("To what")
+    @column("Object")
     def target(self, entry: AuditEntry) -> str:
         if not entry.target_type:
             return "-"

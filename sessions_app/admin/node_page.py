@@ -124,7 +124,7 @@ def queue(node: Node) -> str:
     oldest = {message.func(): message.lock for message in reversed(messages)}
     counts = Counter(message.func() for message in messages)
     return _table(
-        ("Task", "Messages", "Oldest can be taken"),
+        ("Task", "Messages", "Oldest is due"),
         counts.items(),
         lambda each: (each[0].rpartition(".")[2], each[1], ago(oldest[each[0]])),
         "Nothing waits for this node.",

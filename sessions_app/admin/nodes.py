@@ -79,7 +79,7 @@ class NodeAdmin(HistoryAdmin):
                 )
             },
         ),
-        ("There now", {"fields": ("running", "sessions", "sandboxes", "queue", "images")}),
+        ("On this node now", {"fields": ("running", "sessions", "sandboxes", "queue", "images")}),
     )
     readonly_fields = flatten_fieldsets(fieldsets)
 

@@ -197,7 +197,7 @@ class Interval:
     not_ok: int
     """Those of them that ended with another verdict than `ok`."""
     failed: int
-    """Those of these that failed through us."""
+    """Those of these that failed in the service."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ def _lost_nodes(others: bool) -> Iterator[Problem]:
             "its sessions are started on other nodes." if others else "its sessions wait for it."
         )
         yield Problem(
-            text=f"The node {node.name} is lost: nothing was heard of it for {_minutes(silent)}.",
+            text=f"The node {node.name} is lost: no sign of life for {_minutes(silent)}.",
             todo=f"See whether its host and manage.py run_worker on it are up; {moved}",
             rows=Node,
             row=node,
@@ -180,7 +180,7 @@ def _failed_runs() -> Iterator[Problem]:
     if count := failed.order_by().count():
         latest = failed.order_by("-queued_at").values_list("error_reason", flat=True)[0]
         yield Problem(
-            text=f"{_counted(count, 'run')} failed through us within {_minutes(600)}: {latest}",
+            text=f"{_counted(count, 'run')} failed in the service within {_minutes(600)}: {latest}",
             todo="Below, failures are grouped by cause; the worker's log has more.",
             rows=Execution,
             query="verdict__exact=internal_error",
@@ -209,7 +209,7 @@ def _isolation() -> Iterator[Problem]:
             yield _not_held(standing.last, where)
         if standing.host_was_busy:
             yield Problem(
-                text=f"That hostile code is held is not proven: {where} was busy during its check.",
+                text=f"Isolation is not proven: {where} was busy during its check.",
                 todo="It is checked again within the hour. Is the node overloaded all the time?",
                 rows=IsolationCheck,
                 row=standing.last,

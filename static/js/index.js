@@ -79,18 +79,23 @@ async function changeLanguage() {
   }
 }
 
-/** Puts an example into the text area, unless somebody has written something of their own. */
+/** What was written for each language, by the extension of its files. */
+const drafts = { ...EXAMPLES };
+let language = null;
+
+/** Shows the draft of the chosen environment's language, and keeps that of the one before. */
 async function offerExample() {
   const code = element("code");
-  const isOwn = () => code.value !== "" && !Object.values(EXAMPLES).includes(code.value);
-  if (isOwn()) {
-    return;
-  }
   const name = element("environment").value;
   const environment = await getJson(`${form.dataset.environments}/${encodeURIComponent(name)}`);
-  if (element("environment").value === name && !isOwn()) {
-    code.value = EXAMPLES[environment.file_extension] ?? "";
+  if (element("environment").value !== name || environment.file_extension === language) {
+    return;
   }
+  if (code.value !== "") {
+    drafts[language ?? environment.file_extension] = code.value;
+  }
+  language = environment.file_extension;
+  code.value = drafts[language] ?? "";
 }
 
 async function run(event) {
@@ -132,7 +137,8 @@ async function execute() {
 function showResult(answer) {
   const figures = answer.exit_code === null ? [] : [`exit code ${answer.exit_code}`];
   if (answer.execution_time !== null) {
-    figures.push(`${Math.round(answer.execution_time * 1000)} ms`);
+    const ms = answer.execution_time * 1000;
+    figures.push(ms < 10_000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
   }
   if (answer.memory_peak) {
     figures.push(`${(answer.memory_peak / 2 ** 20).toFixed(1)} MiB`);
@@ -152,6 +158,7 @@ function show(verdict, figures, problem) {
   element("verdict").textContent = (verdict ?? "").replaceAll("_", " ");
   element("verdict").className = `verdict ${verdict ?? ""}`;
   element("figures").textContent = figures;
+  element("ending").hidden = verdict === "";
   element("problem").textContent = problem;
   element("problem").hidden = problem === "";
   element("result").hidden = false;

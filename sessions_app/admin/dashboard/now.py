@@ -134,7 +134,7 @@ def _waiting(may_see: Callable[[type[Model]], bool], load: Load) -> Iterable[dic
     if may_see(OrmQ):
         for queued in load.messages:
             row = _waiting_row(f"Messages of {queued.queue}", queued.waiting)
-            yield row | {"more": f"{queued.taken} taken or for later"}
+            yield row | {"more": f"{queued.taken} taken, or due later"}
 
 
 def _waiting_row(name: str, waiting: Waiting) -> dict[str, Any]:

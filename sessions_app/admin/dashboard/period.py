@@ -53,7 +53,7 @@ class Bar:
     x: int
     good: float
     """Height of the part for programs that ended with `ok`, or haven't ended; the others stand on
-    top of it: what ended otherwise, and what failed through us.
+    top of it: what ended otherwise, and what failed in the service.
     """
     bad: float
     failed: float
@@ -78,7 +78,7 @@ class Bar:
 
 def in_words(interval: Interval) -> str:
     runs = "1 run" if interval.runs == 1 else f"{interval.runs} runs"
-    return f"{runs}, {interval.not_ok} of them not ok, {interval.failed} failed through us"
+    return f"{runs}, {interval.not_ok} of them not ok, {interval.failed} failed in the service"
 
 
 def period(may_see: Callable[[type[Model]], bool], request: HttpRequest) -> dict[str, Any]:
