@@ -11,12 +11,19 @@ import asyncio
 import ctypes
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 
 LARGE_BYTES = 256 * 1024
 """Smaller things are not worth it."""
 LEAST_BYTES = 4 * 1024 * 1024
 """Of large things together, until memory is given back."""
 PAUSE_SECONDS = 1.0
+ARENAS = 2
+"""Of the C library, for all threads. It would make one for each, and of those that hold a little
+not much can be given back: 45 MB more stayed after simultaneous requests of 8 MB.
+"""
+_M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
 
 
 class UsedMemory:
@@ -42,12 +49,23 @@ used_memory = UsedMemory()
 
 
 async def give_memory_back() -> None:
-    """In the event loop, beside the requests."""
+    """In the event loop, beside the requests. What is noted is still held by the request that it
+    belongs to, for a moment: there is always a second time, a pause later.
+    """
+    again = False
     while True:
         await asyncio.sleep(PAUSE_SECONDS)
-        if used_memory.is_much():
+        much = used_memory.is_much()
+        if much or again:
             gc.collect()  # milliseconds: what was there at the start is frozen
             await asyncio.to_thread(_trim)
+        again = much
+
+
+def bound_arenas() -> None:
+    """Before there are threads."""
+    with suppress(OSError, AttributeError):  # not the GNU C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def _trimming() -> Callable[[], object]:

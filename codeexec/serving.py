@@ -13,7 +13,13 @@ import gc
 import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    nullcontext,
+)
 from threading import Thread
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -152,7 +158,7 @@ class Application(ASGIHandler):
         body = await self._received(request, receive, send)
         if body is None:
             return
-        with closing(body):
+        with closing(body), _held(body.size):
             if traffic.draining and not answering.is_about_health:
                 await self.send_response(_shutting_down(), send)
                 return
@@ -233,6 +239,15 @@ class Application(ASGIHandler):
             used_memory.note(len(response.content))
 
 
+@contextmanager
+def _held(size: int) -> Iterator[None]:
+    """What was made of a body goes when its request has been answered."""
+    try:
+        yield
+    finally:
+        used_memory.note(size)
+
+
 def _place(request: Any) -> AbstractAsyncContextManager[None]:
     """One of the threads of its client; the console has them all, but for sign-ins."""
     if is_sign_in(request):
@@ -276,10 +291,13 @@ def _view_is_async(request: Any) -> bool:
 
 async def _iterate_in_threads(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
     """What a generator does at its end, be that early, it does in a thread as well."""
+    size = 0
     try:
         while (part := await _to_its_end(in_thread(next, parts, None))) is not None:
+            size += len(part)
             yield part
     finally:
+        used_memory.note(size)
         if close := getattr(parts, "close", None):
             await in_thread(close)
 

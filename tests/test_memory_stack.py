@@ -99,7 +99,6 @@ def test_memory_of_large_requests_is_given_back(stack: Stack) -> None:
 
     before = resident_bytes(stack)
     assert all_at_once(*[run] * 8) == [200] * 8
-    # What stays are buffers of connections to the database: 8 MB for each that has sent so much.
-    assert eventually(lambda: resident_bytes(stack) - before < 180 * MIB, 20), (
+    assert eventually(lambda: resident_bytes(stack) - before < 50 * MIB, 20), (
         resident_bytes(stack) - before
     ) // MIB

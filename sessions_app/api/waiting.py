@@ -36,6 +36,7 @@ from codeexec.errors import (
 )
 from codeexec.json_answer import JsonAnswer
 from codeexec.logs import concern
+from codeexec.memory import used_memory
 from codeexec.notifications import Waiter, hub
 from codeexec.threads import begin_in_thread, in_thread
 from codeexec.traffic import traffic
@@ -95,6 +96,7 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
                 execution = await _submitted(response.submit, arrival.execution_id)
                 # What was sent is in its row, which may wait for minutes: it isn't held here too.
                 del response
+                used_memory.note(int(request.META["CONTENT_LENGTH"]))
                 return await _answered(execution, arrival, waiter)
             except ServiceError as error:
                 return error_answer(error)

@@ -16,7 +16,7 @@ from django.core.management.base import CommandError
 
 from codeexec.commands import TeachingCommand
 from codeexec.http_protocol import BoundedHttpProtocol
-from codeexec.memory import give_memory_back
+from codeexec.memory import bound_arenas, give_memory_back
 from codeexec.notifications import hub
 from codeexec.self_check import EXIT_CODE, broken, watch_own_parts
 from codeexec.serving import companions
@@ -49,6 +49,7 @@ class Command(TeachingCommand):
     requires_system_checks = "__all__"
 
     def handle(self, *args: Any, **options: Any) -> None:
+        bound_arenas()
         host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]
         listening = _listen(host, port)
         _allow_open_files()
