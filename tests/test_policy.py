@@ -177,6 +177,7 @@ def test_labels_say_whose_it_is_and_cannot_be_overridden():
         "session_id": "the-id",
         "environment": "go",
         "node": "n1",
+        "runtime": "",
     }
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from codeexec.sandbox import protocol
@@ -24,7 +25,7 @@ from codeexec.sandbox.errors import (
     SandboxLost,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.protocol import Ask, Ending, Frame, Stage, Tell, Wish
+from codeexec.sandbox.protocol import Ask, Cause, Ending, Flag, Frame, Stage, Tell, Wish
 from codeexec.sandbox.types import Command, RunResult, WorkspaceFile
 from codeexec.sandbox.verdicts import to_result
 
@@ -48,7 +49,16 @@ class Stream(Protocol):
 class Conversation:
     """The `driver.Attachment` of a real runner."""
 
-    def __init__(self, stream: Stream, *, token: str, workspace_dir: str) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        token: str,
+        workspace_dir: str,
+        out_of_memory: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`out_of_memory`: whether that is what a sandbox has ended of, all of it."""
+        self._out_of_memory = out_of_memory
         nonce = protocol.new_nonce()
         self._stream = stream
         self._workspace_dir = workspace_dir
@@ -86,7 +96,7 @@ class Conversation:
         self._unsent += self._encode_exec(command)
         self._input_may_be_late |= bool(command.stdin)
         self._unsent += feed.frames(self._run_id)
-        self._begun = False
+        self._begun, started = False, time.monotonic_ns()
         try:
             self._send()
             self._running = True
@@ -94,7 +104,9 @@ class Conversation:
         except SandboxLost as error:
             error.has_started = self._may_have_begun(error)
             written.batches.give()
-            raise
+            if not (error.has_started and error.has_ended and self._out_of_memory()):
+                raise
+            ending = _killed_for_memory(time.monotonic_ns() - started)
         finally:
             self._running = False
         return to_result(
@@ -250,6 +262,18 @@ class Conversation:
             text = f"The command can't be started: {reason}."
             raise CommandNotStarted(text, program=self._program, errno=failure.errno)
         raise SandboxLost("The sandbox's runner could not make sense of what it got.")
+
+
+def _killed_for_memory(wall_ns: int) -> Ending:
+    return Ending(
+        code=0,
+        signal=signal.SIGKILL,
+        cause=Cause.ITSELF,
+        flags=Flag.OOM | Flag.UNCLEAN,
+        wall_ns=wall_ns,
+        cpu_ns=0,
+        peak_bytes=0,
+    )
 
 
 @contextlib.contextmanager

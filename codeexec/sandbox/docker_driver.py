@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from codeexec.sandbox.types import ImageInfo, SandboxHandle, SandboxInfo, Sandbo
 REMOVAL_SECONDS = 10.0
 """How long somebody else's removal of a container is waited for. One that fails is begun anew."""
 REMOVAL_PAUSE_SECONDS = 0.1
+ENDED_SECONDS = 2.0
+"""How long the Engine may take to notice that a sandbox has ended."""
 DEFAULT_SECONDS = 30.0
 """How long what the Engine is like is taken for what it was."""
 
@@ -178,10 +181,26 @@ class DockerDriver:
         """What `write_files` could not do is raised by the `run` that follows, or at the end."""
         with stream.attached(self._base_url, handle.container_id) as attached:
             conversation = Conversation(
-                attached, token=handle.token, workspace_dir=handle.workspace_dir
+                attached,
+                token=handle.token,
+                workspace_dir=handle.workspace_dir,
+                out_of_memory=partial(self._ended_of_memory, handle.container_id),
             )
             yield conversation
             conversation.settle()
+
+    def _ended_of_memory(self, container_id: str) -> bool:
+        """Whether the kernel killed process 1 for memory. That is gVisor's kernel, which has
+        outgrown its room for what a program had it keep; under runc it never is.
+        """
+        deadline = time.monotonic() + ENDED_SECONDS
+        with contextlib.suppress(EngineUnavailable), translated(), gone_is_fine():
+            while (ending := self._engine.ending(container_id)) is None:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(REMOVAL_PAUSE_SECONDS)
+            return ending.get("oom", {}).get(policy.RUNTIME_LABEL) == policy.GVISOR
+        return False
 
     @contextlib.contextmanager
     def look(self, handle: SandboxHandle, *, keep_going: KeepGoing = always) -> Iterator[Looks]:

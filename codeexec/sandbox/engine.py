@@ -8,6 +8,7 @@ import os
 import socket
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,7 @@ TIMEOUT_SECONDS = 60
 BUILD_TIMEOUT_SECONDS = 1800
 """Of silence: a step of a Dockerfile may compile for long without a word."""
 ASK_SECONDS = 0.5
+JUST_NOW_SECONDS = 30.0
 
 
 class Engine:
@@ -126,6 +128,21 @@ class Engine:
                 raise
             return False
         return True
+
+    def ending(self, container: str) -> dict[str, dict[str, str]] | None:
+        """Of a container that has just died, be it removed or not: its events `die` and, where the
+        kernel killed something in it for memory, `oom`, each with the labels. None: it lives, or
+        died long ago. Raises like `api`.
+        """
+        now = time.time()
+        events = self.api.events(
+            since=now - JUST_NOW_SECONDS,
+            until=now,
+            filters={"container": container, "event": ["oom", "die"]},
+            decode=True,
+        )
+        found = {event["Action"]: event["Actor"]["Attributes"] for event in events}
+        return found if "die" in found else None
 
     def first_file(self, container: str, path: str, *, most_bytes: int) -> bytes | None:
         """The beginning of the file at a path of a container, started or not; None: it has none

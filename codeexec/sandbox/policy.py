@@ -17,6 +17,7 @@ LABEL = "code-executor"
 SESSION_LABEL = "session_id"
 ENVIRONMENT_LABEL = "environment"
 NODE_LABEL = "node"
+RUNTIME_LABEL = "runtime"
 
 RUNNER_DIR = "/opt/code-executor"
 TOKEN_VARIABLE = "RUNNER_TOKEN"  # noqa: S105  # a name, no secret
@@ -207,6 +208,7 @@ def standard_labels(spec: SandboxSpec) -> dict[str, str]:
         SESSION_LABEL: spec.sandbox_id,
         ENVIRONMENT_LABEL: spec.environment,
         NODE_LABEL: spec.node,
+        RUNTIME_LABEL: spec.runtime or "",
     }
 
 
