@@ -134,7 +134,7 @@ class Engine:
         kernel killed something in it for memory, `oom`, each with the labels. None: it lives, or
         died long ago. Raises like `api`.
         """
-        now = time.time()
+        now: Any = time.time()  # whole seconds, as its type has them, lack the latest events
         events = self.api.events(
             since=now - JUST_NOW_SECONDS,
             until=now,
