@@ -65,7 +65,7 @@ UNFOLD: dict[str, Any] = {
         {"rel": "icon", "type": "image/svg+xml", "href": _asset("favicon.svg")},
     ],
     "SHOW_VIEW_ON_SITE": False,
-    "LOGIN": {"form": "sessions_app.logins.LoginForm"},
+    "LOGIN": {"form": "sessions_app.access.console_login.LoginForm"},
     "COLORS": {"primary": _PRIMARY},
     "STYLES": [_asset("css/admin.css")],
     "DASHBOARD_CALLBACK": "sessions_app.admin.dashboard.dashboard",

@@ -7,6 +7,6 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "codeexec.settings")
 django.setup(set_prefix=False)
 
-from codeexec.serving import Application  # noqa: E402 -- the settings come first
+from codeexec.http.serving import Application  # noqa: E402 -- the settings come first
 
 application = Application()

@@ -54,8 +54,8 @@ from psycopg.errors import QueryCanceled
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
-from codeexec.json_answer import JsonAnswer
-from codeexec.page_policies import API_PATHS, content_security_policy
+from codeexec.http.json_answer import JsonAnswer
+from codeexec.http.policies import API_PATHS, content_security_policy
 
 logger = logging.getLogger(__name__)
 
@@ -292,8 +292,8 @@ class ResultPending(ServiceError):
 
 def database_away(error: Exception) -> ServiceError:
     """What is answered where one of DATABASE_AWAY was raised."""
-    from codeexec.postgres import DatabaseSilentError
-    from codeexec.threads import ThreadsBusyError
+    from codeexec.db.postgres import DatabaseSilentError
+    from codeexec.http.threads import ThreadsBusyError
 
     if isinstance(error, ThreadsBusyError):
         return NoCapacity("The service is busy; try again in a moment.")
@@ -306,7 +306,7 @@ def was_never_done(error: BaseException) -> bool:
     """Of one of DATABASE_AWAY: there was no connection for it, or the server has said that it did
     nothing. Otherwise what was to be written may be written.
     """
-    from codeexec.threads import ThreadsBusyError
+    from codeexec.http.threads import ThreadsBusyError
 
     cause = error.__cause__
     if isinstance(error, ThreadsBusyError) or isinstance(cause, TimeoutError | QueryCanceled):

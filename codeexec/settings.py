@@ -9,10 +9,11 @@ from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
-from codeexec import __version__, bounds, env, logs, private_database
+from codeexec import __version__, bounds, configuration, logs
 from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
+from codeexec.db import private_database
 
-_configured, CONFIGURATION_PROBLEMS = env.load_what_can_be()
+_configured, CONFIGURATION_PROBLEMS = configuration.load_what_can_be()
 """What can't be, a line each. Only the doctor goes on all the same, and tells of the rest, too."""
 _EXAMINED = sys.argv[1:2] == ["check_stack"]
 
@@ -28,10 +29,10 @@ if CONFIGURATION_PROBLEMS and not _EXAMINED:
     sys.exit("\n".join(["The configuration can't be used:", *CONFIGURATION_PROBLEMS]))
 
 
-_secret_names = {setting.name for setting in env.SETTINGS if setting.secret}
+_secret_names = {setting.name for setting in configuration.SETTINGS if setting.secret}
 # Without the secrets: Django's pages about failures show settings, and hide those that it knows.
 CODE_EXECUTOR = {name: value for name, value in _configured.items() if name not in _secret_names}
-BASE_DIR = env.BASE_DIR
+BASE_DIR = configuration.BASE_DIR
 DATA_DIR: Path = CODE_EXECUTOR["DATA_DIR"]
 
 
@@ -77,7 +78,7 @@ def _database() -> dict[str, Any]:
     # PostgreSQL plans a statement that comes again only once: a sixth of a run's time in queries.
     prepared = {"server_side_binding": True, "prepare_threshold": 5}
     return {
-        "ENGINE": "codeexec.database",
+        "ENGINE": "codeexec.db.django_backend",
         **{known[key]: str(value) for key, value in given.items() if key in known},
         "OPTIONS": prepared | {key: value for key, value in given.items() if key not in known},
         "CONN_MAX_AGE": 600,
@@ -167,8 +168,8 @@ INSTALLED_APPS = [
     "sessions_app",
 ]
 MIDDLEWARE = [
-    "codeexec.middleware.page_policies",
-    "codeexec.middleware.local_only",
+    "codeexec.http.middleware.page_policies",
+    "codeexec.http.middleware.local_only",
     "corsheaders.middleware.CorsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -178,12 +179,12 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "sessions_app.logins.refused_logins",
+    "sessions_app.access.console_login.refused_logins",
 ]
-# Of asynchronous views, in place of MIDDLEWARE: coroutines only, see `codeexec.serving`.
+# Of asynchronous views, in place of MIDDLEWARE: coroutines only, see `codeexec.http.serving`.
 ASYNC_MIDDLEWARE = [
-    "codeexec.middleware.browser_safety",
-    "codeexec.middleware.local_only_async",
+    "codeexec.http.middleware.browser_safety",
+    "codeexec.http.middleware.local_only_async",
     "corsheaders.middleware.CorsMiddleware",
 ]
 # Whether a request's body is to be read at all, asked when its head is there.
@@ -209,7 +210,7 @@ TEMPLATES = [
 DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
-AUTHENTICATION_BACKENDS = ["sessions_app.logins.ThrottledBackend"]
+AUTHENTICATION_BACKENDS = ["sessions_app.access.console_login.ThrottledBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {
@@ -229,10 +230,10 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["codeexec.negotiation.JsonParser"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "codeexec.negotiation.AlwaysJson",
+    "DEFAULT_PARSER_CLASSES": ["codeexec.http.negotiation.JsonParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "codeexec.http.negotiation.AlwaysJson",
     "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": ["codeexec.permissions.Nobody"],
+    "DEFAULT_PERMISSION_CLASSES": ["codeexec.http.permissions.Nobody"],
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "codeexec.errors.exception_handler",
@@ -241,10 +242,10 @@ REST_FRAMEWORK = {
 # The queue. A task carries an id; whether it may run at all is decided by a conditional UPDATE on
 # its row, so that a message that comes twice does nothing the second time. A message whose worker
 # died comes again after `retry` seconds, and so, harmlessly, does that of a run that takes longer.
-# `timeout` is for scheduled tasks; what `codeexec.queueing.enqueue` sends has none.
+# `timeout` is for scheduled tasks; what `codeexec.taskqueue.enqueue.enqueue` sends has none.
 Q_CLUSTER = {
-    "name": "shared",  # codeexec.queueing.SHARED_QUEUE: where schedules send their tasks
-    "broker_class": "codeexec.broker.PostgresBroker",
+    "name": "shared",  # codeexec.taskqueue.enqueue.SHARED_QUEUE: where schedules send their tasks
+    "broker_class": "codeexec.taskqueue.broker.PostgresBroker",
     "workers": 4,  # tasks wait for the Docker Engine; programs are run by the executor
     "retry": 120,
     "timeout": 120,

@@ -14,7 +14,7 @@ from sessions_app.admin.dashboard import dashboard_region
 from sessions_app.admin.object_history import object_history
 from sessions_app.admin.streams import execution_events, session_events
 from sessions_app.api.schema_view import api_schema
-from sessions_app.metrics import metrics
+from sessions_app.monitoring.metrics import metrics
 
 
 def robots(request: HttpRequest) -> HttpResponse:

@@ -13,7 +13,7 @@ from typing import Any
 
 from codeexec.sizes import format_size
 from environments_app import rules
-from environments_app.commands import check_command, check_names_the_file
+from environments_app.command_templates import check_command, check_names_the_file
 from environments_app.limits import LIMITS, Limit
 from environments_app.yaml_nodes import (
     DefinitionsError,

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 
-from codeexec.env import SETTINGS, Setting
+from codeexec.configuration import SETTINGS, Setting
 from codeexec.sandbox.types import SandboxLimits
 
 

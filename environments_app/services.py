@@ -13,7 +13,7 @@ from codeexec.audit.record import record
 from codeexec.errors import UnknownEnvironment
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 from environments_app.models import Environment, EnvironmentRevision
-from environments_app.users import spare_uid
+from environments_app.sandbox_users import spare_uid
 
 
 def find_environment(name: str | None) -> Environment:

@@ -7,7 +7,7 @@ import re
 from django.core.exceptions import ValidationError
 
 from environments_app import rules
-from environments_app.commands import check_command, check_names_the_file
+from environments_app.command_templates import check_command, check_names_the_file
 from environments_app.runtimes import require_known_runtime
 
 

@@ -19,8 +19,8 @@ import docker
 from docker.errors import DockerException, ImageNotFound
 from requests.exceptions import RequestException
 
-from codeexec.sandbox.base_images import FROM_BY_DIGEST
-from codeexec.sandbox.runner_image import SOURCES as RUNNER
+from codeexec.sandbox.docker.base_images import FROM_BY_DIGEST
+from codeexec.sandbox.docker.runner_image import SOURCES as RUNNER
 from scripts import apt
 from scripts.steps import SetUpError, Step, end_group, run_logged, step
 

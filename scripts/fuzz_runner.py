@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from codeexec.sandbox import protocol
+from codeexec.sandbox.client import protocol
 from scripts import apt
 from scripts.steps import ROOT, SetUpError, run_logged, say, step
 

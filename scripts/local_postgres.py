@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 
-from codeexec.private_database import DATABASE, SUPERUSER, database_url, socket_folder
+from codeexec.db.private_database import DATABASE, SUPERUSER, database_url, socket_folder
 from scripts.processes import Part
 from scripts.steps import SetUpError, run_logged
 

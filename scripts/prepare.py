@@ -65,7 +65,7 @@ def _build(output: TextIO, names: list[str]) -> None:
 
 def _all_names() -> list[str]:
     """Those of the database that can be built."""
-    from environments_app.builds import environments_to_build  # Django is set up by now
+    from environments_app.building import environments_to_build  # Django is set up by now
 
     return [environment.name for environment in environments_to_build([])]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from codeexec import env
+from codeexec import configuration
 from scripts import gvisor
 from scripts.base_image import ensure_base_image
 from scripts.docker_engine import running_engine
@@ -38,7 +38,7 @@ IN_PARALLEL = ["-n", "4"]
 """Twice as many processes as a small machine has processors: many a test waits for a container."""
 
 
-def _set_up(config: env.Values, stack: ExitStack) -> None:
+def _set_up(config: configuration.Values, stack: ExitStack) -> None:
     logs = config["DATA_DIR"] / "logs"
     log = logs / "test-set-up.log"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,10 +118,10 @@ def main() -> None:
     stop_on_signals()
     with reported(), ExitStack() as stack:
         try:
-            config = env.load()
+            config = configuration.load()
             _set_up(config, stack)
             _run([sys.executable, "-m", "pytest", *_pytest_arguments(sys.argv[1:])])
-        except env.ConfigurationError as error:
+        except configuration.ConfigurationError as error:
             raise SetUpError(str(error)) from error
         except Stopped:
             sys.exit(130)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from codeexec import env
+from codeexec import configuration
 from scripts.base_image import ensure_base_image
 from scripts.docker_engine import running_engine
 from scripts.first_program import Answer, run_first_program, wait_until_healthy
@@ -45,7 +45,7 @@ ACCESS = {
 class Server:
     """One run of the service on this machine. What it starts, `stack` stops, in reverse."""
 
-    def __init__(self, config: env.Values, stack: ExitStack) -> None:
+    def __init__(self, config: configuration.Values, stack: ExitStack) -> None:
         self._config = config
         self._stack = stack
         self._data: Path = config["DATA_DIR"]
@@ -164,10 +164,10 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-def _configuration() -> env.Values:
+def _configuration() -> configuration.Values:
     try:
-        return env.load()
-    except env.ConfigurationError as error:
+        return configuration.load()
+    except configuration.ConfigurationError as error:
         raise SetUpError(str(error)) from error
 
 

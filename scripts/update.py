@@ -15,7 +15,7 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException
 
-from codeexec import env
+from codeexec import configuration
 from scripts.audit import package_index
 from scripts.steps import ROOT, SetUpError, reported
 
@@ -106,7 +106,7 @@ def files_with_images(folder: Path = ROOT) -> list[Path]:
 def ask_registry(name: str) -> str:
     """The digest that a name stands for today. Raises SetUpError."""
     try:
-        client = docker.DockerClient(base_url=env.load()["DOCKER_SOCKET"], timeout=60)
+        client = docker.DockerClient(base_url=configuration.load()["DOCKER_SOCKET"], timeout=60)
         try:
             return str(client.images.get_registry_data(name).id)
         finally:

@@ -7,12 +7,12 @@ class SessionsAppConfig(AppConfig):
 
     def ready(self) -> None:
         import codeexec.checks  # noqa: F401 -- registers them
-        from codeexec.serving import companions
+        from codeexec.http.serving import companions
         from environments_app import runtimes
+        from sessions_app.access.key_cache import key_ring, listen_for_changes
         from sessions_app.api.stream_places import stream_places
-        from sessions_app.key_ring import key_ring, listen_for_changes
+        from sessions_app.monitoring.process_report import keep_telling
         from sessions_app.services.runtimes import names_of_all
-        from sessions_app.telling import keep_telling
 
         listen_for_changes()
         key_ring.on_change.append(stream_places.look_again)

@@ -15,8 +15,8 @@ import httpx
 from django.core import signals
 from django.db import close_old_connections, reset_queries
 
-from codeexec.notifications import hub
-from codeexec.serving import Application
+from codeexec.db.notifications import hub
+from codeexec.http.serving import Application
 from sessions_app.models import Execution
 from tests.patience import LONG
 from tests.racing import in_connection_of_its_own

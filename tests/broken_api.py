@@ -12,8 +12,8 @@ FAULTS = ("pool", "loop", "hub")
 
 
 async def break_it(fault: str) -> None:
-    from codeexec.async_database import async_database
-    from codeexec.notifications import hub
+    from codeexec.db.async_database import async_database
+    from codeexec.db.notifications import hub
 
     await asyncio.sleep(1)
     if fault == "pool":  # every connection is lent, and never comes back
@@ -32,7 +32,7 @@ def main(fault: str) -> None:
 
     os.environ["DJANGO_SETTINGS_MODULE"] = "codeexec.settings"
     django.setup(set_prefix=False)
-    from codeexec import self_check, serving
+    from codeexec.http import self_check, serving
 
     self_check.LOOK_SECONDS, self_check.BROKEN_SECONDS, self_check.STUCK_TICKS = 0.5, 2.0, 4
     if fault != "none":

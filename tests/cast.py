@@ -10,7 +10,7 @@ from django.utils import timezone
 from codeexec.sandbox.types import RunResult
 from codeexec.sandbox.types import Verdict as SandboxVerdict
 from environments_app.models import Environment
-from sessions_app.models import Execution, Node, Session, press_of_run
+from sessions_app.models import Execution, Node, Session, run_queries
 from sessions_app.models.execution import Outcome, Verdict
 
 AGO = timedelta(hours=1)
@@ -72,13 +72,13 @@ def claim(execution: Execution, worker: str = "this/1") -> bool:
     session = Session.objects.get(pk=execution.session_id)
     if session.status == SESSION.EXECUTING and execution.status == EXECUTION.QUEUED:
         Session.row(session.pk).update(status=SESSION.READY)
-    found = press_of_run.claim(session.pk, node_id=session.node_id, worker=worker)
+    found = run_queries.claim(session.pk, node_id=session.node_id, worker=worker)
     return found is not None and found.execution_id == execution.pk
 
 
 def finish(execution: Execution, outcome: Outcome) -> bool:
     """running → completed, or cancelled; False: it was not running."""
-    finished, _released = press_of_run.finish(
+    finished, _released = run_queries.finish(
         execution_id=execution.pk,
         session_id=execution.session_id,
         outcome=outcome,
@@ -87,10 +87,10 @@ def finish(execution: Execution, outcome: Outcome) -> bool:
     return finished
 
 
-def claim_of(execution: Execution) -> press_of_run.Claim:
+def claim_of(execution: Execution) -> run_queries.Claim:
     """The claim of an execution that is running."""
     execution.refresh_from_db()
-    return press_of_run.Claim(
+    return run_queries.Claim(
         execution_id=execution.pk,
         session_id=execution.session_id,
         request_id=execution.request_id,

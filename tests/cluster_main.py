@@ -16,8 +16,8 @@ import django
 
 django.setup()
 
-from codeexec import cluster  # noqa: E402 -- Django's settings come first
-from codeexec.cluster import Stop, run_cluster  # noqa: E402
+from codeexec.taskqueue import cluster  # noqa: E402 -- Django's settings come first
+from codeexec.taskqueue.cluster import Stop, run_cluster  # noqa: E402
 from tests.meeting import visit  # noqa: E402
 
 EXECUTORS_MEET = os.environ.get("EXECUTORS_MEET", "")

@@ -21,20 +21,20 @@ from django.db import connection
 from django.test import TransactionTestCase, override_settings
 from django.utils import timezone
 
-import codeexec.broker
-from codeexec.sandbox.fake import FakeDriver
-from codeexec.serving import Application, spare_receivers
+import codeexec.taskqueue.broker
+from codeexec.http.serving import Application, spare_receivers
+from environments_app.current_driver import use_driver
 from environments_app.definitions import read_definitions
-from environments_app.engine import use_driver
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
 from sessions_app.models import Node
-from sessions_app.nodes import register_node
+from sessions_app.node.registration import register_node
 from tests.api_client import Api, serving
 from tests.databases import migrated
 from tests.emptying import delete_rows
 from tests.parallel import HeavyModulesWhole, heavy_first, its_turn
 from tests.patience import LONG
+from tests.support.fake_driver import FakeDriver
 from tests.working import Delivery, work_off
 
 NODE = "this"
@@ -179,7 +179,7 @@ def other(this: Node) -> Node:
 @pytest.fixture
 def work(transactional_db: None, this: Node, monkeypatch: pytest.MonkeyPatch) -> Work:
     """Takes messages through the real broker, and calls their tasks, until none is left."""
-    monkeypatch.setattr(codeexec.broker, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(codeexec.taskqueue.broker, "WAIT_SECONDS", 0)
     return work_off
 
 

@@ -12,10 +12,10 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import Failure, OrmQ, Schedule
 
-from codeexec.queueing import enqueue, node_queue
+from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app.models import Environment
-from sessions_app.cleanup import schedule_clean_up
 from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.node.cleanup import schedule_clean_up
 
 HOSTILE = "<script>alert('from a program')</script>"
 HOSTILE_ESCAPED = "&lt;script&gt;alert(&#x27;from a program&#x27;)&lt;/script&gt;"
@@ -130,7 +130,7 @@ def failed_task() -> Failure:
     return Failure.objects.create(
         id="f" * 32,
         name="clean up",
-        func="sessions_app.tasks.clean_up_all_nodes",
+        func="sessions_app.node.tasks.clean_up_all_nodes",
         args=("this",),
         started=now,
         stopped=now,
@@ -142,7 +142,7 @@ def failed_task() -> Failure:
 def history(this: Node, python: Environment) -> dict[str, Any]:
     """One row of everything that is history, by its list's name."""
     ran = session(python, this)
-    enqueue("sessions_app.tasks.stop_session", str(ran.pk), queue=node_queue(this.name))
+    enqueue("sessions_app.node.tasks.stop_session", str(ran.pk), queue=node_queue(this.name))
     schedule_clean_up()
     return {
         SESSION: ran,

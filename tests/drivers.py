@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.driver import Driver
-from codeexec.sandbox.fake import FakeDriver
 from codeexec.sandbox.types import SandboxHandle
 from tests.sandboxes import IMAGE, new_spec
+from tests.support.fake_driver import FakeDriver
 
 
 class WithDriver:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from codeexec.serving import Application
+from codeexec.http.serving import Application
 
 LONG = 20.0
 

@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import httpx
 
-from codeexec.notifications import hub, publish
-from codeexec.threads import in_thread
+from codeexec.db.notifications import hub, publish
+from codeexec.http.threads import in_thread
+from sessions_app.access.clients import create_client, create_key
 from sessions_app.models import Client
-from sessions_app.services.clients import create_client, create_key
 from tests.api_client import Api
 from tests.conftest import Work
 from tests.patience import LONG

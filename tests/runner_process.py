@@ -11,12 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from codeexec.sandbox import protocol
-from codeexec.sandbox.conversation import Conversation
+from codeexec.sandbox.client import protocol
+from codeexec.sandbox.client.connection import Conversation
+from codeexec.sandbox.client.workspace_queries import Looks
+from codeexec.sandbox.docker.runner_image import SOURCES
 from codeexec.sandbox.driver import always
 from codeexec.sandbox.errors import SandboxLost
-from codeexec.sandbox.looks import Looks
-from codeexec.sandbox.runner_image import SOURCES
 
 _NOBODY = 65534
 _OTHERS = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from codeexec.sandbox import batches
+from codeexec.sandbox.client import output_batches
 from codeexec.sandbox.driver import Output
 from codeexec.sandbox.errors import (
     CommandNotStarted,
@@ -397,7 +397,7 @@ class SandboxContract(WithDriver):
             result = attachment.run(program, on_output=lambda _, data: told.append(data))
         assert b"".join(told) == result.stdout == "\u0434\u2713".encode() * 303_000
         assert all(piece.decode() for piece in told)
-        assert len(told) <= 2 + result.wall_seconds / batches.NEXT_SECONDS
+        assert len(told) <= 2 + result.wall_seconds / output_batches.NEXT_SECONDS
 
     def test_what_a_lost_sandbox_has_written_was_told(self, driver, sandbox):
         told: list[bytes] = []

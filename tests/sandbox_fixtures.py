@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from tests.parallel import locked
 from tests.sandboxes import IMAGE, IMAGE_PREFIX, NODE, docker_url
 

@@ -11,7 +11,7 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from codeexec.errors import page_not_found, server_error
-from codeexec.threads import in_thread
+from codeexec.http.threads import in_thread
 
 handler404, handler500 = page_not_found, server_error
 

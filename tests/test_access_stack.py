@@ -47,7 +47,7 @@ def test_every_process_of_the_api_honours_a_key_and_its_end(tmp_path: Path) -> N
 def _benchmark_asks_for_the_key(port: int, key: str) -> None:
     """And tells why where it has none."""
     program = (
-        "from sessions_app.benchmark.service import Caller\n"
+        "from benchmark.service import Caller\n"
         f"print(Caller('http://127.0.0.1:{port}').call('GET', '/environments').body)\n"
     )
     for variables, said in (({"CODE_EXECUTOR_API_KEY": key}, "python"), ({}, "needs a key")):

@@ -14,13 +14,13 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from codeexec.queueing import enqueue
+from codeexec.taskqueue.enqueue import enqueue
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client
 from sessions_app.admin.display import duration, size
 from sessions_app.models import Node, Sandbox
-from sessions_app.services.clients import create_client
-from sessions_app.services.failures import cause_of
-from sessions_app.tallies import tally_runs
+from sessions_app.monitoring.failures import cause_of
+from sessions_app.monitoring.run_stats import tally_runs
 from tests.console_fixtures import UNSTARTED, execution, page, session, staff, text_of
 
 INDEX = "/admin/"
@@ -229,7 +229,7 @@ def test_each_part_is_for_those_who_may_see_its_rows(
     this: Node, python: Environment, permission: str
 ) -> None:
     row = execution(session(python, this))
-    enqueue("sessions_app.tasks.stop_session", "x")
+    enqueue("sessions_app.node.tasks.stop_session", "x")
     client = staff(permission)
     context = figures(client)
     assert set(context.keys()) & set().union(*PARTS.values()) == PARTS[permission]

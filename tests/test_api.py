@@ -11,9 +11,9 @@ from uuid import UUID
 import httpx
 import pytest
 
-from codeexec.async_database import async_database
-from sessions_app import health
+from codeexec.db.async_database import async_database
 from sessions_app.models import Execution, Node
+from sessions_app.monitoring import health
 from tests.api_client import Api
 from tests.conftest import Configure
 from tests.patience import eventually
@@ -234,7 +234,7 @@ def test_health_without_a_database_is_a_503(api: Api, monkeypatch: pytest.Monkey
     def away(*_arguments: object) -> None:
         raise OperationalError("connection refused\nIs the server running?")
 
-    monkeypatch.setattr("sessions_app.health._check_environments", away)
+    monkeypatch.setattr("sessions_app.monitoring.health._check_environments", away)
     answer = api.get("/health")
     assert answer.status_code == 503
     assert answer.json()["checks"] == {"database": "connection refused"}

@@ -13,7 +13,6 @@ from uuid import UUID
 import pytest
 
 from codeexec.sandbox.errors import SandboxLost
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.models import Execution, Session
 from sessions_app.services.executions import fail_execution
@@ -22,6 +21,7 @@ from tests.api_client import Api
 from tests.cast import claim_of, new_session
 from tests.conftest import Configure, Work
 from tests.patience import SOON
+from tests.support.fake_driver import FakeDriver
 from tests.test_api import error
 from tests.working import working
 

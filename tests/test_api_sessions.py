@@ -14,7 +14,7 @@ from rest_framework.test import APIRequestFactory
 from environments_app.models import Environment
 from sessions_app.api.views import SessionViewSet
 from sessions_app.models import Node, Session
-from sessions_app.sandboxes import fill_pools
+from sessions_app.node.sandboxes import fill_pools
 from tests.api_client import Api
 from tests.cast import new_session, session_in
 from tests.conftest import Work

@@ -17,16 +17,16 @@ from django.utils import timezone
 
 from codeexec.audit.models import AuditEntry
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.models import Inquiry, InquiryPiece, Node, Session
-from sessions_app.models.inquiry import KEPT, LATEST
-from sessions_app.services import inquiries
-from sessions_app.services.inquiries import ask, drop_needless, sandbox_figures
+from sessions_app.models.workspace_query import KEPT, LATEST
+from sessions_app.services import workspace_queries
+from sessions_app.services.workspace_queries import ask, drop_needless, sandbox_figures
 from tests.api_client import Api
 from tests.cast import session_in
 from tests.conftest import Work
 from tests.patience import eventually
+from tests.support.fake_driver import FakeDriver
 from tests.test_api import NOBODY, error
 from tests.working import answer_asked, lose_messages, working
 
@@ -202,7 +202,7 @@ def test_a_sandbox_that_turns_out_to_be_gone_is_told(
 def test_a_node_that_never_answers_is_waited_for_so_long_and_no_longer(
     api: Api, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inquiries, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(workspace_queries, "ANSWER_SECONDS", 0.1)
     error(api.get(f"/sessions/{session_id}/files"), 503, "sandbox_unreachable")
 
 
@@ -235,7 +235,7 @@ def test_who_waits_is_woken_though_the_answer_came_before(
 ) -> None:
     asked = ask(session_id, Inquiry.About.FILES)
     answer_asked()
-    found = api.run(inquiries.answer(asked))
+    found = api.run(workspace_queries.answer(asked))
     assert "main.py" in {file["path"] for file in found.value["files"]}
 
 
@@ -308,7 +308,9 @@ def test_who_stops_reading_an_archive_leaves_nothing_of_it_behind(
     answer_asked()
 
     async def read_one() -> None:
-        async with aclosing(inquiries.pieces(await inquiries.answer(asked))) as found:
+        async with aclosing(
+            workspace_queries.pieces(await workspace_queries.answer(asked))
+        ) as found:
             async for piece in found:
                 assert piece
                 return
@@ -317,7 +319,7 @@ def test_who_stops_reading_an_archive_leaves_nothing_of_it_behind(
     assert nothing_is_left()
     asked = ask(session_id, Inquiry.About.ARCHIVE)
     answer_asked()
-    staff = inquiries.read_pieces(inquiries.wait_for_answer(asked))
+    staff = workspace_queries.read_pieces(workspace_queries.wait_for_answer(asked))
     assert next(staff)
     staff.close()
     assert nothing_is_left()

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterable
 
 from codeexec.sandbox.types import EntryKind, WorkspaceEntry
-from sessions_app.archive import ArchiveWriter
+from sessions_app.node.workspace_archive import ArchiveWriter
 
 
 def entry(path: str, size: int = 0, **changes: object) -> WorkspaceEntry:

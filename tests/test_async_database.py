@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
-from codeexec import async_database as module
-from codeexec.async_database import AsyncDatabase
-from codeexec.postgres import BoundedAsyncConnection, connection_parameters
+from codeexec.db import async_database as module
+from codeexec.db.async_database import AsyncDatabase
+from codeexec.db.postgres import BoundedAsyncConnection, connection_parameters
 from tests.api_client import Api
 from tests.conftest import Configure, Work
 from tests.patience import SOON, eventually

@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 
 from codeexec.sandbox.errors import SandboxLost
-from codeexec.sandbox.fake import FakeDriver
 from codeexec.sandbox.types import Command, SandboxHandle, SandboxLimits, SandboxSpec
-from sessions_app.attachments import Attachments
+from sessions_app.execution.sandbox_connections import Attachments
 from tests.sandboxes import configured_image
+from tests.support.fake_driver import FakeDriver
 
 HELLO = Command(argv=("echo", "hello"), wall_seconds=5, output_bytes=1000)
 

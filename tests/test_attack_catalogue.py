@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 
 from codeexec.sandbox.attacks.catalogue import ATTACKS, BY_NAME, Attack, Group, choose
-from codeexec.sandbox.attacks.image import SOURCES
 from codeexec.sandbox.attacks.judge import Outcome, judge
 from codeexec.sandbox.attacks.poison import planted
 from codeexec.sandbox.attacks.subject import PROGRAMS
+from codeexec.sandbox.docker.attack_image import SOURCES
 from codeexec.sandbox.types import RunResult, Verdict
 from tests.sandboxes import LIMITS, MIB
 

@@ -12,9 +12,9 @@ from codeexec.audit.actors import Actor, ActorKind, command_actor
 from codeexec.audit.models import AuditEntry
 from codeexec.audit.record import record
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client, create_key
 from sessions_app.callers import OPERATOR, Caller, KnownClient
 from sessions_app.models import Node
-from sessions_app.services.clients import create_client, create_key
 from tests.console_fixtures import list_page, page, staff, text_of
 from tests.test_environment_admin import form_values
 

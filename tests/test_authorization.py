@@ -19,13 +19,13 @@ from django.core.management import call_command
 from django.utils import timezone
 from django_q.models import OrmQ
 
+from sessions_app.access.clients import create_key
 from sessions_app.api.access import PUBLIC as PUBLIC_ACCESS
 from sessions_app.api.access import Access
 from sessions_app.api.feeds import feeds
 from sessions_app.api.urls import urlpatterns
 from sessions_app.callers import Role
 from sessions_app.models import ApiKey, Client, Execution, Sandbox, Session
-from sessions_app.services.clients import create_key
 from tests.api_client import Api
 from tests.conftest import Configure, Work
 from tests.platforms import Platform, api_key, bearer, call, hear, platform

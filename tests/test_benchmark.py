@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from sessions_app.benchmark import bare as bare_module
-from sessions_app.benchmark import words
-from sessions_app.benchmark.bare import bare
-from sessions_app.benchmark.figures import (
+from benchmark import bare as bare_module
+from benchmark import words
+from benchmark.bare import bare
+from benchmark.figures import (
     BenchmarkError,
     EnvironmentFigures,
     LeftOut,
@@ -30,12 +30,12 @@ from sessions_app.benchmark.figures import (
     Row,
     latency,
 )
-from sessions_app.benchmark.machine import Machine, cpu_model, this_machine
-from sessions_app.benchmark.picture import as_svg
-from sessions_app.benchmark.processor import ProcessorMeter, component_of, spent_ms
-from sessions_app.benchmark.programs import OF_ENVIRONMENTS, Program, program_for
-from sessions_app.benchmark.rendering import BEGIN, END, as_markdown, as_text, put_into
-from sessions_app.benchmark.service import (
+from benchmark.machine import Machine, cpu_model, this_machine
+from benchmark.picture import as_svg
+from benchmark.processor import ProcessorMeter, component_of, spent_ms
+from benchmark.programs import OF_ENVIRONMENTS, Program, program_for
+from benchmark.rendering import BEGIN, END, as_markdown, as_text, put_into
+from benchmark.service import (
     STAGES,
     WHOLE_STAGES,
     Caller,
@@ -44,7 +44,7 @@ from sessions_app.benchmark.service import (
     median_stages,
     parse_server_timing,
 )
-from sessions_app.benchmark.turns import in_turn, side_by_side
+from benchmark.turns import in_turn, side_by_side
 from tests.patience import LONG
 
 ONE = OF_ENVIRONMENTS["python"]

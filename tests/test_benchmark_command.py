@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from sessions_app.benchmark.containers import NODE
-from sessions_app.benchmark.service import STAGES
+from benchmark.containers import NODE
+from benchmark.service import STAGES
 from tests.stack import ROOT, Stack, docker, eventually, running_stack
 
 

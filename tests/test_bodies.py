@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from codeexec import bodies as module
-from codeexec.bodies import bodies
 from codeexec.bounds import BODY_BYTES_IN_MEMORY
+from codeexec.http import bodies as module
+from codeexec.http.bodies import bodies
+from sessions_app.access.clients import create_client, create_key
 from sessions_app.callers import Scope
-from sessions_app.services.clients import create_client, create_key
 from tests.api_client import Api
 from tests.conftest import Configure, Work
 from tests.patience import LONG

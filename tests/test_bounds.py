@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codeexec import bounds
-from codeexec.sandbox import protocol
+from codeexec.sandbox.client import protocol
 from sessions_app.models import Execution, Node, Session
 from sessions_app.models.session import most_ttl_seconds
 from tests.api_client import Api

@@ -20,8 +20,8 @@ from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
-from codeexec.broker import PostgresBroker, release_claims
-from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
+from codeexec.taskqueue.broker import PostgresBroker, release_claims
+from codeexec.taskqueue.enqueue import SHARED_QUEUE, enqueue, node_queue
 from tests.patience import LONG, SOON, eventually
 from tests.racing import together
 
@@ -33,13 +33,13 @@ HERE = settings.CODE_EXECUTOR["NODE_NAME"]
 
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codeexec.broker.WAIT_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr("codeexec.taskqueue.broker.WAIT_SECONDS", WAIT_SECONDS)
 
 
 @pytest.fixture
 def long_wait(short_wait: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than anything takes that ends a wait."""
-    monkeypatch.setattr("codeexec.broker.WAIT_SECONDS", LONG)
+    monkeypatch.setattr("codeexec.taskqueue.broker.WAIT_SECONDS", LONG)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_waiting_broker_is_woken_by_the_commit(
     broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert broker.dequeue() is None  # listens now
-    monkeypatch.setattr("codeexec.broker.WAIT_SECONDS", LONG)
+    monkeypatch.setattr("codeexec.taskqueue.broker.WAIT_SECONDS", LONG)
     received: list[float] = []
     waiting = threading.Thread(target=lambda: received.append(_received_at(broker)))
     waiting.start()
@@ -268,14 +268,14 @@ def test_goes_on_when_its_connection_is_terminated_while_it_waits(
     broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pid = backend_pid(broker)
-    monkeypatch.setattr("codeexec.broker.WAIT_SECONDS", LONG)
+    monkeypatch.setattr("codeexec.taskqueue.broker.WAIT_SECONDS", LONG)
     ender = threading.Timer(0.1, terminate_from_elsewhere, [pid])
     ender.start()
     started = time.monotonic()
     assert broker.dequeue() is None
     assert time.monotonic() - started < SOON
     ender.join()
-    monkeypatch.setattr("codeexec.broker.WAIT_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr("codeexec.taskqueue.broker.WAIT_SECONDS", WAIT_SECONDS)
     enqueue("a.task", "1")
     assert took(broker) == ["1"]
 

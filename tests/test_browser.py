@@ -17,8 +17,8 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Browser, Dialog, Page, Request, Response, Route, expect
 
-from codeexec.serving import Application
-from codeexec.threads import threads
+from codeexec.http.serving import Application
+from codeexec.http.threads import threads
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app.models import Execution, Node
 from sessions_app.services.executions import RunRequest, submit_execution

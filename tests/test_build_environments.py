@@ -9,14 +9,14 @@ import docker
 import pytest
 from django.core.management import CommandError, call_command
 
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import EngineUnavailable, ImageBuildFailed
-from codeexec.sandbox.fake import FakeDriver
-from environments_app.builds import CONTEXT_LABEL
-from environments_app.engine import get_driver, use_driver
+from environments_app.building import CONTEXT_LABEL
+from environments_app.current_driver import get_driver, use_driver
 from environments_app.models import Environment
 from tests.conftest import Configure
 from tests.sandboxes import configured_image, docker_url
+from tests.support.fake_driver import FakeDriver
 
 pytestmark = pytest.mark.django_db
 

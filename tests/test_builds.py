@@ -14,13 +14,13 @@ from django.utils import timezone
 
 from codeexec.audit.actors import command_actor
 from codeexec.audit.models import AuditEntry
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from environments_app.services import record_definition, record_image
-from sessions_app import upkeep
-from sessions_app.builds import remove_old_images, start_queued_build
 from sessions_app.models import Node, Sandbox
-from sessions_app.sandboxes import reserve_warm_sandbox, start_sandbox
+from sessions_app.node import upkeep
+from sessions_app.node.image_builds import remove_old_images, start_queued_build
+from sessions_app.node.sandboxes import reserve_warm_sandbox, start_sandbox
+from sessions_app.node.tasks import build_image, start_session
 from sessions_app.services.builds import (
     BuildRefused,
     cancel_build,
@@ -32,8 +32,8 @@ from sessions_app.services.builds import (
     roll_back,
 )
 from sessions_app.services.sessions import open_session
-from sessions_app.tasks import build_image, start_session
 from tests.sandboxes import configured_image
+from tests.support.fake_driver import FakeDriver
 
 pytestmark = pytest.mark.django_db
 BY = command_actor("tests")

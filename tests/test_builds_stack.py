@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from codeexec.sandbox.runner_image import runner_version
+from codeexec.sandbox.docker.runner_image import runner_version
 from tests.chromium import PATIENCE_MS, chromium
 from tests.patience import eventually
 from tests.sandboxes import configured_image

@@ -10,11 +10,10 @@ import pytest
 from codeexec.audit.actors import command_actor
 from codeexec.audit.models import AuditEntry
 from codeexec.sandbox import driver as sandbox_driver
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.api import waiting
-from sessions_app.models import Event, Execution, Node, Session, press_of_run
-from sessions_app.models.press_of_run import EventRow
+from sessions_app.models import Event, Execution, Node, Session, run_queries
+from sessions_app.models.run_queries import EventRow
 from sessions_app.services.executions import (
     RunRequest,
     abandon_executions_of,
@@ -25,6 +24,7 @@ from tests.api_client import Api
 from tests.cast import claim, execution_in, session_in
 from tests.conftest import Work
 from tests.stack import eventually
+from tests.support.fake_driver import FakeDriver
 from tests.test_api import NOBODY, error
 from tests.test_executor import executing
 
@@ -147,7 +147,7 @@ def test_what_a_dead_worker_had_told_is_the_output_of_its_run(
             1,
         )
     ]
-    press_of_run.write_events(rows, [execution.session_id])
+    run_queries.write_events(rows, [execution.session_id])
     abandon_executions_of("this/4711")
     execution.refresh_from_db()
     assert execution.status == E.ERROR

@@ -13,16 +13,14 @@ from django.utils import timezone
 from codeexec.audit.actors import command_actor
 from codeexec.audit.models import AuditEntry
 from codeexec.errors import InvalidRequest, NotFound, SessionClosed
-from codeexec.queueing import node_queue
 from codeexec.sandbox.errors import SandboxLost
-from codeexec.sandbox.fake import FakeDriver
+from codeexec.taskqueue.enqueue import node_queue
 from environments_app.models import Environment
 from sessions_app.callers import Caller
 from sessions_app.models import Execution, Inquiry, Node, Sandbox, Session
-from sessions_app.models.inquiry import KEEP_AGAIN, KEPT
-from sessions_app.sandboxes import FAREWELL_SECONDS, fill_pools, replace_dead
+from sessions_app.models.workspace_query import KEEP_AGAIN, KEPT
+from sessions_app.node.sandboxes import FAREWELL_SECONDS, fill_pools, replace_dead
 from sessions_app.services.executions import RunRequest, finish_execution, submit_execution
-from sessions_app.services.inquiries import drop_needless
 from sessions_app.services.sessions import (
     change_session,
     extend_session,
@@ -30,8 +28,10 @@ from sessions_app.services.sessions import (
     reset_session,
     stop_session,
 )
+from sessions_app.services.workspace_queries import drop_needless
 from tests.cast import outcome, session_in
 from tests.conftest import Work
+from tests.support.fake_driver import FakeDriver
 from tests.test_api import NOBODY
 from tests.working import Delivery, queued, take_up, working
 

@@ -25,21 +25,21 @@ from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from django_q.models import OrmQ
 
-from codeexec import env
-from codeexec.queueing import node_queue
-from codeexec.sandbox.docker_driver import DockerDriver
-from codeexec.sandbox.fake import FakeDriver
-from environments_app.engine import use_driver
+from codeexec import configuration
+from codeexec.sandbox.docker.docker_driver import DockerDriver
+from codeexec.taskqueue.enqueue import node_queue
+from environments_app.current_driver import use_driver
 from environments_app.models import Environment
-from sessions_app.doctor import work
-from sessions_app.doctor.examine import examine as look_at
-from sessions_app.doctor.findings import Level
-from sessions_app.doctor.host import look_at_docker, lost_bridge
 from sessions_app.models import Node
+from sessions_app.monitoring.diagnosis import work
+from sessions_app.monitoring.diagnosis.examine import examine as look_at
+from sessions_app.monitoring.diagnosis.findings import Level
+from sessions_app.monitoring.diagnosis.host import look_at_docker, lost_bridge
 from tests.conftest import Configure
 from tests.databases import database_of_its_own
 from tests.patience import eventually
 from tests.stack import ROOT, Stack, running_stack
+from tests.support.fake_driver import FakeDriver
 
 pytestmark = [pytest.mark.docker, pytest.mark.stack]
 
@@ -273,7 +273,7 @@ def test_broken_values_of_the_configuration_are_found_and_hide_nothing_else(stac
 
 def test_a_configuration_that_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODE_EXECUTOR_CONF", "/nowhere")
-    _, problems = env.load_what_can_be()
+    _, problems = configuration.load_what_can_be()
     assert problems == ["CODE_EXECUTOR_CONF: there is no file /nowhere"]
 
 

@@ -11,15 +11,15 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from environments_app.services import sandbox_spec
-from sessions_app.cleanup import clean_up
 from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.node.cleanup import clean_up
+from sessions_app.node.tasks import clean_up_all_nodes, clean_up_node
 from sessions_app.services.sessions import open_session
-from sessions_app.tasks import clean_up_all_nodes, clean_up_node
 from tests.cast import execution_in, session_in
 from tests.conftest import Work
+from tests.support.fake_driver import FakeDriver
 from tests.working import Delivery, queued
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -22,8 +22,12 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from codeexec.sandbox import conversation, protocol, stream
-from codeexec.sandbox.conversation import Conversation
+from codeexec.sandbox.client import connection, protocol
+from codeexec.sandbox.client.connection import Conversation
+from codeexec.sandbox.client.protocol import Ask, Frame, FrameReader, Tell
+from codeexec.sandbox.client.verdicts import to_result
+from codeexec.sandbox.docker import stream
+from codeexec.sandbox.docker.stream import Demultiplexer
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
@@ -31,10 +35,7 @@ from codeexec.sandbox.errors import (
     SandboxLost,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.protocol import Ask, Frame, FrameReader, Tell
-from codeexec.sandbox.stream import Demultiplexer
 from codeexec.sandbox.types import Command, RunResult, Verdict, WorkspaceFile
-from codeexec.sandbox.verdicts import to_result
 from scripts.fuzz_runner import Home, ensure_clang
 from tests.runner_process import RunnerProcess, build_runner
 
@@ -237,7 +238,7 @@ def hold(
 ) -> tuple[Hostile, RunResult | SandboxError]:
     """Write a file and run a program while the runner says this; what came of it."""
     enemy = Hostile([], **hostile)
-    with patch.object(conversation, "time", SimpleNamespace(monotonic=enemy.monotonic)):
+    with patch.object(connection, "time", SimpleNamespace(monotonic=enemy.monotonic)):
         talk = Conversation(enemy, token=TOKEN, workspace_dir="/w")
         nonce = nonce_of(talk)
         first = protocol.first_run_id(nonce)
@@ -260,7 +261,7 @@ def hold(
 @given(st.lists(st.tuples(kinds, st.sampled_from([0, 0, 0, 1, 7]), payloads)), st.booleans())
 def test_a_run_ends_in_time_with_a_result_or_a_failure_of_ours(frames, ends):
     enemy, outcome = hold(frames, ends=ends)
-    assert enemy.now - 1000 < 2 + conversation.GRACE_SECONDS + conversation.HANDSHAKE_SECONDS + 1
+    assert enemy.now - 1000 < 2 + connection.GRACE_SECONDS + connection.HANDSHAKE_SECONDS + 1
     if isinstance(outcome, RunResult):
         assert max(len(outcome.stdout), len(outcome.stderr)) <= 100 * KIB
 
@@ -269,7 +270,7 @@ def test_a_run_ends_in_time_with_a_result_or_a_failure_of_ours(frames, ends):
 @given(st.binary(max_size=600), cuts, st.booleans())
 def test_any_bytes_in_place_of_frames_end_a_run(data, places, ends):
     enemy = Hostile([], ends=ends)
-    with patch.object(conversation, "time", SimpleNamespace(monotonic=enemy.monotonic)):
+    with patch.object(connection, "time", SimpleNamespace(monotonic=enemy.monotonic)):
         talk = Conversation(enemy, token=TOKEN, workspace_dir="/w")
         enemy._said += pieces(protocol.encode_ack(nonce_of(talk)) + data, places)
         with pytest.raises(SandboxError):
@@ -296,17 +297,17 @@ def test_a_runner_that_never_stops_talking_is_given_up_with_the_time(said):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert isinstance(outcome, SandboxLost)
-    assert enemy.now - 1000 < 2 + conversation.GRACE_SECONDS + 1
+    assert enemy.now - 1000 < 2 + connection.GRACE_SECONDS + 1
     assert peak < 4 * 1024 * KIB
 
 
 def test_noise_before_the_answer_to_a_hello_is_neither_held_nor_endless():
     noise = Hostile([], refrain=b"x" * 64 * KIB)
-    with patch.object(conversation, "time", SimpleNamespace(monotonic=noise.monotonic)):
+    with patch.object(connection, "time", SimpleNamespace(monotonic=noise.monotonic)):
         talk = Conversation(noise, token=TOKEN, workspace_dir="/w")
         with pytest.raises(SandboxLost):
             talk.settle()
-    assert noise.now - 1000 < conversation.HANDSHAKE_SECONDS + 1
+    assert noise.now - 1000 < connection.HANDSHAKE_SECONDS + 1
     assert len(talk._reader._pending) < len(protocol.encode_ack(NONCE))
 
 

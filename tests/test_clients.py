@@ -20,17 +20,12 @@ from django.db import IntegrityError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-import sessions_app.key_ring
+import sessions_app.access.key_cache
+from codeexec.db.notifications import hub
 from codeexec.errors import RateLimited, TooManySessions
-from codeexec.notifications import hub
 from environments_app.models import Environment
-from sessions_app.callers import OPERATOR, Caller, KnownClient, Scope
-from sessions_app.key_ring import KeyRing, Rows, Snapshot, key_ring
-from sessions_app.management.commands.create_client import EXPLANATION
-from sessions_app.models import ApiKey, Client, ClientAllowance, Execution, Node, Session
-from sessions_app.services import tokens
-from sessions_app.services.allowances import Allowances
-from sessions_app.services.clients import (
+from sessions_app.access import tokens
+from sessions_app.access.clients import (
     KEY_PATTERN,
     ClientError,
     create_client,
@@ -38,6 +33,11 @@ from sessions_app.services.clients import (
     digest_of,
     revoke_key,
 )
+from sessions_app.access.key_cache import KeyRing, Rows, Snapshot, key_ring
+from sessions_app.access.rate_limits import Allowances
+from sessions_app.callers import OPERATOR, Caller, KnownClient, Scope
+from sessions_app.management.commands.create_client import EXPLANATION
+from sessions_app.models import ApiKey, Client, ClientAllowance, Execution, Node, Session
 from sessions_app.services.executions import RunRequest, submit_single_run
 from sessions_app.services.sessions import open_session
 from tests.api_client import Api
@@ -266,7 +266,7 @@ def test_a_key_expires_by_the_clock_though_nothing_changes(
     hear(own.api)
     assert own.api.get("/sessions", headers=api_key(short.key)).status_code == 200
     later = SimpleNamespace(now=lambda: timezone.now() + timedelta(hours=1))
-    monkeypatch.setattr("sessions_app.key_ring.timezone", later)
+    monkeypatch.setattr("sessions_app.access.key_cache.timezone", later)
     error(own.api.get("/sessions", headers=api_key(short.key)), 401, "invalid_key")
 
 
@@ -283,7 +283,7 @@ def test_nothing_is_trusted_while_nobody_listens(own: Platform) -> None:
 def test_what_was_read_while_a_change_was_told_is_not_kept(
     own: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = sessions_app.key_ring._read_everything
+    read = sessions_app.access.key_cache._read_everything
 
     def read_and_hear_of_a_change(**known: int) -> Any:
         snapshot = read(**known)
@@ -291,7 +291,9 @@ def test_what_was_read_while_a_change_was_told_is_not_kept(
         return snapshot
 
     key_ring.forget()
-    monkeypatch.setattr(sessions_app.key_ring, "_read_everything", read_and_hear_of_a_change)
+    monkeypatch.setattr(
+        sessions_app.access.key_cache, "_read_everything", read_and_hear_of_a_change
+    )
     assert own.call("GET", "/sessions").status_code == 200
     assert key_ring.at_hand() is None
 
@@ -313,7 +315,7 @@ def test_a_change_that_is_told_of_in_the_last_moment_counts_too(own: Platform) -
 
 def test_what_is_old_is_read_again(own: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     own.call("GET", "/sessions")
-    monkeypatch.setattr("sessions_app.key_ring.MAX_AGE_SECONDS", 0)
+    monkeypatch.setattr("sessions_app.access.key_cache.MAX_AGE_SECONDS", 0)
     assert key_ring.at_hand() is None
     assert own.call("GET", "/sessions").status_code == 200
 
@@ -326,7 +328,7 @@ def test_a_token_ends_with_its_time(own: Platform, monkeypatch: pytest.MonkeyPat
     token = own.token(session_id, "viewer", expires_in=3600)
     assert own.api.get(f"/sessions/{session_id}", headers=bearer(token)).status_code == 200
     later = SimpleNamespace(time=lambda: time.time() + 3600)
-    monkeypatch.setattr("sessions_app.services.tokens.time", later)
+    monkeypatch.setattr("sessions_app.access.tokens.time", later)
     error(own.api.get(f"/sessions/{session_id}", headers=bearer(token)), 401, "token_expired")
 
 

@@ -12,10 +12,10 @@ from django.test import Client as Browser
 from django.urls import reverse
 from django.utils import timezone
 
+from sessions_app.access.clients import KEY_PATTERN, create_client, create_key, digest_of
 from sessions_app.callers import SCOPES
 from sessions_app.models import ApiKey, Client
 from sessions_app.models.client import usual_scopes
-from sessions_app.services.clients import KEY_PATTERN, create_client, create_key, digest_of
 from tests.console_fixtures import staff
 
 pytestmark = pytest.mark.django_db

@@ -19,8 +19,8 @@ from django.conf import settings
 from django.db import connection
 from django_q.models import Failure, OrmQ, Success
 
-from codeexec import cluster as module
-from codeexec.queueing import enqueue, node_queue
+from codeexec.taskqueue import cluster as module
+from codeexec.taskqueue.enqueue import enqueue, node_queue
 from tests.meeting import Meeting, Visitor
 from tests.patience import LONG, SOON, eventually
 

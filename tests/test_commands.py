@@ -24,15 +24,15 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from codeexec.audit.models import AuditEntry
-from codeexec.commands import EXIT_CODES, TeachingCommand
-from codeexec.json_answer import render_json
-from codeexec.sandbox.fake import FakeDriver
+from codeexec.cli import EXIT_CODES, TeachingCommand
+from codeexec.http.json_answer import render_json
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client, create_key
 from sessions_app.api.answers import SessionSerializer, TimelineSerializer
 from sessions_app.models import Execution, FailedLogin, Node, Session
 from sessions_app.models.client import BOUNDS
-from sessions_app.services.clients import create_client, create_key
 from tests.console_fixtures import UNSTARTED, execution, sandbox, session
+from tests.support.fake_driver import FakeDriver
 from tests.working import working
 
 APPS = ("environments_app", "sessions_app")

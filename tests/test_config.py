@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codeexec.env import BASE_DIR, CONF_FILE_VARIABLE, SETTINGS, ConfigurationError, load
+from codeexec.configuration import BASE_DIR, CONF_FILE_VARIABLE, SETTINGS, ConfigurationError, load
 from codeexec.sizes import format_size, parse_size
 
 MIB = 1024 * 1024

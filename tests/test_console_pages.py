@@ -14,11 +14,11 @@ from django.utils import timezone
 from codeexec.audit.actors import command_actor
 from codeexec.audit.models import AuditEntry
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client, create_key
 from sessions_app.models import Execution, Node, Session
-from sessions_app.services.clients import create_client, create_key
-from sessions_app.services.figures import PERIODS
+from sessions_app.monitoring.figures import PERIODS
+from sessions_app.monitoring.run_stats import tally_runs
 from sessions_app.services.sessions import stop_session
-from sessions_app.tallies import tally_runs
 from tests.api_client import Api
 from tests.conftest import Configure
 from tests.console_fixtures import (

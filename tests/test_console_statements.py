@@ -12,8 +12,8 @@ from django_q.models import OrmQ, Schedule
 from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client, create_key
 from sessions_app.models import FailedLogin, IsolationCheck, Node
-from sessions_app.services.clients import create_client, create_key
 from tests import history
 from tests.pages import Walk
 

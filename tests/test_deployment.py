@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from codeexec.checks import check_deployment
-from codeexec.env import BASE_DIR
-from codeexec.page_policies import content_security_policy
+from codeexec.configuration import BASE_DIR
+from codeexec.http.policies import content_security_policy
 from tests.api_client import Api
 from tests.patience import LONG, eventually
 from tests.stack import free_port

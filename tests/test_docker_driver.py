@@ -15,9 +15,11 @@ import docker
 import pytest
 from django.conf import settings
 
-from codeexec.sandbox import engine, protocol, stream
-from codeexec.sandbox.conversation import HANDSHAKE_SECONDS
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.client import protocol
+from codeexec.sandbox.client.connection import HANDSHAKE_SECONDS
+from codeexec.sandbox.client.protocol import Ask
+from codeexec.sandbox.docker import engine, stream
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import (
     EngineUnavailable,
     ImageBuildFailed,
@@ -25,9 +27,8 @@ from codeexec.sandbox.errors import (
     SandboxLost,
     SandboxStartFailed,
 )
-from codeexec.sandbox.protocol import Ask
 from codeexec.sandbox.types import SandboxHandle, SandboxLimits, Verdict, WorkspaceFile
-from environments_app.commands import placeholder_values, render
+from environments_app.command_templates import placeholder_values, render
 from environments_app.definitions import read_definitions
 from tests.patience import LONG, SOON, eventually
 from tests.sandboxes import (
@@ -675,7 +676,7 @@ class _EngineWithNewDefault(DockerDriver):
 def test_the_default_runtime_is_the_one_that_the_engine_has_now(
     api: docker.APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codeexec.sandbox.docker_driver.DEFAULT_SECONDS", 0.0, raising=False)
+    monkeypatch.setattr("codeexec.sandbox.docker.docker_driver.DEFAULT_SECONDS", 0.0, raising=False)
     driver, found = _EngineWithNewDefault(docker_url(), image_prefix=IMAGE_PREFIX), []
     for _ in range(2):
         with started(driver) as handle:

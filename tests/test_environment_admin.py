@@ -15,8 +15,8 @@ from environments_app.exporting import environments_yaml
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
 from environments_app.services import record_image
-from sessions_app.health import check_health
 from sessions_app.models import Node
+from sessions_app.monitoring.health import check_health
 from tests.cast import new_session
 from tests.sandboxes import configured_image
 from tests.test_environment_seeding import NODE, PYTHON, file

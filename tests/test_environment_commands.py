@@ -7,7 +7,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codeexec.sandbox.types import PROGRAM_PATH
-from environments_app.commands import build_commands, check_command, placeholder_values, render
+from environments_app.command_templates import (
+    build_commands,
+    check_command,
+    placeholder_values,
+    render,
+)
 from environments_app.models import Environment
 
 PRINT_ARGUMENTS = "/usr/bin/printf '%s\\0'"

@@ -17,18 +17,17 @@ from django.db import OperationalError, connection
 from django.test import Client
 
 from codeexec.audit.actors import command_actor
-from codeexec.sandbox.fake import FakeDriver
-from codeexec.serving import Application
-from codeexec.threads import in_thread
-from sessions_app import live_output
+from codeexec.http.serving import Application
+from codeexec.http.threads import in_thread
+from sessions_app.access import tokens
+from sessions_app.access.clients import revoke_key
 from sessions_app.api import feeds as feeds_module
 from sessions_app.api import streams
 from sessions_app.api.feeds import feeds
+from sessions_app.execution import live_output
 from sessions_app.models import Client as ClientRow
 from sessions_app.models import Event as EventRow
 from sessions_app.models import Execution, Node, Session
-from sessions_app.services import tokens
-from sessions_app.services.clients import revoke_key
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import extend_session, stop_session
 from tests.api_client import Api
@@ -36,6 +35,7 @@ from tests.conftest import Configure, Work
 from tests.event_streams import LONG, Watching, said, texts, watching
 from tests.platforms import Platform, platform
 from tests.stack import eventually
+from tests.support.fake_driver import FakeDriver
 from tests.test_executor import executing
 
 pytestmark = pytest.mark.django_db(transaction=True)

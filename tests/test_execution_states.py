@@ -10,11 +10,11 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from codeexec.notifications import CHANNEL
+from codeexec.db.notifications import CHANNEL
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
 from sessions_app.models.execution import FINISHED, UNFINISHED, Outcome, Verdict
-from sessions_app.models.press_of_run import renew_leases
+from sessions_app.models.run_queries import renew_leases
 from sessions_app.services.executions import (
     RunRequest,
     fail_execution,

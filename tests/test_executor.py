@@ -12,23 +12,23 @@ import psycopg
 import pytest
 from django.db import connections
 
-from codeexec.cluster import Stop
-from codeexec.notifications import CHANNEL
-from codeexec.postgres import connection_parameters
-from codeexec.sandbox import fake_process
-from codeexec.sandbox.fake import FakeDriver
-from codeexec.worker_queue import SafeEvent
+from codeexec.db.notifications import CHANNEL
+from codeexec.db.postgres import connection_parameters
+from codeexec.taskqueue.cluster import Stop
+from codeexec.taskqueue.ipc import SafeEvent
 from environments_app.models import Environment
-from sessions_app import executor, running
 from sessions_app.callers import Caller
-from sessions_app.executor import CONNECTIONS, LISTENING, Executor, run_executor
+from sessions_app.execution import current_runs, executor
+from sessions_app.execution.executor import CONNECTIONS, LISTENING, Executor, run_executor
 from sessions_app.models import Event, Execution, Node, Session
-from sessions_app.nodes import worker_name
+from sessions_app.node.registration import worker_name
 from sessions_app.services.executions import RunRequest, cancel_execution, submit_execution
 from sessions_app.services.sessions import open_session, stop_session
 from tests.cast import claim
 from tests.conftest import Work
 from tests.patience import LONG, eventually
+from tests.support import fake_process
+from tests.support.fake_driver import FakeDriver
 from tests.working import told_on
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -123,8 +123,8 @@ def test_what_waited_before_it_came_is_run(sessions: list[Session], this: Node) 
 @pytest.fixture
 def kept_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever runs is young enough to hold its place."""
-    monkeypatch.setattr(running, "IDLE_SECONDS", LONG)
-    monkeypatch.setattr(running, "BUSY_SECONDS", LONG)
+    monkeypatch.setattr(current_runs, "IDLE_SECONDS", LONG)
+    monkeypatch.setattr(current_runs, "BUSY_SECONDS", LONG)
 
 
 def test_no_more_begin_at_one_time_than_may(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from codeexec.cluster import GRACE_SECONDS
+from codeexec.taskqueue.cluster import GRACE_SECONDS
 from tests.patience import SOON
 from tests.stack import Stack, eventually, running_stack
 

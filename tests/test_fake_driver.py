@@ -15,8 +15,8 @@ from codeexec.sandbox.errors import (
     SandboxStartFailed,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.fake import FakeDriver
 from tests.sandboxes import new_spec, run_python
+from tests.support.fake_driver import FakeDriver
 
 IMAGE = "code-executor-python"
 

@@ -7,15 +7,10 @@ from datetime import timedelta
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from codeexec.queueing import enqueue, node_queue
+from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app.models import Environment
 from sessions_app.models import Node
-from sessions_app.services.figures import (
-    live_sessions,
-    messages_queued,
-    runs_now,
-    starts_waiting,
-)
+from sessions_app.monitoring.figures import live_sessions, messages_queued, runs_now, starts_waiting
 from tests.cast import new_session
 from tests.console_fixtures import UNSTARTED, execution, session
 
@@ -70,7 +65,7 @@ def test_sessions_without_a_sandbox_are_counted(this: Node, python: Environment)
 
 def test_messages_are_counted_by_queue(this: Node) -> None:
     for queue in ("shared", "shared", node_queue(this.name)):
-        enqueue("sessions_app.tasks.start_session", "x", queue=queue)
+        enqueue("sessions_app.node.tasks.start_session", "x", queue=queue)
     since = timezone.now() - MINUTE
     first, second, _ = OrmQ.objects.order_by("pk")
     OrmQ.objects.filter(pk=first.pk).update(lock=since)

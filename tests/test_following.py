@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from django.db.models.functions import Now
 
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
-from sessions_app import following
-from sessions_app.following import Channel, follow, listening
+from sessions_app.management import follow_output
+from sessions_app.management.follow_output import Channel, follow, listening
 from sessions_app.models import Event, Execution, Node, Session
 from tests.cast import claim, execution_in, session_in
+from tests.support.fake_driver import FakeDriver
 from tests.test_executor import executing, sessions, submit, tell
 
 __all__ = ["sessions"]
@@ -49,7 +49,7 @@ def test_a_notification_that_is_lost_and_a_row_that_is_missing_do_no_harm(
     python: Environment, this: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Output behind a gap waits for the result, which has all of it."""
-    monkeypatch.setattr(following, "REREAD_SECONDS", 0.01)
+    monkeypatch.setattr(follow_output, "REREAD_SECONDS", 0.01)
     execution = execution_in(E.QUEUED, session_in(Session.Status.READY, python, this))
     assert claim(execution)
     for number, start, data in ((1, 0, b"a"), (3, 5, b"c")):

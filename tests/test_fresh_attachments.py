@@ -8,12 +8,12 @@ import pytest
 
 from codeexec.sandbox.driver import Attachment, Driver
 from codeexec.sandbox.errors import SandboxError
-from codeexec.sandbox.fake import FakeDriver
 from codeexec.sandbox.types import SandboxHandle, WorkspaceFile
-from environments_app.engine import use_driver
-from sessions_app.attachments import Attachments
+from environments_app.current_driver import use_driver
+from sessions_app.execution.sandbox_connections import Attachments
 from tests.sandboxes import IMAGE, command, new_spec
 from tests.stack import eventually
+from tests.support.fake_driver import FakeDriver
 
 pytest_plugins = ["tests.sandbox_fixtures"]
 

@@ -19,13 +19,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from environments_app.models import Environment
-from sessions_app import upkeep
+from sessions_app.access.clients import create_client, create_key, require_room
+from sessions_app.access.key_cache import Rows
 from sessions_app.admin.executions import ExecutionAdmin
 from sessions_app.admin.sessions import SessionAdmin
-from sessions_app.health import check_health
-from sessions_app.key_ring import Rows
 from sessions_app.models import Execution, Node, Session
-from sessions_app.services.clients import create_client, create_key, require_room
+from sessions_app.monitoring.health import check_health
+from sessions_app.node import upkeep
 from sessions_app.services.sessions import open_session
 from tests import history
 from tests.conftest import Configure

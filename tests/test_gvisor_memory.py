@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.types import RunResult, Verdict, WorkspaceFile
 from tests.sandboxes import command, new_spec

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from codeexec.sandbox import policy, protocol, stream
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox import policy
+from codeexec.sandbox.client import protocol
+from codeexec.sandbox.docker import stream
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import WorkspaceWriteFailed
 from codeexec.sandbox.types import RunResult, SandboxHandle, SandboxLimits, Verdict, WorkspaceFile
 from tests.patience import LONG, SOON

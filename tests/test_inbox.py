@@ -11,14 +11,14 @@ import psycopg
 import pytest
 from django.db import connection
 
-from codeexec.postgres import connection_parameters
-from codeexec.worker_queue import SafeEvent
+from codeexec.db.postgres import connection_parameters
+from codeexec.taskqueue.ipc import SafeEvent
 from environments_app.models import Environment
-from sessions_app import inbox
-from sessions_app.inbox import Inbox, Turns
+from sessions_app.access.clients import create_client
+from sessions_app.execution import run_listener
+from sessions_app.execution.run_listener import Inbox, Turns
 from sessions_app.models import Node, Session
-from sessions_app.models.press_of_run import announce
-from sessions_app.services.clients import create_client
+from sessions_app.models.run_queries import announce
 from sessions_app.services.executions import RunRequest, submit_execution
 from tests.cast import session_in
 from tests.patience import LONG, eventually
@@ -187,10 +187,10 @@ def test_what_is_announced_during_the_look_up_is_heard(
     when_let = f"""
         SELECT id, client_id
         FROM (SELECT pg_advisory_lock_shared({DOOR})::text AS let OFFSET 0) AS door
-        LEFT JOIN ({inbox.WAITING}) AS waiting ON true
+        LEFT JOIN ({run_listener.WAITING}) AS waiting ON true
         WHERE id IS NOT NULL OR let IS NULL
     """  # noqa: S608
-    monkeypatch.setattr(inbox, "WAITING", when_let)
+    monkeypatch.setattr(run_listener, "WAITING", when_let)
     with psycopg.connect(**connection_parameters("test"), autocommit=True) as keeper:
         keeper.execute(f"SELECT pg_advisory_lock({DOOR})")
         heard = thread.submit(box.next)

@@ -11,11 +11,11 @@ from contextlib import suppress
 
 import pytest
 
-from codeexec.sandbox import protocol
-from codeexec.sandbox.conversation import Conversation
+from codeexec.sandbox.client import protocol
+from codeexec.sandbox.client.connection import Conversation
+from codeexec.sandbox.client.protocol import Tell
+from codeexec.sandbox.docker.stream import SEND_SECONDS, ContainerStream
 from codeexec.sandbox.errors import SandboxLost
-from codeexec.sandbox.protocol import Tell
-from codeexec.sandbox.stream import SEND_SECONDS, ContainerStream
 from codeexec.sandbox.types import Command
 from tests.patience import eventually
 

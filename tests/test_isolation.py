@@ -21,16 +21,16 @@ from django.urls import reverse
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from codeexec.postgres import connection_parameters
+from codeexec.db.postgres import connection_parameters
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Group, choose
 from codeexec.sandbox.attacks.suite import Verdict
 from codeexec.sandbox.errors import RunnerSilent, SandboxLost, SandboxStartFailed
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.admin.isolation import state
-from sessions_app.health import check_health
-from sessions_app.isolation import (
+from sessions_app.models import AttackResult, IsolationCheck, Node
+from sessions_app.monitoring.health import check_health
+from sessions_app.node.isolation_checks import (
     carry_out,
     new_check,
     owner,
@@ -38,13 +38,13 @@ from sessions_app.isolation import (
     start_queued_check,
     subject_of,
 )
-from sessions_app.models import AttackResult, IsolationCheck, Node
-from sessions_app.pruning import KEPT_CHECKS, prune_isolation_checks
+from sessions_app.node.pruning import KEPT_CHECKS, prune_isolation_checks
+from sessions_app.node.tasks import check_isolation
+from sessions_app.node.upkeep import node_started
 from sessions_app.services.isolation import queue_all_checks, queue_check, standings
-from sessions_app.tasks import check_isolation
-from sessions_app.upkeep import node_started
 from tests.conftest import Configure, Work
 from tests.console_fixtures import UNSTARTED, act, execution, page, session, staff
+from tests.support.fake_driver import FakeDriver
 from tests.working import Delivery, queued
 
 LEAKS_OF_ONE = b"""#!/bin/sh

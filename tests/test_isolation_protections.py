@@ -14,11 +14,11 @@ import pytest
 from django.core.management import call_command
 
 from codeexec.sandbox import policy, seccomp
-from codeexec.sandbox.docker_driver import DockerDriver
-from environments_app.engine import use_driver
+from codeexec.sandbox.docker.docker_driver import DockerDriver
+from environments_app.current_driver import use_driver
 from environments_app.models import Environment
-from sessions_app.isolation import owner
 from sessions_app.models import IsolationCheck, Node
+from sessions_app.node.isolation_checks import owner
 from tests.conftest import Configure
 from tests.sandboxes import IMAGE, IMAGE_PREFIX, docker_url
 

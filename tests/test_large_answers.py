@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from codeexec.bounds import FIELD_BYTES, PAGE_BYTES
-from codeexec.json_answer import render_json
-from codeexec.serving import Application
+from codeexec.http.json_answer import render_json
+from codeexec.http.serving import Application
 from environments_app.models import Environment
 from sessions_app.api.large_answers import compact
 from sessions_app.models import Execution, Node, Session, large_fields

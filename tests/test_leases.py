@@ -12,8 +12,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from environments_app.models import Environment
-from sessions_app import leases as module
-from sessions_app.leases import Leases
+from sessions_app.execution import leases as module
+from sessions_app.execution.leases import Leases
 from sessions_app.models import Execution, Node, Session
 from tests.cast import execution_in, session_in
 

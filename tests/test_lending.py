@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from django.db import connection, transaction
 
-from codeexec.lending import ConnectionLender
-from codeexec.postgres import connection_parameters
+from codeexec.db.connection_pool import ConnectionLender
+from codeexec.db.postgres import connection_parameters
 from tests.patience import LONG
 from tests.racing import in_connection_of_its_own
 from tests.stack import eventually

@@ -12,7 +12,7 @@ import pytest
 from django.db import OperationalError
 
 from codeexec.sandbox.driver import Output
-from sessions_app.live_output import LiveOutput, RunOutput
+from sessions_app.execution.live_output import LiveOutput, RunOutput
 from sessions_app.models.event import Stage
 from tests.patience import SOON, eventually
 

@@ -21,7 +21,7 @@ from django.db import connection, connections
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from codeexec.client_address import client_address
+from codeexec.http.client_address import client_address
 from sessions_app.models import FailedLogin
 from sessions_app.models.failed_login import ADDRESS_ATTEMPTS, ATTEMPTS, COOL_OFF, KEPT
 from tests.console_fixtures import act, list_page, messages, staff, text_of

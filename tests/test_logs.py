@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError
 
+from codeexec.http.threads import in_thread
 from codeexec.logs import (
     JsonFormatter,
     TextFormatter,
@@ -27,7 +28,6 @@ from codeexec.logs import (
     redacted,
     subject,
 )
-from codeexec.threads import in_thread
 from sessions_app.models import Execution, Session
 from tests.api_client import Api
 from tests.cast import execution_in, session_in
@@ -264,7 +264,9 @@ class TestPressOfRun:
         assert Execution.objects.get(pk=execution_id).request_id == "press-1"
         work()
         lines = log.with_id(request_id="press-1", execution_id=execution_id, session_id=session_id)
-        assert {"codeexec.access", "sessions_app.runs"} <= {line["logger"] for line in lines}
+        assert {"codeexec.access", "sessions_app.execution.run_execution"} <= {
+            line["logger"] for line in lines
+        }
         assert "a secret" not in log.text
 
     def test_what_was_asked_for_by_no_request_has_no_id(

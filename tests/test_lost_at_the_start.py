@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.types import SandboxHandle
 from tests.sandboxes import command, new_spec

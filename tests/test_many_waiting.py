@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sessions_app.executor import CONNECTIONS, LISTENING
+from sessions_app.execution.executor import CONNECTIONS, LISTENING
 from tests.stack import Client, Stack, eventually, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker]

@@ -15,13 +15,14 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from codeexec import __version__
+from codeexec.http.request_metrics import BOUNDS, Histogram, traffic
 from codeexec.sandbox.errors import SandboxStartFailed
-from codeexec.traffic import BOUNDS, Histogram, traffic
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
-from sessions_app import metrics, telling, totals, upkeep
 from sessions_app.models import ApiProcess, Execution, Node, Sandbox, Session, Total, TotalMark
-from sessions_app.models.total import Addition, add
-from sessions_app.totals import count_up, counted_start
+from sessions_app.models.counters import Addition, add
+from sessions_app.monitoring import counters, metrics, process_report
+from sessions_app.monitoring.counters import count_up, counted_start
+from sessions_app.node import upkeep
 from tests.api_client import Api
 from tests.cast import new_execution, new_session, session_in
 from tests.conftest import Configure
@@ -50,7 +51,7 @@ def value(name: str, samples: Samples | None = None, **labels: str) -> float | N
     return found.get((f"code_executor_{name}", frozenset(labels.items())))
 
 
-def counters(samples: Samples) -> Samples:
+def only_counters(samples: Samples) -> Samples:
     suffixes = ("_total", "_count", "_sum", "_bucket")
     return {name: number for name, number in samples.items() if name[0].endswith(suffixes)}
 
@@ -138,17 +139,17 @@ class TestExecutions:
             stage: value(
                 "execution_stage_seconds_count", samples, environment="python", stage=stage
             )
-            for stage in totals.STAGES
+            for stage in counters.STAGES
         }
         assert stages == {"queue_wait": 1, "start": 1, "compile": 1, "run": None, "whole": 1}
 
     def test_what_has_not_ended_is_counted_when_it_has(self, session: Session) -> None:
         execution = new_execution(session)
         assert value("executions_total", environment="python", verdict="cancelled") == 0
-        assert TotalMark.objects.get(pk=totals.EXECUTIONS).left == [execution.pk]
+        assert TotalMark.objects.get(pk=counters.EXECUTIONS).left == [execution.pk]
         assert execution.cancel()
         assert value("executions_total", environment="python", verdict="cancelled") == 1
-        assert TotalMark.objects.get(pk=totals.EXECUTIONS).left == []
+        assert TotalMark.objects.get(pk=counters.EXECUTIONS).left == []
 
     @pytest.mark.django_db(transaction=True)
     def test_what_is_committed_late_is_counted_all_the_same(self, session: Session) -> None:
@@ -166,15 +167,15 @@ class TestExecutions:
 
         with while_held(submit_late, count_meanwhile) as counting:
             counting.result()
-        assert TotalMark.objects.get(pk=totals.EXECUTIONS).until < late[0].queued_at
+        assert TotalMark.objects.get(pk=counters.EXECUTIONS).until < late[0].queued_at
         assert value("executions_total", environment="python", verdict="ok") == 1
 
     def test_nothing_goes_back_when_history_is_pruned(self, session: Session) -> None:
         long_ended(session)
-        before = counters(scrape())
+        before = only_counters(scrape())
         call_command("prune_history", "--older-than", "1d", "--pause", "0")
         assert not Session.objects.exists()
-        after = counters(scrape())
+        after = only_counters(scrape())
         assert {name: after[name] for name in before} == before
         assert value("executions_total", after, environment="python", verdict="ok") == 1
 
@@ -194,7 +195,7 @@ class TestExecutions:
         count_up()
         ended(session)
         with CaptureQueriesContext(connection) as queries:
-            totals.count_executions()
+            counters.count_executions()
         (counting,) = (query["sql"] for query in queries if "width_bucket" in query["sql"])
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_seqscan TO off")
@@ -205,7 +206,7 @@ class TestExecutions:
 
 
 class TestSessions:
-    EARLIER = 2 * totals.CLOCK_SKEW
+    EARLIER = 2 * counters.CLOCK_SKEW
 
     def test_are_counted_when_they_are_opened(self, python: Environment) -> None:
         earlier = timezone.now() - self.EARLIER
@@ -221,9 +222,9 @@ class TestSessions:
 
     def test_one_whose_host_has_a_slow_clock_is_counted(self, python: Environment) -> None:
         count_up()
-        new_session(python, warm=True, created_at=timezone.now() - totals.CLOCK_SKEW / 2)
+        new_session(python, warm=True, created_at=timezone.now() - counters.CLOCK_SKEW / 2)
         assert value("sessions_opened_total", environment="python", sandbox="warm") == 0
-        mark = TotalMark.objects.get(pk=totals.SESSIONS_OPENED)
+        mark = TotalMark.objects.get(pk=counters.SESSIONS_OPENED)
         assert mark.until < Session.objects.get().created_at
 
     def test_are_counted_when_they_end(self, python: Environment, this: Node) -> None:
@@ -344,9 +345,9 @@ class TestProcesses:
     def test_requests_of_several_processes_are_added_up(self) -> None:
         """Each adds what it has answered; whichever is asked knows of all."""
         self.answered(2)
-        telling.tell()
+        process_report.tell()
         labels = (self.ROUTE, "GET", "200")
-        add([Addition(name=telling.HTTP_REQUESTS, labels=labels, count=5)])
+        add([Addition(name=process_report.HTTP_REQUESTS, labels=labels, count=5)])
         self.answered()
         assert self.requests() == 8
         assert self.requests() == 8
@@ -360,9 +361,9 @@ class TestProcesses:
             raise OperationalError("the database is away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(telling, "add", away)
+            patch.setattr(process_report, "add", away)
             with pytest.raises(OperationalError):
-                telling.tell()
+                process_report.tell()
         self.answered()
         assert self.requests() == 3
         seconds = {"route": self.ROUTE, "method": "GET"}
@@ -370,17 +371,17 @@ class TestProcesses:
 
     def test_a_process_that_starts_anew_goes_on_with_the_totals(self) -> None:
         self.answered()
-        before = counters(scrape())
-        telling._say_goodbye()
+        before = only_counters(scrape())
+        process_report._say_goodbye()
         self.answered()
-        after = counters(scrape())
+        after = only_counters(scrape())
         assert all(after[name] >= before[name] for name in before)
         assert self.requests() == 2
 
     def test_only_those_that_are_heard_of_count(self) -> None:
-        telling.tell()
+        process_report.tell()
         (row,) = ApiProcess.objects.all()
-        assert row.name == telling.process_name()
+        assert row.name == process_report.process_name()
         assert row.memory_bytes > 1_000_000
         row.pk, row.streams = "other:1", 4
         row.save(force_insert=True)
@@ -391,19 +392,19 @@ class TestProcesses:
         assert (value("api_processes", samples), value("api_streams", samples)) == (2, 4)
 
     def test_rows_of_processes_that_died_are_forgotten(self) -> None:
-        telling.tell()
+        process_report.tell()
         row = ApiProcess.objects.get()
         row.pk, row.seen_at = "silent:1", timezone.now() - 2 * upkeep.FORGOTTEN_AFTER
         row.save(force_insert=True)
         upkeep.forget_gone_processes()
-        assert ApiProcess.objects.get().name == telling.process_name()
+        assert ApiProcess.objects.get().name == process_report.process_name()
 
     def test_a_process_that_ends_says_goodbye(self) -> None:
-        telling.tell()
+        process_report.tell()
         self.answered()
-        telling._say_goodbye()
+        process_report._say_goodbye()
         assert not ApiProcess.objects.exists()
-        assert Total.objects.filter(name=telling.HTTP_REQUESTS).exists()
+        assert Total.objects.filter(name=process_report.HTTP_REQUESTS).exists()
 
 
 class TestRoutes:

@@ -14,12 +14,12 @@ import yaml
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from codeexec.traffic import Histogram
+from codeexec.http.request_metrics import Histogram
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
-from sessions_app import metrics
-from sessions_app.metrics.totals import METRICS
 from sessions_app.models import Node
-from sessions_app.models.total import Addition, add
+from sessions_app.models.counters import Addition, add
+from sessions_app.monitoring import metrics
+from sessions_app.monitoring.metrics.counters import METRICS
 from tests.test_isolation import finished
 
 FOLDER = Path(__file__).resolve().parent.parent / "config" / "monitoring"

@@ -15,7 +15,7 @@ from codeexec.audit.models import AuditEntry
 from environments_app.models import Environment
 from sessions_app.admin.node_page import advice
 from sessions_app.models import Node, Sandbox, Session
-from sessions_app.sandboxes import fill_pools
+from sessions_app.node.sandboxes import fill_pools
 from sessions_app.services.nodes import drain_node, recycle_pool, resume_node
 from sessions_app.services.sessions import open_session
 from tests.console_fixtures import (
@@ -196,6 +196,6 @@ def test_what_is_wrong_with_a_node_is_said_with_what_to_do(
 
 def test_a_queued_message_shows_function_and_id(admin_client: Client, rows: dict[str, Any]) -> None:
     text = text_of(admin_client, list_page(MESSAGE))
-    assert "sessions_app.tasks.stop_session" in text
+    assert "sessions_app.node.tasks.stop_session" in text
     assert str(rows[SESSION].pk) in text
     assert "node:this" in text

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from django.db import connection, transaction
 
-from codeexec.notifications import Hub, publish
-from codeexec.threads import in_thread, threads
+from codeexec.db.notifications import Hub, publish
+from codeexec.http.threads import in_thread, threads
 from tests.patience import LONG
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["django_q"])

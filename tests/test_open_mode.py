@@ -9,7 +9,7 @@ import pytest
 import yaml
 from django.conf import settings as django_settings
 
-from sessions_app.services.clients import revoke_key
+from sessions_app.access.clients import revoke_key
 from tests.api_client import Api
 from tests.conftest import Configure
 from tests.platforms import hear, platform

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from codeexec.sandbox import protocol
-from codeexec.sandbox.conversation import Conversation
+from codeexec.sandbox.client import protocol
+from codeexec.sandbox.client.connection import Conversation
+from codeexec.sandbox.client.protocol import FrameReader, Tell, new_nonce
 from codeexec.sandbox.errors import SandboxLost
-from codeexec.sandbox.protocol import FrameReader, Tell, new_nonce
 from codeexec.sandbox.types import Command
 
 

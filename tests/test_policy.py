@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from codeexec.sandbox.images import Account
-from codeexec.sandbox.own_files import BLOCK, HOSTS, _entries, _folder
+from codeexec.sandbox.docker.images import Account
+from codeexec.sandbox.docker.own_files import BLOCK, HOSTS, _entries, _folder
 from codeexec.sandbox.policy import REMAPPED_COUNT, Identity, container_config, remapped
 from tests.sandboxes import MIB, new_spec
 

@@ -12,12 +12,12 @@ import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
+from codeexec.db.notifications import CHANNEL
+from codeexec.db.postgres import connection_parameters
 from codeexec.errors import LimitExceeded
-from codeexec.notifications import CHANNEL
-from codeexec.postgres import connection_parameters
-from codeexec.sandbox import batches, fake_process
+from codeexec.sandbox.client import output_batches
 from environments_app.models import Environment
-from sessions_app.models import Execution, Node, Session, press_of_run, statements
+from sessions_app.models import Execution, Node, Session, run_queries, run_sql
 from sessions_app.models.execution import Outcome, Verdict
 from sessions_app.services.executions import (
     RunRequest,
@@ -30,6 +30,7 @@ from tests.cast import execution_in, finish, new_execution, outcome, run_result,
 from tests.conftest import Configure, Work
 from tests.patience import LONG
 from tests.racing import blocked_by
+from tests.support import fake_process
 from tests.test_executor import executing
 from tests.working import announcements, take_up
 
@@ -71,16 +72,16 @@ CONNECTING = "SELECT set_config('TimeZone', %s, false)"
 """What Django sends when it has opened a connection."""
 
 NAMES = {
-    statements.SUBMIT: "submit",
-    statements.CLAIM: "claim",
-    statements.FINISH: "finish",
-    statements.READ: "read",
+    run_sql.SUBMIT: "submit",
+    run_sql.CLAIM: "claim",
+    run_sql.FINISH: "finish",
+    run_sql.READ: "read",
 }
 
 
 def tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy this machine is, runs end before anything of them is told while they go on."""
-    monkeypatch.setattr(batches, "FIRST_SECONDS", LONG)
+    monkeypatch.setattr(output_batches, "FIRST_SECONDS", LONG)
     monkeypatch.setattr(fake_process, "FIRST_ASK_SECONDS", LONG)
 
 
@@ -93,7 +94,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def note(query: Any) -> None:
         # At the executor's own pace: leases, looking again, and a thread that connects for later.
-        if query not in (statements.RENEW, statements.WAITING, CONNECTING):
+        if query not in (run_sql.RENEW, run_sql.WAITING, CONNECTING):
             sent.append(NAMES.get(query, query))
 
     def execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
@@ -173,9 +174,9 @@ OUTCOMES = [
 
 @pytest.mark.parametrize("result", OUTCOMES)
 def test_what_is_told_is_what_the_row_has(result: Outcome, running: Execution) -> None:
-    told = press_of_run.told(news_of(running, result))
-    row = press_of_run.read(press_of_run.fetch_one(press_of_run.reading(running.pk)))
-    for column in statements.RESULT_COLUMNS:
+    told = run_queries.told(news_of(running, result))
+    row = run_queries.read(run_queries.fetch_one(run_queries.reading(running.pk)))
+    for column in run_sql.RESULT_COLUMNS:
         heard, kept = getattr(told, column), getattr(row, column)
         if isinstance(kept, memoryview):
             kept = bytes(kept)
@@ -275,7 +276,7 @@ def test_leases_are_renewed_all_at_once(python: Environment, this: Node) -> None
     assert running[1].session.request_stop(Session.StopReason.CLIENT)
     assert running[2].fail("It was lost.")
     with CaptureQueriesContext(connection) as sent:
-        kept = press_of_run.renew_leases([*(each.pk for each in running), uuid4()])
+        kept = run_queries.renew_leases([*(each.pk for each in running), uuid4()])
     assert (kept, len(sent)) == ({running[0].pk}, 1)
 
 
@@ -284,7 +285,7 @@ def test_execution_lease_is_how_far_a_renewal_goes(
 ) -> None:
     execution = execution_in(E.RUNNING, session_in(S.EXECUTING, python, this))
     configure(EXECUTION_LEASE=600)
-    press_of_run.renew_leases([execution.pk])
+    run_queries.renew_leases([execution.pk])
     execution.refresh_from_db()
     assert execution.lease_expires_at is not None
     assert execution.claimed_at is not None

@@ -8,12 +8,12 @@ import pytest
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from codeexec.queueing import SHARED_QUEUE, node_queue
+from codeexec.taskqueue.enqueue import SHARED_QUEUE, node_queue
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models import Execution, IsolationCheck, Node
-from sessions_app.services import problems
-from sessions_app.services.figures import Load
-from sessions_app.services.problems import find_problems
+from sessions_app.monitoring import problems
+from sessions_app.monitoring.figures import Load
+from sessions_app.monitoring.problems import find_problems
 from tests.cast import new_session
 from tests.console_fixtures import UNSTARTED, execution, session
 

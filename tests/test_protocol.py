@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from codeexec.sandbox import protocol
-from codeexec.sandbox.protocol import (
+from codeexec.sandbox.client import protocol
+from codeexec.sandbox.client.protocol import (
     Ask,
     Cause,
     Ending,
@@ -20,9 +20,9 @@ from codeexec.sandbox.protocol import (
     Tell,
     Wish,
 )
-from codeexec.sandbox.stream import Demultiplexer
+from codeexec.sandbox.client.verdicts import to_result
+from codeexec.sandbox.docker.stream import Demultiplexer
 from codeexec.sandbox.types import Verdict
-from codeexec.sandbox.verdicts import to_result
 
 NONCE = bytes(range(1, 17))
 

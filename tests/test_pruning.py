@@ -17,8 +17,8 @@ from django_q.models import Task
 
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
-from sessions_app.pruning import Pruned, count_prunable, prune, prune_by_setting
-from sessions_app.upkeep import _rhythm
+from sessions_app.node.pruning import Pruned, count_prunable, prune, prune_by_setting
+from sessions_app.node.upkeep import _rhythm
 from tests import history
 from tests.conftest import Configure
 from tests.console_fixtures import UNSTARTED, execution, failed_task, session

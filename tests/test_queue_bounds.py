@@ -13,9 +13,9 @@ from django.test.utils import CaptureQueriesContext
 
 from codeexec.errors import TooManyQueued
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client
 from sessions_app.callers import Caller
 from sessions_app.models import Client, Execution, Node, Session
-from sessions_app.services.clients import create_client
 from sessions_app.services.executions import (
     RunRequest,
     cancel_execution,

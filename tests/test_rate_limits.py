@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from codeexec.errors import RateLimited
+from sessions_app.access import token_rate_limits as module
+from sessions_app.access.clients import create_client
+from sessions_app.access.rate_limits import Allowances, Share
+from sessions_app.access.token_rate_limits import TokenAllowances, token_allowances
 from sessions_app.models import Client, Execution, Session
-from sessions_app.services import token_allowances as module
-from sessions_app.services.allowances import Allowances, Share
-from sessions_app.services.clients import create_client
-from sessions_app.services.token_allowances import TokenAllowances, token_allowances
 from tests.api_client import Api
 from tests.conftest import Configure
 from tests.platforms import Platform, api_key, bearer, hear, platform

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from codeexec.async_database import async_database
-from codeexec.notifications import hub
-from codeexec.threads import threads
-from codeexec.traffic import traffic
-from sessions_app import readiness
+from codeexec.db.async_database import async_database
+from codeexec.db.notifications import hub
+from codeexec.http.request_metrics import traffic
+from codeexec.http.threads import threads
 from sessions_app.models import Node
+from sessions_app.monitoring import readiness
 from tests.api_client import Api
 from tests.conftest import LONG, Configure
 
@@ -103,7 +103,7 @@ class TestLive:
 
     def test_it_touches_no_database(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(async_database, "fetch_one", away)
-        monkeypatch.setattr("codeexec.database.base.DatabaseWrapper.cursor", None)
+        monkeypatch.setattr("codeexec.db.django_backend.base.DatabaseWrapper.cursor", None)
         assert api.get("/health/live").status_code == 200
 
     def test_it_needs_no_thread(self, api: Api) -> None:

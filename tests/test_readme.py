@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.core.management import get_commands
 
-from codeexec.env import CONF_FILE_VARIABLE, SETTINGS
+from codeexec.configuration import CONF_FILE_VARIABLE, SETTINGS
 from tests.stack import Stack, eventually, running_stack
 
 ROOT = Path(__file__).resolve().parent.parent

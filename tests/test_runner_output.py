@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from codeexec.sandbox.conversation import Conversation
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.client.connection import Conversation
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.types import RunResult, SandboxHandle, Verdict, WorkspaceFile
 from tests.sandboxes import MIB, command, new_spec, run_python
 

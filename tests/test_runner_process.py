@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from codeexec.sandbox import protocol
+from codeexec.sandbox.client import protocol
 from codeexec.sandbox.types import Command, Verdict
 from tests.patience import LONG
 from tests.runner_process import RunnerProcess, build_runner

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from codeexec.sandbox.types import Usage
-from sessions_app import running
-from sessions_app.models.press_of_run import Claim
-from sessions_app.running import BUSY_SECONDS, IDLE_SECONDS, Processors, Runs
+from sessions_app.execution import current_runs
+from sessions_app.execution.current_runs import BUSY_SECONDS, IDLE_SECONDS, Processors, Runs
+from sessions_app.models.run_queries import Claim
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
             self.idle += 2 * seconds * idle
 
     clock = Clock()
-    monkeypatch.setattr(running.time, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(running, "_times", lambda: (clock.total, clock.idle))
+    monkeypatch.setattr(current_runs.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(current_runs, "_times", lambda: (clock.total, clock.idle))
     return clock
 
 
@@ -120,6 +120,6 @@ def test_processors_are_looked_at_over_a_while(clock: Any) -> None:
 
 
 def test_their_times_are_those_of_the_machine() -> None:
-    first, then = running._times(), running._times()
+    first, then = current_runs._times(), current_runs._times()
     assert 0 < first[1] <= first[0]
     assert first[0] <= then[0]

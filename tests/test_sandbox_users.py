@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from django.db import IntegrityError, transaction
 
-from codeexec.env import SPARE_UIDS
-from codeexec.sandbox.fake import FakeDriver
+from codeexec.configuration import SPARE_UIDS
 from environments_app.models import Environment
+from environments_app.sandbox_users import spare_uid, uids_of_rows
 from environments_app.services import sandbox_spec
-from environments_app.users import spare_uid, uids_of_rows
 from sessions_app.models import Node, Sandbox
-from sessions_app.sandboxes import reserve_warm_sandbox, start_sandbox
+from sessions_app.node.sandboxes import reserve_warm_sandbox, start_sandbox
 from tests.conftest import Configure
+from tests.support.fake_driver import FakeDriver
 
 FIRST = 5000
 

@@ -19,12 +19,12 @@ from django.urls.resolvers import RoutePattern, URLPattern, URLResolver
 from drf_spectacular.generators import SchemaGenerator
 
 from codeexec.sandbox.errors import SandboxLost
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.api import schema_view
 from sessions_app.models import Node
 from tests.api_client import Api
 from tests.conftest import Configure, Work
+from tests.support.fake_driver import FakeDriver
 from tests.test_api import NOBODY
 
 pytestmark = pytest.mark.django_db(transaction=True)

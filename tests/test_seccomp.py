@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 
 from codeexec.sandbox import seccomp
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.types import SandboxHandle, SandboxLimits, Verdict, WorkspaceFile
 from tests.sandboxes import MIB, command, new_spec, run_python
 

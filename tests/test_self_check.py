@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from codeexec.env import BASE_DIR
+from codeexec.configuration import BASE_DIR
 from tests.patience import LONG, eventually
 from tests.stack import free_port
 

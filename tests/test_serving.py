@@ -12,10 +12,10 @@ import httpx
 import pytest
 from django.core.management import CommandError, call_command
 
-from codeexec.notifications import hub
-from codeexec.serving import Application
-from codeexec.threads import threads
-from codeexec.traffic import traffic
+from codeexec.db.notifications import hub
+from codeexec.http.request_metrics import traffic
+from codeexec.http.serving import Application
+from codeexec.http.threads import threads
 from tests import serving_urls
 from tests.api_client import bring_back_receivers
 from tests.patience import LONG
@@ -169,7 +169,7 @@ def test_the_hub_starts_and_stops_with_the_server(application: Application) -> N
 def test_a_thread_that_works_on_holds_the_end_up_for_a_moment_only(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codeexec.serving.CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("codeexec.http.serving.CLOSE_SECONDS", 0.05)
     enough = threading.Event()
 
     async def run() -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from codeexec.errors import NoCapacity, UnknownRuntime
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.models import Node, Sandbox, Session
-from sessions_app.sandboxes import fill_pools
+from sessions_app.node.sandboxes import fill_pools
+from sessions_app.node.upkeep import record_runtimes
 from sessions_app.services.executions import RunRequest, submit_single_run
 from sessions_app.services.isolation import runtimes_of
 from sessions_app.services.sessions import open_session
-from sessions_app.upkeep import record_runtimes
 from tests.api_client import Api
 from tests.conftest import Configure, Work
+from tests.support.fake_driver import FakeDriver
 from tests.working import Delivery, queued
 
 BOTH = ["runc", "runsc"]

@@ -16,15 +16,15 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from codeexec.audit.actors import command_actor
+from codeexec.db.notifications import CHANNEL
 from codeexec.errors import NoCapacity, NotFound, UnknownEnvironment
-from codeexec.notifications import CHANNEL
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.models import Execution, Node, Sandbox, Session
-from sessions_app.models.press_of_run import renew_leases
-from sessions_app.nodes import register_node
-from sessions_app.sandboxes import fill_pools
+from sessions_app.models.run_queries import renew_leases
+from sessions_app.node.registration import register_node
+from sessions_app.node.sandboxes import fill_pools
+from sessions_app.node.upkeep import nudge_stopping_sessions
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.pool import REFILL_AFTER, hit_rate
 from sessions_app.services.sessions import (
@@ -36,11 +36,11 @@ from sessions_app.services.sessions import (
     restart_session,
     stop_session,
 )
-from sessions_app.upkeep import nudge_stopping_sessions
 from tests.cast import execution_in, new_execution, session_in
 from tests.conftest import Configure, Work
 from tests.patience import LONG
 from tests.racing import blocked_by, together
+from tests.support.fake_driver import FakeDriver
 from tests.working import Delivery, queued, told_on, working
 
 pytestmark = pytest.mark.django_db

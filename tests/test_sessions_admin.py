@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from codeexec.audit.models import AuditEntry
-from codeexec.queueing import node_queue
+from codeexec.taskqueue.enqueue import node_queue
 from environments_app.models import Environment
 from sessions_app.models import Node, Sandbox
 from sessions_app.services.sessions import open_session

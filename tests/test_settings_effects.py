@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from codeexec.sandbox.fake import FakeDriver
 from environments_app.models import Environment
 from sessions_app.models import Node
-from sessions_app.nodes import register_node, this_node, worker_name
-from sessions_app.sandboxes import fill_pools
+from sessions_app.node.registration import register_node, this_node, worker_name
+from sessions_app.node.sandboxes import fill_pools
 from sessions_app.services.sessions import open_session
 from tests.conftest import Configure, Work
+from tests.support.fake_driver import FakeDriver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MIB = 1024 * 1024

@@ -11,11 +11,11 @@ from django.test.utils import CaptureQueriesContext
 
 from codeexec.errors import NoCapacity, TooManySessions
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client
+from sessions_app.access.key_cache import key_ring
 from sessions_app.callers import Caller, Scope
-from sessions_app.key_ring import key_ring
 from sessions_app.models import Client, Node, Session
-from sessions_app.sandboxes import fill_pools
-from sessions_app.services.clients import create_client
+from sessions_app.node.sandboxes import fill_pools
 from sessions_app.services.executions import RunRequest, submit_single_run
 from sessions_app.services.sessions import open_session
 from tests.api_client import Api

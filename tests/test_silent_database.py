@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from django.db import OperationalError, connection, transaction
 
-from codeexec.postgres import ANSWER_SECONDS, begin_bounded_work
-from codeexec.threads import in_thread, threads
+from codeexec.db.postgres import ANSWER_SECONDS, begin_bounded_work
+from codeexec.http.threads import in_thread, threads
 from scripts.local_postgres import LocalPostgres
 from tests.conftest import Configure
 from tests.databases import database_of_its_own, seeded

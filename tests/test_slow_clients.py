@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from codeexec import http_protocol
-from codeexec.http_protocol import BoundedHttpProtocol
+from codeexec.http import protocol
+from codeexec.http.protocol import BoundedHttpProtocol
 from tests.patience import LONG, SOON, eventually
 from tests.test_deployment import api_process
 
@@ -50,15 +50,15 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @pytest.fixture
 def refusing_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(http_protocol, "DROPPED_SECONDS", 2 * SHORT)
+    monkeypatch.setattr(protocol, "DROPPED_SECONDS", 2 * SHORT)
     with serving(refuse, monkeypatch) as port:
         yield port
 
 
 @contextmanager
 def serving(application: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", SHORT)
-    monkeypatch.setattr(http_protocol, "BODY_PAUSE_SECONDS", SHORT)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", SHORT)
+    monkeypatch.setattr(protocol, "BODY_PAUSE_SECONDS", SHORT)
     config = uvicorn.Config(
         application,
         http=BoundedHttpProtocol,
@@ -190,7 +190,7 @@ def test_but_not_for_ever(refusing_port: int) -> None:
 def test_a_body_has_a_time_by_which_all_of_it_is_there(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 2 * SHORT)
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 2 * SHORT)
     head = POST + b"Content-Length: 1000\r\n\r\n"
     assert talk(port, head, *[b"x"] * 60, pause=SHORT / 3) == b""
 

@@ -19,8 +19,8 @@ from codeexec.audit.record import record
 from environments_app.admin import ISOLATION_FIELDS
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app import models
+from sessions_app.access.clients import create_key
 from sessions_app.models import FailedLogin, Node
-from sessions_app.services.clients import create_key
 from tests.console_fixtures import history, list_page, page, staff
 from tests.test_environment_admin import form_values
 

@@ -7,16 +7,16 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from codeexec.audit.actors import command_actor
-from codeexec.queueing import SHARED_QUEUE, node_queue
-from codeexec.sandbox.fake import FakeDriver
+from codeexec.taskqueue.enqueue import SHARED_QUEUE, node_queue
 from environments_app.models import Environment
-from sessions_app import tasks
+from sessions_app.access.clients import create_client
 from sessions_app.models import Client, Node, Session
-from sessions_app.sandboxes import reserve_sandbox
-from sessions_app.services.clients import create_client
+from sessions_app.node import tasks
+from sessions_app.node.sandboxes import reserve_sandbox
 from sessions_app.services.sessions import open_session, reset_session
 from sessions_app.services.start_order import more_urgent
 from tests.conftest import Work
+from tests.support.fake_driver import FakeDriver
 from tests.working import Delivery, lose_messages, queued
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -16,15 +16,15 @@ from django.utils import timezone
 
 from codeexec.errors import StorageFull
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client
 from sessions_app.callers import Caller
 from sessions_app.models import Client, ClientStorage, Execution, Node, Session
-from sessions_app.models.press_of_run import EventRow, write_events
-from sessions_app.pruning import prune
-from sessions_app.services.clients import create_client
+from sessions_app.models.run_queries import EventRow, write_events
+from sessions_app.monitoring.figures import Load
+from sessions_app.monitoring.problems import find_problems
+from sessions_app.node.pruning import prune
 from sessions_app.services.executions import RunRequest, cancel_execution, submit_execution
-from sessions_app.services.figures import Load
-from sessions_app.services.problems import find_problems
-from sessions_app.storage import count_storage
+from sessions_app.services.stored_bytes import count_storage
 from tests.api_client import Api
 from tests.cast import claim, finish, outcome, session_in
 from tests.conftest import Configure, Work

@@ -10,15 +10,15 @@ from uuid import uuid4
 
 import pytest
 
-from codeexec.notifications import hub
-from codeexec.serving import Application
-from codeexec.threads import in_thread
+from codeexec.db.notifications import hub
+from codeexec.http.serving import Application
+from codeexec.http.threads import in_thread
+from sessions_app.access.clients import revoke_key
 from sessions_app.api import stream_places as module
 from sessions_app.api import streams
 from sessions_app.api.stream_places import stream_places
 from sessions_app.models import Client as ClientRow
 from sessions_app.models import Node
-from sessions_app.services.clients import revoke_key
 from tests.api_client import Api
 from tests.conftest import Configure
 from tests.event_streams import LONG, Watching, watching

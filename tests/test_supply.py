@@ -15,8 +15,8 @@ import pytest
 from docker.errors import ImageNotFound
 from packaging.requirements import Requirement
 
-from codeexec.sandbox.base_images import BaseImages
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.docker.base_images import BaseImages
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import ImageBuildFailed
 from scripts import update
 from scripts.base_image import pinned_digest

@@ -8,15 +8,15 @@ import pytest
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from codeexec.queueing import message as call
-from codeexec.queueing import node_queue, send
+from codeexec.taskqueue.enqueue import message as call
+from codeexec.taskqueue.enqueue import node_queue, send
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
-from sessions_app.builds import BUILD_TASK
-from sessions_app.isolation import CHECK_TASK
 from sessions_app.models import IsolationCheck, Node, Sandbox, Session
 from sessions_app.models.session import MAX_STARTS
-from sessions_app.nodes import worker_name
-from sessions_app.take_back import take_back, take_back_everything
+from sessions_app.node.image_builds import BUILD_TASK
+from sessions_app.node.isolation_checks import CHECK_TASK
+from sessions_app.node.recovery import take_back, take_back_everything
+from sessions_app.node.registration import worker_name
 from tests.cast import session_in
 from tests.working import Delivery, queued
 
@@ -83,7 +83,7 @@ def test_a_check_and_a_build_begin_anew(python: Environment, this: Node) -> None
 
 
 def test_what_kills_who_does_it_comes_again_once_and_then_when_its_lock_ends(this: Node) -> None:
-    message_id = taken("sessions_app.tasks.remove_sandbox", "1")
+    message_id = taken("sessions_app.node.tasks.remove_sandbox", "1")
     take_back(DEAD, message_id)
     assert is_free(message_id)
     OrmQ.objects.update(lock=timezone.now() + timedelta(minutes=2))

@@ -13,11 +13,10 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from environments_app.models import Environment
-from sessions_app import tallies, upkeep
 from sessions_app.models import Execution, Node, RunTally, Session
-from sessions_app.models.tally import HOUR, MINUTE, QUARTER
-from sessions_app.pruning import prune
-from sessions_app.services.figures import (
+from sessions_app.models.run_stats import HOUR, MINUTE, QUARTER
+from sessions_app.monitoring import run_stats
+from sessions_app.monitoring.figures import (
     BUCKET_RATIO,
     PERIODS,
     STAGES,
@@ -25,7 +24,9 @@ from sessions_app.services.figures import (
     PeriodFigures,
     period_figures,
 )
-from sessions_app.tallies import tally_runs
+from sessions_app.monitoring.run_stats import tally_runs
+from sessions_app.node import upkeep
+from sessions_app.node.pruning import prune
 from tests.console_fixtures import UNSTARTED, execution, session
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
@@ -44,7 +45,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(tallies, "timezone", clock)
+    monkeypatch.setattr(run_stats, "timezone", clock)
     return clock
 
 
@@ -90,7 +91,7 @@ def test_each_period_counts_all_of_it_once(
     for age in ages:
         ran(opened, age or timedelta(0))
     ran(opened, 168 * HOUR)
-    while tally_runs() >= tallies.CHUNK:
+    while tally_runs() >= run_stats.CHUNK:
         pass
     assert figures(clock, period).runs == len(ages)
     assert sum(each.runs > 0 for each in figures(clock, period).intervals) == len(ages)
@@ -236,7 +237,7 @@ def test_a_long_past_is_counted_in_steps_and_no_further_back_than_anybody_looks(
 ) -> None:
     ran(opened, timedelta(days=12))
     ran(opened, timedelta(days=2))
-    assert tally_runs() == tallies.CHUNK
+    assert tally_runs() == run_stats.CHUNK
     first = RunTally.objects.filter(lasts=MINUTE).earliest("begins_at")
     assert first.begins_at == NOON - timedelta(days=2)
     RunTally.objects.all().delete()
@@ -277,7 +278,7 @@ def another_at_it() -> Iterator[None]:
 
     def count() -> None:
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [tallies._LOCK])
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [run_stats._LOCK])
             held.set()
             done.wait()
         connection.close()

@@ -13,8 +13,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from codeexec.postgres import connection_parameters
-from codeexec.sandbox import fake_process
+from codeexec.db.postgres import connection_parameters
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
@@ -24,13 +23,15 @@ from codeexec.sandbox.errors import (
     SandboxStartFailed,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.fake import FakeAttachment, FakeDriver
 from codeexec.sandbox.types import Command, RunResult
 from environments_app.models import Environment
-from sessions_app import attachments, runs, tasks
-from sessions_app.models import Execution, Node, Sandbox, Session, press_of_run
+from sessions_app.execution import run_execution, sandbox_connections
+from sessions_app.models import Execution, Node, Sandbox, Session, run_queries
 from sessions_app.models.session import MAX_STARTS
-from sessions_app.sandboxes import fill_pools, reserve_sandbox
+from sessions_app.node import tasks
+from sessions_app.node.sandboxes import fill_pools, reserve_sandbox
+from sessions_app.node.tasks import start_session
+from sessions_app.node.upkeep import nudge_unattended_sessions
 from sessions_app.services.executions import (
     RunRequest,
     reap_abandoned_executions,
@@ -38,10 +39,10 @@ from sessions_app.services.executions import (
     submit_single_run,
 )
 from sessions_app.services.sessions import fail_session, open_session, stop_session
-from sessions_app.tasks import start_session
-from sessions_app.upkeep import nudge_unattended_sessions
 from tests.cast import session_in
 from tests.conftest import Configure, Work
+from tests.support import fake_process
+from tests.support.fake_driver import FakeAttachment, FakeDriver
 from tests.working import Delivery, queued, take_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -468,7 +469,7 @@ def test_a_sandbox_lost_in_a_run_fails_it_and_is_replaced(
 def test_a_run_that_an_engine_is_away_for_too_long_for_waits_for_a_new_sandbox(
     session: Session, run: Run, work: Work, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attachments, "ENGINE_SECONDS", 0.1)
+    monkeypatch.setattr(sandbox_connections, "ENGINE_SECONDS", 0.1)
     driver.engine_is_down = True
     first = run(session)
     assert first.status == E.QUEUED
@@ -487,15 +488,15 @@ def test_what_loses_each_sandbox_before_it_starts_is_not_moved_for_ever(
 ) -> None:
     submit_execution(session.pk, RunRequest(code="print(1)"))
     claim = take_up(session.pk)
-    with closing(runs.Surroundings.using(nullcontext)) as around:
-        for _ in range(runs.MOST_MOVES):
+    with closing(run_execution.Surroundings.using(nullcontext)) as around:
+        for _ in range(run_execution.MOST_MOVES):
             driver.lose(str(session.pk))
-            runs.run_execution(claim, around, lambda: True)
+            run_execution.run_execution(claim, around, lambda: True)
             assert Execution.objects.get().status == E.QUEUED
             start_session(str(session.pk))
             claim = take_up(session.pk)
         driver.lose(str(session.pk))
-        runs.run_execution(claim, around, lambda: True)
+        run_execution.run_execution(claim, around, lambda: True)
     failed = Execution.objects.get()
     assert failed.status == E.ERROR
     assert failed.error_reason.endswith("in a new sandbox with an empty workspace.")
@@ -564,7 +565,7 @@ def while_it_runs(monkeypatch: Any, driver: FakeDriver, configure: Configure) ->
     """`while_it_runs(session, do)`: `do` is called once, after the program has come to MARK."""
     monkeypatch.setattr(fake_process, "_KEEP_GOING_SECONDS", 0.02)
     configure(EXECUTION_LEASE=0.08)
-    renew = press_of_run.renew_leases
+    renew = run_queries.renew_leases
 
     def arrange(session: Session, do: Callable[[], object]) -> None:
         done: list[bool] = []
@@ -576,7 +577,7 @@ def while_it_runs(monkeypatch: Any, driver: FakeDriver, configure: Configure) ->
                 do()
             return renew(execution_ids)
 
-        monkeypatch.setattr(press_of_run, "renew_leases", renew_leases)
+        monkeypatch.setattr(run_queries, "renew_leases", renew_leases)
 
     return arrange
 
@@ -689,7 +690,7 @@ def test_a_result_is_kept_by_a_second_connection(
         return result
 
     monkeypatch.setattr(FakeAttachment, "run", run_and_lose_the_database)
-    monkeypatch.setattr(runs, "_DATABASE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(run_execution, "_DATABASE_RETRY_SECONDS", 0)
     execution = submit_execution(session.pk, RunRequest(code="print(1)"))
     work()
     execution.refresh_from_db()

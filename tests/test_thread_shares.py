@@ -10,10 +10,10 @@ import httpx
 import psycopg
 import pytest
 
-from codeexec.postgres import connection_parameters
-from codeexec.thread_shares import thread_shares
-from codeexec.threads import threads
-from sessions_app.services.clients import create_client, create_key
+from codeexec.db.postgres import connection_parameters
+from codeexec.http.thread_shares import thread_shares
+from codeexec.http.threads import threads
+from sessions_app.access.clients import create_client, create_key
 from tests.api_client import Api
 from tests.conftest import Configure
 from tests.patience import LONG

@@ -13,8 +13,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django_q.models import OrmQ
 
-from codeexec.queueing import enqueue
-from codeexec.threads import RequestExecutor, in_thread, threads
+from codeexec.http.threads import RequestExecutor, in_thread, threads
+from codeexec.taskqueue.enqueue import enqueue
 from tests.patience import LONG
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["django_q"])

@@ -12,23 +12,23 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import Schedule
 
-from codeexec import cluster
-from codeexec.cluster import Stop
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
-from codeexec.sandbox.fake import FakeDriver
-from codeexec.worker_queue import SafeEvent
+from codeexec.taskqueue import cluster
+from codeexec.taskqueue.cluster import Stop
+from codeexec.taskqueue.ipc import SafeEvent
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import record_image
-from sessions_app import tasks, upkeep
-from sessions_app.models import Execution, Node, Sandbox, Session, press_of_run
+from sessions_app.models import Execution, Node, Sandbox, Session, run_queries
 from sessions_app.models.session import MAX_STARTS
-from sessions_app.sandboxes import ASK_AFTER, fill_pools, retire_stale
+from sessions_app.node import tasks, upkeep
+from sessions_app.node.sandboxes import ASK_AFTER, fill_pools, retire_stale
+from sessions_app.node.upkeep import Reaper, Rhythm
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session, stop_session
-from sessions_app.upkeep import Reaper, Rhythm
 from tests.cast import execution_in, new_execution, session_in
 from tests.conftest import Configure, Work
 from tests.racing import together
+from tests.support.fake_driver import FakeDriver
 from tests.working import Delivery, announcements, lose_messages, queued
 
 pytestmark = pytest.mark.django_db
@@ -64,7 +64,7 @@ def test_a_node_registers_as_it_is_configured(
     node = Node.objects.get()
     assert (node.name, node.capacity, node.concurrency) == ("n1", 7, 3)
     assert (node.status, node.engine_error) == (Node.Status.ACTIVE, "")
-    assert Schedule.objects.get().func == "sessions_app.tasks.clean_up_all_nodes"
+    assert Schedule.objects.get().func == "sessions_app.node.tasks.clean_up_all_nodes"
 
 
 def test_a_node_that_starts_again_is_the_same(
@@ -138,7 +138,7 @@ def test_a_step_that_fails_does_not_keep_the_others_from_being_taken() -> None:
 
 def test_a_step_is_taken_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
-    monkeypatch.setattr("sessions_app.upkeep.time", clock)
+    monkeypatch.setattr("sessions_app.node.upkeep.time", clock)
     taken = []
     rhythm = Rhythm({lambda: taken.append(clock.now): 5})
     for moment in (100.0, 101.0, 104.9, 105.0, 112.0):
@@ -177,7 +177,7 @@ def test_after_a_pause_of_its_own_the_reaper_lets_workers_renew_first(
 ) -> None:
     configure(EXECUTION_LEASE=10)
     clock = FakeClock()
-    monkeypatch.setattr("sessions_app.upkeep.time", clock)
+    monkeypatch.setattr("sessions_app.node.upkeep.time", clock)
     reap, execution = Reaper(), abandoned(python, this)
     for moment in (106.0, 107.0, 111.0, 115.9):
         clock.now = moment
@@ -196,13 +196,13 @@ def test_a_reaper_that_has_just_started_lets_workers_renew_first(
     """Its node may have come back with the database, as the executors of others do."""
     configure(EXECUTION_LEASE=3)
     clock = FakeClock()
-    monkeypatch.setattr("sessions_app.upkeep.time", clock)
+    monkeypatch.setattr("sessions_app.node.upkeep.time", clock)
     reap, held, dead = Reaper(just_started=True), abandoned(python, this), abandoned(python, this)
     for moment in range(100, 110):
         clock.now = float(moment)
         reap()
         assert Execution.objects.running().count() == 2
-    assert press_of_run.renew_leases([held.pk]) == {held.pk}
+    assert run_queries.renew_leases([held.pk]) == {held.pk}
     clock.now = 110.0
     reap()
     assert Execution.objects.running().get() == held

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from codeexec.sandbox.docker_driver import DockerDriver
+from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import SandboxLost
-from environments_app.engine import use_driver
+from environments_app.current_driver import use_driver
 from environments_app.models import Environment
 from environments_app.services import record_image
-from sessions_app import tasks
 from sessions_app.models import Node, Sandbox, Session
-from sessions_app.sandboxes import fill_pools
+from sessions_app.node import tasks
+from sessions_app.node.sandboxes import fill_pools
 from sessions_app.services.sessions import open_session
 from tests.conftest import Configure, Work
 from tests.sandboxes import IMAGE_PREFIX, run_python

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from codeexec.sandbox.fake import FakeDriver
-from codeexec.sandbox.runc import HOLES, holes_of
-from sessions_app.doctor import weaknesses as module
-from sessions_app.doctor.weaknesses import weaknesses
+from codeexec.sandbox.docker.runc import HOLES, holes_of
+from sessions_app.monitoring.diagnosis import weaknesses as module
+from sessions_app.monitoring.diagnosis.weaknesses import weaknesses
 from tests.conftest import Configure
+from tests.support.fake_driver import FakeDriver
 
 LATEST = "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881"
 

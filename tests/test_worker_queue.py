@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from codeexec.worker_queue import SafeEvent, WorkerQueue, WorkTimer
+from codeexec.taskqueue.ipc import SafeEvent, WorkerQueue, WorkTimer
 from tests.patience import LONG
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -12,23 +12,23 @@ import pytest
 from django.db import connection, connections
 
 from codeexec.audit.actors import command_actor
-from codeexec.cluster import Stop
 from codeexec.errors import NoSandbox, TooManyQueued
 from codeexec.sandbox.driver import always
 from codeexec.sandbox.errors import SandboxLost
-from codeexec.sandbox.fake import FakeDriver
-from codeexec.worker_queue import SafeEvent
+from codeexec.taskqueue.cluster import Stop
+from codeexec.taskqueue.ipc import SafeEvent
 from environments_app.models import Environment
-from sessions_app import workspace_reader
+from sessions_app.access.clients import create_client
 from sessions_app.callers import Caller
 from sessions_app.models import Inquiry, InquiryPiece, Node, Session
-from sessions_app.sandboxes import FAREWELL_SECONDS
-from sessions_app.services.clients import create_client
-from sessions_app.services.inquiries import MOST_WAITING, ask, take_back, wait_for_answer
+from sessions_app.node import workspace_reader
+from sessions_app.node.sandboxes import FAREWELL_SECONDS
+from sessions_app.node.workspace_reader import WorkspaceReader
 from sessions_app.services.sessions import extend_session, open_session
-from sessions_app.workspace_reader import WorkspaceReader
+from sessions_app.services.workspace_queries import MOST_WAITING, ask, take_back, wait_for_answer
 from tests.conftest import Work
 from tests.patience import LONG, eventually
+from tests.support.fake_driver import FakeDriver
 from tests.test_clients import known
 
 pytestmark = pytest.mark.django_db(transaction=True)

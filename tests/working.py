@@ -17,14 +17,14 @@ from django.utils.module_loading import import_string
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
-from codeexec.broker import PostgresBroker
-from codeexec.postgres import connection_parameters
-from codeexec.queueing import SHARED_QUEUE
-from sessions_app.inspection import answer_inquiry
-from sessions_app.live_output import LiveOutput
-from sessions_app.models import Inquiry, Node, press_of_run
-from sessions_app.models.statements import RUNS_CHANNEL, WAITING
-from sessions_app.runs import Surroundings, run_execution
+from codeexec.db.postgres import connection_parameters
+from codeexec.taskqueue.broker import PostgresBroker
+from codeexec.taskqueue.enqueue import SHARED_QUEUE
+from sessions_app.execution.live_output import LiveOutput
+from sessions_app.execution.run_execution import Surroundings, run_execution
+from sessions_app.models import Inquiry, Node, run_queries
+from sessions_app.models.run_sql import RUNS_CHANNEL, WAITING
+from sessions_app.node.workspace_answers import answer_inquiry
 from sessions_app.services.executions import claim_next_execution
 from tests.patience import LONG
 
@@ -135,7 +135,7 @@ def _connection_for_once() -> Iterator[None]:
 def _wanted(execution_id: UUID) -> Callable[[], bool]:
     def keep_going() -> bool:
         try:
-            return execution_id in press_of_run.renew_leases([execution_id])
+            return execution_id in run_queries.renew_leases([execution_id])
         except (OperationalError, InterfaceError):
             connection.close_if_unusable_or_obsolete()
             return True

@@ -27,19 +27,19 @@ from unfold.widgets import (
 from codeexec.audit.actors import user_actor
 from codeexec.audit.console import AuditedForms
 from codeexec.sizes import format_size, parse_size
-from sessions_app.admin.columns import back_to, column, operation, time_column
-from sessions_app.admin.display import ago, badge, page_link, size
-from sessions_app.admin.history import HistoryAdmin, HistoryInline, KeptByItsSessions
-from sessions_app.callers import SCOPES
-from sessions_app.models import ApiKey, Client
-from sessions_app.models.client import usual_scopes
-from sessions_app.services.clients import (
+from sessions_app.access.clients import (
     LONGEST_DAYS,
     create_key,
     most_storage,
     revoke_key,
     used_storage,
 )
+from sessions_app.admin.columns import back_to, column, operation, time_column
+from sessions_app.admin.display import ago, badge, page_link, size
+from sessions_app.admin.history import HistoryAdmin, HistoryInline, KeptByItsSessions
+from sessions_app.callers import SCOPES
+from sessions_app.models import ApiKey, Client
+from sessions_app.models.client import usual_scopes
 
 KEY_BADGES = {"valid": "success", "expired": "warning", "revoked": "danger"}
 

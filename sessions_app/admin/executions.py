@@ -27,10 +27,10 @@ from sessions_app.admin.execution_actions import ExecutionActions
 from sessions_app.admin.filters import DayRangeFilter, DurationFilter, OwnStatusFilter, WithinFilter
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.scripts import LIVE
-from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.admin.timeline import stages
 from sessions_app.models import Execution
 from sessions_app.models.execution import ExecutionQuerySet
+from sessions_app.models.id_search import first_found, id_prefix, is_whole_id
 from sessions_app.models.large_fields import LARGE_FIELDS, read_beginnings
 
 BIG_COLUMNS = (*LARGE_FIELDS, "error_reason")

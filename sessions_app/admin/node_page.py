@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.template.loader import render_to_string
 from django_q.models import OrmQ
 
-from codeexec.queueing import node_queue
+from codeexec.taskqueue.enqueue import node_queue
 from environments_app.models import EnvironmentRevision
 from sessions_app.admin.display import (
     SANDBOX_BADGES,

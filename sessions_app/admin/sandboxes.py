@@ -7,8 +7,8 @@ from django.http import HttpRequest
 from sessions_app.admin.columns import column, time_column
 from sessions_app.admin.display import SANDBOX_BADGES, ago, badge, short_id
 from sessions_app.admin.history import HistoryAdmin
-from sessions_app.admin.search import id_prefix
 from sessions_app.models import Sandbox
+from sessions_app.models.id_search import id_prefix
 
 
 @admin.register(Sandbox)

@@ -18,10 +18,10 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_safe
 from unfold.admin import ModelAdmin
 
+from sessions_app.access.clients import storage_bounds
 from sessions_app.admin.display import SESSION_BADGES, ago, size
 from sessions_app.admin.timeline import page_number, timeline
 from sessions_app.models import Session
-from sessions_app.services.clients import storage_bounds
 
 _READ = ("environment", "client", "node", "revision")
 

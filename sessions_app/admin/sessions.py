@@ -21,11 +21,11 @@ from sessions_app.admin.display import (
 from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.scripts import LIVE
-from sessions_app.admin.search import first_found, id_prefix, is_whole_id
 from sessions_app.admin.session_actions import SessionActions
 from sessions_app.admin.session_page import SessionPage
 from sessions_app.admin.workspace import WorkspacePages
 from sessions_app.models import Session
+from sessions_app.models.id_search import first_found, id_prefix, is_whole_id
 
 
 @admin.register(Session)

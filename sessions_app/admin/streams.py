@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from rest_framework.response import Response
 
 from codeexec.errors import DATABASE_AWAY, DatabaseAway, Forbidden, ServiceError, error_answer
-from codeexec.threads import in_thread
+from codeexec.http.threads import in_thread
 from sessions_app.api.streams import (
     Streamed,
     event_stream,

@@ -25,16 +25,16 @@ from codeexec.audit.actors import user_actor
 from codeexec.audit.record import record
 from codeexec.errors import InvalidPath, ServiceError
 from sessions_app.admin.display import SESSION_BADGES, ago, size, text_block
-from sessions_app.api.inquiring import download_headers
+from sessions_app.api.workspace_answers import download_headers
 from sessions_app.models import Inquiry, Session
-from sessions_app.paths import readable_path
-from sessions_app.services.inquiries import (
+from sessions_app.services.workspace_queries import (
     Answer,
     ask,
     read_pieces,
     sandbox_figures,
     wait_for_answer,
 )
+from sessions_app.workspace_paths import readable_path
 
 PAGE = "admin/workspace.html"
 SHOWN_FILES = 2000

@@ -21,11 +21,11 @@ from codeexec.errors import (
     InsufficientScope,
     ServiceError,
 )
+from codeexec.http.threads import begin_in_thread
 from codeexec.logs import concern
-from codeexec.threads import begin_in_thread
+from sessions_app.access.authentication import Credentials, authenticate, authenticate_at_once
 from sessions_app.api.inputs import require_known
 from sessions_app.callers import Caller, Role, Scope
-from sessions_app.services.authentication import Credentials, authenticate, authenticate_at_once
 
 Action = TypeVar("Action", bound=Callable[..., Any])
 

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from codeexec.async_database import async_database
+from codeexec.db.async_database import async_database
+from codeexec.db.notifications import hub
 from codeexec.errors import DATABASE_AWAY
-from codeexec.notifications import hub
-from codeexec.threads import in_thread
+from codeexec.http.threads import in_thread
 from sessions_app.api.timeline import (
     EVENTS,
     QUEUED,
@@ -34,8 +34,8 @@ from sessions_app.api.timeline import (
     Told,
     rests,
 )
-from sessions_app.models import Execution, press_of_run, statements
-from sessions_app.models.press_of_run import EventRow
+from sessions_app.models import Execution, run_queries, run_sql
+from sessions_app.models.run_queries import EventRow
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ AT_ONCE_BYTES = 64 * 1024
 
 async def latest(session_id: UUID) -> Position:
     """Where what runs now begins, or what will run next. Raises OperationalError."""
-    row = await async_database.fetch_one(statements.LATEST, {"session": session_id})
+    row = await async_database.fetch_one(run_sql.LATEST, {"session": session_id})
     sequence = row[0] if row is not None else 1
     return Position(sequence=sequence, queued=sequence - 1)
 
@@ -67,12 +67,12 @@ async def read(session_id: UUID, position: Position) -> Reading | None:
         "limit": EVENTS,
         "most_bytes": READ_BYTES,
     }
-    rows = await async_database.fetch_all(statements.WATCH, wanted)
+    rows = await async_database.fetch_all(run_sql.WATCH, wanted)
     if not rows:
         return None
     at, status, expires_at, last_sequence, *columns = rows[0]
-    columns = columns[: statements.TOLD_COLUMNS]
-    execution = press_of_run.read(columns) if columns[0] is not None else None
+    columns = columns[: run_sql.TOLD_COLUMNS]
+    execution = run_queries.read(columns) if columns[0] is not None else None
     in_its_turn = execution is not None and not execution.is_finished
     return Reading(
         session_id=session_id,
@@ -102,9 +102,9 @@ async def _rest(execution: Execution, position: Position) -> list[Rest]:
     known = position.at(execution.sequence)
     if not execution.left_out or not execution.is_finished or known.told >= Told.ENDED:
         return []
-    wanted = dict(zip(statements.OUTPUT_COLUMNS, known.seen, strict=True))
+    wanted = dict(zip(run_sql.OUTPUT_COLUMNS, known.seen, strict=True))
     row = await async_database.fetch_one(
-        statements.WATCH_REST,
+        run_sql.WATCH_REST,
         {**wanted, "execution": execution.pk, "most_bytes": READ_BYTES // 4},
     )
     values: tuple[Any, ...] = row or (0, b"") * len(wanted)
@@ -119,7 +119,7 @@ async def _queued(session_id: UUID, position: Position, last_sequence: int) -> l
     return [
         Queued(sequence=sequence, execution_id=execution_id, queued_at=queued_at)
         for sequence, execution_id, queued_at in await async_database.fetch_all(
-            statements.WATCH_QUEUED, wanted
+            run_sql.WATCH_QUEUED, wanted
         )
     ]
 

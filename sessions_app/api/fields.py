@@ -17,8 +17,8 @@ from codeexec import bounds
 from codeexec.errors import OutOfBounds, UnknownField
 from sessions_app.api.inputs import unknown_name
 from sessions_app.models.session import most_ttl_seconds
-from sessions_app.paths import PATTERN as PATH_PATTERN
-from sessions_app.paths import require_separate, workspace_path
+from sessions_app.workspace_paths import PATTERN as PATH_PATTERN
+from sessions_app.workspace_paths import require_separate, workspace_path
 
 WITHOUT_NUL = r"^[^\x00]*$"
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"

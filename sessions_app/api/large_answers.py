@@ -12,7 +12,7 @@ from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.response import Response
 
-from codeexec.json_answer import render_json
+from codeexec.http.json_answer import render_json
 from sessions_app.api.answers import ExecutionSerializer, omitted_name
 from sessions_app.models import Execution
 from sessions_app.models.large_fields import JSON_FIELDS, fill, pieces

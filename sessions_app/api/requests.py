@@ -9,6 +9,8 @@ from rest_framework import serializers
 
 from codeexec.bounds import ARGUMENTS_BYTES
 from codeexec.errors import OutOfBounds
+from sessions_app.access.tokens import DEFAULT_SECONDS as DEFAULT_TOKEN_SECONDS
+from sessions_app.access.tokens import MAX_SECONDS as MAX_TOKEN_SECONDS
 from sessions_app.api.fields import (
     Arguments,
     Code,
@@ -24,8 +26,6 @@ from sessions_app.api.fields import (
 )
 from sessions_app.callers import Role
 from sessions_app.services.executions import RunRequest
-from sessions_app.services.tokens import DEFAULT_SECONDS as DEFAULT_TOKEN_SECONDS
-from sessions_app.services.tokens import MAX_SECONDS as MAX_TOKEN_SECONDS
 
 RUNTIME_HELP = "OCI runtime, such as runsc (gVisor), instead of the environment's own."
 

@@ -22,7 +22,7 @@ from sessions_app.api.answers import (
 from sessions_app.api.fields import JSON_SCHEMA, METADATA_SCHEMA, WITHOUT_NUL
 from sessions_app.api.waiting import NO, YES
 from sessions_app.models import Session
-from sessions_app.paths import PATTERN
+from sessions_app.workspace_paths import PATTERN
 
 _ERRORS = {
     400: "The request can't be done as it is: `invalid_request`, `unknown_field`, "

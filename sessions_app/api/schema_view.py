@@ -11,8 +11,8 @@ from django.template.response import SimpleTemplateResponse
 from drf_spectacular.views import SpectacularAPIView
 
 from codeexec.errors import DATABASE_AWAY, database_away, error_answer
-from codeexec.shared_look import SharedLook
-from codeexec.threads import begin_in_thread
+from codeexec.http.shared_answer import SharedLook
+from codeexec.http.threads import begin_in_thread
 from sessions_app.api.streams import not_allowed
 
 _HEADERS = ("Content-Type", "Content-Disposition")

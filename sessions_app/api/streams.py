@@ -25,7 +25,8 @@ from codeexec.errors import (
     error_answer,
     error_page,
 )
-from codeexec.threads import begin_in_thread, in_thread
+from codeexec.http.threads import begin_in_thread, in_thread
+from sessions_app.access.authentication import recognize, recognize_at_once
 from sessions_app.api.access import ANY_ROLE, Access, credentials_of, identify, require
 from sessions_app.api.feeds import Viewer, has_all
 from sessions_app.api.stream_places import Allowed, StreamPlace, stream_places
@@ -33,7 +34,6 @@ from sessions_app.api.timeline import InvalidPositionError, Position, session_di
 from sessions_app.api.waiting import AsyncView, SyncView, Unanswered, answered
 from sessions_app.callers import Caller, Scope
 from sessions_app.models import Execution, Session
-from sessions_app.services.authentication import recognize, recognize_at_once
 
 WATCHING = Access(scope=Scope.READ, roles=ANY_ROLE)
 LATEST = "latest"

@@ -22,14 +22,14 @@ from functools import cached_property
 from typing import Any, Self
 from uuid import UUID
 
-from codeexec.json_answer import render_json
-from codeexec.sandbox.batches import last_border
+from codeexec.http.json_answer import render_json
+from codeexec.sandbox.client.output_batches import last_border
 from sessions_app.api.answers import ExecutionSerializer, omitted_name
 from sessions_app.models import Execution
 from sessions_app.models.event import Stage, Stream
-from sessions_app.models.press_of_run import EventRow
+from sessions_app.models.run_queries import EventRow
+from sessions_app.models.run_sql import OUTPUT_COLUMNS
 from sessions_app.models.session import CLOSED
-from sessions_app.models.statements import OUTPUT_COLUMNS
 
 EVENTS = 64
 """Rows of events, read at one time."""

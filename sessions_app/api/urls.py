@@ -3,7 +3,6 @@ from typing import Any
 from django.urls import path
 
 from sessions_app.api import ids  # noqa: F401 -- registers <id:...>
-from sessions_app.api.inquiring import waiting_for_answer
 from sessions_app.api.streams import streaming
 from sessions_app.api.views import (
     EnvironmentViewSet,
@@ -12,8 +11,9 @@ from sessions_app.api.views import (
     SessionViewSet,
 )
 from sessions_app.api.waiting import at_once, waiting_for_end, waiting_for_result
-from sessions_app.health import look_at_health
-from sessions_app.readiness import look_whether_ready
+from sessions_app.api.workspace_answers import waiting_for_answer
+from sessions_app.monitoring.health import look_at_health
+from sessions_app.monitoring.readiness import look_whether_ready
 
 execute: Any = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
 run_once: Any = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))

@@ -14,8 +14,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from codeexec.errors import NotFound
-from codeexec.threads import begin_in_thread
+from codeexec.http.threads import begin_in_thread
 from environments_app.models import Environment
+from sessions_app.access.tokens import DEFAULT_SECONDS, issue_token
 from sessions_app.api import examples, schema
 from sessions_app.api.access import (
     ANY_ROLE,
@@ -43,7 +44,6 @@ from sessions_app.api.answers import (
 )
 from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
 from sessions_app.api.inputs import takes
-from sessions_app.api.inquiring import Inquired, as_download, as_json
 from sessions_app.api.large_answers import whole
 from sessions_app.api.requests import (
     ChangeSessionSerializer,
@@ -56,15 +56,14 @@ from sessions_app.api.requests import (
 )
 from sessions_app.api.streams import watched_execution, watched_session
 from sessions_app.api.waiting import Accepted
+from sessions_app.api.workspace_answers import Inquired, as_download, as_json
 from sessions_app.callers import Role, Scope
-from sessions_app.health import Health
 from sessions_app.models import Execution, Inquiry, Session
 from sessions_app.models.large_fields import fill, listed_bytes
-from sessions_app.paths import readable_path
-from sessions_app.readiness import RETRY_SECONDS, Readiness
+from sessions_app.monitoring.health import Health
+from sessions_app.monitoring.readiness import RETRY_SECONDS, Readiness
 from sessions_app.services import executions
 from sessions_app.services.executions import Arrival, submit_at_once, submit_single_run
-from sessions_app.services.inquiries import ask
 from sessions_app.services.sessions import (
     change_session,
     find_session,
@@ -72,7 +71,8 @@ from sessions_app.services.sessions import (
     reset_session,
     stop_session,
 )
-from sessions_app.services.tokens import DEFAULT_SECONDS, issue_token
+from sessions_app.services.workspace_queries import ask
+from sessions_app.workspace_paths import readable_path
 
 
 @extend_schema(tags=["sessions"])

@@ -22,7 +22,8 @@ from django.template.response import SimpleTemplateResponse
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 
-from codeexec.async_database import async_database
+from codeexec.db.async_database import async_database
+from codeexec.db.notifications import Waiter, hub
 from codeexec.errors import (
     DATABASE_AWAY,
     AnswerLost,
@@ -34,17 +35,16 @@ from codeexec.errors import (
     error_answer,
     was_never_done,
 )
-from codeexec.json_answer import JsonAnswer
+from codeexec.http.json_answer import JsonAnswer
+from codeexec.http.memory import used_memory
+from codeexec.http.request_metrics import traffic
+from codeexec.http.threads import begin_in_thread, in_thread
 from codeexec.logs import concern
-from codeexec.memory import used_memory
-from codeexec.notifications import Waiter, hub
-from codeexec.threads import begin_in_thread, in_thread
-from codeexec.traffic import traffic
 from sessions_app.api.access import identify
 from sessions_app.api.answers import ExecutionQueuedSerializer, ExecutionSerializer
 from sessions_app.api.large_answers import LargeAnswer
 from sessions_app.api.timing import server_timing
-from sessions_app.models import Execution, press_of_run
+from sessions_app.models import Execution, run_queries
 from sessions_app.services.executions import Arrival
 
 SyncView = Callable[..., HttpResponseBase]
@@ -210,9 +210,9 @@ async def _submitted(submit: Callable[[], Awaitable[Execution]], execution_id: U
 
 async def _read(execution_id: UUID, *, seconds: float | None = None) -> Execution:
     """Raises Execution.DoesNotExist, and Django's OperationalError."""
-    reading = press_of_run.reading(execution_id)
+    reading = run_queries.reading(execution_id)
     row = await async_database.fetch_one(reading.text, reading.parameters, seconds=seconds)
-    return press_of_run.read(row)
+    return run_queries.read(row)
 
 
 async def _answered(execution: Execution, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
@@ -232,7 +232,7 @@ async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
     deadline = time.monotonic() + settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
     while not traffic.closing and (left := deadline - time.monotonic()) > 0:
         if await waiter.wait(min(left, REREAD_SECONDS)) and waiter.news:
-            return press_of_run.told(waiter.news)
+            return run_queries.told(waiter.news)
         try:
             execution = await _read(execution_id)
         except Execution.DoesNotExist:  # it crashed before that was on its disk: nothing has run

@@ -7,10 +7,10 @@ from typing import Any
 
 from django.conf import settings
 
-from codeexec.commands import option, whole_number
+from codeexec.cli import option, whole_number
 from codeexec.sizes import ALLOWED, parse_size
+from sessions_app.access.clients import LONGEST_DAYS, NewKey, expiry_text
 from sessions_app.models import Client
-from sessions_app.services.clients import LONGEST_DAYS, NewKey, expiry_text
 
 
 def _days(text: str) -> timedelta:

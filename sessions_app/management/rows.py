@@ -10,12 +10,12 @@ from django.core.management.base import CommandError, CommandParser
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
-from codeexec.commands import WrongUse, as_json, whole_number
+from codeexec.cli import WrongUse, as_json, whole_number
 from environments_app.models import Environment
 from sessions_app.admin.display import duration
-from sessions_app.admin.search import id_prefix
 from sessions_app.management.moments import moment
 from sessions_app.models import Client, Node
+from sessions_app.models.id_search import id_prefix
 
 Row = TypeVar("Row", bound=Model)
 

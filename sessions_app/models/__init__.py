@@ -4,16 +4,16 @@ else was faster.
 """
 
 from sessions_app.models.client import ApiKey, Client, ClientAllowance, ClientStorage
+from sessions_app.models.counters import ApiProcess, Total, TotalMark
 from sessions_app.models.event import Event
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
-from sessions_app.models.inquiry import Inquiry, InquiryPiece
 from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
+from sessions_app.models.run_stats import RunTally
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
-from sessions_app.models.tally import RunTally
-from sessions_app.models.total import ApiProcess, Total, TotalMark
+from sessions_app.models.workspace_query import Inquiry, InquiryPiece
 
 __all__ = [
     "ApiKey",

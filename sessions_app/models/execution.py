@@ -11,11 +11,11 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from codeexec.notifications import CHANNEL, publish
+from codeexec.db.notifications import CHANNEL, publish
 from codeexec.sandbox.types import RunResult
 from environments_app.models import EnvironmentRevision
 from sessions_app.callers import Caller
-from sessions_app.models import statements
+from sessions_app.models import run_sql
 from sessions_app.models.session import Session
 
 
@@ -306,7 +306,7 @@ class Execution(models.Model):
         if not unasked.update(cancel_requested_at=Now()):
             return False
         with connection.cursor() as cursor:
-            channel = statements.CANCELS_CHANNEL
+            channel = run_sql.CANCELS_CHANNEL
             cursor.execute("SELECT pg_notify(%s, %s)", [channel, str(self.pk)])
         return True
 
@@ -330,7 +330,7 @@ class Execution(models.Model):
     def _keep_events(self) -> None:
         """What it had written so far, where there will be no result."""
         with connection.cursor() as cursor:
-            cursor.execute(statements.KEEP_EVENTS, {"execution": self.pk})
+            cursor.execute(run_sql.KEEP_EVENTS, {"execution": self.pk})
 
 
 def _end_queued(
@@ -344,5 +344,5 @@ def _end_queued(
         "channel": CHANNEL,
     }
     with connection.cursor() as cursor:
-        cursor.execute(statements.END_QUEUED, parameters)
+        cursor.execute(run_sql.END_QUEUED, parameters)
         return int(cursor.fetchone()[0])

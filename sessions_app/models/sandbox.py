@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from codeexec.sandbox.types import SandboxHandle
 from environments_app.models import Environment, EnvironmentRevision
-from environments_app.users import uids_of_rows
+from environments_app.sandbox_users import uids_of_rows
 from sessions_app.models.node import Node
 from sessions_app.models.session import Session
 

@@ -14,8 +14,8 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast, Now
 from django.utils import timezone
 
-from codeexec.notifications import publish
-from codeexec.postgres import database_now
+from codeexec.db.notifications import publish
+from codeexec.db.postgres import database_now
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.callers import Caller
 from sessions_app.models.client import Client

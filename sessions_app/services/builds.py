@@ -16,7 +16,7 @@ from django.utils import timezone
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.errors import ServiceError
-from codeexec.queueing import enqueue, node_queue
+from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app import validators
 from environments_app.models import Environment, EnvironmentBuild, EnvironmentRevision, NodeBuild
 from environments_app.services import add_revision

@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.db import transaction
 
-from codeexec.async_database import async_database
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
+from codeexec.db.async_database import async_database
 from codeexec.errors import (
     InvalidRequest,
     LimitExceeded,
@@ -24,17 +24,20 @@ from codeexec.errors import (
     StorageFull,
     TooManyQueued,
 )
+from codeexec.http.threads import begin_in_thread
 from codeexec.logs import concern, subject
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
-from codeexec.threads import begin_in_thread
-from environments_app.known import KnownEnvironment, known_environments, read_environment
+from environments_app.environment_cache import (
+    KnownEnvironment,
+    known_environments,
+    read_environment,
+)
 from environments_app.models import Environment
+from sessions_app.access.clients import queue_bounds, storage_bounds
 from sessions_app.callers import OPERATOR, Caller
-from sessions_app.models import Execution, Session, press_of_run
+from sessions_app.models import Execution, Session, run_queries
 from sessions_app.models.execution import Outcome
-from sessions_app.paths import require_separate
-from sessions_app.services.clients import queue_bounds, storage_bounds
 from sessions_app.services.sessions import (
     closed_session,
     enqueue_stop,
@@ -43,6 +46,7 @@ from sessions_app.services.sessions import (
     restart_session,
     stop_session,
 )
+from sessions_app.workspace_paths import require_separate
 
 FileContent = str | Mapping[str, str]
 """Text, or {"base64": "..."}."""
@@ -92,7 +96,7 @@ def submit_execution(
     while True:
         known = read_environment(_environment_of(UUID(str(session_id)), caller))
         execution, statement = _submission(known, session_id, request, arrival, caller)
-        submitted = press_of_run.submitted(press_of_run.fetch_one(statement))
+        submitted = run_queries.submitted(run_queries.fetch_one(statement))
         if submitted is None:
             raise no_session(session_id)
         if not submitted.is_open:
@@ -104,7 +108,7 @@ def submit_execution(
         # The environment was edited at this very moment: it is read again.
 
 
-def _full(submitted: press_of_run.Submitted, execution: Execution, caller: Caller) -> ServiceError:
+def _full(submitted: run_queries.Submitted, execution: Execution, caller: Caller) -> ServiceError:
     what, _, of_storage = submitted.full_of.partition(" ")
     if not of_storage:
         return _queue_full(what, caller)
@@ -157,7 +161,7 @@ async def submit_at_once(
         with suppress(InvalidRequest):
             execution, statement = _submission(known, session_id, request, arrival, caller)
             row = await async_database.fetch_one(statement.text, statement.parameters)
-            submitted = press_of_run.submitted(row)
+            submitted = run_queries.submitted(row)
             if submitted is not None and submitted.queued is not None:
                 return _as_queued(execution, submitted.queued)
     return await begin_in_thread(submit_execution, session_id, request, arrival, caller)
@@ -176,10 +180,10 @@ def _submission(
     request: RunRequest,
     arrival: Arrival,
     caller: Caller,
-) -> tuple[Execution, press_of_run.Statement]:
+) -> tuple[Execution, run_queries.Statement]:
     execution = _new_execution(known.environment, session_id, request)
     execution.id = arrival.execution_id
-    statement = press_of_run.submission(
+    statement = run_queries.submission(
         execution,
         caller=caller,
         environment_version=known.version,
@@ -237,7 +241,7 @@ def _environment_of(session_id: UUID, caller: Caller) -> int:
     return session.environment_id
 
 
-def _as_queued(execution: Execution, queued: press_of_run.Queued) -> Execution:
+def _as_queued(execution: Execution, queued: run_queries.Queued) -> Execution:
     execution.sequence = queued.sequence
     execution.received_at, execution.queued_at = queued.received_at, queued.queued_at
     execution._state.adding = False
@@ -359,22 +363,22 @@ def _content(content: FileContent) -> bytes:
 
 def claim_next_execution(
     session_id: UUID | str, *, node_id: UUID, worker: str
-) -> press_of_run.Claim | None:
+) -> run_queries.Claim | None:
     """Take up the oldest queued execution of a ready session; None: there is nothing to do.
 
     Whoever loses a race here may go away: the winner looks for more when it has finished.
     """
     try:
-        return press_of_run.claim(session_id, node_id=node_id, worker=worker)
-    except press_of_run.NothingToClaimError:
+        return run_queries.claim(session_id, node_id=node_id, worker=worker)
+    except run_queries.NothingToClaimError:
         # It was ended just now, and there may be others behind it.
         Session.row(session_id).get().leave_execution()
-        press_of_run.announce(session_id, node_id)
+        run_queries.announce(session_id, node_id)
         return None
 
 
 def finish_execution(
-    claim: press_of_run.Claim,
+    claim: run_queries.Claim,
     outcome: Outcome,
     *,
     seconds_since_started: float = 0.0,
@@ -385,7 +389,7 @@ def finish_execution(
     May be repeated where the connection broke: what was not done the first time is done then.
     """
     with transaction.atomic() if sandbox_lost else nullcontext():
-        finished, released = press_of_run.finish(
+        finished, released = run_queries.finish(
             execution_id=claim.execution_id,
             session_id=claim.session_id,
             outcome=outcome,
@@ -399,7 +403,7 @@ def finish_execution(
     return finished
 
 
-def fail_execution(claim: press_of_run.Claim, reason: str, *, sandbox_lost: bool = False) -> bool:
+def fail_execution(claim: run_queries.Claim, reason: str, *, sandbox_lost: bool = False) -> bool:
     """We failed to run it: it ends with the reason, its session goes on with the next one.
 
     Where the sandbox is lost with it, because the session is being stopped, it is cancelled.
@@ -457,7 +461,7 @@ def _leave_session(session: Session, released: bool) -> None:
     if not released:  # it was stopped or given up meanwhile, and the stop waits for the run
         enqueue_stop(session)
     elif not session.one_shot:
-        press_of_run.announce(session.pk, session.node_id)
+        run_queries.announce(session.pk, session.node_id)
 
 
 def cancel_execution(

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
-from codeexec.queueing import enqueue, node_queue
+from codeexec.taskqueue.enqueue import enqueue, node_queue
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.services.sessions import REMOVE_TASK
 

@@ -11,13 +11,13 @@ from django.db.models import Count, OuterRef, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from codeexec.queueing import message, node_queue
+from codeexec.taskqueue.enqueue import message, node_queue
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import find_environment
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.node import LOST_AFTER
 
-REFILL_TASK = "sessions_app.tasks.refill_pool"
+REFILL_TASK = "sessions_app.node.tasks.refill_pool"
 
 REFILL_AFTER = timedelta(seconds=0.25)
 """Starting a container takes a good part of two processors for a while: the first run of the

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from sessions_app.models import Execution, Session, press_of_run
+from sessions_app.models import Execution, Session, run_queries
 from sessions_app.services.sessions import restart_session
 
 
@@ -28,7 +28,7 @@ def requeue_execution(
             restart_session(session)
         else:
             session.leave_execution()
-            press_of_run.announce(session.pk, session.node_id)
+            run_queries.announce(session.pk, session.node_id)
     return True
 
 

@@ -26,20 +26,20 @@ from codeexec.errors import (
     SessionClosed,
     was_never_done,
 )
-from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
+from codeexec.taskqueue.enqueue import SHARED_QUEUE, enqueue, node_queue
 from environments_app.services import find_environment
+from sessions_app.access.clients import is_bounded, require_room
 from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, Inquiry, Node, Sandbox, Session
+from sessions_app.models.capacity import places_left
 from sessions_app.models.node import node_name
-from sessions_app.models.places import places_left
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
-from sessions_app.services.clients import is_bounded, require_room
 from sessions_app.services.pool import open_warm
 from sessions_app.services.runtimes import choose_runtime, is_own, session_runtime
 
-START_TASK = "sessions_app.tasks.start_session"
-STOP_TASK = "sessions_app.tasks.stop_session"
-REMOVE_TASK = "sessions_app.tasks.remove_sandbox"
+START_TASK = "sessions_app.node.tasks.start_session"
+STOP_TASK = "sessions_app.node.tasks.stop_session"
+REMOVE_TASK = "sessions_app.node.tasks.remove_sandbox"
 
 
 OPENED_SECONDS = 3.0

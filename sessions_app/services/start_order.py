@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from codeexec.queueing import SHARED_QUEUE, enqueue, node_queue
+from codeexec.taskqueue.enqueue import SHARED_QUEUE, enqueue, node_queue
 from sessions_app.models import Sandbox, Session
 from sessions_app.services.sessions import START_TASK
 

@@ -38,9 +38,9 @@ from codeexec.sandbox.attacks.judge import (
 )
 from codeexec.sandbox.attacks.poison import planted
 from codeexec.sandbox.attacks.subject import HELLO, OUTPUT_BYTES, Subject, says_hello
+from codeexec.sandbox.docker.runner_image import runner_version
 from codeexec.sandbox.driver import Driver, KeepGoing, always
 from codeexec.sandbox.errors import EngineUnavailable, RunnerSilent, SandboxError, SandboxLost
-from codeexec.sandbox.runner_image import runner_version
 from codeexec.sandbox.types import Command, RunResult, SandboxHandle, SandboxSpec, WorkspaceFile
 from codeexec.sandbox.types import Verdict as RunVerdict
 

@@ -11,9 +11,9 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import USAGE, TeachingCommand, table
+from codeexec.cli import USAGE, TeachingCommand, table
 from codeexec.sandbox.errors import SandboxError
-from environments_app.builds import (
+from environments_app.building import (
     Built,
     Outcome,
     UnknownBuildError,
@@ -22,7 +22,7 @@ from environments_app.builds import (
     environments_to_build,
     would_build,
 )
-from environments_app.engine import get_driver
+from environments_app.current_driver import get_driver
 from environments_app.models import Environment
 
 Say = Callable[[str, str], None]

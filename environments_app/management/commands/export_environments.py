@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from codeexec.commands import TeachingCommand
+from codeexec.cli import TeachingCommand
 from environments_app.exporting import environments_yaml
 from environments_app.models import Environment
 

@@ -11,7 +11,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
-from codeexec.commands import TeachingCommand, changing
+from codeexec.cli import TeachingCommand, changing
 from environments_app.definitions import DefinitionsError, read_definitions
 from environments_app.models import Environment
 from environments_app.seeding import Outcome, Seeded, seed

@@ -25,8 +25,8 @@ from sessions_app.admin.display import (
 from sessions_app.admin.executions import BIG_COLUMNS
 from sessions_app.models import Execution, IsolationCheck, Node, Session
 from sessions_app.models.session import LIVE
-from sessions_app.services.figures import Load, Waiting, live_sessions
-from sessions_app.services.problems import Problem, find_problems
+from sessions_app.monitoring.figures import Load, Waiting, live_sessions
+from sessions_app.monitoring.problems import Problem, find_problems
 
 SHOWN_SESSIONS = 15
 LATEST = 10

@@ -16,15 +16,9 @@ from sessions_app.admin.dashboard.badges import Badge
 from sessions_app.admin.display import VERDICT_BADGES, ago, duration, percent
 from sessions_app.admin.filters import WithinFilter
 from sessions_app.models import Execution, Session
-from sessions_app.models.tally import HOUR, MINUTE, QUARTER
-from sessions_app.services.failures import Cause, failures
-from sessions_app.services.figures import (
-    PERIODS,
-    START,
-    Interval,
-    PeriodFigures,
-    period_figures,
-)
+from sessions_app.models.run_stats import HOUR, MINUTE, QUARTER
+from sessions_app.monitoring.failures import Cause, failures
+from sessions_app.monitoring.figures import PERIODS, START, Interval, PeriodFigures, period_figures
 
 SHOWN_CAUSES = 10
 CHART_HEIGHT = 96

@@ -11,14 +11,14 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
-from codeexec.commands import INTERRUPTED, TeachingCommand, option, whole_number
-from sessions_app.benchmark.figures import BenchmarkError, Report
-from sessions_app.benchmark.measuring import measure
-from sessions_app.benchmark.picture import as_svg
-from sessions_app.benchmark.rendering import as_markdown, as_text, check_place, put_into
-from sessions_app.benchmark.service import KEY_VARIABLE
-from sessions_app.benchmark.subject import Plan
-from sessions_app.benchmark.words import LANGUAGES, language_of
+from benchmark.figures import BenchmarkError, Report
+from benchmark.measuring import measure
+from benchmark.picture import as_svg
+from benchmark.rendering import as_markdown, as_text, check_place, put_into
+from benchmark.service import KEY_VARIABLE
+from benchmark.subject import Plan
+from benchmark.words import LANGUAGES, language_of
+from codeexec.cli import INTERRUPTED, TeachingCommand, option, whole_number
 from sessions_app.management.signals import ended_by_signals
 
 DEFAULT_ENVIRONMENT = "python"

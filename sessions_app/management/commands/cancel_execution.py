@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import Actor, command_actor
-from codeexec.commands import TeachingCommand, add_yes, changing, counted
+from codeexec.cli import TeachingCommand, add_yes, changing, counted
 from sessions_app.management.rows import find_one
 from sessions_app.models import Execution
 from sessions_app.services.executions import cancel_execution

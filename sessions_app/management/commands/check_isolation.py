@@ -12,18 +12,18 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from codeexec.commands import INTERRUPTED, USAGE, TeachingCommand, table
+from codeexec.cli import INTERRUPTED, USAGE, TeachingCommand, table
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack, Group, choose
 from codeexec.sandbox.attacks.judge import Outcome
 from codeexec.sandbox.attacks.suite import Verdict
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError
-from environments_app.engine import get_driver
+from environments_app.current_driver import get_driver
 from environments_app.models import Environment
-from sessions_app.isolation import AnotherCheckRunsError, carry_out, new_check
 from sessions_app.management.signals import ended_by_signals
 from sessions_app.models import AttackResult, IsolationCheck, Node
 from sessions_app.models.isolation import worst_first
-from sessions_app.nodes import ensure_node
+from sessions_app.node.isolation_checks import AnotherCheckRunsError, carry_out, new_check
+from sessions_app.node.registration import ensure_node
 from sessions_app.services.isolation import runtimes_of
 
 FAILED, CANNOT_RUN, BUSY = 1, 3, 4

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from codeexec.commands import TeachingCommand
+from codeexec.cli import TeachingCommand
 from sessions_app.models import Node
 from sessions_app.models.node import LOST_AFTER
 

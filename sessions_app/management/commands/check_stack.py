@@ -10,9 +10,9 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from codeexec.commands import FAILED, TeachingCommand, counted
-from sessions_app.doctor.examine import PARTS, examine
-from sessions_app.doctor.findings import Finding, Level
+from codeexec.cli import FAILED, TeachingCommand, counted
+from sessions_app.monitoring.diagnosis.examine import PARTS, examine
+from sessions_app.monitoring.diagnosis.findings import Finding, Level
 
 _MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.FAILURE: "FAILURE"}
 _TEXT_WIDTH = 100

@@ -8,9 +8,9 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import TeachingCommand, counted
+from codeexec.cli import TeachingCommand, counted
 from codeexec.sandbox.errors import EngineUnavailable
-from sessions_app.cleanup import clean_up
+from sessions_app.node.cleanup import clean_up
 
 
 class Command(TeachingCommand):

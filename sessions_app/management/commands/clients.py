@@ -6,11 +6,11 @@ from typing import Any
 
 from django.db.models import Count, Q
 
-from codeexec.commands import TeachingCommand
+from codeexec.cli import TeachingCommand
+from sessions_app.access.clients import expiry_text, used_storage
 from sessions_app.admin.display import size
 from sessions_app.models import ApiKey, Client
 from sessions_app.models.client import BOUNDS
-from sessions_app.services.clients import expiry_text, used_storage
 
 
 class Command(TeachingCommand):

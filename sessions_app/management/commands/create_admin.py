@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 
 from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
-from codeexec.commands import TeachingCommand, changing
+from codeexec.cli import TeachingCommand, changing
 
 NAME = "admin"
 

@@ -8,12 +8,12 @@ from django.core.management.base import CommandParser
 from django.db.models import BigIntegerField
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import TeachingCommand, changing
+from codeexec.cli import TeachingCommand, changing
+from sessions_app.access.clients import ClientError, create_client, create_key
 from sessions_app.callers import SCOPES, USUAL_SCOPES
 from sessions_app.management.key_options import above_zero, days, new_key_fields, shown, size
 from sessions_app.models import Client
 from sessions_app.models.client import BOUNDS
-from sessions_app.services.clients import ClientError, create_client, create_key
 
 _SCOPES = "\n".join(f"  {scope.value:<9} {meaning}" for scope, meaning in SCOPES.items())
 EXPLANATION = f"""

@@ -7,10 +7,10 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import TeachingCommand, changing
+from codeexec.cli import TeachingCommand, changing
+from sessions_app.access.clients import ClientError, create_client, create_key, find_client
 from sessions_app.management.key_options import days, new_key_fields, shown
 from sessions_app.models import Client
-from sessions_app.services.clients import ClientError, create_client, create_key, find_client
 
 BY = command_actor("create_key")
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from codeexec.audit.actors import Actor, command_actor
-from codeexec.commands import TeachingCommand, WrongUse, changing, counted, option
+from codeexec.cli import TeachingCommand, WrongUse, changing, counted, option
 from sessions_app.models import Node
 from sessions_app.services.nodes import (
     UnknownNodeError,

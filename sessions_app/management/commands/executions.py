@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.db.models import QuerySet
 
-from codeexec.commands import TeachingCommand, table
+from codeexec.cli import TeachingCommand, table
 from sessions_app.admin.display import duration, size
 from sessions_app.admin.executions import BIG_COLUMNS
 from sessions_app.api.answers import TimelineSerializer

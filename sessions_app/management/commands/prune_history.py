@@ -12,10 +12,10 @@ from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
-from codeexec.commands import INTERRUPTED, TeachingCommand, option, whole_number
+from codeexec.cli import INTERRUPTED, TeachingCommand, option, whole_number
 from sessions_app.management.moments import moment
-from sessions_app.pruning import BATCH, Pruned, count_prunable, prune
-from sessions_app.totals import count_up
+from sessions_app.monitoring.counters import count_up
+from sessions_app.node.pruning import BATCH, Pruned, count_prunable, prune
 
 
 def _seconds(text: str) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import TeachingCommand, changing
-from sessions_app.services.clients import ClientError, find_key, revoke_key
+from codeexec.cli import TeachingCommand, changing
+from sessions_app.access.clients import ClientError, find_key, revoke_key
 
 
 class Command(TeachingCommand):

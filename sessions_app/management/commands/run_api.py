@@ -14,13 +14,13 @@ import uvicorn
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from codeexec.commands import TeachingCommand
-from codeexec.http_protocol import BoundedHttpProtocol
-from codeexec.memory import bound_arenas, give_memory_back
-from codeexec.notifications import hub
-from codeexec.self_check import EXIT_CODE, broken, watch_own_parts
-from codeexec.serving import companions
-from codeexec.traffic import traffic
+from codeexec.cli import TeachingCommand
+from codeexec.db.notifications import hub
+from codeexec.http.memory import bound_arenas, give_memory_back
+from codeexec.http.protocol import BoundedHttpProtocol
+from codeexec.http.request_metrics import traffic
+from codeexec.http.self_check import EXIT_CODE, broken, watch_own_parts
+from codeexec.http.serving import companions
 from sessions_app.api.feeds import feeds
 
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs: they, not we, close idle connections

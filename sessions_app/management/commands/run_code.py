@@ -14,12 +14,12 @@ from django.core.management.base import CommandError, CommandParser, OutputWrapp
 from rest_framework.exceptions import ValidationError
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import INTERRUPTED, TeachingCommand, WrongUse, option
+from codeexec.cli import INTERRUPTED, TeachingCommand, WrongUse, option
 from codeexec.errors import InvalidRequest, NotFound, ServiceError
 from environments_app.models import Environment
 from sessions_app.api.answers import ExecutionSerializer
 from sessions_app.api.requests import read_single_run
-from sessions_app.following import Channel, Write, follow, listening
+from sessions_app.management.follow_output import Channel, Write, follow, listening
 from sessions_app.management.signals import ended_by_signals
 from sessions_app.models import Execution
 from sessions_app.models.event import Stage, Stream

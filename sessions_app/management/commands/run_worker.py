@@ -8,13 +8,13 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connections
 
-import sessions_app.tasks  # noqa: F401 -- before the workers are forked: none of them imports it again
-from codeexec.cluster import ClusterDiedError, run_cluster
-from codeexec.commands import TeachingCommand
-from sessions_app import upkeep
-from sessions_app.executor import run_executor
-from sessions_app.take_back import take_back
-from sessions_app.workspace_reader import run_workspace_reader
+import sessions_app.node.tasks  # noqa: F401 -- before the workers are forked: none of them imports it again
+from codeexec.cli import TeachingCommand
+from codeexec.taskqueue.cluster import ClusterDiedError, run_cluster
+from sessions_app.execution.executor import run_executor
+from sessions_app.node import upkeep
+from sessions_app.node.recovery import take_back
+from sessions_app.node.workspace_reader import run_workspace_reader
 
 logger = logging.getLogger(__name__)
 

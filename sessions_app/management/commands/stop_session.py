@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import TeachingCommand, WrongUse, add_yes, changing, counted
+from codeexec.cli import TeachingCommand, WrongUse, add_yes, changing, counted
 from sessions_app.management.rows import add_owners, find_one, owned
 from sessions_app.models import Session
 from sessions_app.services.sessions import stop_session

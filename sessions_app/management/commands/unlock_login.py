@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
-from codeexec.commands import TeachingCommand, changing, counted
-from sessions_app.logins import forgive_logins
+from codeexec.cli import TeachingCommand, changing, counted
+from sessions_app.access.console_login import forgive_logins
 
 
 class Command(TeachingCommand):

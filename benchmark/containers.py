@@ -1,0 +1,173 @@
+"""What a run costs below the service: the runner alone, and Docker by itself, on this host."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+
+from benchmark.figures import NotMeasurable
+from benchmark.programs import Program
+from codeexec.sandbox.docker.stopwatch import DockerStopwatch
+from codeexec.sandbox.driver import Attachment, Driver
+from codeexec.sandbox.errors import SandboxError
+from codeexec.sandbox.types import (
+    Command,
+    SandboxHandle,
+    SandboxLimits,
+    SandboxSpec,
+    Verdict,
+    WorkspaceFile,
+)
+from environments_app.command_templates import placeholder_values, render
+from environments_app.current_driver import get_driver
+
+NODE = "benchmark"
+"""In the containers' label: no worker takes them for its own."""
+WORKSPACE_DIR = "/workspace"
+USER = "executor"
+MAX_IDLE_SECONDS = 300
+"""A sandbox ends itself after that, should the benchmark be killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A program, as a sandbox of its environment runs it."""
+
+    spec: SandboxSpec
+    program: Program
+    file: WorkspaceFile
+    commands: tuple[Command, ...]
+
+
+def work_of(environment: dict[str, Any], program: Program) -> Work:
+    """`environment`: what the service says of it."""
+    limits = environment["limits"]
+    values = placeholder_values(
+        WORKSPACE_DIR,
+        environment["default_filename"],
+        environment["run_command"],
+        memory_bytes=limits["memory"],
+    )
+    templates = [environment["compile_command"], environment["run_command"]]
+    commands = tuple(
+        Command(
+            argv=render(template, values),
+            wall_seconds=limits["timeout"],
+            output_bytes=limits["output"],
+        )
+        for template in templates
+        if template
+    )
+    content = program.code.encode()
+    file = WorkspaceFile(path=environment["default_filename"], content=content)
+    return Work(spec=_spec(environment), program=program, file=file, commands=commands)
+
+
+def _spec(environment: dict[str, Any]) -> SandboxSpec:
+    limits = environment["limits"]
+    return SandboxSpec(
+        sandbox_id=str(uuid4()),
+        node=NODE,
+        environment=environment["name"],
+        image=environment["image"],
+        user=USER,
+        workspace_dir=WORKSPACE_DIR,
+        limits=SandboxLimits(
+            memory_bytes=limits["memory"],
+            cpus=limits["cpu"],
+            pids=limits["pids"],
+            tmpfs_bytes=limits["tmpfs"],
+        ),
+        runtime=environment["runtime"],
+        network=environment["network"],
+        no_new_privileges=settings.CODE_EXECUTOR["NO_NEW_PRIVILEGES"],
+        max_idle_seconds=MAX_IDLE_SECONDS,
+    )
+
+
+class Containers:
+    """A sandbox of the benchmark's own. Each call tells its milliseconds; raises SandboxError."""
+
+    def __init__(self, driver: Driver, docker: DockerStopwatch, work: Work, handle: SandboxHandle):
+        self._driver = driver
+        self._docker = docker
+        self._work = work
+        self._handle = handle
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[Attachment]:
+        with self._driver.attach(self._handle) as attachment:
+            yield attachment
+
+    def run(self, attachment: Attachment) -> float:
+        begun = time.perf_counter()
+        self._run(attachment)
+        return (time.perf_counter() - begun) * 1000
+
+    def run_anew(self) -> float:
+        """Attaching and leaving included."""
+        begun = time.perf_counter()
+        with self.attached() as attachment:
+            self._run(attachment)
+        return (time.perf_counter() - begun) * 1000
+
+    def docker_exec(self) -> float:
+        """The program's file is there already, from a run before."""
+        commands = self._work.commands
+        return sum(self._docker.execute(self._handle, each.argv) for each in commands) * 1000
+
+    def _run(self, attachment: Attachment) -> None:
+        attachment.write_files([self._work.file])
+        for command in self._work.commands:
+            result = attachment.run(command)
+            if result.verdict != Verdict.OK:
+                said = result.stderr.decode(errors="replace").strip()
+                raise NotMeasurable(f"the program ended with {result.verdict.value}: {said}")
+
+
+class DockerHere:
+    """The Docker Engine that this host's configuration names."""
+
+    def __init__(self) -> None:
+        config = settings.CODE_EXECUTOR
+        self._docker = DockerStopwatch(
+            config["DOCKER_SOCKET"], image_prefix=config["DOCKER_IMAGE_PREFIX"]
+        )
+
+    def version(self) -> str | None:
+        """None: it isn't reached."""
+        try:
+            return self._docker.version()
+        except SandboxError:
+            return None
+
+    @contextlib.contextmanager
+    def sandbox(self, work: Work) -> Iterator[Containers]:
+        """One that is destroyed at the end. Raises NotMeasurable where it can't be started."""
+        driver = get_driver()
+        with _not_measurable():
+            handle = driver.start(work.spec)
+        try:
+            yield Containers(driver, self._docker, work, handle)
+        finally:
+            driver.destroy(handle.sandbox_id)
+
+    def create_and_start(self, work: Work) -> float:
+        """Docker's own part of a cold start, in milliseconds. Raises NotMeasurable."""
+        another = replace(work.spec, sandbox_id=str(uuid4()))
+        with _not_measurable():
+            return self._docker.create_and_start(another) * 1000
+
+
+@contextlib.contextmanager
+def _not_measurable() -> Iterator[None]:
+    try:
+        yield
+    except SandboxError as error:
+        raise NotMeasurable(str(error)) from error

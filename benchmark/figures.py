@@ -1,0 +1,122 @@
+"""What a benchmark comes to. All times are in milliseconds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmark.machine import Machine
+
+
+class BenchmarkError(Exception):
+    """The service did not answer as it should; the text says how it did."""
+
+
+class NotMeasurable(Exception):
+    """A part can't be measured from here; the text says why. The rest goes on without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Of one kind of call."""
+
+    count: int
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+def latency(samples_ms: Sequence[float]) -> Latency:
+    """Percentiles within what was seen: no sample lies beyond them. Two samples at least."""
+    percentiles = statistics.quantiles(samples_ms, n=100, method="inclusive")
+    return Latency(
+        count=len(samples_ms),
+        mean_ms=statistics.fmean(samples_ms),
+        p50_ms=statistics.median(samples_ms),
+        p95_ms=percentiles[94],
+        p99_ms=percentiles[98],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One kind of call, and what it is compared with: measured in turn with it."""
+
+    key: str
+    latency: Latency
+    beside: Latency | None = None
+
+    @property
+    def p50_ratio(self) -> float | None:
+        return self.latency.p50_ms / self.beside.p50_ms if self.beside else None
+
+    @property
+    def p95_ratio(self) -> float | None:
+        return self.latency.p95_ms / self.beside.p95_ms if self.beside else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """Executes in so many sessions at once, beside as many bare processes."""
+
+    sessions: int
+    latency: Latency
+    per_second: float
+    bare: Latency | None
+    bare_per_second: float | None
+    stages_ms: Mapping[str, float]
+    """Median of each, in order; see `service.STAGES`."""
+    processor_ms: Mapping[str, float]
+    """Per execution, by component; empty where the service's processes can't be seen."""
+    cpu_use: float
+    """Processor time of a session's programs, as a share of what its sandbox may use: near or above
+    1, they are slowed down by that limit."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Of the throughputs."""
+        return self.per_second / self.bare_per_second if self.bare_per_second else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """What was not measured, by key, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentFigures:
+    name: str
+    program: str
+    rows: Sequence[Row]
+    levels: Sequence[Level]
+    left_out: Sequence[LeftOut]
+
+    def row(self, key: str) -> Row | None:
+        return next((row for row in self.rows if row.key == key), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    version: str
+    """Of the software that measured."""
+    date: str
+    """ISO 8601, UTC."""
+    url: str
+    machine: Machine
+    environments: Sequence[EnvironmentFigures]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, ratios included."""
+        whole = asdict(self)
+        for figures, said in zip(self.environments, whole["environments"], strict=True):
+            for row, written in zip(figures.rows, said["rows"], strict=True):
+                written |= {"p50_ratio": row.p50_ratio, "p95_ratio": row.p95_ratio}
+            for level, written in zip(figures.levels, said["levels"], strict=True):
+                written |= {"ratio": level.ratio}
+        return whole

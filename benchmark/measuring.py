@@ -1,0 +1,84 @@
+"""The whole run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+from benchmark.bare import bare, interpreter_version
+from benchmark.below import measure_below
+from benchmark.containers import DockerHere
+from benchmark.executing import measure_executes
+from benchmark.figures import EnvironmentFigures, Report
+from benchmark.machine import Machine, this_machine
+from benchmark.openings import measure_openings
+from benchmark.processor import ProcessorMeter
+from benchmark.programs import program_for
+from benchmark.service import Caller
+from benchmark.subject import Plan, Subject
+from codeexec import __version__
+
+Say = Callable[[str], None]
+
+
+def measure(plan: Plan, say: Say) -> Report:
+    """Everything that can be measured from here; `say` is told what is being done.
+
+    Whatever is opened or started is stopped again, however it ends. Raises BenchmarkError.
+    """
+    load = os.getloadavg()[0]
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    docker = DockerHere()
+    subjects = _subjects(plan, say)
+    figures = [_measure(subject, docker) for subject in subjects]
+    return Report(
+        version=__version__,
+        date=date,
+        url=plan.url,
+        machine=_machine(subjects, docker, load),
+        environments=figures,
+    )
+
+
+def _subjects(plan: Plan, say: Say) -> list[Subject]:
+    """All of them before the first is measured: a mistake shows at once."""
+    with contextlib.closing(Caller(plan.url)) as caller:
+        return [
+            Subject(
+                plan=plan,
+                environment=caller.call("GET", f"/environments/{name}").body,
+                program=program_for(name, plan.program),
+                say=partial(_say_of, say, name),
+            )
+            for name in plan.environments
+        ]
+
+
+def _say_of(say: Say, name: str, what: str) -> None:
+    say(f"{name}: {what} ...")
+
+
+def _measure(subject: Subject, docker: DockerHere) -> EnvironmentFigures:
+    with contextlib.ExitStack() as stack:
+        with subject.noting("bare"):
+            subject.bare = stack.enter_context(bare(subject.program, subject.extension))
+        with subject.noting("processor_time"):
+            subject.meter = ProcessorMeter(subject.url)
+        measure_executes(subject)
+        with subject.noting("containers"):
+            measure_below(subject, docker)
+        measure_openings(subject, docker)
+    return subject.figures()
+
+
+def _machine(subjects: list[Subject], docker: DockerHere, load: float) -> Machine:
+    extensions = dict.fromkeys(subject.extension for subject in subjects)
+    versions = [interpreter_version(extension) for extension in extensions]
+    return this_machine(
+        docker=docker.version(),
+        interpreters=[version for version in versions if version],
+        load=load,
+    )

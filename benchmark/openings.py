@@ -1,0 +1,104 @@
+"""How long it takes until a session is ready, and a run in a sandbox of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from benchmark.containers import DockerHere, work_of
+from benchmark.figures import NotMeasurable
+from benchmark.service import Caller, execute, open_session, wait_stopped
+from benchmark.subject import BARE, Subject
+from benchmark.turns import Call
+
+SHARE = 10
+"""Runs for each session that is opened."""
+PATIENCE = 0.8
+"""Of the shortest start so far, before a session is asked whether it is ready."""
+FIRST_PATIENCE_MS = 100.0
+SETTLING_SECONDS = 0.2
+REFILL_SECONDS = 0.6
+"""Until the warm pool is asked for another sandbox; longer and longer when it has none."""
+REFILLS = 5
+
+
+def measure_openings(subject: Subject, docker: DockerHere) -> None:
+    """Adds rows for what can be measured from here."""
+    count = subject.plan.share(SHARE)
+    with subject.noting("open_cold"):
+        subject.say("cold starts")
+        _measure_cold(subject, docker, count)
+    with subject.noting("open_warm"):
+        subject.say("sessions from the warm pool")
+        if not subject.environment["warm_pool_size"]:
+            raise NotMeasurable("the environment's `warm_pool_size` is 0")
+        subject.add_rows({"open_warm": lambda: _open_warm(subject)}, count, waits=True)
+    subject.say("single runs")
+    _measure_single(subject, count)
+
+
+def _measure_cold(subject: Subject, docker: DockerHere, count: int) -> None:
+    """In turn with Docker's own part of it, where the Docker Engine is reached."""
+    work = work_of(subject.environment, subject.program)
+    cold = _cold_start(subject)
+    calls: dict[str, Call] = {}
+    with subject.noting("docker_start"):
+        docker.create_and_start(work)
+        calls["docker_start"] = _settled(lambda: docker.create_and_start(work))
+    subject.add_rows(calls | {"open_cold": cold}, count, waits=True)
+
+
+def _cold_start(subject: Subject) -> Call:
+    """A session that is to live longer than a warm sandbox would gets a new one."""
+    with open_session(subject.url, subject.name) as session:
+        ttl = session.ttl_seconds() + 1
+    seen: list[float] = []
+
+    def open_cold() -> float:
+        patience_ms = PATIENCE * min(seen, default=FIRST_PATIENCE_MS)
+        time.sleep(SETTLING_SECONDS)
+        with open_session(subject.url, subject.name, ttl=ttl) as session:
+            if session.ready:
+                raise NotMeasurable("every session was ready at once, a longer `ttl` or not")
+            seen.append(session.wait_ready(patience_ms=patience_ms))
+        wait_stopped(subject.url, session.session_id)
+        return seen[-1]
+
+    return open_cold
+
+
+def _settled(call: Call) -> Call:
+    """After a moment in which what was removed or started before comes to its end."""
+
+    def later() -> float:
+        time.sleep(SETTLING_SECONDS)
+        return call()
+
+    return later
+
+
+def _open_warm(subject: Subject) -> float:
+    """Waits for the pool to fill up again, as it does between interviews."""
+    for attempt in range(REFILLS):
+        time.sleep(REFILL_SECONDS * 2**attempt)
+        with open_session(subject.url, subject.name) as session:
+            pass
+        wait_stopped(subject.url, session.session_id)
+        if session.ready:
+            return session.opening_ms
+    raise NotMeasurable("the warm pool stayed empty")
+
+
+def _measure_single(subject: Subject, count: int) -> None:
+    with contextlib.closing(Caller(subject.url)) as caller:
+
+        def single_run() -> float:
+            time.sleep(REFILL_SECONDS)
+            caller.call("GET", "/environments")  # connects
+            run = execute(caller, "/execute", subject.program, environment=subject.name)
+            time.sleep(SETTLING_SECONDS)
+            return run.total_ms
+
+        calls: dict[str, Call] = {"single_run": single_run}
+        floor = {BARE: _settled(subject.bare.run)} if subject.bare else {}
+        subject.add_rows(floor | calls, count, waits=True)

@@ -1,0 +1,231 @@
+"""The service, as a client meets it: HTTP and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from benchmark.figures import BenchmarkError
+from benchmark.programs import Program
+
+TIMEOUT_SECONDS = 310.0
+"""Above the largest REQUEST_TIMEOUT that is usual: the service's own answer says more."""
+KEY_VARIABLE = "CODE_EXECUTOR_API_KEY"
+"""Environment variable with the key to call with, where the service asks for one."""
+IDLE_SECONDS = 2.0
+"""A connection that was not used for longer is made anew: the server may just be closing it."""
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.005
+
+STAGES = ("client", "accept", "queue", "prepare", "runner", "program", "answer")
+"""Of an execution, in order. `accept`, `queue`, `prepare` and `answer` are the service's own, of
+its Server-Timing; its `run` is `program`, by the service's account of it, and `runner`, the rest.
+`client` is what the client saw beyond the service's total: sending, receiving, waking up."""
+WHOLE_STAGES = ("service", "program")
+"""What an older service, without Server-Timing, is divided into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    body: dict[str, Any]
+    timing: Mapping[str, float]
+    """The Server-Timing, in milliseconds; empty where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One execution that was waited for."""
+
+    total_ms: float
+    program_ms: float
+    """Compilation included."""
+    program_cpu_ms: float
+    client_cpu_ms: float
+    """What the load generator spent on it."""
+    timing: Mapping[str, float]
+
+    def stages(self) -> dict[str, float]:
+        if "total" not in self.timing:
+            return {"service": self.total_ms - self.program_ms, "program": self.program_ms}
+        return {
+            "client": self.total_ms - self.timing["total"],
+            **{name: self.timing.get(name, 0.0) for name in ("accept", "queue", "prepare")},
+            "runner": self.timing.get("run", 0.0) - self.program_ms,
+            "program": self.program_ms,
+            "answer": self.timing.get("answer", 0.0),
+        }
+
+
+def median_stages(runs: Sequence[Run]) -> dict[str, float]:
+    every = [run.stages() for run in runs]
+    names = STAGES if all("accept" in stages for stages in every) else WHOLE_STAGES
+    return {
+        name: statistics.median(stages[name] for stages in every if name in stages)
+        for name in names
+    }
+
+
+def parse_server_timing(header: str | None) -> dict[str, float]:
+    """Durations by name. What is no duration is left out, as the standard asks."""
+    durations: dict[str, float] = {}
+    for metric in (header or "").split(","):
+        name, *parameters = (part.strip() for part in metric.split(";"))
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            if key.strip().lower() == "dur":
+                with contextlib.suppress(ValueError):
+                    durations[name] = float(value.strip().strip('"'))
+    return durations
+
+
+class Caller:
+    """One kept-alive connection to the API."""
+
+    def __init__(self, url: str) -> None:
+        """`url`: of the service, with or without a path. Raises BenchmarkError."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise BenchmarkError(f"{url} is no address: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BenchmarkError(f"{url} is no address of a service: http://host:port")
+        secure = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        self._connection = kind(parts.hostname, port, timeout=TIMEOUT_SECONDS)
+        self._base = f"{parts.path.rstrip('/')}/api/v1"
+        self._headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(KEY_VARIABLE):
+            self._headers["Authorization"] = f"Api-Key {key}"
+        self._used_at = 0.0
+        self.url = url
+
+    def call(self, method: str, path: str, body: Any = None) -> Answer:
+        """Raises BenchmarkError for any other status than 2xx."""
+        if time.monotonic() - self._used_at > IDLE_SECONDS:
+            self._connection.close()
+        payload = None if body is None else json.dumps(body)
+        try:
+            self._connection.request(method, self._base + path, payload, self._headers)
+            response = self._connection.getresponse()
+            answer = json.load(response)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._connection.close()
+            raise BenchmarkError(f"{method} {path}: no answer from {self.url}: {error}") from error
+        self._used_at = time.monotonic()
+        if response.status // 100 != 2:
+            said = answer.get("detail") if isinstance(answer, dict) else answer
+            raise BenchmarkError(f"{method} {path}: {response.status} {said}")
+        return Answer(body=answer, timing=parse_server_timing(response.getheader("Server-Timing")))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def execute(caller: Caller, path: str, program: Program, **fields: Any) -> Run:
+    """Run the program and wait for it. Raises BenchmarkError unless it went well."""
+    cpu, begun = time.thread_time(), time.perf_counter()
+    answer = caller.call("POST", path, {"code": program.code, **fields})
+    ended, spent = time.perf_counter(), time.thread_time() - cpu
+    result = answer.body
+    if result["verdict"] != "ok" or not program.accepts(result["stdout"]):
+        said = result["error"] or result["stderr"].strip() or f"it printed {result['stdout']!r}"
+        raise BenchmarkError(f"POST {path}: the run ended with {result['verdict']}: {said}")
+    compilation = result["compile"] or {"execution_time": 0.0}
+    return Run(
+        total_ms=(ended - begun) * 1000,
+        program_ms=(result["execution_time"] + compilation["execution_time"]) * 1000,
+        program_cpu_ms=(result["cpu_time"] or 0.0) * 1000,
+        client_cpu_ms=spent * 1000,
+        timing=answer.timing,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedSession:
+    caller: Caller
+    session_id: str
+    ready: bool
+    """Whether the answer that opened it said so."""
+    opening_ms: float
+    begun: float
+    """When the call that opened it was made."""
+
+    def execute(self, program: Program) -> Run:
+        return execute(self.caller, f"/sessions/{self.session_id}/execute", program)
+
+    def ttl_seconds(self) -> int:
+        return int(self._state()["ttl"])
+
+    def wait_ready(self, *, patience_ms: float) -> float:
+        """Milliseconds from the call that opened it until it is seen to be ready.
+
+        `patience_ms`: how long it is left alone first; asking costs the service time as well.
+        Raises BenchmarkError when it does not become ready.
+        """
+        time.sleep(max(0.0, self.begun + patience_ms / 1000 - time.perf_counter()))
+        while (state := self._state())["status"] != "ready":
+            if state["error"] or time.perf_counter() > self.begun + READY_SECONDS:
+                said = state["error"] or f"it is {state['status']} after {READY_SECONDS:g} s"
+                raise BenchmarkError(f"Session {self.session_id} did not become ready: {said}")
+            time.sleep(POLL_SECONDS)
+        seen_ms = (time.perf_counter() - self.begun) * 1000
+        return _stamped(state["ready_at"], seen_ms) or seen_ms
+
+    def _state(self) -> dict[str, Any]:
+        return self.caller.call("GET", f"/sessions/{self.session_id}").body
+
+
+def _stamped(ready_at: str, seen_ms: float) -> float | None:
+    """By the service's own time of it, which no question has to wait for; None where its clock
+    isn't ours. `seen_ms`: how long ago the session was asked for.
+    """
+    asked_for = time.time() - seen_ms / 1000
+    stamped_ms = (datetime.fromisoformat(ready_at).timestamp() - asked_for) * 1000
+    return stamped_ms if 0 < stamped_ms <= seen_ms else None
+
+
+@contextlib.contextmanager
+def open_session(url: str, environment: str, **fields: Any) -> Iterator[OpenedSession]:
+    """A session that is stopped at the end, whatever happens. Raises BenchmarkError."""
+    with contextlib.closing(Caller(url)) as caller:
+        caller.call("GET", "/environments")  # connects
+        begun = time.perf_counter()
+        opened = caller.call("POST", "/sessions", {"environment": environment, **fields}).body
+        elapsed = time.perf_counter() - begun
+        session_id = str(opened["session_id"])
+        try:
+            yield OpenedSession(
+                caller=caller,
+                session_id=session_id,
+                ready=opened["status"] == "ready",
+                opening_ms=elapsed * 1000,
+                begun=begun,
+            )
+        finally:
+            _stop(url, session_id)
+
+
+def _stop(url: str, session_id: str) -> None:
+    """On a connection of its own: an interrupted call leaves the session's in no state for it."""
+    with contextlib.closing(Caller(url)) as caller:
+        caller.call("DELETE", f"/sessions/{session_id}")
+
+
+def wait_stopped(url: str, session_id: str) -> None:
+    """Until its container is gone, so that the removal disturbs nothing that is measured."""
+    deadline = time.monotonic() + READY_SECONDS
+    with contextlib.closing(Caller(url)) as caller:
+        while time.monotonic() < deadline:
+            if caller.call("GET", f"/sessions/{session_id}").body["closed_at"]:
+                return
+            time.sleep(POLL_SECONDS * 4)

@@ -1,0 +1,177 @@
+"""A report as tables of words and numbers, for whichever form they are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from benchmark.figures import EnvironmentFigures, Level, Report, Row
+from benchmark.processor import COMPONENTS
+from benchmark.words import number, word
+
+CALLS = ("bare", "bare_file", "runner", "runner_anew", "docker_exec", "execute", "single_run")
+OPENINGS = ("open_warm", "docker_start", "open_cold")
+AT_THE_LIMIT = 0.8
+"""Of what a sandbox may use of a processor: limits are enforced by the tenth of a second."""
+_STAGE_WORDS = {"runner": "runner_stage"}
+_COMPONENT_WORDS = {"queue": "queue_part", "runner": "runner_stage"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The first column is text, the others are numbers, empty where there is none."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One environment."""
+
+    name: str
+    program: str
+    tables: Sequence[Table]
+    notes: Sequence[str]
+
+
+def sections(report: Report, language: str) -> list[Section]:
+    return [_section(figures, language) for figures in report.environments]
+
+
+def _section(figures: EnvironmentFigures, language: str) -> Section:
+    tables = [
+        _latencies(figures, CALLS, "one_at_a_time", language),
+        _latencies(figures, OPENINGS, "until_ready", language),
+        _throughput(figures.levels, language),
+        _stages(figures.levels, language),
+        _processor(figures.levels, language),
+    ]
+    return Section(
+        name=figures.name,
+        program=figures.program.strip(),
+        tables=[table for table in tables if table.rows],
+        notes=_notes(figures, language),
+    )
+
+
+def _latencies(
+    figures: EnvironmentFigures, keys: Sequence[str], heading: str, language: str
+) -> Table:
+    rows = [row for key in keys if (row := figures.row(key))]
+    columns = ("p50", "p95", "p99", "beside", "p50_ratio", "p95_ratio")
+    return Table(
+        header=[word(key, language) for key in (heading, *columns)],
+        rows=[_latency_row(row, language) for row in rows],
+    )
+
+
+def _latency_row(row: Row, language: str) -> list[str]:
+    times = (row.latency.p50_ms, row.latency.p95_ms, row.latency.p99_ms)
+    ratios = (row.p50_ratio, row.p95_ratio)
+    if row.key == "bare":
+        ratios = (1.0, 1.0)
+    return [
+        word(row.key, language),
+        *(number(time, language) for time in times),
+        number(row.beside.p50_ms if row.beside else None, language),
+        *(number(ratio, language, 2) for ratio in ratios),
+    ]
+
+
+def _throughput(levels: Sequence[Level], language: str) -> Table:
+    columns = ("at_once", "bare_rate", "rate", "ratio", "p50", "p95", "p99")
+    return Table(
+        header=[word(key, language) for key in columns],
+        rows=[
+            [
+                str(level.sessions),
+                number(level.bare_per_second, language, 0),
+                number(level.per_second, language, 0),
+                number(level.ratio, language, 2),
+                number(level.latency.p50_ms, language),
+                number(level.latency.p95_ms, language),
+                number(level.latency.p99_ms, language),
+            ]
+            for level in levels
+        ],
+    )
+
+
+def _stages(levels: Sequence[Level], language: str) -> Table:
+    """Stages go down, levels across: there are more of the one than of the other."""
+    return _across(levels, "stages", lambda level: level.stages_ms, stage_word, language)
+
+
+def stage_word(stage: str, language: str) -> str:
+    return word(_STAGE_WORDS.get(stage, stage), language)
+
+
+def _processor(levels: Sequence[Level], language: str) -> Table:
+    return _across(levels, "processor", _processor_of, _component_word, language)
+
+
+def _processor_of(level: Level) -> dict[str, float]:
+    """In the components' order, with their sum."""
+    there = level.processor_ms
+    own = {name: there[name] for name in COMPONENTS if name in there}
+    total = {"total": sum(own.values())} if own else {}
+    return {**own, **total, **{name: there[name] for name in ("program", "load") if name in there}}
+
+
+def _component_word(component: str, language: str) -> str:
+    return word(_COMPONENT_WORDS.get(component, component), language)
+
+
+def _across(
+    levels: Sequence[Level],
+    heading: str,
+    values_of: Callable[[Level], Mapping[str, float]],
+    named: Callable[[str, str], str],
+    language: str,
+) -> Table:
+    columns = [values_of(level) for level in levels]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return Table(
+        header=[word(heading, language), *(str(level.sessions) for level in levels)],
+        rows=[
+            [named(name, language), *(number(column.get(name), language, 2) for column in columns)]
+            for name in names
+        ],
+    )
+
+
+def _notes(figures: EnvironmentFigures, language: str) -> list[str]:
+    notes = []
+    limited = [level for level in figures.levels if level.cpu_use > AT_THE_LIMIT]
+    if limited:
+        numbers = ", ".join(str(level.sessions) for level in limited)
+        notes.append(f"{word('throttled', language)}: {numbers}.")
+    for left in figures.left_out:
+        count, _, rest = left.key.partition(" ")
+        what = f"{count} {word(rest, language)}" if rest else word(left.key, language)
+        notes.append(f"{word('left_out', language)}: {what}: {left.reason.rstrip('.')}.")
+    return notes
+
+
+def machine_line(report: Report, language: str) -> str:
+    """What it was measured on, and when."""
+    machine = report.machine
+    parts = [
+        machine.cpu,
+        f"{machine.cores} {word('cores', language)}",
+        f"{machine.memory_bytes / 2**30:.0f} GiB",
+        f"Linux {machine.kernel}",
+        f"Docker {machine.docker}" if machine.docker else "",
+        f"PostgreSQL {machine.postgresql}" if machine.postgresql else "",
+        *machine.interpreters,
+        f"Code Executor {report.version}",
+        datetime.fromisoformat(report.date).strftime("%Y-%m-%d"),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def warnings(report: Report, language: str) -> list[str]:
+    machine = report.machine
+    return [f"{word('busy', language)} {machine.load:.2f}."] if machine.was_busy else []

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections for threads and for the event loop, LISTEN and NOTIFY."""

@@ -1,0 +1,158 @@
+"""Database connections of the event loop's own: for statements that so many requests wait for that
+a hop to a thread and back would be felt. Everything else goes through Django, in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.db import OperationalError
+from psycopg.pq import TransactionStatus
+
+from codeexec.db.postgres import (
+    ANSWER_SECONDS,
+    BoundedAsyncConnection,
+    bounded_options,
+    connection_parameters,
+    has_ended,
+)
+
+CONNECT_SECONDS = 2.0
+"""For a place, and for a new connection."""
+ABANDONED_SECONDS = 1.0
+"""How long a statement may go on whose caller has left, until it is cancelled. Most end sooner, and
+cancelling one costs the database a process."""
+Parameters = Mapping[str, Any] | Sequence[Any]
+Rows = list[tuple[Any, ...]]
+
+
+class AsyncDatabase:
+    """At most API_THREADS connections, made as they are needed. Belongs to the event loop that
+    first uses it, until `close`.
+
+    A connection is taken and given back without waiting: no caller that leaves can come in between,
+    and one that has ended is replaced by whoever needs one next.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._places = asyncio.Semaphore(0)
+        self._idle: list[BoundedAsyncConnection] = []
+        self._lent = 0
+        self._closed = False
+        self.answers = 0
+        """How many statements were answered."""
+
+    async def fetch_one(
+        self, statement: str, parameters: Parameters, *, seconds: float | None = None
+    ) -> tuple[Any, ...] | None:
+        """The first row of a statement that is a transaction of its own.
+
+        `seconds` it may take at most, else DATABASE_TIMEOUT. Raises Django's OperationalError where
+        the database can't be reached, or doesn't answer in time.
+        """
+        rows = await self.fetch_all(statement, parameters, seconds=seconds)
+        return rows[0] if rows else None
+
+    async def fetch_all(
+        self, statement: str, parameters: Parameters, *, seconds: float | None = None
+    ) -> Rows:
+        """As `fetch_one`, all of its rows."""
+        places = self._here()
+        with _translated():
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await places.acquire()
+            loan = asyncio.ensure_future(self._fetch(statement, parameters, seconds))
+            loan.add_done_callback(lambda _loan: places.release())
+            try:
+                return await asyncio.shield(loan)
+            except asyncio.CancelledError:
+                loan.get_loop().call_later(ABANDONED_SECONDS, loan.cancel)
+                raise
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many there are, and how many of them nobody uses. May be asked from any thread."""
+        idle = len(self._idle)
+        return self._lent + idle, idle
+
+    async def close(self) -> None:
+        """For good, as far as this event loop is concerned."""
+        self._closed = True
+        self._drop_idle()
+
+    def _here(self) -> asyncio.Semaphore:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._drop_idle()
+            self._loop, self._closed, self._lent = loop, False, 0
+            self._places = asyncio.Semaphore(settings.CODE_EXECUTOR["API_THREADS"])
+        if self._closed:
+            raise OperationalError("the service is stopping")
+        return self._places
+
+    async def _fetch(self, statement: str, parameters: Parameters, seconds: float | None) -> Rows:
+        self._lent += 1
+        connection: BoundedAsyncConnection | None = None
+        try:
+            connection = self._take() or await _connected()
+            connection.seconds = seconds or _most_seconds()
+            cursor = await connection.execute(statement, parameters)
+            self.answers += 1
+            return await cursor.fetchall()
+        finally:
+            self._lent -= 1
+            if connection is not None:
+                self._give_back(connection)
+
+    def _take(self) -> BoundedAsyncConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and not has_ended(connection.fileno()):
+                return connection
+            connection.end()
+        return None
+
+    def _give_back(self, connection: BoundedAsyncConnection) -> None:
+        ours = not self._closed and self._loop is asyncio.get_running_loop()
+        if ours and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._idle.append(connection)
+        else:
+            connection.end()
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().end()
+
+
+async def _connected() -> BoundedAsyncConnection:
+    parameters = connection_parameters("code-executor runs")
+    options = f"{bounded_options(parameters.pop('options', ''))} -c TimeZone={settings.TIME_ZONE}"
+    async with asyncio.timeout(CONNECT_SECONDS):
+        return await BoundedAsyncConnection.connect(
+            **{**parameters, "options": options, "autocommit": True}
+        )
+
+
+def _most_seconds() -> float:
+    """A little longer than it takes the server to end a statement itself."""
+    return float(settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]) + ANSWER_SECONDS
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise OperationalError(f"no connection within {CONNECT_SECONDS:g} s") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise OperationalError(*error.args) from error
+
+
+async_database = AsyncDatabase()
+"""The connections of this process's event loop."""

@@ -1,0 +1,164 @@
+"""Ends this process of the API when it can't serve for long through a fault of its own, so that
+whoever supervises it starts another: Compose and `scripts/server` do that with what has ended, and
+not with what is merely unhealthy.
+
+A database that is away is no such fault: the next process would find it away as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import psycopg
+
+from codeexec.db.async_database import async_database
+from codeexec.db.notifications import hub
+from codeexec.db.postgres import connection_parameters
+from codeexec.errors import DATABASE_AWAY
+from codeexec.http.request_metrics import traffic
+from codeexec.http.threads import in_thread
+
+logger = logging.getLogger(__name__)
+
+BROKEN_SECONDS = 60.0
+LOOK_SECONDS = 5.0
+ANSWER_SECONDS = 20.0
+"""Within which a part that works has done something."""
+STUCK_TICKS = 60
+"""Of a second: not of the clock, which goes on while the whole process is stopped."""
+ENDING_TICKS = 30
+"""Until a process that was told to end, and doesn't, is ended."""
+
+EXIT_CODE = 1
+
+
+class Broken:
+    """Whether this process has given itself up."""
+
+    is_it = False
+
+
+broken = Broken()
+
+
+async def watch_own_parts() -> None:
+    """For as long as the server serves."""
+    watchdog = _Watchdog(asyncio.get_running_loop())
+    watchdog.start()
+    try:
+        await _look_for_ever()
+    finally:
+        if not broken.is_it:  # else it sees to it that the process does end
+            watchdog.stop()
+
+
+async def _look_for_ever() -> None:
+    since: float | None = None
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        parts = await _broken_parts()
+        if not parts or not await _database_answers():
+            since = None
+            continue
+        since = since or time.monotonic()
+        if time.monotonic() - since >= BROKEN_SECONDS:
+            _give_up(parts)
+
+
+def _give_up(parts: list[str]) -> None:
+    if broken.is_it:
+        return
+    broken.is_it = True
+    logger.critical(
+        "For %.0f s this process can't use its %s, though the database answers: it ends, to be "
+        "started again",
+        BROKEN_SECONDS,
+        " and ".join(parts),
+    )
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _broken_parts() -> list[str]:
+    if traffic.draining:
+        return []
+    works = await asyncio.gather(_connections_work(), _threads_work())
+    found = dict(zip(("database connections", "threads"), works, strict=True))
+    found["notifications"] = hub.is_connected
+    return [part for part, holds in found.items() if not holds]
+
+
+async def _connections_work() -> bool:
+    """One that is merely busy answers others."""
+    answers = async_database.answers
+    try:
+        await async_database.fetch_one("SELECT 1", (), seconds=ANSWER_SECONDS)
+    except DATABASE_AWAY:
+        return async_database.answers > answers
+    return True
+
+
+async def _threads_work() -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await in_thread(int)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _database_answers() -> bool:
+    """Over a connection that has nothing to do with this process's own."""
+    parameters = connection_parameters("code-executor self check")
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            async with await psycopg.AsyncConnection.connect(**parameters) as connection:
+                await connection.execute("SELECT 1")
+    except (TimeoutError, OSError, psycopg.Error):
+        return False
+    return True
+
+
+class _Watchdog(threading.Thread):
+    """Ends the process when its event loop is stuck, which can then do nothing about it itself."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._loop = loop
+        self._stopped = threading.Event()
+        self._unseen = 0
+        self._ending = 0
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        while not self._stopped.wait(1.0):
+            self._unseen += 1
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._see)
+            self._ending += broken.is_it
+            if self._unseen > STUCK_TICKS:
+                _end_at_once(f"The event loop has been stuck for {STUCK_TICKS} s")
+            elif self._ending > ENDING_TICKS:
+                _end_at_once("The process doesn't end by itself")
+
+    def _see(self) -> None:
+        self._unseen = 0
+
+
+def _end_at_once(reason: str) -> None:
+    """Where each thread is goes to stderr; whoever holds the log's lock doesn't hold this up."""
+    faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
+    said = "%s: the process is ended, to be started again"
+    telling = threading.Thread(target=logger.critical, args=(said, reason), daemon=True)
+    telling.start()
+    telling.join(2)
+    os._exit(EXIT_CODE)

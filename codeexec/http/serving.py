@@ -1,0 +1,472 @@
+"""Django as an ASGI application, with its threads bounded and its hops to them counted.
+
+Django's own handler takes a new thread and a new database connection for each request, and a hop
+to a thread for nearly each middleware. Here a request whose view is synchronous is one piece of
+work in one of the API's threads, all of MIDDLEWARE included. One whose view is asynchronous stays
+in the event loop, passes the short ASYNC_MIDDLEWARE, and takes threads as its view asks for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    nullcontext,
+)
+from threading import Thread
+from typing import Any, BinaryIO, TypeVar, cast
+
+from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
+from corsheaders.middleware import CorsMiddleware
+from django.conf import settings
+from django.core import signals
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix
+from django.core.handlers.base import BaseHandler
+from django.core.handlers.exception import convert_exception_to_response
+from django.db import close_old_connections, reset_queries
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import ResolverMatch, get_resolver, set_script_prefix
+from django.utils.module_loading import import_string
+
+from codeexec.bounds import QUERY_BYTES
+from codeexec.db.async_database import async_database
+from codeexec.db.notifications import hub
+from codeexec.errors import (
+    InvalidRequest,
+    NoCapacity,
+    OutOfBounds,
+    ShuttingDown,
+    database_away,
+    error_answer,
+    error_page,
+)
+from codeexec.http.bodies import Body
+from codeexec.http.memory import used_memory
+from codeexec.http.request_metrics import REQUEST_ID, Answering, traffic
+from codeexec.http.sign_ins import is_sign_in, sign_ins
+from codeexec.http.thread_shares import thread_shares
+from codeexec.http.threads import (
+    RequestExecutor,
+    ThreadsBusyError,
+    begin_in_thread,
+    in_thread,
+    threads,
+)
+from codeexec.logs import subject
+from codeexec.sizes import format_size
+
+CLOSE_SECONDS = 3.0
+"""How long threads that still work may keep the server from ending."""
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+R = TypeVar("R")
+
+
+class BodyTooLargeError(Exception):
+    """A request's body is larger than MAX_REQUEST_SIZE."""
+
+
+def spare_receivers() -> None:
+    """Have no request call what the threads do before each piece of work: it would cost hops."""
+    signals.request_started.disconnect(reset_queries)
+    signals.request_started.disconnect(close_old_connections)
+    signals.request_finished.disconnect(close_old_connections)
+
+
+class _SyncHandler(BaseHandler):
+    """Runs MIDDLEWARE and a synchronous view, all in the calling thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_middleware()
+
+    def resolve_request(self, request: Any) -> ResolverMatch:
+        return _resolved(request) or super().resolve_request(request)
+
+
+class Application(ASGIHandler):
+    """The service's ASGI application: HTTP, and the lifespan events that start and stop the hub."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sync_handler = _SyncHandler()
+        self._admit: Callable[[Any], Awaitable[bool]] = import_string(settings.ADMISSION)
+        spare_receivers()
+
+    def load_middleware(self, is_async: bool = True) -> None:
+        """Asynchronous views pass ASYNC_MIDDLEWARE, coroutine functions all."""
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        handler = convert_exception_to_response(super()._get_response_async)  # type: ignore[misc]
+        for path in reversed(settings.ASYNC_MIDDLEWARE):
+            handler = convert_exception_to_response(import_string(path)(handler))
+        self._middleware_chain = handler
+
+    def resolve_request(self, request: Any) -> ResolverMatch:
+        return _resolved(request) or super().resolve_request(request)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        executor = RequestExecutor()
+        with traffic.answering(scope) as answering:
+            try:
+                async with ThreadSensitiveContext(executor=executor):
+                    await self._handle(scope, receive, _named(send, answering), answering)
+            finally:
+                executor.shutdown()
+
+    async def _handle(
+        self, scope: Scope, receive: Receive, send: Send, answering: Answering
+    ) -> None:
+        try:
+            _require_query(scope)
+        except InvalidRequest as error:
+            await self.send_response(error_answer(error), send)
+            return
+        set_script_prefix(get_script_prefix(scope))
+        await signals.request_started.asend(sender=self.__class__, scope=scope)
+        request, broken = self.create_request(scope, io.BytesIO())
+        if request is None:
+            await self.send_response(cast(HttpResponseBase, broken), send)
+            return
+        is_async = _view_is_async(request)
+        answering.found(request.resolver_match, request.path_info)
+        if not await self._admit(request):
+            await self._answer(request, _closing(scope, send))
+            return
+        body = await self._received(request, receive, send)
+        if body is None:
+            return
+        with closing(body), _held(body.size):
+            if traffic.draining and not answering.is_about_health:
+                await self.send_response(_shutting_down(), send)
+                return
+            try:
+                await self._answer_by(is_async, request, receive, send)
+            except asyncio.CancelledError:  # by the server that stops, whose time is over
+                if not traffic.closing or answering.has_begun:
+                    raise
+                await self.send_response(_cut_off(), send)
+
+    async def _answer_by(
+        self, is_async: bool, request: ASGIRequest, receive: Receive, send: Send
+    ) -> None:
+        if is_async:
+            await self._answer_while_connected(request, receive, send)
+        else:
+            await self._answer(request, send, receive)
+
+    async def _received(self, request: ASGIRequest, receive: Receive, send: Send) -> Body | None:
+        """The request's body, which it has then; None: there is nothing more to be done."""
+        try:
+            body = await _read_body(request, receive)
+        except RequestAborted:
+            return None
+        except BodyTooLargeError:
+            await self.send_response(_for_any_origin(request, _body_too_large()), send)
+            return None
+        except NoCapacity as error:
+            await self.send_response(_for_any_origin(request, error_answer(error)), send)
+            return None
+        # Of a body in chunks the framework would take nothing, of one told of with zeros too much.
+        request.META["CONTENT_LENGTH"] = str(body.size)
+        request._stream = cast(BinaryIO, body)
+        return body
+
+    async def _answer_while_connected(
+        self, request: ASGIRequest, receive: Receive, send: Send
+    ) -> None:
+        """Cancel the view when its client goes away."""
+        async with _while_connected(receive):
+            await self._answer(request, send)
+
+    async def _answer(
+        self, request: ASGIRequest, send: Send, receive: Receive | None = None
+    ) -> None:
+        """Where `receive` is given, an answer that is made while it is sent ends with its client's
+        connection.
+        """
+        response = await self.run_get_response(request)
+        watched = receive is not None and isinstance(response, StreamingHttpResponse)
+        try:
+            async with _while_connected(receive) if receive and watched else nullcontext():
+                await self.send_response(response, send)
+        finally:
+            response.close()  # sends request_finished; none of its receivers blocks
+
+    async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
+        if _view_is_async(request):
+            return await super().run_get_response(request)
+        try:
+            async with _place(request):
+                response = await begin_in_thread(self._sync_handler.get_response, request)
+        except ThreadsBusyError as error:
+            return _for_any_origin(request, error_answer(database_away(error)))
+        response._handler_class = self.__class__  # type: ignore[attr-defined]
+        if isinstance(response, FileResponse):
+            response.block_size = self.chunk_size
+        return response
+
+    async def send_response(self, response: HttpResponseBase, send: Send) -> None:
+        streams = isinstance(response, StreamingHttpResponse) and response.is_async
+        if isinstance(response, StreamingHttpResponse) and not response.is_async:
+            parts: Iterator[bytes] = response._iterator  # type: ignore[attr-defined]
+            response.streaming_content = _iterate_in_threads(parts)
+        with traffic.streaming() if streams else nullcontext():
+            await super().send_response(response, send)
+        if isinstance(response, HttpResponse):
+            used_memory.note(len(response.content))
+
+
+@contextmanager
+def _held(size: int) -> Iterator[None]:
+    """What was made of a body goes when its request has been answered."""
+    try:
+        yield
+    finally:
+        used_memory.note(size)
+
+
+def _place(request: Any) -> AbstractAsyncContextManager[None]:
+    """One of the threads of its client; the console has them all, but for sign-ins."""
+    if is_sign_in(request):
+        return sign_ins.turn(request)
+    if not hasattr(request, "body_holder"):
+        return nullcontext()
+    return thread_shares.place(request.body_holder, is_list=request.is_list)
+
+
+def _for_any_origin(request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:
+    """For pages of other origins, too, whose scripts read no answer without CORS headers."""
+    return cast(HttpResponseBase, CorsMiddleware(lambda _request: answer)(request))
+
+
+def _named(send: Send, answering: Answering) -> Send:
+    """Notes the answer's status, and tells the request's id to whoever asked."""
+    header = (REQUEST_ID, subject("request_id").encode())
+
+    async def send_named(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            answering.status = message["status"]
+            message = {**message, "headers": [*message["headers"], header]}
+        await send(message)
+
+    return send_named
+
+
+def _resolved(request: Any) -> ResolverMatch | None:
+    """What `_view_is_async` has found already, unless middleware has changed the URLconf since."""
+    return None if hasattr(request, "urlconf") else request.resolver_match
+
+
+def _view_is_async(request: Any) -> bool:
+    if request.resolver_match is None:
+        try:
+            request.resolver_match = get_resolver().resolve(request.path_info)
+        except Http404:
+            return False  # the synchronous handler answers it, static files and redirects included
+    return bool(iscoroutinefunction(request.resolver_match.func))
+
+
+async def _iterate_in_threads(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """What a generator does at its end, be that early, it does in a thread as well."""
+    size = 0
+    try:
+        while (part := await _to_its_end(in_thread(next, parts, None))) is not None:
+            size += len(part)
+            yield part
+    finally:
+        used_memory.note(size)
+        if close := getattr(parts, "close", None):
+            await in_thread(close)
+
+
+async def _to_its_end(work: Awaitable[R]) -> R:
+    """Cancelled, it waits for a thread's work all the same: before that ends no other may begin."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+@asynccontextmanager
+async def _while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancels what is inside, and no more, when the client goes away."""
+    watcher = _Watcher(receive)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not watcher.client_is_gone:
+            raise
+    finally:
+        watcher.stop()
+
+
+class _Watcher:
+    """Cancels the task that made it when the client disconnects, until it is stopped."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._watched = asyncio.current_task()
+        self._task = asyncio.create_task(self._watch(receive))
+        self.client_is_gone = False
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.client_is_gone = True
+        if self._watched is not None:
+            self._watched.cancel()
+
+
+def _require_query(scope: Scope) -> None:
+    """Raises InvalidRequest."""
+    query: bytes = scope["query_string"]
+    if len(query) > QUERY_BYTES:
+        raise OutOfBounds("query", f"{len(query)} bytes", QUERY_BYTES)
+    if not query.isascii():
+        raise InvalidRequest("query: only ASCII, the rest as %XX.", field="query")
+
+
+async def _read_body(request: ASGIRequest, receive: Receive) -> Body:
+    """Raises BodyTooLargeError, NoCapacity, RequestAborted."""
+    limit_bytes = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    if _declared_length(request.scope) > 2 * limit_bytes:
+        raise BodyTooLargeError  # at once: a client that waits for `100 Continue` sends nothing
+    body = Body(getattr(request, "body_holder", None))
+    try:
+        await _receive_into(body, receive, limit_bytes)
+    except BaseException:
+        body.close()
+        raise
+    body.seek(0)
+    return body
+
+
+async def _receive_into(body: Body, receive: Receive, limit_bytes: int) -> None:
+    received, more = 0, True
+    # A body somewhat over the limit is read to its end and dropped: a client that is still sending
+    # when the connection closes would see a broken connection instead of the answer.
+    while more and received <= 2 * limit_bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestAborted
+        part = message.get("body", b"")
+        received += len(part)
+        if received <= limit_bytes:
+            body.add(part)
+        more = message.get("more_body", False)
+    if received > limit_bytes:
+        raise BodyTooLargeError
+
+
+def _closing(scope: Scope, send: Send) -> Send:
+    """For an answer to which no body was read. Who was to be told to send it, and is not, can't use
+    the connection for anything else: nobody could tell what that is.
+    """
+    if (b"expect", b"100-continue") not in [
+        (name, value.lower()) for name, value in scope["headers"]
+    ]:
+        return send
+
+    async def send_closing(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return send_closing
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            digits = value.lstrip(b"0")  # a head has room for more of them than Python takes
+            return int(digits) if digits.isdigit() else 0
+    return 0
+
+
+def _shutting_down() -> HttpResponseBase:
+    response = error_answer(ShuttingDown("This server is shutting down; send it again."))
+    response.headers["Connection"] = "close"
+    return response
+
+
+def _cut_off() -> HttpResponseBase:
+    """To who was still waiting: what was asked for may have been done, or be done yet."""
+    execution_id = subject("execution_id")
+    what = f"GET /api/v1/executions/{execution_id}" if execution_id else "look"
+    told = {"execution_id": execution_id} if execution_id else {}
+    detail = (
+        f"This server is shutting down and could not wait any longer; {what} before you repeat it."
+    )
+    return error_answer(ShuttingDown(detail, **told))
+
+
+def _body_too_large() -> HttpResponseBase:
+    limit = format_size(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+    response = error_page(413, f"The body is larger than {limit}.", "request_too_large")
+    response.headers["Connection"] = "close"
+    response.headers["Content-Length"] = str(len(response.content))
+    return response
+
+
+companions: list[Callable[[], Awaitable[None]]] = []
+"""What goes on in the event loop beside the requests, from the server's start to its stop, when it
+is cancelled. Whoever has one adds it before."""
+
+
+async def _close_threads() -> None:
+    """Not in the event loop, for which one of them may wait, and no longer than a moment."""
+    ending = Thread(target=threads.close, name="closing", daemon=True)
+    ending.start()
+    deadline = time.monotonic() + CLOSE_SECONDS
+    while ending.is_alive() and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """The server's start and stop."""
+    beside: list[asyncio.Task[None]] = []
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            # What asgiref sends elsewhere (error pages, logging) runs in the same threads.
+            asyncio.get_running_loop().set_default_executor(threads.executor)
+            await hub.start()
+            beside = [asyncio.ensure_future(run()) for run in companions]
+            gc.freeze()  # what is loaded now stays: collections need not look through it
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            for companion in beside:
+                companion.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await hub.stop()
+            await async_database.close()
+            await _close_threads()
+            await send({"type": "lifespan.shutdown.complete"})
+            return

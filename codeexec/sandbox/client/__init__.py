@@ -1,0 +1,1 @@
+"""What is sent to a runner, and what it answers, over any stream of bytes."""

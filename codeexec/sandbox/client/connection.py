@@ -1,0 +1,336 @@
+"""A client's side of a conversation with a runner, over any stream of bytes.
+
+What can be sent without an answer is not waited for: the hello, the files and the command leave in
+one piece when `run` is called, and their answers are read together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from codeexec.sandbox.client import protocol
+from codeexec.sandbox.client.output_batches import Batches
+from codeexec.sandbox.client.protocol import Ask, Cause, Ending, Flag, Frame, Stage, Tell, Wish
+from codeexec.sandbox.client.verdicts import to_result
+from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output, always
+from codeexec.sandbox.errors import (
+    CommandNotStarted,
+    RunnerSilent,
+    SandboxLost,
+    WorkspaceWriteFailed,
+)
+from codeexec.sandbox.types import Command, RunResult, WorkspaceFile
+
+HANDSHAKE_SECONDS = 5.0
+KEEP_GOING_SECONDS = 0.5
+GRACE_SECONDS = 7.0
+"""Beyond its wall-clock limit: the runner takes up to 2 s to end everything, then must report."""
+SEND_SOON_BYTES = 1024 * 1024
+
+
+class Stream(Protocol):
+    def send(self, data: bytes) -> None: ...
+
+    def send_at_once(self, data: bytes) -> bool: ...
+
+    def receive(self, seconds: float) -> bytes | None: ...
+
+    def is_quiet(self) -> bool: ...
+
+
+class Conversation:
+    """The `driver.Attachment` of a real runner."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        token: str,
+        workspace_dir: str,
+        out_of_memory: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`out_of_memory`: whether that is what a sandbox has ended of, all of it."""
+        self._out_of_memory = out_of_memory
+        nonce = protocol.new_nonce()
+        self._stream = stream
+        self._workspace_dir = workspace_dir
+        self._reader = protocol.FrameReader(nonce)
+        self._frames: deque[Frame] = deque()
+        self._run_id = protocol.first_run_id(nonce)
+        self._unsent = bytearray(protocol.encode_hello(token, nonce))
+        self._sending = threading.Lock()
+        self._running = self._begun = False
+        self._paths: list[str] = []  # of this run, not known to be written
+        self._program = ""  # that was started last
+        self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
+        self._input_may_be_late = False
+
+    def write_files(self, files: Iterable[WorkspaceFile]) -> None:
+        """Files go out with the run that follows, which then raises what went wrong with them."""
+        for file in files:
+            self._paths.append(file.path)
+            mode = 0o755 if file.executable else 0o644
+            for frame in protocol.encode_file(self._run_id, file.path, file.content, mode=mode):
+                self._unsent += frame
+                if len(self._unsent) >= SEND_SOON_BYTES:
+                    self._send()
+
+    def run(
+        self,
+        command: Command,
+        *,
+        keep_going: KeepGoing = always,
+        on_output: OnOutput | None = None,
+    ) -> RunResult:
+        self._program = command.argv[0]
+        feed = _Feed(command.stdin)
+        written = _Written(command.output_bytes, on_output)
+        self._unsent += self._encode_exec(command)
+        self._input_may_be_late |= bool(command.stdin)
+        self._unsent += feed.frames(self._run_id)
+        self._begun, started = False, time.monotonic_ns()
+        try:
+            self._send()
+            self._running = True
+            ending = self._follow(command, feed, written, keep_going)
+        except SandboxLost as error:
+            error.has_started = self._may_have_begun(error)
+            written.batches.give()
+            if not (error.has_started and error.has_ended and self._out_of_memory()):
+                raise
+            ending = _killed_for_memory(time.monotonic_ns() - started)
+        finally:
+            self._running = False
+        return to_result(
+            ending, stdout=bytes(written.of(Tell.STDOUT)), stderr=bytes(written.of(Tell.STDERR))
+        )
+
+    def _may_have_begun(self, lost: SandboxLost) -> bool:
+        """What the runner says before it starts a program has come when the stream ends."""
+        if lost.has_ended:
+            self._hear_the_rest()
+        if self._begun or not self._reader.acknowledged:
+            return self._begun
+        return not (self._reader.announces and lost.has_ended)
+
+    def _hear_the_rest(self) -> None:
+        """Where sending failed: what had come before that."""
+        with contextlib.suppress(SandboxLost, protocol.ProtocolError):
+            while data := self._stream.receive(0.0):
+                self._frames += self._reader.feed(data)
+        ours = [frame.type for frame in self._frames if frame.run_id == self._run_id]
+        self._begun |= any(type_ != Tell.FAILED for type_ in ours)
+
+    def _follow(
+        self, command: Command, feed: _Feed, written: _Written, keep_going: KeepGoing
+    ) -> Ending:
+        self._await_acknowledgement(time.monotonic() + HANDSHAKE_SECONDS)
+        self._ask_at = time.monotonic() + FIRST_ASK_SECONDS
+        deadline = time.monotonic() + command.wall_seconds + GRACE_SECONDS
+        while True:
+            frame = self._next_frame(deadline, keep_going, written.batches)
+            if frame.type == Tell.RESULT:
+                break
+            if frame.type == Tell.GRANT:
+                with _understood():
+                    feed.grant(protocol.decode_grant(frame.payload))
+                self._unsent += feed.frames(self._run_id)
+                self._send()
+            elif frame.type == Tell.STDOUT or frame.type == Tell.STDERR:
+                with _understood():
+                    written.add(Tell(frame.type), frame.payload)
+        self._move_on()
+        with _understood():
+            return protocol.decode_result(frame.payload)
+
+    def interrupt(self) -> None:
+        """Ignored by the runner where the run has ended meanwhile: its id says which one is meant.
+        A sandbox that is lost is noticed by the thread that runs something in it. So is what a
+        runner that takes no input now was not told: that thread asks `keep_going`."""
+        if not self._running or not self._sending.acquire(blocking=False):
+            return
+        try:
+            with contextlib.suppress(SandboxLost):
+                if self._stream.send_at_once(protocol.encode_frame(Ask.KILL, self._run_id)):
+                    self._input_may_be_late = True
+        finally:
+            self._sending.release()
+
+    def is_fresh(self) -> bool:
+        return not self._frames and self._stream.is_quiet()
+
+    def settle(self) -> None:
+        """Wait until everything asked for is done, so that nothing of it can get between the frames
+        of the next client. Raises what `write_files` should have."""
+        to_be_synced = bool(self._paths) or self._input_may_be_late
+        if to_be_synced:
+            self._unsent += protocol.encode_frame(Ask.SYNC, self._run_id)
+        self._send()
+        deadline = self._ask_at = time.monotonic() + HANDSHAKE_SECONDS
+        self._await_acknowledgement(deadline)
+        if to_be_synced:
+            while self._next_frame(deadline, always, _NOTHING).type != Tell.SYNCED:
+                pass
+            self._move_on()
+
+    def _encode_exec(self, command: Command) -> bytes:
+        cwd = command.cwd or self._workspace_dir
+        try:
+            return protocol.encode_exec(
+                self._run_id,
+                argv=command.argv,
+                env={"PWD": cwd, **command.env},
+                cwd=cwd,
+                wall_ms=max(1, round(command.wall_seconds * 1000)),
+                output_bytes=command.output_bytes,
+                wishes=Wish.CUT * command.cut_output | Wish.CLEAR * command.clear_program,
+            )
+        except protocol.ProtocolError as error:
+            raise CommandNotStarted(f"The command can't be started: {error}.") from error
+
+    def _send(self) -> None:
+        if self._unsent:
+            data, self._unsent = bytes(self._unsent), bytearray()
+            with self._sending:
+                self._stream.send(data)
+
+    def _await_acknowledgement(self, deadline: float) -> None:
+        while not self._reader.acknowledged:
+            self._receive(deadline, KEEP_GOING_SECONDS)
+
+    def _next_frame(self, deadline: float, keep_going: KeepGoing, batches: Batches) -> Frame:
+        """The next frame of this run; a FAILED is raised. In the meantime asks `keep_going`, and
+        gives the batches that are due.
+        """
+        while True:
+            self._ask(keep_going)
+            batches.give_due()
+            while self._frames:
+                frame = self._frames.popleft()
+                if frame.type == Tell.ACK:
+                    raise SandboxLost("Another client has taken the sandbox over.")
+                if frame.run_id == self._run_id:
+                    self._begun |= frame.type != Tell.FAILED
+                    return self._checked(frame)
+            left = self._ask_at - time.monotonic()
+            due = batches.due_in()
+            self._receive(deadline, left if due is None else min(left, due))
+
+    def _ask(self, keep_going: KeepGoing) -> None:
+        if time.monotonic() < self._ask_at:
+            return
+        self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
+        if not keep_going():
+            self._input_may_be_late = True
+            self._unsent += protocol.encode_frame(Ask.KILL, self._run_id)
+            self._send()
+
+    def _move_on(self) -> None:
+        self._run_id = protocol.next_run_id(self._run_id)
+        self._paths = []
+
+    def _receive(self, deadline: float, seconds: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise RunnerSilent("The sandbox's runner doesn't answer.")
+        data = self._stream.receive(min(left, seconds))
+        with _understood():
+            self._frames += self._reader.feed(data) if data else []
+
+    def _checked(self, frame: Frame) -> Frame:
+        if frame.type != Tell.FAILED:
+            return frame
+        paths = self._paths
+        self._move_on()
+        with _understood():
+            failure = protocol.decode_failed(frame.payload)
+        code = errno.errorcode.get(failure.errno, failure.errno)
+        reason = f"{os.strerror(failure.errno)} ({code})"
+        if failure.stage == Stage.FILE:
+            path = paths[failure.file] if failure.file < len(paths) else "A file"
+            text = f"{path} could not be written: {reason}."
+            raise WorkspaceWriteFailed(text, errno=failure.errno)
+        if failure.stage == Stage.EXEC:
+            text = f"The command can't be started: {reason}."
+            raise CommandNotStarted(text, program=self._program, errno=failure.errno)
+        raise SandboxLost("The sandbox's runner could not make sense of what it got.")
+
+
+def _killed_for_memory(wall_ns: int) -> Ending:
+    return Ending(
+        code=0,
+        signal=signal.SIGKILL,
+        cause=Cause.ITSELF,
+        flags=Flag.OOM | Flag.UNCLEAN,
+        wall_ns=wall_ns,
+        cpu_ns=0,
+        peak_bytes=0,
+    )
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """A runner that says what no runner says is no runner any more: SandboxLost."""
+    try:
+        yield
+    except protocol.ProtocolError as error:
+        raise SandboxLost(f"The sandbox's runner sent {error}.") from error
+
+
+_NOTHING = Batches(None)
+
+
+class _Written:
+    """What a program writes, no more of it than the runner was told to send."""
+
+    def __init__(self, most: int, on_output: OnOutput | None) -> None:
+        self.batches = Batches(on_output)
+        self._kept: dict[Tell, bytearray] = {Tell.STDOUT: bytearray(), Tell.STDERR: bytearray()}
+        self._most = most
+
+    def add(self, stream: Tell, data: bytes) -> None:
+        kept = self._kept[stream]
+        if len(kept) + len(data) > self._most:
+            raise protocol.ProtocolError(f"more than the {self._most} bytes that were asked for")
+        kept += data
+        self.batches.add(_STREAMS[stream], data)
+
+    def of(self, stream: Tell) -> bytearray:
+        return self._kept[stream]
+
+
+_STREAMS = {Tell.STDOUT: Output.STDOUT, Tell.STDERR: Output.STDERR}
+
+
+class _Feed:
+    """Stdin, cut to what the runner has room for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._sent = 0
+        self._allowed = protocol.STDIN_WINDOW
+        self._ended = False
+
+    def grant(self, count: int) -> None:
+        """Raises ProtocolError when there is more room than the runner has."""
+        if self._allowed + count > self._sent + protocol.STDIN_WINDOW:
+            raise protocol.ProtocolError(f"a grant of {count} bytes that it didn't get")
+        self._allowed += count
+
+    def frames(self, run_id: int) -> bytes:
+        """All that may be sent now, and the end once it is reached."""
+        piece = self._data[self._sent : self._allowed]
+        self._sent += len(piece)
+        sent = protocol.encode_frame(Ask.STDIN, run_id, piece) if piece else b""
+        if self._sent == len(self._data) and not self._ended:
+            self._ended = True
+            sent += protocol.encode_frame(Ask.STDIN_EOF, run_id)
+        return sent

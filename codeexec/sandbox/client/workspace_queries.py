@@ -1,0 +1,145 @@
+"""A client's side of looking at a workspace, over any stream of bytes, beside whoever runs programs
+in it. `protocol` has the words.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from codeexec.sandbox.client import protocol
+from codeexec.sandbox.client.connection import Stream
+from codeexec.sandbox.client.protocol import Frame, Look, Looked, Show
+from codeexec.sandbox.driver import KeepGoing
+from codeexec.sandbox.errors import SandboxLost, WorkspaceReadFailed
+from codeexec.sandbox.types import Listing, Usage, WorkspaceEntry
+
+LOOK_SECONDS = 10.0
+"""How long an answer may take, all of it."""
+
+ASK_SECONDS = 0.5
+"""How long the runner may be silent until it is asked whether anybody waits."""
+
+
+class _EnoughError(Exception):
+    """The rest of an answer is not waited for."""
+
+
+class Looks:
+    """The `driver.Look` of a real runner."""
+
+    def __init__(self, stream: Stream, *, token: str, keep_going: KeepGoing) -> None:
+        self._stream = stream
+        self._token = token
+        self._keep_going = keep_going
+
+    def files(self, *, most: int, most_bytes: int) -> Listing:
+        entries: list[WorkspaceEntry] = []
+        left = most_bytes
+
+        def show(frame: Frame) -> None:
+            nonlocal left
+            if frame.type == Show.ENTRY:
+                entry = protocol.decode_entry(frame.payload)[0]
+                left -= len(os.fsencode(entry.path))
+                if left < 0:
+                    raise _EnoughError
+                entries.append(entry)
+
+        try:
+            truncated = self._ask(Look.LIST, show, number=most).truncated
+        except _EnoughError:
+            truncated = True
+        return Listing(entries=tuple(entries), truncated=truncated)
+
+    def read(self, path: str, *, most_bytes: int) -> bytes:
+        content = bytearray()
+
+        def show(frame: Frame) -> None:
+            if frame.type == Show.CONTENT:
+                content.extend(frame.payload)
+                if len(content) > most_bytes:
+                    raise protocol.ProtocolError(f"more than {most_bytes} bytes")
+
+        self._ask(Look.FILE, show, most_bytes=most_bytes, path=os.fsencode(path))
+        return bytes(content)
+
+    def read_all(
+        self, take: Callable[[WorkspaceEntry | bytes], None], *, most: int, most_bytes: int
+    ) -> bool:
+        left = most_bytes
+
+        def show(frame: Frame) -> None:
+            nonlocal left
+            if frame.type == Show.ENTRY:
+                take(protocol.decode_entry(frame.payload)[0])
+            elif frame.type == Show.CONTENT:
+                left -= len(frame.payload)
+                if left < 0:
+                    raise protocol.ProtocolError(f"more than {most_bytes} bytes")
+                take(frame.payload)
+
+        return self._ask(Look.CONTENTS, show, number=most, most_bytes=most_bytes).truncated
+
+    def usage(self) -> Usage:
+        found: list[Usage] = []
+
+        def show(frame: Frame) -> None:
+            found.append(protocol.decode_figures(frame.payload))
+
+        self._ask(Look.FIGURES, show)
+        if not found:
+            raise SandboxLost("The sandbox's runner doesn't say what is used.")
+        return found[0]
+
+    def keep(self, seconds: int) -> None:
+        self._ask(Look.KEEP, lambda frame: None, number=seconds)
+
+    def _ask(
+        self,
+        kind: Look,
+        show: Callable[[Frame], None],
+        *,
+        number: int = 0,
+        most_bytes: int = 0,
+        path: bytes = b"",
+    ) -> Looked:
+        """Raises WorkspaceReadFailed, SandboxLost."""
+        nonce = protocol.new_nonce()
+        try:
+            asked = protocol.encode_look(
+                self._token, nonce, kind, number=number, most_bytes=most_bytes, path=path
+            )
+        except protocol.ProtocolError as error:
+            raise WorkspaceReadFailed(errno.ENAMETOOLONG) from error
+        self._stream.send(asked)
+        try:
+            for frame in self._answer(nonce):
+                if frame.type == Show.END:
+                    return _ended(protocol.decode_looked(frame.payload))
+                show(frame)
+        except protocol.ProtocolError as error:
+            raise SandboxLost(f"The sandbox's runner sent {error}.") from error
+        raise SandboxLost("The sandbox's runner doesn't answer.")
+
+    def _answer(self, nonce: bytes) -> Iterator[Frame]:
+        """Until the time is up. Who else looks gets the same stream: his frames are passed over."""
+        reader, run_id = protocol.FrameReader(nonce), protocol.first_run_id(nonce)
+        deadline = time.monotonic() + LOOK_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            data = self._stream.receive(min(left, ASK_SECONDS))
+            if data is None and not self._keep_going():
+                raise SandboxLost("Nobody waits for what the sandbox's runner answers.")
+            for frame in reader.feed(data) if data else ():
+                if frame.run_id == run_id:
+                    yield frame
+
+
+def _ended(looked: Looked) -> Looked:
+    if looked.errno == errno.ETIMEDOUT:
+        raise SandboxLost("The workspace took too long to be looked at.")
+    if looked.errno:
+        raise WorkspaceReadFailed(looked.errno)
+    return looked

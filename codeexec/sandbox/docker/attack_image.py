@@ -1,0 +1,56 @@
+"""The attack program's image, and the program read out of it."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from codeexec.sandbox import policy
+from codeexec.sandbox.docker.engine import Engine, translated
+from codeexec.sandbox.docker.images import Images, version_of
+from codeexec.sandbox.driver import OnLine
+from codeexec.sandbox.errors import SandboxStartFailed
+from codeexec.sandbox.types import ImageInfo, SandboxSpec
+
+SOURCES = Path(__file__).parents[1] / "attacks" / "program"
+_MAX_PROGRAM_BYTES = 16 * 1024 * 1024
+
+
+@functools.cache
+def attacks_version() -> str:
+    return version_of(SOURCES)
+
+
+class AttackImage:
+    """Built when it is first needed: whoever never checks never builds it."""
+
+    def __init__(self, engine: Engine, images: Images, *, prefix: str) -> None:
+        self._engine = engine
+        self._images = images
+        self.reference = f"{prefix}-attacks:{attacks_version()}"
+
+    def build(self, *, on_line: OnLine | None = None) -> ImageInfo:
+        """Build the image unless it is there. Raises ImageBuildFailed."""
+        return self._images.build_missing(SOURCES, self.reference, on_line=on_line)
+
+    def read(self, spec: SandboxSpec) -> bytes:
+        """The program, from a container that is made for it and never started, on the way to
+        attacking a sandbox like `spec`.
+
+        Raises ImageMissing, SandboxStartFailed.
+        """
+        errand = policy.errand(spec)
+        config = {
+            "Image": self.reference,
+            "NetworkDisabled": True,
+            "Labels": policy.standard_labels(errand),
+        }
+        name = policy.container_name(errand.sandbox_id)
+        with (
+            translated(SandboxStartFailed),
+            self._engine.passing_container(config, name) as container,
+        ):
+            program = self._engine.first_file(container, "/attack", most_bytes=_MAX_PROGRAM_BYTES)
+        if program is None:
+            raise SandboxStartFailed("The image of the attacks has no program in it.")
+        return program

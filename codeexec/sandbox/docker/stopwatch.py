@@ -1,0 +1,71 @@
+"""Docker by itself, timed: what sandboxes are compared with. The service itself uses none of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from codeexec.sandbox import policy
+from codeexec.sandbox.client.protocol import new_token
+from codeexec.sandbox.docker.engine import Engine, gone_is_fine, translated
+from codeexec.sandbox.docker.images import Images
+from codeexec.sandbox.docker.own_files import OwnFiles
+from codeexec.sandbox.docker.runner_image import RunnerImage
+from codeexec.sandbox.errors import CommandNotStarted, SandboxStartFailed
+from codeexec.sandbox.types import SandboxHandle, SandboxSpec
+
+
+class DockerStopwatch:
+    """Times are in seconds, and of the Docker Engine's own calls alone."""
+
+    def __init__(self, base_url: str, *, image_prefix: str) -> None:
+        self._engine = Engine(base_url)
+        self._images = Images(self._engine)
+        self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
+        self._own_files = OwnFiles(self._engine, self._runner)
+
+    def version(self) -> str:
+        """Of the Docker Engine. Raises EngineUnavailable."""
+        with translated():
+            return str(self._engine.api.version()["Version"])
+
+    def create_and_start(self, spec: SandboxSpec) -> float:
+        """A sandbox's container, without a word to its runner; it is removed again.
+
+        Raises SandboxError.
+        """
+        image = self._images.inspect(spec.image)
+        account = self._images.account(image.info.image_id, spec)
+        config = policy.container_config(
+            spec,
+            image_id=image.info.image_id,
+            image_env=image.env,
+            identity=account.identity,
+            token=new_token(),
+            runner_name=self._runner.file_name,
+            runner_volume=self._runner.volume,
+            own_files=self._own_files.of(spec, account),
+        )
+        name = policy.container_name(spec.sandbox_id)
+        begun = time.perf_counter()
+        with translated(SandboxStartFailed):
+            try:
+                self._engine.api.start(self._engine.create_container(config, name))
+                return time.perf_counter() - begun
+            finally:
+                with gone_is_fine():
+                    self._engine.removed(name)
+
+    def execute(self, handle: SandboxHandle, argv: Sequence[str]) -> float:
+        """`docker exec` in a started sandbox. Raises CommandNotStarted unless it exits with 0."""
+        with translated():
+            api = self._engine.api
+            begun = time.perf_counter()
+            made = api.exec_create(handle.container_id, list(argv))
+            output = api.exec_start(made["Id"])
+            elapsed = time.perf_counter() - begun
+            code = api.exec_inspect(made["Id"])["ExitCode"]
+        if code != 0:
+            said = output.decode(errors="replace").strip()
+            raise CommandNotStarted(f"docker exec ended with exit code {code}: {said}")
+        return elapsed

@@ -1,0 +1,188 @@
+"""Finding out who calls.
+
+What a call brings with it is checked against what this process has in memory. Only where that
+doesn't do (a client has just changed, a key's use is to be noted down, a limited client has used up
+its permits) the database is asked, which an event loop leaves to a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+from django.conf import settings
+
+from codeexec.errors import InvalidKey, InvalidToken, NotAuthenticated, RateLimited
+from sessions_app.access.clients import KEY_PATTERN, digest_of
+from sessions_app.access.key_cache import Known, KnownKey, key_ring
+from sessions_app.access.rate_limits import Share, allowances
+from sessions_app.access.token_rate_limits import token_allowances
+from sessions_app.access.tokens import Token, read_token
+from sessions_app.callers import OPERATOR, Caller, KnownClient, Quota
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Credentials:
+    """What a call says of itself. Never shown: there are secrets in it."""
+
+    key: str = ""
+    token: str = ""
+    ends_something: bool = False
+    """The call ends a session, for which there are permits when all others are used up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Identified:
+    caller: Caller
+    key: KnownKey | None = None
+
+
+def authenticate(credentials: Credentials) -> Caller:
+    """Who calls, and one request less that its client may make.
+
+    Raises NotAuthenticated, InvalidKey, InvalidToken, TokenExpired, RateLimited.
+    """
+    if _is_operator(credentials):
+        return OPERATOR
+    found = _identified(credentials, key_ring.known())
+    if found.key is not None and not key_ring.is_use_noted(found.key):
+        key_ring.note_use(found.key)
+    return _charged(found.caller, _share(credentials))
+
+
+def recognize(credentials: Credentials) -> Caller:
+    """Who called, and is still there: raises as `authenticate`, but counts nothing."""
+    if _is_operator(credentials):
+        return OPERATOR
+    return _identified(credentials, key_ring.known()).caller
+
+
+def recognize_at_once(credentials: Credentials) -> Caller | None:
+    """As `recognize`, without the database; None: it has to be asked."""
+    if _is_operator(credentials):
+        return OPERATOR
+    known = key_ring.at_hand()
+    return None if known is None else _identified(credentials, known).caller
+
+
+def authenticate_at_once(credentials: Credentials) -> Caller | None:
+    """As `authenticate`, without the database; None: it has to be asked."""
+    if _is_operator(credentials):
+        return OPERATOR
+    known = key_ring.at_hand()
+    if known is None:
+        return None
+    found = _identified(credentials, known)
+    if found.key is not None and not key_ring.is_use_noted(found.key):
+        return None
+    return _charged_at_once(found.caller, _share(credentials))
+
+
+def _share(credentials: Credentials) -> Share:
+    if not credentials.key:
+        return Share.TOKEN
+    return Share.END if credentials.ends_something else Share.KEY
+
+
+def _charged(caller: Caller, share: Share) -> Caller:
+    """One request less that it may make. Raises RateLimited."""
+    with _token_charged(caller) as quota:
+        if caller.client is not None:
+            quota = _tighter(quota, allowances.take(caller.client, share))
+    return replace(caller, quota=quota)
+
+
+def _charged_at_once(caller: Caller, share: Share) -> Caller | None:
+    """As `_charged`; None: the database has to be asked."""
+    with suppress(_NotAtOnceError), _token_charged(caller) as quota:
+        if caller.client is not None:
+            found = allowances.take_at_once(caller.client, share)
+            if found is None:
+                raise _NotAtOnceError
+            quota = _tighter(quota, found)
+        return replace(caller, quota=quota)
+    return None
+
+
+class _NotAtOnceError(Exception):
+    pass
+
+
+@contextmanager
+def _token_charged(caller: Caller) -> Iterator[Quota]:
+    """Raises RateLimited. What was not let through in the end was not the token's request."""
+    if not caller.token_id:
+        yield Quota()
+        return
+    quota = token_allowances.take(caller.token_id, caller.client)
+    try:
+        yield quota
+    except (RateLimited, _NotAtOnceError):
+        token_allowances.give_back(caller.token_id)
+        raise
+
+
+def _tighter(first: Quota, second: Quota) -> Quota:
+    limited = [each for each in (first, second) if each.limit is not None]
+    return min(limited, key=lambda each: each.remaining, default=first)
+
+
+def _is_operator(credentials: Credentials) -> bool:
+    """With API_AUTH=open everybody is who brings nothing. What is brought must be right: so keys
+    and pages that are given tokens can be tried there.
+    """
+    return _is_open() and not (credentials.key or credentials.token)
+
+
+def _is_open() -> bool:
+    return bool(settings.CODE_EXECUTOR["API_AUTH"] == "open")
+
+
+def _identified(credentials: Credentials, known: Known) -> _Identified:
+    if credentials.key:
+        key = _valid_key(credentials.key, known)
+        return _Identified(caller=Caller(client=key.client, key_prefix=key.prefix), key=key)
+    if credentials.token:
+        return _Identified(caller=_token_holder(read_token(credentials.token), known))
+    raise NotAuthenticated(
+        "This call needs a key: send the header `Authorization: Api-Key <key>`, or a session token "
+        "as `Authorization: Bearer <token>`."
+    )
+
+
+def _valid_key(text: str, known: Known) -> KnownKey:
+    key = known.key(digest_of(text)) if KEY_PATTERN.fullmatch(text) else None
+    if key is None:
+        raise InvalidKey("There is no such key.")
+    # Only who has the whole key is told more.
+    if key.revoked:
+        raise InvalidKey(f"The key cex_{key.prefix}_… has been revoked.")
+    if key.is_expired:
+        raise InvalidKey(f"The key cex_{key.prefix}_… has expired.")
+    if not key.client.enabled:
+        raise InvalidKey(f"The client {key.client.name!r} is disabled.")
+    return key
+
+
+def _token_holder(token: Token, known: Known) -> Caller:
+    client = _client_of(token, known)
+    return Caller(
+        sees_everything=client is None,
+        client=client,
+        session_id=token.session_id,
+        role=token.role,
+        token_id=token.id,
+    )
+
+
+def _client_of(token: Token, known: Known) -> KnownClient | None:
+    """None: the token was made without a key, and counts as long as none is asked for."""
+    if token.client_id is None:
+        if not _is_open():
+            raise InvalidToken("The session token was made by a service that asked for no key.")
+        return None
+    client = known.client(token.client_id)
+    if client is None or not client.enabled:
+        raise InvalidToken("The client that made the session token is disabled.")
+    return client

@@ -1,0 +1,1 @@
+"""The executor's process: it takes up executions, runs them in their sandboxes and ends them."""

@@ -1,0 +1,50 @@
+"""The leases of what a process runs: one statement renews all of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from codeexec.sandbox.driver import KeepGoing
+from sessions_app.models.run_queries import renew_leases
+
+
+class Leases:
+    """Safe to be used by many threads."""
+
+    def __init__(self) -> None:
+        self._held: set[UUID] = set()
+        self._unwanted: set[UUID] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def held(self, execution_id: UUID) -> Iterator[KeepGoing]:
+        """While it runs. What it yields says whether the run is still wanted, as far as is known:
+        it, or its session, may have been ended.
+        """
+        with self._lock:
+            self._held.add(execution_id)
+        try:
+            yield lambda: execution_id not in self._unwanted
+        finally:
+            with self._lock:
+                self._held.discard(execution_id)
+                self._unwanted.discard(execution_id)
+
+    def give_up(self, execution_id: UUID) -> None:
+        """It is not wanted any more. Nothing where it isn't held here."""
+        with self._lock:
+            self._unwanted |= {execution_id} & self._held
+
+    def any(self) -> bool:
+        return bool(self._held)
+
+    def renew(self) -> None:
+        """Renew them, and find out which runs are not wanted any more."""
+        with self._lock:
+            asked = set(self._held)
+        wanted = renew_leases(list(asked))
+        with self._lock:
+            self._unwanted |= (asked - wanted) & self._held

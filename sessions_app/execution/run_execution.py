@@ -1,0 +1,293 @@
+"""Running one claimed execution in its session's sandbox."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Self, TypeVar
+from uuid import UUID
+
+from codeexec.errors import DATABASE_AWAY
+from codeexec.logs import about
+from codeexec.outages import Outage
+from codeexec.sandbox.driver import Attachment, KeepGoing, OnOutput
+from codeexec.sandbox.errors import (
+    CommandNotStarted,
+    EngineUnavailable,
+    SandboxError,
+    SandboxLost,
+    WorkspaceWriteFailed,
+)
+from codeexec.sandbox.types import Command, RunResult, SandboxHandle
+from codeexec.sandbox.types import Verdict as SandboxVerdict
+from environments_app.command_templates import build_commands
+from environments_app.environment_cache import read_environment, recall
+from environments_app.models import Environment
+from sessions_app.execution import not_started
+from sessions_app.execution.cancellations import Interrupts
+from sessions_app.execution.live_output import LiveOutput, RunOutput
+from sessions_app.execution.sandbox_connections import Attachments
+from sessions_app.models.event import Stage
+from sessions_app.models.execution import Outcome, Verdict
+from sessions_app.models.run_queries import Claim
+from sessions_app.node.sandboxes import destroy_sandbox
+from sessions_app.services import executions
+from sessions_app.services.requeue import requeue_execution
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_DATABASE_RETRY_SECONDS = 0.5
+
+MOST_MOVES = 2
+"""New sandboxes for one execution: more would be lost like these."""
+_MOST_REMEMBERED = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the runs of one process share."""
+
+    database: Callable[[], AbstractContextManager[None]]
+    """Inside its `with`, this thread may use the database."""
+    live: LiveOutput
+    attachments: Attachments = field(default_factory=Attachments)
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    moved: Counter[UUID] = field(default_factory=Counter)
+    """How often each execution was given to a new sandbox before it had started in one."""
+    outage: Outage = field(default_factory=lambda: Outage(logger, "The executor's database"))
+
+    @classmethod
+    def using(cls, database: Callable[[], AbstractContextManager[None]]) -> Self:
+        return cls(database=database, live=LiveOutput(database))
+
+    def may_move(self, claim: Claim) -> bool:
+        if len(self.moved) > _MOST_REMEMBERED:
+            self.moved.clear()
+        self.moved[claim.execution_id] += 1
+        return self.moved[claim.execution_id] <= MOST_MOVES
+
+    def close(self) -> None:
+        self.live.close()
+        self.attachments.close()
+
+
+def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> None:
+    """Run a claimed execution to its end and keep what it came to, whatever happens."""
+    ids = {"request_id": claim.request_id, "session_id": claim.session_id}
+    output = around.live.of(claim)
+    with about(**ids, execution_id=claim.execution_id):
+        _run_to_its_end(claim, around, keep_going, output)
+    # Not where that raises: whoever ends the execution later makes these rows its output.
+    around.live.forget(output)
+
+
+def _run_to_its_end(
+    claim: Claim, around: Surroundings, keep_going: KeepGoing, output: RunOutput
+) -> None:
+    try:
+        outcome, started = _run_in_sandbox(claim, around, keep_going, output)
+    except (SandboxLost, EngineUnavailable) as error:
+        if not _move(claim, around, error):
+            _fail(claim, around, _reason(claim, error), sandbox_lost=True)
+    except (WorkspaceWriteFailed, CommandNotStarted) as error:
+        _fail(claim, around, str(error))
+    except BaseException as error:  # SystemExit too: the row must not stay `running`
+        logger.exception("execution %s failed", claim.execution_id)
+        _fail(claim, around, f"The service failed: {error!r}")
+        raise
+    else:
+        _finish(claim, around, outcome, started)
+
+
+def _move(claim: Claim, around: Surroundings, error: SandboxLost | EngineUnavailable) -> bool:
+    """Nothing of it has started, and its sandbox is lost: it is run in a new one. False: something
+    has, or it was moved too often, or somebody wants its end.
+    """
+    if (isinstance(error, SandboxLost) and error.has_started) or not around.may_move(claim):
+        return False
+    moved = _with_database(
+        around,
+        partial(
+            requeue_execution,
+            claim.execution_id,
+            claim.session_id,
+            claimed_at=claim.claimed_at,
+            sandbox_lost=True,
+        ),
+    )
+    if moved:
+        logger.warning("it had not started, and is run in a new sandbox: %s", error)
+    return moved
+
+
+def _fail(claim: Claim, around: Surroundings, reason: str, *, sandbox_lost: bool = False) -> None:
+    logger.warning("not run: %s", reason)
+
+    def fail() -> None:
+        around.live.flush()  # what the program wrote becomes its output
+        executions.fail_execution(claim, reason, sandbox_lost=sandbox_lost)
+
+    _with_database(around, fail)
+
+
+def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float) -> None:
+    lost = not _is_clean(outcome)
+    if lost:
+        _throw_away_sandbox(claim, around)
+
+    def finish() -> None:
+        seconds = time.monotonic() - started
+        executions.finish_execution(
+            claim, outcome, seconds_since_started=seconds, sandbox_lost=lost
+        )
+
+    milliseconds = 1000 * (time.monotonic() - started)
+    _with_database(around, finish)
+    logger.info("ran, and came to %s in %.1f ms", outcome.verdict.value, milliseconds)
+
+
+def _reason(claim: Claim, error: SandboxError) -> str:
+    reason = str(error)
+    if isinstance(error, SandboxLost) and error.has_started:
+        reason += " The program may have begun, so it was not run again."
+    if claim.one_shot:
+        return reason
+    return f"{reason} The session goes on in a new sandbox with an empty workspace."
+
+
+def _with_database(around: Surroundings, use: Callable[[], T]) -> T:
+    """Write what a run came to, or read what it needs, however long the database is away. Should
+    somebody else have ended the execution meanwhile, its row says so to `use`.
+    """
+    while True:
+        try:
+            with around.database():
+                done = use()
+        except DATABASE_AWAY as error:
+            around.outage.failed(error)
+            time.sleep(_DATABASE_RETRY_SECONDS)
+        else:
+            around.outage.worked()
+            return done
+
+
+def _is_clean(outcome: Outcome) -> bool:
+    results = [result for result in (outcome.compilation, outcome.run) if result is not None]
+    return all(result.clean for result in results)
+
+
+def _throw_away_sandbox(claim: Claim, around: Surroundings) -> None:
+    """A run left something behind that did not end: nothing else may run beside it."""
+    logger.warning("session %s: a run left something behind", claim.session_id)
+    try:
+        with around.database():
+            destroy_sandbox(str(claim.session_id))
+    except EngineUnavailable as error:  # then the start of the next one removes it
+        logger.warning("session %s: %s", claim.session_id, error)
+
+
+def _run_in_sandbox(
+    claim: Claim, around: Surroundings, keep_going: KeepGoing, output: RunOutput
+) -> tuple[Outcome, float]:
+    """What it came to, and when it began, by the monotonic clock."""
+    if claim.sandbox is None:
+        raise SandboxLost("The session's sandbox is gone.")
+    environment = _environment(claim, around)
+    watched = _Watched(around.live, output, keep_going)
+    run = partial(_run_attached, claim, claim.sandbox, environment, around, watched)
+    try:
+        return run()
+    except SandboxLost as error:
+        error.has_started |= bool(watched.compilations)
+        if error.has_started:
+            raise
+        return run()  # it may have been the connection alone: then the workspace is there still
+
+
+def _run_attached(
+    claim: Claim,
+    handle: SandboxHandle,
+    environment: Environment,
+    around: Surroundings,
+    watched: _Watched,
+) -> tuple[Outcome, float]:
+    started = time.monotonic()
+    try:
+        with around.attachments.lent(handle, watched.wanted) as sandbox:
+            sandbox.write_files(executions.workspace_files(claim))
+            started = time.monotonic()
+            with around.interrupts.of(claim.execution_id, sandbox.interrupt):
+                return _compile_and_run(claim, environment, sandbox, watched), started
+    except (WorkspaceWriteFailed, CommandNotStarted) as error:
+        compilation = watched.compilations[-1] if watched.compilations else None
+        outcome = not_started.outcome_of(error, claim, compilation)
+        if outcome is None:
+            raise
+        return outcome, started
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Passes on what is heard of a run while it goes on."""
+
+    live: LiveOutput
+    output: RunOutput
+    wanted: KeepGoing
+    compilations: list[RunResult] = field(default_factory=list)
+    """That went well, for a program that can't be started then."""
+
+    def keep_going(self) -> bool:
+        self.live.tell_that_it_runs(self.output)
+        return self.wanted()
+
+    def written(self, stage: Stage) -> OnOutput:
+        return partial(self.live.tell, self.output, stage)
+
+
+def _environment(claim: Claim, around: Surroundings) -> Environment:
+    known = recall(claim.environment_id, claim.environment_version)
+    if known is not None:
+        return known
+    return _with_database(around, partial(read_environment, claim.environment_id)).environment
+
+
+def _compile_and_run(
+    claim: Claim, environment: Environment, sandbox: Attachment, watched: _Watched
+) -> Outcome:
+    commands = build_commands(environment, claim.filename, claim.args)
+    limits = environment.limits()
+    compilation: RunResult | None = None
+    if commands.compile is not None:
+        command = Command(
+            argv=commands.compile,
+            wall_seconds=limits.timeout_seconds,
+            output_bytes=limits.output_bytes,
+            clear_program=commands.compiles_to_program_path,
+            cut_output=True,  # however many warnings: what it makes is run
+            env=claim.env,
+        )
+        written = watched.written(Stage.COMPILE)
+        compilation = sandbox.run(command, keep_going=watched.keep_going, on_output=written)
+        if compilation.verdict == SandboxVerdict.CANCELLED:
+            return Outcome(verdict=Verdict.CANCELLED, compilation=compilation, run=None)
+        if compilation.verdict != SandboxVerdict.OK:
+            return Outcome(verdict=Verdict.COMPILE_ERROR, compilation=compilation, run=None)
+        watched.compilations.append(compilation)
+    command = Command(
+        argv=commands.run,
+        wall_seconds=claim.timeout_seconds,
+        output_bytes=limits.output_bytes,
+        clear_program=commands.compiles_to_program_path and compilation is None,
+        env=claim.env,
+        stdin=claim.stdin,
+    )
+    written = watched.written(Stage.RUN)
+    result = sandbox.run(command, keep_going=watched.keep_going, on_output=written)
+    return Outcome(verdict=Verdict(result.verdict), compilation=compilation, run=result)

@@ -1,0 +1,92 @@
+"""A process's open conversations with the sandboxes of its sessions, one for each.
+
+To attach takes the Engine as long as everything else about a short run: it is done for the first
+run of a session, and kept for those that follow.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+from codeexec.sandbox.driver import Attachment, KeepGoing, always
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError
+from codeexec.sandbox.types import SandboxHandle
+from environments_app.current_driver import get_driver
+
+ENGINE_SECONDS = 10.0
+"""How long an Engine may be away: less than what a stopping worker lets its programs run on."""
+_RETRY_SECONDS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    attachment: Attachment
+    stack: ExitStack
+    """Its exit ends the conversation."""
+
+    def close(self) -> None:
+        with suppress(SandboxError):  # there was nothing to be told any more
+            self.stack.close()
+
+
+class Attachments:
+    """Safe to be used by many threads, each with another sandbox."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Kept] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lent(self, handle: SandboxHandle, keep_going: KeepGoing = always) -> Iterator[Attachment]:
+        """An attachment that was kept, or a new one. Kept for the next unless this raises. An
+        Engine that is away is waited for, for a while and as long as `keep_going` says so.
+
+        Raises SandboxLost, EngineUnavailable.
+        """
+        kept = self._take(handle.container_id)
+        stack = kept.stack if kept else ExitStack()
+        with stack:
+            attachment = kept.attachment if kept else _attached(handle, stack, keep_going)
+            yield attachment
+            self._put(handle.container_id, _Kept(attachment=attachment, stack=stack.pop_all()))
+
+    def close_stale(self) -> None:
+        """End the conversations with sandboxes that are gone."""
+        with self._lock:
+            stale = [key for key, kept in self._kept.items() if not kept.attachment.is_fresh()]
+            ended = [self._kept.pop(key) for key in stale]
+        for kept in ended:
+            kept.close()
+
+    def close(self) -> None:
+        with self._lock:
+            ended, self._kept = list(self._kept.values()), {}
+        for kept in ended:
+            kept.close()
+
+    def _take(self, container_id: str) -> _Kept | None:
+        with self._lock:
+            kept = self._kept.pop(container_id, None)
+        if kept is not None and not kept.attachment.is_fresh():
+            kept.close()
+            return None
+        return kept
+
+    def _put(self, container_id: str, kept: _Kept) -> None:
+        with self._lock:
+            self._kept[container_id] = kept
+
+
+def _attached(handle: SandboxHandle, stack: ExitStack, keep_going: KeepGoing) -> Attachment:
+    deadline = time.monotonic() + ENGINE_SECONDS
+    while True:
+        try:
+            return stack.enter_context(get_driver().attach(handle))
+        except EngineUnavailable:
+            if time.monotonic() >= deadline or not keep_going():
+                raise
+            time.sleep(_RETRY_SECONDS)

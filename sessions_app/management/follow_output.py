@@ -1,0 +1,75 @@
+"""What a run writes, while it goes on, for a command that has a thread to wait with.
+
+with listening("run_code") as news:  # before the run is sent, so nothing is missed
+    execution = follow(submit(…), news, write)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from codeexec.db.notifications import CHANNEL
+from codeexec.db.postgres import connection_parameters
+from sessions_app.models import Event, Execution
+from sessions_app.models.event import Stage, Stream
+
+REREAD_SECONDS = 2.0
+"""The rows are read again after this, should a notification be lost."""
+
+Channel = tuple[str, str]
+"""Stage and stream."""
+Write = Callable[[Channel, bytes], None]
+
+
+@contextmanager
+def listening(name: str) -> Iterator[psycopg.Connection]:
+    """To what is told of executions. `name`: how PostgreSQL shows the connection."""
+    with psycopg.connect(**connection_parameters(name), autocommit=True) as connection:
+        connection.execute(f"LISTEN {CHANNEL}")
+        yield connection
+
+
+def follow(execution: Execution, news: psycopg.Connection, write: Write) -> Execution:
+    """Hand all output over, each byte once, and return the execution when it has ended."""
+    seen: Counter[Channel] = Counter()
+    row = 0
+    while True:
+        current = Execution.row(execution.pk).get()
+        if current.is_finished:
+            _write_rest(current, seen, write)
+            return current
+        # Its rows are gone when it has ended meanwhile: then the next turn has them all.
+        for event in Event.objects.filter(execution=execution, number__gt=row).order_by("number"):
+            channel = (event.stage, event.stream)
+            if event.start == seen[channel]:
+                write(channel, bytes(event.data))
+                seen[channel] += len(event.data)
+            row = event.number
+        _await_news(news, {str(execution.pk), str(execution.session_id)})
+
+
+def _write_rest(execution: Execution, seen: Counter[Channel], write: Write) -> None:
+    for channel, output in _output(execution).items():
+        if rest := output[seen[channel] :]:
+            write(channel, rest)
+
+
+def _output(execution: Execution) -> dict[Channel, bytes]:
+    output = {
+        (Stage.COMPILE.value, Stream.STDOUT.value): bytes(execution.compile_stdout),
+        (Stage.COMPILE.value, Stream.STDERR.value): bytes(execution.compile_stderr),
+    }
+    if not execution.compile_exit_code:  # else the columns of the run have the same
+        output[Stage.RUN.value, Stream.STDOUT.value] = bytes(execution.stdout)
+        output[Stage.RUN.value, Stream.STDERR.value] = bytes(execution.stderr)
+    return output
+
+
+def _await_news(news: psycopg.Connection, ids: set[str]) -> None:
+    for notification in news.notifies(timeout=REREAD_SECONDS):
+        if ids & {*notification.payload.partition("\n")[0].split(" ")}:
+            return

@@ -1,0 +1,420 @@
+"""What each press of Run does to the rows: three statements, a round trip each.
+
+    SUBMIT   by the API       the execution, queued; wakes its node's executor
+    CLAIM    by the executor  queued → running, its session ready → executing; all that a run needs
+    FINISH   by the executor  running → completed or cancelled, executing → ready; wakes who waits,
+                              and brings the result where that is short
+
+They are SQL because every Run waits for them: as ORM calls they are fifteen round trips, and six
+milliseconds of Python.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from codeexec.db.notifications import CHANNEL
+from codeexec.sandbox.types import RunResult, SandboxHandle
+from environments_app.models import EnvironmentRevision
+from sessions_app.callers import Caller
+from sessions_app.models import run_sql
+from sessions_app.models.execution import Execution, Outcome, Verdict
+
+LARGE_BYTES = 1024 * 1024
+"""Of a statement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    sequence: int
+    received_at: datetime
+    queued_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """What became of a SUBMIT."""
+
+    is_open: bool
+    """False: the session takes no executions any more."""
+    version: str
+    """Of the session's environment; nothing was queued where it is not the one that was named."""
+    full_of: str
+    """`session` or `client`: as many of its executions wait as may. `session storage` or `client
+    storage`: with this one it would store more than it may. Empty: there is room."""
+    stored_bytes: Mapping[str, int]
+    """By `session` and `client`, as far as these are bounded: what is stored without this one."""
+    queued: Queued | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """An execution that this process runs now: nobody else will."""
+
+    execution_id: UUID
+    session_id: UUID
+    request_id: str
+    """Of the request that asked for it; empty: it was none."""
+    one_shot: bool
+    environment_id: int
+    environment_version: str
+    claimed_at: datetime
+    """No other claim of the execution was at this moment."""
+    code: str
+    filename: str
+    keeps_file: bool
+    stdin: bytes
+    args: Sequence[str]
+    env: Mapping[str, str]
+    files: Mapping[str, Any]
+    timeout_seconds: float
+    sandbox: SandboxHandle | None
+    """None: the session has none that runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """SQL, and what goes into it."""
+
+    text: str
+    parameters: Mapping[str, Any] | Sequence[Any]
+    is_large: bool = False
+    """The connection that has sent it keeps as much memory, to its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueBounds:
+    """How many executions may wait at one time."""
+
+    per_session: int
+    per_client: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageBounds:
+    """How many bytes may be stored of what is run."""
+
+    per_session: int
+    per_client: int | None
+    """None: as many as it likes."""
+
+
+def submission(
+    execution: Execution,
+    *,
+    caller: Caller,
+    environment_version: str,
+    queue_bounds: QueueBounds,
+    storage_bounds: StorageBounds,
+    seconds_since_received: float = 0.0,
+    durable: bool = True,
+    request_id: str = "",
+) -> Statement:
+    """Queues an execution that has no row yet, as the last of its session.
+
+    Not `durable`: the commit doesn't wait for the disk. For what nobody is told about before the
+    claim, which does wait.
+    """
+    given = {name: json.dumps(getattr(execution, name)) for name in ("args", "env", "files")}
+    size = input_bytes(execution.code, execution.stdin, *given.values())
+    return Statement(
+        text=run_sql.SUBMIT,
+        is_large=size > LARGE_BYTES,
+        parameters={
+            **given,
+            "input_bytes": size,
+            "most_bytes_of_session": storage_bounds.per_session,
+            "most_bytes_of_client": storage_bounds.per_client,
+            "id": execution.pk,
+            "session": execution.session_id,
+            "sees_everything": caller.sees_everything,
+            "client": caller.client_id,
+            "code": execution.code,
+            "filename": execution.filename,
+            "keeps_file": execution.keeps_file,
+            "stdin": execution.stdin,
+            "timeout_seconds": execution.timeout_seconds,
+            "seconds_since_received": seconds_since_received,
+            "version": environment_version,
+            "channel": CHANNEL,
+            "runs_channel": run_sql.RUNS_CHANNEL,
+            "durable": durable,
+            "request_id": request_id,
+            "max_queued_per_session": queue_bounds.per_session,
+            "max_queued_per_client": queue_bounds.per_client,
+        },
+    )
+
+
+def input_bytes(*inputs: str | bytes | memoryview) -> int:
+    """What an execution's inputs take, where they are kept."""
+    return sum(len(each.encode() if isinstance(each, str) else each) for each in inputs)
+
+
+def submitted(row: Sequence[Any] | None) -> Submitted | None:
+    """What `submission` came to; None: there is no such session, as far
+    as its caller may know."""
+    if row is None:
+        return None
+    is_open, version, full_of, sequence, received_at, queued_at, *_, of_session, of_client = row
+    queued = Queued(sequence=sequence, received_at=received_at, queued_at=queued_at)
+    return Submitted(
+        is_open=is_open,
+        version=version,
+        full_of=full_of,
+        stored_bytes={"session": of_session, "client": of_client or 0},
+        queued=queued if sequence is not None else None,
+    )
+
+
+class NothingToClaimError(Exception):
+    """A session was begun for an execution that was ended at that moment: it must be left again."""
+
+
+def claim(session_id: UUID | str, *, node_id: UUID, worker: str) -> Claim | None:
+    """Take up a ready session's oldest queued execution; None: it has none, or somebody else did.
+
+    Raises NothingToClaimError.
+    """
+    parameters = {
+        "session": session_id,
+        "node": node_id,
+        "worker": worker,
+        "lease_seconds": float(settings.CODE_EXECUTOR["EXECUTION_LEASE"]),
+    }
+    row = fetch_one(Statement(text=run_sql.CLAIM, parameters=parameters))
+    if row is None:
+        return None
+    if row[0] is None:
+        raise NothingToClaimError
+    return _claim(row)
+
+
+def _claim(row: Sequence[Any]) -> Claim:
+    (
+        execution_id,
+        session_id,
+        request_id,
+        one_shot,
+        environment_id,
+        version,
+        claimed_at,
+        *program,
+    ) = row
+    code, filename, keeps_file, stdin, args, env, files, timeout_seconds, *sandbox = program
+    return Claim(
+        execution_id=execution_id,
+        session_id=session_id,
+        request_id=request_id,
+        one_shot=one_shot,
+        environment_id=environment_id,
+        environment_version=version,
+        claimed_at=claimed_at,
+        code=code,
+        filename=filename,
+        keeps_file=keeps_file,
+        stdin=bytes(stdin),
+        args=json.loads(args),
+        env=json.loads(env),
+        files=json.loads(files),
+        timeout_seconds=timeout_seconds,
+        sandbox=_handle(session_id, *sandbox),
+    )
+
+
+def _handle(
+    session_id: UUID, container_id: str | None, token: str, image_id: str, workspace_dir: str
+) -> SandboxHandle | None:
+    if not container_id:
+        return None
+    return SandboxHandle(
+        sandbox_id=str(session_id),
+        container_id=container_id,
+        token=token,
+        image_id=image_id,
+        workspace_dir=workspace_dir,
+    )
+
+
+def finish(
+    *,
+    execution_id: UUID,
+    session_id: UUID,
+    outcome: Outcome,
+    seconds_since_started: float,
+    goes_on: bool = True,
+) -> tuple[bool, bool]:
+    """Keep what a run came to, and free its session: whether each of the two was done.
+
+    Not finished: somebody ended it before, and nothing has changed. Not released: its session was
+    stopped or given up meanwhile. `goes_on`: the session's executor is told of what else waits.
+    """
+    cancelled = outcome.verdict == Verdict.CANCELLED
+    status = Execution.Status.CANCELLED if cancelled else Execution.Status.COMPLETED
+    parameters = {
+        "execution": execution_id,
+        "session": session_id,
+        "status": status.value,
+        "verdict": outcome.verdict.value,
+        "reason": outcome.reason,
+        "seconds_since_started": seconds_since_started,
+        "goes_on": goes_on,
+        "channel": CHANNEL,
+        "runs_channel": run_sql.RUNS_CHANNEL,
+        **_run_columns(outcome.run or outcome.compilation),
+        **_compile_columns(outcome.compilation),
+    }
+    parameters["output_bytes"] = sum(len(parameters[name]) for name in run_sql.OUTPUT_COLUMNS)
+    row = fetch_one(Statement(text=run_sql.FINISH, parameters=parameters))
+    finished, released, *_ = row or (False, False)
+    return finished, released
+
+
+def _run_columns(last: RunResult | None) -> dict[str, Any]:
+    """A failed compilation is the answer itself: clients show `stderr` where nothing else ran."""
+    return {
+        "exit_code": last.exit_code if last else None,
+        "signal": (last.signal if last else None) or "",
+        "stdout": last.stdout if last else b"",
+        "stderr": last.stderr if last else b"",
+        "stdout_truncated": last.stdout_truncated if last else False,
+        "stderr_truncated": last.stderr_truncated if last else False,
+        "wall_seconds": last.wall_seconds if last else None,
+        "cpu_seconds": last.cpu_seconds if last else None,
+        "memory_peak_bytes": last.memory_peak_bytes if last else None,
+    }
+
+
+def _compile_columns(compilation: RunResult | None) -> dict[str, Any]:
+    return {
+        "compile_exit_code": compilation.exit_code if compilation else None,
+        "compile_stdout": compilation.stdout if compilation else b"",
+        "compile_stderr": compilation.stderr if compilation else b"",
+        "compile_stdout_truncated": compilation.stdout_truncated if compilation else False,
+        "compile_stderr_truncated": compilation.stderr_truncated if compilation else False,
+        "compile_wall_seconds": compilation.wall_seconds if compilation else None,
+    }
+
+
+def reading(execution_id: UUID) -> Statement:
+    """Reads an execution without what was asked for, and without outputs that are large."""
+    return Statement(text=run_sql.READ, parameters=[execution_id])
+
+
+def read(row: Sequence[Any] | None) -> Execution:
+    """What `reading` found. Code, files and the like are read when they are used.
+
+    Raises Execution.DoesNotExist.
+    """
+    if row is None:
+        raise Execution.DoesNotExist
+    return _execution(row)
+
+
+def _execution(values: Sequence[Any]) -> Execution:
+    """Of RESULT_COLUMNS, then REVISION_COLUMNS."""
+    count = len(run_sql.RESULT_COLUMNS)
+    execution = Execution.from_db(connection.alias, run_sql.RESULT_COLUMNS, values[:count])
+    large = [name for name in run_sql.OUTPUT_COLUMNS if getattr(execution, name) is None]
+    for name in large:
+        setattr(execution, name, b"")
+    execution.left_out = tuple(large)
+    if execution.revision_id is not None:
+        execution.revision = EnvironmentRevision.from_db(
+            connection.alias,
+            ("id", *run_sql.REVISION_COLUMNS),
+            (execution.revision_id, *values[count:]),
+        )
+    return execution
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("id", "session_id"), UUID),
+    **dict.fromkeys(("wall_seconds", "cpu_seconds", "compile_wall_seconds"), float),
+    **dict.fromkeys(
+        ("stdout", "stderr", "compile_stdout", "compile_stderr"),
+        lambda text: bytes.fromhex(text.removeprefix("\\x")),
+    ),
+    **dict.fromkeys(
+        ("received_at", "queued_at", "claimed_at", "started_at", "finished_at"),
+        datetime.fromisoformat,
+    ),
+}
+
+
+def told(news: str) -> Execution:
+    """The finished execution that came with a notification; as `read` otherwise."""
+    names = (*run_sql.RESULT_COLUMNS, *run_sql.REVISION_COLUMNS)
+    values = [
+        value if value is None or name not in _DECODERS else _DECODERS[name](value)
+        for name, value in zip(names, json.loads(news), strict=True)
+    ]
+    return _execution(values)
+
+
+def renew_leases(execution_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of them that are still wanted: neither they nor their sessions were ended."""
+    parameters: dict[str, Any] = {
+        "executions": list(execution_ids),
+        "lease_seconds": float(settings.CODE_EXECUTOR["EXECUTION_LEASE"]),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(run_sql.RENEW, parameters)
+        return {row[0] for row in cursor.fetchall()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRow:
+    """A row of `Event`."""
+
+    execution_id: UUID
+    number: int
+    stage: str
+    stream: str
+    start: int
+    data: bytes
+
+
+def write_events(rows: Sequence[EventRow], session_ids: Iterable[UUID]) -> None:
+    """Keep them, and tell who watches the sessions. The commit doesn't wait for the disk."""
+    parameters = {
+        "executions": [row.execution_id for row in rows],
+        "numbers": [row.number for row in rows],
+        "stages": [row.stage for row in rows],
+        "streams": [row.stream for row in rows],
+        "starts": [row.start for row in rows],
+        "data": [row.data for row in rows],
+        "sessions": [str(session_id) for session_id in session_ids],
+        "channel": CHANNEL,
+    }
+    fetch_one(Statement(text=run_sql.WRITE_EVENTS, parameters=parameters))
+
+
+def remove_events(execution_ids: Sequence[UUID]) -> None:
+    fetch_one(Statement(text=run_sql.REMOVE_EVENTS, parameters=[list(execution_ids)]))
+
+
+def announce(session_id: UUID | str, node_id: UUID | None) -> None:
+    """Wake the executor of the session's node, when the caller's transaction commits."""
+    if node_id is not None:
+        with connection.cursor() as cursor:
+            channel = f"{run_sql.RUNS_CHANNEL}{node_id}"
+            cursor.execute(run_sql.ANNOUNCE, {"channel": channel, "session": session_id})
+
+
+def fetch_one(statement: Statement) -> Sequence[Any] | None:
+    """The first row of a statement, in the calling thread's transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement.text, statement.parameters)
+        row: Sequence[Any] | None = cursor.fetchone()
+    if statement.is_large:
+        transaction.on_commit(connection.close)  # at once, outside of a transaction
+    return row

@@ -1,0 +1,56 @@
+"""What Prometheus reads at /metrics: figures from the rows, the same from every process.
+
+What can be counted in rows is; what can't, such as requests, each process adds to rows every few
+seconds. So any number of processes, on any number of hosts, may be asked through one address, and
+counters outlive them. Each collector is a module; further figures go into one of their own.
+"""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+
+from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError, error_answer
+from sessions_app.api.access import Access, authorize
+from sessions_app.callers import Scope
+from sessions_app.monitoring.counters import count_up
+from sessions_app.monitoring.metrics.builds import BuildsCollector
+from sessions_app.monitoring.metrics.counters import TotalsCollector
+from sessions_app.monitoring.metrics.database import DatabaseCollector
+from sessions_app.monitoring.metrics.isolation import IsolationCollector
+from sessions_app.monitoring.metrics.present import PresentCollector
+from sessions_app.monitoring.metrics.processes import ProcessesCollector
+from sessions_app.monitoring.process_report import tell
+
+COLLECTORS: tuple[type[Collector], ...] = (
+    TotalsCollector,
+    PresentCollector,
+    ProcessesCollector,
+    DatabaseCollector,
+    IsolationCollector,
+    BuildsCollector,
+)
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus' text format, for clients with the scope `metrics`."""
+    try:
+        authorize(request, Access(scope=Scope.METRICS))
+        return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
+    except ServiceError as error:
+        return error_answer(error)
+    except DATABASE_AWAY:
+        return error_answer(DatabaseAway("The database can't be reached; try again in a moment."))
+
+
+def exposition() -> bytes:
+    """All figures, up to this moment as far as this process and the rows know."""
+    tell()
+    count_up()
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in COLLECTORS:
+        registry.register(collector())
+    return generate_latest(registry)

@@ -1,0 +1,124 @@
+"""Counters and histograms, from the totals that are kept of what has happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from codeexec.http.request_metrics import BOUNDS
+from environments_app.models import Environment
+from sessions_app.models import Execution, Session, Total
+from sessions_app.monitoring import counters, process_report
+
+Label = Sequence[str]
+Family = CounterMetricFamily | HistogramMetricFamily
+
+_BOUNDS = [*(str(bound) for bound in BOUNDS), "+Inf"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    name: str
+    """Without the suffix of its kind."""
+    help: str
+    total: str
+    labels: Label
+    is_histogram: bool = False
+
+
+METRICS = (
+    Metric(
+        name="code_executor_executions",
+        help="Executions that have ended, by how: the verdict.",
+        total=counters.EXECUTIONS,
+        labels=("environment", "verdict"),
+    ),
+    Metric(
+        name="code_executor_execution_stage_seconds",
+        help="Seconds that executions spent in each stage: queue_wait (until a node took it up), "
+        "start (until the program or its compiler began), compile, run, and whole (from the "
+        "request to the result).",
+        total=counters.EXECUTION_SECONDS,
+        labels=("environment", "stage"),
+        is_histogram=True,
+    ),
+    Metric(
+        name="code_executor_sessions_opened",
+        help="Sessions that were opened on a warm sandbox, a cold one, or one of a runtime that "
+        "was chosen for it.",
+        total=counters.SESSIONS_OPENED,
+        labels=("environment", "sandbox"),
+    ),
+    Metric(
+        name="code_executor_sessions_closed",
+        help="Sessions that have ended, by why: client, expired, finished, operator or error.",
+        total=counters.SESSIONS_CLOSED,
+        labels=("environment", "reason"),
+    ),
+    Metric(
+        name="code_executor_sandbox_start_seconds",
+        help="Seconds that it took to start sandboxes, warm and cold ones, and those that did not.",
+        total=counters.SANDBOX_STARTS,
+        labels=("environment", "node", "outcome"),
+        is_histogram=True,
+    ),
+    Metric(
+        name="code_executor_http_requests",
+        help="Requests that were answered, by route, method and status; 499: the client left.",
+        total=process_report.HTTP_REQUESTS,
+        labels=("route", "method", "status"),
+    ),
+    Metric(
+        name="code_executor_http_request_duration_seconds",
+        help="Seconds that requests took, waiting for a run and streaming included.",
+        total=process_report.HTTP_REQUEST_SECONDS,
+        labels=("route", "method"),
+        is_histogram=True,
+    ),
+)
+
+
+def _expected(of: Iterable[str]) -> Callable[[], list[tuple[str, ...]]]:
+    """Series that are there from the start: one that appears with its first failure has no rate."""
+
+    def expected() -> list[tuple[str, ...]]:
+        names = Environment.objects.enabled().order_by("name").values_list("name", flat=True)
+        return [(name, value) for name in names for value in of]
+
+    return expected
+
+
+_EXPECTED: dict[str, Callable[[], list[tuple[str, ...]]]] = {
+    counters.EXECUTIONS: _expected(Execution.Verdict.values),
+    counters.SESSIONS_OPENED: _expected(("warm", "cold")),
+    counters.SESSIONS_CLOSED: _expected((*Session.StopReason.values, "error")),
+}
+
+
+class TotalsCollector(Collector):
+    def collect(self) -> Iterator[Family]:
+        kept: dict[str, dict[tuple[str, ...], Total]] = {}
+        for total in Total.objects.order_by("name", "labels"):
+            kept.setdefault(total.name, {})[tuple(total.labels)] = total
+        for metric in METRICS:
+            yield _family(metric, kept.get(metric.total, {}))
+
+
+def _family(metric: Metric, kept: dict[tuple[str, ...], Total]) -> Family:
+    if metric.is_histogram:
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for labels, total in kept.items():
+            buckets = list(zip(_BOUNDS, accumulate(total.buckets), strict=True))
+            histogram.add_metric(labels, buckets, sum_value=total.seconds)
+        return histogram
+    counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+    expected = _EXPECTED.get(metric.total)
+    counts = dict.fromkeys(expected() if expected else [], 0)
+    counts |= {labels: total.count for labels, total in kept.items()}
+    for labels, count in counts.items():
+        counter.add_metric(labels, count)
+    return counter

@@ -1,0 +1,56 @@
+"""The database: how much it holds, by its own estimates, which cost nothing, and how many are
+connected to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps import apps
+from django.db import connection
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sessions_app.monitoring.metrics.present import gauge, single
+
+_TABLES = """
+SELECT relname, GREATEST(reltuples, 0), pg_total_relation_size(oid)
+FROM pg_class
+WHERE oid = ANY(SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)
+ORDER BY relname
+"""
+_CONNECTIONS = """
+SELECT coalesce(state, 'unknown'), count(*)
+FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend'
+GROUP BY 1 ORDER BY 1
+"""
+_APPS = ("environments_app", "sessions_app", "audit", "django_q")
+
+
+class DatabaseCollector(Collector):
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        rows = gauge("table_rows", "Rows, as the planner estimates them.", "table")
+        size = gauge("table_bytes", "Bytes of a table and its indexes.", "table")
+        for table, estimate, bytes_on_disk in _query(_TABLES, [_tables()]):
+            rows.add_metric([table], estimate)
+            size.add_metric([table], bytes_on_disk)
+        yield from (rows, size)
+        connections = gauge("database_connections", "Of all processes, by state.", "state")
+        for state, count in _query(_CONNECTIONS):
+            connections.add_metric([state], count)
+        yield connections
+        ((most,),) = _query("SELECT current_setting('max_connections')::int")
+        yield single("database_connections_max", "That the server takes.", most)
+
+
+def _tables() -> list[str]:
+    models = (model for label in _APPS for model in apps.get_app_config(label).get_models())
+    return sorted(model._meta.db_table for model in models)
+
+
+def _query(statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return list(cursor.fetchall())

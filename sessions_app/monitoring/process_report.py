@@ -1,0 +1,107 @@
+"""What a process of the API tells of itself: what it has answered goes into the totals, and how it
+does into its row. So whichever process is asked for metrics knows of all of them, on any number of
+hosts, and totals outlive the processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from codeexec.db.async_database import async_database
+from codeexec.db.notifications import hub
+from codeexec.errors import DATABASE_AWAY
+from codeexec.http.request_metrics import Counts, traffic
+from codeexec.http.threads import in_thread, threads
+from sessions_app.models import ApiProcess
+from sessions_app.models.counters import Addition, add
+
+HTTP_REQUESTS = "http_requests"
+"""By route, method and status."""
+HTTP_REQUEST_SECONDS = "http_request_seconds"
+"""By route and method: a histogram."""
+
+TELL_SECONDS = 5.0
+"""How often; what was answered since goes with a process that is killed."""
+
+
+async def keep_telling() -> None:
+    """For as long as the server serves, and once more at its end."""
+    try:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            await in_thread(_tell_if_possible)
+    finally:
+        await in_thread(_say_goodbye)
+
+
+def tell() -> None:
+    """Raises what Django raises where the database can't be reached; nothing is lost by that."""
+    counts = traffic.take()
+    try:
+        with transaction.atomic():
+            add(_additions(counts))
+            _write_row()
+    except BaseException:
+        traffic.give_back(counts)
+        raise
+
+
+def _tell_if_possible() -> None:
+    with suppress(*DATABASE_AWAY):  # the counts are kept for the next time
+        tell()
+
+
+def _say_goodbye() -> None:
+    with suppress(*DATABASE_AWAY):
+        add(_additions(traffic.take()))
+        ApiProcess.objects.filter(pk=process_name()).delete()
+
+
+def process_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _additions(counts: Counts) -> list[Addition]:
+    return [
+        *(
+            Addition(name=HTTP_REQUESTS, labels=(route, method, str(status)), count=number)
+            for (route, method, status), number in counts.statuses.items()
+        ),
+        *(
+            Addition(name=HTTP_REQUEST_SECONDS, labels=key, **asdict(histogram))
+            for key, histogram in counts.durations.items()
+        ),
+    ]
+
+
+def _write_row() -> None:
+    connections, idle = async_database.connections
+    figures = {
+        "seen_at": Now(),
+        "listening": hub.is_connected,
+        "requests": traffic.in_flight,
+        "streams": traffic.streams,
+        "waiting": hub.waiting,
+        "threads": threads.limit,
+        "work_waiting": threads.waiting,
+        "connections": connections,
+        "connections_idle": idle,
+        "memory_bytes": _memory_bytes(),
+    }
+    if not ApiProcess.objects.filter(pk=process_name()).update(**figures):
+        ApiProcess.objects.create(pk=process_name(), **figures)
+
+
+def _memory_bytes() -> int:
+    """What this process has in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

@@ -1,0 +1,110 @@
+"""Whether this process of the API can serve, which a load balancer asks every few seconds.
+
+Not whether the service can do its job, which `health` tells: without a worker node each process
+answers as well as another, and none is to be taken out for that.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest
+
+from codeexec.db.async_database import async_database
+from codeexec.db.notifications import hub
+from codeexec.errors import DATABASE_AWAY
+from codeexec.http.request_metrics import traffic
+from codeexec.http.shared_answer import SharedLook
+from codeexec.http.threads import ThreadsBusyError, begin_in_thread
+
+logger = logging.getLogger(__name__)
+
+DATABASE_SECONDS = 2.0
+"""How long the database may take for an answer."""
+RETRY_SECONDS = "5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    checks: dict[str, bool]
+
+    @property
+    def is_ready(self) -> bool:
+        return all(self.checks.values())
+
+    def body(self) -> dict[str, Any]:
+        """For anybody: what is wrong is in the log, and told by `/health` to those with a key."""
+        checks = {part: "ok" if holds else "not ok" for part, holds in self.checks.items()}
+        return {"status": "ready" if self.is_ready else "not_ready", "checks": checks}
+
+
+async def look_whether_ready(request: HttpRequest) -> None:
+    """Puts it on the request, and into the log where it has changed."""
+    readiness = await _look.result()
+    _news.tell(readiness)
+    request.readiness = readiness  # type: ignore[attr-defined]
+
+
+class News:
+    """Of what is asked every few seconds only changes are worth a line."""
+
+    def __init__(self) -> None:
+        self._missing: list[str] = []
+
+    def tell(self, readiness: Readiness) -> None:
+        missing = [part for part, holds in readiness.checks.items() if not holds]
+        if missing != self._missing:
+            said = f"not ready: {', '.join(missing)}" if missing else "ready again"
+            logger.log(logging.WARNING if missing else logging.INFO, said)
+        self._missing = missing
+
+
+async def check_readiness() -> Readiness:
+    database = await _database_answers()
+    return Readiness(
+        checks={
+            "accepting": not traffic.draining,
+            "database": database,
+            "notifications": hub.is_connected,
+            "migrations": database and await _migrations.are_applied(),
+        }
+    )
+
+
+async def _database_answers() -> bool:
+    try:
+        await async_database.fetch_one("SELECT 1", (), seconds=DATABASE_SECONDS)
+    except DATABASE_AWAY:
+        return False
+    return True
+
+
+class Migrations:
+    """Whether the database has all that this version knows. Looked up until it has: it stays so."""
+
+    def __init__(self) -> None:
+        self._applied = False
+
+    async def are_applied(self) -> bool:
+        if not self._applied:
+            with suppress(ThreadsBusyError):
+                self._applied = await begin_in_thread(_nothing_to_migrate)
+        return self._applied
+
+
+def _nothing_to_migrate() -> bool:
+    try:
+        executor = MigrationExecutor(connection)
+        return not executor.migration_plan(executor.loader.graph.leaf_nodes())
+    except DatabaseError:
+        return False
+
+
+_migrations = Migrations()
+_news = News()
+_look = SharedLook(check_readiness)

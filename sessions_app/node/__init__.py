@@ -1,0 +1,1 @@
+"""What a worker node does besides running programs: its tasks, its upkeep, its sandboxes."""

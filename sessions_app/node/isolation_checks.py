@@ -1,0 +1,284 @@
+"""Proving that hostile code is held: checks of this node's sandboxes. Only workers import this."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import uuid4
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack
+from codeexec.sandbox.attacks.subject import PROGRAMS, FirstProgram, Subject
+from codeexec.sandbox.attacks.suite import MAX_IDLE_SECONDS, Verdict, attack_all
+from codeexec.sandbox.driver import KeepGoing, always
+from codeexec.sandbox.errors import SandboxError
+from codeexec.sandbox.types import SandboxSpec
+from codeexec.taskqueue.enqueue import enqueue, node_queue
+from environments_app.command_templates import build_commands
+from environments_app.current_driver import get_driver
+from environments_app.models import Environment
+from environments_app.services import record_image, sandbox_spec
+from sessions_app.models import AttackResult, Execution, IsolationCheck, Node
+from sessions_app.monitoring.diagnosis.weaknesses import weaknesses
+from sessions_app.services.isolation import built_on, queue_check, runtimes_of
+
+CHECK_TASK = "sessions_app.node.tasks.check_isolation"
+
+NOT_BEFORE = timedelta(minutes=10)
+"""How long a node is up before it checks anything by itself."""
+
+AGAIN_AFTER = timedelta(hours=1)
+"""A check on a host that was busy is made anew."""
+
+WAIT_FOR_QUIET = timedelta(hours=1)
+"""A check that is due waits for a moment in which its node runs no program, but no longer."""
+
+LONGEST_DETAIL = 4000
+
+logger = logging.getLogger(__name__)
+
+
+class AnotherCheckRunsError(Exception):
+    """This node is being checked already. Two at a time would disturb each other's times."""
+
+
+OnVerdict = Callable[[Verdict], None]
+
+
+def new_check(
+    environment: Environment, runtime: str, node: Node, *, complete: bool = True
+) -> IsolationCheck:
+    """One that is running from now on."""
+    return IsolationCheck.objects.create(
+        node=node,
+        environment=environment,
+        runtime=runtime,
+        complete=complete,
+        started_at=timezone.now(),
+    )
+
+
+def carry_out(
+    check: IsolationCheck,
+    attacks: Sequence[Attack] = ATTACKS,
+    *,
+    on_verdict: OnVerdict | None = None,
+    keep_going: KeepGoing = always,
+) -> None:
+    """Attack sandboxes of its environment and store what becomes of it.
+
+    What keeps it from being carried through is stored too, and raised. Raises SandboxError,
+    Interrupted; AnotherCheckRunsError, before anything is done.
+    """
+    with _alone(check.node):
+        try:
+            _attack(check, attacks, on_verdict, keep_going)
+        except SandboxError as error:
+            check.finish(error=str(error))
+            _report(check)
+            raise
+        except BaseException:
+            check.finish(error="It was interrupted.", complete=False)
+            raise
+        check.finish()
+        _report(check)
+
+
+def _attack(
+    check: IsolationCheck,
+    attacks: Sequence[Attack],
+    on_verdict: OnVerdict | None,
+    keep_going: KeepGoing,
+) -> None:
+    driver = get_driver()
+    environment = check.environment
+    revision = record_image(environment, driver.inspect_image(environment.image_reference))
+    check.notes = "\n".join(str(each) for each in weaknesses(driver))
+    IsolationCheck.objects.filter(pk=check.pk).update(
+        revision=revision, image_id=revision.image_id, notes=check.notes
+    )
+
+    def store(verdict: Verdict) -> None:
+        _store(check, verdict)
+        if on_verdict is not None:
+            on_verdict(verdict)
+
+    attack_all(
+        driver,
+        subject_of(check, revision.image_id),
+        attacks,
+        on_verdict=store,
+        keep_going=keep_going,
+    )
+
+
+def _store(check: IsolationCheck, verdict: Verdict) -> None:
+    AttackResult.objects.create(
+        isolation_check=check,
+        attack=verdict.attack.name,
+        group=verdict.attack.group,
+        outcome=verdict.outcome,
+        detail=verdict.detail.replace("\0", "")[:LONGEST_DETAIL],
+        seconds=verdict.seconds,
+        answer_seconds=verdict.answer_seconds,
+    )
+
+
+def _report(check: IsolationCheck) -> None:
+    level = logging.ERROR
+    if check.ok or check.host_was_busy:
+        level = logging.INFO if check.ok else logging.WARNING
+    where = f"{check.environment} in {check.runtime} on {check.node}"
+    logger.log(level, "isolation of %s: %s", where, check.summary)
+    for result in check.results.exclude(outcome=AttackResult.Outcome.HELD):
+        logger.log(level, "isolation of %s: %s: %s", where, result, result.detail)
+
+
+def subject_of(check: IsolationCheck, image_id: str) -> Subject:
+    environment = check.environment
+    return Subject(
+        environment=environment.name,
+        runtime=check.runtime,
+        new_spec=partial(_new_spec, check, image_id),
+        extension=environment.file_extension,
+        program=_first_program(environment),
+    )
+
+
+def _new_spec(check: IsolationCheck, image_id: str) -> SandboxSpec:
+    """As a session's, but for its owner: no session has it, and no cleanup must look for one."""
+    return sandbox_spec(
+        check.environment,
+        sandbox_id=uuid4(),
+        node=owner(check.node),
+        max_idle_seconds=MAX_IDLE_SECONDS,
+        image_id=image_id,
+        runtime=check.runtime,
+    )
+
+
+def owner(node: Node) -> str:
+    """The label `node` of containers of a node's checks."""
+    return f"isolation-{node.pk}"
+
+
+def _first_program(environment: Environment) -> FirstProgram | None:
+    source = PROGRAMS.get(environment.file_extension)
+    if source is None:
+        return None
+    commands = build_commands(environment, environment.default_filename)
+    return FirstProgram(
+        filename=environment.default_filename,
+        source=source,
+        compile=commands.compile,
+        run=commands.run,
+    )
+
+
+@contextlib.contextmanager
+def _alone(node: Node) -> Iterator[None]:
+    """No other check of this node meanwhile; what an earlier one has left is removed first.
+
+    The lock is the database connection's: it goes with the process that has it.
+    """
+    key = f"isolation {node.pk}"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key])
+        if not cursor.fetchone()[0]:
+            raise AnotherCheckRunsError(f"Node {node} is being checked already.")
+    try:
+        _remove_left(node)
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [key])
+
+
+def requeue_interrupted_checks(node: Node) -> None:
+    """Those that run as far as their rows know, while no process of the node has the lock."""
+    with contextlib.suppress(AnotherCheckRunsError), _alone(node):
+        for check in IsolationCheck.objects.running().filter(node=node):
+            same = {"node": node, "environment": check.environment, "runtime": check.runtime}
+            if not check.complete or IsolationCheck.objects.queued().filter(**same).exists():
+                check.finish(error="It was interrupted.", complete=False)
+            else:
+                check.results.all().delete()
+                check.postpone()
+
+
+def _remove_left(node: Node) -> None:
+    driver = get_driver()
+    with contextlib.suppress(SandboxError):  # whoever can't list them can't start one either
+        for sandbox in driver.list_sandboxes(node=owner(node)):
+            driver.destroy(sandbox.sandbox_id)
+
+
+# ---- by schedule
+
+
+def queue_due_checks(node: Node) -> None:
+    """Queue those whose last one was longer ago than ISOLATION_CHECK_HOURS, or of another image.
+
+    A node that has just started has other things to do.
+    """
+    hours = settings.CODE_EXECUTOR["ISOLATION_CHECK_HOURS"]
+    if not hours or node.started_at > timezone.now() - NOT_BEFORE:
+        return
+    oldest = timezone.now() - timedelta(hours=hours)
+    for environment in built_on(node):
+        for runtime in runtimes_of(environment, node):
+            last = _last_begun(environment, runtime, node)
+            if last is None or (last.finished_at and _is_old(last, oldest)):
+                queue_check(environment, runtime, node)
+
+
+def _last_begun(environment: Environment, runtime: str, node: Node) -> IsolationCheck | None:
+    same = IsolationCheck.objects.filter(
+        environment=environment, runtime=runtime, node=node, complete=True
+    )
+    return same.order_by("-queued_at").first()
+
+
+def _is_old(check: IsolationCheck, oldest: datetime) -> bool:
+    """It was begun before then, or was of another image than there is now; or not all was proven,
+    for the host was busy.
+    """
+    if check.host_was_busy and check.queued_at < timezone.now() - AGAIN_AFTER:
+        return True
+    revisions = check.environment.revisions.filter(node=check.node.name)
+    images = revisions.order_by("-number").values_list("image_id", flat=True)
+    return check.queued_at < oldest or (check.image_id != "" and check.image_id != images.first())
+
+
+def start_queued_check(node: Node) -> None:
+    """Send a worker the oldest queued one, in a quiet moment, unless one is running.
+
+    It is sent again until a worker has taken it up: the first to do so has it.
+    """
+    for stale in IsolationCheck.objects.stale().filter(node=node):
+        _give_up(stale)
+    checks = IsolationCheck.objects.filter(node=node)
+    queued = checks.queued().order_by("queued_at").first()
+    if queued is None or checks.running().exists() or not _may_start(queued):
+        return
+    with transaction.atomic():
+        enqueue(CHECK_TASK, str(queued.pk), queue=node_queue(node.name))
+
+
+def _give_up(check: IsolationCheck) -> None:
+    """Like one that was interrupted it counts for nothing, so that it is made anew."""
+    if check.finish(error="Its process ended before it was through.", complete=False):
+        logger.warning("isolation of %s: %s", check, check.summary)
+
+
+def _may_start(check: IsolationCheck) -> bool:
+    if check.queued_at < timezone.now() - WAIT_FOR_QUIET:
+        return True
+    at_work = Execution.objects.unfinished().filter(session__node=check.node)
+    return not at_work.exists()

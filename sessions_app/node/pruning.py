@@ -1,0 +1,136 @@
+"""Deleting what ended long ago, in batches that keep nobody waiting.
+
+What is deleted is a closed session with all its executions, or nothing of it. Whoever deletes rows
+in each batch has locked their session first and passes by what somebody else has locked, so that
+several may be at it, and any of them may be interrupted: a batch is done, or was never begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from itertools import accumulate
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Sum
+from django.utils import timezone
+from django_q.models import Task
+
+from codeexec.db.postgres import commit_without_waiting
+from sessions_app.models import Execution, IsolationCheck, Session
+from sessions_app.services.stored_bytes import STORAGE_COLUMNS, give_back
+
+BATCH = 1000
+"""Executions that are deleted at one time, give or take those of one session."""
+
+_BATCH_SESSIONS = 200
+
+KEPT_CHECKS = timedelta(days=90)
+"""Isolation checks of a quarter: enough to see since when something fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """How many rows."""
+
+    sessions: int = 0
+    executions: int = 0
+    failed_tasks: int = 0
+
+    def __add__(self, other: Pruned) -> Pruned:
+        more = asdict(other)
+        return Pruned(**{name: count + more[name] for name, count in asdict(self).items()})
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sessions} sessions with {self.executions} executions, "
+            f"{self.failed_tasks} failed tasks"
+        )
+
+
+def prunable(before: datetime) -> QuerySet[Session]:
+    """Sessions that were closed before, and of whose executions none is younger."""
+    younger = Q(finished_at__isnull=True) | Q(finished_at__gte=before)
+    kept = Execution.objects.filter(younger, session=OuterRef("pk"))
+    # Opened before it was closed: the index on that finds the oldest without reading the others.
+    old = Session.objects.filter(created_at__lt=before, closed_at__lt=before)
+    return old.filter(~Exists(kept))
+
+
+def count_prunable(before: datetime) -> Pruned:
+    """What `prune` would delete. Reads all of it."""
+    counts = prunable(before).aggregate(sessions=Count("pk"), executions=Sum("last_sequence"))
+    return Pruned(
+        sessions=counts["sessions"],
+        executions=counts["executions"] or 0,
+        failed_tasks=_old_tasks(before).count(),
+    )
+
+
+def prune(before: datetime, *, batch_size: int = BATCH) -> Iterator[Pruned]:
+    """Delete what ended before, the oldest first: a batch, in a transaction of its own, each time
+    that the caller asks for the next.
+    """
+    after = None
+    while True:
+        pruned, after = _prune_sessions(before, after, batch_size)
+        if not pruned.sessions:
+            break
+        yield pruned
+    while count := _delete_tasks(before, batch_size):
+        yield Pruned(failed_tasks=count)
+
+
+def prune_isolation_checks() -> int:
+    """Delete checks that are older than KEPT_CHECKS, but for the last of each; how many."""
+    old = IsolationCheck.objects.filter(queued_at__lt=timezone.now() - KEPT_CHECKS)
+    current = list(IsolationCheck.objects.current().values_list("pk", flat=True))
+    keys = list(old.exclude(pk__in=current).values_list("pk", flat=True)[:_BATCH_SESSIONS])
+    IsolationCheck.objects.filter(pk__in=keys).delete()
+    return len(keys)
+
+
+def prune_by_setting() -> None:
+    """One batch of what is older than HISTORY_DAYS: the upkeep asks for another soon enough."""
+    if days := settings.CODE_EXECUTOR["HISTORY_DAYS"]:
+        next(prune(timezone.now() - timedelta(days=days)), None)
+
+
+def _prune_sessions(
+    before: datetime, after: datetime | None, batch_size: int
+) -> tuple[Pruned, datetime | None]:
+    """`after`: when the last one of the batch before was opened. Older entries of the index are
+    those of deleted rows, which need not be passed again each time.
+    """
+    rows = prunable(before)
+    if after is not None:
+        rows = rows.filter(created_at__gte=after)
+    rows = rows.order_by("created_at").select_for_update(skip_locked=True, of=("self",))
+    with transaction.atomic():
+        commit_without_waiting()  # what a crash of the database brings back is pruned again
+        columns = rows.only("created_at", "last_sequence", "client", *STORAGE_COLUMNS)
+        batch = _up_to(batch_size, list(columns[:_BATCH_SESSIONS]))
+        keys = [session.pk for session in batch]
+        deleted, _ = Execution.objects.filter(session__in=keys).delete()
+        Session.objects.filter(pk__in=keys).delete()
+        give_back(batch)
+    pruned = Pruned(sessions=len(batch), executions=deleted)
+    return pruned, batch[-1].created_at if batch else after
+
+
+def _up_to(executions: int, sessions: list[Session]) -> list[Session]:
+    """The first sessions, until they have so many executions together."""
+    totals = accumulate(session.last_sequence for session in sessions)
+    return sessions[: 1 + sum(total < executions for total in totals)]
+
+
+def _old_tasks(before: datetime) -> Any:
+    return Task.objects.filter(stopped__lt=before)
+
+
+def _delete_tasks(before: datetime, batch_size: int) -> int:
+    some = list(_old_tasks(before).values_list("pk", flat=True)[:batch_size])
+    return int(Task.objects.filter(pk__in=some).delete()[0])

@@ -1,0 +1,86 @@
+"""What a process of this node was at when it died, or a whole cluster: it is given to others at
+once. That they died is known, so that nobody waits for a lease.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from django.db import transaction
+from django.utils import timezone
+from django_q.models import OrmQ
+from django_q.signing import SignedPackage
+
+from codeexec.taskqueue.enqueue import enqueue, node_queue
+from environments_app.models import NodeBuild
+from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models.sandbox import SandboxQuerySet
+from sessions_app.models.session import MAX_STARTS
+from sessions_app.node.image_builds import BUILD_TASK
+from sessions_app.node.isolation_checks import CHECK_TASK, requeue_interrupted_checks
+from sessions_app.node.registration import this_node, worker_name
+from sessions_app.services.executions import end_as_died
+from sessions_app.services.sessions import REMOVE_TASK, fail_session, restart_session
+
+logger = logging.getLogger(__name__)
+
+
+def take_back_everything(node: Node) -> None:
+    """Of the node's last cluster, none of whose processes is left."""
+    for execution in Execution.objects.running().filter(session__node=node):
+        end_as_died(execution)
+    _start_again(Sandbox.objects.filter(node=node))
+    requeue_interrupted_checks(node)
+    for node_build in NodeBuild.objects.running().filter(node=node.name):
+        node_build.requeue()
+
+
+def take_back(process_id: int, message_id: int) -> None:
+    """Of one of this cluster's task processes, and the message that it had taken, or 0. Done once
+    for each message: what kills who does it comes again when its lock ends.
+    """
+    logger.warning("a task process died: what it was at is done by another")
+    _start_again(Sandbox.objects.filter(node=this_node(), starter=worker_name(process_id)))
+    message = OrmQ.objects.filter(pk=message_id).first()
+    if message is None or message_id in _given_back:
+        return
+    call = SignedPackage.loads(message.payload)
+    prepare = _PREPARATIONS.get(call["func"])
+    if prepare is not None:
+        prepare(*call["args"])
+    OrmQ.objects.filter(pk=message_id).update(lock=timezone.now())
+    _given_back.add(message_id)
+
+
+_given_back: set[int] = set()
+
+
+def _start_again(sandboxes: SandboxQuerySet) -> None:
+    """Starts that have not ended: warm sandboxes are replaced, those of sessions started anew."""
+    for sandbox in sandboxes.filter(status=Sandbox.Status.WARMING).select_related("node"):
+        with transaction.atomic():
+            if sandbox.retire():
+                enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(sandbox.node.name))
+    starting = sandboxes.filter(status=Sandbox.Status.IN_USE).values("pk")
+    for session in Session.objects.in_status(Session.Status.CREATING).filter(pk__in=starting):
+        if session.starts >= MAX_STARTS:
+            fail_session(session, f"Its sandbox did not start in {session.starts} attempts.")
+        else:
+            restart_session(session)
+
+
+def _check_again(_check_id: str) -> None:
+    requeue_interrupted_checks(this_node())
+
+
+def _build_again(node_build_id: str) -> None:
+    for node_build in NodeBuild.objects.running().filter(pk=node_build_id):
+        node_build.requeue()
+
+
+_PREPARATIONS: dict[str, Callable[[str], None]] = {
+    CHECK_TASK: _check_again,
+    BUILD_TASK: _build_again,
+}
+"""What has to be done to a row before the message that was about it has an effect again."""

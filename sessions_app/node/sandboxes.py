@@ -1,0 +1,297 @@
+"""This node's sandboxes: rows and containers together. Only workers import this."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Count, Exists, F, OuterRef, Q
+from django.utils import timezone
+
+from codeexec.db.postgres import commit_without_waiting, database_now
+from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
+from codeexec.sandbox.types import SandboxHandle
+from codeexec.taskqueue.enqueue import enqueue, node_queue
+from environments_app.current_driver import get_driver
+from environments_app.models import Environment, EnvironmentRevision
+from environments_app.services import record_image, sandbox_spec
+from sessions_app.models import Node, Sandbox, Session
+from sessions_app.models.capacity import places_left
+from sessions_app.models.session import START_LEASE
+from sessions_app.monitoring.counters import counted_start
+from sessions_app.node.registration import worker_name
+from sessions_app.services.runtimes import session_runtime
+from sessions_app.services.sessions import REMOVE_TASK, restart_session
+
+logger = logging.getLogger(__name__)
+
+WARM_TASK = "sessions_app.node.tasks.warm_sandbox"
+ASK_TASK = "sessions_app.node.tasks.ask_sandbox"
+
+MAX_IDLE_AGE = timedelta(hours=1)
+"""A warm sandbox that waited this long is replaced by a new one."""
+
+ASK_AFTER = timedelta(minutes=1)
+"""A warm sandbox that waited this long is asked whether its runner still answers, and so again."""
+
+ENDED_AFTER = timedelta(minutes=2)
+"""A container this young may be somebody's who starts it, or looks at its end."""
+
+FAREWELL_SECONDS = 600
+"""How much longer than its session a sandbox lives whose owner has died."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """A claimed start, and the row of the sandbox that is to be started."""
+
+    sandbox: Sandbox
+    remove: tuple[UUID, ...]
+    """Sandboxes whose places it takes, and whose containers may be there still."""
+
+
+def reserve_sandbox(session: Session, node: Node) -> Reservation | None:
+    """Claim a session's start for this node. None: it has no room, or somebody else was faster."""
+    with transaction.atomic():
+        # A crash of the database that undoes this leaves the session pending, for another start.
+        commit_without_waiting()
+        Node.objects.select_for_update(no_key=True).get(pk=node.pk)
+        displaced = _displace_for(session, node)
+        if displaced is None or not session.claim_start(node):
+            transaction.set_rollback(True)
+            return None
+        replaced, _ = Sandbox.objects.filter(pk=session.pk).delete()
+        sandbox = Sandbox.objects.reserve(
+            node,
+            session.environment,
+            pk=session.pk,
+            status=Sandbox.Status.IN_USE,
+            starter=worker_name(),
+        )
+        if sandbox is None:
+            transaction.set_rollback(True)
+            return None
+        remove = [*displaced, session.pk] if replaced else displaced
+        return Reservation(sandbox=sandbox, remove=tuple(remove))
+
+
+def _displace_for(session: Session, node: Node) -> list[UUID] | None:
+    """Warm sandboxes that were taken out of the pool because the session's has no place otherwise:
+    it came from another node, or the capacity was lowered. None: there is no room for it.
+    """
+    others = Sandbox.objects.filter(node=node).exclude(pk=session.pk)
+    with_room = Node.objects.with_room(besides=session.pk).having(session_runtime(session))
+    able = with_room.with_image_of(session.environment)
+    if not able.filter(pk=node.pk).exists():
+        return None
+    displaced = []
+    while others.count() >= node.capacity:
+        warm = Sandbox.objects.displaceable([node])
+        if warm is None or not warm.retire():
+            return None
+        displaced.append(warm.pk)
+    return displaced
+
+
+def start_reserved(reservation: Reservation, session: Session) -> EnvironmentRevision | None:
+    """Start a session's sandbox in place of what was there. As `start_sandbox` otherwise."""
+    for sandbox_id in reservation.remove:
+        get_driver().destroy(str(sandbox_id))
+    return start_sandbox(
+        reservation.sandbox, ttl_seconds=session.ttl_seconds, runtime=session_runtime(session)
+    )
+
+
+def start_sandbox(
+    sandbox: Sandbox, *, ttl_seconds: int | None = None, runtime: str = ""
+) -> EnvironmentRevision | None:
+    """Start a sandbox's container. A warm one becomes idle. Raises SandboxError. `runtime`: empty
+    for the environment's own.
+
+    None: nobody wants it any more, and the container is gone again.
+    """
+    driver = get_driver()
+    environment = sandbox.environment
+    with counted_start(environment.name, sandbox.node.name):
+        revision = record_image(environment, driver.inspect_image(environment.image_reference))
+        handle = driver.start(
+            sandbox_spec(
+                environment,
+                sandbox_id=str(sandbox.pk),
+                node=str(sandbox.node_id),
+                image_id=revision.image_id,
+                max_idle_seconds=_max_idle_seconds(ttl_seconds),
+                runtime=runtime,
+                uid=sandbox.uid,
+            )
+        )
+    return revision if _record_start(sandbox, handle, revision) else None
+
+
+def _max_idle_seconds(ttl_seconds: int | None) -> int:
+    if ttl_seconds is not None:
+        return ttl_seconds + FAREWELL_SECONDS
+    waiting = int(MAX_IDLE_AGE.total_seconds())
+    return waiting + int(settings.CODE_EXECUTOR["SESSION_TTL"]) + FAREWELL_SECONDS
+
+
+def _record_start(sandbox: Sandbox, handle: SandboxHandle, revision: EnvironmentRevision) -> bool:
+    warming = sandbox.status == Sandbox.Status.WARMING
+    status = Sandbox.Status.IDLE if warming else Sandbox.Status.IN_USE
+    recorded = sandbox.record_start(handle, revision, status=status)
+    if recorded:
+        sandbox.container_id = handle.container_id
+    else:
+        get_driver().destroy(str(sandbox.pk))
+    return recorded
+
+
+def destroy_sandbox(sandbox_id: str) -> None:
+    """Remove a sandbox's container, then its row. Raises EngineUnavailable."""
+    get_driver().destroy(sandbox_id)
+    Sandbox.objects.filter(pk=sandbox_id).delete()
+
+
+def fill_pools(node: Node) -> None:
+    """Have as many warm sandboxes started as each environment's `warm_pool_size` asks for."""
+    while _lacking(node) is not None:
+        with transaction.atomic():
+            sandbox = reserve_warm_sandbox(node)
+            if sandbox is None:
+                return
+            enqueue(WARM_TASK, str(sandbox.pk), queue=node_queue(node.name))
+
+
+def reserve_warm_sandbox(node: Node) -> Sandbox | None:
+    """Take a place for a sandbox that a pool of this node lacks, the emptiest one first; the caller
+    starts it. None: nothing is lacking, or there is no room.
+    """
+    with transaction.atomic():
+        locked = Node.objects.usable().filter(pk=node.pk).select_for_update(no_key=True).first()
+        if locked is None or places_left([locked]) < 1:
+            return None
+        environment = _lacking(locked)
+        if environment is None:
+            return None
+        return Sandbox.objects.reserve(
+            locked,
+            environment,
+            status=Sandbox.Status.WARMING,
+            lease_expires_at=database_now() + START_LEASE,
+        )
+
+
+def _lacking(node: Node) -> Environment | None:
+    """An environment with an image on this node and fewer warm sandboxes than it should have."""
+    built = EnvironmentRevision.objects.filter(environment=OuterRef("pk"), node=node.name)
+    there = Count("sandboxes", filter=Q(sandboxes__in=Sandbox.objects.warm().filter(node=node)))
+    environments = Environment.objects.enabled().filter(Exists(built), warm_pool_size__gt=0)
+    environments = environments.filter(runtime__in=["", *node.runtimes])
+    lacking = environments.annotate(there=there).filter(there__lt=F("warm_pool_size"))
+    return lacking.order_by("there", "name").first()
+
+
+def ask_idle(node: Node) -> None:
+    """Have the idle sandbox that was not asked for the longest time asked whether it lives."""
+    due = Q(asked_at=None) | Q(asked_at__lt=timezone.now() - ASK_AFTER)
+    idle = Sandbox.objects.idle().filter(due, node=node)
+    sandbox = idle.order_by(F("asked_at").asc(nulls_first=True)).first()
+    if sandbox is not None:
+        with transaction.atomic():
+            Sandbox.objects.filter(pk=sandbox.pk).update(asked_at=timezone.now())
+            enqueue(ASK_TASK, str(sandbox.pk), queue=node_queue(node.name))
+
+
+def retire_unless_it_answers(sandbox_id: str) -> bool:
+    """Ask an idle sandbox's runner for an answer; True: there was none, and its container is gone.
+
+    Its row is locked meanwhile: no session is given a sandbox that is being asked, which would
+    disturb its first run, nor one that doesn't answer.
+    """
+    idle = Sandbox.objects.idle().select_for_update(skip_locked=True)
+    with transaction.atomic():
+        sandbox = idle.filter(pk=sandbox_id).first()
+        if sandbox is None or _answers(sandbox):
+            return False
+        sandbox.retire()
+    logger.warning("warm sandbox %s: its runner doesn't answer, it is removed", sandbox_id)
+    get_driver().destroy(sandbox_id)
+    return True
+
+
+def _answers(sandbox: Sandbox) -> bool:
+    try:
+        with get_driver().attach(sandbox.handle()):
+            pass
+    except SandboxLost:
+        return False
+    except EngineUnavailable:
+        pass  # nothing is known about the sandbox, and its Engine's failure is noticed elsewhere
+    return True
+
+
+def retire_stale(node: Node) -> None:
+    """Take idle sandboxes out of the pool that are too old, of an older revision, or too many."""
+    oldest = timezone.now() - MAX_IDLE_AGE
+    kept: Counter[int] = Counter()
+    idle = Sandbox.objects.idle().filter(node=node).select_related("environment")
+    latest = _latest_revisions(node)
+    for sandbox in idle.order_by("-created_at"):
+        outdated = sandbox.revision_id != latest.get(sandbox.environment_id)
+        kept[sandbox.environment_id] += not outdated
+        surplus = kept[sandbox.environment_id] > _wanted(node, sandbox.environment)
+        if sandbox.created_at < oldest or outdated or surplus:
+            _retire(sandbox, node)
+
+
+def _latest_revisions(node: Node) -> dict[int, int]:
+    """Primary keys of the environments to those of their current revisions on the node."""
+    latest = EnvironmentRevision.objects.filter(node=node.name).latest_of_nodes()
+    return dict(latest.values_list("environment", "pk"))
+
+
+def _wanted(node: Node, environment: Environment) -> int:
+    active = node.status == Node.Status.ACTIVE and environment.enabled
+    return environment.warm_pool_size if active else 0
+
+
+def replace_dead(node: Node) -> None:
+    """Find out which containers have ended by themselves, or with their Docker Engine, before a
+    client does: idle sandboxes leave the pool, sessions that are ready get a new one.
+    """
+    idle = list(Sandbox.objects.idle().filter(node=node))
+    ready = list(Session.objects.in_status(Session.Status.READY).filter(node=node))
+    # Listed after the rows were read: whatever is in them was started before.
+    there = get_driver().list_sandboxes(node=str(node.pk))
+    running = {container.sandbox_id for container in there if container.running}
+    for sandbox in idle:
+        if str(sandbox.pk) not in running:
+            _retire(sandbox, node)
+    for session in ready:
+        if str(session.pk) not in running and restart_session(session):
+            logger.warning("session %s: its container has ended, it gets another", session.pk)
+
+
+def remove_unowned(node: Node) -> None:
+    """Sandboxes of sessions that have ended without removing theirs, and containers without a row
+    that ended a while ago: their removal has failed.
+    """
+    unowned = {str(sandbox.pk) for sandbox in Sandbox.objects.unowned().filter(node=node)}
+    # Listed before the rows are read: a container that is being started has its row by then.
+    there = get_driver().list_sandboxes(node=str(node.pk))
+    newest = (timezone.now() - ENDED_AFTER).timestamp()
+    ended = {each.sandbox_id for each in there if not each.running and each.created_at < newest}
+    rows = Sandbox.objects.filter(node=node, pk__in=ended).values_list("pk", flat=True)
+    for sandbox_id in filter(None, unowned | (ended - {str(pk) for pk in rows})):
+        enqueue(REMOVE_TASK, sandbox_id, queue=node_queue(node.name))
+
+
+def _retire(sandbox: Sandbox, node: Node) -> None:
+    with transaction.atomic():
+        if sandbox.retire():
+            enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(node.name))

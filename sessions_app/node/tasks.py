@@ -1,0 +1,219 @@
+"""What workers do. Each task gets an id, looks at the row, and does nothing where the row says that
+nothing is to be done: a message may come twice, late, or after its worker has died.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from typing import ParamSpec
+
+from django.db import connection
+
+from codeexec.logs import concerning
+from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
+from codeexec.taskqueue.cluster import is_stopping
+from codeexec.taskqueue.enqueue import enqueue, node_queue
+from environments_app.models import NodeBuild
+from sessions_app.models import Execution, IsolationCheck, Node, Sandbox, Session
+from sessions_app.models.run_queries import announce
+from sessions_app.models.session import MAX_STARTS
+from sessions_app.node import image_builds
+from sessions_app.node.cleanup import clean_up
+from sessions_app.node.isolation_checks import AnotherCheckRunsError, carry_out
+from sessions_app.node.registration import this_node, worker_name
+from sessions_app.node.sandboxes import (
+    Reservation,
+    destroy_sandbox,
+    reserve_sandbox,
+    reserve_warm_sandbox,
+    retire_unless_it_answers,
+    start_reserved,
+    start_sandbox,
+)
+from sessions_app.services.runtimes import session_runtime
+from sessions_app.services.sessions import START_TASK, fail_session
+from sessions_app.services.start_order import more_urgent, send_again
+
+ECHO_CHANNEL = "code_executor_echo"
+
+CLEAN_UP_NODE_TASK = "sessions_app.node.tasks.clean_up_node"
+
+RETRY_DELAY = timedelta(seconds=2)
+"""A start that failed, or found no room, is tried again after this, and later each time."""
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+
+def patient(task: Callable[P, None]) -> Callable[P, None]:
+    """Of a task that the node's upkeep sends again: an Engine that is away is a line in the log,
+    and no failure for an operator to look into.
+    """
+
+    @wraps(task)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            task(*args, **kwargs)
+        except EngineUnavailable as error:
+            logger.warning("%s waits: %s", task.__name__, error)
+
+    return attempt
+
+
+@concerning("session_id")
+def start_session(session_id: str) -> None:
+    """pending → creating → ready: start the session's sandbox on this node, or, before it, that of
+    another client's session.
+    """
+    session = Session.objects.select_related("environment").filter(pk=session_id).first()
+    if session is None or session.status != Session.Status.PENDING:
+        return
+    node = this_node()
+    urgent = more_urgent(session)
+    if urgent and (reservation := reserve_sandbox(urgent, node)):
+        send_again(session)
+        _start_claimed(urgent, reservation)
+    elif reservation := reserve_sandbox(session, node):
+        _start_claimed(session, reservation)
+    else:
+        _pass_on(session, node)
+
+
+def _pass_on(session: Session, node: Node) -> None:
+    """This node is full, draining, or lacks the runtime or the promoted image: the start goes to
+    one that has room, or waits for room, or for the image's build.
+    """
+    able = Node.objects.with_room().having(session_runtime(session))
+    other = able.with_image_of(session.environment).exclude(pk=node.pk).first()
+    if other is not None:
+        enqueue(START_TASK, str(session.pk), queue=node_queue(other.name))
+    else:
+        session.postpone_start(RETRY_DELAY)
+
+
+def _start_claimed(session: Session, reservation: Reservation) -> None:
+    try:
+        revision = start_reserved(reservation, session)
+    except SandboxError as error:
+        logger.warning("session %s: its sandbox did not start: %s", session.pk, error)
+        _start_failed(session, error)
+        return
+    # Where it is not wanted any more, whoever ended it removes the container.
+    if revision and session.mark_ready(reservation.sandbox.container_id, revision):
+        announce(session.pk, reservation.sandbox.node_id)
+
+
+def _start_failed(session: Session, error: SandboxError) -> None:
+    """Try again in a while where that may help; an image that is missing stays so."""
+    may_help = isinstance(error, EngineUnavailable | SandboxStartFailed)
+    if may_help and session.starts < MAX_STARTS:
+        session.restart(lease=RETRY_DELAY * session.starts)
+    else:
+        fail_session(session, str(error))
+
+
+@concerning("session_id")
+@patient
+def stop_session(session_id: str) -> None:
+    """stopping → stopped: remove the container. A running execution is ended by its own worker
+    first, which sends this task again.
+    """
+    session = Session.objects.filter(pk=session_id).first()
+    if session is None or session.is_open:
+        return
+    if Execution.objects.filter(session=session).running().exists():
+        return
+    destroy_sandbox(session_id)
+    session.mark_stopped()
+
+
+@concerning("sandbox_id")
+def warm_sandbox(sandbox_id: str) -> None:
+    """warming → idle: start a sandbox that waits for its session."""
+    sandboxes = Sandbox.objects.select_related("environment", "node")
+    sandbox = sandboxes.filter(pk=sandbox_id, status=Sandbox.Status.WARMING).first()
+    if sandbox is None:
+        return
+    if is_stopping():  # `docker compose down` would not know of it, and it waits for nobody
+        sandbox.retire()
+        return
+    _start_warm(sandbox)
+
+
+def refill_pool() -> None:
+    """A session has claimed a warm sandbox of this node: start what the pools lack now."""
+    node = this_node()
+    while not is_stopping() and (sandbox := reserve_warm_sandbox(node)):
+        _start_warm(sandbox)
+
+
+def _start_warm(sandbox: Sandbox) -> None:
+    Sandbox.objects.filter(pk=sandbox.pk).update(starter=worker_name())
+    try:
+        start_sandbox(sandbox)
+    except SandboxError as error:
+        # The row stays until its lease ends: that is the pause before the next attempt.
+        logger.warning("no warm sandbox of %s: %s", sandbox.environment.name, error)
+
+
+@concerning("sandbox_id")
+@patient
+def ask_sandbox(sandbox_id: str) -> None:
+    """Replace a warm sandbox whose runner doesn't answer."""
+    if retire_unless_it_answers(sandbox_id):
+        refill_pool()
+
+
+@concerning("sandbox_id")
+@patient
+def remove_sandbox(sandbox_id: str) -> None:
+    """Remove the container of a sandbox that was taken out of the pool."""
+    destroy_sandbox(sandbox_id)
+
+
+def echo(word: str) -> None:
+    """Say that a message has come: `manage.py check_stack` listens."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [ECHO_CHANNEL, word])
+
+
+def clean_up_all_nodes() -> None:
+    """The schedule's task, on whichever node takes it: each node removes its own containers."""
+    for node in Node.objects.active():
+        enqueue(CLEAN_UP_NODE_TASK, queue=node_queue(node.name))
+
+
+@patient
+def clean_up_node() -> None:
+    """What `manage.py cleanup_sessions` does."""
+    report = clean_up()
+    if report.changed:
+        logger.info("cleanup: %s", report)
+
+
+@concerning("check_id")
+def check_isolation(check_id: str) -> None:
+    """queued → running → finished: attack sandboxes of an environment. What fails is on the row and
+    in the log.
+    """
+    check = IsolationCheck.objects.select_related("environment", "node").filter(pk=check_id).first()
+    if check is None or not check.start():
+        return
+    try:
+        carry_out(check)
+    except AnotherCheckRunsError:
+        check.postpone()
+    except SandboxError as error:
+        logger.warning("the isolation of %s can't be checked: %s", check.environment, error)
+
+
+def build_image(node_build_id: str) -> None:
+    """queued → running → passed, failed or cancelled: build a candidate's image and test it."""
+    rows = NodeBuild.objects.select_related("build__environment")
+    node_build = rows.filter(pk=node_build_id).first()
+    if node_build is not None and node_build.start():
+        image_builds.carry_out(node_build)

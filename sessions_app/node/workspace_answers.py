@@ -1,0 +1,212 @@
+"""What a node finds out about the sandbox of one of its sessions. Only workers import this."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Any
+from uuid import UUID
+
+from codeexec.errors import FileNotFound, FileUnreadable, NoSandbox, SandboxUnreachable
+from codeexec.sandbox.driver import KeepGoing, Look, always
+from codeexec.sandbox.errors import SandboxError, SandboxLost, WorkspaceReadFailed
+from codeexec.sandbox.types import Usage, WorkspaceEntry
+from environments_app.current_driver import get_driver
+from sessions_app.models import Inquiry, InquiryPiece, Sandbox, Session
+from sessions_app.node.registration import this_node
+from sessions_app.node.sandboxes import FAREWELL_SECONDS
+from sessions_app.node.workspace_archive import ArchiveWriter
+from sessions_app.services.runtimes import session_runtime
+
+logger = logging.getLogger(__name__)
+
+MOST_LISTED = 10_000
+PATHS_BYTES = 1024 * 1024
+"""Of the paths in a listing, as the sandbox has them."""
+LISTING_BYTES = 3 * 1024 * 1024
+"""Of a listing, as it is answered: whatever a path is made of, JSON may make more of it."""
+MOST_ARCHIVED = 100_000
+"""Files and folders. A workspace has room for 65,536."""
+PIECE_BYTES = 512 * 1024
+CPU_OVER_SECONDS = 0.1
+"""What the processors do now is measured over this time."""
+
+_LAST_SECOND = 253402300799
+"""Of the year 9999: programs set their files' times as they like."""
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_WHY = {
+    errno.EISDIR: "it is a folder",
+    errno.ELOOP: "it is a symbolic link, and these are not followed",
+    errno.EINVAL: "it is no regular file",
+    errno.EFBIG: "it is larger than a workspace can be",
+    errno.EACCES: "its program lets nobody read it",
+}
+
+
+class _NobodyWaitsError(Exception):
+    """Who asked has gone, and has taken the question back."""
+
+
+def answer_inquiry(inquiry: Inquiry) -> None:
+    """taken → answered or refused, if it is still asked; or done, where nobody waits."""
+    if inquiry.about == Inquiry.About.KEEP:
+        _keep(inquiry)
+        return
+    try:
+        inquiry.tell(_look(inquiry))
+    except WorkspaceReadFailed as error:
+        inquiry.refuse(*_unreadable(inquiry, error))
+    except _NobodyWaitsError:
+        return
+    except SandboxLost:
+        inquiry.refuse(NoSandbox.code, "The session's sandbox is gone, or doesn't answer.")
+    except SandboxError as error:
+        inquiry.refuse(SandboxUnreachable.code, str(error))
+
+
+def _look(inquiry: Inquiry) -> Any:
+    session = Session.objects.select_related("environment").get(pk=inquiry.session_id)
+    with _looking(session.pk, lambda: inquiry.is_awaited) as look:
+        return _ANSWERS[Inquiry.About(inquiry.about)](look, inquiry, session)
+
+
+def _looking(session_id: UUID, keep_going: KeepGoing = always) -> AbstractContextManager[Look]:
+    """Raises SandboxLost, EngineUnavailable."""
+    sandbox = Sandbox.objects.filter(pk=session_id, node=this_node()).first()
+    if sandbox is None or not sandbox.container_id:
+        raise SandboxLost("The session has no sandbox here.")
+    return get_driver().look(sandbox.handle(), keep_going=keep_going)
+
+
+def _unreadable(inquiry: Inquiry, error: WorkspaceReadFailed) -> tuple[str, str]:
+    name = inquiry.path or "The workspace"
+    if error.errno in _NOT_THERE:
+        return FileNotFound.code, f"There is no file {name!r} in the workspace."
+    why = _WHY.get(error.errno, os.strerror(error.errno))
+    return FileUnreadable.code, f"{name!r} can't be read: {why}."
+
+
+# ---- answers
+
+
+def _files(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
+    listing = look.files(most=MOST_LISTED, most_bytes=PATHS_BYTES)
+    entries = sorted(map(_described, listing.entries), key=lambda entry: str(entry["path"]))
+    totals = accumulate(len(json.dumps(entry, ensure_ascii=False).encode()) for entry in entries)
+    fit = sum(total <= LISTING_BYTES for total in totals)
+    return {"files": entries[:fit], "truncated": listing.truncated or fit < len(entries)}
+
+
+def _described(entry: WorkspaceEntry) -> dict[str, Any]:
+    moment = min(max(entry.modified_at, 0), _LAST_SECOND)
+    return {
+        "path": os.fsencode(entry.path).decode(errors="replace"),
+        "type": entry.kind.value,
+        "size": entry.size_bytes,
+        "modified_at": datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z"),
+    }
+
+
+def _file(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
+    content = look.read(inquiry.path, most_bytes=_room(session))
+    kept = _Pieces(inquiry)
+    kept.write(content)
+    return kept.end()
+
+
+def _archive(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
+    kept = _Pieces(inquiry)
+    archive = ArchiveWriter(kept, folder=f"session-{str(session.pk)[:8]}")
+    truncated = look.read_all(archive.take, most=MOST_ARCHIVED, most_bytes=_room(session))
+    archive.close()
+    return {**kept.end(), "truncated": truncated}
+
+
+def _room(session: Session) -> int:
+    """No file that has its bytes has more. Holes take no room, and may be any size."""
+    return session.environment.limits().tmpfs_bytes
+
+
+class _Pieces:
+    """Keeps what is written to it as an inquiry's pieces."""
+
+    def __init__(self, inquiry: Inquiry) -> None:
+        self._inquiry = inquiry
+        self._pending = bytearray()
+        self._number = 0
+        self._size = 0
+
+    def write(self, data: bytes) -> int:
+        self._pending += data
+        self._size += len(data)
+        while len(self._pending) >= PIECE_BYTES:
+            self._keep(PIECE_BYTES)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is early."""
+
+    def end(self) -> dict[str, Any]:
+        if self._pending:
+            self._keep(len(self._pending))
+        return {"size": self._size}
+
+    def _keep(self, count: int) -> None:
+        data = bytes(self._pending[:count])
+        if not InquiryPiece.keep(self._inquiry, self._number, data):
+            raise _NobodyWaitsError
+        self._number += 1
+        del self._pending[:count]
+
+
+def _figures(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
+    before = look.usage()
+    time.sleep(CPU_OVER_SECONDS)
+    now = look.usage()
+    return {
+        "memory_bytes": now.memory_bytes,
+        "memory_limit_bytes": now.memory_limit_bytes,
+        "cpu": _cores(before, now),
+        "cpu_limit": session.environment.limits().cpus,
+        "pids": now.processes,
+        "pids_limit": now.process_limit,
+        "runtime": session_runtime(session),
+    }
+
+
+def _cores(before: Usage, now: Usage) -> float | None:
+    if before.cpu_ns is None or now.cpu_ns is None:
+        return None
+    return round(max(0, now.cpu_ns - before.cpu_ns) / max(1, now.at_ns - before.at_ns), 2)
+
+
+_ANSWERS: dict[Inquiry.About, Callable[[Look, Inquiry, Session], dict[str, Any]]] = {
+    Inquiry.About.FILES: _files,
+    Inquiry.About.FILE: _file,
+    Inquiry.About.ARCHIVE: _archive,
+    Inquiry.About.FIGURES: _figures,
+}
+
+
+def _keep(inquiry: Inquiry) -> None:
+    """Its runner ends the sandbox so long after it was last spoken to, and not earlier."""
+    try:
+        with _looking(inquiry.session_id) as look:
+            session = Session.objects.get(pk=inquiry.session_id)
+            look.keep(session.ttl_seconds + FAREWELL_SECONDS)
+    except SandboxError as error:
+        logger.warning(
+            "session %s: its sandbox may end early: %s It is told again in a minute.",
+            inquiry.session_id,
+            error,
+        )
+        inquiry.postpone()
+    else:
+        inquiry.done()

@@ -1,0 +1,156 @@
+"""The workspace reader: a node's process that answers what is asked of its sessions' sandboxes.
+
+A few threads of its own: what a busy sandbox takes ten seconds to answer keeps nobody waiting but
+those who ask about the same sandbox, and no session from being started. One question at a time is
+put to a sandbox, two at a time are answered for a client, and none that nobody waits for any more.
+Sandboxes that are to live longer are told so by one thread at a time, when no question waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections import Counter
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from codeexec.db.connection_pool import ConnectionLender
+from codeexec.db.postgres import connection_parameters
+from codeexec.errors import DATABASE_AWAY
+from codeexec.outages import Outage
+from codeexec.taskqueue.cluster import Stop
+from sessions_app.models.workspace_query import CHANNEL, Inquiry, TakenInquiry
+from sessions_app.node.workspace_answers import answer_inquiry
+
+logger = logging.getLogger(__name__)
+
+THREADS = 4
+PER_CLIENT = 2
+REREAD_SECONDS = 2.0
+"""How often it is looked for questions though nobody said that there are any."""
+_RETRY_SECONDS = 0.5
+_LAST_SECONDS = 1.0
+"""For answers that are being made when it is to stop."""
+
+
+class WorkspaceReader:
+    """Of one node, which has no other: what was taken and is not being answered, nobody answers."""
+
+    def __init__(self, node_id: UUID, stop: Stop) -> None:
+        self._node_id = node_id
+        self._stop = stop
+        self._lender = ConnectionLender(THREADS + 1)
+        self._changed = threading.Condition()
+        self._answering: list[TakenInquiry] = []
+        self._closed = False
+        self._some_left = True
+        """Taken, and answered by nobody: a predecessor died, or the database was away."""
+        self._outage = Outage(logger, "The workspace reader's database")
+
+    def run(self) -> None:
+        """Until it is told to stop. What is being answered then is not waited for."""
+        threads = [
+            threading.Thread(target=self._work, name=f"reader-{number}", daemon=True)
+            for number in range(THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+        while not self._stop.asked.is_set():
+            try:
+                self._listen()
+            except (psycopg.Error, OSError, *DATABASE_AWAY) as error:
+                self._outage.failed(error)
+                self._stop.asked.wait(_RETRY_SECONDS)
+        self._close(threads)
+
+    def _close(self, threads: list[threading.Thread]) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + _LAST_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._lender.close()
+
+    def _put_back(self) -> None:
+        """What was taken and is not being answered is asked again."""
+        with self._changed:
+            if not self._some_left:
+                return
+            with self._lender.lent():
+                going_on = [each.inquiry.pk for each in self._answering]
+                Inquiry.put_back(self._node_id, except_inquiries=going_on)
+            self._some_left = False
+
+    def _listen(self) -> None:
+        parameters = connection_parameters("code-executor workspace reader")
+        with psycopg.connect(**parameters, autocommit=True) as connection:
+            connection.execute(f'LISTEN "{CHANNEL}{self._node_id}"')
+            self._outage.worked()
+            while not self._stop.asked.is_set():
+                self._put_back()
+                self._wake_one()
+                self._wait_for_news(connection)
+
+    def _wait_for_news(self, connection: psycopg.Connection[Any]) -> None:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        poll.register(self._stop.asked.fileno(), select.POLLIN)
+        if poll.poll(1000 * REREAD_SECONDS):
+            connection.pgconn.consume_input()
+        while connection.pgconn.notifies():
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while (inquiry := self._next()) is not None:
+            try:
+                with self._lender.lent():
+                    answer_inquiry(inquiry.inquiry)
+            except DATABASE_AWAY as error:
+                self._some_left = True
+                self._outage.failed(error)
+            except Exception:
+                logger.exception("session %s: its sandbox can't be read", inquiry.session_id)
+            finally:
+                with self._changed:
+                    self._answering.remove(inquiry)
+
+    def _next(self) -> TakenInquiry | None:
+        """Waited for; None when no more is to be answered."""
+        with self._changed:
+            while not self._closed:
+                try:
+                    inquiry = self._take()
+                except DATABASE_AWAY as error:
+                    self._outage.failed(error)
+                    inquiry = None
+                if inquiry is not None:
+                    self._answering.append(inquiry)
+                    self._changed.notify()  # another may answer the next one
+                    return inquiry
+                self._changed.wait()
+        return None
+
+    def _take(self) -> TakenInquiry | None:
+        clients = Counter(each.client_id for each in self._answering if each.client_id is not None)
+        keeps = any(each.inquiry.about == Inquiry.About.KEEP for each in self._answering)
+        with self._lender.lent():
+            return Inquiry.take_next(
+                self._node_id,
+                except_sessions=[each.session_id for each in self._answering],
+                except_clients=[each for each, count in clients.items() if count >= PER_CLIENT],
+                may_keep=not keeps,
+            )
+
+
+def run_workspace_reader(node_id: UUID, stop: Stop, _predecessor_pid: int | None) -> None:
+    """The life of the workspace reader's process, until it is told to stop."""
+    WorkspaceReader(node_id, stop).run()

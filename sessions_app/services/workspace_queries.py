@@ -1,0 +1,237 @@
+"""Asking a node about the sandbox of one of its sessions: the API has no Docker.
+
+A row says what is asked, a notification has the node's workspace reader look for it, and another
+says that the row has the answer. Whoever fetches an answer removes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from codeexec.db.async_database import async_database
+from codeexec.db.notifications import hub
+from codeexec.db.postgres import commit_without_waiting
+from codeexec.errors import (
+    DATABASE_AWAY,
+    FileNotFound,
+    FileUnreadable,
+    NoSandbox,
+    SandboxUnreachable,
+    ServiceError,
+    TooManyQueued,
+)
+from sessions_app.callers import OPERATOR, Caller
+from sessions_app.models import Inquiry, InquiryPiece, Node, Session
+from sessions_app.models.workspace_query import CHANNEL
+from sessions_app.services.sessions import closed_session, find_session
+
+MOST_WAITING = 16
+"""Questions about one sandbox, which are answered one after the other."""
+
+FIGURES_SECONDS = 2.0
+"""For figures of this moment, which are asked for again: they hold a thread for no longer."""
+ANSWER_SECONDS = 12.0
+"""How long an answer is waited for: somewhat longer than a node looks at a workspace."""
+
+_REREAD_SECONDS = 2.0
+"""A notification can be lost."""
+
+_PAUSES = (0.005, 0.01, 0.01, 0.02, 0.02, 0.05, 0.1)
+"""Seconds between two looks of who waits in a thread; the last one again and again."""
+
+_FETCH = f"""
+    DELETE FROM {Inquiry._meta.db_table} WHERE id = %s AND status IN ('answered', 'refused')
+    RETURNING answer::text, code, reason
+"""  # noqa: S608 -- a table of ours
+_FETCH_PIECE = f"""
+    DELETE FROM {InquiryPiece._meta.db_table} WHERE inquiry_id = %s AND number = %s RETURNING data
+"""  # noqa: S608
+
+_ERRORS: dict[str, type[ServiceError]] = {
+    error.code: error for error in (FileNotFound, FileUnreadable, NoSandbox, SandboxUnreachable)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    inquiry_id: UUID
+    text: str
+    """JSON: an object that is a listing, figures, or what is to be known of a content."""
+
+    @cached_property
+    def value(self) -> Any:
+        return json.loads(self.text)
+
+
+def ask(
+    session_id: UUID | str, about: Inquiry.About, *, path: str = "", caller: Caller = OPERATOR
+) -> Inquiry:
+    """Send a question to the node that has the session's sandbox. `answer` or `wait_for_answer`
+    follows.
+
+    Raises NotFound, SessionClosed, NoSandbox, SandboxUnreachable, TooManyQueued.
+    """
+    session = find_session(session_id, caller)
+    node = _node_of(session)
+    _require_place(session)
+    inquiry = Inquiry(session_id=session.pk, about=about, path=path)
+    with transaction.atomic(), connection.cursor() as cursor:
+        commit_without_waiting()
+        inquiry.save(force_insert=True)
+        cursor.execute("SELECT pg_notify(%s, '')", [f"{CHANNEL}{node.pk}"])
+    return inquiry
+
+
+def _require_place(session: Session) -> None:
+    if Inquiry.objects.awaited().filter(session_id=session.pk).count() >= MOST_WAITING:
+        raise TooManyQueued(
+            f"{MOST_WAITING} questions about the session's sandbox wait already, which is the "
+            "maximum. Try again when some are answered.",
+            queue="workspace",
+            maximum=MOST_WAITING,
+        )
+
+
+def _node_of(session: Session) -> Node:
+    if not session.is_open or session.is_expired:
+        raise closed_session(session)
+    if session.status not in (Session.Status.READY, Session.Status.EXECUTING):
+        raise NoSandbox("The session's sandbox is being started.", status=session.status)
+    node = Node.objects.alive().filter(sessions=session.pk).first()
+    if node is None:
+        raise SandboxUnreachable("The session's node gives no sign of life; try again later.")
+    if node.engine_error:
+        raise SandboxUnreachable(f"The session's node can't reach its sandbox: {node.engine_error}")
+    return node
+
+
+async def answer(inquiry: Inquiry) -> Answer:
+    """In the event loop. Raises NoSandbox, FileNotFound, FileUnreadable, SandboxUnreachable."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    row = None
+    try:
+        with hub.expect(inquiry.pk) as waiter:
+            while (row := await async_database.fetch_one(_FETCH, [inquiry.pk])) is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise _unanswered()
+                await waiter.wait(min(left, _REREAD_SECONDS))
+    finally:
+        if row is None:  # whoever asked has gone, too
+            await _take_back(inquiry.pk)
+    return _read(inquiry, row)
+
+
+_taking_back: set[asyncio.Task[None]] = set()
+
+
+def take_back_soon(inquiry: Inquiry) -> None:
+    """As `take_back`, beside whatever goes on in the event loop."""
+    task = asyncio.get_running_loop().create_task(_take_back(inquiry.pk))
+    _taking_back.add(task)
+    task.add_done_callback(_taking_back.discard)
+
+
+def wait_for_answer(inquiry: Inquiry, *, seconds: float = ANSWER_SECONDS) -> Answer:
+    """As `answer`, in a thread: for the console, whose views are synchronous."""
+    deadline = time.monotonic() + seconds
+    pauses = iter(_PAUSES)
+    while (row := _fetch(_FETCH, inquiry.pk)) is None:
+        if time.monotonic() >= deadline:
+            take_back(inquiry.pk)
+            raise _unanswered()
+        time.sleep(next(pauses, _PAUSES[-1]))
+    return _read(inquiry, row)
+
+
+def _fetch(statement: str, *parameters: Any) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return cursor.fetchone()
+
+
+def _read(inquiry: Inquiry, row: Any) -> Answer:
+    value, code, reason = row
+    if code:
+        raise _ERRORS[code](reason)
+    return Answer(inquiry_id=inquiry.pk, text=value)
+
+
+def _unanswered() -> SandboxUnreachable:
+    return SandboxUnreachable("The session's node has not answered in time; try again.")
+
+
+async def pieces(found: Answer) -> AsyncIterator[bytes]:
+    """The content that belongs to an answer. What was given is gone, and so is the rest when its
+    reader goes away.
+    """
+    number, row = 0, None
+    try:
+        while row := await async_database.fetch_one(_FETCH_PIECE, [found.inquiry_id, number]):
+            yield bytes(row[0])
+            number += 1
+    finally:
+        if row is not None:
+            await _take_back(found.inquiry_id)
+
+
+def read_pieces(found: Answer) -> Iterator[bytes]:
+    """As `pieces`, in a thread."""
+    number, row = 0, None
+    try:
+        while row := _fetch(_FETCH_PIECE, found.inquiry_id, number):
+            yield bytes(row[0])
+            number += 1
+    finally:
+        if row is not None:
+            take_back(found.inquiry_id)
+
+
+_TAKE_BACK = tuple(
+    f"DELETE FROM {table} WHERE {key} = %s"  # noqa: S608 -- tables of ours
+    for table, key in (
+        (Inquiry._meta.db_table, "id"),
+        (InquiryPiece._meta.db_table, "inquiry_id"),
+    )
+)
+"""In this order, one after the other: see `InquiryPiece.keep`."""
+
+
+async def _take_back(inquiry_id: UUID) -> None:
+    """Nobody waits for the answer any more: who is making it stops, what there is of it goes."""
+    with suppress(*DATABASE_AWAY):  # upkeep does it in the end
+        for statement in _TAKE_BACK:
+            await async_database.fetch_one(f"{statement} RETURNING 1", [inquiry_id])
+
+
+def take_back(inquiry_id: UUID) -> None:
+    """As `_take_back`, in a thread."""
+    with suppress(*DATABASE_AWAY), connection.cursor() as cursor:
+        for statement in _TAKE_BACK:
+            cursor.execute(statement, [inquiry_id])
+
+
+def drop_needless() -> None:
+    """Answers that nobody has come for, and what was to be done for sessions that have ended."""
+    Inquiry.objects.needless().delete()
+    InquiryPiece.objects.unfetched().delete()
+
+
+def sandbox_figures(session_id: UUID | str, *, caller: Caller = OPERATOR) -> dict[str, Any]:
+    """What the session's sandbox uses now, and may use: memory_bytes, memory_limit_bytes, cpu and
+    cpu_limit (cores), pids and pids_limit, runtime. None: it can't be known. Waits in the calling
+    thread. Raises as `ask` and `answer` do.
+    """
+    asked = ask(session_id, Inquiry.About.FIGURES, caller=caller)
+    figures: dict[str, Any] = wait_for_answer(asked, seconds=FIGURES_SECONDS).value
+    return figures
