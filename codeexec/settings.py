@@ -236,7 +236,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["codeexec.http.permissions.Nobody"],
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "codeexec.errors.exception_handler",
+    "EXCEPTION_HANDLER": "codeexec.http.error_answers.exception_handler",
 }
 
 # The queue. A task carries an id; whether it may run at all is decided by a conditional UPDATE on

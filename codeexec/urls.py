@@ -13,8 +13,8 @@ from drf_spectacular.views import (
 from sessions_app.admin.dashboard import dashboard_region
 from sessions_app.admin.object_history import object_history
 from sessions_app.admin.streams import execution_events, session_events
+from sessions_app.api.metrics import metrics
 from sessions_app.api.schema_view import api_schema
-from sessions_app.monitoring.metrics import metrics
 
 
 def robots(request: HttpRequest) -> HttpResponse:
@@ -53,7 +53,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
 ]
 
-handler400 = "codeexec.errors.bad_request"
-handler403 = "codeexec.errors.permission_denied"
-handler404 = "codeexec.errors.page_not_found"
-handler500 = "codeexec.errors.server_error"
+handler400 = "codeexec.http.error_answers.bad_request"
+handler403 = "codeexec.http.error_answers.permission_denied"
+handler404 = "codeexec.http.error_answers.page_not_found"
+handler500 = "codeexec.http.error_answers.server_error"

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-from codeexec.errors import page_not_found, server_error
+from codeexec.http.error_answers import page_not_found, server_error
 from codeexec.http.threads import in_thread
 
 handler404, handler500 = page_not_found, server_error

@@ -17,7 +17,7 @@ from django.utils import timezone
 from codeexec.taskqueue.enqueue import enqueue
 from environments_app.models import Environment
 from sessions_app.access.clients import create_client
-from sessions_app.admin.display import duration, size
+from sessions_app.formats import duration, size
 from sessions_app.models import Node, Sandbox
 from sessions_app.monitoring.failures import cause_of
 from sessions_app.monitoring.run_stats import tally_runs

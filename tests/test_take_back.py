@@ -13,10 +13,9 @@ from codeexec.taskqueue.enqueue import node_queue, send
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app.models import IsolationCheck, Node, Sandbox, Session
 from sessions_app.models.session import MAX_STARTS
-from sessions_app.node.image_builds import BUILD_TASK
-from sessions_app.node.isolation_checks import CHECK_TASK
 from sessions_app.node.recovery import take_back, take_back_everything
 from sessions_app.node.registration import worker_name
+from sessions_app.services.task_names import BUILD_TASK, CHECK_TASK
 from tests.cast import session_in
 from tests.working import Delivery, queued
 

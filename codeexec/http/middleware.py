@@ -10,7 +10,8 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from codeexec.errors import Forbidden, error_answer
+from codeexec.errors import Forbidden
+from codeexec.http.error_answers import error_answer
 from codeexec.http.local_only import require_local
 from codeexec.http.policies import API_PATHS, PERMISSIONS_POLICY, content_security_policy
 

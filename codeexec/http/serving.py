@@ -40,27 +40,14 @@ from django.utils.module_loading import import_string
 from codeexec.bounds import QUERY_BYTES
 from codeexec.db.async_database import async_database
 from codeexec.db.notifications import hub
-from codeexec.errors import (
-    InvalidRequest,
-    NoCapacity,
-    OutOfBounds,
-    ShuttingDown,
-    database_away,
-    error_answer,
-    error_page,
-)
+from codeexec.errors import InvalidRequest, NoCapacity, OutOfBounds, ShuttingDown, ThreadsBusyError
 from codeexec.http.bodies import Body
+from codeexec.http.error_answers import database_away, error_answer, error_page
 from codeexec.http.memory import used_memory
 from codeexec.http.request_metrics import REQUEST_ID, Answering, traffic
 from codeexec.http.sign_ins import is_sign_in, sign_ins
 from codeexec.http.thread_shares import thread_shares
-from codeexec.http.threads import (
-    RequestExecutor,
-    ThreadsBusyError,
-    begin_in_thread,
-    in_thread,
-    threads,
-)
+from codeexec.http.threads import RequestExecutor, begin_in_thread, in_thread, threads
 from codeexec.logs import subject
 from codeexec.sizes import format_size
 

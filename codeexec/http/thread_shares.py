@@ -12,7 +12,8 @@ from typing import Any
 
 from django.conf import settings
 
-from codeexec.http.threads import ThreadsBusyError, threads
+from codeexec.errors import ThreadsBusyError
+from codeexec.http.threads import threads
 
 
 class _Share:

@@ -17,20 +17,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync
 from django.conf import settings
-from django.db import OperationalError, close_old_connections, connections, reset_queries
+from django.db import close_old_connections, connections, reset_queries
 
 from codeexec.db.postgres import begin_bounded_work
+from codeexec.errors import ThreadsBusyError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _CLOSE_SECONDS = 5.0
-
-
-class ThreadsBusyError(OperationalError):
-    """A request has waited for a thread for too long: nothing of it was done. An error of the
-    database's, to whoever asks, because it can be tried again like one.
-    """
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin
 from codeexec.audit.actors import user_actor
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app.admin.columns import operation
-from sessions_app.admin.display import elapsed
+from sessions_app.formats import elapsed
 from sessions_app.services import builds
 from sessions_app.services.builds import BuildRefused
 

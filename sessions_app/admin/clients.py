@@ -35,9 +35,10 @@ from sessions_app.access.clients import (
     used_storage,
 )
 from sessions_app.admin.columns import back_to, column, operation, time_column
-from sessions_app.admin.display import ago, badge, page_link, size
+from sessions_app.admin.display import ago, badge, page_link
 from sessions_app.admin.history import HistoryAdmin, HistoryInline, KeptByItsSessions
 from sessions_app.callers import SCOPES
+from sessions_app.formats import size
 from sessions_app.models import ApiKey, Client
 from sessions_app.models.client import usual_scopes
 

@@ -13,7 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from unfold.decorators import action, display
 
-from sessions_app.admin.display import exact
+from sessions_app.formats import exact
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Row = TypeVar("Row", bound=Model)

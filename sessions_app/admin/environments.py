@@ -14,8 +14,8 @@ from environments_app.exporting import environments_yaml
 from environments_app.models import Environment
 from sessions_app.admin.builds import BuildPages
 from sessions_app.admin.columns import column, operation
-from sessions_app.admin.display import percent
 from sessions_app.admin.history import KeptByItsSessions
+from sessions_app.formats import percent
 from sessions_app.services.pool import with_pools
 
 admin.site.unregister(Environment)

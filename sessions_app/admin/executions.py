@@ -15,12 +15,9 @@ from sessions_app.admin.display import (
     VERDICT_BADGES,
     ago,
     badge,
-    duration,
-    elapsed,
     field_block,
     page_link,
     short_id,
-    size,
     text_block,
 )
 from sessions_app.admin.execution_actions import ExecutionActions
@@ -28,12 +25,11 @@ from sessions_app.admin.filters import DayRangeFilter, DurationFilter, OwnStatus
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.scripts import LIVE
 from sessions_app.admin.timeline import stages
+from sessions_app.formats import duration, elapsed, size
 from sessions_app.models import Execution
 from sessions_app.models.execution import ExecutionQuerySet
 from sessions_app.models.id_search import first_found, id_prefix, is_whole_id
-from sessions_app.models.large_fields import LARGE_FIELDS, read_beginnings
-
-BIG_COLUMNS = (*LARGE_FIELDS, "error_reason")
+from sessions_app.models.large_fields import BIG_COLUMNS, read_beginnings
 
 READ_CODES = 10_000
 """Newest executions whose codes are searched: they may be long, and no index is for them."""

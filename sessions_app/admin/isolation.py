@@ -11,8 +11,9 @@ from django.template.loader import render_to_string
 
 from codeexec.sandbox.attacks.catalogue import Group
 from sessions_app.admin.columns import column, operation, time_column
-from sessions_app.admin.display import ATTACK_BADGES, ago, badge, duration, elapsed
+from sessions_app.admin.display import ATTACK_BADGES, ago, badge
 from sessions_app.admin.history import HistoryAdmin
+from sessions_app.formats import duration, elapsed
 from sessions_app.models import IsolationCheck
 from sessions_app.models.isolation import worst_first
 from sessions_app.services.isolation import queue_check

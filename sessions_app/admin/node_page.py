@@ -12,14 +12,8 @@ from django_q.models import OrmQ
 
 from codeexec.taskqueue.enqueue import node_queue
 from environments_app.models import EnvironmentRevision
-from sessions_app.admin.display import (
-    SANDBOX_BADGES,
-    SESSION_BADGES,
-    ago,
-    badge,
-    page_link,
-    size,
-)
+from sessions_app.admin.display import SANDBOX_BADGES, SESSION_BADGES, ago, badge, page_link
+from sessions_app.formats import size
 from sessions_app.models import Node
 from sessions_app.models.node import LOST_AFTER
 from sessions_app.services.nodes import live_sessions, running_executions

@@ -19,7 +19,7 @@ from django.views.decorators.http import require_safe
 
 from codeexec.audit.models import AuditEntry
 from sessions_app.admin.audit import in_words
-from sessions_app.admin.display import exact
+from sessions_app.formats import exact
 
 SHOWN = 100
 

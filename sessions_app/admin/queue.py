@@ -8,8 +8,9 @@ from django.contrib import admin
 from django_q.models import Failure, OrmQ, Schedule, Success
 
 from sessions_app.admin.columns import column
-from sessions_app.admin.display import ago, elapsed, text_block
+from sessions_app.admin.display import ago, text_block
 from sessions_app.admin.history import HistoryAdmin
+from sessions_app.formats import elapsed
 
 for model in (Schedule, OrmQ, Failure, Success):  # no task keeps its success: nothing to list
     if admin.site.is_registered(model):

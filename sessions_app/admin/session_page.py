@@ -19,8 +19,9 @@ from django.views.decorators.http import require_safe
 from unfold.admin import ModelAdmin
 
 from sessions_app.access.clients import storage_bounds
-from sessions_app.admin.display import SESSION_BADGES, ago, size
+from sessions_app.admin.display import SESSION_BADGES, ago
 from sessions_app.admin.timeline import page_number, timeline
+from sessions_app.formats import size
 from sessions_app.models import Session
 
 _READ = ("environment", "client", "node", "revision")

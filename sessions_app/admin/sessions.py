@@ -9,21 +9,14 @@ from django.db.models.functions import Cast
 from django.http import HttpRequest
 
 from sessions_app.admin.columns import column, time_column
-from sessions_app.admin.display import (
-    SESSION_BADGES,
-    ago,
-    badge,
-    duration,
-    json_block,
-    short_id,
-    text_block,
-)
+from sessions_app.admin.display import SESSION_BADGES, ago, badge, json_block, short_id, text_block
 from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.scripts import LIVE
 from sessions_app.admin.session_actions import SessionActions
 from sessions_app.admin.session_page import SessionPage
 from sessions_app.admin.workspace import WorkspacePages
+from sessions_app.formats import duration
 from sessions_app.models import Session
 from sessions_app.models.id_search import first_found, id_prefix, is_whole_id
 

@@ -15,7 +15,8 @@ from django.contrib.auth import get_user
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from rest_framework.response import Response
 
-from codeexec.errors import DATABASE_AWAY, DatabaseAway, Forbidden, ServiceError, error_answer
+from codeexec.errors import DATABASE_AWAY, DatabaseAway, Forbidden, ServiceError
+from codeexec.http.error_answers import error_answer
 from codeexec.http.threads import in_thread
 from sessions_app.api.streams import (
     Streamed,

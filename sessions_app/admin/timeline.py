@@ -14,13 +14,12 @@ from sessions_app.admin.display import (
     EXECUTION_BADGES,
     VERDICT_BADGES,
     ago,
-    duration,
     field_block,
     json_block,
     page_link,
-    size,
     text_block,
 )
+from sessions_app.formats import duration, size
 from sessions_app.models import Execution, Session
 from sessions_app.models.large_fields import read_beginnings
 

@@ -24,8 +24,9 @@ from unfold.admin import ModelAdmin
 from codeexec.audit.actors import user_actor
 from codeexec.audit.record import record
 from codeexec.errors import InvalidPath, ServiceError
-from sessions_app.admin.display import SESSION_BADGES, ago, size, text_block
+from sessions_app.admin.display import SESSION_BADGES, ago, text_block
 from sessions_app.api.workspace_answers import download_headers
+from sessions_app.formats import size
 from sessions_app.models import Inquiry, Session
 from sessions_app.services.workspace_queries import (
     Answer,

@@ -10,7 +10,8 @@ from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 from drf_spectacular.views import SpectacularAPIView
 
-from codeexec.errors import DATABASE_AWAY, database_away, error_answer
+from codeexec.errors import DATABASE_AWAY
+from codeexec.http.error_answers import database_away, error_answer
 from codeexec.http.shared_answer import SharedLook
 from codeexec.http.threads import begin_in_thread
 from sessions_app.api.streams import not_allowed

@@ -17,14 +17,8 @@ from weakref import finalize
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from rest_framework.response import Response
 
-from codeexec.errors import (
-    DATABASE_AWAY,
-    InvalidRequest,
-    ServiceError,
-    database_away,
-    error_answer,
-    error_page,
-)
+from codeexec.errors import DATABASE_AWAY, InvalidRequest, ServiceError
+from codeexec.http.error_answers import database_away, error_answer, error_page
 from codeexec.http.threads import begin_in_thread, in_thread
 from sessions_app.access.authentication import recognize, recognize_at_once
 from sessions_app.api.access import ANY_ROLE, Access, credentials_of, identify, require

@@ -31,10 +31,9 @@ from codeexec.errors import (
     InvalidRequest,
     ResultPending,
     ServiceError,
-    database_away,
-    error_answer,
     was_never_done,
 )
+from codeexec.http.error_answers import database_away, error_answer
 from codeexec.http.json_answer import JsonAnswer
 from codeexec.http.memory import used_memory
 from codeexec.http.request_metrics import traffic

@@ -14,7 +14,8 @@ from django.template.response import SimpleTemplateResponse
 from django.utils.http import content_disposition_header
 from rest_framework.response import Response
 
-from codeexec.errors import DATABASE_AWAY, ServiceError, database_away, error_answer
+from codeexec.errors import DATABASE_AWAY, ServiceError
+from codeexec.http.error_answers import database_away, error_answer
 from codeexec.http.json_answer import JsonAnswer
 from codeexec.http.threads import begin_in_thread, in_thread
 from sessions_app.models import Inquiry

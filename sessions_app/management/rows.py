@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from codeexec.cli import WrongUse, as_json, whole_number
 from environments_app.models import Environment
-from sessions_app.admin.display import duration
+from sessions_app.formats import duration
 from sessions_app.management.moments import moment
 from sessions_app.models import Client, Node
 from sessions_app.models.id_search import id_prefix

@@ -153,3 +153,6 @@ def pieces(execution: Execution, name: str) -> Iterator[bytes]:
         if len(piece) < most:
             return
         position += len(piece)
+
+
+BIG_COLUMNS = (*LARGE_FIELDS, "error_reason")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from django.db import DatabaseError
 
 from codeexec.db.async_database import async_database
-from codeexec.errors import DATABASE_AWAY, ServiceError
+from codeexec.errors import DATABASE_AWAY
 from codeexec.http.shared_answer import SharedLook
 from codeexec.http.threads import begin_in_thread
 from environments_app.models import Environment
-from sessions_app.api.access import identify
 from sessions_app.models import Node
 from sessions_app.services.isolation import current_checks
 
@@ -38,13 +35,6 @@ class Health:
         return {part: check if check == "ok" else "not ok" for part, check in self.checks.items()}
 
 
-async def look_at_health(request: Any) -> None:
-    """Puts it on the request, and who asks, for more is told to those who have a key."""
-    request.health = await _look.result()
-    with suppress(ServiceError, *DATABASE_AWAY):
-        await identify(request)
-
-
 async def _check_all() -> Health:
     """What `check_health` finds, and whether this process's event loop finds the database, too."""
     try:
@@ -55,7 +45,7 @@ async def _check_all() -> Health:
     return health
 
 
-_look = SharedLook(_check_all, seconds=LOOK_SECONDS)
+latest_health = SharedLook(_check_all, seconds=LOOK_SECONDS)
 
 
 def _without_database(error: Exception) -> Health:

@@ -17,10 +17,10 @@ from django.http import HttpRequest
 
 from codeexec.db.async_database import async_database
 from codeexec.db.notifications import hub
-from codeexec.errors import DATABASE_AWAY
+from codeexec.errors import DATABASE_AWAY, ThreadsBusyError
 from codeexec.http.request_metrics import traffic
 from codeexec.http.shared_answer import SharedLook
-from codeexec.http.threads import ThreadsBusyError, begin_in_thread
+from codeexec.http.threads import begin_in_thread
 
 logger = logging.getLogger(__name__)
 

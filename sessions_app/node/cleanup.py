@@ -14,8 +14,8 @@ from codeexec.sandbox.types import SandboxInfo
 from environments_app.current_driver import get_driver
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.services.sessions import expire_session, stop_session
+from sessions_app.services.task_names import CLEAN_UP_TASK
 
-CLEAN_UP_TASK = "sessions_app.node.tasks.clean_up_all_nodes"
 YOUNG = timedelta(minutes=2)
 """A container this young may belong to a row that is being written."""
 

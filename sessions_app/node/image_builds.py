@@ -22,8 +22,7 @@ from environments_app.current_driver import get_driver
 from environments_app.models import BuildOutput, Environment, EnvironmentBuild, NodeBuild
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import Node
-
-BUILD_TASK = "sessions_app.node.tasks.build_image"
+from sessions_app.services.task_names import BUILD_TASK
 
 MAX_LOG_CHARACTERS = 256 * 1024
 """Of a node's build; the rest is counted and not kept."""

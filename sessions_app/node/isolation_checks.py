@@ -27,8 +27,7 @@ from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import AttackResult, Execution, IsolationCheck, Node
 from sessions_app.monitoring.diagnosis.weaknesses import weaknesses
 from sessions_app.services.isolation import built_on, queue_check, runtimes_of
-
-CHECK_TASK = "sessions_app.node.tasks.check_isolation"
+from sessions_app.services.task_names import CHECK_TASK
 
 NOT_BEFORE = timedelta(minutes=10)
 """How long a node is up before it checks anything by itself."""

@@ -26,12 +26,11 @@ from sessions_app.models.session import START_LEASE
 from sessions_app.monitoring.counters import counted_start
 from sessions_app.node.registration import worker_name
 from sessions_app.services.runtimes import session_runtime
-from sessions_app.services.sessions import REMOVE_TASK, restart_session
+from sessions_app.services.sessions import restart_session
+from sessions_app.services.task_names import ASK_TASK, REMOVE_TASK, WARM_TASK
 
 logger = logging.getLogger(__name__)
 
-WARM_TASK = "sessions_app.node.tasks.warm_sandbox"
-ASK_TASK = "sessions_app.node.tasks.ask_sandbox"
 
 MAX_IDLE_AGE = timedelta(hours=1)
 """A warm sandbox that waited this long is replaced by a new one."""

@@ -34,12 +34,9 @@ from sessions_app.node.sandboxes import (
     start_sandbox,
 )
 from sessions_app.services.runtimes import session_runtime
-from sessions_app.services.sessions import START_TASK, fail_session
+from sessions_app.services.sessions import fail_session
 from sessions_app.services.start_order import more_urgent, send_again
-
-ECHO_CHANNEL = "code_executor_echo"
-
-CLEAN_UP_NODE_TASK = "sessions_app.node.tasks.clean_up_node"
+from sessions_app.services.task_names import CLEAN_UP_NODE_TASK, ECHO_CHANNEL, START_TASK
 
 RETRY_DELAY = timedelta(seconds=2)
 """A start that failed, or found no room, is tried again after this, and later each time."""

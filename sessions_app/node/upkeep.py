@@ -46,13 +46,13 @@ from sessions_app.node.sandboxes import (
 )
 from sessions_app.services.executions import reap_abandoned_executions
 from sessions_app.services.sessions import (
-    START_TASK,
     enqueue_stop,
     expire_sessions,
     fail_session,
     restart_session,
 )
 from sessions_app.services.stored_bytes import count_storage
+from sessions_app.services.task_names import START_TASK
 from sessions_app.services.workspace_queries import drop_needless
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from environments_app import validators
 from environments_app.models import Environment, EnvironmentBuild, EnvironmentRevision, NodeBuild
 from environments_app.services import add_revision
 from sessions_app.models import Node, Sandbox
-from sessions_app.services.sessions import REMOVE_TASK
+from sessions_app.services.task_names import REMOVE_TASK
 
 
 class BuildRefused(ServiceError):

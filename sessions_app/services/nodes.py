@@ -11,7 +11,7 @@ from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.taskqueue.enqueue import enqueue, node_queue
 from sessions_app.models import Execution, Node, Sandbox, Session
-from sessions_app.services.sessions import REMOVE_TASK
+from sessions_app.services.task_names import REMOVE_TASK
 
 
 class UnknownNodeError(Exception):

@@ -16,8 +16,7 @@ from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import find_environment
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.node import LOST_AFTER
-
-REFILL_TASK = "sessions_app.node.tasks.refill_pool"
+from sessions_app.services.task_names import REFILL_TASK
 
 REFILL_AFTER = timedelta(seconds=0.25)
 """Starting a container takes a good part of two processors for a while: the first run of the

@@ -36,11 +36,7 @@ from sessions_app.models.node import node_name
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
 from sessions_app.services.pool import open_warm
 from sessions_app.services.runtimes import choose_runtime, is_own, session_runtime
-
-START_TASK = "sessions_app.node.tasks.start_session"
-STOP_TASK = "sessions_app.node.tasks.stop_session"
-REMOVE_TASK = "sessions_app.node.tasks.remove_sandbox"
-
+from sessions_app.services.task_names import REMOVE_TASK, START_TASK, STOP_TASK
 
 OPENED_SECONDS = 3.0
 """How long it is tried to find out whether a session was opened whose opening had no answer."""

@@ -6,7 +6,7 @@ from collections import Counter
 
 from codeexec.taskqueue.enqueue import SHARED_QUEUE, enqueue, node_queue
 from sessions_app.models import Sandbox, Session
-from sessions_app.services.sessions import START_TASK
+from sessions_app.services.task_names import START_TASK
 
 
 def more_urgent(session: Session) -> Session | None:

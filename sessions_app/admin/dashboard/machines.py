@@ -9,9 +9,10 @@ from django.db.models import Count, Model
 from django.http import HttpRequest
 
 from environments_app.models import Environment
-from sessions_app.admin.display import NODE_BADGES, ago, percent
+from sessions_app.admin.display import NODE_BADGES, ago
 from sessions_app.admin.isolation import state
 from sessions_app.admin.nodes import with_sandboxes
+from sessions_app.formats import percent
 from sessions_app.models import IsolationCheck, Node, Sandbox
 from sessions_app.monitoring.figures import PERIODS, period_figures
 from sessions_app.services.isolation import Standing, standings

@@ -18,12 +18,11 @@ from sessions_app.admin.display import (
     SESSION_BADGES,
     VERDICT_BADGES,
     ago,
-    duration,
-    elapsed,
     short_id,
 )
-from sessions_app.admin.executions import BIG_COLUMNS
+from sessions_app.formats import duration, elapsed
 from sessions_app.models import Execution, IsolationCheck, Node, Session
+from sessions_app.models.large_fields import BIG_COLUMNS
 from sessions_app.models.session import LIVE
 from sessions_app.monitoring.figures import Load, Waiting, live_sessions
 from sessions_app.monitoring.problems import Problem, find_problems

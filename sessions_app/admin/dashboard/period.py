@@ -13,8 +13,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from sessions_app.admin.dashboard.badges import Badge
-from sessions_app.admin.display import VERDICT_BADGES, ago, duration, percent
+from sessions_app.admin.display import VERDICT_BADGES, ago
 from sessions_app.admin.filters import WithinFilter
+from sessions_app.formats import duration, percent
 from sessions_app.models import Execution, Session
 from sessions_app.models.run_stats import HOUR, MINUTE, QUARTER
 from sessions_app.monitoring.failures import Cause, failures

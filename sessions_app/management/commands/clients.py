@@ -8,7 +8,7 @@ from django.db.models import Count, Q
 
 from codeexec.cli import TeachingCommand
 from sessions_app.access.clients import expiry_text, used_storage
-from sessions_app.admin.display import size
+from sessions_app.formats import size
 from sessions_app.models import ApiKey, Client
 from sessions_app.models.client import BOUNDS
 

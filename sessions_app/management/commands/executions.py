@@ -8,9 +8,8 @@ from django.core.management.base import CommandParser
 from django.db.models import QuerySet
 
 from codeexec.cli import TeachingCommand, table
-from sessions_app.admin.display import duration, size
-from sessions_app.admin.executions import BIG_COLUMNS
 from sessions_app.api.answers import TimelineSerializer
+from sessions_app.formats import duration, size
 from sessions_app.management.rows import (
     OWNERS,
     add_limit,
@@ -23,6 +22,7 @@ from sessions_app.management.rows import (
     owned,
 )
 from sessions_app.models import Execution, Session
+from sessions_app.models.large_fields import BIG_COLUMNS
 
 _HEAD = ("EXECUTION", "SESSION", "ENVIRONMENT", "STATUS", "VERDICT", "EXIT", "TIME", "AGE")
 

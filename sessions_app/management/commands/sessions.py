@@ -9,8 +9,7 @@ from django.core.management.base import CommandParser
 from django.db.models import QuerySet
 
 from codeexec.cli import TeachingCommand, table
-from sessions_app.admin.display import duration
-from sessions_app.admin.executions import BIG_COLUMNS
+from sessions_app.formats import duration
 from sessions_app.management.rows import (
     OWNERS,
     add_limit,
@@ -22,6 +21,7 @@ from sessions_app.management.rows import (
     owned,
 )
 from sessions_app.models import Execution, Session
+from sessions_app.models.large_fields import BIG_COLUMNS
 from sessions_app.models.session import CLOSED
 from sessions_app.services.runtimes import session_runtime
 

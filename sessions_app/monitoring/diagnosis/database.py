@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from codeexec.cli import first_line
 from codeexec.db.postgres import connection_parameters
-from sessions_app.admin.display import duration, size
+from sessions_app.formats import duration, size
 from sessions_app.models import Node
 from sessions_app.models.node import TAKEN_DOWN_AFTER
 from sessions_app.monitoring.diagnosis.findings import Found, failure, ok, warning

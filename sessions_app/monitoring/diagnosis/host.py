@@ -24,7 +24,7 @@ from environments_app.command_templates import build_commands
 from environments_app.current_driver import get_driver
 from environments_app.models import Environment
 from environments_app.services import sandbox_spec
-from sessions_app.admin.display import duration, size
+from sessions_app.formats import duration, size
 from sessions_app.models import Node
 from sessions_app.monitoring.diagnosis.findings import Found, failure, ok, warning
 from sessions_app.monitoring.diagnosis.weaknesses import weaknesses

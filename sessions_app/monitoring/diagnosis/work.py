@@ -15,14 +15,13 @@ from django_q.models import Failure, OrmQ
 from codeexec.cli import counted
 from codeexec.db.postgres import connection_parameters
 from codeexec.taskqueue.enqueue import message, node_queue, send
-from sessions_app.admin.display import duration
+from sessions_app.formats import duration
 from sessions_app.models import Execution, Node
 from sessions_app.models.node import LOST_AFTER, TAKEN_DOWN_AFTER
 from sessions_app.monitoring.diagnosis.findings import Found, failure, ok, warning
-from sessions_app.node.tasks import ECHO_CHANNEL
 from sessions_app.services.isolation import standings
+from sessions_app.services.task_names import ECHO_CHANNEL, ECHO_TASK
 
-ECHO_TASK = "sessions_app.node.tasks.echo"
 ECHO_SECONDS = 5.0
 LATE_SECONDS = (10.0, 60.0)
 """How long something may wait before it is a warning, and a failure."""

@@ -7,14 +7,9 @@ counters outlive them. Each collector is a module; further figures go into one o
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
-from django.views.decorators.http import require_safe
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
-from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError, error_answer
-from sessions_app.api.access import Access, authorize
-from sessions_app.callers import Scope
 from sessions_app.monitoring.counters import count_up
 from sessions_app.monitoring.metrics.builds import BuildsCollector
 from sessions_app.monitoring.metrics.counters import TotalsCollector
@@ -32,18 +27,6 @@ COLLECTORS: tuple[type[Collector], ...] = (
     IsolationCollector,
     BuildsCollector,
 )
-
-
-@require_safe
-def metrics(request: HttpRequest) -> HttpResponse:
-    """Prometheus' text format, for clients with the scope `metrics`."""
-    try:
-        authorize(request, Access(scope=Scope.METRICS))
-        return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
-    except ServiceError as error:
-        return error_answer(error)
-    except DATABASE_AWAY:
-        return error_answer(DatabaseAway("The database can't be reached; try again in a moment."))
 
 
 def exposition() -> bytes:

@@ -1,0 +1,25 @@
+"""The metrics call: for Prometheus, in its text format."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError
+from codeexec.http.error_answers import error_answer
+from sessions_app.api.access import Access, authorize
+from sessions_app.callers import Scope
+from sessions_app.monitoring.metrics import exposition
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus' text format, for clients with the scope `metrics`."""
+    try:
+        authorize(request, Access(scope=Scope.METRICS))
+        return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
+    except ServiceError as error:
+        return error_answer(error)
+    except DATABASE_AWAY:
+        return error_answer(DatabaseAway("The database can't be reached; try again in a moment."))

@@ -1,0 +1,24 @@
+"""The tasks that workers do, by the names under which messages send for them.
+
+A message holds the name of one of the functions in `node/tasks.py`, and ids. Whoever sends one
+needs the name alone, and imports nothing of the node's room.
+"""
+
+from __future__ import annotations
+
+_TASKS = "sessions_app.node.tasks"
+
+START_TASK = f"{_TASKS}.start_session"
+STOP_TASK = f"{_TASKS}.stop_session"
+WARM_TASK = f"{_TASKS}.warm_sandbox"
+REFILL_TASK = f"{_TASKS}.refill_pool"
+ASK_TASK = f"{_TASKS}.ask_sandbox"
+REMOVE_TASK = f"{_TASKS}.remove_sandbox"
+CLEAN_UP_TASK = f"{_TASKS}.clean_up_all_nodes"
+CLEAN_UP_NODE_TASK = f"{_TASKS}.clean_up_node"
+CHECK_TASK = f"{_TASKS}.check_isolation"
+BUILD_TASK = f"{_TASKS}.build_image"
+ECHO_TASK = f"{_TASKS}.echo"
+
+ECHO_CHANNEL = "code_executor_echo"
+"""On which a worker that did the echo task says so."""
