@@ -14,7 +14,7 @@ from django.conf import settings
 from benchmark.figures import NotMeasurable
 from benchmark.programs import Program
 from codeexec.sandbox.docker.stopwatch import DockerStopwatch
-from codeexec.sandbox.driver import Attachment, Driver
+from codeexec.sandbox.driver import Driver, SandboxConnection
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import (
     Command,
@@ -101,11 +101,11 @@ class Containers:
         self._handle = handle
 
     @contextlib.contextmanager
-    def attached(self) -> Iterator[Attachment]:
+    def attached(self) -> Iterator[SandboxConnection]:
         with self._driver.attach(self._handle) as attachment:
             yield attachment
 
-    def run(self, attachment: Attachment) -> float:
+    def run(self, attachment: SandboxConnection) -> float:
         begun = time.perf_counter()
         self._run(attachment)
         return (time.perf_counter() - begun) * 1000
@@ -122,7 +122,7 @@ class Containers:
         commands = self._work.commands
         return sum(self._docker.execute(self._handle, each.argv) for each in commands) * 1000
 
-    def _run(self, attachment: Attachment) -> None:
+    def _run(self, attachment: SandboxConnection) -> None:
         attachment.write_files([self._work.file])
         for command in self._work.commands:
             result = attachment.run(command)

@@ -38,7 +38,7 @@ _SECRETS = re.compile(
 
 
 @contextmanager
-def about(**ids: object) -> Iterator[None]:
+def log_context(**ids: object) -> Iterator[None]:
     """What is logged within is about these, and about what it is about outside. Empty ones are left
     out."""
     token = _subjects.set({**(_subjects.get() or {}), **_given(ids)})
@@ -48,8 +48,8 @@ def about(**ids: object) -> Iterator[None]:
         _subjects.reset(token)
 
 
-def concern(**ids: object) -> None:
-    """As `about`, from here to the end of the innermost one, in every thread that it goes to."""
+def bind_log(**ids: object) -> None:
+    """As `log_context`, from here to the end of the innermost one, in each thread it goes to."""
     subjects = _subjects.get()
     if subjects is not None:
         subjects.update(_given(ids))
@@ -60,13 +60,13 @@ def subject(name: str) -> str:
     return (_subjects.get() or {}).get(name, "")
 
 
-def concerning(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def logs_with(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorates a function whose first argument is the id of what it is about."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            with about(**{name: args[0]}):
+            with log_context(**{name: args[0]}):
                 return function(*args, **kwargs)
 
         return call

@@ -184,10 +184,10 @@ def _conversation(argv: Sequence[str]) -> bytes:
         protocol.encode_hello(TOKEN, nonce),
         *protocol.encode_file(run_id, "a/main.py", b"print(1)\n", mode=0o644),
         _exec(run_id, argv),
-        protocol.encode_frame(protocol.Ask.STDIN, run_id, b"input"),
-        protocol.encode_frame(protocol.Ask.STDIN_EOF, run_id),
-        protocol.encode_frame(protocol.Ask.KILL, run_id),
-        protocol.encode_frame(protocol.Ask.SYNC, protocol.next_run_id(run_id)),
+        protocol.encode_frame(protocol.ClientFrame.STDIN, run_id, b"input"),
+        protocol.encode_frame(protocol.ClientFrame.STDIN_EOF, run_id),
+        protocol.encode_frame(protocol.ClientFrame.KILL, run_id),
+        protocol.encode_frame(protocol.ClientFrame.SYNC, protocol.next_run_id(run_id)),
     ]
     return b"".join(frames)
 
@@ -203,7 +203,7 @@ def dictionary(target: str) -> list[bytes]:
     if target != "conversation":
         return [b"oom_kill ", b"\noom_kill ", TOKEN.encode()] if target == "limits" else []
     hello = protocol.encode_hello(TOKEN, bytes(range(1, 1 + protocol.NONCE_BYTES)))
-    heads = [bytes([ask]) + hello[16:20] for ask in protocol.Ask]
+    heads = [bytes([ask]) + hello[16:20] for ask in protocol.ClientFrame]
     return [hello, hello[:16], hello[:24], *heads]
 
 

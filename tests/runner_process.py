@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from codeexec.sandbox.client import protocol
-from codeexec.sandbox.client.connection import Conversation
-from codeexec.sandbox.client.workspace_queries import Looks
+from codeexec.sandbox.client.connection import RunnerConnection
+from codeexec.sandbox.client.workspace_queries import WorkspaceClient
 from codeexec.sandbox.docker.runner_image import SOURCES
 from codeexec.sandbox.driver import always
 from codeexec.sandbox.errors import SandboxLost
@@ -59,17 +59,17 @@ class RunnerProcess:
         dropped = ["setpriv", *_OTHERS, "--no-new-privs", "--"]
         return ["unshare", *namespace, "--", *dropped, *map(str, serve)]
 
-    def attach(self, *, late_seconds: float = 0.0, pause_seconds: float = 0.0) -> Conversation:
+    def attach(self, *, late_seconds: float = 0.0, pause_seconds: float = 0.0) -> RunnerConnection:
         """A client that reads nothing for the first while, and pauses after each piece."""
         stream = Attached(self, late_seconds, pause_seconds)
         self.attached.append(stream)
-        return Conversation(stream, token=self.token, workspace_dir=str(self.workspace))
+        return RunnerConnection(stream, token=self.token, workspace_dir=str(self.workspace))
 
-    def look(self) -> Looks:
+    def look(self) -> WorkspaceClient:
         """A client that looks, on the other stream."""
         assert self._process.stderr
         other = Other(self, self._process.stderr.fileno())
-        return Looks(other, token=self.token, keep_going=always)
+        return WorkspaceClient(other, token=self.token, keep_going=always)
 
     def write(self, data: bytes) -> None:
         assert self._process.stdin

@@ -18,7 +18,7 @@ from django.utils import timezone
 from codeexec.audit.models import AuditEntry
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
 from environments_app.models import Environment
-from sessions_app.models import Inquiry, InquiryPiece, Node, Session
+from sessions_app.models import Node, Session, WorkspaceQuery, WorkspaceQueryPiece
 from sessions_app.models.workspace_query import KEPT, LATEST
 from sessions_app.services import workspace_queries
 from sessions_app.services.workspace_queries import ask, drop_needless, sandbox_figures
@@ -60,7 +60,7 @@ def get(api: Api, path: str) -> httpx.Response:
 
 
 def nothing_is_left() -> bool:
-    return not Inquiry.objects.exists() and not InquiryPiece.objects.exists()
+    return not WorkspaceQuery.objects.exists() and not WorkspaceQueryPiece.objects.exists()
 
 
 # ---- files
@@ -207,25 +207,25 @@ def test_a_node_that_never_answers_is_waited_for_so_long_and_no_longer(
 
 
 def test_a_question_that_comes_too_late_or_twice_is_not_answered(session_id: str) -> None:
-    ask(session_id, Inquiry.About.ARCHIVE)
-    Inquiry.objects.update(asked_at=timezone.now() - LATEST)
+    ask(session_id, WorkspaceQuery.About.ARCHIVE)
+    WorkspaceQuery.objects.update(asked_at=timezone.now() - LATEST)
     answer_asked()
-    assert Inquiry.objects.get().status == Inquiry.Status.ASKED
-    Inquiry.objects.update(asked_at=timezone.now())
+    assert WorkspaceQuery.objects.get().status == WorkspaceQuery.Status.ASKED
+    WorkspaceQuery.objects.update(asked_at=timezone.now())
     answer_asked()
-    pieces = InquiryPiece.objects.count()
+    pieces = WorkspaceQueryPiece.objects.count()
     assert pieces > 0
     answer_asked()
-    assert InquiryPiece.objects.count() == pieces
+    assert WorkspaceQueryPiece.objects.count() == pieces
 
 
 def test_an_answer_that_nobody_fetches_goes(session_id: str) -> None:
-    ask(session_id, Inquiry.About.ARCHIVE)
+    ask(session_id, WorkspaceQuery.About.ARCHIVE)
     answer_asked()
     drop_needless()
     assert not nothing_is_left()
-    Inquiry.objects.update(asked_at=timezone.now() - KEPT)
-    InquiryPiece.objects.update(written_at=timezone.now() - KEPT)
+    WorkspaceQuery.objects.update(asked_at=timezone.now() - KEPT)
+    WorkspaceQueryPiece.objects.update(written_at=timezone.now() - KEPT)
     drop_needless()
     assert nothing_is_left()
 
@@ -233,7 +233,7 @@ def test_an_answer_that_nobody_fetches_goes(session_id: str) -> None:
 def test_who_waits_is_woken_though_the_answer_came_before(
     api: Api, session_id: str, this: Node
 ) -> None:
-    asked = ask(session_id, Inquiry.About.FILES)
+    asked = ask(session_id, WorkspaceQuery.About.FILES)
     answer_asked()
     found = api.run(workspace_queries.answer(asked))
     assert "main.py" in {file["path"] for file in found.value["files"]}
@@ -267,15 +267,15 @@ def test_who_gives_an_archive_up_leaves_nothing_of_it_behind(
     code = "import os\nfor n in range(8): open(f'{n}', 'wb').write(os.urandom(2**20))"
     api.post(f"/sessions/{session_id}/execute?wait=false", {"code": code})
     work()
-    genuine = InquiryPiece.keep
+    genuine = WorkspaceQueryPiece.keep
     kept: list[int] = []
 
-    def keep_slowly(inquiry: Inquiry, number: int, data: bytes) -> bool:
+    def keep_slowly(query: WorkspaceQuery, number: int, data: bytes) -> bool:
         kept.append(number)
         time.sleep(0.1)
-        return genuine(inquiry, number, data)
+        return genuine(query, number, data)
 
-    monkeypatch.setattr(InquiryPiece, "keep", keep_slowly)
+    monkeypatch.setattr(WorkspaceQueryPiece, "keep", keep_slowly)
     with working():
         api.run(_given_up(api, f"/sessions/{session_id}/archive", lambda: bool(kept)))
         assert eventually(lambda: _is_quiet(kept))
@@ -304,7 +304,7 @@ def test_who_stops_reading_an_archive_leaves_nothing_of_it_behind(
     code = "import os\nopen('x', 'wb').write(os.urandom(2**22))"
     api.post(f"/sessions/{session_id}/execute?wait=false", {"code": code})
     work()
-    asked = ask(session_id, Inquiry.About.ARCHIVE)
+    asked = ask(session_id, WorkspaceQuery.About.ARCHIVE)
     answer_asked()
 
     async def read_one() -> None:
@@ -317,7 +317,7 @@ def test_who_stops_reading_an_archive_leaves_nothing_of_it_behind(
 
     api.run(read_one())
     assert nothing_is_left()
-    asked = ask(session_id, Inquiry.About.ARCHIVE)
+    asked = ask(session_id, WorkspaceQuery.About.ARCHIVE)
     answer_asked()
     staff = workspace_queries.read_pieces(workspace_queries.wait_for_answer(asked))
     assert next(staff)

@@ -9,7 +9,7 @@ import pytest
 
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.types import Command, SandboxHandle, SandboxLimits, SandboxSpec
-from sessions_app.execution.sandbox_connections import Attachments
+from sessions_app.execution.sandbox_connections import SandboxConnections
 from tests.sandboxes import configured_image
 from tests.support.fake_driver import FakeDriver
 
@@ -17,8 +17,8 @@ HELLO = Command(argv=("echo", "hello"), wall_seconds=5, output_bytes=1000)
 
 
 @pytest.fixture
-def attachments() -> Iterator[Attachments]:
-    kept = Attachments()
+def attachments() -> Iterator[SandboxConnections]:
+    kept = SandboxConnections()
     yield kept
     kept.close()
 
@@ -37,8 +37,8 @@ def started(driver: FakeDriver) -> SandboxHandle:
     return driver.start(spec)
 
 
-def run(attachments: Attachments, handle: SandboxHandle) -> bytes:
-    with attachments.lent(handle) as sandbox:
+def run(attachments: SandboxConnections, handle: SandboxHandle) -> bytes:
+    with attachments.borrowed(handle) as sandbox:
         return sandbox.run(HELLO).stdout
 
 
@@ -47,14 +47,14 @@ def conversations(driver: FakeDriver, handle: SandboxHandle) -> int:
 
 
 def test_runs_of_one_sandbox_share_a_conversation(
-    driver: FakeDriver, attachments: Attachments
+    driver: FakeDriver, attachments: SandboxConnections
 ) -> None:
     handle = started(driver)
     assert [run(attachments, handle) for _ in range(3)] == [b"hello\n"] * 3
     assert conversations(driver, handle) == 1
 
 
-def test_each_sandbox_has_its_own(driver: FakeDriver, attachments: Attachments) -> None:
+def test_each_sandbox_has_its_own(driver: FakeDriver, attachments: SandboxConnections) -> None:
     handles = [started(driver) for _ in range(2)]
     for handle in [*handles, *handles]:
         run(attachments, handle)
@@ -62,7 +62,7 @@ def test_each_sandbox_has_its_own(driver: FakeDriver, attachments: Attachments) 
 
 
 def test_a_conversation_that_failed_is_not_used_again(
-    driver: FakeDriver, attachments: Attachments
+    driver: FakeDriver, attachments: SandboxConnections
 ) -> None:
     handle = started(driver)
     run(attachments, handle)
@@ -74,7 +74,7 @@ def test_a_conversation_that_failed_is_not_used_again(
 
 
 def test_one_that_somebody_else_has_taken_over_is_begun_anew(
-    driver: FakeDriver, attachments: Attachments
+    driver: FakeDriver, attachments: SandboxConnections
 ) -> None:
     handle = started(driver)
     run(attachments, handle)
@@ -84,7 +84,7 @@ def test_one_that_somebody_else_has_taken_over_is_begun_anew(
 
 
 def test_a_sandbox_that_ended_meanwhile_is_lost(
-    driver: FakeDriver, attachments: Attachments
+    driver: FakeDriver, attachments: SandboxConnections
 ) -> None:
     handle = started(driver)
     run(attachments, handle)
@@ -93,7 +93,7 @@ def test_a_sandbox_that_ended_meanwhile_is_lost(
         run(attachments, handle)
 
 
-def test_what_is_over_is_closed(driver: FakeDriver, attachments: Attachments) -> None:
+def test_what_is_over_is_closed(driver: FakeDriver, attachments: SandboxConnections) -> None:
     handles = [started(driver) for _ in range(2)]
     for handle in handles:
         run(attachments, handle)

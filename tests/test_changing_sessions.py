@@ -17,7 +17,7 @@ from codeexec.sandbox.errors import SandboxLost
 from codeexec.taskqueue.enqueue import node_queue
 from environments_app.models import Environment
 from sessions_app.callers import Caller
-from sessions_app.models import Execution, Inquiry, Node, Sandbox, Session
+from sessions_app.models import Execution, Node, Sandbox, Session, WorkspaceQuery
 from sessions_app.models.workspace_query import KEEP_AGAIN, KEPT
 from sessions_app.node.sandboxes import FAREWELL_SECONDS, fill_pools, replace_dead
 from sessions_app.services.executions import RunRequest, finish_execution, submit_execution
@@ -89,17 +89,17 @@ def test_a_sandbox_lives_as_long_as_its_session(
     assert driver.sandboxes[str(ready.pk)].kept_seconds is None
     extend_session(ready.pk, 10_000, by=BY)
     extend_session(ready.pk, 20_000, by=BY)
-    assert Inquiry.objects.count() == 1
+    assert WorkspaceQuery.objects.count() == 1
     assert work() == [], "a task process asked the sandbox"
     assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
-    assert not Inquiry.objects.exists()
+    assert not WorkspaceQuery.objects.exists()
 
 
 def test_a_time_that_changes_while_the_sandbox_is_told_is_told_again(
     ready: Session, driver: FakeDriver, work: Work
 ) -> None:
     extend_session(ready.pk, 10_000, by=BY)
-    assert Inquiry.take_next(ready.node_id) is not None
+    assert WorkspaceQuery.take_next(ready.node_id) is not None
     extend_session(ready.pk, 20_000, by=BY)
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
@@ -111,7 +111,7 @@ def test_a_sandbox_that_is_being_started_is_told_when_it_is_ready(
     """Its start may have read the time before it was changed."""
     session = open_session(environment_name="python")
     extend_session(session.pk, 20_000, by=BY)
-    assert Inquiry.take_next(this.pk) is None
+    assert WorkspaceQuery.take_next(this.pk) is None
     work()
     assert driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
 
@@ -120,7 +120,7 @@ def test_a_longer_life_is_told_however_late_and_no_more_when_the_session_has_end
     ready: Session, driver: FakeDriver, work: Work
 ) -> None:
     extend_session(ready.pk, 20_000, by=BY)
-    Inquiry.objects.update(asked_at=timezone.now() - 2 * KEPT)
+    WorkspaceQuery.objects.update(asked_at=timezone.now() - 2 * KEPT)
     drop_needless()
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
@@ -128,7 +128,7 @@ def test_a_longer_life_is_told_however_late_and_no_more_when_the_session_has_end
     stop_session(ready.pk)
     work()
     drop_needless()
-    assert not Inquiry.objects.exists()
+    assert not WorkspaceQuery.objects.exists()
 
 
 def test_a_sandbox_that_does_not_answer_is_told_again_later(
@@ -138,10 +138,10 @@ def test_a_sandbox_that_does_not_answer_is_told_again_later(
     driver.fail_next("look", SandboxLost("The sandbox's runner doesn't answer."))
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds is None
-    Inquiry.objects.update(asked_at=F("asked_at") - KEEP_AGAIN)
+    WorkspaceQuery.objects.update(asked_at=F("asked_at") - KEEP_AGAIN)
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
-    assert not Inquiry.objects.exists()
+    assert not WorkspaceQuery.objects.exists()
 
 
 @pytest.mark.parametrize("status", [S.STOPPING, S.STOPPED, S.ERROR])

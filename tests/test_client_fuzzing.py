@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from codeexec.sandbox.client import connection, protocol
-from codeexec.sandbox.client.connection import Conversation
-from codeexec.sandbox.client.protocol import Ask, Frame, FrameReader, Tell
+from codeexec.sandbox.client.connection import RunnerConnection
+from codeexec.sandbox.client.protocol import ClientFrame, Frame, FrameReader, RunnerFrame
 from codeexec.sandbox.client.verdicts import to_result
 from codeexec.sandbox.docker import stream
 from codeexec.sandbox.docker.stream import Demultiplexer
@@ -87,7 +87,7 @@ payloads = st.one_of(
     failures,
     numbers.map(lambda number: number.to_bytes(4, "big")),
 )
-kinds = st.one_of(st.sampled_from([int(tell) for tell in Tell]), st.integers(0, 255))
+kinds = st.one_of(st.sampled_from([int(tell) for tell in RunnerFrame]), st.integers(0, 255))
 
 
 # ---- readers
@@ -229,7 +229,7 @@ class Hostile:
         return not self._said
 
 
-def nonce_of(talk: Conversation) -> bytes:
+def nonce_of(talk: RunnerConnection) -> bytes:
     return bytes(talk._unsent[16:32])
 
 
@@ -239,7 +239,7 @@ def hold(
     """Write a file and run a program while the runner says this; what came of it."""
     enemy = Hostile([], **hostile)
     with patch.object(connection, "time", SimpleNamespace(monotonic=enemy.monotonic)):
-        talk = Conversation(enemy, token=TOKEN, workspace_dir="/w")
+        talk = RunnerConnection(enemy, token=TOKEN, workspace_dir="/w")
         nonce = nonce_of(talk)
         first = protocol.first_run_id(nonce)
         enemy._said.append(protocol.encode_ack(nonce))
@@ -271,7 +271,7 @@ def test_a_run_ends_in_time_with_a_result_or_a_failure_of_ours(frames, ends):
 def test_any_bytes_in_place_of_frames_end_a_run(data, places, ends):
     enemy = Hostile([], ends=ends)
     with patch.object(connection, "time", SimpleNamespace(monotonic=enemy.monotonic)):
-        talk = Conversation(enemy, token=TOKEN, workspace_dir="/w")
+        talk = RunnerConnection(enemy, token=TOKEN, workspace_dir="/w")
         enemy._said += pieces(protocol.encode_ack(nonce_of(talk)) + data, places)
         with pytest.raises(SandboxError):
             talk.run(Command(argv=("a",), wall_seconds=1, output_bytes=KIB))
@@ -280,7 +280,7 @@ def test_any_bytes_in_place_of_frames_end_a_run(data, places, ends):
             talk.run(Command(argv=("a",), wall_seconds=1, output_bytes=KIB))
 
 
-@pytest.mark.parametrize("kind", [Tell.STDOUT, Tell.STDERR])
+@pytest.mark.parametrize("kind", [RunnerFrame.STDOUT, RunnerFrame.STDERR])
 def test_output_beyond_what_was_asked_for_is_not_held(kind):
     tracemalloc.start()
     _, outcome = hold([], refrain=bytes([kind]) + bytes(60 * KIB))
@@ -290,7 +290,9 @@ def test_output_beyond_what_was_asked_for_is_not_held(kind):
     assert peak < 4 * 1024 * KIB
 
 
-@pytest.mark.parametrize("said", [bytes([Tell.STDOUT]), bytes([Tell.SYNCED]) + bytes(1000)])
+@pytest.mark.parametrize(
+    "said", [bytes([RunnerFrame.STDOUT]), bytes([RunnerFrame.SYNCED]) + bytes(1000)]
+)
 def test_a_runner_that_never_stops_talking_is_given_up_with_the_time(said):
     tracemalloc.start()
     enemy, outcome = hold([], refrain=said)
@@ -304,7 +306,7 @@ def test_a_runner_that_never_stops_talking_is_given_up_with_the_time(said):
 def test_noise_before_the_answer_to_a_hello_is_neither_held_nor_endless():
     noise = Hostile([], refrain=b"x" * 64 * KIB)
     with patch.object(connection, "time", SimpleNamespace(monotonic=noise.monotonic)):
-        talk = Conversation(noise, token=TOKEN, workspace_dir="/w")
+        talk = RunnerConnection(noise, token=TOKEN, workspace_dir="/w")
         with pytest.raises(SandboxLost):
             talk.settle()
     assert noise.now - 1000 < connection.HANDSHAKE_SECONDS + 1
@@ -314,12 +316,12 @@ def test_noise_before_the_answer_to_a_hello_is_neither_held_nor_endless():
 @pytest.mark.parametrize(
     ("kind", "payload"),
     [
-        (Tell.RESULT, b"?"),
-        (Tell.RESULT, struct.pack("!BBBBQQQ", 0, 0, 0, 0, 1, 1, 2**63)),
-        (Tell.GRANT, b"?"),
-        (Tell.GRANT, b"\xff\xff\xff\xff"),
-        (Tell.FAILED, b"?"),
-        (Tell.FAILED, struct.pack("!BII", 2, 2**31, 0)),
+        (RunnerFrame.RESULT, b"?"),
+        (RunnerFrame.RESULT, struct.pack("!BBBBQQQ", 0, 0, 0, 0, 1, 1, 2**63)),
+        (RunnerFrame.GRANT, b"?"),
+        (RunnerFrame.GRANT, b"\xff\xff\xff\xff"),
+        (RunnerFrame.FAILED, b"?"),
+        (RunnerFrame.FAILED, struct.pack("!BII", 2, 2**31, 0)),
     ],
 )
 def test_what_cannot_be_true_is_a_lost_sandbox(kind, payload):
@@ -357,7 +359,7 @@ class ClientsAndRunner(RuleBasedStateMachine):
     def begin(self) -> None:
         self.runner = RunnerProcess(PROGRAM[0])
         self.files: dict[str, bytes] = {}
-        self.stale: list[Conversation] = []
+        self.stale: list[RunnerConnection] = []
         self.client = self.runner.attach()
         self.client.settle()
 
@@ -379,7 +381,7 @@ class ClientsAndRunner(RuleBasedStateMachine):
     def a_client_dies_in_the_middle(self, torn: int, data: bytes) -> None:
         """What it has left half said is no part of what the next one says."""
         hello = protocol.encode_hello(self.runner.token, protocol.new_nonce())
-        frame = protocol.encode_frame(Ask.FILE_DATA, 1, data)
+        frame = protocol.encode_frame(ClientFrame.FILE_DATA, 1, data)
         self.runner.write((hello + frame)[:torn])
         self.another_client_comes()
 

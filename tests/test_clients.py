@@ -33,8 +33,8 @@ from sessions_app.access.clients import (
     digest_of,
     revoke_key,
 )
-from sessions_app.access.key_cache import KeyRing, Rows, Snapshot, key_ring
-from sessions_app.access.rate_limits import Allowances
+from sessions_app.access.key_cache import KeyCache, Rows, Snapshot, key_cache
+from sessions_app.access.rate_limits import RateLimits
 from sessions_app.callers import OPERATOR, Caller, KnownClient, Scope
 from sessions_app.management.commands.create_client import EXPLANATION
 from sessions_app.models import ApiKey, Client, ClientAllowance, Execution, Node, Session
@@ -251,7 +251,7 @@ def _execute(statement: str) -> None:
 @pytest.mark.parametrize("number", range(5))
 def test_a_change_counts_as_soon_as_the_database_has_told_it(number: int, own: Platform) -> None:
     assert own.call("GET", "/sessions").status_code == 200
-    assert key_ring.at_hand() is not None
+    assert key_cache.at_hand() is not None
     _name, change = list(_changes(own))[number]
     change()
     hear(own.api)
@@ -271,11 +271,11 @@ def test_a_key_expires_by_the_clock_though_nothing_changes(
 
 
 def test_nothing_is_trusted_while_nobody_listens(own: Platform) -> None:
-    assert key_ring.at_hand() is None  # no request yet
+    assert key_cache.at_hand() is None  # no request yet
     own.call("GET", "/sessions")
-    assert key_ring.at_hand() is not None
+    assert key_cache.at_hand() is not None
     own.api.run(hub.stop())
-    assert key_ring.at_hand() is None
+    assert key_cache.at_hand() is None
     revoke_key(own.key)
     error(own.call("GET", "/sessions"), 401, "invalid_key")
 
@@ -287,19 +287,19 @@ def test_what_was_read_while_a_change_was_told_is_not_kept(
 
     def read_and_hear_of_a_change(**known: int) -> Any:
         snapshot = read(**known)
-        key_ring.forget()
+        key_cache.forget()
         return snapshot
 
-    key_ring.forget()
+    key_cache.forget()
     monkeypatch.setattr(
         sessions_app.access.key_cache, "_read_everything", read_and_hear_of_a_change
     )
     assert own.call("GET", "/sessions").status_code == 200
-    assert key_ring.at_hand() is None
+    assert key_cache.at_hand() is None
 
 
 def test_a_change_that_is_told_of_in_the_last_moment_counts_too(own: Platform) -> None:
-    class LateNews(KeyRing):
+    class LateNews(KeyCache):
         """Told of a change after it has read everything, just before it keeps that."""
 
         def __setattr__(self, name: str, value: Any) -> None:
@@ -316,7 +316,7 @@ def test_a_change_that_is_told_of_in_the_last_moment_counts_too(own: Platform) -
 def test_what_is_old_is_read_again(own: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     own.call("GET", "/sessions")
     monkeypatch.setattr("sessions_app.access.key_cache.MAX_AGE_SECONDS", 0)
-    assert key_ring.at_hand() is None
+    assert key_cache.at_hand() is None
     assert own.call("GET", "/sessions").status_code == 200
 
 
@@ -477,7 +477,7 @@ def test_a_clients_tokens_count_as_its_own_requests(own: Platform) -> None:
     assert statuses == [200, 200, 429, 429]
 
 
-def _let_through(allowances: Allowances, client: KnownClient, requests: int) -> int:
+def _let_through(allowances: RateLimits, client: KnownClient, requests: int) -> int:
     through = 0
     for _ in range(requests):
         try:
@@ -491,7 +491,7 @@ def _let_through(allowances: Allowances, client: KnownClient, requests: int) -> 
 def test_several_processes_together_let_no_more_through_than_one(db: None) -> None:
     limit = 600
     client = known(create_client("a", requests_per_minute=limit))
-    processes = [Allowances() for _ in range(4)]
+    processes = [RateLimits() for _ in range(4)]
     begun = time.monotonic()
     calls = [lambda each=each: _let_through(each, client, 400) for each in processes]
     through = sum(together(*calls))
@@ -502,7 +502,7 @@ def test_several_processes_together_let_no_more_through_than_one(db: None) -> No
 
 def test_a_busy_client_asks_the_database_far_less_than_it_calls(db: None) -> None:
     client = known(create_client("a", requests_per_minute=60_000))
-    allowances = Allowances()
+    allowances = RateLimits()
     with CaptureQueriesContext(connection) as sent:
         assert _let_through(allowances, client, 1000) == 1000
     assert len(sent) < 50
@@ -511,17 +511,17 @@ def test_a_busy_client_asks_the_database_far_less_than_it_calls(db: None) -> Non
 def test_a_client_without_a_limit_costs_no_statement(db: None) -> None:
     client = known(create_client("a"))
     with CaptureQueriesContext(connection) as sent:
-        Allowances().take(client)
+        RateLimits().take(client)
     assert len(sent) == 0
     assert not ClientAllowance.objects.exists()
 
 
 def test_permits_come_back_with_time(db: None) -> None:
     row = create_client("a", requests_per_minute=6)
-    allowances = Allowances()
+    allowances = RateLimits()
     assert _let_through(allowances, known(row), 7) == 6
     _execute("UPDATE sessions_app_clientallowance SET counted_at = now() - interval '30 seconds'")
-    assert _let_through(Allowances(), known(row), 7) == 3
+    assert _let_through(RateLimits(), known(row), 7) == 3
 
 
 def test_the_bound_of_live_sessions_is_exact_under_concurrency(

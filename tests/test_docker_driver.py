@@ -17,7 +17,7 @@ from django.conf import settings
 
 from codeexec.sandbox.client import protocol
 from codeexec.sandbox.client.connection import HANDSHAKE_SECONDS
-from codeexec.sandbox.client.protocol import Ask
+from codeexec.sandbox.client.protocol import ClientFrame
 from codeexec.sandbox.docker import engine, stream
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import (
@@ -439,10 +439,10 @@ def test_a_client_that_died_during_a_run_harms_nobody(docker_driver, sandbox):
     "nonsense",
     [
         protocol.encode_frame(ord("?"), protocol.first_run_id(NONCE)),
-        protocol.encode_frame(Ask.EXEC, protocol.first_run_id(NONCE), b"short"),
-        protocol.encode_frame(Ask.FILE, protocol.first_run_id(NONCE), b"x"),
-        protocol.encode_frame(Ask.FILE_DATA, protocol.first_run_id(NONCE), b"no file"),
-        protocol.encode_frame(Ask.STDIN, protocol.first_run_id(NONCE), b"no run"),
+        protocol.encode_frame(ClientFrame.EXEC, protocol.first_run_id(NONCE), b"short"),
+        protocol.encode_frame(ClientFrame.FILE, protocol.first_run_id(NONCE), b"x"),
+        protocol.encode_frame(ClientFrame.FILE_DATA, protocol.first_run_id(NONCE), b"no file"),
+        protocol.encode_frame(ClientFrame.STDIN, protocol.first_run_id(NONCE), b"no run"),
         b"F\0\0\0\1\xff\xff\xff\xff",
         bytes(1000),
         bytes(range(256)) * 3000,

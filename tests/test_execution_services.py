@@ -22,7 +22,7 @@ from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
 from sessions_app.services import executions
 from sessions_app.services.executions import (
-    Arrival,
+    RequestArrival,
     RunRequest,
     fail_execution,
     find_execution,
@@ -112,14 +112,14 @@ def test_only_who_is_told_at_once_waits_for_the_disk(
 ) -> None:
     with connection.cursor() as cursor, transaction.atomic():
         cursor.execute("SET LOCAL synchronous_commit TO on")
-        submit_execution(ready.pk, CODE, Arrival(awaited=not durable))
+        submit_execution(ready.pk, CODE, RequestArrival(awaited=not durable))
         cursor.execute("SHOW synchronous_commit")
         assert cursor.fetchone() == (commit,)
 
 
 def test_the_id_can_be_chosen(ready: Session) -> None:
     chosen = uuid4()
-    assert submit_execution(ready.pk, CODE, Arrival(execution_id=chosen)).pk == chosen
+    assert submit_execution(ready.pk, CODE, RequestArrival(execution_id=chosen)).pk == chosen
     assert find_execution(chosen).pk == chosen
 
 

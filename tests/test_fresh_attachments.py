@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from codeexec.sandbox.driver import Attachment, Driver
+from codeexec.sandbox.driver import Driver, SandboxConnection
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import SandboxHandle, WorkspaceFile
 from environments_app.current_driver import use_driver
-from sessions_app.execution.sandbox_connections import Attachments
+from sessions_app.execution.sandbox_connections import SandboxConnections
 from tests.sandboxes import IMAGE, command, new_spec
 from tests.stack import eventually
 from tests.support.fake_driver import FakeDriver
@@ -36,7 +36,7 @@ def sandbox(driver: Driver) -> Iterator[SandboxHandle]:
     driver.destroy(spec.sandbox_id)
 
 
-def run(attachment: Attachment, source: str = "print(1)") -> bytes:
+def run(attachment: SandboxConnection, source: str = "print(1)") -> bytes:
     attachment.write_files([WorkspaceFile(path="main.py", content=source.encode())])
     return attachment.run(command("python", "/workspace/main.py")).stdout
 
@@ -45,14 +45,14 @@ def test_it_is_fresh_from_run_to_run(driver: Driver, sandbox: SandboxHandle) -> 
     with driver.attach(sandbox) as attachment:
         for number in range(3):
             assert run(attachment, f"print({number})") == b"%d\n" % number
-            assert attachment.is_fresh()
+            assert attachment.is_usable()
 
 
 def test_it_is_over_when_the_sandbox_is_gone(driver: Driver, sandbox: SandboxHandle) -> None:
     with pytest.raises(SandboxError), driver.attach(sandbox) as attachment:
         run(attachment)
         driver.destroy(sandbox.sandbox_id)
-        assert eventually(lambda: not attachment.is_fresh())
+        assert eventually(lambda: not attachment.is_usable())
         run(attachment)
 
 
@@ -61,8 +61,8 @@ def test_it_is_over_when_another_client_has_come(driver: Driver, sandbox: Sandbo
         run(attachment)
         with driver.attach(sandbox) as other:
             assert run(other) == b"1\n"
-            assert eventually(lambda: not attachment.is_fresh())
-            assert other.is_fresh()
+            assert eventually(lambda: not attachment.is_usable())
+            assert other.is_usable()
         run(attachment)
 
 
@@ -73,21 +73,21 @@ def test_what_a_program_leaves_behind_does_not_make_it_stale(
     child = "import os, time\nif os.fork() == 0:\n    time.sleep(0.3); print('child'); os._exit(0)"
     with driver.attach(sandbox) as attachment:
         run(attachment, child)
-        assert not eventually(lambda: not attachment.is_fresh(), seconds=0.6)
+        assert not eventually(lambda: not attachment.is_usable(), seconds=0.6)
         assert run(attachment, "print(2)") == b"2\n"
 
 
 def test_kept_ones_begin_anew_where_they_are_over(driver: Driver, sandbox: SandboxHandle) -> None:
-    kept = Attachments()
+    kept = SandboxConnections()
     with use_driver(driver):
         for expected in (b"1\n", b"2\n"):
-            with kept.lent(sandbox) as attachment:
+            with kept.borrowed(sandbox) as attachment:
                 assert run(attachment, f"print({expected.decode()})") == expected
         with driver.attach(sandbox) as other:
             run(other)
-        with kept.lent(sandbox) as attachment:
+        with kept.borrowed(sandbox) as attachment:
             assert run(attachment, "print(3)") == b"3\n"
         driver.destroy(sandbox.sandbox_id)
-        with pytest.raises(SandboxError), kept.lent(sandbox) as attachment:
+        with pytest.raises(SandboxError), kept.borrowed(sandbox) as attachment:
             run(attachment)
         kept.close()

@@ -300,7 +300,7 @@ def test_a_flood_that_nobody_receives_does_not_stop_the_clock(arena):
     with stream.attached(docker_url(), arena.handle.container_id) as slow:
         slow.send(protocol.encode_hello(arena.handle.token, nonce) + flood)
         time.sleep(UNREAD_SECONDS)
-        while not frames or frames[-1].type != protocol.Tell.RESULT:
+        while not frames or frames[-1].type != protocol.RunnerFrame.RESULT:
             frames += reader.feed(slow.receive(LONG) or b"")
     ending = protocol.decode_result(frames[-1].payload)
     assert ending.cause == protocol.Cause.CLOCK

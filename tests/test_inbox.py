@@ -16,7 +16,7 @@ from codeexec.taskqueue.ipc import SafeEvent
 from environments_app.models import Environment
 from sessions_app.access.clients import create_client
 from sessions_app.execution import run_listener
-from sessions_app.execution.run_listener import Inbox, Turns
+from sessions_app.execution.run_listener import FairTurns, RunListener
 from sessions_app.models import Node, Session
 from sessions_app.models.run_queries import announce
 from sessions_app.services.executions import RunRequest, submit_execution
@@ -35,8 +35,8 @@ def stop() -> SafeEvent:
 
 
 @pytest.fixture
-def box(this: Node, stop: SafeEvent) -> Iterator[Inbox]:
-    box = Inbox(this.pk, stop)
+def box(this: Node, stop: SafeEvent) -> Iterator[RunListener]:
+    box = RunListener(this.pk, stop)
     yield box
     box.close()
 
@@ -71,7 +71,7 @@ def listening() -> list[int]:
     return activity("state = 'idle' AND query LIKE '%sessions_app_execution%'")
 
 
-def waiting(box: Inbox, thread: ThreadPoolExecutor) -> Future[str | None]:
+def waiting(box: RunListener, thread: ThreadPoolExecutor) -> Future[str | None]:
     """Somebody who waits for the next session, and has begun to listen."""
     future = thread.submit(box.next)
     until(listening)
@@ -79,7 +79,7 @@ def waiting(box: Inbox, thread: ThreadPoolExecutor) -> Future[str | None]:
 
 
 def test_sessions_come_in_the_order_in_which_they_were_announced(
-    box: Inbox, thread: ThreadPoolExecutor, this: Node, sessions: list[Session]
+    box: RunListener, thread: ThreadPoolExecutor, this: Node, sessions: list[Session]
 ) -> None:
     first = waiting(box, thread)
     order = [sessions[2], sessions[0], sessions[1]]
@@ -93,7 +93,7 @@ def test_sessions_come_in_the_order_in_which_they_were_announced(
 
 
 def test_clients_take_turns_and_so_do_the_sessions_of_each() -> None:
-    turns = Turns()
+    turns = FairTurns()
     for session, client in [
         ("a1", "A"),
         ("a2", "A"),
@@ -113,7 +113,7 @@ def test_clients_take_turns_and_so_do_the_sessions_of_each() -> None:
 
 
 def test_whose_turn_it_is_is_known_of_all_that_came_while_nobody_read(
-    box: Inbox, thread: ThreadPoolExecutor, python: Environment, this: Node
+    box: RunListener, thread: ThreadPoolExecutor, python: Environment, this: Node
 ) -> None:
     """A client that has had its turn comes behind one that was announced after all of its own."""
     greedy, other = create_client("greedy"), create_client("other")
@@ -132,7 +132,7 @@ def test_whose_turn_it_is_is_known_of_all_that_came_while_nobody_read(
 
 
 def test_what_waited_before_is_looked_up(
-    box: Inbox, python: Environment, this: Node, other: Node, sessions: list[Session]
+    box: RunListener, python: Environment, this: Node, other: Node, sessions: list[Session]
 ) -> None:
     elsewhere = session_in(Session.Status.READY, python, other)
     for session in (sessions[0], sessions[0], sessions[1], elsewhere):
@@ -141,7 +141,7 @@ def test_what_waited_before_is_looked_up(
 
 
 def test_other_nodes_announcements_are_not_heard(
-    box: Inbox, thread: ThreadPoolExecutor, this: Node, other: Node, sessions: list[Session]
+    box: RunListener, thread: ThreadPoolExecutor, this: Node, other: Node, sessions: list[Session]
 ) -> None:
     heard = waiting(box, thread)
     announce(sessions[0].pk, other.pk)
@@ -149,27 +149,29 @@ def test_other_nodes_announcements_are_not_heard(
     assert heard.result(LONG) == str(sessions[1].pk)
 
 
-def test_a_stop_ends_the_wait(box: Inbox, thread: ThreadPoolExecutor, stop: SafeEvent) -> None:
+def test_a_stop_ends_the_wait(
+    box: RunListener, thread: ThreadPoolExecutor, stop: SafeEvent
+) -> None:
     heard = waiting(box, thread)
     stop.set()
     assert heard.result(LONG) is None
 
 
 def test_what_is_announced_while_nobody_listens_is_looked_up(
-    box: Inbox,
+    box: RunListener,
     thread: ThreadPoolExecutor,
     sessions: list[Session],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     may_listen = threading.Event()
-    listen = Inbox._listen
+    listen = RunListener._listen
 
-    def listen_when_told(self: Inbox) -> object:
+    def listen_when_told(self: RunListener) -> object:
         assert may_listen.wait(LONG)
         return listen(self)
 
     heard = waiting(box, thread)
-    monkeypatch.setattr(Inbox, "_listen", listen_when_told)
+    monkeypatch.setattr(RunListener, "_listen", listen_when_told)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s, 10000)", listening())
     submit_execution(sessions[0].pk, CODE)  # told to nobody
@@ -178,7 +180,7 @@ def test_what_is_announced_while_nobody_listens_is_looked_up(
 
 
 def test_what_is_announced_during_the_look_up_is_heard(
-    box: Inbox,
+    box: RunListener,
     thread: ThreadPoolExecutor,
     sessions: list[Session],
     monkeypatch: pytest.MonkeyPatch,

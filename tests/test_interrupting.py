@@ -12,8 +12,8 @@ from contextlib import suppress
 import pytest
 
 from codeexec.sandbox.client import protocol
-from codeexec.sandbox.client.connection import Conversation
-from codeexec.sandbox.client.protocol import Tell
+from codeexec.sandbox.client.connection import RunnerConnection
+from codeexec.sandbox.client.protocol import RunnerFrame
 from codeexec.sandbox.docker.stream import SEND_SECONDS, ContainerStream
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.types import Command
@@ -41,7 +41,7 @@ def test_a_sandbox_that_takes_no_input_holds_up_nobody_who_wants_an_end(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = ends
-    conversation = Conversation(
+    conversation = RunnerConnection(
         ContainerStream(ours), token=protocol.new_token(), workspace_dir="/workspace"
     )
     stdin = b"x" * 1_000_000
@@ -57,7 +57,7 @@ def test_a_sandbox_that_takes_no_input_holds_up_nobody_who_wants_an_end(
     while received.count(b"x") < protocol.STDIN_WINDOW:
         received += theirs.recv(65536)
     nonce = received[protocol.TOKEN_BYTES :][: protocol.NONCE_BYTES]
-    room = protocol.encode_frame(Tell.GRANT, protocol.first_run_id(nonce), ONE_WINDOW)
+    room = protocol.encode_frame(RunnerFrame.GRANT, protocol.first_run_id(nonce), ONE_WINDOW)
     theirs.sendall(as_output(protocol.encode_ack(nonce) + room))
     assert eventually(lambda: conversation._sending.locked() and stays_locked(conversation))
     began = time.monotonic()
@@ -79,6 +79,6 @@ def test_a_connection_without_room_says_so_at_once(
     assert stream.send_at_once(b"z" * 13)
 
 
-def stays_locked(conversation: Conversation) -> bool:
+def stays_locked(conversation: RunnerConnection) -> bool:
     time.sleep(0.1)
     return conversation._sending.locked()

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from django.db import connection, transaction
 
-from codeexec.db.connection_pool import ConnectionLender
+from codeexec.db.connection_pool import ConnectionPool
 from codeexec.db.postgres import connection_parameters
 from tests.patience import LONG
 from tests.racing import in_connection_of_its_own
@@ -21,8 +21,8 @@ LIMIT = 2
 
 
 @pytest.fixture
-def lender() -> Iterator[ConnectionLender]:
-    lender = ConnectionLender(LIMIT)
+def lender() -> Iterator[ConnectionPool]:
+    lender = ConnectionPool(LIMIT)
     yield lender
     lender.close()
 
@@ -34,8 +34,8 @@ def backend() -> int:
         return int(cursor.fetchone()[0])
 
 
-def lent_backend(lender: ConnectionLender) -> int:
-    with lender.lent():
+def lent_backend(lender: ConnectionPool) -> int:
+    with lender.borrowed():
         return backend()
 
 
@@ -60,21 +60,21 @@ def end(pid: int) -> None:
         other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
 
 
-def test_many_threads_share_few_connections(lender: ConnectionLender) -> None:
+def test_many_threads_share_few_connections(lender: ConnectionPool) -> None:
     with ThreadPoolExecutor(16) as pool:
         used = list(pool.map(lent_backend, [lender] * 200))
     assert len(set(used)) <= LIMIT
     assert set(used) <= backends()
 
 
-def test_who_finds_none_waits_for_one(lender: ConnectionLender) -> None:
-    with ThreadPoolExecutor(1) as pool, lender.lent():
+def test_who_finds_none_waits_for_one(lender: ConnectionPool) -> None:
+    with ThreadPoolExecutor(1) as pool, lender.borrowed():
         mine = backend()
         with ThreadPoolExecutor(1) as elsewhere:
             holding, release = threading.Event(), threading.Event()
 
             def hold() -> None:
-                with lender.lent():
+                with lender.borrowed():
                     holding.set()
                     release.wait(LONG)
 
@@ -88,17 +88,17 @@ def test_who_finds_none_waits_for_one(lender: ConnectionLender) -> None:
             assert third.result(LONG) != mine
 
 
-def test_the_last_used_is_lent_first(lender: ConnectionLender) -> None:
+def test_the_last_used_is_lent_first(lender: ConnectionPool) -> None:
     assert len({lent_backend(lender) for _ in range(10)}) == 1
 
 
-def test_a_thread_has_its_own_again_afterwards(lender: ConnectionLender) -> None:
+def test_a_thread_has_its_own_again_afterwards(lender: ConnectionPool) -> None:
     mine = backend()
     assert lent_backend(lender) != mine
     assert backend() == mine
 
 
-def test_a_thread_that_only_borrows_opens_none(lender: ConnectionLender) -> None:
+def test_a_thread_that_only_borrows_opens_none(lender: ConnectionPool) -> None:
     lent_backend(lender)
     before = backends()
     with ThreadPoolExecutor(1) as pool:
@@ -106,42 +106,42 @@ def test_a_thread_that_only_borrows_opens_none(lender: ConnectionLender) -> None
         assert backends() == before
 
 
-def test_an_error_gives_it_back_and_undoes_what_was_begun(lender: ConnectionLender) -> None:
+def test_an_error_gives_it_back_and_undoes_what_was_begun(lender: ConnectionPool) -> None:
     for _ in range(LIMIT + 1):
-        with pytest.raises(KeyError), lender.lent(), transaction.atomic():
+        with pytest.raises(KeyError), lender.borrowed(), transaction.atomic():
             connection.cursor().execute("CREATE TABLE never (id int)")
             raise KeyError
-    with lender.lent(), connection.cursor() as cursor:
+    with lender.borrowed(), connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('never')")
         assert cursor.fetchone() == (None,)
 
 
-def test_one_that_the_server_has_ended_is_replaced(lender: ConnectionLender) -> None:
+def test_one_that_the_server_has_ended_is_replaced(lender: ConnectionPool) -> None:
     ended = lent_backend(lender)
     end(ended)
     assert lent_backend(lender) not in (ended, None)
 
 
-def test_one_that_ends_in_use_is_replaced_the_next_time(lender: ConnectionLender) -> None:
-    with pytest.raises(Exception, match=r"terminat|closed"), lender.lent():
+def test_one_that_ends_in_use_is_replaced_the_next_time(lender: ConnectionPool) -> None:
+    with pytest.raises(Exception, match=r"terminat|closed"), lender.borrowed():
         pid = backend()
         end(pid)
         backend()
     assert lent_backend(lender) != pid
 
 
-def test_closed_ones_come_back_on_use(lender: ConnectionLender) -> None:
+def test_closed_ones_come_back_on_use(lender: ConnectionPool) -> None:
     used = lent_backend(lender)
     lender.close()
     assert gone(used)
     assert lent_backend(lender) != used
 
 
-def test_threads_that_end_leave_theirs_to_the_lender(lender: ConnectionLender) -> None:
+def test_threads_that_end_leave_theirs_to_the_lender(lender: ConnectionPool) -> None:
     with ThreadPoolExecutor(1) as pool:
-        lent = pool.submit(lent_backend, lender).result(LONG)
+        borrowed = pool.submit(lent_backend, lender).result(LONG)
         own = pool.submit(in_connection_of_its_own, backend).result(LONG)
     assert gone(own)
-    assert lent in backends()
+    assert borrowed in backends()
     lender.close()
-    assert gone(lent)
+    assert gone(borrowed)

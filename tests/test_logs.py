@@ -22,9 +22,9 @@ from codeexec.logs import (
     JsonFormatter,
     TextFormatter,
     about,
-    concern,
-    concerning,
+    bind_log,
     configuration,
+    logs_with,
     redacted,
     subject,
 )
@@ -114,7 +114,7 @@ class TestLines:
 class TestSubjects:
     def test_ids_are_those_of_what_is_around(self, log: Log) -> None:
         with about(request_id="r", session_id=None):
-            concern(session_id="s")
+            bind_log(session_id="s")
             with about(execution_id="e"):
                 logger.info("inside")
             logger.info("outside")
@@ -136,14 +136,14 @@ class TestSubjects:
 
     @staticmethod
     def find_out() -> str:
-        concern(session_id="s")
+        bind_log(session_id="s")
         return subject("request_id")
 
     def test_requests_side_by_side_keep_theirs(self) -> None:
         async def request(name: str, turn: asyncio.Barrier) -> str:
             with about(request_id=name):
                 await turn.wait()
-                concern(session_id=f"of {name}")
+                bind_log(session_id=f"of {name}")
                 await turn.wait()
                 return subject("session_id")
 
@@ -154,11 +154,11 @@ class TestSubjects:
         assert asyncio.run(both()) == ["of a", "of b"]
 
     def test_nothing_is_noted_where_nothing_is_told_of(self) -> None:
-        copy_context().run(concern, session_id="s")
+        copy_context().run(bind_log, session_id="s")
         assert subject("session_id") == ""
 
     def test_a_task_is_about_its_first_argument(self) -> None:
-        @concerning("session_id")
+        @logs_with("session_id")
         def task(session_id: str) -> str:
             return subject("session_id")
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from codeexec import __version__
-from codeexec.http.request_metrics import BOUNDS, Histogram, traffic
+from codeexec.http.request_metrics import BOUNDS, Histogram, request_metrics
 from codeexec.sandbox.errors import SandboxStartFailed
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app.models import ApiProcess, Execution, Node, Sandbox, Session, Total, TotalMark
@@ -60,9 +60,9 @@ def only_counters(samples: Samples) -> Samples:
 def nothing_is_counted(db: None) -> Iterator[None]:
     """Neither that of the migration nor that of other tests."""
     TotalMark.objects.all().delete()
-    traffic.take()
+    request_metrics.take()
     yield
-    traffic.take()
+    request_metrics.take()
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ class TestProcesses:
     def answered(self, times: int = 1) -> None:
         scope = {"method": "GET", "headers": []}
         for _ in range(times):
-            with traffic.answering(scope) as answering:
+            with request_metrics.answering(scope) as answering:
                 answering.route, answering.status = self.ROUTE, 200
 
     def requests(self) -> float | None:

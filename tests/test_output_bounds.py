@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from codeexec.sandbox.client import protocol
-from codeexec.sandbox.client.connection import Conversation
-from codeexec.sandbox.client.protocol import FrameReader, Tell, new_nonce
+from codeexec.sandbox.client.connection import RunnerConnection
+from codeexec.sandbox.client.protocol import FrameReader, RunnerFrame, new_nonce
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.sandbox.types import Command
 
@@ -14,7 +14,7 @@ from codeexec.sandbox.types import Command
 class Flood:
     """A runner that acknowledges, and then writes without end."""
 
-    def __init__(self, type_: Tell) -> None:
+    def __init__(self, type_: RunnerFrame) -> None:
         self._type = type_
         self._nonce = b""
         self.received = 0
@@ -38,10 +38,10 @@ class Flood:
         return False
 
 
-@pytest.mark.parametrize("type_", [Tell.STDOUT, Tell.STDERR])
-def test_a_runner_that_keeps_to_no_cap_is_left(type_: Tell) -> None:
+@pytest.mark.parametrize("type_", [RunnerFrame.STDOUT, RunnerFrame.STDERR])
+def test_a_runner_that_keeps_to_no_cap_is_left(type_: RunnerFrame) -> None:
     flood = Flood(type_)
-    conversation = Conversation(flood, token=protocol.new_token(), workspace_dir="/workspace")
+    conversation = RunnerConnection(flood, token=protocol.new_token(), workspace_dir="/workspace")
     with pytest.raises(SandboxLost, match="sent more than the"):
         conversation.run(Command(argv=("x",), wall_seconds=5, output_bytes=1_000_000))
     assert flood.received < 1_000_000 + 2 * protocol.MAX_PAYLOAD

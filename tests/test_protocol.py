@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from codeexec.sandbox.client import protocol
 from codeexec.sandbox.client.protocol import (
-    Ask,
     Cause,
-    Ending,
+    ClientFrame,
     Flag,
     Frame,
     FrameReader,
+    RunEnd,
+    RunFlag,
+    RunnerFrame,
     Stage,
-    Tell,
-    Wish,
 )
 from codeexec.sandbox.client.verdicts import to_result
 from codeexec.sandbox.docker.stream import Demultiplexer
@@ -28,7 +28,7 @@ NONCE = bytes(range(1, 17))
 
 frames = st.builds(
     Frame,
-    type=st.sampled_from(list(Tell)),
+    type=st.sampled_from(list(RunnerFrame)),
     run_id=st.integers(0, 2**32 - 1),
     payload=st.binary(max_size=300),
 )
@@ -71,14 +71,14 @@ def test_a_later_clients_answer_shows_as_a_frame():
     reader = FrameReader(NONCE)
     reader.feed(protocol.encode_ack(NONCE))
     (frame,) = reader.feed(protocol.encode_ack(bytes(16)))
-    assert frame.type == Tell.ACK
+    assert frame.type == RunnerFrame.ACK
 
 
 @pytest.mark.parametrize(
     "broken",
     [
         b"o" + b"\0" * 4 + b"\xff" * 4,
-        encode(Frame(type=Tell.STDOUT, run_id=1, payload=b"x"))[:-1] + b"\1",
+        encode(Frame(type=RunnerFrame.STDOUT, run_id=1, payload=b"x"))[:-1] + b"\1",
     ],
 )
 def test_what_no_runner_sends_is_refused(broken):
@@ -103,7 +103,7 @@ def test_tokens_are_secret_and_have_no_zero_byte():
 def test_a_large_file_is_cut_into_frames():
     content = bytes(range(256)) * 3000
     begin, *rest = list(protocol.encode_file(7, "a/b", content, mode=0o644))
-    assert begin == protocol.encode_frame(Ask.FILE, 7, (0o644).to_bytes(4, "big") + b"a/b")
+    assert begin == protocol.encode_frame(ClientFrame.FILE, 7, (0o644).to_bytes(4, "big") + b"a/b")
     assert b"".join(frame[9:-1] for frame in rest) == content
     assert all(frame[:5] == b"D\0\0\0\7" for frame in rest)
 
@@ -137,7 +137,7 @@ def test_a_commands_frame_is_what_the_runner_reads():
     frame = encode_exec(env={"A": "ё"})
     assert frame[9:33] == bytes.fromhex("000003e8000000000000000a000000000000000a00020001")
     assert frame[33:-1] == b"/workspace\0python\0main.py\0A=" + "ё".encode() + b"\0"
-    wishing = encode_exec(env={"A": "ё"}, wishes=Wish.CUT)
+    wishing = encode_exec(env={"A": "ё"}, wishes=RunFlag.CUT)
     assert wishing[9:-1] == frame[9:-1] + b"\1"
 
 
@@ -150,7 +150,7 @@ def test_failures_and_grants_are_read():
             decode(b"?")
 
 
-def ending(**changes: object) -> Ending:
+def ending(**changes: object) -> RunEnd:
     given: dict = {
         "code": 0,
         "signal": None,
@@ -160,7 +160,7 @@ def ending(**changes: object) -> Ending:
         "cpu_ns": 250_000_000,
         "peak_bytes": 4096,
     }
-    return Ending(**(given | changes))
+    return RunEnd(**(given | changes))
 
 
 KILLED = {"signal": 9}

@@ -15,8 +15,8 @@ import pytest
 from codeexec.errors import RateLimited
 from sessions_app.access import token_rate_limits as module
 from sessions_app.access.clients import create_client
-from sessions_app.access.rate_limits import Allowances, Share
-from sessions_app.access.token_rate_limits import TokenAllowances, token_allowances
+from sessions_app.access.rate_limits import RateLimits, Share
+from sessions_app.access.token_rate_limits import TokenRateLimits, token_allowances
 from sessions_app.models import Client, Execution, Session
 from tests.api_client import Api
 from tests.conftest import Configure
@@ -122,7 +122,7 @@ def test_a_token_of_a_client_without_a_limit_has_one(own: Platform, configure: C
 
 def test_what_its_client_was_refused_is_not_taken_from_a_token(db: None) -> None:
     client = known(create_client("a", requests_per_minute=4))
-    allowances = Allowances()
+    allowances = RateLimits()
     for _ in range(4):
         allowances.take(client)
     with pytest.raises(RateLimited):
@@ -134,7 +134,7 @@ def test_what_is_known_of_tokens_stays_small(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FULL_SECONDS", 0.0)
-    buckets = TokenAllowances()
+    buckets = TokenRateLimits()
     for number in range(5000):
         buckets.take(str(number), None)
     assert len(buckets) <= 1001

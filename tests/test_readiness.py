@@ -11,7 +11,7 @@ from django.db import OperationalError
 
 from codeexec.db.async_database import async_database
 from codeexec.db.notifications import hub
-from codeexec.http.request_metrics import traffic
+from codeexec.http.request_metrics import request_metrics
 from codeexec.http.threads import threads
 from sessions_app.models import Node
 from sessions_app.monitoring import readiness
@@ -90,7 +90,7 @@ class TestReady:
         ]
 
     def test_not_while_it_shuts_down(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(traffic, "draining", True)
+        monkeypatch.setattr(request_metrics, "draining", True)
         assert not_ready(api) == ["accepting"]
         assert api.get("/environments").status_code == 503
         assert api.get("/health/live").status_code == 200

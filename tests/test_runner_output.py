@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from codeexec.sandbox.client.connection import Conversation
+from codeexec.sandbox.client.connection import RunnerConnection
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.types import RunResult, SandboxHandle, Verdict, WorkspaceFile
 from tests.sandboxes import MIB, command, new_spec, run_python
@@ -30,7 +30,7 @@ def sandbox(docker_driver: DockerDriver) -> Iterator[SandboxHandle]:
 class Tap:
     """A conversation's stream that notes when it received what."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: RunnerConnection) -> None:
         self._stream = conversation._stream
         self.received: list[tuple[float, bytes]] = []
         conversation._stream = self

@@ -125,7 +125,7 @@ def test_a_look_may_come_in_the_middle_of_what_another_client_sends(program: Pat
         whole = (
             protocol.encode_hello(runner.token, nonce)
             + frames
-            + protocol.encode_frame(protocol.Ask.SYNC, run_id)
+            + protocol.encode_frame(protocol.ClientFrame.SYNC, run_id)
         )
         answers = []
         cuts = [0, 33, 36, 40, 300, 70_000, 300_000, len(whole) - 3, len(whole)]

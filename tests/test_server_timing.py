@@ -10,7 +10,7 @@ import pytest
 
 from sessions_app.api.timing import server_timing
 from sessions_app.models import Execution
-from sessions_app.services.executions import Arrival
+from sessions_app.services.executions import RequestArrival
 from sessions_app.services.sessions import stop_session
 from tests.api_client import Api
 from tests.conftest import Configure, Work
@@ -33,7 +33,7 @@ def execution(**milliseconds: float) -> Execution:
 
 def test_each_stage_is_the_time_between_two_of_the_row() -> None:
     timed = execution(queued=2, claimed=5, started=9, finished=14.5)
-    told = spent(server_timing(timed, Arrival(at=time.monotonic() - 0.02)))
+    told = spent(server_timing(timed, RequestArrival(at=time.monotonic() - 0.02)))
     assert list(told) == STAGES
     assert [told[stage] for stage in STAGES[:4]] == [2, 3, 4, 5.5]
     assert 20 <= told["total"] < 1000
@@ -42,18 +42,18 @@ def test_each_stage_is_the_time_between_two_of_the_row() -> None:
 
 def test_stages_that_it_did_not_come_to_are_left_out() -> None:
     cancelled = execution(queued=2, finished=10)
-    told = spent(server_timing(cancelled, Arrival(at=time.monotonic() - 0.02)))
+    told = spent(server_timing(cancelled, RequestArrival(at=time.monotonic() - 0.02)))
     assert list(told) == ["accept", "answer", "total"]
 
 
 def test_one_of_the_time_before_the_stages_were_kept_has_a_total() -> None:
     old = Execution(queued_at=BEGIN, started_at=BEGIN, finished_at=BEGIN)
-    assert "total" in spent(server_timing(old, Arrival()))
+    assert "total" in spent(server_timing(old, RequestArrival()))
 
 
 def test_clocks_that_differ_make_no_negative_times() -> None:
     timed = execution(queued=2, claimed=2, started=2, finished=50)
-    told = spent(server_timing(timed, Arrival(at=time.monotonic())))
+    told = spent(server_timing(timed, RequestArrival(at=time.monotonic())))
     assert told["answer"] == 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from codeexec.db.notifications import hub
-from codeexec.http.request_metrics import traffic
+from codeexec.http.request_metrics import request_metrics
 from codeexec.http.serving import Application
 from codeexec.http.threads import threads
 from tests import serving_urls
@@ -191,7 +191,7 @@ def test_a_thread_that_works_on_holds_the_end_up_for_a_moment_only(
 def test_a_server_that_shuts_down_refuses_with_an_answer(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(traffic, "draining", True)
+    monkeypatch.setattr(request_metrics, "draining", True)
     for path in ("/sync", "/async", "/nowhere"):
         response = request(application, "GET", path)
         assert (response.status_code, response.json()["code"]) == (503, "shutting_down")
@@ -203,7 +203,7 @@ def test_a_server_that_shuts_down_refuses_with_an_answer(
 @pytest.mark.parametrize("path", ["/sync", "/async", "/broken", "/async-stream", "/nowhere"])
 def test_nothing_is_in_flight_when_all_are_answered(application: Application, path: str) -> None:
     request(application, "GET", path)
-    assert (traffic.in_flight, traffic.streams) == (0, 0)
+    assert (request_metrics.in_flight, request_metrics.streams) == (0, 0)
 
 
 def test_a_taken_port_is_said_in_one_sentence(

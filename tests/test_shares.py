@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from codeexec.errors import NoCapacity, TooManySessions
 from environments_app.models import Environment
 from sessions_app.access.clients import create_client
-from sessions_app.access.key_cache import key_ring
+from sessions_app.access.key_cache import key_cache
 from sessions_app.callers import Caller, Scope
 from sessions_app.models import Client, Node, Session
 from sessions_app.node.sandboxes import fill_pools
@@ -130,7 +130,7 @@ def test_what_is_known_of_clients_says_whether_there_are_others(
     first = [own.call("POST", "/sessions", {}).status_code for _ in range(9)]
     assert first == [201] * 9
     platform(api, "another")
-    key_ring.forget()
+    key_cache.forget()
     body = error(own.call("POST", "/sessions", {}), 429, "too_many_sessions")
     assert body["maximum"] == 9
     assert "kept for other clients" in body["detail"]

@@ -42,7 +42,7 @@ from sessions_app.services.sessions import fail_session, open_session, stop_sess
 from tests.cast import session_in
 from tests.conftest import Configure, Work
 from tests.support import fake_process
-from tests.support.fake_driver import FakeAttachment, FakeDriver
+from tests.support.fake_driver import FakeConnection, FakeDriver
 from tests.working import Delivery, queued, take_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -488,7 +488,7 @@ def test_what_loses_each_sandbox_before_it_starts_is_not_moved_for_ever(
 ) -> None:
     submit_execution(session.pk, RunRequest(code="print(1)"))
     claim = take_up(session.pk)
-    with closing(run_execution.Surroundings.using(nullcontext)) as around:
+    with closing(run_execution.ExecutorContext.using(nullcontext)) as around:
         for _ in range(run_execution.MOST_MOVES):
             driver.lose(str(session.pk))
             run_execution.run_execution(claim, around, lambda: True)
@@ -535,17 +535,17 @@ def test_a_fault_of_ours_does_not_leave_a_run_behind(
 def test_a_run_that_leaves_something_behind_gets_its_sandbox_replaced(
     engine_answers: bool, session: Session, run: Run, driver: FakeDriver, monkeypatch: Any
 ) -> None:
-    real = FakeAttachment.run
+    real = FakeConnection.run
 
-    def unclean(self: FakeAttachment, command: Command, **options: Any) -> RunResult:
+    def unclean(self: FakeConnection, command: Command, **options: Any) -> RunResult:
         result = real(self, command, **options)
         if not engine_answers:
             driver.fail_next("destroy", EngineUnavailable("It is busy."))
         return RunResult(**{**vars(result), "clean": False})
 
-    monkeypatch.setattr(FakeAttachment, "run", unclean)
+    monkeypatch.setattr(FakeConnection, "run", unclean)
     execution = run(session, "print(1)")
-    monkeypatch.setattr(FakeAttachment, "run", real)
+    monkeypatch.setattr(FakeConnection, "run", real)
     assert (execution.status, bytes(execution.stdout)) == (E.COMPLETED, b"1\n")
     again = Session.objects.get(pk=session.pk)
     assert again.status == S.READY
@@ -682,14 +682,14 @@ def test_a_result_outlives_a_database_connection(
 def test_a_result_is_kept_by_a_second_connection(
     session: Session, work: Work, monkeypatch: Any
 ) -> None:
-    real = FakeAttachment.run
+    real = FakeConnection.run
 
-    def run_and_lose_the_database(self: FakeAttachment, *args: Any, **options: Any) -> RunResult:
+    def run_and_lose_the_database(self: FakeConnection, *args: Any, **options: Any) -> RunResult:
         result = real(self, *args, **options)
         end_this_connection()
         return result
 
-    monkeypatch.setattr(FakeAttachment, "run", run_and_lose_the_database)
+    monkeypatch.setattr(FakeConnection, "run", run_and_lose_the_database)
     monkeypatch.setattr(run_execution, "_DATABASE_RETRY_SECONDS", 0)
     execution = submit_execution(session.pk, RunRequest(code="print(1)"))
     work()

@@ -22,7 +22,7 @@ from sessions_app.models import Execution, Node, Sandbox, Session, run_queries
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.node import tasks, upkeep
 from sessions_app.node.sandboxes import ASK_AFTER, fill_pools, retire_stale
-from sessions_app.node.upkeep import Reaper, Rhythm
+from sessions_app.node.upkeep import Reaper, Scheduler
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session, stop_session
 from tests.cast import execution_in, new_execution, session_in
@@ -129,7 +129,7 @@ def test_a_step_that_fails_does_not_keep_the_others_from_being_taken() -> None:
         taken.append("failing")
         raise EngineUnavailable("It is down.")
 
-    rhythm = Rhythm({fail: 0, lambda: taken.append("other"): 0})
+    rhythm = Scheduler({fail: 0, lambda: taken.append("other"): 0})
     for _ in range(2):
         with pytest.raises(EngineUnavailable):
             rhythm.tick()
@@ -140,7 +140,7 @@ def test_a_step_is_taken_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None
     clock = FakeClock()
     monkeypatch.setattr("sessions_app.node.upkeep.time", clock)
     taken = []
-    rhythm = Rhythm({lambda: taken.append(clock.now): 5})
+    rhythm = Scheduler({lambda: taken.append(clock.now): 5})
     for moment in (100.0, 101.0, 104.9, 105.0, 112.0):
         clock.now = moment
         rhythm.tick()

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from codeexec.audit.models import AuditEntry
 from environments_app.models import Environment
-from sessions_app.models import Inquiry, Node, Session
+from sessions_app.models import Node, Session, WorkspaceQuery
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session, stop_session
 from tests.conftest import Work
@@ -98,7 +98,7 @@ def test_everything_is_an_archive(admin_client: Client, run: Session) -> None:
     answer = admin_client.get(address(run.pk, "archive"))
     with tarfile.open(fileobj=io.BytesIO(body(answer))) as archive:
         assert f"session-{str(run.pk)[:8]}/out/hello.txt" in archive.getnames()
-    assert not Inquiry.objects.exists()
+    assert not WorkspaceQuery.objects.exists()
 
 
 def test_who_opened_what_is_in_the_audit_log(admin_client: Client, run: Session) -> None:

@@ -20,7 +20,7 @@ from codeexec.taskqueue.ipc import SafeEvent
 from environments_app.models import Environment
 from sessions_app.access.clients import create_client
 from sessions_app.callers import Caller
-from sessions_app.models import Inquiry, InquiryPiece, Node, Session
+from sessions_app.models import Node, Session, WorkspaceQuery, WorkspaceQueryPiece
 from sessions_app.node import workspace_reader
 from sessions_app.node.sandboxes import FAREWELL_SECONDS
 from sessions_app.node.workspace_reader import WorkspaceReader
@@ -32,7 +32,7 @@ from tests.support.fake_driver import FakeDriver
 from tests.test_clients import known
 
 pytestmark = pytest.mark.django_db(transaction=True)
-FILES = Inquiry.About.FILES
+FILES = WorkspaceQuery.About.FILES
 BY = command_actor("test")
 
 
@@ -101,7 +101,7 @@ def opened(work: Work, count: int, *, client: str = "") -> list[Session]:
 
 
 def taken() -> list[UUID]:
-    return list(Inquiry.objects.filter(status="taken").values_list("session_id", flat=True))
+    return list(WorkspaceQuery.objects.filter(status="taken").values_list("session_id", flat=True))
 
 
 def test_a_busy_sandbox_keeps_nobody_waiting_but_who_asks_about_it(
@@ -152,7 +152,7 @@ def test_what_nobody_waits_for_is_given_up_and_not_begun(
         busy.silence(session).set()
         assert wait_for_answer(ask(session.pk, FILES)).value["files"] == []
     assert len(busy.looked) == 2
-    assert not Inquiry.objects.exists()
+    assert not WorkspaceQuery.objects.exists()
 
 
 def test_what_a_reader_that_died_was_answering_is_answered_by_the_next(
@@ -160,11 +160,11 @@ def test_what_a_reader_that_died_was_answering_is_answered_by_the_next(
 ) -> None:
     (session,) = opened(work, 1)
     asked = ask(session.pk, FILES)
-    assert Inquiry.take_next(this.pk) is not None
-    InquiryPiece.objects.create(inquiry_id=asked.pk, number=0, data=b"half")
+    assert WorkspaceQuery.take_next(this.pk) is not None
+    WorkspaceQueryPiece.objects.create(query_id=asked.pk, number=0, data=b"half")
     with reading(this):
         assert wait_for_answer(asked).value["files"] == []
-    assert not InquiryPiece.objects.exists()
+    assert not WorkspaceQueryPiece.objects.exists()
 
 
 def lengthen(session: Session) -> None:
@@ -191,7 +191,7 @@ def test_busy_sandboxes_that_are_to_live_longer_hold_one_thread_and_are_told_in_
         assert len(taken()) == 1
         for each in theirs:
             busy.silence(each).set()
-        assert eventually(lambda: not Inquiry.objects.exists())
+        assert eventually(lambda: not WorkspaceQuery.objects.exists())
     assert all(is_kept(driver, each) for each in theirs)
 
 
@@ -201,9 +201,9 @@ def test_who_waits_for_an_answer_goes_before_what_nobody_waits_for(
     first, second = opened(work, 2)
     lengthen(first)
     asked = ask(second.pk, FILES)
-    found = [Inquiry.take_next(this.pk) for _ in range(3)]
+    found = [WorkspaceQuery.take_next(this.pk) for _ in range(3)]
     assert [each and each.session_id for each in found] == [second.pk, first.pk, None]
-    assert found[0] is not None and found[0].inquiry.pk == asked.pk
+    assert found[0] is not None and found[0].query.pk == asked.pk
 
 
 def test_a_sandbox_that_a_dead_reader_was_keeping_is_kept_by_the_next(
@@ -211,9 +211,9 @@ def test_a_sandbox_that_a_dead_reader_was_keeping_is_kept_by_the_next(
 ) -> None:
     (session,) = opened(work, 1)
     lengthen(session)
-    assert Inquiry.take_next(this.pk) is not None
+    assert WorkspaceQuery.take_next(this.pk) is not None
     with reading(this):
-        assert eventually(lambda: not Inquiry.objects.exists())
+        assert eventually(lambda: not WorkspaceQuery.objects.exists())
     assert is_kept(driver, session)
 
 
@@ -231,7 +231,7 @@ def test_a_sandbox_is_kept_though_the_database_went_away_meanwhile(
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         speaks.set()
-        assert eventually(lambda: not Inquiry.objects.exists())
+        assert eventually(lambda: not WorkspaceQuery.objects.exists())
     assert is_kept(driver, session)
 
 

@@ -136,7 +136,7 @@ def test_silent_sandboxes_that_are_to_live_longer_keep_no_other_session_waiting(
     alone = min(seconds_until_ready(stack) for _ in range(3))
     containers = [name for name in stack.containers() for each in sessions if each in name]
     assert len(containers) == len(sessions)
-    waiting = "SELECT status FROM sessions_app_inquiry WHERE about = 'keep' ORDER BY status"
+    waiting = "SELECT status FROM sessions_app_workspacequery WHERE about = 'keep' ORDER BY status"
     docker("kill", "--signal=STOP", *containers)
     try:
         changed = [

@@ -21,10 +21,10 @@ from codeexec.db.postgres import connection_parameters
 from codeexec.taskqueue.broker import PostgresBroker
 from codeexec.taskqueue.enqueue import SHARED_QUEUE
 from sessions_app.execution.live_output import LiveOutput
-from sessions_app.execution.run_execution import Surroundings, run_execution
-from sessions_app.models import Inquiry, Node, run_queries
+from sessions_app.execution.run_execution import ExecutorContext, run_execution
+from sessions_app.models import Node, WorkspaceQuery, run_queries
 from sessions_app.models.run_sql import RUNS_CHANNEL, WAITING
-from sessions_app.node.workspace_answers import answer_inquiry
+from sessions_app.node.workspace_answers import answer_query
 from sessions_app.services.executions import claim_next_execution
 from tests.patience import LONG
 
@@ -86,8 +86,8 @@ def answer_asked() -> int:
     """Answer what is asked of this node's sandboxes; how many questions those were."""
     node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
     count = 0
-    while node is not None and (taken := Inquiry.take_next(node.pk)) is not None:
-        answer_inquiry(taken.inquiry)
+    while node is not None and (taken := WorkspaceQuery.take_next(node.pk)) is not None:
+        answer_query(taken.query)
         count += 1
     return count
 
@@ -96,7 +96,7 @@ def run_waiting() -> int:
     """Run the next execution of each ready session of this node; how many those were."""
     node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
     claims = [claim for each in _waiting(node) if (claim := take_up(each, node))] if node else []
-    around = Surroundings(database=_this_connection, live=LiveOutput(_connection_for_once))
+    around = ExecutorContext(database=_this_connection, live=LiveOutput(_connection_for_once))
     try:
         for claim in claims:
             run_execution(claim, around, _wanted(claim.execution_id))

@@ -14,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-class ConnectionLender:
+class ConnectionPool:
     """At most `limit` connections, the last used first, for which the server has most cached."""
 
     def __init__(self, limit: int) -> None:
@@ -23,7 +23,7 @@ class ConnectionLender:
             self._idle.put(None)
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
+    def borrowed(self) -> Iterator[None]:
         """Inside, this thread's Django connection is one of these; waits for it if need be."""
         connection = self._idle.get()
         own = connections[DEFAULT_DB_ALIAS]

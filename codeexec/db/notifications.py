@@ -38,7 +38,7 @@ def publish(*ids: UUID | str) -> None:
 
 
 class Waiter:
-    """One party that waits for one id. Lives inside `Hub.expect`."""
+    """One party that waits for one id. Lives inside `Hub.subscribe`."""
 
     def __init__(self) -> None:
         self._told = asyncio.Event()
@@ -103,7 +103,7 @@ class Hub:
         return True
 
     @contextmanager
-    def expect(self, awaited: UUID | str) -> Iterator[Waiter]:
+    def subscribe(self, awaited: UUID | str) -> Iterator[Waiter]:
         """Register before sending the work: what is told in between is kept for `wait`."""
         self._ensure_listener()
         key, waiter = str(awaited), Waiter()

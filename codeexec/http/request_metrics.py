@@ -18,7 +18,7 @@ from uuid import uuid4
 from django.conf import settings
 from django.urls import ResolverMatch
 
-from codeexec.logs import about, concern
+from codeexec.logs import bind_log, log_context
 
 logger = logging.getLogger("codeexec.access")
 
@@ -78,7 +78,7 @@ class Answering:
     def found(self, match: ResolverMatch | None, path: str) -> None:
         if match is not None:
             self.route = match.route.replace("<id:", "<uuid:") or "/"
-            concern(**{name: match.kwargs.get(name) for name in _ABOUT})
+            bind_log(**{name: match.kwargs.get(name) for name in _ABOUT})
         elif path.startswith(settings.STATIC_URL):
             self.route = STATIC_ROUTE
 
@@ -92,7 +92,7 @@ class Answering:
         return self.route.startswith(_HEALTH_ROUTES)
 
 
-class Traffic:
+class RequestMetrics:
     """Used from the event loop; counts are taken from any thread."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Traffic:
         began = time.monotonic()
         method = scope["method"] if scope["method"] in METHODS else "other"
         answering = Answering(method=method)
-        with about(request_id=_request_id(scope)):
+        with log_context(request_id=_request_id(scope)):
             self.in_flight += 1
             try:
                 yield answering
@@ -171,5 +171,5 @@ def _request_id(scope: Mapping[str, Any]) -> str:
     return uuid4().hex
 
 
-traffic = Traffic()
+request_metrics = RequestMetrics()
 """The requests of this process."""

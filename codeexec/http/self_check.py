@@ -23,7 +23,7 @@ from codeexec.db.async_database import async_database
 from codeexec.db.notifications import hub
 from codeexec.db.postgres import connection_parameters
 from codeexec.errors import DATABASE_AWAY
-from codeexec.http.request_metrics import traffic
+from codeexec.http.request_metrics import request_metrics
 from codeexec.http.threads import in_thread
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _give_up(parts: list[str]) -> None:
 
 
 async def _broken_parts() -> list[str]:
-    if traffic.draining:
+    if request_metrics.draining:
         return []
     works = await asyncio.gather(_connections_work(), _threads_work())
     found = dict(zip(("database connections", "threads"), works, strict=True))

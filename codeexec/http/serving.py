@@ -44,7 +44,7 @@ from codeexec.errors import InvalidRequest, NoCapacity, OutOfBounds, ShuttingDow
 from codeexec.http.bodies import Body
 from codeexec.http.error_answers import database_away, error_answer, error_page
 from codeexec.http.memory import used_memory
-from codeexec.http.request_metrics import REQUEST_ID, Answering, traffic
+from codeexec.http.request_metrics import REQUEST_ID, Answering, request_metrics
 from codeexec.http.sign_ins import is_sign_in, sign_ins
 from codeexec.http.thread_shares import thread_shares
 from codeexec.http.threads import RequestExecutor, begin_in_thread, in_thread, threads
@@ -116,7 +116,7 @@ class Application(ASGIHandler):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         executor = RequestExecutor()
-        with traffic.answering(scope) as answering:
+        with request_metrics.answering(scope) as answering:
             try:
                 async with ThreadSensitiveContext(executor=executor):
                     await self._handle(scope, receive, _named(send, answering), answering)
@@ -146,13 +146,13 @@ class Application(ASGIHandler):
         if body is None:
             return
         with closing(body), _held(body.size):
-            if traffic.draining and not answering.is_about_health:
+            if request_metrics.draining and not answering.is_about_health:
                 await self.send_response(_shutting_down(), send)
                 return
             try:
                 await self._answer_by(is_async, request, receive, send)
             except asyncio.CancelledError:  # by the server that stops, whose time is over
-                if not traffic.closing or answering.has_begun:
+                if not request_metrics.closing or answering.has_begun:
                     raise
                 await self.send_response(_cut_off(), send)
 
@@ -220,7 +220,7 @@ class Application(ASGIHandler):
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
             parts: Iterator[bytes] = response._iterator  # type: ignore[attr-defined]
             response.streaming_content = _iterate_in_threads(parts)
-        with traffic.streaming() if streams else nullcontext():
+        with request_metrics.streaming() if streams else nullcontext():
             await super().send_response(response, send)
         if isinstance(response, HttpResponse):
             used_memory.note(len(response.content))

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class SharedLook(Generic[T]):
+class SharedAnswer(Generic[T]):
     """Belongs to the event loop that asks. What it comes to counts for `seconds`."""
 
     def __init__(self, look: Callable[[], Coroutine[Any, Any, T]], *, seconds: float = 0.0) -> None:

@@ -45,7 +45,7 @@ def always() -> bool:
     return True
 
 
-class Attachment(Protocol):
+class SandboxConnection(Protocol):
     """An open conversation with one sandbox's runner, which has ended what another client left."""
 
     def write_files(self, files: Iterable[WorkspaceFile]) -> None:
@@ -72,7 +72,7 @@ class Attachment(Protocol):
         """From another thread: end the program that runs at this moment, if one does (verdict
         `cancelled`). Doesn't wait: where the sandbox takes no input now, `keep_going` ends it."""
 
-    def is_fresh(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether an attachment that was kept open after a run can do another one. False: the
         sandbox has ended, or another client has taken it over."""
 
@@ -134,7 +134,7 @@ class Driver(Protocol):
         EngineUnavailable.
         """
 
-    def attach(self, handle: SandboxHandle) -> AbstractContextManager[Attachment]:
+    def attach(self, handle: SandboxHandle) -> AbstractContextManager[SandboxConnection]:
         """Open a conversation with a sandbox's runner. Raises SandboxLost when it is gone; that the
         runner doesn't answer may come out only when it is asked for something."""
 

@@ -212,7 +212,7 @@ def standard_labels(spec: SandboxSpec) -> dict[str, str]:
     }
 
 
-def errand(spec: SandboxSpec) -> SandboxSpec:
+def helper_container(spec: SandboxSpec) -> SandboxSpec:
     """For a container that does something else than run programs, on the way to starting `spec`.
 
     It is named and labelled like a sandbox that nobody owns, so that it is cleaned up like one

@@ -15,7 +15,7 @@ from django.conf import settings
 
 from codeexec.errors import InvalidKey, InvalidToken, NotAuthenticated, RateLimited
 from sessions_app.access.clients import KEY_PATTERN, digest_of
-from sessions_app.access.key_cache import Known, KnownKey, key_ring
+from sessions_app.access.key_cache import Known, KnownKey, key_cache
 from sessions_app.access.rate_limits import Share, allowances
 from sessions_app.access.token_rate_limits import token_allowances
 from sessions_app.access.tokens import Token, read_token
@@ -45,9 +45,9 @@ def authenticate(credentials: Credentials) -> Caller:
     """
     if _is_operator(credentials):
         return OPERATOR
-    found = _identified(credentials, key_ring.known())
-    if found.key is not None and not key_ring.is_use_noted(found.key):
-        key_ring.note_use(found.key)
+    found = _identified(credentials, key_cache.known())
+    if found.key is not None and not key_cache.is_use_noted(found.key):
+        key_cache.note_use(found.key)
     return _charged(found.caller, _share(credentials))
 
 
@@ -55,14 +55,14 @@ def recognize(credentials: Credentials) -> Caller:
     """Who called, and is still there: raises as `authenticate`, but counts nothing."""
     if _is_operator(credentials):
         return OPERATOR
-    return _identified(credentials, key_ring.known()).caller
+    return _identified(credentials, key_cache.known()).caller
 
 
 def recognize_at_once(credentials: Credentials) -> Caller | None:
     """As `recognize`, without the database; None: it has to be asked."""
     if _is_operator(credentials):
         return OPERATOR
-    known = key_ring.at_hand()
+    known = key_cache.at_hand()
     return None if known is None else _identified(credentials, known).caller
 
 
@@ -70,11 +70,11 @@ def authenticate_at_once(credentials: Credentials) -> Caller | None:
     """As `authenticate`, without the database; None: it has to be asked."""
     if _is_operator(credentials):
         return OPERATOR
-    known = key_ring.at_hand()
+    known = key_cache.at_hand()
     if known is None:
         return None
     found = _identified(credentials, known)
-    if found.key is not None and not key_ring.is_use_noted(found.key):
+    if found.key is not None and not key_cache.is_use_noted(found.key):
         return None
     return _charged_at_once(found.caller, _share(credentials))
 

@@ -86,7 +86,7 @@ class Rows:
         return _known_client(row, has_neighbours=others.exists())
 
 
-class KeyRing:
+class KeyCache:
     """What this process knows of clients and keys."""
 
     def __init__(self) -> None:
@@ -185,10 +185,10 @@ def _known_key(row: ApiKey, client: KnownClient) -> KnownKey:
     )
 
 
-key_ring = KeyRing()
+key_cache = KeyCache()
 """Of this process."""
 
 
 def listen_for_changes() -> None:
     """For the process's start."""
-    hub.hear(CHANGED_CHANNEL, key_ring.forget)
+    hub.hear(CHANGED_CHANNEL, key_cache.forget)

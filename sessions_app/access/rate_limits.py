@@ -109,7 +109,7 @@ def quota_of(limit: int, permits: float) -> Quota:
     return Quota(limit=limit, remaining=min(limit, int(permits)), reset_seconds=seconds)
 
 
-class Allowances:
+class RateLimits:
     """Of one process."""
 
     def __init__(self) -> None:
@@ -200,5 +200,5 @@ def refused(limit: int, detail: str, seconds: float) -> RateLimited:
     return RateLimited(detail, retry_after_seconds=retry_after, quota=quota.headers)
 
 
-allowances = Allowances()
+allowances = RateLimits()
 """Of this process."""

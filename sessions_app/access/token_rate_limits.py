@@ -25,7 +25,7 @@ class _Bucket:
     at: float
 
 
-class TokenAllowances:
+class TokenRateLimits:
     """Of one process, and forgotten with it."""
 
     def __init__(self) -> None:
@@ -78,5 +78,5 @@ def limit_of_token(client: KnownClient | None) -> int:
     return min(limit, -(-client.requests_per_minute // 2))
 
 
-token_allowances = TokenAllowances()
+token_allowances = TokenRateLimits()
 """Of this process."""

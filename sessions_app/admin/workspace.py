@@ -27,7 +27,7 @@ from codeexec.errors import InvalidPath, ServiceError
 from sessions_app.admin.display import SESSION_BADGES, ago, text_block
 from sessions_app.api.workspace_answers import download_headers
 from sessions_app.formats import size
-from sessions_app.models import Inquiry, Session
+from sessions_app.models import Session, WorkspaceQuery
 from sessions_app.services.workspace_queries import (
     Answer,
     ask,
@@ -66,7 +66,7 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
     def workspace(self, request: HttpRequest, session_id: UUID) -> HttpResponse:
         session = _readable(request, session_id)
         try:
-            found = _opened(request, session, Inquiry.About.FILES)
+            found = _opened(request, session, WorkspaceQuery.About.FILES)
         except ServiceError as error:
             return self._page(request, session, trouble=error)
         files = found.value["files"]
@@ -88,7 +88,7 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
         session = _readable(request, session_id)
         try:
             name = readable_path(request.GET.get("path", ""))
-            found = _opened(request, session, Inquiry.About.FILE, path=name)
+            found = _opened(request, session, WorkspaceQuery.About.FILE, path=name)
         except (ServiceError, InvalidPath) as error:
             return self._page(request, session, trouble=error)
         if request.GET.get("download"):
@@ -107,7 +107,7 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
     def archive(self, request: HttpRequest, session_id: UUID) -> HttpResponseBase:
         session = _readable(request, session_id)
         try:
-            found = _opened(request, session, Inquiry.About.ARCHIVE)
+            found = _opened(request, session, WorkspaceQuery.About.ARCHIVE)
         except ServiceError as error:
             return self._page(request, session, trouble=error)
         return _download(found, f"session-{session.pk}.tar.gz", "application/gzip")
@@ -164,7 +164,7 @@ def _readable(request: HttpRequest, session_id: UUID) -> Session:
 
 
 def _opened(
-    request: HttpRequest, session: Session, about: Inquiry.About, *, path: str = ""
+    request: HttpRequest, session: Session, about: WorkspaceQuery.About, *, path: str = ""
 ) -> Answer:
     """What the session's node says, noted down. Raises ServiceError."""
     found = wait_for_answer(ask(session.pk, about, path=path))

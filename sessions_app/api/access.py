@@ -22,7 +22,7 @@ from codeexec.errors import (
     ServiceError,
 )
 from codeexec.http.threads import begin_in_thread
-from codeexec.logs import concern
+from codeexec.logs import bind_log
 from sessions_app.access.authentication import Credentials, authenticate, authenticate_at_once
 from sessions_app.api.inputs import require_known
 from sessions_app.callers import Caller, Role, Scope
@@ -151,7 +151,7 @@ def _note(request: HttpRequest, caller: Caller) -> None:
     """What is logged from here on names the client, and the answer says what it may still do."""
     request.answer_headers = caller.answer_headers  # type: ignore[attr-defined]
     if caller.client is not None:
-        concern(client=caller.client.name)
+        bind_log(client=caller.client.name)
 
 
 def credentials_of(request: HttpRequest) -> Credentials:

@@ -171,7 +171,7 @@ class Feed:
 
     async def _follow(self, position: Position | None = None) -> None:
         """From there on, or from what runs now on."""
-        with hub.expect(self.session_id) as waiter:
+        with hub.subscribe(self.session_id) as waiter:
             while not self.is_over:
                 try:
                     if position is None:

@@ -12,7 +12,7 @@ from drf_spectacular.views import SpectacularAPIView
 
 from codeexec.errors import DATABASE_AWAY
 from codeexec.http.error_answers import database_away, error_answer
-from codeexec.http.shared_answer import SharedLook
+from codeexec.http.shared_answer import SharedAnswer
 from codeexec.http.threads import begin_in_thread
 from sessions_app.api.streams import not_allowed
 
@@ -34,7 +34,7 @@ async def _rendered() -> SimpleTemplateResponse:
     return await begin_in_thread(_render, settings.CODE_EXECUTOR["API_AUTH"])
 
 
-_look = SharedLook(_rendered)
+_look = SharedAnswer(_rendered)
 
 
 @lru_cache

@@ -14,12 +14,12 @@ from datetime import datetime
 from itertools import pairwise
 
 from sessions_app.models import Execution
-from sessions_app.services.executions import Arrival
+from sessions_app.services.executions import RequestArrival
 
 STAGES = ("accept", "queue", "prepare", "run")
 
 
-def server_timing(execution: Execution, arrival: Arrival) -> str:
+def server_timing(execution: Execution, arrival: RequestArrival) -> str:
     """The header's value, in milliseconds: every stage that the execution went through, `answer`,
     and the `total` since the request had come in."""
     total = 1000 * (time.monotonic() - arrival.at)

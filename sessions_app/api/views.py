@@ -58,12 +58,12 @@ from sessions_app.api.streams import watched_execution, watched_session
 from sessions_app.api.waiting import Accepted
 from sessions_app.api.workspace_answers import Inquired, as_download, as_json
 from sessions_app.callers import Role, Scope
-from sessions_app.models import Execution, Inquiry, Session
+from sessions_app.models import Execution, Session, WorkspaceQuery
 from sessions_app.models.large_fields import fill, listed_bytes
 from sessions_app.monitoring.health import Health
 from sessions_app.monitoring.readiness import RETRY_SECONDS, Readiness
 from sessions_app.services import executions
-from sessions_app.services.executions import Arrival, submit_at_once, submit_single_run
+from sessions_app.services.executions import RequestArrival, submit_at_once, submit_single_run
 from sessions_app.services.sessions import (
     change_session,
     find_session,
@@ -176,7 +176,7 @@ class SessionViewSet(ApiViewSet):
     @allows(Scope.READ, *ANY_ROLE)
     def files(self, request: Request, session_id: UUID) -> Response:
         """As they are now, also while a program runs. Links are listed and not followed."""
-        asked = ask(session_id, Inquiry.About.FILES, caller=caller_of(request))
+        asked = ask(session_id, WorkspaceQuery.About.FILES, caller=caller_of(request))
         return Inquired(asked, as_json(session_id=str(session_id)))
 
     @extend_schema(
@@ -191,7 +191,7 @@ class SessionViewSet(ApiViewSet):
         it is no regular file.
         """
         name = readable_path(path)
-        asked = ask(session_id, Inquiry.About.FILE, path=name, caller=caller_of(request))
+        asked = ask(session_id, WorkspaceQuery.About.FILE, path=name, caller=caller_of(request))
         return Inquired(asked, as_download(name.rpartition("/")[2], "application/octet-stream"))
 
     @extend_schema(
@@ -203,7 +203,7 @@ class SessionViewSet(ApiViewSet):
         """All its regular files and folders as tar.gz. The header `X-Workspace-Truncated` is there
         when some could not be read.
         """
-        asked = ask(session_id, Inquiry.About.ARCHIVE, caller=caller_of(request))
+        asked = ask(session_id, WorkspaceQuery.About.ARCHIVE, caller=caller_of(request))
         return Inquired(asked, as_download(f"session-{session_id}.tar.gz", "application/gzip"))
 
     @extend_schema(
@@ -231,7 +231,7 @@ class SessionViewSet(ApiViewSet):
     )
     @takes(RunSerializer, parameters=schema.WAIT)
     @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
-    def execute(self, request: Request, session_id: UUID, arrival: Arrival) -> Response:
+    def execute(self, request: Request, session_id: UUID, arrival: RequestArrival) -> Response:
         """Answers when the program has ended, however it ended: `verdict` says how. Runs of one
         session take place one at a time, in the order of their arrival.
         """
@@ -318,7 +318,7 @@ class ExecutionViewSet(ApiViewSet):
     )
     @takes(SingleRunSerializer, parameters=schema.WAIT)
     @allows(Scope.EXECUTE)
-    def run_once(self, request: Request, arrival: Arrival) -> Response:
+    def run_once(self, request: Request, arrival: RequestArrival) -> Response:
         """One run in a fresh sandbox that is thrown away after it."""
         environment, runtime, run = read_single_run(request.data)
         submit = partial(submit_single_run, caller=caller_of(request), runtime=runtime)

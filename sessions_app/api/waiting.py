@@ -36,15 +36,15 @@ from codeexec.errors import (
 from codeexec.http.error_answers import database_away, error_answer
 from codeexec.http.json_answer import JsonAnswer
 from codeexec.http.memory import used_memory
-from codeexec.http.request_metrics import traffic
+from codeexec.http.request_metrics import request_metrics
 from codeexec.http.threads import begin_in_thread, in_thread
-from codeexec.logs import concern
+from codeexec.logs import bind_log
 from sessions_app.api.access import identify
 from sessions_app.api.answers import ExecutionQueuedSerializer, ExecutionSerializer
 from sessions_app.api.large_answers import LargeAnswer
 from sessions_app.api.timing import server_timing
 from sessions_app.models import Execution, run_queries
-from sessions_app.services.executions import Arrival
+from sessions_app.services.executions import RequestArrival
 
 SyncView = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
@@ -80,8 +80,8 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
     @wraps(validate)
     async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
         try:
-            arrival = Arrival(awaited=_wants_result(request))
-            concern(execution_id=arrival.execution_id)
+            arrival = RequestArrival(awaited=_wants_result(request))
+            bind_log(execution_id=arrival.execution_id)
             await identify(request)
             response = await _validated(validate, request, {**kwargs, "arrival": arrival})
         except ServiceError as error:
@@ -90,7 +90,7 @@ def waiting_for_result(validate: SyncView) -> AsyncView:
             return error_answer(database_away(error))
         if not isinstance(response, Accepted):
             return response
-        with hub.expect(arrival.execution_id) as waiter:
+        with hub.subscribe(arrival.execution_id) as waiter:
             try:
                 execution = await _submitted(response.submit, arrival.execution_id)
                 # What was sent is in its row, which may wait for minutes: it isn't held here too.
@@ -118,7 +118,7 @@ def waiting_for_end(validate: SyncView) -> AsyncView:
     async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
         try:
             await identify(request)
-            with hub.expect(kwargs["execution_id"]) as waiter:
+            with hub.subscribe(kwargs["execution_id"]) as waiter:
                 response = await begin_in_thread(answered, validate, request, kwargs)
                 if not _goes_on(response):
                     return response
@@ -214,7 +214,9 @@ async def _read(execution_id: UUID, *, seconds: float | None = None) -> Executio
     return run_queries.read(row)
 
 
-async def _answered(execution: Execution, arrival: Arrival, waiter: Waiter) -> HttpResponseBase:
+async def _answered(
+    execution: Execution, arrival: RequestArrival, waiter: Waiter
+) -> HttpResponseBase:
     if not arrival.awaited:
         return _json(ExecutionQueuedSerializer(), execution, status=202)
     del execution
@@ -229,7 +231,7 @@ async def _answered(execution: Execution, arrival: Arrival, waiter: Waiter) -> H
 async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
     """None where the request's time, or this process's, is over first. Raises DatabaseAway."""
     deadline = time.monotonic() + settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
-    while not traffic.closing and (left := deadline - time.monotonic()) > 0:
+    while not request_metrics.closing and (left := deadline - time.monotonic()) > 0:
         if await waiter.wait(min(left, REREAD_SECONDS)) and waiter.news:
             return run_queries.told(waiter.news)
         try:
@@ -245,7 +247,7 @@ async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
     return None
 
 
-def _result(execution: Execution, arrival: Arrival) -> HttpResponseBase:
+def _result(execution: Execution, arrival: RequestArrival) -> HttpResponseBase:
     response: HttpResponseBase = (
         LargeAnswer(ExecutionSerializer(), execution)
         if execution.left_out
@@ -261,7 +263,11 @@ def _json(serializer: Serializer[Any], execution: Execution, status: int) -> Htt
 
 def _pending(execution_id: UUID) -> ResultPending:
     seconds = settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
-    why = "This server is shutting down" if traffic.closing else f"No result within {seconds:g} s"
+    why = (
+        "This server is shutting down"
+        if request_metrics.closing
+        else f"No result within {seconds:g} s"
+    )
     return ResultPending(
         f"{why}; the execution goes on: GET /api/v1/executions/{execution_id} will have it.",
         execution_id=str(execution_id),

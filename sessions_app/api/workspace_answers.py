@@ -18,7 +18,7 @@ from codeexec.errors import DATABASE_AWAY, ServiceError
 from codeexec.http.error_answers import database_away, error_answer
 from codeexec.http.json_answer import JsonAnswer
 from codeexec.http.threads import begin_in_thread, in_thread
-from sessions_app.models import Inquiry
+from sessions_app.models import WorkspaceQuery
 from sessions_app.services.workspace_queries import Answer, answer, pieces, take_back_soon
 
 AT_ONCE_CHARACTERS = 64 * 1024
@@ -32,9 +32,9 @@ Render = Callable[[Answer], HttpResponseBase]
 class Inquired(Response):
     """A question that has been sent, and what is made of its answer."""
 
-    def __init__(self, inquiry: Inquiry, render: Render) -> None:
+    def __init__(self, query: WorkspaceQuery, render: Render) -> None:
         super().__init__(status=202)
-        self.inquiry = inquiry
+        self.query = query
         self.respond = render
 
 
@@ -47,7 +47,7 @@ def waiting_for_answer(view: SyncView) -> AsyncView:
             response = await _asked(begin_in_thread(_answered, view, request, kwargs))
             if not isinstance(response, Inquired):
                 return response
-            found = await answer(response.inquiry)
+            found = await answer(response.query)
             if len(found.text) > AT_ONCE_CHARACTERS:
                 return await in_thread(response.respond, found)
             return response.respond(found)
@@ -73,7 +73,7 @@ def _take_back_unawaited(asking: asyncio.Future[HttpResponseBase]) -> None:
     if not asking.cancelled() and asking.exception() is None:
         response = asking.result()
         if isinstance(response, Inquired):
-            take_back_soon(response.inquiry)
+            take_back_soon(response.query)
 
 
 def _answered(view: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:

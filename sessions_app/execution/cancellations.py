@@ -22,7 +22,7 @@ from sessions_app.models.run_sql import CANCELS_CHANNEL
 logger = logging.getLogger(__name__)
 
 
-class Interrupts:
+class RunInterrupts:
     """How each of a process's runs is ended. Used by many threads."""
 
     def __init__(self) -> None:
@@ -48,8 +48,8 @@ class Interrupts:
 
 
 class Cancellations:
-    """Hears which executions are to be ended, on a connection of its own: that of the `Inbox` is
-    read only while there is a thread that could run something. For one thread.
+    """Hears which executions are to be ended, on a connection of its own: that of the `RunListener`
+    is read only while there is a thread that could run something. For one thread.
     """
 
     def __init__(self) -> None:

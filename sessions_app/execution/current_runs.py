@@ -54,7 +54,7 @@ class Run:
         self.works = not 0 <= spent < WORK_SHARE * passed
 
 
-class Runs:
+class CurrentRuns:
     """Of one process. Used by many threads."""
 
     def __init__(self, places: int) -> None:

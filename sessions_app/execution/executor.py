@@ -21,16 +21,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from codeexec.db.connection_pool import ConnectionLender
+from codeexec.db.connection_pool import ConnectionPool
 from codeexec.errors import DATABASE_AWAY
-from codeexec.logs import about
+from codeexec.logs import log_context
 from codeexec.taskqueue.cluster import Stop
 from codeexec.taskqueue.ipc import SafeEvent
 from sessions_app.execution.cancellations import Cancellations
-from sessions_app.execution.current_runs import Run, Runs
+from sessions_app.execution.current_runs import CurrentRuns, Run
 from sessions_app.execution.leases import Leases
-from sessions_app.execution.run_execution import Surroundings, run_execution
-from sessions_app.execution.run_listener import Inbox
+from sessions_app.execution.run_execution import ExecutorContext, run_execution
+from sessions_app.execution.run_listener import RunListener
 from sessions_app.models.run_queries import Claim
 from sessions_app.node.registration import worker_name
 from sessions_app.services.executions import (
@@ -68,22 +68,22 @@ class Executor:
         self._closed = SafeEvent()
         """Set: nothing more is taken up."""
         self._worker = worker_name()
-        self._inbox = Inbox(node_id, self._closed)
+        self._inbox = RunListener(node_id, self._closed)
         self._cancellations = Cancellations()
         self._turn = threading.Lock()
         self._looking: Counter[str] = Counter()
         """Threads that look after a session."""
         self._looking_lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
-        self._runs = Runs(concurrency)
-        self._lender = ConnectionLender(CONNECTIONS)
-        self._around = Surroundings.using(self._lender.lent)
+        self._runs = CurrentRuns(concurrency)
+        self._lender = ConnectionPool(CONNECTIONS)
+        self._context = ExecutorContext.using(self._lender.borrowed)
         self._leases = Leases()
 
-    def bury(self, predecessor_pid: int) -> None:
+    def fail_runs_of(self, predecessor_pid: int) -> None:
         """What an executor ran that has died has failed: nobody needs to wait for its leases."""
         try:
-            with self._lender.lent():
+            with self._lender.borrowed():
                 abandon_executions_of(worker_name(predecessor_pid))
         except DATABASE_AWAY as error:
             logger.warning(
@@ -101,7 +101,7 @@ class Executor:
         self._let_end()
         self._inbox.close()
         self._cancellations.close()
-        self._around.close()
+        self._context.close()
         self._lender.close()
 
     def _let_end(self) -> None:
@@ -124,14 +124,14 @@ class Executor:
                 if run not in failed:
                     self._fail(run)
                     failed.add(run)
-                self._around.interrupts.end(run.claim.execution_id)
+                self._context.interrupts.end(run.claim.execution_id)
             time.sleep(STOPPING_SECONDS)
 
     def _fail(self, run: Run) -> None:
         logger.warning("execution %s is cut off", run.claim.execution_id)
         try:
-            with self._lender.lent():
-                self._around.live.flush()  # what the program wrote becomes its output
+            with self._lender.borrowed():
+                self._context.live.flush()  # what the program wrote becomes its output
                 fail_execution(run.claim, CUT_OFF)
         except DATABASE_AWAY as error:
             logger.warning("it is ended when its lease is over: %s", error)
@@ -151,21 +151,21 @@ class Executor:
     def _pause(self, seconds: float, *, until: SafeEvent) -> None:
         for execution_id in self._cancellations.next(seconds, until=until):
             self._leases.give_up(execution_id)
-            self._around.interrupts.end(execution_id)
+            self._context.interrupts.end(execution_id)
 
     def _keep_up(self) -> None:
         for _ in range(self._runs.give_back_places()):
             self._start_thread()
-        self._around.attachments.close_stale()
+        self._context.sandbox_connections.close_stale()
         if not self._leases.any():
             return
         try:
-            with self._lender.lent():
+            with self._lender.borrowed():
                 self._leases.renew()
         except DATABASE_AWAY as error:
-            self._around.outage.failed(error)
+            self._context.outage.failed(error)
         else:
-            self._around.outage.worked()
+            self._context.outage.worked()
 
     def _work(self) -> None:
         while True:
@@ -173,7 +173,7 @@ class Executor:
                 session_id = self._inbox.next()
             if session_id is None:
                 return
-            with about(session_id=session_id):
+            with log_context(session_id=session_id):
                 if not self._run_next(session_id):
                     return
 
@@ -181,19 +181,19 @@ class Executor:
         """False: it went on for long, and another thread has come in this one's place."""
         run: Run | None = None
         try:
-            with self._looked_after(session_id):
+            with self._busy_with(session_id):
                 if claim := self._claim(session_id):
                     with (
                         self._runs.going_on(claim) as run,
                         self._leases.held(claim.execution_id) as keep_going,
                     ):
-                        run_execution(claim, self._around, keep_going)
+                        run_execution(claim, self._context, keep_going)
         except Exception:
             logger.exception("session %s: a run failed", session_id)
         return run is None or run.has_place
 
     @contextmanager
-    def _looked_after(self, session_id: str) -> Iterator[None]:
+    def _busy_with(self, session_id: str) -> Iterator[None]:
         with self._looking_lock:
             self._looking[session_id] += 1
         try:
@@ -208,7 +208,7 @@ class Executor:
         answer_lost = False
         while not self._closed.is_set():
             try:
-                with self._lender.lent():
+                with self._lender.borrowed():
                     if answer_lost:
                         self._requeue_unheard(session_id)
                     return claim_next_execution(
@@ -216,7 +216,7 @@ class Executor:
                     )
             except DATABASE_AWAY as error:
                 answer_lost = True
-                self._around.outage.failed(error)
+                self._context.outage.failed(error)
                 self._closed.wait(_RETRY_SECONDS)
         return None
 
@@ -234,5 +234,5 @@ def run_executor(
     """The life of the executor's process, until it is told to stop."""
     executor = Executor(node_id, concurrency=concurrency, stop=stop)
     if predecessor_pid is not None:
-        executor.bury(predecessor_pid)
+        executor.fail_runs_of(predecessor_pid)
     executor.run()

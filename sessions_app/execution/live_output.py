@@ -110,7 +110,7 @@ class LiveOutput:
             run.add(stage, stream, data)
             self._wake(run)
 
-    def tell_that_it_runs(self, run: RunOutput) -> None:
+    def announce_run(self, run: RunOutput) -> None:
         """For a run that has written nothing yet. Once is enough."""
         if not run.announced:
             with self._changed:

@@ -13,9 +13,9 @@ from typing import Self, TypeVar
 from uuid import UUID
 
 from codeexec.errors import DATABASE_AWAY
-from codeexec.logs import about
+from codeexec.logs import log_context
 from codeexec.outages import Outage
-from codeexec.sandbox.driver import Attachment, KeepGoing, OnOutput
+from codeexec.sandbox.driver import KeepGoing, OnOutput, SandboxConnection
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
@@ -29,9 +29,9 @@ from environments_app.command_templates import build_commands
 from environments_app.environment_cache import read_environment, recall
 from environments_app.models import Environment
 from sessions_app.execution import not_started
-from sessions_app.execution.cancellations import Interrupts
+from sessions_app.execution.cancellations import RunInterrupts
 from sessions_app.execution.live_output import LiveOutput, RunOutput
-from sessions_app.execution.sandbox_connections import Attachments
+from sessions_app.execution.sandbox_connections import SandboxConnections
 from sessions_app.models.event import Stage
 from sessions_app.models.execution import Outcome, Verdict
 from sessions_app.models.run_queries import Claim
@@ -51,14 +51,14 @@ _MOST_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class ExecutorContext:
     """What the runs of one process share."""
 
     database: Callable[[], AbstractContextManager[None]]
     """Inside its `with`, this thread may use the database."""
     live: LiveOutput
-    attachments: Attachments = field(default_factory=Attachments)
-    interrupts: Interrupts = field(default_factory=Interrupts)
+    sandbox_connections: SandboxConnections = field(default_factory=SandboxConnections)
+    interrupts: RunInterrupts = field(default_factory=RunInterrupts)
     moved: Counter[UUID] = field(default_factory=Counter)
     """How often each execution was given to a new sandbox before it had started in one."""
     outage: Outage = field(default_factory=lambda: Outage(logger, "The executor's database"))
@@ -75,45 +75,45 @@ class Surroundings:
 
     def close(self) -> None:
         self.live.close()
-        self.attachments.close()
+        self.sandbox_connections.close()
 
 
-def run_execution(claim: Claim, around: Surroundings, keep_going: KeepGoing) -> None:
+def run_execution(claim: Claim, context: ExecutorContext, keep_going: KeepGoing) -> None:
     """Run a claimed execution to its end and keep what it came to, whatever happens."""
     ids = {"request_id": claim.request_id, "session_id": claim.session_id}
-    output = around.live.of(claim)
-    with about(**ids, execution_id=claim.execution_id):
-        _run_to_its_end(claim, around, keep_going, output)
+    output = context.live.of(claim)
+    with log_context(**ids, execution_id=claim.execution_id):
+        _run_to_its_end(claim, context, keep_going, output)
     # Not where that raises: whoever ends the execution later makes these rows its output.
-    around.live.forget(output)
+    context.live.forget(output)
 
 
 def _run_to_its_end(
-    claim: Claim, around: Surroundings, keep_going: KeepGoing, output: RunOutput
+    claim: Claim, context: ExecutorContext, keep_going: KeepGoing, output: RunOutput
 ) -> None:
     try:
-        outcome, started = _run_in_sandbox(claim, around, keep_going, output)
+        outcome, started = _run_in_sandbox(claim, context, keep_going, output)
     except (SandboxLost, EngineUnavailable) as error:
-        if not _move(claim, around, error):
-            _fail(claim, around, _reason(claim, error), sandbox_lost=True)
+        if not _move(claim, context, error):
+            _fail(claim, context, _reason(claim, error), sandbox_lost=True)
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
-        _fail(claim, around, str(error))
+        _fail(claim, context, str(error))
     except BaseException as error:  # SystemExit too: the row must not stay `running`
         logger.exception("execution %s failed", claim.execution_id)
-        _fail(claim, around, f"The service failed: {error!r}")
+        _fail(claim, context, f"The service failed: {error!r}")
         raise
     else:
-        _finish(claim, around, outcome, started)
+        _finish(claim, context, outcome, started)
 
 
-def _move(claim: Claim, around: Surroundings, error: SandboxLost | EngineUnavailable) -> bool:
+def _move(claim: Claim, context: ExecutorContext, error: SandboxLost | EngineUnavailable) -> bool:
     """Nothing of it has started, and its sandbox is lost: it is run in a new one. False: something
     has, or it was moved too often, or somebody wants its end.
     """
-    if (isinstance(error, SandboxLost) and error.has_started) or not around.may_move(claim):
+    if (isinstance(error, SandboxLost) and error.has_started) or not context.may_move(claim):
         return False
     moved = _with_database(
-        around,
+        context,
         partial(
             requeue_execution,
             claim.execution_id,
@@ -127,20 +127,22 @@ def _move(claim: Claim, around: Surroundings, error: SandboxLost | EngineUnavail
     return moved
 
 
-def _fail(claim: Claim, around: Surroundings, reason: str, *, sandbox_lost: bool = False) -> None:
+def _fail(
+    claim: Claim, context: ExecutorContext, reason: str, *, sandbox_lost: bool = False
+) -> None:
     logger.warning("not run: %s", reason)
 
     def fail() -> None:
-        around.live.flush()  # what the program wrote becomes its output
+        context.live.flush()  # what the program wrote becomes its output
         executions.fail_execution(claim, reason, sandbox_lost=sandbox_lost)
 
-    _with_database(around, fail)
+    _with_database(context, fail)
 
 
-def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float) -> None:
+def _finish(claim: Claim, context: ExecutorContext, outcome: Outcome, started: float) -> None:
     lost = not _is_clean(outcome)
     if lost:
-        _throw_away_sandbox(claim, around)
+        _throw_away_sandbox(claim, context)
 
     def finish() -> None:
         seconds = time.monotonic() - started
@@ -149,7 +151,7 @@ def _finish(claim: Claim, around: Surroundings, outcome: Outcome, started: float
         )
 
     milliseconds = 1000 * (time.monotonic() - started)
-    _with_database(around, finish)
+    _with_database(context, finish)
     logger.info("ran, and came to %s in %.1f ms", outcome.verdict.value, milliseconds)
 
 
@@ -162,19 +164,19 @@ def _reason(claim: Claim, error: SandboxError) -> str:
     return f"{reason} The session goes on in a new sandbox with an empty workspace."
 
 
-def _with_database(around: Surroundings, use: Callable[[], T]) -> T:
+def _with_database(context: ExecutorContext, use: Callable[[], T]) -> T:
     """Write what a run came to, or read what it needs, however long the database is away. Should
     somebody else have ended the execution meanwhile, its row says so to `use`.
     """
     while True:
         try:
-            with around.database():
+            with context.database():
                 done = use()
         except DATABASE_AWAY as error:
-            around.outage.failed(error)
+            context.outage.failed(error)
             time.sleep(_DATABASE_RETRY_SECONDS)
         else:
-            around.outage.worked()
+            context.outage.worked()
             return done
 
 
@@ -183,25 +185,25 @@ def _is_clean(outcome: Outcome) -> bool:
     return all(result.clean for result in results)
 
 
-def _throw_away_sandbox(claim: Claim, around: Surroundings) -> None:
+def _throw_away_sandbox(claim: Claim, context: ExecutorContext) -> None:
     """A run left something behind that did not end: nothing else may run beside it."""
     logger.warning("session %s: a run left something behind", claim.session_id)
     try:
-        with around.database():
+        with context.database():
             destroy_sandbox(str(claim.session_id))
     except EngineUnavailable as error:  # then the start of the next one removes it
         logger.warning("session %s: %s", claim.session_id, error)
 
 
 def _run_in_sandbox(
-    claim: Claim, around: Surroundings, keep_going: KeepGoing, output: RunOutput
+    claim: Claim, context: ExecutorContext, keep_going: KeepGoing, output: RunOutput
 ) -> tuple[Outcome, float]:
     """What it came to, and when it began, by the monotonic clock."""
     if claim.sandbox is None:
         raise SandboxLost("The session's sandbox is gone.")
-    environment = _environment(claim, around)
-    watched = _Watched(around.live, output, keep_going)
-    run = partial(_run_attached, claim, claim.sandbox, environment, around, watched)
+    environment = _environment(claim, context)
+    watched = _Watched(context.live, output, keep_going)
+    run = partial(_run_attached, claim, claim.sandbox, environment, context, watched)
     try:
         return run()
     except SandboxLost as error:
@@ -215,15 +217,15 @@ def _run_attached(
     claim: Claim,
     handle: SandboxHandle,
     environment: Environment,
-    around: Surroundings,
+    context: ExecutorContext,
     watched: _Watched,
 ) -> tuple[Outcome, float]:
     started = time.monotonic()
     try:
-        with around.attachments.lent(handle, watched.wanted) as sandbox:
+        with context.sandbox_connections.borrowed(handle, watched.wanted) as sandbox:
             sandbox.write_files(executions.workspace_files(claim))
             started = time.monotonic()
-            with around.interrupts.of(claim.execution_id, sandbox.interrupt):
+            with context.interrupts.of(claim.execution_id, sandbox.interrupt):
                 return _compile_and_run(claim, environment, sandbox, watched), started
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
         compilation = watched.compilations[-1] if watched.compilations else None
@@ -244,22 +246,22 @@ class _Watched:
     """That went well, for a program that can't be started then."""
 
     def keep_going(self) -> bool:
-        self.live.tell_that_it_runs(self.output)
+        self.live.announce_run(self.output)
         return self.wanted()
 
     def written(self, stage: Stage) -> OnOutput:
         return partial(self.live.tell, self.output, stage)
 
 
-def _environment(claim: Claim, around: Surroundings) -> Environment:
+def _environment(claim: Claim, context: ExecutorContext) -> Environment:
     known = recall(claim.environment_id, claim.environment_version)
     if known is not None:
         return known
-    return _with_database(around, partial(read_environment, claim.environment_id)).environment
+    return _with_database(context, partial(read_environment, claim.environment_id)).environment
 
 
 def _compile_and_run(
-    claim: Claim, environment: Environment, sandbox: Attachment, watched: _Watched
+    claim: Claim, environment: Environment, sandbox: SandboxConnection, watched: _Watched
 ) -> Outcome:
     commands = build_commands(environment, claim.filename, claim.args)
     limits = environment.limits()

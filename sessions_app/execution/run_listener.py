@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-class Turns:
+class FairTurns:
     """Sessions that may have something to run. Their clients take turns, and so do the sessions of
     one client: however many wait of one, another's waits for one of them at most.
     """
@@ -51,13 +51,13 @@ class Turns:
         return session_id
 
 
-class Inbox:
+class RunListener:
     """One node's announcements. Used by one thread at a time."""
 
     def __init__(self, node_id: UUID, stop: SafeEvent) -> None:
         self._node_id = node_id
         self._stop = stop
-        self._turns = Turns()
+        self._turns = FairTurns()
         self._connection: psycopg.Connection[Any] | None = None
         self._failures = 0
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from codeexec.sandbox.driver import Attachment, KeepGoing, always
+from codeexec.sandbox.driver import KeepGoing, SandboxConnection, always
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError
 from codeexec.sandbox.types import SandboxHandle
 from environments_app.current_driver import get_driver
@@ -24,7 +24,7 @@ _RETRY_SECONDS = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class _Kept:
-    attachment: Attachment
+    attachment: SandboxConnection
     stack: ExitStack
     """Its exit ends the conversation."""
 
@@ -33,7 +33,7 @@ class _Kept:
             self.stack.close()
 
 
-class Attachments:
+class SandboxConnections:
     """Safe to be used by many threads, each with another sandbox."""
 
     def __init__(self) -> None:
@@ -41,7 +41,9 @@ class Attachments:
         self._lock = threading.Lock()
 
     @contextmanager
-    def lent(self, handle: SandboxHandle, keep_going: KeepGoing = always) -> Iterator[Attachment]:
+    def borrowed(
+        self, handle: SandboxHandle, keep_going: KeepGoing = always
+    ) -> Iterator[SandboxConnection]:
         """An attachment that was kept, or a new one. Kept for the next unless this raises. An
         Engine that is away is waited for, for a while and as long as `keep_going` says so.
 
@@ -57,7 +59,7 @@ class Attachments:
     def close_stale(self) -> None:
         """End the conversations with sandboxes that are gone."""
         with self._lock:
-            stale = [key for key, kept in self._kept.items() if not kept.attachment.is_fresh()]
+            stale = [key for key, kept in self._kept.items() if not kept.attachment.is_usable()]
             ended = [self._kept.pop(key) for key in stale]
         for kept in ended:
             kept.close()
@@ -71,7 +73,7 @@ class Attachments:
     def _take(self, container_id: str) -> _Kept | None:
         with self._lock:
             kept = self._kept.pop(container_id, None)
-        if kept is not None and not kept.attachment.is_fresh():
+        if kept is not None and not kept.attachment.is_usable():
             kept.close()
             return None
         return kept
@@ -81,7 +83,7 @@ class Attachments:
             self._kept[container_id] = kept
 
 
-def _attached(handle: SandboxHandle, stack: ExitStack, keep_going: KeepGoing) -> Attachment:
+def _attached(handle: SandboxHandle, stack: ExitStack, keep_going: KeepGoing) -> SandboxConnection:
     deadline = time.monotonic() + ENGINE_SECONDS
     while True:
         try:

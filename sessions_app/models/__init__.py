@@ -13,7 +13,7 @@ from sessions_app.models.node import Node
 from sessions_app.models.run_stats import RunTally
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
-from sessions_app.models.workspace_query import Inquiry, InquiryPiece
+from sessions_app.models.workspace_query import WorkspaceQuery, WorkspaceQueryPiece
 
 __all__ = [
     "ApiKey",
@@ -25,8 +25,6 @@ __all__ = [
     "Event",
     "Execution",
     "FailedLogin",
-    "Inquiry",
-    "InquiryPiece",
     "IsolationCheck",
     "Node",
     "RunTally",
@@ -34,4 +32,6 @@ __all__ = [
     "Session",
     "Total",
     "TotalMark",
+    "WorkspaceQuery",
+    "WorkspaceQueryPiece",
 ]

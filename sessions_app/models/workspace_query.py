@@ -17,7 +17,7 @@ from sessions_app.models.session import Session
 LATEST = timedelta(seconds=15)
 """A question that nobody took up for this long isn't answered any more: whoever asked has gone."""
 
-CHANNEL = "code_executor_inquiries_"
+CHANNEL = "code_executor_workspace_queries_"
 """And the id of a node: its workspace reader listens."""
 
 KEPT = timedelta(minutes=10)
@@ -28,22 +28,22 @@ KEEP_AGAIN = timedelta(minutes=1)
 
 _TAKE_NEXT = """
 WITH next AS (
-    SELECT inquiry.id, session.client_id
-    FROM sessions_app_inquiry AS inquiry
-    JOIN sessions_app_session AS session ON session.id = inquiry.session_id
-    WHERE inquiry.status = 'asked' AND session.node_id = %(node)s AND (
-        CASE WHEN inquiry.about = 'keep'
-        THEN %(may_keep)s AND inquiry.asked_at <= now()
+    SELECT query.id, session.client_id
+    FROM sessions_app_workspacequery AS query
+    JOIN sessions_app_session AS session ON session.id = query.session_id
+    WHERE query.status = 'asked' AND session.node_id = %(node)s AND (
+        CASE WHEN query.about = 'keep'
+        THEN %(may_keep)s AND query.asked_at <= now()
             AND session.status IN ('ready', 'executing')
-        ELSE inquiry.asked_at > now() - %(latest)s END
+        ELSE query.asked_at > now() - %(latest)s END
       )
       AND session.id <> ALL(%(sessions)s::uuid[])
       AND (session.client_id IS NULL OR session.client_id <> ALL(%(clients)s::bigint[]))
-    ORDER BY inquiry.about = 'keep', inquiry.asked_at
+    ORDER BY query.about = 'keep', query.asked_at
     LIMIT 1
-    FOR UPDATE OF inquiry SKIP LOCKED
+    FOR UPDATE OF query SKIP LOCKED
 )
-UPDATE sessions_app_inquiry AS row
+UPDATE sessions_app_workspacequery AS row
 SET status = 'taken'
 FROM next
 WHERE row.id = next.id
@@ -51,27 +51,27 @@ RETURNING row.id, row.session_id, row.about, row.path, row.asked_at, next.client
 """
 _PUT_BACK = """
 WITH back AS (
-    UPDATE sessions_app_inquiry AS row
+    UPDATE sessions_app_workspacequery AS row
     SET status = 'asked'
     FROM sessions_app_session AS session
     WHERE row.status = 'taken' AND session.id = row.session_id AND session.node_id = %s
       AND row.id <> ALL(%s::uuid[])
     RETURNING row.id
 )
-DELETE FROM sessions_app_inquirypiece WHERE inquiry_id IN (SELECT id FROM back)
+DELETE FROM sessions_app_workspacequerypiece WHERE query_id IN (SELECT id FROM back)
 """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TakenInquiry:
+class TakenQuery:
     """One that this process answers now: nobody else will."""
 
-    inquiry: Inquiry
+    query: WorkspaceQuery
     session_id: UUID
     client_id: int | None
 
 
-class InquiryStatus(models.TextChoices):
+class WorkspaceQueryStatus(models.TextChoices):
     ASKED = "asked", "asked"
     TAKEN = "taken", "taken"
     """The session's node is looking."""
@@ -80,24 +80,26 @@ class InquiryStatus(models.TextChoices):
     """`code` and `reason` say why."""
 
 
-class InquiryQuerySet(models.QuerySet["Inquiry"]):
-    def transition(self, to: InquiryStatus, *, expected: InquiryStatus, **changes: Any) -> bool:
+class WorkspaceQueryQuerySet(models.QuerySet["WorkspaceQuery"]):
+    def transition(
+        self, to: WorkspaceQueryStatus, *, expected: WorkspaceQueryStatus, **changes: Any
+    ) -> bool:
         """Change status if it is still the expected one; False: somebody else was faster."""
         return self.filter(status=expected).update(status=to, **changes) > 0
 
     def awaited(self) -> Self:
         """Not taken up yet, and somebody waits for the answer."""
-        asked = self.filter(status=InquiryStatus.ASKED, asked_at__gt=timezone.now() - LATEST)
-        return asked.exclude(about=Inquiry.About.KEEP)
+        asked = self.filter(status=WorkspaceQueryStatus.ASKED, asked_at__gt=timezone.now() - LATEST)
+        return asked.exclude(about=WorkspaceQuery.About.KEEP)
 
     def needless(self) -> Self:
         """Answers that nobody has fetched, and longer lives of sandboxes that are gone."""
-        keep = Q(about=Inquiry.About.KEEP)
+        keep = Q(about=WorkspaceQuery.About.KEEP)
         live = Session.objects.live().filter(pk=OuterRef("session_id"))
         return self.filter(~keep & Q(asked_at__lt=timezone.now() - KEPT) | keep & ~Q(Exists(live)))
 
 
-class Inquiry(models.Model):
+class WorkspaceQuery(models.Model):
     """What somebody wants to know of a session's running sandbox, on its way to the node that has
     it, and the answer on its way back. Whoever fetches an answer removes it. Nothing refers to
     these rows, and a crash of the database server may lose them.
@@ -106,7 +108,7 @@ class Inquiry(models.Model):
     and its row goes when it is done.
     """
 
-    Status = InquiryStatus
+    Status = WorkspaceQueryStatus
 
     class About(models.TextChoices):
         FILES = "files", "what files there are"
@@ -119,23 +121,25 @@ class Inquiry(models.Model):
     session_id = models.UUIDField()
     about = models.CharField(max_length=10, choices=About)
     path = models.TextField(blank=True)
-    status = models.CharField(max_length=10, choices=InquiryStatus, default=InquiryStatus.ASKED)
+    status = models.CharField(
+        max_length=10, choices=WorkspaceQueryStatus, default=WorkspaceQueryStatus.ASKED
+    )
     asked_at = models.DateTimeField(default=timezone.now)
     answer = models.JSONField(null=True)
     code = models.CharField(max_length=40, blank=True)
     reason = models.TextField(blank=True)
 
-    objects = InquiryQuerySet.as_manager()
+    objects = WorkspaceQueryQuerySet.as_manager()
 
     class Meta:
-        verbose_name_plural = "inquiries"
+        verbose_name_plural = "workspace queries"
         default_permissions = ()
         constraints = [
             models.CheckConstraint(
                 condition=Q(status__in=["asked", "taken"], answer__isnull=True, code="")
                 | Q(status="answered", answer__isnull=False, code="")
                 | Q(status="refused", answer__isnull=True) & ~Q(code=""),
-                name="inquiry_answer_fits_status",
+                name="workspace_query_answer_fits_status",
             ),
         ]
 
@@ -149,7 +153,7 @@ class Inquiry(models.Model):
         except_sessions: Sequence[UUID] = (),
         except_clients: Sequence[int] = (),
         may_keep: bool = True,
-    ) -> TakenInquiry | None:
+    ) -> TakenQuery | None:
         """asked → taken: the oldest that somebody waits for, of the node's sessions but those, and
         of others than those clients; if there is none, and `may_keep`, one to keep a sandbox.
         """
@@ -165,22 +169,22 @@ class Inquiry(models.Model):
             row = cursor.fetchone()
         if row is None:
             return None
-        inquiry_id, session_id, about, path, asked_at, client_id = row
-        inquiry = Inquiry(
-            id=inquiry_id,
+        query_id, session_id, about, path, asked_at, client_id = row
+        query = WorkspaceQuery(
+            id=query_id,
             session_id=session_id,
             about=about,
             path=path,
             asked_at=asked_at,
-            status=InquiryStatus.TAKEN,
+            status=WorkspaceQueryStatus.TAKEN,
         )
-        return TakenInquiry(inquiry=inquiry, session_id=session_id, client_id=client_id)
+        return TakenQuery(query=query, session_id=session_id, client_id=client_id)
 
     @staticmethod
-    def put_back(node_id: UUID, *, except_inquiries: Sequence[UUID] = ()) -> None:
+    def put_back(node_id: UUID, *, except_queries: Sequence[UUID] = ()) -> None:
         """taken → asked: who was answering them has died, or has lost the database."""
         with connection.cursor() as cursor:
-            cursor.execute(_PUT_BACK, [node_id, list(except_inquiries)])
+            cursor.execute(_PUT_BACK, [node_id, list(except_queries)])
 
     @staticmethod
     def ask_to_keep(session_id: UUID, node_id: UUID | None) -> None:
@@ -188,84 +192,90 @@ class Inquiry(models.Model):
         written the new time: one that waits already is kept from being taken up before its end,
         and does for this one too.
         """
-        keep = Inquiry.About.KEEP
-        waiting = Inquiry.objects.filter(session_id=session_id, about=keep)
-        waiting = waiting.filter(status=InquiryStatus.ASKED)
+        keep = WorkspaceQuery.About.KEEP
+        waiting = WorkspaceQuery.objects.filter(session_id=session_id, about=keep)
+        waiting = waiting.filter(status=WorkspaceQueryStatus.ASKED)
         if not waiting.update(asked_at=Now()):
-            Inquiry.objects.create(session_id=session_id, about=keep, asked_at=Now())
+            WorkspaceQuery.objects.create(session_id=session_id, about=keep, asked_at=Now())
         if node_id is not None:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_notify(%s, '')", [f"{CHANNEL}{node_id}"])
 
     @property
     def is_awaited(self) -> bool:
-        return Inquiry.objects.filter(pk=self.pk).exists()
+        return WorkspaceQuery.objects.filter(pk=self.pk).exists()
 
     def tell(self, answer: Any) -> bool:
         """taken → answered. False: nobody waits for it any more."""
-        return self._end(InquiryStatus.ANSWERED, answer=answer)
+        return self._end(WorkspaceQueryStatus.ANSWERED, answer=answer)
 
     def refuse(self, code: str, reason: str) -> bool:
         """taken → refused."""
-        return self._end(InquiryStatus.REFUSED, code=code, reason=reason)
+        return self._end(WorkspaceQueryStatus.REFUSED, code=code, reason=reason)
 
     def done(self) -> bool:
         """taken → gone: nobody waits for an answer."""
-        deleted, _ = Inquiry.objects.filter(pk=self.pk, status=InquiryStatus.TAKEN).delete()
+        deleted, _ = WorkspaceQuery.objects.filter(
+            pk=self.pk, status=WorkspaceQueryStatus.TAKEN
+        ).delete()
         return deleted > 0
 
     def postpone(self) -> bool:
         """taken → asked, behind the others."""
-        row = Inquiry.objects.filter(pk=self.pk)
+        row = WorkspaceQuery.objects.filter(pk=self.pk)
         return row.transition(
-            InquiryStatus.ASKED, expected=InquiryStatus.TAKEN, asked_at=Now() + KEEP_AGAIN
+            WorkspaceQueryStatus.ASKED,
+            expected=WorkspaceQueryStatus.TAKEN,
+            asked_at=Now() + KEEP_AGAIN,
         )
 
-    def _end(self, to: InquiryStatus, **changes: Any) -> bool:
-        row = Inquiry.objects.filter(pk=self.pk)
-        ended = row.transition(to, expected=InquiryStatus.TAKEN, **changes)
+    def _end(self, to: WorkspaceQueryStatus, **changes: Any) -> bool:
+        row = WorkspaceQuery.objects.filter(pk=self.pk)
+        ended = row.transition(to, expected=WorkspaceQueryStatus.TAKEN, **changes)
         if ended:
             publish(self.pk)
         return ended
 
 
-class InquiryPieceQuerySet(models.QuerySet["InquiryPiece"]):
+class WorkspaceQueryPieceQuerySet(models.QuerySet["WorkspaceQueryPiece"]):
     def unfetched(self) -> Self:
         return self.filter(written_at__lt=timezone.now() - KEPT)
 
 
-class InquiryPiece(models.Model):
+class WorkspaceQueryPiece(models.Model):
     """Bytes of an answer, in order. Fetched piece by piece, and removed by that."""
 
-    inquiry_id = models.UUIDField()
+    query_id = models.UUIDField()
     number = models.PositiveIntegerField()
     data = models.BinaryField()
     written_at = models.DateTimeField(default=timezone.now)
 
-    objects = InquiryPieceQuerySet.as_manager()
+    objects = WorkspaceQueryPieceQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
         constraints = [
-            models.UniqueConstraint(fields=["inquiry_id", "number"], name="inquiry_piece_number")
+            models.UniqueConstraint(
+                fields=["query_id", "number"], name="workspace_query_piece_number"
+            )
         ]
 
     def __str__(self) -> str:
-        return f"{self.inquiry_id} {self.number}"
+        return f"{self.query_id} {self.number}"
 
     @staticmethod
-    def keep(inquiry: Inquiry, number: int, data: bytes) -> bool:
+    def keep(query: WorkspaceQuery, number: int, data: bytes) -> bool:
         """False: the question was taken back, and nothing more is to be kept."""
         with connection.cursor() as cursor:
-            cursor.execute(_KEEP_PIECE, [inquiry.pk, number, data, timezone.now()])
+            cursor.execute(_KEEP_PIECE, [query.pk, number, data, timezone.now()])
             return bool(cursor.rowcount)
 
 
 # The lock has whoever takes the question back wait, and remove this piece with the others.
 _KEEP_PIECE = f"""
     WITH asked AS (
-        SELECT id FROM {Inquiry._meta.db_table} WHERE id = %s FOR KEY SHARE
+        SELECT id FROM {WorkspaceQuery._meta.db_table} WHERE id = %s FOR KEY SHARE
     )
-    INSERT INTO {InquiryPiece._meta.db_table} (inquiry_id, number, data, written_at)
+    INSERT INTO {WorkspaceQueryPiece._meta.db_table} (query_id, number, data, written_at)
     SELECT id, %s, %s, %s FROM asked
 """  # noqa: S608 -- tables of ours

@@ -8,7 +8,7 @@ from django.db import DatabaseError
 
 from codeexec.db.async_database import async_database
 from codeexec.errors import DATABASE_AWAY
-from codeexec.http.shared_answer import SharedLook
+from codeexec.http.shared_answer import SharedAnswer
 from codeexec.http.threads import begin_in_thread
 from environments_app.models import Environment
 from sessions_app.models import Node
@@ -45,7 +45,7 @@ async def _check_all() -> Health:
     return health
 
 
-latest_health = SharedLook(_check_all, seconds=LOOK_SECONDS)
+latest_health = SharedAnswer(_check_all, seconds=LOOK_SECONDS)
 
 
 def _without_database(error: Exception) -> Health:

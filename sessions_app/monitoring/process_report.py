@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 from codeexec.db.async_database import async_database
 from codeexec.db.notifications import hub
 from codeexec.errors import DATABASE_AWAY
-from codeexec.http.request_metrics import Counts, traffic
+from codeexec.http.request_metrics import Counts, request_metrics
 from codeexec.http.threads import in_thread, threads
 from sessions_app.models import ApiProcess
 from sessions_app.models.counters import Addition, add
@@ -45,13 +45,13 @@ async def keep_telling() -> None:
 
 def tell() -> None:
     """Raises what Django raises where the database can't be reached; nothing is lost by that."""
-    counts = traffic.take()
+    counts = request_metrics.take()
     try:
         with transaction.atomic():
             add(_additions(counts))
             _write_row()
     except BaseException:
-        traffic.give_back(counts)
+        request_metrics.give_back(counts)
         raise
 
 
@@ -62,7 +62,7 @@ def _tell_if_possible() -> None:
 
 def _say_goodbye() -> None:
     with suppress(*DATABASE_AWAY):
-        add(_additions(traffic.take()))
+        add(_additions(request_metrics.take()))
         ApiProcess.objects.filter(pk=process_name()).delete()
 
 
@@ -88,8 +88,8 @@ def _write_row() -> None:
     figures = {
         "seen_at": Now(),
         "listening": hub.is_connected,
-        "requests": traffic.in_flight,
-        "streams": traffic.streams,
+        "requests": request_metrics.in_flight,
+        "streams": request_metrics.streams,
         "waiting": hub.waiting,
         "threads": threads.limit,
         "work_waiting": threads.waiting,

@@ -18,8 +18,8 @@ from django.http import HttpRequest
 from codeexec.db.async_database import async_database
 from codeexec.db.notifications import hub
 from codeexec.errors import DATABASE_AWAY, ThreadsBusyError
-from codeexec.http.request_metrics import traffic
-from codeexec.http.shared_answer import SharedLook
+from codeexec.http.request_metrics import request_metrics
+from codeexec.http.shared_answer import SharedAnswer
 from codeexec.http.threads import begin_in_thread
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ async def check_readiness() -> Readiness:
     database = await _database_answers()
     return Readiness(
         checks={
-            "accepting": not traffic.draining,
+            "accepting": not request_metrics.draining,
             "database": database,
             "notifications": hub.is_connected,
             "migrations": database and await _migrations.are_applied(),
@@ -107,4 +107,4 @@ def _nothing_to_migrate() -> bool:
 
 _migrations = Migrations()
 _news = News()
-_look = SharedLook(check_readiness)
+_look = SharedAnswer(check_readiness)

@@ -12,7 +12,7 @@ from typing import ParamSpec
 
 from django.db import connection
 
-from codeexec.logs import concerning
+from codeexec.logs import logs_with
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from codeexec.taskqueue.cluster import is_stopping
 from codeexec.taskqueue.enqueue import enqueue, node_queue
@@ -61,7 +61,7 @@ def patient(task: Callable[P, None]) -> Callable[P, None]:
     return attempt
 
 
-@concerning("session_id")
+@logs_with("session_id")
 def start_session(session_id: str) -> None:
     """pending → creating → ready: start the session's sandbox on this node, or, before it, that of
     another client's session.
@@ -113,7 +113,7 @@ def _start_failed(session: Session, error: SandboxError) -> None:
         fail_session(session, str(error))
 
 
-@concerning("session_id")
+@logs_with("session_id")
 @patient
 def stop_session(session_id: str) -> None:
     """stopping → stopped: remove the container. A running execution is ended by its own worker
@@ -128,7 +128,7 @@ def stop_session(session_id: str) -> None:
     session.mark_stopped()
 
 
-@concerning("sandbox_id")
+@logs_with("sandbox_id")
 def warm_sandbox(sandbox_id: str) -> None:
     """warming → idle: start a sandbox that waits for its session."""
     sandboxes = Sandbox.objects.select_related("environment", "node")
@@ -157,7 +157,7 @@ def _start_warm(sandbox: Sandbox) -> None:
         logger.warning("no warm sandbox of %s: %s", sandbox.environment.name, error)
 
 
-@concerning("sandbox_id")
+@logs_with("sandbox_id")
 @patient
 def ask_sandbox(sandbox_id: str) -> None:
     """Replace a warm sandbox whose runner doesn't answer."""
@@ -165,7 +165,7 @@ def ask_sandbox(sandbox_id: str) -> None:
         refill_pool()
 
 
-@concerning("sandbox_id")
+@logs_with("sandbox_id")
 @patient
 def remove_sandbox(sandbox_id: str) -> None:
     """Remove the container of a sandbox that was taken out of the pool."""
@@ -192,7 +192,7 @@ def clean_up_node() -> None:
         logger.info("cleanup: %s", report)
 
 
-@concerning("check_id")
+@logs_with("check_id")
 def check_isolation(check_id: str) -> None:
     """queued → running → finished: attack sandboxes of an environment. What fails is on the row and
     in the log.

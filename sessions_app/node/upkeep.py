@@ -114,7 +114,7 @@ def node_stopped() -> None:
     )
 
 
-class Rhythm:
+class Scheduler:
     """Steps with intervals in seconds, and the one that tells that this process slept itself."""
 
     def __init__(self, steps: dict[Callable[[], object], float]) -> None:
@@ -319,7 +319,7 @@ def remove_images() -> None:
         remove_old_images(node)
 
 
-_rhythm = Rhythm(
+_rhythm = Scheduler(
     {
         beat: 3,
         keep_cluster_lock: 3,

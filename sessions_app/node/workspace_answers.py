@@ -19,7 +19,7 @@ from codeexec.sandbox.driver import KeepGoing, Look, always
 from codeexec.sandbox.errors import SandboxError, SandboxLost, WorkspaceReadFailed
 from codeexec.sandbox.types import Usage, WorkspaceEntry
 from environments_app.current_driver import get_driver
-from sessions_app.models import Inquiry, InquiryPiece, Sandbox, Session
+from sessions_app.models import Sandbox, Session, WorkspaceQuery, WorkspaceQueryPiece
 from sessions_app.node.registration import this_node
 from sessions_app.node.sandboxes import FAREWELL_SECONDS
 from sessions_app.node.workspace_archive import ArchiveWriter
@@ -54,27 +54,27 @@ class _NobodyWaitsError(Exception):
     """Who asked has gone, and has taken the question back."""
 
 
-def answer_inquiry(inquiry: Inquiry) -> None:
+def answer_query(query: WorkspaceQuery) -> None:
     """taken → answered or refused, if it is still asked; or done, where nobody waits."""
-    if inquiry.about == Inquiry.About.KEEP:
-        _keep(inquiry)
+    if query.about == WorkspaceQuery.About.KEEP:
+        _keep(query)
         return
     try:
-        inquiry.tell(_look(inquiry))
+        query.tell(_look(query))
     except WorkspaceReadFailed as error:
-        inquiry.refuse(*_unreadable(inquiry, error))
+        query.refuse(*_unreadable(query, error))
     except _NobodyWaitsError:
         return
     except SandboxLost:
-        inquiry.refuse(NoSandbox.code, "The session's sandbox is gone, or doesn't answer.")
+        query.refuse(NoSandbox.code, "The session's sandbox is gone, or doesn't answer.")
     except SandboxError as error:
-        inquiry.refuse(SandboxUnreachable.code, str(error))
+        query.refuse(SandboxUnreachable.code, str(error))
 
 
-def _look(inquiry: Inquiry) -> Any:
-    session = Session.objects.select_related("environment").get(pk=inquiry.session_id)
-    with _looking(session.pk, lambda: inquiry.is_awaited) as look:
-        return _ANSWERS[Inquiry.About(inquiry.about)](look, inquiry, session)
+def _look(query: WorkspaceQuery) -> Any:
+    session = Session.objects.select_related("environment").get(pk=query.session_id)
+    with _looking(session.pk, lambda: query.is_awaited) as look:
+        return _ANSWERS[WorkspaceQuery.About(query.about)](look, query, session)
 
 
 def _looking(session_id: UUID, keep_going: KeepGoing = always) -> AbstractContextManager[Look]:
@@ -85,8 +85,8 @@ def _looking(session_id: UUID, keep_going: KeepGoing = always) -> AbstractContex
     return get_driver().look(sandbox.handle(), keep_going=keep_going)
 
 
-def _unreadable(inquiry: Inquiry, error: WorkspaceReadFailed) -> tuple[str, str]:
-    name = inquiry.path or "The workspace"
+def _unreadable(query: WorkspaceQuery, error: WorkspaceReadFailed) -> tuple[str, str]:
+    name = query.path or "The workspace"
     if error.errno in _NOT_THERE:
         return FileNotFound.code, f"There is no file {name!r} in the workspace."
     why = _WHY.get(error.errno, os.strerror(error.errno))
@@ -96,7 +96,7 @@ def _unreadable(inquiry: Inquiry, error: WorkspaceReadFailed) -> tuple[str, str]
 # ---- answers
 
 
-def _files(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
+def _files(look: Look, query: WorkspaceQuery, session: Session) -> dict[str, Any]:
     listing = look.files(most=MOST_LISTED, most_bytes=PATHS_BYTES)
     entries = sorted(map(_described, listing.entries), key=lambda entry: str(entry["path"]))
     totals = accumulate(len(json.dumps(entry, ensure_ascii=False).encode()) for entry in entries)
@@ -114,15 +114,15 @@ def _described(entry: WorkspaceEntry) -> dict[str, Any]:
     }
 
 
-def _file(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
-    content = look.read(inquiry.path, most_bytes=_room(session))
-    kept = _Pieces(inquiry)
+def _file(look: Look, query: WorkspaceQuery, session: Session) -> dict[str, Any]:
+    content = look.read(query.path, most_bytes=_room(session))
+    kept = _Pieces(query)
     kept.write(content)
     return kept.end()
 
 
-def _archive(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
-    kept = _Pieces(inquiry)
+def _archive(look: Look, query: WorkspaceQuery, session: Session) -> dict[str, Any]:
+    kept = _Pieces(query)
     archive = ArchiveWriter(kept, folder=f"session-{str(session.pk)[:8]}")
     truncated = look.read_all(archive.take, most=MOST_ARCHIVED, most_bytes=_room(session))
     archive.close()
@@ -135,10 +135,10 @@ def _room(session: Session) -> int:
 
 
 class _Pieces:
-    """Keeps what is written to it as an inquiry's pieces."""
+    """Keeps what is written to it as a query's pieces."""
 
-    def __init__(self, inquiry: Inquiry) -> None:
-        self._inquiry = inquiry
+    def __init__(self, query: WorkspaceQuery) -> None:
+        self._query = query
         self._pending = bytearray()
         self._number = 0
         self._size = 0
@@ -160,13 +160,13 @@ class _Pieces:
 
     def _keep(self, count: int) -> None:
         data = bytes(self._pending[:count])
-        if not InquiryPiece.keep(self._inquiry, self._number, data):
+        if not WorkspaceQueryPiece.keep(self._query, self._number, data):
             raise _NobodyWaitsError
         self._number += 1
         del self._pending[:count]
 
 
-def _figures(look: Look, inquiry: Inquiry, session: Session) -> dict[str, Any]:
+def _figures(look: Look, query: WorkspaceQuery, session: Session) -> dict[str, Any]:
     before = look.usage()
     time.sleep(CPU_OVER_SECONDS)
     now = look.usage()
@@ -187,26 +187,26 @@ def _cores(before: Usage, now: Usage) -> float | None:
     return round(max(0, now.cpu_ns - before.cpu_ns) / max(1, now.at_ns - before.at_ns), 2)
 
 
-_ANSWERS: dict[Inquiry.About, Callable[[Look, Inquiry, Session], dict[str, Any]]] = {
-    Inquiry.About.FILES: _files,
-    Inquiry.About.FILE: _file,
-    Inquiry.About.ARCHIVE: _archive,
-    Inquiry.About.FIGURES: _figures,
+_ANSWERS: dict[WorkspaceQuery.About, Callable[[Look, WorkspaceQuery, Session], dict[str, Any]]] = {
+    WorkspaceQuery.About.FILES: _files,
+    WorkspaceQuery.About.FILE: _file,
+    WorkspaceQuery.About.ARCHIVE: _archive,
+    WorkspaceQuery.About.FIGURES: _figures,
 }
 
 
-def _keep(inquiry: Inquiry) -> None:
+def _keep(query: WorkspaceQuery) -> None:
     """Its runner ends the sandbox so long after it was last spoken to, and not earlier."""
     try:
-        with _looking(inquiry.session_id) as look:
-            session = Session.objects.get(pk=inquiry.session_id)
+        with _looking(query.session_id) as look:
+            session = Session.objects.get(pk=query.session_id)
             look.keep(session.ttl_seconds + FAREWELL_SECONDS)
     except SandboxError as error:
         logger.warning(
             "session %s: its sandbox may end early: %s It is told again in a minute.",
-            inquiry.session_id,
+            query.session_id,
             error,
         )
-        inquiry.postpone()
+        query.postpone()
     else:
-        inquiry.done()
+        query.done()

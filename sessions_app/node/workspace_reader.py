@@ -18,13 +18,13 @@ from uuid import UUID
 
 import psycopg
 
-from codeexec.db.connection_pool import ConnectionLender
+from codeexec.db.connection_pool import ConnectionPool
 from codeexec.db.postgres import connection_parameters
 from codeexec.errors import DATABASE_AWAY
 from codeexec.outages import Outage
 from codeexec.taskqueue.cluster import Stop
-from sessions_app.models.workspace_query import CHANNEL, Inquiry, TakenInquiry
-from sessions_app.node.workspace_answers import answer_inquiry
+from sessions_app.models.workspace_query import CHANNEL, TakenQuery, WorkspaceQuery
+from sessions_app.node.workspace_answers import answer_query
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ class WorkspaceReader:
     def __init__(self, node_id: UUID, stop: Stop) -> None:
         self._node_id = node_id
         self._stop = stop
-        self._lender = ConnectionLender(THREADS + 1)
+        self._lender = ConnectionPool(THREADS + 1)
         self._changed = threading.Condition()
-        self._answering: list[TakenInquiry] = []
+        self._answering: list[TakenQuery] = []
         self._closed = False
         self._some_left = True
         """Taken, and answered by nobody: a predecessor died, or the database was away."""
@@ -81,9 +81,9 @@ class WorkspaceReader:
         with self._changed:
             if not self._some_left:
                 return
-            with self._lender.lent():
-                going_on = [each.inquiry.pk for each in self._answering]
-                Inquiry.put_back(self._node_id, except_inquiries=going_on)
+            with self._lender.borrowed():
+                going_on = [each.query.pk for each in self._answering]
+                WorkspaceQuery.put_back(self._node_id, except_queries=going_on)
             self._some_left = False
 
     def _listen(self) -> None:
@@ -110,40 +110,40 @@ class WorkspaceReader:
             self._changed.notify()
 
     def _work(self) -> None:
-        while (inquiry := self._next()) is not None:
+        while (query := self._next()) is not None:
             try:
-                with self._lender.lent():
-                    answer_inquiry(inquiry.inquiry)
+                with self._lender.borrowed():
+                    answer_query(query.query)
             except DATABASE_AWAY as error:
                 self._some_left = True
                 self._outage.failed(error)
             except Exception:
-                logger.exception("session %s: its sandbox can't be read", inquiry.session_id)
+                logger.exception("session %s: its sandbox can't be read", query.session_id)
             finally:
                 with self._changed:
-                    self._answering.remove(inquiry)
+                    self._answering.remove(query)
 
-    def _next(self) -> TakenInquiry | None:
+    def _next(self) -> TakenQuery | None:
         """Waited for; None when no more is to be answered."""
         with self._changed:
             while not self._closed:
                 try:
-                    inquiry = self._take()
+                    query = self._take()
                 except DATABASE_AWAY as error:
                     self._outage.failed(error)
-                    inquiry = None
-                if inquiry is not None:
-                    self._answering.append(inquiry)
+                    query = None
+                if query is not None:
+                    self._answering.append(query)
                     self._changed.notify()  # another may answer the next one
-                    return inquiry
+                    return query
                 self._changed.wait()
         return None
 
-    def _take(self) -> TakenInquiry | None:
+    def _take(self) -> TakenQuery | None:
         clients = Counter(each.client_id for each in self._answering if each.client_id is not None)
-        keeps = any(each.inquiry.about == Inquiry.About.KEEP for each in self._answering)
-        with self._lender.lent():
-            return Inquiry.take_next(
+        keeps = any(each.query.about == WorkspaceQuery.About.KEEP for each in self._answering)
+        with self._lender.borrowed():
+            return WorkspaceQuery.take_next(
                 self._node_id,
                 except_sessions=[each.session_id for each in self._answering],
                 except_clients=[each for each, count in clients.items() if count >= PER_CLIENT],

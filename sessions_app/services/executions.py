@@ -25,7 +25,7 @@ from codeexec.errors import (
     TooManyQueued,
 )
 from codeexec.http.threads import begin_in_thread
-from codeexec.logs import concern, subject
+from codeexec.logs import bind_log, subject
 from codeexec.sandbox.types import WorkspaceFile
 from codeexec.sizes import format_size
 from environments_app.environment_cache import (
@@ -70,7 +70,7 @@ class RunRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrival:
+class RequestArrival:
     """How a request to run something came in."""
 
     execution_id: UUID = field(default_factory=uuid4)
@@ -85,14 +85,14 @@ class Arrival:
 def submit_execution(
     session_id: UUID | str,
     request: RunRequest,
-    arrival: Arrival | None = None,
+    arrival: RequestArrival | None = None,
     caller: Caller = OPERATOR,
 ) -> Execution:
     """Queue one run in a session. Runs of one session take place one at a time, in this order.
 
     Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded, TooManyQueued, StorageFull.
     """
-    arrival = arrival or Arrival()
+    arrival = arrival or RequestArrival()
     while True:
         known = read_environment(_environment_of(UUID(str(session_id)), caller))
         execution, statement = _submission(known, session_id, request, arrival, caller)
@@ -150,7 +150,7 @@ def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:
 
 
 async def submit_at_once(
-    session_id: UUID, request: RunRequest, arrival: Arrival, caller: Caller
+    session_id: UUID, request: RunRequest, arrival: RequestArrival, caller: Caller
 ) -> Execution:
     """As `submit_execution`, in the event loop: one statement where nothing is in the way, and all
     else, errors and large requests too, in a thread.
@@ -178,7 +178,7 @@ def _submission(
     known: KnownEnvironment,
     session_id: UUID | str,
     request: RunRequest,
-    arrival: Arrival,
+    arrival: RequestArrival,
     caller: Caller,
 ) -> tuple[Execution, run_queries.Statement]:
     execution = _new_execution(known.environment, session_id, request)
@@ -214,7 +214,7 @@ def remember_session(session: Session) -> None:
     """What this process will need to know for the session's first run."""
     if len(_sessions) >= _MOST_SESSIONS:
         _sessions.clear()
-    concern(session_id=session.pk)
+    bind_log(session_id=session.pk)
     _sessions[session.pk] = _KnownSession(
         environment_id=session.environment_id, client_id=session.client_id
     )
@@ -251,7 +251,7 @@ def _as_queued(execution: Execution, queued: run_queries.Queued) -> Execution:
 def submit_single_run(
     environment_name: str | None,
     request: RunRequest,
-    arrival: Arrival | None = None,
+    arrival: RequestArrival | None = None,
     caller: Caller = OPERATOR,
     *,
     runtime: str | None = None,
@@ -330,7 +330,7 @@ def _require_space(environment: Environment, execution: Execution) -> None:
         )
 
 
-class Program(Protocol):
+class RunnableFiles(Protocol):
     """What is to be run, as a row has it, or a claim."""
 
     @property
@@ -346,7 +346,7 @@ class Program(Protocol):
     def files(self) -> Mapping[str, FileContent]: ...
 
 
-def workspace_files(program: Program) -> list[WorkspaceFile]:
+def workspace_files(program: RunnableFiles) -> list[WorkspaceFile]:
     """The files that a run begins with: those of the request, and its code, where it has one."""
     files = [
         WorkspaceFile(path=path, content=_content(content))

@@ -30,7 +30,7 @@ from codeexec.taskqueue.enqueue import SHARED_QUEUE, enqueue, node_queue
 from environments_app.services import find_environment
 from sessions_app.access.clients import is_bounded, require_room
 from sessions_app.callers import OPERATOR, Caller
-from sessions_app.models import Execution, Inquiry, Node, Sandbox, Session
+from sessions_app.models import Execution, Node, Sandbox, Session, WorkspaceQuery
 from sessions_app.models.capacity import places_left
 from sessions_app.models.node import node_name
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
@@ -239,7 +239,7 @@ def _extend(session: Session, ttl_seconds: int, by: Actor) -> None:
         raise closed_session(find_session(session.pk))
     if ttl_seconds > default_ttl_seconds():
         # Its sandbox was started to end by itself before that, or is just being started so.
-        Inquiry.ask_to_keep(session.pk, session.node_id)
+        WorkspaceQuery.ask_to_keep(session.pk, session.node_id)
     changes = {"ttl": [before, ttl_seconds]}
     record(by, "session.extend", session, ttl_seconds=ttl_seconds, changes=changes)
 

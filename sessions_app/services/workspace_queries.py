@@ -31,7 +31,7 @@ from codeexec.errors import (
     TooManyQueued,
 )
 from sessions_app.callers import OPERATOR, Caller
-from sessions_app.models import Inquiry, InquiryPiece, Node, Session
+from sessions_app.models import Node, Session, WorkspaceQuery, WorkspaceQueryPiece
 from sessions_app.models.workspace_query import CHANNEL
 from sessions_app.services.sessions import closed_session, find_session
 
@@ -50,11 +50,12 @@ _PAUSES = (0.005, 0.01, 0.01, 0.02, 0.02, 0.05, 0.1)
 """Seconds between two looks of who waits in a thread; the last one again and again."""
 
 _FETCH = f"""
-    DELETE FROM {Inquiry._meta.db_table} WHERE id = %s AND status IN ('answered', 'refused')
+    DELETE FROM {WorkspaceQuery._meta.db_table} WHERE id = %s AND status IN ('answered', 'refused')
     RETURNING answer::text, code, reason
 """  # noqa: S608 -- a table of ours
 _FETCH_PIECE = f"""
-    DELETE FROM {InquiryPiece._meta.db_table} WHERE inquiry_id = %s AND number = %s RETURNING data
+    DELETE FROM {WorkspaceQueryPiece._meta.db_table} WHERE query_id = %s AND number = %s
+    RETURNING data
 """  # noqa: S608
 
 _ERRORS: dict[str, type[ServiceError]] = {
@@ -64,7 +65,7 @@ _ERRORS: dict[str, type[ServiceError]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    inquiry_id: UUID
+    query_id: UUID
     text: str
     """JSON: an object that is a listing, figures, or what is to be known of a content."""
 
@@ -74,8 +75,12 @@ class Answer:
 
 
 def ask(
-    session_id: UUID | str, about: Inquiry.About, *, path: str = "", caller: Caller = OPERATOR
-) -> Inquiry:
+    session_id: UUID | str,
+    about: WorkspaceQuery.About,
+    *,
+    path: str = "",
+    caller: Caller = OPERATOR,
+) -> WorkspaceQuery:
     """Send a question to the node that has the session's sandbox. `answer` or `wait_for_answer`
     follows.
 
@@ -84,16 +89,16 @@ def ask(
     session = find_session(session_id, caller)
     node = _node_of(session)
     _require_place(session)
-    inquiry = Inquiry(session_id=session.pk, about=about, path=path)
+    query = WorkspaceQuery(session_id=session.pk, about=about, path=path)
     with transaction.atomic(), connection.cursor() as cursor:
         commit_without_waiting()
-        inquiry.save(force_insert=True)
+        query.save(force_insert=True)
         cursor.execute("SELECT pg_notify(%s, '')", [f"{CHANNEL}{node.pk}"])
-    return inquiry
+    return query
 
 
 def _require_place(session: Session) -> None:
-    if Inquiry.objects.awaited().filter(session_id=session.pk).count() >= MOST_WAITING:
+    if WorkspaceQuery.objects.awaited().filter(session_id=session.pk).count() >= MOST_WAITING:
         raise TooManyQueued(
             f"{MOST_WAITING} questions about the session's sandbox wait already, which is the "
             "maximum. Try again when some are answered.",
@@ -115,43 +120,43 @@ def _node_of(session: Session) -> Node:
     return node
 
 
-async def answer(inquiry: Inquiry) -> Answer:
+async def answer(query: WorkspaceQuery) -> Answer:
     """In the event loop. Raises NoSandbox, FileNotFound, FileUnreadable, SandboxUnreachable."""
     deadline = time.monotonic() + ANSWER_SECONDS
     row = None
     try:
-        with hub.expect(inquiry.pk) as waiter:
-            while (row := await async_database.fetch_one(_FETCH, [inquiry.pk])) is None:
+        with hub.subscribe(query.pk) as waiter:
+            while (row := await async_database.fetch_one(_FETCH, [query.pk])) is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise _unanswered()
                 await waiter.wait(min(left, _REREAD_SECONDS))
     finally:
         if row is None:  # whoever asked has gone, too
-            await _take_back(inquiry.pk)
-    return _read(inquiry, row)
+            await _take_back(query.pk)
+    return _read(query, row)
 
 
 _taking_back: set[asyncio.Task[None]] = set()
 
 
-def take_back_soon(inquiry: Inquiry) -> None:
+def take_back_soon(query: WorkspaceQuery) -> None:
     """As `take_back`, beside whatever goes on in the event loop."""
-    task = asyncio.get_running_loop().create_task(_take_back(inquiry.pk))
+    task = asyncio.get_running_loop().create_task(_take_back(query.pk))
     _taking_back.add(task)
     task.add_done_callback(_taking_back.discard)
 
 
-def wait_for_answer(inquiry: Inquiry, *, seconds: float = ANSWER_SECONDS) -> Answer:
+def wait_for_answer(query: WorkspaceQuery, *, seconds: float = ANSWER_SECONDS) -> Answer:
     """As `answer`, in a thread: for the console, whose views are synchronous."""
     deadline = time.monotonic() + seconds
     pauses = iter(_PAUSES)
-    while (row := _fetch(_FETCH, inquiry.pk)) is None:
+    while (row := _fetch(_FETCH, query.pk)) is None:
         if time.monotonic() >= deadline:
-            take_back(inquiry.pk)
+            take_back(query.pk)
             raise _unanswered()
         time.sleep(next(pauses, _PAUSES[-1]))
-    return _read(inquiry, row)
+    return _read(query, row)
 
 
 def _fetch(statement: str, *parameters: Any) -> Any:
@@ -160,11 +165,11 @@ def _fetch(statement: str, *parameters: Any) -> Any:
         return cursor.fetchone()
 
 
-def _read(inquiry: Inquiry, row: Any) -> Answer:
+def _read(query: WorkspaceQuery, row: Any) -> Answer:
     value, code, reason = row
     if code:
         raise _ERRORS[code](reason)
-    return Answer(inquiry_id=inquiry.pk, text=value)
+    return Answer(query_id=query.pk, text=value)
 
 
 def _unanswered() -> SandboxUnreachable:
@@ -177,54 +182,54 @@ async def pieces(found: Answer) -> AsyncIterator[bytes]:
     """
     number, row = 0, None
     try:
-        while row := await async_database.fetch_one(_FETCH_PIECE, [found.inquiry_id, number]):
+        while row := await async_database.fetch_one(_FETCH_PIECE, [found.query_id, number]):
             yield bytes(row[0])
             number += 1
     finally:
         if row is not None:
-            await _take_back(found.inquiry_id)
+            await _take_back(found.query_id)
 
 
 def read_pieces(found: Answer) -> Iterator[bytes]:
     """As `pieces`, in a thread."""
     number, row = 0, None
     try:
-        while row := _fetch(_FETCH_PIECE, found.inquiry_id, number):
+        while row := _fetch(_FETCH_PIECE, found.query_id, number):
             yield bytes(row[0])
             number += 1
     finally:
         if row is not None:
-            take_back(found.inquiry_id)
+            take_back(found.query_id)
 
 
 _TAKE_BACK = tuple(
     f"DELETE FROM {table} WHERE {key} = %s"  # noqa: S608 -- tables of ours
     for table, key in (
-        (Inquiry._meta.db_table, "id"),
-        (InquiryPiece._meta.db_table, "inquiry_id"),
+        (WorkspaceQuery._meta.db_table, "id"),
+        (WorkspaceQueryPiece._meta.db_table, "query_id"),
     )
 )
-"""In this order, one after the other: see `InquiryPiece.keep`."""
+"""In this order, one after the other: see `WorkspaceQueryPiece.keep`."""
 
 
-async def _take_back(inquiry_id: UUID) -> None:
+async def _take_back(query_id: UUID) -> None:
     """Nobody waits for the answer any more: who is making it stops, what there is of it goes."""
     with suppress(*DATABASE_AWAY):  # upkeep does it in the end
         for statement in _TAKE_BACK:
-            await async_database.fetch_one(f"{statement} RETURNING 1", [inquiry_id])
+            await async_database.fetch_one(f"{statement} RETURNING 1", [query_id])
 
 
-def take_back(inquiry_id: UUID) -> None:
+def take_back(query_id: UUID) -> None:
     """As `_take_back`, in a thread."""
     with suppress(*DATABASE_AWAY), connection.cursor() as cursor:
         for statement in _TAKE_BACK:
-            cursor.execute(statement, [inquiry_id])
+            cursor.execute(statement, [query_id])
 
 
 def drop_needless() -> None:
     """Answers that nobody has come for, and what was to be done for sessions that have ended."""
-    Inquiry.objects.needless().delete()
-    InquiryPiece.objects.unfetched().delete()
+    WorkspaceQuery.objects.needless().delete()
+    WorkspaceQueryPiece.objects.unfetched().delete()
 
 
 def sandbox_figures(session_id: UUID | str, *, caller: Caller = OPERATOR) -> dict[str, Any]:
@@ -232,6 +237,6 @@ def sandbox_figures(session_id: UUID | str, *, caller: Caller = OPERATOR) -> dic
     cpu_limit (cores), pids and pids_limit, runtime. None: it can't be known. Waits in the calling
     thread. Raises as `ask` and `answer` do.
     """
-    asked = ask(session_id, Inquiry.About.FIGURES, caller=caller)
+    asked = ask(session_id, WorkspaceQuery.About.FIGURES, caller=caller)
     figures: dict[str, Any] = wait_for_answer(asked, seconds=FIGURES_SECONDS).value
     return figures

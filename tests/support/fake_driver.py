@@ -180,7 +180,7 @@ class FakeDriver:
         return handle
 
     @contextlib.contextmanager
-    def attach(self, handle: SandboxHandle) -> Iterator[FakeAttachment]:
+    def attach(self, handle: SandboxHandle) -> Iterator[FakeConnection]:
         self.check("attach")
         with self._lock:
             sandbox = self.sandboxes.get(handle.sandbox_id)
@@ -190,16 +190,18 @@ class FakeDriver:
             number = sandbox.conversation
         with sandbox.busy:
             pass  # what an earlier client left running has ended
-        yield FakeAttachment(self, sandbox, number)
+        yield FakeConnection(self, sandbox, number)
 
     @contextlib.contextmanager
-    def look(self, handle: SandboxHandle, *, keep_going: KeepGoing = always) -> Iterator[FakeLook]:
+    def look(
+        self, handle: SandboxHandle, *, keep_going: KeepGoing = always
+    ) -> Iterator[FakeWorkspace]:
         self.check("look")
         with self._lock:
             sandbox = self.sandboxes.get(handle.sandbox_id)
             if sandbox is None or sandbox.handle != handle:
                 raise SandboxLost(f"The container {handle.container_id[:12]} is gone.")
-        yield FakeLook(sandbox)
+        yield FakeWorkspace(sandbox)
 
     def destroy(self, sandbox_id: str) -> bool:
         self.check("destroy")
@@ -280,8 +282,8 @@ class FakeDriver:
         return self._images[reference]
 
 
-class FakeAttachment:
-    """The `driver.Attachment` of a fake sandbox."""
+class FakeConnection:
+    """The `driver.SandboxConnection` of a fake sandbox."""
 
     def __init__(self, driver: FakeDriver, sandbox: FakeSandbox, number: int) -> None:
         self._driver = driver
@@ -325,7 +327,7 @@ class FakeAttachment:
         if (process := self._running) is not None:
             process.kill()
 
-    def is_fresh(self) -> bool:
+    def is_usable(self) -> bool:
         return not self._is_over()
 
     def _process(self, command: Command, on_output: OnOutput | None) -> LocalProcess:
@@ -367,7 +369,7 @@ class FakeAttachment:
         raise error
 
 
-class FakeLook:
+class FakeWorkspace:
     """The `driver.Look` of a fake sandbox."""
 
     def __init__(self, sandbox: FakeSandbox) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from codeexec.sandbox.client.output_batches import Batches
-from codeexec.sandbox.client.protocol import Cause, Ending, Flag
+from codeexec.sandbox.client.output_batches import OutputBatches
+from codeexec.sandbox.client.protocol import Cause, Flag, RunEnd
 from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output
 from codeexec.sandbox.errors import CommandNotStarted
 from codeexec.sandbox.types import Command
@@ -41,7 +41,7 @@ class LocalProcess:
         command: Command,
         on_output: OnOutput | None = None,
     ) -> None:
-        self._batches = Batches(on_output)
+        self._batches = OutputBatches(on_output)
         self._mark = secrets.token_hex(16)
         self._cap, self._goes_on = command.output_bytes, command.cut_output
         self._input = command.stdin
@@ -129,11 +129,11 @@ class LocalProcess:
         """Its sandbox is lost: what it has written is handed out, since it will have no result."""
         self._batches.give()
 
-    def ending(self) -> Ending:
+    def ending(self) -> RunEnd:
         assert self._ended is not None, "asked before its end"
         status, wall, cpu, peak = self._ended
         code = os.waitstatus_to_exitcode(status)
-        return Ending(
+        return RunEnd(
             code=max(0, code),
             signal=-code if code < 0 else None,
             cause=self._cause,

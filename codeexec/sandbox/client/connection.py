@@ -17,8 +17,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from codeexec.sandbox.client import protocol
-from codeexec.sandbox.client.output_batches import Batches
-from codeexec.sandbox.client.protocol import Ask, Cause, Ending, Flag, Frame, Stage, Tell, Wish
+from codeexec.sandbox.client.output_batches import OutputBatches
+from codeexec.sandbox.client.protocol import (
+    Cause,
+    ClientFrame,
+    Flag,
+    Frame,
+    RunEnd,
+    RunFlag,
+    RunnerFrame,
+    Stage,
+)
 from codeexec.sandbox.client.verdicts import to_result
 from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output, always
 from codeexec.sandbox.errors import (
@@ -46,8 +55,8 @@ class Stream(Protocol):
     def is_quiet(self) -> bool: ...
 
 
-class Conversation:
-    """The `driver.Attachment` of a real runner."""
+class RunnerConnection:
+    """The `driver.SandboxConnection` of a real runner."""
 
     def __init__(
         self,
@@ -110,7 +119,9 @@ class Conversation:
         finally:
             self._running = False
         return to_result(
-            ending, stdout=bytes(written.of(Tell.STDOUT)), stderr=bytes(written.of(Tell.STDERR))
+            ending,
+            stdout=bytes(written.of(RunnerFrame.STDOUT)),
+            stderr=bytes(written.of(RunnerFrame.STDERR)),
         )
 
     def _may_have_begun(self, lost: SandboxLost) -> bool:
@@ -127,26 +138,26 @@ class Conversation:
             while data := self._stream.receive(0.0):
                 self._frames += self._reader.feed(data)
         ours = [frame.type for frame in self._frames if frame.run_id == self._run_id]
-        self._begun |= any(type_ != Tell.FAILED for type_ in ours)
+        self._begun |= any(type_ != RunnerFrame.FAILED for type_ in ours)
 
     def _follow(
         self, command: Command, feed: _Feed, written: _Written, keep_going: KeepGoing
-    ) -> Ending:
+    ) -> RunEnd:
         self._await_acknowledgement(time.monotonic() + HANDSHAKE_SECONDS)
         self._ask_at = time.monotonic() + FIRST_ASK_SECONDS
         deadline = time.monotonic() + command.wall_seconds + GRACE_SECONDS
         while True:
             frame = self._next_frame(deadline, keep_going, written.batches)
-            if frame.type == Tell.RESULT:
+            if frame.type == RunnerFrame.RESULT:
                 break
-            if frame.type == Tell.GRANT:
+            if frame.type == RunnerFrame.GRANT:
                 with _understood():
                     feed.grant(protocol.decode_grant(frame.payload))
                 self._unsent += feed.frames(self._run_id)
                 self._send()
-            elif frame.type == Tell.STDOUT or frame.type == Tell.STDERR:
+            elif frame.type == RunnerFrame.STDOUT or frame.type == RunnerFrame.STDERR:
                 with _understood():
-                    written.add(Tell(frame.type), frame.payload)
+                    written.add(RunnerFrame(frame.type), frame.payload)
         self._move_on()
         with _understood():
             return protocol.decode_result(frame.payload)
@@ -159,12 +170,12 @@ class Conversation:
             return
         try:
             with contextlib.suppress(SandboxLost):
-                if self._stream.send_at_once(protocol.encode_frame(Ask.KILL, self._run_id)):
+                if self._stream.send_at_once(protocol.encode_frame(ClientFrame.KILL, self._run_id)):
                     self._input_may_be_late = True
         finally:
             self._sending.release()
 
-    def is_fresh(self) -> bool:
+    def is_usable(self) -> bool:
         return not self._frames and self._stream.is_quiet()
 
     def settle(self) -> None:
@@ -172,12 +183,12 @@ class Conversation:
         of the next client. Raises what `write_files` should have."""
         to_be_synced = bool(self._paths) or self._input_may_be_late
         if to_be_synced:
-            self._unsent += protocol.encode_frame(Ask.SYNC, self._run_id)
+            self._unsent += protocol.encode_frame(ClientFrame.SYNC, self._run_id)
         self._send()
         deadline = self._ask_at = time.monotonic() + HANDSHAKE_SECONDS
         self._await_acknowledgement(deadline)
         if to_be_synced:
-            while self._next_frame(deadline, always, _NOTHING).type != Tell.SYNCED:
+            while self._next_frame(deadline, always, _NOTHING).type != RunnerFrame.SYNCED:
                 pass
             self._move_on()
 
@@ -191,7 +202,7 @@ class Conversation:
                 cwd=cwd,
                 wall_ms=max(1, round(command.wall_seconds * 1000)),
                 output_bytes=command.output_bytes,
-                wishes=Wish.CUT * command.cut_output | Wish.CLEAR * command.clear_program,
+                wishes=RunFlag.CUT * command.cut_output | RunFlag.CLEAR * command.clear_program,
             )
         except protocol.ProtocolError as error:
             raise CommandNotStarted(f"The command can't be started: {error}.") from error
@@ -206,7 +217,7 @@ class Conversation:
         while not self._reader.acknowledged:
             self._receive(deadline, KEEP_GOING_SECONDS)
 
-    def _next_frame(self, deadline: float, keep_going: KeepGoing, batches: Batches) -> Frame:
+    def _next_frame(self, deadline: float, keep_going: KeepGoing, batches: OutputBatches) -> Frame:
         """The next frame of this run; a FAILED is raised. In the meantime asks `keep_going`, and
         gives the batches that are due.
         """
@@ -215,10 +226,10 @@ class Conversation:
             batches.give_due()
             while self._frames:
                 frame = self._frames.popleft()
-                if frame.type == Tell.ACK:
+                if frame.type == RunnerFrame.ACK:
                     raise SandboxLost("Another client has taken the sandbox over.")
                 if frame.run_id == self._run_id:
-                    self._begun |= frame.type != Tell.FAILED
+                    self._begun |= frame.type != RunnerFrame.FAILED
                     return self._checked(frame)
             left = self._ask_at - time.monotonic()
             due = batches.due_in()
@@ -230,7 +241,7 @@ class Conversation:
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
         if not keep_going():
             self._input_may_be_late = True
-            self._unsent += protocol.encode_frame(Ask.KILL, self._run_id)
+            self._unsent += protocol.encode_frame(ClientFrame.KILL, self._run_id)
             self._send()
 
     def _move_on(self) -> None:
@@ -246,7 +257,7 @@ class Conversation:
             self._frames += self._reader.feed(data) if data else []
 
     def _checked(self, frame: Frame) -> Frame:
-        if frame.type != Tell.FAILED:
+        if frame.type != RunnerFrame.FAILED:
             return frame
         paths = self._paths
         self._move_on()
@@ -264,8 +275,8 @@ class Conversation:
         raise SandboxLost("The sandbox's runner could not make sense of what it got.")
 
 
-def _killed_for_memory(wall_ns: int) -> Ending:
-    return Ending(
+def _killed_for_memory(wall_ns: int) -> RunEnd:
+    return RunEnd(
         code=0,
         signal=signal.SIGKILL,
         cause=Cause.ITSELF,
@@ -285,29 +296,32 @@ def _understood() -> Iterator[None]:
         raise SandboxLost(f"The sandbox's runner sent {error}.") from error
 
 
-_NOTHING = Batches(None)
+_NOTHING = OutputBatches(None)
 
 
 class _Written:
     """What a program writes, no more of it than the runner was told to send."""
 
     def __init__(self, most: int, on_output: OnOutput | None) -> None:
-        self.batches = Batches(on_output)
-        self._kept: dict[Tell, bytearray] = {Tell.STDOUT: bytearray(), Tell.STDERR: bytearray()}
+        self.batches = OutputBatches(on_output)
+        self._kept: dict[RunnerFrame, bytearray] = {
+            RunnerFrame.STDOUT: bytearray(),
+            RunnerFrame.STDERR: bytearray(),
+        }
         self._most = most
 
-    def add(self, stream: Tell, data: bytes) -> None:
+    def add(self, stream: RunnerFrame, data: bytes) -> None:
         kept = self._kept[stream]
         if len(kept) + len(data) > self._most:
             raise protocol.ProtocolError(f"more than the {self._most} bytes that were asked for")
         kept += data
         self.batches.add(_STREAMS[stream], data)
 
-    def of(self, stream: Tell) -> bytearray:
+    def of(self, stream: RunnerFrame) -> bytearray:
         return self._kept[stream]
 
 
-_STREAMS = {Tell.STDOUT: Output.STDOUT, Tell.STDERR: Output.STDERR}
+_STREAMS = {RunnerFrame.STDOUT: Output.STDOUT, RunnerFrame.STDERR: Output.STDERR}
 
 
 class _Feed:
@@ -329,8 +343,8 @@ class _Feed:
         """All that may be sent now, and the end once it is reached."""
         piece = self._data[self._sent : self._allowed]
         self._sent += len(piece)
-        sent = protocol.encode_frame(Ask.STDIN, run_id, piece) if piece else b""
+        sent = protocol.encode_frame(ClientFrame.STDIN, run_id, piece) if piece else b""
         if self._sent == len(self._data) and not self._ended:
             self._ended = True
-            sent += protocol.encode_frame(Ask.STDIN_EOF, run_id)
+            sent += protocol.encode_frame(ClientFrame.STDIN_EOF, run_id)
         return sent

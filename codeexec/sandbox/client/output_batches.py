@@ -17,7 +17,7 @@ NEXT_SECONDS = 0.04
 """Between one batch and the next."""
 
 
-class Batches:
+class OutputBatches:
     """Of one run. Each batch has at most one piece of each stream, cut between two characters of
     UTF-8; what comes right before the run's end is in no batch, but in its result.
     """

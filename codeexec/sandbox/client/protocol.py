@@ -78,7 +78,7 @@ class ProtocolError(Exception):
     """Bytes that no runner of this version sends."""
 
 
-class Ask(IntEnum):
+class ClientFrame(IntEnum):
     """Client to runner."""
 
     FILE = ord("F")
@@ -90,7 +90,7 @@ class Ask(IntEnum):
     KILL = ord("K")
 
 
-class Tell(IntEnum):
+class RunnerFrame(IntEnum):
     """Runner to client."""
 
     ACK = ord("A")
@@ -147,7 +147,7 @@ class Flag(IntFlag):
     STDERR_CUT = 8
 
 
-class Wish(IntFlag):
+class RunFlag(IntFlag):
     """What an EXEC may end in; a runner that is older than a wish passes it over."""
 
     CUT = 1
@@ -164,7 +164,7 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class RunEnd:
     """The payload of RESULT."""
 
     code: int
@@ -188,7 +188,7 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class WorkspaceQueryEnd:
     """The payload of END."""
 
     errno: int
@@ -237,9 +237,9 @@ def encode_frame(type_: int, run_id: int, payload: bytes = b"") -> bytes:
 
 
 def encode_file(run_id: int, path: str, content: bytes, *, mode: int) -> Iterator[bytes]:
-    yield encode_frame(Ask.FILE, run_id, _U32.pack(mode) + path.encode())
+    yield encode_frame(ClientFrame.FILE, run_id, _U32.pack(mode) + path.encode())
     for start in range(0, len(content), MAX_PAYLOAD):
-        yield encode_frame(Ask.FILE_DATA, run_id, content[start : start + MAX_PAYLOAD])
+        yield encode_frame(ClientFrame.FILE_DATA, run_id, content[start : start + MAX_PAYLOAD])
 
 
 def encode_exec(
@@ -260,20 +260,22 @@ def encode_exec(
         raise ProtocolError(f"more than {_MAX_STRINGS} arguments or environment variables")
     head = _EXEC.pack(wall_ms, output_bytes, output_bytes, len(argv), len(env))
     texts = b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
-    return encode_frame(Ask.EXEC, run_id, head + texts + (bytes([wishes]) if wishes else b""))
+    return encode_frame(
+        ClientFrame.EXEC, run_id, head + texts + (bytes([wishes]) if wishes else b"")
+    )
 
 
 def encode_ack(nonce: bytes, version: int = PROTOCOL_VERSION) -> bytes:
     """The exact bytes with which a runner of that version answers a hello."""
-    return encode_frame(Tell.ACK, first_run_id(nonce), nonce + bytes([version]))
+    return encode_frame(RunnerFrame.ACK, first_run_id(nonce), nonce + bytes([version]))
 
 
-def decode_result(payload: bytes) -> Ending:
+def decode_result(payload: bytes) -> RunEnd:
     try:
         signalled, code, cause, flags, wall_ns, cpu_ns, peak = _RESULT.unpack(payload)
         if max(wall_ns, cpu_ns, peak) > _MAX_NUMBER:
             raise ValueError("a number that no run has")
-        return Ending(
+        return RunEnd(
             code=0 if signalled else code,
             signal=code if signalled else None,
             cause=Cause(cause),
@@ -339,14 +341,14 @@ def _known(number: int) -> int | None:
     return None if number == _UNKNOWN else number
 
 
-def decode_looked(payload: bytes) -> Looked:
+def decode_looked(payload: bytes) -> WorkspaceQueryEnd:
     try:
         error, truncated = _LOOKED.unpack(payload)
         if error > _MAX_ERRNO:
             raise ValueError("an errno that no kernel has")
     except (struct.error, ValueError) as problem:
         raise ProtocolError(f"an end that can't be read: {payload!r}") from problem
-    return Looked(errno=error, truncated=bool(truncated))
+    return WorkspaceQueryEnd(errno=error, truncated=bool(truncated))
 
 
 def decode_grant(payload: bytes) -> int:

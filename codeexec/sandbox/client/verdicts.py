@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from codeexec.sandbox.client.protocol import Cause, Ending, Flag
+from codeexec.sandbox.client.protocol import Cause, Flag, RunEnd
 from codeexec.sandbox.types import RunResult, Verdict
 
 TIME_LIMIT_EXIT_CODE = 124
@@ -13,7 +13,7 @@ HEAP_FULL = (b"JavaScript heap out of memory",)
 """What is said by those who end themselves when their heap is full."""
 
 
-def to_result(ending: Ending, *, stdout: bytes, stderr: bytes) -> RunResult:
+def to_result(ending: RunEnd, *, stdout: bytes, stderr: bytes) -> RunResult:
     verdict = Verdict.MEMORY_LIMIT if _heap_was_full(ending, stderr) else judge(ending)
     return RunResult(
         verdict=verdict,
@@ -30,7 +30,7 @@ def to_result(ending: Ending, *, stdout: bytes, stderr: bytes) -> RunResult:
     )
 
 
-def _heap_was_full(ending: Ending, stderr: bytes) -> bool:
+def _heap_was_full(ending: RunEnd, stderr: bytes) -> bool:
     """Whether a language that was given less than the sandbox's memory has given up for memory, by
     itself or below a shell.
     """
@@ -39,7 +39,7 @@ def _heap_was_full(ending: Ending, stderr: bytes) -> bool:
     return aborted and by_itself and any(words in stderr for words in HEAP_FULL)
 
 
-def judge(ending: Ending) -> Verdict:
+def judge(ending: RunEnd) -> Verdict:
     """One verdict, the most telling one: a program that hangs because the kernel killed its child
     for memory has hit the memory limit, whatever the clock says."""
     if ending.cause == Cause.CLIENT:
@@ -53,7 +53,7 @@ def judge(ending: Ending) -> Verdict:
     return Verdict.OK if ending.signal is None and ending.code == 0 else Verdict.RUNTIME_ERROR
 
 
-def exit_code(ending: Ending, verdict: Verdict) -> int:
+def exit_code(ending: RunEnd, verdict: Verdict) -> int:
     """A program that has said too much may have ended before it was killed for it: no matter."""
     if verdict == Verdict.TIME_LIMIT:
         return TIME_LIMIT_EXIT_CODE

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from codeexec.sandbox.client import protocol
 from codeexec.sandbox.client.connection import Stream
-from codeexec.sandbox.client.protocol import Frame, Look, Looked, Show
+from codeexec.sandbox.client.protocol import Frame, Look, Show, WorkspaceQueryEnd
 from codeexec.sandbox.driver import KeepGoing
 from codeexec.sandbox.errors import SandboxLost, WorkspaceReadFailed
 from codeexec.sandbox.types import Listing, Usage, WorkspaceEntry
@@ -27,7 +27,7 @@ class _EnoughError(Exception):
     """The rest of an answer is not waited for."""
 
 
-class Looks:
+class WorkspaceClient:
     """The `driver.Look` of a real runner."""
 
     def __init__(self, stream: Stream, *, token: str, keep_going: KeepGoing) -> None:
@@ -105,7 +105,7 @@ class Looks:
         number: int = 0,
         most_bytes: int = 0,
         path: bytes = b"",
-    ) -> Looked:
+    ) -> WorkspaceQueryEnd:
         """Raises WorkspaceReadFailed, SandboxLost."""
         nonce = protocol.new_nonce()
         try:
@@ -137,7 +137,7 @@ class Looks:
                     yield frame
 
 
-def _ended(looked: Looked) -> Looked:
+def _ended(looked: WorkspaceQueryEnd) -> WorkspaceQueryEnd:
     if looked.errno == errno.ETIMEDOUT:
         raise SandboxLost("The workspace took too long to be looked at.")
     if looked.errno:

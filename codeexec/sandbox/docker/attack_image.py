@@ -39,13 +39,13 @@ class AttackImage:
 
         Raises ImageMissing, SandboxStartFailed.
         """
-        errand = policy.errand(spec)
+        helper_container = policy.helper_container(spec)
         config = {
             "Image": self.reference,
             "NetworkDisabled": True,
-            "Labels": policy.standard_labels(errand),
+            "Labels": policy.standard_labels(helper_container),
         }
-        name = policy.container_name(errand.sandbox_id)
+        name = policy.container_name(helper_container.sandbox_id)
         with (
             translated(SandboxStartFailed),
             self._engine.passing_container(config, name) as container,

@@ -13,9 +13,9 @@ from typing import Any
 from docker.errors import APIError
 
 from codeexec.sandbox import policy
-from codeexec.sandbox.client.connection import Conversation
+from codeexec.sandbox.client.connection import RunnerConnection
 from codeexec.sandbox.client.protocol import new_token
-from codeexec.sandbox.client.workspace_queries import Looks
+from codeexec.sandbox.client.workspace_queries import WorkspaceClient
 from codeexec.sandbox.docker import stream
 from codeexec.sandbox.docker.attack_image import AttackImage
 from codeexec.sandbox.docker.engine import Engine, gone_is_fine, translated
@@ -178,10 +178,10 @@ class DockerDriver:
             raise SandboxStartFailed(f"The sandbox did not come up: {error}") from error
 
     @contextlib.contextmanager
-    def attach(self, handle: SandboxHandle) -> Iterator[Conversation]:
+    def attach(self, handle: SandboxHandle) -> Iterator[RunnerConnection]:
         """What `write_files` could not do is raised by the `run` that follows, or at the end."""
         with stream.attached(self._base_url, handle.container_id) as attached:
-            conversation = Conversation(
+            conversation = RunnerConnection(
                 attached,
                 token=handle.token,
                 workspace_dir=handle.workspace_dir,
@@ -204,9 +204,11 @@ class DockerDriver:
         return False
 
     @contextlib.contextmanager
-    def look(self, handle: SandboxHandle, *, keep_going: KeepGoing = always) -> Iterator[Looks]:
+    def look(
+        self, handle: SandboxHandle, *, keep_going: KeepGoing = always
+    ) -> Iterator[WorkspaceClient]:
         with stream.attached(self._base_url, handle.container_id, output="stderr") as attached:
-            yield Looks(attached, token=handle.token, keep_going=keep_going)
+            yield WorkspaceClient(attached, token=handle.token, keep_going=keep_going)
 
     def destroy(self, sandbox_id: str) -> bool:
         return self._remove(policy.container_name(sandbox_id))

@@ -182,14 +182,14 @@ class Images:
 
     def _read_passwd(self, image_id: str, spec: SandboxSpec) -> str:
         """From a container that is made for it and never started; empty when there is none."""
-        errand = policy.errand(spec)
+        helper_container = policy.helper_container(spec)
         config = {
             "Image": image_id,
             "Entrypoint": ["/-"],
             "NetworkDisabled": True,
-            "Labels": policy.standard_labels(errand),
+            "Labels": policy.standard_labels(helper_container),
         }
-        name = policy.container_name(errand.sandbox_id)
+        name = policy.container_name(helper_container.sandbox_id)
         with (
             translated(SandboxStartFailed),
             self._engine.passing_container(config, name) as container,

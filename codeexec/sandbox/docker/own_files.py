@@ -70,14 +70,14 @@ class OwnFiles:
         way to starting a sandbox. Raises SandboxStartFailed.
         """
         self._mountpoint = ""
-        errand = policy.errand(spec)
+        helper_container = policy.helper_container(spec)
         config = {
             "Image": self._runner.reference,
             "NetworkDisabled": True,
-            "Labels": policy.standard_labels(errand),
+            "Labels": policy.standard_labels(helper_container),
             "HostConfig": {"Binds": [f"{self._runner.volume}:{RUNNER_DIR}:nocopy"]},
         }
-        name = policy.container_name(errand.sandbox_id)
+        name = policy.container_name(helper_container.sandbox_id)
         with (
             translated(SandboxStartFailed),
             self._engine.passing_container(config, name) as container,

@@ -43,11 +43,11 @@ class RunnerImage:
         Raises ImageMissing, SandboxStartFailed.
         """
         self._images.inspect(self.reference)
-        errand = policy.errand(spec)
-        name = policy.container_name(errand.sandbox_id)
+        helper_container = policy.helper_container(spec)
+        name = policy.container_name(helper_container.sandbox_id)
         with (
             translated(SandboxStartFailed),
-            self._engine.passing_container(self._installer(errand), name) as container,
+            self._engine.passing_container(self._installer(helper_container), name) as container,
         ):
             api = self._engine.api
             api.start(container)
@@ -58,14 +58,14 @@ class RunnerImage:
                 f"The runner could not be put into the volume {self.volume}: {said}"
             )
 
-    def _installer(self, errand: SandboxSpec) -> dict[str, Any]:
+    def _installer(self, helper_container: SandboxSpec) -> dict[str, Any]:
         """Root, for the volume is root's; no capability, no network, and our own program alone."""
         return {
             "Image": self.reference,
             "Cmd": ["install", f"{RUNNER_DIR}/{self.file_name}"],
             "User": "0:0",
             "NetworkDisabled": True,
-            "Labels": policy.standard_labels(errand),
+            "Labels": policy.standard_labels(helper_container),
             "HostConfig": {
                 "Binds": [f"{self.volume}:{RUNNER_DIR}:nocopy"],
                 "NetworkMode": "none",

@@ -18,7 +18,7 @@ from codeexec.cli import TeachingCommand
 from codeexec.db.notifications import hub
 from codeexec.http.memory import bound_arenas, give_memory_back
 from codeexec.http.protocol import BoundedHttpProtocol
-from codeexec.http.request_metrics import traffic
+from codeexec.http.request_metrics import request_metrics
 from codeexec.http.self_check import EXIT_CODE, broken, watch_own_parts
 from codeexec.http.serving import companions
 from sessions_app.api.feeds import feeds
@@ -84,21 +84,21 @@ class _Server(uvicorn.Server):
     """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        traffic.draining = True
+        request_metrics.draining = True
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         feeds.close()
         deadline = time.monotonic() + STOP_SECONDS
         await self._drain(until=deadline - ANSWER_SECONDS)
-        traffic.closing = True
+        request_metrics.closing = True
         hub.wake_everybody()
         await self._drain(until=deadline)
         self.config.timeout_graceful_shutdown = 1 + max(0, round(deadline - time.monotonic()))
         await super().shutdown(sockets)
 
     async def _drain(self, *, until: float) -> None:
-        while traffic.in_flight and not self.force_exit and time.monotonic() < until:
+        while request_metrics.in_flight and not self.force_exit and time.monotonic() < until:
             await asyncio.sleep(DRAINING_SECONDS)
 
 

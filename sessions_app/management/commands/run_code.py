@@ -23,7 +23,7 @@ from sessions_app.management.follow_output import Channel, Write, follow, listen
 from sessions_app.management.signals import ended_by_signals
 from sessions_app.models import Execution
 from sessions_app.models.event import Stage, Stream
-from sessions_app.services.executions import Arrival, cancel_execution, submit_single_run
+from sessions_app.services.executions import RequestArrival, cancel_execution, submit_single_run
 
 _CUT_SHORT: dict[str, str] = {
     Execution.Verdict.TIME_LIMIT: "The time limit of {0.timeout_seconds:g} s ended the program.",
@@ -96,7 +96,7 @@ command's stdin is the program's, unless that is a terminal, or --stdin names a 
 
     def _run(self, options: dict[str, Any]) -> None:
         environment, runtime, run = _request(options)
-        arrival = Arrival()
+        arrival = RequestArrival()
         write: Write = _no_write if options["json"] else self._write
         with listening("run_code") as news, ended_by_signals():
             try:
