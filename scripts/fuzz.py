@@ -14,7 +14,7 @@ from pathlib import Path
 from scripts import fuzz_runner
 from scripts.steps import ROOT, Stopped, reported, run_shown, say, stop_on_signals
 
-CLIENT_TESTS = "tests/test_client_fuzzing.py"
+CLIENT_TESTS = "tests/sandbox/test_client_fuzzing.py"
 CLIENT_TIMES = 3
 """How many times as many examples as in the tests one pass has: it takes about 15 s."""
 HELP = """\

@@ -138,7 +138,7 @@ def _figures(report: Path, done: subprocess.CompletedProcess[str]) -> Figures:
 @contextmanager
 def deployment() -> Iterator[str]:
     """The address of one that is there for this alone."""
-    from tests.stack import running_stack
+    from tests.support.stack import running_stack
 
     with (
         tempfile.TemporaryDirectory() as folder,

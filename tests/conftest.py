@@ -29,13 +29,13 @@ from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
 from sessions_app.models import Node
 from sessions_app.node.registration import register_node
-from tests.api_client import Api, serving
-from tests.databases import migrated
-from tests.emptying import delete_rows
-from tests.parallel import HeavyModulesWhole, heavy_first, its_turn
-from tests.patience import LONG
+from tests.support.api_client import Api, serving
+from tests.support.databases import migrated
+from tests.support.emptying import delete_rows
 from tests.support.fake_driver import FakeDriver
-from tests.working import Delivery, work_off
+from tests.support.parallel import HeavyModulesWhole, heavy_first, its_turn
+from tests.support.patience import LONG
+from tests.support.working import Delivery, work_off
 
 NODE = "this"
 
@@ -83,7 +83,7 @@ def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
-    """The tests' database, which is emptied as `tests.emptying` does it."""
+    """The tests' database, which is emptied as `tests.support.emptying` does it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", delete_rows)
         yield

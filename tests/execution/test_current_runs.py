@@ -1,0 +1,125 @@
+"""When a run that goes on gives its place back."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from codeexec.sandbox.types import Usage
+from sessions_app.execution import current_runs
+from sessions_app.execution.current_runs import BUSY_SECONDS, IDLE_SECONDS, CurrentRuns, Processors
+from sessions_app.models.run_queries import Claim
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What `running` takes for the time, and for what the processors have done so far."""
+
+    class Clock:
+        now, total, idle = 100.0, 1000.0, 500.0
+
+        def goes_on(self, seconds: float, *, idle: float) -> None:
+            self.now += seconds
+            self.total += 2 * seconds
+            self.idle += 2 * seconds * idle
+
+    clock = Clock()
+    monkeypatch.setattr(current_runs.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(current_runs, "_times", lambda: (clock.total, clock.idle))
+    return clock
+
+
+def claim() -> Claim:
+    """Of which nothing counts here but that it has no sandbox to be looked at."""
+    return cast(Claim, SimpleNamespace(sandbox=None))
+
+
+@pytest.mark.parametrize(
+    ("idle", "seconds"), [(1.0, IDLE_SECONDS), (0.2, IDLE_SECONDS), (0.0, BUSY_SECONDS)]
+)
+def test_soon_where_processors_are_idle_and_later_where_they_are_not(
+    idle: float, seconds: float, clock: Any
+) -> None:
+    runs = CurrentRuns(places=2)
+    with runs.going_on(claim()) as old:
+        clock.goes_on(seconds - 0.3, idle=idle)
+        with runs.going_on(claim()) as young:
+            assert runs.give_back_places() == 0
+            clock.goes_on(0.31, idle=idle)
+            assert runs.give_back_places() == 1
+            assert (old.has_place, young.has_place) == (False, True)
+            assert runs.give_back_places() == 0  # each gives back one place, once
+            assert runs.now() == {old, young}
+        assert runs.now() == {old}
+    assert runs.now() == set()
+
+
+def usage(seconds: float, cpu_seconds: float | None) -> Usage:
+    return Usage(
+        memory_bytes=None,
+        memory_limit_bytes=None,
+        cpu_ns=None if cpu_seconds is None else round(1e9 * cpu_seconds),
+        processes=None,
+        process_limit=None,
+        at_ns=round(1e9 * seconds),
+    )
+
+
+def test_where_processors_stay_busy_no_more_that_work_go_on_than_there_are_places(
+    clock: Any,
+) -> None:
+    runs = CurrentRuns(places=2)
+
+    def given_back(idle: float) -> int:
+        clock.goes_on(BUSY_SECONDS, idle=idle)
+        return runs.give_back_places()
+
+    with ExitStack() as stack:
+        first, second, third = (stack.enter_context(runs.going_on(claim())) for _ in range(3))
+        assert given_back(idle=0.0) == 2
+        assert given_back(idle=0.0) == 0
+        first.note(usage(1, cpu_seconds=1))
+        first.note(usage(2, cpu_seconds=1.01))  # it sleeps now
+        assert given_back(idle=0.0) == 1
+        assert not any(run.has_place for run in (first, second, third))
+        fourth = stack.enter_context(runs.going_on(claim()))
+        assert given_back(idle=0.0) == 0
+        assert given_back(idle=1.0) == 1
+        assert not any(run.works for run in (first, second, third, fourth))
+    assert runs.now() == set()
+
+
+@pytest.mark.parametrize(
+    ("before", "then", "works"),
+    [(1.0, 1.01, False), (1.0, 1.2, True), (1.0, 0.9, True), (None, 1.0, True), (1.0, None, True)],
+)
+def test_one_that_sleeps_gives_its_place_back_soon_however_busy_processors_are(
+    before: float | None, then: float | None, works: bool, clock: Any
+) -> None:
+    runs = CurrentRuns(places=1)
+    with runs.going_on(claim()) as run:
+        run.note(usage(10, cpu_seconds=before))
+        run.note(usage(11, cpu_seconds=then))
+        clock.goes_on(IDLE_SECONDS, idle=0.0)
+        assert runs.give_back_places() == (0 if works else 1)
+        assert run.works == works
+
+
+def test_processors_are_looked_at_over_a_while(clock: Any) -> None:
+    processors = Processors()
+    assert not processors.are_idle()  # nothing is known yet
+    clock.goes_on(0.5, idle=0.5)
+    assert processors.are_idle()
+    clock.goes_on(0.01, idle=0.0)
+    assert processors.are_idle()  # too short a while to say
+    clock.goes_on(0.5, idle=0.05)
+    assert not processors.are_idle()
+
+
+def test_their_times_are_those_of_the_machine() -> None:
+    first, then = current_runs._times(), current_runs._times()
+    assert 0 < first[1] <= first[0]
+    assert first[0] <= then[0]

@@ -1,0 +1,351 @@
+"""The executor, in threads of the test: what is announced is run, in order, by few connections."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from django.db import connections
+
+from codeexec.db.notifications import CHANNEL
+from codeexec.db.postgres import connection_parameters
+from codeexec.taskqueue.cluster import Stop
+from codeexec.taskqueue.ipc import SafeEvent
+from environments_app.models import Environment
+from sessions_app.callers import Caller
+from sessions_app.execution import current_runs, executor
+from sessions_app.execution.executor import CONNECTIONS, LISTENING, Executor, run_executor
+from sessions_app.models import Event, Execution, Node, Session
+from sessions_app.node.registration import worker_name
+from sessions_app.services.executions import RunRequest, cancel_execution, submit_execution
+from sessions_app.services.sessions import open_session, stop_session
+from tests.conftest import Work
+from tests.support import fake_process
+from tests.support.cast import claim
+from tests.support.fake_driver import FakeDriver
+from tests.support.patience import LONG, eventually
+from tests.support.working import told_on
+
+pytestmark = pytest.mark.django_db(transaction=True)
+E = Execution.Status
+
+
+@contextmanager
+def executing(node: Node, concurrency: int = 2, *, stops_in: float = LONG) -> Iterator[Stop]:
+    """How it is told to stop; at the end it has stopped."""
+    stop = Stop(SafeEvent(), SafeEvent(), stops_in)
+    tried = Executor(node.pk, concurrency=concurrency, stop=stop)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            tried.run()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.asked.set()
+        thread.join(LONG)
+    assert not thread.is_alive() and not failures
+
+
+def has_come_to(execution: Execution, status: str) -> bool:
+    return bool(eventually(lambda: Execution.objects.get(pk=execution.pk).status == status))
+
+
+@pytest.fixture
+def sessions(python: Environment, this: Node, work: Work, driver: FakeDriver) -> list[Session]:
+    """Three that are ready."""
+    opened = [open_session(environment_name="python") for _ in range(3)]
+    work()
+    return opened
+
+
+def submit(session: Session, code: str = "print(1)") -> Execution:
+    return submit_execution(session.pk, RunRequest(code=code))
+
+
+SLEEP = "import time; time.sleep(60)"
+UNTIL_TOLD = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"
+
+
+def tell(driver: FakeDriver, session: Session) -> None:
+    """The program that runs in it until it is told."""
+    (driver.sandboxes[str(session.pk)].folder / "go").touch()
+
+
+def test_what_is_announced_is_run(sessions: list[Session], this: Node) -> None:
+    with executing(this):
+        first = submit(sessions[0])
+        assert has_come_to(first, E.COMPLETED)
+        again = [submit(sessions[0], f"print({number})") for number in range(5)]
+        assert has_come_to(again[-1], E.COMPLETED)
+    done = list(Execution.objects.order_by("sequence"))
+    assert [bytes(each.stdout) for each in done] == [b"1\n", *(b"%d\n" % n for n in range(5))]
+    ends = [(each.started_at, each.finished_at) for each in done]
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
+
+
+def test_the_times_of_a_run_are_in_their_order(sessions: list[Session], this: Node) -> None:
+    with executing(this):
+        execution = submit(sessions[0])
+        assert has_come_to(execution, E.COMPLETED)
+    execution.refresh_from_db()
+    times = [
+        execution.received_at,
+        execution.queued_at,
+        execution.claimed_at,
+        execution.started_at,
+        execution.finished_at,
+    ]
+    assert None not in times
+    assert times == sorted(times)  # type: ignore[type-var]
+
+
+def test_what_waited_before_it_came_is_run(sessions: list[Session], this: Node) -> None:
+    waiting = [submit(session) for session in sessions]
+    with executing(this, concurrency=1):
+        for execution in waiting:
+            assert has_come_to(execution, E.COMPLETED)
+
+
+@pytest.fixture
+def kept_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever runs is young enough to hold its place."""
+    monkeypatch.setattr(current_runs, "IDLE_SECONDS", LONG)
+    monkeypatch.setattr(current_runs, "BUSY_SECONDS", LONG)
+
+
+def test_no_more_begin_at_one_time_than_may(
+    sessions: list[Session], this: Node, kept_places: None
+) -> None:
+    with executing(this, concurrency=2):
+        running = [submit(session, SLEEP) for session in sessions[:2]]
+        for execution in running:
+            assert has_come_to(execution, E.RUNNING)
+        third = submit(sessions[2])
+        time.sleep(0.3)  # a free thread takes milliseconds
+        assert Execution.objects.get(pk=third.pk).status == E.QUEUED
+        stop_session(sessions[0].pk)
+        assert has_come_to(third, E.COMPLETED)
+        stop_session(sessions[1].pk)
+        assert has_come_to(running[1], E.CANCELLED)
+
+
+def test_what_goes_on_holds_no_place(
+    python: Environment, this: Node, work: Work, driver: FakeDriver
+) -> None:
+    opened = [open_session(environment_name="python") for _ in range(7)]
+    work()
+    others = threading.active_count()
+    with executing(this, concurrency=1):
+        going_on = [submit(session, UNTIL_TOLD) for session in opened[1:]]
+        stranger = submit(opened[0])
+        assert has_come_to(stranger, E.COMPLETED)
+        assert all(has_come_to(each, E.RUNNING) for each in going_on)
+        assert has_come_to(submit(opened[0]), E.COMPLETED)
+        for session in opened[1:]:
+            tell(driver, session)
+        assert all(has_come_to(each, E.COMPLETED) for each in going_on)
+        # Of the executor, the one that waits, and those of what its runs share.
+        assert eventually(lambda: threading.active_count() <= others + 5)
+        assert has_come_to(submit(opened[0]), E.COMPLETED)
+
+
+def test_who_waits_gets_a_place_in_the_order_of_arrival(
+    sessions: list[Session], this: Node, driver: FakeDriver
+) -> None:
+    with executing(this, concurrency=1):
+        heard = submit(sessions[2])  # what comes while it begins to listen may come twice
+        assert has_come_to(heard, E.COMPLETED)
+        first = submit(sessions[0], UNTIL_TOLD)
+        assert has_come_to(first, E.RUNNING)
+        order = [submit(sessions[2]), submit(sessions[1]), submit(sessions[0]), submit(sessions[1])]
+        tell(driver, sessions[0])
+        assert all(has_come_to(execution, E.COMPLETED) for execution in order)
+    taken = Execution.objects.exclude(pk__in=[heard.pk, first.pk]).order_by("claimed_at")
+    assert [each.pk for each in taken][:2] == [order[0].pk, order[1].pk]
+    assert [each.pk for each in taken][2:] in (
+        [order[2].pk, order[3].pk],
+        [order[3].pk, order[2].pk],  # a session's next is announced when its last has ended
+    )
+
+
+def test_a_stopped_session_has_its_program_ended(
+    sessions: list[Session], this: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_process, "_KEEP_GOING_SECONDS", 0.05)
+    monkeypatch.setattr(executor, "UPKEEP_SECONDS", 0.05)
+    with executing(this):
+        execution = submit(sessions[0], f"print('so far', flush=True)\n{SLEEP}")
+        assert has_come_to(execution, E.RUNNING)
+        stop_session(sessions[0].pk)
+        assert has_come_to(execution, E.CANCELLED)
+
+
+def test_a_lease_is_renewed_as_long_as_its_program_runs(
+    sessions: list[Session], this: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "UPKEEP_SECONDS", 0.05)
+    with executing(this):
+        execution = submit(sessions[0], SLEEP)
+        assert has_come_to(execution, E.RUNNING)
+        first = Execution.objects.get(pk=execution.pk).lease_expires_at
+        assert first is not None
+        rows = Execution.row(execution.pk)
+        assert eventually(lambda: rows.filter(lease_expires_at__gt=first).exists())
+        stop_session(sessions[0].pk)
+
+
+def test_stopping_lets_what_runs_end_and_takes_nothing_new(
+    sessions: list[Session], this: Node, driver: FakeDriver
+) -> None:
+    with executing(this) as stop:
+        running = submit(sessions[0], UNTIL_TOLD)
+        assert has_come_to(running, E.RUNNING)
+        stop.asked.set()
+        tell(driver, sessions[0])
+    late = submit(sessions[1])
+    assert Execution.objects.get(pk=running.pk).status == E.COMPLETED
+    assert Execution.objects.get(pk=late.pk).status == E.QUEUED
+
+
+def test_what_comes_while_it_stops_does_not_wait_for_what_still_runs(
+    sessions: list[Session], this: Node, driver: FakeDriver
+) -> None:
+    with executing(this, concurrency=1) as stop:
+        going_on = submit(sessions[0], UNTIL_TOLD)
+        assert has_come_to(going_on, E.RUNNING)
+        stop.asked.set()
+        for session in sessions[1:]:
+            assert has_come_to(submit(session), E.COMPLETED)
+        cancelled = submit(sessions[1], SLEEP)
+        assert has_come_to(cancelled, E.RUNNING)
+        cancel_execution(cancelled.pk, by=Caller().actor)
+        assert has_come_to(cancelled, E.CANCELLED)
+        assert Execution.objects.get(pk=going_on.pk).status == E.RUNNING
+        tell(driver, sessions[0])
+    assert Execution.objects.get(pk=going_on.pk).status == E.COMPLETED
+
+
+def test_what_comes_late_in_a_stop_is_left_to_the_next_executor(
+    sessions: list[Session], this: Node, driver: FakeDriver
+) -> None:
+    with executing(this, stops_in=0) as stop:
+        going_on = submit(sessions[0], UNTIL_TOLD)
+        assert has_come_to(going_on, E.RUNNING)
+        stop.asked.set()
+        time.sleep(4 * executor.STOPPING_SECONDS)
+        late = submit(sessions[1])
+        tell(driver, sessions[0])
+        assert has_come_to(going_on, E.COMPLETED)
+    assert Execution.objects.get(pk=late.pk).status == E.QUEUED
+    with executing(this):
+        assert has_come_to(late, E.COMPLETED)
+
+
+def test_what_a_stop_cuts_off_is_told_so_at_once(sessions: list[Session], this: Node) -> None:
+    with executing(this) as stop:
+        cut = [submit(each, f"print('so far', flush=True)\n{SLEEP}") for each in sessions]
+        behind = submit(sessions[0])
+        for execution in cut:
+            assert eventually(lambda pk=execution.pk: Event.objects.filter(execution=pk).exists())
+        stop.asked.set()
+        with told_on(CHANNEL) as told:
+            stop.now.set()
+            assert all(has_come_to(execution, E.ERROR) for execution in cut)
+            heard = {each for payload in told() for each in payload.split()}
+    assert {str(execution.pk) for execution in cut} <= heard
+    for execution in cut:
+        execution.refresh_from_db()
+        assert execution.error_reason == executor.CUT_OFF
+        assert bytes(execution.stdout) == b"so far\n"
+    assert Execution.objects.get(pk=behind.pk).status == E.QUEUED
+    assert {each.status for each in Session.objects.all()} == {Session.Status.READY}
+
+
+def test_a_database_that_drops_its_connections_is_found_again(
+    sessions: list[Session], this: Node
+) -> None:
+    with executing(this):
+        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+        _end_connections()
+        unheard = submit(sessions[1])
+        assert has_come_to(unheard, E.COMPLETED)
+        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+
+
+def _end_connections() -> None:
+    with psycopg.connect(**connection_parameters("test"), autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    connections.close_all()
+
+
+def test_many_that_run_share_few_connections(
+    python: Environment, this: Node, work: Work, driver: FakeDriver
+) -> None:
+    opened = [open_session(environment_name="python") for _ in range(12)]
+    work()
+    before = _connected()
+    with executing(this, concurrency=2):
+        running = [submit(session, SLEEP) for session in opened]
+        for execution in running:
+            assert has_come_to(execution, E.RUNNING)
+        assert _connected() - before <= CONNECTIONS + LISTENING
+        for session in opened:
+            stop_session(session.pk)
+        for execution in running:
+            assert has_come_to(execution, E.CANCELLED)
+
+
+def _connected() -> int:
+    with psycopg.connect(**connection_parameters("test"), autocommit=True) as other:
+        found = other.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND backend_type = 'client backend'"
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def test_what_a_dead_executor_ran_has_failed_at_once(sessions: list[Session], this: Node) -> None:
+    lost = submit(sessions[0])
+    assert claim(lost, worker_name(4711))
+    others = submit(sessions[1])
+    assert claim(others, worker_name(4712))
+    stopped = Stop(SafeEvent(), SafeEvent(), 0)
+    stopped.asked.set()
+    run_executor(this.pk, stopped, 4711, concurrency=1)
+    lost.refresh_from_db()
+    others.refresh_from_db()
+    assert (lost.status, others.status) == (E.ERROR, E.RUNNING)
+    assert "has died" in lost.error_reason
+    assert Session.objects.get(pk=sessions[0].pk).status == Session.Status.READY
+
+
+def test_an_environment_that_was_edited_counts_from_the_next_run_on(
+    sessions: list[Session], this: Node, python: Environment
+) -> None:
+    with executing(this):
+        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+        Environment.objects.filter(pk=python.pk).update(
+            timeout_seconds=7, run_command="echo edited"
+        )
+        execution = submit(sessions[0])
+        assert has_come_to(execution, E.COMPLETED)
+    execution.refresh_from_db()
+    assert (execution.timeout_seconds, bytes(execution.stdout)) == (7, b"edited\n")

@@ -1,0 +1,287 @@
+"""However much history there is, nothing that people or the service look at again and again reads
+more of it than it shows.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from environments_app.models import Environment
+from sessions_app.access.clients import create_client, create_key, require_room
+from sessions_app.access.key_cache import Rows
+from sessions_app.admin.executions import ExecutionAdmin
+from sessions_app.admin.sessions import SessionAdmin
+from sessions_app.models import Execution, Node, Session
+from sessions_app.monitoring.health import check_health
+from sessions_app.node import upkeep
+from sessions_app.services.sessions import open_session
+from tests import history
+from tests.conftest import Configure
+from tests.support.console_fixtures import (
+    EXECUTION,
+    FAILURE,
+    HISTORY,
+    MESSAGE,
+    NODE,
+    SANDBOX,
+    SCHEDULE,
+    SESSION,
+    execution,
+    list_page,
+    session,
+    shown,
+    text_of,
+)
+from tests.support.plans import history_read, rows_read
+
+pytestmark = pytest.mark.django_db
+
+SESSIONS, EXECUTIONS = 4_000, 40_000
+SEARCHED = 500
+MOST = 1_200
+"""Rows that any query may look at: what is searched twice over, and a little. A scan of either
+table is far more.
+"""
+
+
+@pytest.fixture
+def grown(
+    environments: dict[str, Environment], this: Node, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A year of history, and lists that search less of it than usual."""
+    history.fill(sessions=SESSIONS, executions=EXECUTIONS, live=20)
+    monkeypatch.setattr(SessionAdmin, "read", SEARCHED)
+    monkeypatch.setattr(ExecutionAdmin, "read", SEARCHED)
+    monkeypatch.setattr("sessions_app.admin.executions.READ_CODES", SEARCHED)
+    yield
+
+
+def queries_of_lists(rust: Environment, node: Node) -> Iterator[tuple[str, dict[str, Any]]]:
+    day = f"{timezone.now() - timedelta(days=100):%Y-%m-%d}"
+    days = {"from": day, "to": day}
+    sessions = [{"status__exact": status} for status in Session.Status.values]
+    sessions += [{"environment__id__exact": rust.pk}, {"node__id__exact": node.pk}]
+    sessions += [{"environment__id__exact": rust.pk, "status__exact": "error"}]
+    sessions += [{"one_shot__exact": 1}, {f"created_at_{end}": day for end in days}]
+    sessions += [{"created_at_from": "2031-01-01"}, {"q": "Candidate 77"}, {"q": "nobody"}]
+    executions = [{"status__exact": status} for status in Execution.Status.values]
+    executions += [{"verdict__exact": verdict} for verdict in Execution.Verdict.values]
+    executions += [{"session__environment__id__exact": rust.pk}, {"session__environment__id": 0}]
+    executions += [{f"queued_at_{end}": day for end in days}, {"q": "line"}, {"q": "nowhere"}]
+    executions += [{"verdict__exact": "memory_limit", "queued_at_to": day}]
+    newest = Execution.objects.select_related("session").order_by("-queued_at")[2000]
+    for row in (newest, newest.session):
+        model = EXECUTION if row is newest else SESSION
+        yield from ((model, {"q": text}) for text in (str(row.pk), str(row.pk)[:8], "abcdef0123"))
+    yield EXECUTION, {"q": str(newest.session_id)}
+    for model, queries, columns in ((SESSION, sessions, 8), (EXECUTION, executions, 10)):
+        yield from ((model, query) for query in ({}, {"p": 5}, *queries))
+        yield from ((model, {"o": number}) for number in range(1, columns + 1))
+
+
+def test_no_admin_list_reads_history(
+    grown: None, admin_client: Client, rust: Environment, this: Node
+) -> None:
+    for model, query in queries_of_lists(rust, this):
+        read = history_read(partial(admin_client.get, list_page(model), query))
+        worst = max(read, key=lambda sql: read[sql])
+        assert read[worst] <= MOST, (model, query, read[worst], worst)
+
+
+API_LISTS: list[dict[str, str]] = [
+    *({"status": status} for status in Session.Status.values),
+    {},
+    {"environment": "rust"},
+    {"environment": "cobol"},
+    {"environment": "rust", "status": "error"},
+    {"metadata.interview": "abc"},
+    {"metadata.interview": "nothing"},
+    {"metadata.origin": "tests.history"},
+    {"metadata.position": "7"},
+    {"status": "ready", "metadata.interview": "abc"},
+]
+
+
+def test_no_api_list_reads_history(grown: None, client: Client) -> None:
+    for query in API_LISTS:
+        read = history_read(partial(client.get, "/api/v1/sessions", query))
+        assert 1 <= len(read) <= 2
+        assert max(read.values()) <= MOST, (query, read)
+
+
+def test_pages_of_the_api_read_no_more_the_further_they_go(grown: None, client: Client) -> None:
+    url = "/api/v1/sessions"
+    for _ in range(4):
+        page = client.get(url).json()
+        assert max(history_read(partial(client.get, url)).values()) <= MOST
+        url = page["next"]
+    back = client.get(url).json()["previous"]
+    assert max(history_read(lambda: client.get(back)).values()) <= MOST
+
+
+def test_a_client_that_has_few_sessions_reads_no_others(
+    grown: None, client: Client, configure: Configure
+) -> None:
+    owner = create_client("small", max_live_sessions=100)
+    headers = {"authorization": f"Api-Key {create_key(owner).key}"}
+    few = Session.objects.order_by("created_at").values_list("pk", flat=True)[:20]
+    Session.objects.filter(pk__in=list(few)).update(client=owner)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE sessions_app_session")
+    configure(API_AUTH="key")
+    for query in ("", "status=ready", "status=error", "environment=rust", "page_size=5"):
+        read = history_read(partial(client.get, f"/api/v1/sessions?{query}", headers=headers))
+        assert max(read.values()) <= 100, read
+    known = Rows().client(owner.pk)
+    assert known is not None
+    with transaction.atomic():
+        assert max(history_read(partial(require_room, known)).values()) <= 100
+
+
+def test_a_timeline_reads_its_own_session(grown: None, client: Client) -> None:
+    ran = Session.objects.filter(last_sequence__gt=0).order_by("created_at")[100]
+    url = f"/api/v1/sessions/{ran.pk}/executions"
+    assert max(history_read(lambda: client.get(url)).values()) <= 2 * ran.last_sequence + 1
+
+
+def test_neither_dashboard_nor_upkeep_reads_history(
+    grown: None, admin_client: Client, this: Node
+) -> None:
+    steps = [*upkeep._rhythm._steps, lambda: admin_client.get("/admin/"), check_health]
+    for step in [*steps, lambda: open_session(environment_name="python")]:
+        read = history_read(step)
+        assert max(read.values(), default=0) <= MOST, (step, read)
+
+
+def test_the_measure_itself_notices_a_scan(grown: None) -> None:
+    rows = Execution.objects.filter(code__contains="nowhere").order_by("queued_at")[:1]
+    assert rows_read(str(rows.query).replace("%nowhere%", "'%nowhere%'")) >= EXECUTIONS
+    whole = Session.objects.filter(status="ready")  # without `closed_at`, which has the index
+    assert rows_read(str(whole.query).replace("= ready", "= 'ready'")) >= SESSIONS
+
+
+def test_what_an_execution_changes_in_its_session_is_in_no_index() -> None:
+    """So that its UPDATEs write one row, and nothing into indexes (PostgreSQL's HOT)."""
+    changed = ("status", "last_sequence", "last_activity_at", "last_execution_at", "expires_at")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'sessions_app_session'")
+        definitions = [row[0] for row in cursor.fetchall()]
+    assert len(definitions) > 5
+    assert [(d, column) for d in definitions for column in changed if column in d] == []
+
+
+# ---- lists take a fixed number of queries
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        (SESSION, 6),
+        (EXECUTION, 8),
+        (NODE, 3),
+        (SANDBOX, 5),
+        (SCHEDULE, 3),
+        (MESSAGE, 4),
+        (FAILURE, 3),
+    ],
+)
+def test_an_admin_list_takes_so_many_queries(
+    admin_client: Client, this: Node, python: Environment, model: str, count: int
+) -> None:
+    execution(session(python, this))
+    admin_client.get(list_page(model))
+    with CaptureQueriesContext(connection) as queries:
+        admin_client.get(list_page(model))
+    assert len(queries) == count, [query["sql"][:200] for query in queries]
+    assert model in HISTORY
+
+
+# ---- lists without a count
+
+
+@pytest.fixture
+def five(this: Node, python: Environment) -> list[str]:
+    ran = session(python, this)
+    now = timezone.now()
+    rows = [execution(ran, queued_at=now - timedelta(days=days)) for days in range(5)]
+    return [str(row.pk) for row in rows]
+
+
+def test_pages_follow_each_other_to_the_end(
+    admin_client: Client, five: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExecutionAdmin, "list_per_page", 2)
+    found = [shown(admin_client, EXECUTION, p=str(page)) for page in (1, 2, 3, 4)]
+    assert found == [set(five[:2]), set(five[2:4]), set(five[4:]), set()]
+    first = text_of(admin_client, list_page(EXECUTION))
+    last = text_of(admin_client, list_page(EXECUTION), p="3")
+    assert ('rel="next"' in first, 'rel="prev"' in first) == (True, False)
+    assert ('rel="next"' in last, 'rel="prev"' in last) == (False, True)
+    assert "1\u20132" in first
+    assert "5\u20135" in last
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "99999999"])
+def test_a_page_that_there_is_not_is_an_empty_or_the_first_one(
+    admin_client: Client, five: list[str], number: str
+) -> None:
+    assert shown(admin_client, EXECUTION, p=number) in (set(), set(five))
+
+
+def test_a_list_says_how_far_back_it_was_searched(
+    admin_client: Client, five: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sessions_app.admin.executions.READ_CODES", 2)
+    note = "Only the newest rows were searched"
+    assert shown(admin_client, EXECUTION, q="print") == set(five[:2])
+    assert note in text_of(admin_client, list_page(EXECUTION), q="print")
+    day = f"{timezone.now() - timedelta(days=3):%Y-%m-%d}"
+    assert shown(admin_client, EXECUTION, q="print", queued_at_to=day) == set(five[3:])
+    chosen = {"q": "print", "queued_at_from": day, "queued_at_to": day}
+    assert shown(admin_client, EXECUTION, **chosen) == {five[3]}
+    assert note not in text_of(admin_client, list_page(EXECUTION), **chosen)
+    assert note not in text_of(admin_client, list_page(EXECUTION))
+
+
+def test_a_list_in_another_order_is_made_of_the_newest_rows(
+    admin_client: Client, five: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExecutionAdmin, "read", 3)
+    by_wall = str(ExecutionAdmin.list_display.index("wall") + 1)
+    assert shown(admin_client, EXECUTION, o=by_wall) == set(five[:3])
+    by_time = str(ExecutionAdmin.list_display.index("queued") + 1)
+    assert shown(admin_client, EXECUTION, o=by_time) == set(five)
+
+
+# ---- the history that these tests, and measurements, are made with
+
+
+def test_history_is_filled_in_and_taken_out_again(this: Node, python: Environment) -> None:
+    ours = execution(session(python, this, metadata={"origin": "elsewhere"}))
+    history.fill(sessions=40, executions=400, live=3)
+    assert (Session.objects.count(), Execution.objects.count()) == (41, 401)
+    assert Session.objects.live().count() == 4
+    assert Execution.objects.values("verdict").distinct().count() > 4
+    history.remove()
+    assert list(Execution.objects.values_list("pk", flat=True)) == [ours.pk]
+    assert Session.objects.count() == 1
+
+
+def test_the_history_can_be_made_from_the_command_line() -> None:
+    command = [sys.executable, "-m", "tests.history", "--help"]
+    environ = {key: text for key, text in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--executions" in done.stdout

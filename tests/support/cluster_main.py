@@ -1,0 +1,59 @@
+"""The test cluster's process:
+
+    python -m tests.support.cluster_main GRACE_SECONDS MEETING_ADDRESS
+
+Its upkeep fails the first time it is called, then comes to the meeting once. EXECUTORS_MEET in the
+environment is the address of another meeting: there is an executor then, which comes to that one,
+and when it is released waits to be told to stop. READERS_MEET is that of the workspace readers.
+With LOOK_SECONDS and STUCK_LOOKS an upkeep that doesn't come back from its meeting is stuck soon.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+
+import django
+
+django.setup()
+
+from codeexec.taskqueue import cluster  # noqa: E402 -- Django's settings come first
+from codeexec.taskqueue.cluster import Stop, run_cluster  # noqa: E402
+from tests.support.meeting import visit  # noqa: E402
+
+EXECUTORS_MEET = os.environ.get("EXECUTORS_MEET", "")
+READERS_MEET = os.environ.get("READERS_MEET", "")
+
+cluster.LOOK_SECONDS = float(os.environ.get("LOOK_SECONDS", cluster.LOOK_SECONDS))
+cluster.STUCK_LOOKS = int(os.environ.get("STUCK_LOOKS", cluster.STUCK_LOOKS))
+
+calls = itertools.count()
+
+
+def upkeep() -> None:
+    call = next(calls)
+    if call == 0:
+        raise RuntimeError("this upkeep fails once")
+    if call == 1:
+        visit(sys.argv[2], "upkeep")
+
+
+def execute(stop: Stop, predecessor_pid: int | None) -> None:
+    visit(EXECUTORS_MEET, f"after-{predecessor_pid}")
+    stop.asked.wait()
+    visit(EXECUTORS_MEET, "told-to-stop")
+
+
+def read(stop: Stop, predecessor_pid: int | None) -> None:
+    visit(READERS_MEET, f"after-{predecessor_pid}")
+    stop.asked.wait()
+
+
+run_cluster(
+    upkeep,
+    interval_seconds=0.05,
+    grace_seconds=float(sys.argv[1]),
+    run_executor=execute if EXECUTORS_MEET else None,
+    run_workspace_reader=read if READERS_MEET else None,
+)

@@ -1,0 +1,136 @@
+"""Databases that are copies of templates: migrating one takes seconds, a copy takes none.
+
+A template is made once in a test run, by the first of its processes that needs it, and dropped
+when the run ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.support.parallel import locked
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_VARIABLE = "CODE_EXECUTOR_TEST_RUN"
+FIRST = RUN_VARIABLE not in os.environ
+RUN = os.environ.setdefault(RUN_VARIABLE, secrets.token_hex(4))
+"""The same in all processes of a test run: the first one gives it to those that it starts."""
+
+MIGRATED, SEEDED = f"migrated_{RUN}", f"seeded_{RUN}"
+ONE_WARM = "UPDATE environments_app_environment SET warm_pool_size = (name = 'python')::int"
+"""What a deployment of the tests starts in advance: one sandbox, which some of them look at."""
+
+
+@contextmanager
+def database_of_its_own(name: str, *, template: str = "template1") -> Iterator[str]:
+    """URL of a new database, like the template, on the server of DATABASE_URL; dropped at the
+    end. Its name begins as given.
+    """
+    name = f"{name}_{secrets.token_hex(4)}"
+    _create(name, template)
+    try:
+        yield _url(name)
+    finally:
+        _drop(name)
+
+
+def migrated() -> str:
+    """Name of a template that has its tables and nothing else."""
+    return _migrated(os.environ["DATABASE_URL"])
+
+
+def seeded() -> str:
+    """Name of a template that has the shipped environments, too."""
+    return _seeded(os.environ["DATABASE_URL"])
+
+
+@cache
+def _migrated(_server_url: str) -> str:
+    with _made_once(MIGRATED, "template1") as url:
+        if url:
+            _manage(url, "migrate", "--no-input")
+    return MIGRATED
+
+
+@cache
+def _seeded(_server_url: str) -> str:
+    template = migrated()
+    with _made_once(SEEDED, template) as url:
+        if url:
+            _manage(url, "seed_environments")
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(ONE_WARM)
+    return SEEDED
+
+
+@contextmanager
+def _made_once(name: str, like: str) -> Iterator[str | None]:
+    """The URL of what the caller is to fill; None where that has been done."""
+    with locked(name):
+        if _exists(name):
+            yield None
+            return
+        _create(name, like)
+        try:
+            yield _url(name)
+        except BaseException:
+            _drop(name)
+            raise
+
+
+def _manage(url: str, *command: str) -> None:
+    subprocess.run(
+        [sys.executable, "manage.py", *command],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": url},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _url(name: str) -> str:
+    given = conninfo_to_dict(os.environ["DATABASE_URL"])
+    user, password = given.get("user") or "postgres", given.get("password") or ""
+    host, port = given.get("host") or "localhost", given.get("port", 5432)
+    return f"postgresql://{user}:{password}@/{name}?host={host}&port={port}"
+
+
+def _server() -> psycopg.Connection[tuple[object, ...]]:
+    given = conninfo_to_dict(os.environ["DATABASE_URL"])
+    return psycopg.connect(make_conninfo(**given | {"dbname": "postgres"}), autocommit=True)
+
+
+def _exists(name: str) -> bool:
+    with _server() as connection:
+        found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name])
+        return found.fetchone() is not None
+
+
+def _create(name: str, template: str) -> None:
+    with _server() as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+
+
+def _drop(name: str) -> None:
+    with _server() as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@atexit.register
+def _drop_templates() -> None:
+    if not FIRST:
+        return
+    with suppress(KeyError, psycopg.OperationalError):  # no server, or none any more
+        _drop(SEEDED)
+        _drop(MIGRATED)
