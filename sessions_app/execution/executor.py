@@ -33,7 +33,7 @@ from sessions_app.execution.run_execution import ExecutorContext, run_execution
 from sessions_app.execution.run_listener import RunListener
 from sessions_app.models.run_queries import Claim
 from sessions_app.node.registration import worker_name
-from sessions_app.services.executions import (
+from sessions_app.services.execution_end import (
     abandon_executions_of,
     claim_next_execution,
     fail_execution,

@@ -37,6 +37,7 @@ from sessions_app.models.execution import Outcome, Verdict
 from sessions_app.models.run_queries import Claim
 from sessions_app.node.sandboxes import destroy_sandbox
 from sessions_app.services import executions
+from sessions_app.services.execution_end import fail_execution, finish_execution
 from sessions_app.services.requeue import requeue_execution
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def _fail(
 
     def fail() -> None:
         context.live.flush()  # what the program wrote becomes its output
-        executions.fail_execution(claim, reason, sandbox_lost=sandbox_lost)
+        fail_execution(claim, reason, sandbox_lost=sandbox_lost)
 
     _with_database(context, fail)
 
@@ -146,9 +147,7 @@ def _finish(claim: Claim, context: ExecutorContext, outcome: Outcome, started: f
 
     def finish() -> None:
         seconds = time.monotonic() - started
-        executions.finish_execution(
-            claim, outcome, seconds_since_started=seconds, sandbox_lost=lost
-        )
+        finish_execution(claim, outcome, seconds_since_started=seconds, sandbox_lost=lost)
 
     milliseconds = 1000 * (time.monotonic() - started)
     _with_database(context, finish)

@@ -19,7 +19,7 @@ from sessions_app.models.sandbox import SandboxQuerySet
 from sessions_app.models.session import MAX_STARTS
 from sessions_app.node.isolation_checks import requeue_interrupted_checks
 from sessions_app.node.registration import this_node, worker_name
-from sessions_app.services.executions import end_as_died
+from sessions_app.services.execution_end import end_as_died
 from sessions_app.services.sessions import fail_session, restart_session
 from sessions_app.services.task_names import BUILD_TASK, CHECK_TASK, REMOVE_TASK
 

@@ -44,7 +44,7 @@ from sessions_app.node.sandboxes import (
     replace_dead,
     retire_stale,
 )
-from sessions_app.services.executions import reap_abandoned_executions
+from sessions_app.services.execution_end import reap_abandoned_executions
 from sessions_app.services.sessions import (
     enqueue_stop,
     expire_sessions,

@@ -1,11 +1,13 @@
-"""Accepting executions, taking them up one at a time, and ending them."""
+"""Accepting executions: what is asked for is checked, bounded and queued. And asking for their end,
+and for another one like them.
+"""
 
 from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -37,13 +39,10 @@ from environments_app.models import Environment
 from sessions_app.access.clients import queue_bounds, storage_bounds
 from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, Session, run_queries
-from sessions_app.models.execution import Outcome
 from sessions_app.services.sessions import (
     closed_session,
-    enqueue_stop,
     no_session,
     open_session,
-    restart_session,
     stop_session,
 )
 from sessions_app.workspace_paths import require_separate
@@ -361,109 +360,6 @@ def _content(content: FileContent) -> bytes:
     return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"])
 
 
-def claim_next_execution(
-    session_id: UUID | str, *, node_id: UUID, worker: str
-) -> run_queries.Claim | None:
-    """Take up the oldest queued execution of a ready session; None: there is nothing to do.
-
-    Whoever loses a race here may go away: the winner looks for more when it has finished.
-    """
-    try:
-        return run_queries.claim(session_id, node_id=node_id, worker=worker)
-    except run_queries.NothingToClaimError:
-        # It was ended just now, and there may be others behind it.
-        Session.row(session_id).get().leave_execution()
-        run_queries.announce(session_id, node_id)
-        return None
-
-
-def finish_execution(
-    claim: run_queries.Claim,
-    outcome: Outcome,
-    *,
-    seconds_since_started: float = 0.0,
-    sandbox_lost: bool = False,
-) -> bool:
-    """Keep what a run came to, and free its session. False: somebody ended it before.
-
-    May be repeated where the connection broke: what was not done the first time is done then.
-    """
-    with transaction.atomic() if sandbox_lost else nullcontext():
-        finished, released = run_queries.finish(
-            execution_id=claim.execution_id,
-            session_id=claim.session_id,
-            outcome=outcome,
-            seconds_since_started=seconds_since_started,
-            goes_on=not (claim.one_shot or sandbox_lost),
-        )
-        if sandbox_lost and released:
-            _replace_sandbox(claim.session_id)
-    if claim.one_shot or (finished and not released):
-        _leave_session(Session.row(claim.session_id).get(), released)
-    return finished
-
-
-def fail_execution(claim: run_queries.Claim, reason: str, *, sandbox_lost: bool = False) -> bool:
-    """We failed to run it: it ends with the reason, its session goes on with the next one.
-
-    Where the sandbox is lost with it, because the session is being stopped, it is cancelled.
-    """
-    execution = find_execution(claim.execution_id)
-
-    def end(session: Session) -> bool:
-        unwanted = session.status == Session.Status.STOPPING or execution.cancel_requested_at
-        stopped = sandbox_lost and unwanted
-        return execution.cancel() if stopped else execution.fail(reason)
-
-    return _end_run(execution, end, sandbox_lost=sandbox_lost)
-
-
-class _EndedBeforeError(Exception):
-    """Somebody else has ended the execution: nothing of what we did about it may stay."""
-
-
-def _end_run(
-    execution: Execution, end: Callable[[Session], bool], *, sandbox_lost: bool = False
-) -> bool:
-    """End an execution with `end`, and free its session. False: somebody ended it before.
-
-    The session's row is locked before the execution's, here as everywhere.
-    """
-    try:
-        with transaction.atomic():
-            session = Session.objects.select_for_update().get(pk=execution.session_id)
-            released = session.end_execution()
-            if not end(session):
-                raise _EndedBeforeError
-            if sandbox_lost and released:
-                _replace_sandbox(session.pk)
-    except _EndedBeforeError:
-        if session.one_shot:
-            _leave_session(session, released=False)
-        return False
-    _leave_session(session, released)
-    return True
-
-
-def _replace_sandbox(session_id: UUID) -> None:
-    """In the transaction that ends its run: no other run may begin in what is lost."""
-    session = Session.row(session_id).get()
-    if not session.one_shot:
-        restart_session(session)
-
-
-def _leave_session(session: Session, released: bool) -> None:
-    """What becomes of a session whose run has ended, after the commit: who waits for the result
-    doesn't wait for this. Should we die here, the node's upkeep does it.
-    """
-    if session.one_shot:
-        session = stop_session(session.pk, Session.StopReason.FINISHED)
-    if not released:  # it was stopped or given up meanwhile, and the stop waits for the run
-        enqueue_stop(session)
-    elif not session.one_shot:
-        run_queries.announce(session.pk, session.node_id)
-
-
 def cancel_execution(
     execution_id: UUID | str, *, caller: Caller = OPERATOR, by: Actor
 ) -> Execution:
@@ -513,34 +409,6 @@ def _same_request(original: Execution) -> RunRequest:
         files=original.files,
         timeout_seconds=original.timeout_seconds,
     )
-
-
-def reap_abandoned_executions() -> int:
-    """End runs whose worker has died; how many those were. What had begun is never run again."""
-    reaped = 0
-    abandoned = Execution.objects.abandoned().select_related("session")
-    for execution in abandoned.order_by("lease_expires_at")[:100]:
-        reaped += _reap(execution)
-    return reaped
-
-
-def _reap(execution: Execution) -> bool:
-    return _end_run(execution, lambda _: execution.abandon(_died(execution)))
-
-
-def abandon_executions_of(worker: str) -> None:
-    """End what a worker ran that is known to have died, whatever its leases say."""
-    for execution in Execution.objects.running().filter(worker=worker):
-        end_as_died(execution)
-
-
-def end_as_died(execution: Execution) -> bool:
-    """Its worker is known to have died, whatever its lease says. False: it was ended before."""
-    return _end_run(execution, lambda _: execution.fail(_died(execution)))
-
-
-def _died(execution: Execution) -> str:
-    return f"The worker that ran it has died ({execution.worker}); run it again."
 
 
 def find_execution(execution_id: UUID | str, caller: Caller = OPERATOR) -> Execution:

@@ -14,12 +14,8 @@ from environments_app.models import Environment
 from sessions_app.api import waiting
 from sessions_app.models import Event, Execution, Node, Session, run_queries
 from sessions_app.models.run_queries import EventRow
-from sessions_app.services.executions import (
-    RunRequest,
-    abandon_executions_of,
-    cancel_execution,
-    submit_single_run,
-)
+from sessions_app.services.execution_end import abandon_executions_of
+from sessions_app.services.executions import RunRequest, cancel_execution, submit_single_run
 from tests.api.test_every_call import NOBODY, error
 from tests.conftest import Work
 from tests.execution.test_executor import executing

@@ -20,7 +20,8 @@ from sessions_app.callers import Caller
 from sessions_app.models import Execution, Node, Sandbox, Session, WorkspaceQuery
 from sessions_app.models.workspace_query import KEEP_AGAIN, KEPT
 from sessions_app.node.sandboxes import FAREWELL_SECONDS, fill_pools, replace_dead
-from sessions_app.services.executions import RunRequest, finish_execution, submit_execution
+from sessions_app.services.execution_end import finish_execution
+from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import (
     change_session,
     extend_session,

@@ -15,7 +15,7 @@ import pytest
 from codeexec.sandbox.errors import SandboxLost
 from environments_app.models import Environment
 from sessions_app.models import Execution, Session
-from sessions_app.services.executions import fail_execution
+from sessions_app.services.execution_end import fail_execution
 from sessions_app.services.sessions import stop_session
 from tests.api.test_every_call import error
 from tests.conftest import Configure, Work

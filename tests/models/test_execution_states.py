@@ -15,12 +15,8 @@ from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
 from sessions_app.models.execution import FINISHED, UNFINISHED, Outcome, Verdict
 from sessions_app.models.run_queries import renew_leases
-from sessions_app.services.executions import (
-    RunRequest,
-    fail_execution,
-    finish_execution,
-    submit_execution,
-)
+from sessions_app.services.execution_end import fail_execution, finish_execution
+from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import stop_session
 from tests.conftest import Configure
 from tests.support.cast import (

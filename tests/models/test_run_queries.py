@@ -19,12 +19,8 @@ from codeexec.sandbox.client import output_batches
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session, run_queries, run_sql
 from sessions_app.models.execution import Outcome, Verdict
-from sessions_app.services.executions import (
-    RunRequest,
-    finish_execution,
-    submit_execution,
-    submit_single_run,
-)
+from sessions_app.services.execution_end import finish_execution
+from sessions_app.services.executions import RunRequest, submit_execution, submit_single_run
 from tests.conftest import Configure, Work
 from tests.execution.test_executor import executing
 from tests.support import fake_process

@@ -32,12 +32,8 @@ from sessions_app.node import tasks
 from sessions_app.node.sandboxes import fill_pools, reserve_sandbox
 from sessions_app.node.tasks import start_session
 from sessions_app.node.upkeep import nudge_unattended_sessions
-from sessions_app.services.executions import (
-    RunRequest,
-    reap_abandoned_executions,
-    submit_execution,
-    submit_single_run,
-)
+from sessions_app.services.execution_end import reap_abandoned_executions
+from sessions_app.services.executions import RunRequest, submit_execution, submit_single_run
 from sessions_app.services.sessions import fail_session, open_session, stop_session
 from tests.conftest import Configure, Work
 from tests.support import fake_process

@@ -21,13 +21,15 @@ from codeexec.errors import (
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
 from sessions_app.services import executions
+from sessions_app.services.execution_end import (
+    fail_execution,
+    finish_execution,
+    reap_abandoned_executions,
+)
 from sessions_app.services.executions import (
     RequestArrival,
     RunRequest,
-    fail_execution,
     find_execution,
-    finish_execution,
-    reap_abandoned_executions,
     submit_execution,
     submit_single_run,
     workspace_files,
