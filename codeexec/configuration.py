@@ -1,6 +1,6 @@
 """The configuration: each setting with its default, its meaning and what it may be.
 
-Values come from `config/code-executor.conf` (environment-variable format); real environment
+Values come from `code-executor.conf` (environment-variable format); real environment
 variables win. A secret can also be kept in a file of its own, which `<NAME>_FILE` names. Everything
 that can't be is refused at once, in one message, before anything starts. No message has a secret.
 """
@@ -29,7 +29,11 @@ from codeexec.sizes import ALLOWED as SIZE_ALLOWED
 from codeexec.sizes import parse_size
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-CONF_FILE = BASE_DIR / "config" / "code-executor.conf"
+CONF_FILE = BASE_DIR / "code-executor.conf"
+FORMER_CONF_FILE = BASE_DIR / "config" / "code-executor.conf"
+"""Where the file stood before: refused there, because settings that are ignored could open the
+service to others.
+"""
 CONF_FILE_VARIABLE = "CODE_EXECUTOR_CONF"
 
 Values = Mapping[str, Any]
@@ -562,6 +566,7 @@ def load_what_can_be(environ: Mapping[str, str] = os.environ) -> tuple[Values, l
     conf_file = _conf_file(environ)
     given, problems = _given(conf_file, required=CONF_FILE_VARIABLE in environ)
     problems += _unknown_names(given, conf_file)
+    problems += _former_place(environ)
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         try:
@@ -589,6 +594,14 @@ def _defaults() -> dict[str, Any]:
 
 def _conf_file(environ: Mapping[str, str]) -> Path:
     return Path(environ.get(CONF_FILE_VARIABLE) or CONF_FILE)
+
+
+def _former_place(environ: Mapping[str, str]) -> list[str]:
+    if environ.get(CONF_FILE_VARIABLE) or not FORMER_CONF_FILE.exists():
+        return []
+    return [
+        f"{FORMER_CONF_FILE} is not read any more; move your settings to {CONF_FILE} and delete it"
+    ]
 
 
 def _given(conf_file: Path, *, required: bool) -> tuple[dict[str, str | None], list[str]]:
@@ -687,7 +700,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _read(conf_file: Path, *, required: bool) -> dict[str, str | None]:
-    if not conf_file.is_file():
+    if not conf_file.exists():
         if required:
             raise ConfigurationError(f"{CONF_FILE_VARIABLE}: there is no file {conf_file}")
         return {}

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codeexec import configuration
 from codeexec.configuration import BASE_DIR, CONF_FILE_VARIABLE, SETTINGS, ConfigurationError, load
 from codeexec.sizes import format_size, parse_size
 
 MIB = 1024 * 1024
 EVERYWHERE = "0.0.0.0"  # noqa: S104 -- compared, not listened on
-SHIPPED = BASE_DIR / "config" / "code-executor.conf"
+SHIPPED = BASE_DIR / "code-executor.conf"
 ORIGINS = ["https://a.example", "http://localhost:3000"]
 FREE_TEXT = {
     "API_HOST",
@@ -96,6 +97,38 @@ def conf(tmp_path: Path):
         return load({CONF_FILE_VARIABLE: str(path), **variables})
 
     return load_from
+
+
+def test_a_file_at_its_former_place_is_refused_with_where_to_move_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former, current = tmp_path / "config" / "code-executor.conf", tmp_path / "code-executor.conf"
+    monkeypatch.setattr(configuration, "FORMER_CONF_FILE", former)
+    monkeypatch.setattr(configuration, "CONF_FILE", current)
+    assert load({})["API_AUTH"] == "key"
+    former.parent.mkdir()
+    former.write_text("API_PORT=9000\n")
+    with pytest.raises(ConfigurationError, match=f"{former} is not read .* move .* to {current}"):
+        load({})
+    former.rename(current)
+    assert load({})["API_PORT"] == 9000
+
+
+def test_the_former_place_is_no_matter_where_the_file_is_named(
+    conf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configuration, "FORMER_CONF_FILE", tmp_path / "test.conf")
+    assert conf("API_PORT=9000\n")["API_PORT"] == 9000
+
+
+def test_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"{tmp_path} can't be read: .*Is a directory"):
+        load({CONF_FILE_VARIABLE: str(tmp_path)})
+
+
+def test_the_settings_file_stands_at_the_top() -> None:
+    assert configuration.CONF_FILE == SHIPPED
+    assert SHIPPED.is_file() and not configuration.FORMER_CONF_FILE.exists()
 
 
 def test_a_node_has_a_user_for_each_of_its_sandboxes(conf) -> None:

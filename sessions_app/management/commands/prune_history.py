@@ -34,7 +34,7 @@ class Command(TeachingCommand):
     explanation = """
 It goes in small batches with pauses between them, so that the service works on meanwhile, and may
 be interrupted and run again at any time. The space that becomes free is used again for new rows.
-The same by itself, all the time: HISTORY_DAYS in config/code-executor.conf.
+The same by itself, all the time: HISTORY_DAYS in code-executor.conf.
 """
     examples = (
         "prune_history --older-than 90d --dry-run",
