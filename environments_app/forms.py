@@ -70,10 +70,12 @@ def limit_field(column: str, label: str) -> LimitField | None:
 def _help_text(limit: Limit, *, is_maximum: bool) -> str:
     allowed = limit.setting.allowed
     if is_maximum:
-        return f"What a client can ask for: {allowed}. Empty: no more than the limit itself."
-    meaning = limit.setting.meaning[0].upper() + limit.setting.meaning[1:]
+        return f"The most a client can ask for: {allowed}. If it is empty, the limit itself."
     default = shown(limit, limit.default())
-    return f"{meaning}: {allowed}. Empty: {limit.setting.name}, which is {default}."
+    return (
+        f"{limit.setting.meaning} Allowed: {allowed}. If it is empty, {limit.setting.name} counts, "
+        f"which is {default}."
+    )
 
 
 class ExactText(forms.CharField):

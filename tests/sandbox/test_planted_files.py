@@ -1,5 +1,5 @@
 """What an earlier run of a session can plant for a later one: each plant is tried over HTTP. What
-is closed does nothing. What isn't stands in SECURITY.md, which says where judged code runs instead.
+is closed does nothing. What isn't stands in docs/isolation.md, which says where judged code runs instead.
 """
 
 from __future__ import annotations
@@ -160,11 +160,11 @@ def test_a_plant_that_is_closed_changes_nothing(name: str, stack: Stack) -> None
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_a_plant_that_works_is_one_that_the_documentation_names(name: str, stack: Stack) -> None:
-    text = " ".join((ROOT / "SECURITY.md").read_text().split())
+    text = " ".join((ROOT / "docs" / "isolation.md").read_text().split())
     assert name in text
     assert said_later(stack.client, DOCUMENTED[name]) == DOCUMENTED[name].says
 
 
 def test_where_judged_code_runs_is_said() -> None:
-    text = " ".join((ROOT / "SECURITY.md").read_text().split())
+    text = " ".join((ROOT / "docs" / "isolation.md").read_text().split())
     assert "Judged code never runs where a candidate's code ran before" in text
