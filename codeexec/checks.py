@@ -65,8 +65,8 @@ def check_deployment(app_configs: Sequence[Any] | None, **_options: Any) -> list
             any(map(_holds_sandboxes, settings.TRUSTED_PROXIES)),
             "TRUSTED_PROXIES holds a whole network of Docker's: sandboxes with a network are in "
             "it, and can say that they are others.",
-            "Set TRUSTED_PROXIES to the proxy's own address; docs/configuration.md, Behind a proxy, "
-            "shows how it keeps one in Compose.",
+            "Set TRUSTED_PROXIES to the proxy's own address; docs/configuration.md shows, under "
+            "'Behind a proxy', how it keeps one in Compose.",
             "W008",
         ),
         (

@@ -1,5 +1,5 @@
 """What an earlier run of a session can plant for a later one: each plant is tried over HTTP. What
-is closed does nothing. What isn't stands in docs/isolation.md, which says where judged code runs instead.
+is closed does nothing. What isn't is in docs/isolation.md, with where judged code runs instead.
 """
 
 from __future__ import annotations
