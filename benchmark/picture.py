@@ -91,22 +91,22 @@ class _Line:
     stages_ms: Mapping[str, float] = field(default_factory=dict)
 
 
-def as_svg(report: Report, language: str) -> str:
-    machine = textwrap.wrap(machine_line(report, language), MACHINE_LETTERS)
+def as_svg(report: Report) -> str:
+    machine = textwrap.wrap(machine_line(report), MACHINE_LETTERS)
     y = MARGIN + HEAD + MACHINE_LINE * len(machine)
     panels: list[Panel] = []
     for figures in report.environments:
-        for title, lines in _panels(figures, language):
-            panels.append(_panel(title, lines, y, language))
+        for title, lines in _panels(figures):
+            panels.append(_panel(title, lines, y))
             y += PANEL_HEAD + STEP * len(lines) + MARGIN
-    legend = _legend(report, y, language)
+    legend = _legend(report, y)
     context = {
         "width": WIDTH,
         "height": round(legend[-1].y + LEGEND_LINE + MARGIN),
         "margin": MARGIN,
         "label_x": MARGIN + LABELS - 10,
         "bar_height": BAR,
-        "title": word("title", language),
+        "title": word("title"),
         "machine": [
             (HEAD + MACHINE_LINE * (index + 1), line) for index, line in enumerate(machine)
         ],
@@ -116,16 +116,16 @@ def as_svg(report: Report, language: str) -> str:
     return render_to_string(TEMPLATE, context)
 
 
-def _panels(figures: EnvironmentFigures, language: str) -> list[tuple[str, list[_Line]]]:
-    alone = f"{figures.name}: {word('one_at_a_time', language)}"
-    lines = [(alone, _lone_lines(figures, language))]
-    together = _lines_at_once(figures, language)
+def _panels(figures: EnvironmentFigures) -> list[tuple[str, list[_Line]]]:
+    alone = f"{figures.name}: {word('one_at_a_time')}"
+    lines = [(alone, _lone_lines(figures))]
+    together = _lines_at_once(figures)
     if together:
-        lines.append((f"{figures.name}: {word('at_once', language)}", together))
+        lines.append((f"{figures.name}: {word('at_once')}", together))
     return lines
 
 
-def _lone_lines(figures: EnvironmentFigures, language: str) -> list[_Line]:
+def _lone_lines(figures: EnvironmentFigures) -> list[_Line]:
     lines = []
     for key in ("bare", "runner", "execute"):
         if row := figures.row(key):
@@ -134,50 +134,50 @@ def _lone_lines(figures: EnvironmentFigures, language: str) -> list[_Line]:
                 "execute": figures.levels[0].stages_ms,
             }
             stages = colours.get(key, {"others": row.latency.p50_ms})
-            name = word(key, language)
+            name = word(key)
             lines.append(_Line(label=name, total_ms=row.latency.p50_ms, stages_ms=stages))
     return lines
 
 
-def _lines_at_once(figures: EnvironmentFigures, language: str) -> list[_Line]:
+def _lines_at_once(figures: EnvironmentFigures) -> list[_Line]:
     lines = []
     for level in figures.levels[1:]:
         if level.bare:
             floor = level.bare.p50_ms
-            label = f"{level.sessions} {word('bare_at_once', language)}"
+            label = f"{level.sessions} {word('bare_at_once')}"
             lines.append(_Line(label=label, total_ms=floor, stages_ms={"bare": floor}))
-        label = f"{level.sessions} {word('at_once', language)}"
+        label = f"{level.sessions} {word('at_once')}"
         total = level.latency.p50_ms
         lines.append(_Line(label=label, total_ms=total, stages_ms=level.stages_ms))
     return lines
 
 
-def _panel(title: str, lines: Sequence[_Line], y: float, language: str) -> Panel:
+def _panel(title: str, lines: Sequence[_Line], y: float) -> Panel:
     longest = max(max(line.total_ms, sum(line.stages_ms.values())) for line in lines)
     scale = (WIDTH - 2 * MARGIN - LABELS - TOTALS) / longest
     first = y + PANEL_HEAD
-    bars = [_bar(line, first + STEP * index, scale, language) for index, line in enumerate(lines)]
+    bars = [_bar(line, first + STEP * index, scale) for index, line in enumerate(lines)]
     return Panel(title=title, y=y + PANEL_HEAD - 12, bars=bars)
 
 
-def _bar(line: _Line, y: float, scale: float, language: str) -> Bar:
+def _bar(line: _Line, y: float, scale: float) -> Bar:
     segments, x = [], float(MARGIN + LABELS)
     for stage, ms in line.stages_ms.items():
         width = max(ms, 0.0) * scale
-        title = f"{_stage_label(stage, language)}: {number(ms, language, 2)}"
+        title = f"{_stage_label(stage)}: {number(ms, 2)}"
         segments.append(
             Segment(x=round(x, 2), width=round(width, 2), colour=COLOURS[stage], title=title)
         )
         x += width
-    total = number(line.total_ms, language)
+    total = number(line.total_ms)
     return Bar(label=line.label, y=y, segments=segments, total=total, total_x=round(x + 8, 2))
 
 
-def _stage_label(stage: str, language: str) -> str:
-    return word(stage, language) if stage in ("bare", "others") else stage_word(stage, language)
+def _stage_label(stage: str) -> str:
+    return word(stage) if stage in ("bare", "others") else stage_word(stage)
 
 
-def _legend(report: Report, y: float, language: str) -> list[LegendItem]:
+def _legend(report: Report, y: float) -> list[LegendItem]:
     """The stages there are, in lines of four."""
     there = {
         stage for each in report.environments for level in each.levels for stage in level.stages_ms
@@ -189,7 +189,7 @@ def _legend(report: Report, y: float, language: str) -> list[LegendItem]:
             x=MARGIN + column * (index % 4),
             y=y + LEGEND_LINE * (index // 4),
             colour=COLOURS[stage],
-            label=_stage_label(stage, language),
+            label=_stage_label(stage),
         )
         for index, stage in enumerate(stages)
     ]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.figures import BenchmarkError, Report
-from benchmark.tables import Table, machine_line, sections, warnings
+from benchmark.tables import Table, machine_line, sections, summary, warnings
 
-BEGIN = "<!-- benchmark -->"
-END = "<!-- /benchmark -->"
+WHOLE, SUMMARY = "benchmark", "benchmark summary"
+"""Words of the comments between which a page has all figures, or a few of them."""
 
 
 def as_text(report: Report) -> str:
-    """In English: terminals are wherever operators are."""
-    parts = [machine_line(report, "en"), *warnings(report, "en")]
-    for section in sections(report, "en"):
+    parts = [machine_line(report), *warnings(report)]
+    for section in sections(report):
         parts += [f"\n{section.name}: {_in_one_line(section.program)}"]
         parts += [f"\n{_text_table(table)}" for table in section.tables]
         if section.notes:
@@ -43,14 +43,19 @@ def _text_line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in rest)])
 
 
-def as_markdown(report: Report, language: str) -> str:
+def as_markdown(report: Report) -> str:
     """Paragraphs and tables without headings, to stand in a page of any structure."""
-    parts = [f"{machine_line(report, language)}.", *warnings(report, language)]
-    for section in sections(report, language):
+    parts = [f"{machine_line(report)}.", *warnings(report)]
+    for section in sections(report):
         parts += [f"**{section.name}**, `{_in_one_line(section.program)}`:"]
         parts += [_markdown_table(table) for table in section.tables]
         parts += section.notes
     return "\n\n".join(parts) + "\n"
+
+
+def summary_as_markdown(report: Report) -> str:
+    """One small table, of the first environment."""
+    return f"{machine_line(report)}.\n\n{_markdown_table(summary(report.environments[0]))}\n"
 
 
 def _markdown_table(table: Table) -> str:
@@ -60,21 +65,33 @@ def _markdown_table(table: Table) -> str:
 
 def check_place(file: Path) -> None:
     """Raises BenchmarkError where there is no place for the figures, before they are taken."""
-    _parts(file)
+    text = _read(file)
+    if not any(_place(name).search(text) for name in (WHOLE, SUMMARY)):
+        raise BenchmarkError(
+            f"{file} has no place for figures: <!-- {WHOLE} --> … <!-- /{WHOLE} -->, or the same "
+            f"with '{SUMMARY}'."
+        )
 
 
-def put_into(file: Path, markdown: str) -> None:
-    """Replace what stands between the two comments. Raises BenchmarkError."""
-    before, after = _parts(file)
-    file.write_text(f"{before}{BEGIN}\n\n{markdown}\n{END}{after}")
+def put_into(file: Path, report: Report) -> None:
+    """Replace what stands between the comments. Raises BenchmarkError."""
+    check_place(file)
+    text = _read(file)
+    text = _replaced(text, WHOLE, as_markdown(report))
+    file.write_text(_replaced(text, SUMMARY, summary_as_markdown(report)))
 
 
-def _parts(file: Path) -> tuple[str, str]:
+def _replaced(text: str, name: str, markdown: str) -> str:
+    new = f"<!-- {name} -->\n\n{markdown}\n<!-- /{name} -->"
+    return _place(name).sub(lambda _: new, text)
+
+
+def _place(name: str) -> re.Pattern[str]:
+    return re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+
+
+def _read(file: Path) -> str:
     try:
-        before, begin, rest = file.read_text().partition(BEGIN)
+        return file.read_text()
     except OSError as error:
         raise BenchmarkError(f"{file} can't be read: {error}") from error
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise BenchmarkError(f"{file} has no place for figures: {BEGIN} … {END}")
-    return before, after

@@ -12,6 +12,8 @@ from benchmark.words import number, word
 
 CALLS = ("bare", "bare_file", "runner", "runner_anew", "docker_exec", "execute", "single_run")
 OPENINGS = ("open_warm", "docker_start", "open_cold")
+SUMMARY = ("bare", "docker_exec", "execute", "single_run", "open_warm", "open_cold")
+"""What somebody wants to know first."""
 AT_THE_LIMIT = 0.8
 """Of what a sandbox may use of a processor: limits are enforced by the tenth of a second."""
 _STAGE_WORDS = {"runner": "runner_stage"}
@@ -36,80 +38,93 @@ class Section:
     notes: Sequence[str]
 
 
-def sections(report: Report, language: str) -> list[Section]:
-    return [_section(figures, language) for figures in report.environments]
+def sections(report: Report) -> list[Section]:
+    return [_section(figures) for figures in report.environments]
 
 
-def _section(figures: EnvironmentFigures, language: str) -> Section:
+def _section(figures: EnvironmentFigures) -> Section:
     tables = [
-        _latencies(figures, CALLS, "one_at_a_time", language),
-        _latencies(figures, OPENINGS, "until_ready", language),
-        _throughput(figures.levels, language),
-        _stages(figures.levels, language),
-        _processor(figures.levels, language),
+        _latencies(figures, CALLS, "one_at_a_time"),
+        _latencies(figures, OPENINGS, "until_ready"),
+        _throughput(figures.levels),
+        _stages(figures.levels),
+        _processor(figures.levels),
     ]
     return Section(
         name=figures.name,
         program=figures.program.strip(),
         tables=[table for table in tables if table.rows],
-        notes=_notes(figures, language),
+        notes=_notes(figures),
     )
 
 
-def _latencies(
-    figures: EnvironmentFigures, keys: Sequence[str], heading: str, language: str
-) -> Table:
+def _latencies(figures: EnvironmentFigures, keys: Sequence[str], heading: str) -> Table:
     rows = [row for key in keys if (row := figures.row(key))]
     columns = ("p50", "p95", "p99", "beside", "p50_ratio", "p95_ratio")
     return Table(
-        header=[word(key, language) for key in (heading, *columns)],
-        rows=[_latency_row(row, language) for row in rows],
+        header=[word(key) for key in (heading, *columns)],
+        rows=[_latency_row(row) for row in rows],
     )
 
 
-def _latency_row(row: Row, language: str) -> list[str]:
+def summary(figures: EnvironmentFigures) -> Table:
+    """A few rows with one ratio each, and what it is to."""
+    rows = [row for key in SUMMARY if (row := figures.row(key))]
+    return Table(
+        header=["", *(word(key) for key in ("p50", "p95", "p50_ratio", "compared_with"))],
+        rows=[_summary_row(row) for row in rows],
+    )
+
+
+def _summary_row(row: Row) -> list[str]:
+    name, p50, p95, _, _, ratio, _ = _latency_row(row)
+    floor = "docker_start" if row.key in OPENINGS else "bare"
+    return [name, p50, p95, ratio, word(floor) if row.beside else ""]
+
+
+def _latency_row(row: Row) -> list[str]:
     times = (row.latency.p50_ms, row.latency.p95_ms, row.latency.p99_ms)
     ratios = (row.p50_ratio, row.p95_ratio)
     if row.key == "bare":
         ratios = (1.0, 1.0)
     return [
-        word(row.key, language),
-        *(number(time, language) for time in times),
-        number(row.beside.p50_ms if row.beside else None, language),
-        *(number(ratio, language, 2) for ratio in ratios),
+        word(row.key),
+        *(number(time) for time in times),
+        number(row.beside.p50_ms if row.beside else None),
+        *(number(ratio, 2) for ratio in ratios),
     ]
 
 
-def _throughput(levels: Sequence[Level], language: str) -> Table:
+def _throughput(levels: Sequence[Level]) -> Table:
     columns = ("at_once", "bare_rate", "rate", "ratio", "p50", "p95", "p99")
     return Table(
-        header=[word(key, language) for key in columns],
+        header=[word(key) for key in columns],
         rows=[
             [
                 str(level.sessions),
-                number(level.bare_per_second, language, 0),
-                number(level.per_second, language, 0),
-                number(level.ratio, language, 2),
-                number(level.latency.p50_ms, language),
-                number(level.latency.p95_ms, language),
-                number(level.latency.p99_ms, language),
+                number(level.bare_per_second, 0),
+                number(level.per_second, 0),
+                number(level.ratio, 2),
+                number(level.latency.p50_ms),
+                number(level.latency.p95_ms),
+                number(level.latency.p99_ms),
             ]
             for level in levels
         ],
     )
 
 
-def _stages(levels: Sequence[Level], language: str) -> Table:
+def _stages(levels: Sequence[Level]) -> Table:
     """Stages go down, levels across: there are more of the one than of the other."""
-    return _across(levels, "stages", lambda level: level.stages_ms, stage_word, language)
+    return _across(levels, "stages", lambda level: level.stages_ms, stage_word)
 
 
-def stage_word(stage: str, language: str) -> str:
-    return word(_STAGE_WORDS.get(stage, stage), language)
+def stage_word(stage: str) -> str:
+    return word(_STAGE_WORDS.get(stage, stage))
 
 
-def _processor(levels: Sequence[Level], language: str) -> Table:
-    return _across(levels, "processor", _processor_of, _component_word, language)
+def _processor(levels: Sequence[Level]) -> Table:
+    return _across(levels, "processor", _processor_of, _component_word)
 
 
 def _processor_of(level: Level) -> dict[str, float]:
@@ -120,47 +135,45 @@ def _processor_of(level: Level) -> dict[str, float]:
     return {**own, **total, **{name: there[name] for name in ("program", "load") if name in there}}
 
 
-def _component_word(component: str, language: str) -> str:
-    return word(_COMPONENT_WORDS.get(component, component), language)
+def _component_word(component: str) -> str:
+    return word(_COMPONENT_WORDS.get(component, component))
 
 
 def _across(
     levels: Sequence[Level],
     heading: str,
     values_of: Callable[[Level], Mapping[str, float]],
-    named: Callable[[str, str], str],
-    language: str,
+    named: Callable[[str], str],
 ) -> Table:
     columns = [values_of(level) for level in levels]
     names = dict.fromkeys(name for column in columns for name in column)
     return Table(
-        header=[word(heading, language), *(str(level.sessions) for level in levels)],
+        header=[word(heading), *(str(level.sessions) for level in levels)],
         rows=[
-            [named(name, language), *(number(column.get(name), language, 2) for column in columns)]
-            for name in names
+            [named(name), *(number(column.get(name), 2) for column in columns)] for name in names
         ],
     )
 
 
-def _notes(figures: EnvironmentFigures, language: str) -> list[str]:
+def _notes(figures: EnvironmentFigures) -> list[str]:
     notes = []
     limited = [level for level in figures.levels if level.cpu_use > AT_THE_LIMIT]
     if limited:
         numbers = ", ".join(str(level.sessions) for level in limited)
-        notes.append(f"{word('throttled', language)}: {numbers}.")
+        notes.append(f"{word('throttled')}: {numbers}.")
     for left in figures.left_out:
         count, _, rest = left.key.partition(" ")
-        what = f"{count} {word(rest, language)}" if rest else word(left.key, language)
-        notes.append(f"{word('left_out', language)}: {what}: {left.reason.rstrip('.')}.")
+        what = f"{count} {word(rest)}" if rest else word(left.key)
+        notes.append(f"{word('left_out')}: {what}: {left.reason.rstrip('.')}.")
     return notes
 
 
-def machine_line(report: Report, language: str) -> str:
+def machine_line(report: Report) -> str:
     """What it was measured on, and when."""
     machine = report.machine
     parts = [
         machine.cpu,
-        f"{machine.cores} {word('cores', language)}",
+        f"{machine.cores} {word('cores')}",
         f"{machine.memory_bytes / 2**30:.0f} GiB",
         f"Linux {machine.kernel}",
         f"Docker {machine.docker}" if machine.docker else "",
@@ -172,6 +185,6 @@ def machine_line(report: Report, language: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def warnings(report: Report, language: str) -> list[str]:
+def warnings(report: Report) -> list[str]:
     machine = report.machine
-    return [f"{word('busy', language)} {machine.load:.2f}."] if machine.was_busy else []
+    return [f"{word('busy')} {machine.load:.2f}."] if machine.was_busy else []

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from benchmark import bare as bare_module
-from benchmark import words
 from benchmark.bare import bare
 from benchmark.figures import (
     BenchmarkError,
@@ -34,7 +33,7 @@ from benchmark.machine import Machine, cpu_model, this_machine
 from benchmark.picture import as_svg
 from benchmark.processor import ProcessorMeter, component_of, spent_ms
 from benchmark.programs import OF_ENVIRONMENTS, Program, program_for
-from benchmark.rendering import BEGIN, END, as_markdown, as_text, put_into
+from benchmark.rendering import as_markdown, as_text, put_into, summary_as_markdown
 from benchmark.service import (
     STAGES,
     WHOLE_STAGES,
@@ -404,13 +403,17 @@ class TestForms:
         assert len(block) == 4
         assert len({len(line) for line in block}) == 1
 
-    def test_markdown_has_the_same_tables_in_both_languages(self, report: Report) -> None:
-        english, russian = (as_markdown(report, language) for language in words.LANGUAGES)
-        lines = [[line.count("|") for line in text.splitlines()] for text in (english, russian)]
-        assert lines[0] == lines[1]
-        assert re.findall(r"`[^`]+`", english) == re.findall(r"`[^`]+`", russian)
-        assert "| execute in a ready session | 15.0 |" in english
-        assert "| запуск в готовой сессии | 15,0 |" in russian
+    def test_markdown_has_the_same_tables(self, report: Report) -> None:
+        markdown = as_markdown(report)
+        assert "| execute in a ready session | 15.0 |" in markdown
+        assert "| Docker's own create + start |" not in markdown
+        assert len({line.count("|") for line in markdown.split("\n\n")[2].splitlines()}) == 1
+
+    def test_the_summary_has_few_rows_and_what_each_ratio_is_to(self, report: Report) -> None:
+        lines = summary_as_markdown(report).splitlines()
+        assert "|  | p50, ms | p95, ms | p50, ratio | compared with |" in lines
+        assert "| execute in a ready session | 15.0 | 15.9 | 1.50 | bare process |" in lines
+        assert len([line for line in lines if line.startswith("| ")]) == 2 + 3
 
     def test_a_busy_machine_is_told(self, report: Report) -> None:
         busy = replace(report, machine=replace(report.machine, load=1.5))
@@ -426,43 +429,46 @@ class TestForms:
         assert figures["levels"][2]["stages_ms"].keys() == set(STAGES)
         assert figures["left_out"] == [{"key": "docker_start", "reason": "No Docker Engine."}]
 
-    def test_every_word_is_in_both_languages(self) -> None:
-        for key, forms in words._WORDS.items():
-            assert len(forms) == len(words.LANGUAGES), key
-            assert all(forms), key
-
-    @pytest.mark.parametrize(
-        ("name", "language"),
-        [("README.md", "en"), ("README.ru.md", "ru"), ("a.ru.svg", "ru"), ("ru.md", "en")],
-    )
-    def test_a_files_name_tells_its_language(self, name: str, language: str) -> None:
-        assert words.language_of(Path("docs") / name) == language
-
-    def test_figures_are_put_between_the_comments_and_nowhere_else(self, tmp_path: Path) -> None:
+    def test_figures_are_put_between_the_comments_and_nowhere_else(
+        self, report: Report, tmp_path: Path
+    ) -> None:
         page = tmp_path / "page.md"
-        page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-        for figures in ("first\n", "second\n"):
-            put_into(page, figures)
-        assert page.read_text() == f"before\n{BEGIN}\n\nsecond\n\n{END}\nafter\n"
+        page.write_text("before\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nafter\n")
+        for version in ("1", "2"):
+            put_into(page, replace(report, version=version))
+        markdown = as_markdown(replace(report, version="2"))
+        whole = f"before\n<!-- benchmark -->\n\n{markdown}\n<!-- /benchmark -->\nafter\n"
+        assert page.read_text() == whole
 
-    def test_a_page_without_a_place_is_left_as_it_is(self, tmp_path: Path) -> None:
+    def test_a_page_may_have_a_place_for_the_summary_alone(
+        self, report: Report, tmp_path: Path
+    ) -> None:
         page = tmp_path / "page.md"
-        page.write_text(f"{END} {BEGIN}")
+        page.write_text("a <!-- benchmark summary --> stale <!-- /benchmark summary --> b")
+        put_into(page, report)
+        text = page.read_text()
+        assert summary_as_markdown(report) in text and "stale" not in text
+        assert text.startswith("a <!-- benchmark summary -->")
+        assert text.endswith("<!-- /benchmark summary --> b")
+
+    def test_a_page_without_a_place_is_left_as_it_is(self, report: Report, tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        page.write_text("<!-- /benchmark --> <!-- benchmark -->")
         with pytest.raises(BenchmarkError, match="no place"):
-            put_into(page, "figures")
-        assert page.read_text() == f"{END} {BEGIN}"
+            put_into(page, report)
+        assert page.read_text() == "<!-- /benchmark --> <!-- benchmark -->"
 
 
 class TestPicture:
     def test_it_is_plain_svg_that_needs_nothing_from_elsewhere(self, report: Report) -> None:
-        svg = as_svg(report, "en")
+        svg = as_svg(report)
         root = _parsed(svg)
         tags = {element.tag.rpartition("}")[2] for element in root.iter()}
         assert tags == {"svg", "title", "rect", "text", "g"}
         assert svg.count("http") == 1, "but for the name space"
 
     def test_bars_are_as_long_as_their_times_and_divided_by_stage(self, report: Report) -> None:
-        bars = _bars(as_svg(report, "en"))
+        bars = _bars(as_svg(report))
         bare_widths, execute_widths = bars["bare process"], bars["execute in a ready session"]
         assert len(bare_widths) == 1
         assert len(execute_widths) == len(STAGES)
@@ -470,19 +476,18 @@ class TestPicture:
         assert {"2 sessions at once", "16 bare processes at once"} <= bars.keys()
 
     def test_everything_is_inside_it(self, report: Report) -> None:
-        for language in words.LANGUAGES:
-            root = _parsed(as_svg(report, language))
-            width = float(root.attrib["width"])
-            for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
-                if not rect.attrib["width"].endswith("%"):
-                    right = float(rect.attrib.get("x", 0)) + float(rect.attrib["width"])
-                    assert right <= width
+        root = _parsed(as_svg(report))
+        width = float(root.attrib["width"])
+        for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
+            if not rect.attrib["width"].endswith("%"):
+                right = float(rect.attrib.get("x", 0)) + float(rect.attrib["width"])
+                assert right <= width
 
     def test_a_service_without_stages_is_drawn_too(self, report: Report) -> None:
         figures = report.environments[0]
         old = [_level(1, stages_ms={"service": 6.0, "program": 8.0}, bare=None)]
         whole = replace(report, environments=[replace(figures, levels=old)])
-        assert len(_bars(as_svg(whole, "ru"))["запуск в готовой сессии"]) == 2
+        assert len(_bars(as_svg(whole))["execute in a ready session"]) == 2
 
 
 def _parsed(svg: str) -> ElementTree.Element:

@@ -17,7 +17,6 @@ from benchmark.picture import as_svg
 from benchmark.rendering import as_markdown, as_text, check_place, put_into
 from benchmark.service import KEY_VARIABLE
 from benchmark.subject import Plan
-from benchmark.words import LANGUAGES, language_of
 from codeexec.cli import INTERRUPTED, TeachingCommand, option, whole_number
 from sessions_app.management.signals import ended_by_signals
 
@@ -61,7 +60,7 @@ class Command(TeachingCommand):
         "benchmark --environment python --environment node --runs 50",
         "benchmark --environment go --program hello.go --sessions 1,4",
         "benchmark --json > figures.json",
-        "benchmark --into README.md --into README.ru.md --plot docs/benchmark.svg",
+        "benchmark --into README.md --into docs/performance.md --plot docs/benchmark.svg",
     )
     exit_codes = {
         0: "measured",
@@ -114,20 +113,14 @@ class Command(TeachingCommand):
     def _add_outputs(self, parser: CommandParser) -> None:
         form = parser.add_mutually_exclusive_group()
         form.add_argument("--json", action="store_true", help="all figures, instead of tables")
-        form.add_argument(
-            "--markdown",
-            nargs="?",
-            const="en",
-            choices=LANGUAGES,
-            help="tables as Markdown, in English or Russian (en)",
-        )
+        form.add_argument("--markdown", action="store_true", help="tables as Markdown")
         parser.add_argument(
             "--plot",
             action="append",
             type=Path,
             default=[],
             metavar="FILE.svg",
-            help="write a picture of latency by stage; FILE.ru.svg gets Russian words",
+            help="write a picture of latency by stage",
         )
         parser.add_argument(
             "--into",
@@ -135,8 +128,8 @@ class Command(TeachingCommand):
             type=Path,
             default=[],
             metavar="FILE.md",
-            help="put the Markdown between <!-- benchmark --> and <!-- /benchmark --> of a file; "
-            "FILE.ru.md gets Russian words",
+            help="put the Markdown between <!-- benchmark --> and <!-- /benchmark --> of a file, "
+            "or a few rows between <!-- benchmark summary --> and <!-- /benchmark summary -->",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -167,13 +160,13 @@ class Command(TeachingCommand):
     def _write(self, report: Report, options: dict[str, Any]) -> None:
         for file in options["plot"]:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(as_svg(report, language_of(file)))
+            file.write_text(as_svg(report))
         for file in options["into"]:
-            put_into(file, as_markdown(report, language_of(file)))
+            put_into(file, report)
         if options["json"]:
             text = json.dumps(report.as_json(), indent=2)
         elif options["markdown"]:
-            text = as_markdown(report, options["markdown"])
+            text = as_markdown(report)
         else:
             text = as_text(report)
         self.stdout.write(text)
