@@ -413,7 +413,7 @@ class TestForms:
         lines = summary_as_markdown(report).splitlines()
         assert "|  | p50, ms | p95, ms | p50, ratio | compared with |" in lines
         assert "| execute in a ready session | 15.0 | 15.9 | 1.50 | bare process |" in lines
-        assert len([line for line in lines if line.startswith("| ")]) == 2 + 3
+        assert len([line for line in lines if line.startswith("| ")]) == 2 + 4
 
     def test_a_busy_machine_is_told(self, report: Report) -> None:
         busy = replace(report, machine=replace(report.machine, load=1.5))
