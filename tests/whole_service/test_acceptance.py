@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -16,10 +17,19 @@ from uuid import uuid4
 
 import psutil
 import pytest
+import yaml
 
 from tests.support.patience import LONG, SOON
 from tests.support.sandboxes import configured_image
-from tests.support.stack import Client, Stack, docker, environments_file, eventually, running_stack
+from tests.support.stack import (
+    ROOT,
+    Client,
+    Stack,
+    docker,
+    environments_file,
+    eventually,
+    running_stack,
+)
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker]
 
@@ -122,31 +132,17 @@ class TestLanguages:
         client.stop(session_id)
         client.stop(session_id)
 
-    def test_a_language_is_added_without_touching_code(
+    def test_a_language_is_added_as_the_documentation_shows(
         self, stack: Stack, client: Client, tmp_path: Path
     ) -> None:
+        dockerfile, entry = _go_of_the_documentation()
         folder = tmp_path / "environments" / "go"
         folder.mkdir(parents=True)
-        (folder / "Dockerfile").write_text(
-            "FROM debian:trixie-slim\n"
-            "RUN apt-get update && apt-get install -y --no-install-recommends golang-go \\\n"
-            " && rm -rf /var/lib/apt/lists/*\n"
-            "RUN useradd --uid 1000 executor\n"
-            "ENV GOCACHE=/opt/go-cache\n"
-            "RUN go build fmt\n"
-            'CMD ["sleep", "infinity"]\n'
-        )
+        (folder / "Dockerfile").write_text(dockerfile)
 
         def add_go(document: dict[str, Any]) -> None:
-            document["environments"]["go"] = {
-                "image": "go",
-                "default_filename": "main.go",
-                "file_extension": ".go",
-                "run_command": 'sh -c "go build -o {output_path} {file_path} && {output_path}"',
-                "description": "Go 1.24",
-                "enabled": True,
-                "warm_pool_size": 0,
-            }
+            document["environments"] |= entry
+            document["environments"]["go"]["warm_pool_size"] = 0
 
         path = environments_file(tmp_path, add_go)
         stack.manage("seed_environments", ENVIRONMENTS_FILE=str(path))
@@ -157,7 +153,19 @@ class TestLanguages:
         program = 'package main\n\nimport "fmt"\n\nfunc main() { fmt.Println("Hello from Go") }\n'
         result = client.execute(session_id, program)
         assert (result["stdout"], result["exit_code"]) == ("Hello from Go\n", 0), result
+        broken = client.execute(session_id, program.replace("fmt.Println", "fmt.Printline"))
+        assert broken["verdict"] == "compile_error"
+        assert "undefined: fmt.Printline" in broken["stderr"]
         client.stop(session_id)
+
+
+def _go_of_the_documentation() -> tuple[str, dict[str, Any]]:
+    """Its Dockerfile, and its entry in the YAML file."""
+    page = (ROOT / "docs" / "environments.md").read_text()
+    dockerfile, entry = re.findall(r"```(?:dockerfile|yaml)\n(.*?)```", page, re.DOTALL)
+    whole_library = "RUN go build std\n"
+    assert whole_library in dockerfile  # which takes minutes; the program below needs less of it
+    return dockerfile.replace(whole_library, "RUN go build fmt\n"), yaml.safe_load(entry)
 
 
 class TestManyAtOnce:
