@@ -17,8 +17,8 @@ from sessions_app.models.session import Session
 LATEST = timedelta(seconds=15)
 """A question that nobody took up for this long isn't answered any more: whoever asked has gone."""
 
-CHANNEL = "code_executor_workspace_queries_"
-"""And the id of a node: its workspace reader listens."""
+CHANNEL = "code_executor_queries_"
+"""And the id of a node: its workspace reader listens. PostgreSQL takes 63 characters of both."""
 
 KEPT = timedelta(minutes=10)
 """An answer that nobody has fetched goes after this: a slow client may take so long over one."""
