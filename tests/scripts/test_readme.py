@@ -46,7 +46,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"manage\.py ([a-z_]+)")
 _CALL = re.compile(r"manage\.py ([a-z_]+)([^|>&)\n]*)")
-_DEFINED_IN = re.compile(r"`([\w/]+\.(?:py|c))` \(`(\w+)`\)")
+_DEFINED_IN = re.compile(r"`([\w/]+\.py)` \(`(\w+)`\)")
 _TOP_LEVEL = re.compile(
     r"(?:codeexec|environments_app|sessions_app|benchmark|environments|config|scripts|tests|docs"
     r"|templates|static)/[A-Za-z0-9_./-]*"
@@ -150,7 +150,7 @@ class TestReferences:
         missing = [
             f"{path}: {name}"
             for path, name in named
-            if not re.search(rf"(def|class) {name}\b|\b{name}\(", read(path))
+            if not re.search(rf"^(async def|def|class) {name}\b", read(path), re.MULTILINE)
         ]
         assert missing == []
 
