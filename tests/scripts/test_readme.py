@@ -21,6 +21,7 @@ import pytest
 import yaml
 from django.core.management import CommandError, get_commands, load_command_class
 
+from benchmark.rendering import check_place
 from codeexec.configuration import CONF_FILE_VARIABLE, SETTINGS
 from scripts import document_settings
 from tests.support.stack import Stack, eventually, running_stack
@@ -37,8 +38,9 @@ EXAMPLES_SECONDS = 120
 MEASURED = {"execution_time", "cpu_time", "memory_peak"}
 """Numbers that differ each time: only their type is compared."""
 ELLIPSIS = "…"
-OURS = ("environments_app", "sessions_app", "benchmark")
+OURS = ("environments_app", "sessions_app")
 """The applications with commands of the service."""
+APPS = ("codeexec", *OURS)
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
@@ -154,6 +156,13 @@ class TestReferences:
         ]
         assert missing == []
 
+    def test_classes_in_the_glossary_exist(self) -> None:
+        names = set(re.findall(r"`([A-Z][a-z]+[A-Za-z]*)`", read("docs/glossary.md")))
+        assert {"RunRequest", "Claim", "Outcome"} <= names
+        code = [file.read_text() for app in APPS for file in (ROOT / app).rglob("*.py")]
+        defined = set(re.findall(r"^class (\w+)", "\n".join(code), re.MULTILINE))
+        assert names - defined == set()
+
     def test_the_map_has_every_folder_of_the_top_level(self) -> None:
         folders = subprocess.run(
             ["git", "ls-tree", "-d", "--name-only", "HEAD"],
@@ -219,6 +228,11 @@ def _wrong_use(name: str, arguments: str) -> str:
 
 
 class TestPerformance:
+    @pytest.mark.parametrize("name", [ENGLISH, "docs/performance.md"])
+    def test_pages_have_a_place_for_what_the_benchmark_writes(self, name: str) -> None:
+        check_place(ROOT / name)
+        assert f"--into {name}" in read("docs/performance.md")
+
     def test_the_readmes_figures_are_those_of_the_page(self) -> None:
         between = r"<!-- benchmark summary -->(.*)<!-- /benchmark summary -->"
         (summary,) = re.findall(between, read(ENGLISH), re.DOTALL)
