@@ -1,4 +1,4 @@
-"""What a node's page tells besides its columns: what is there now, and what to do about it."""
+"""What a node's page shows besides its columns: what is on the node now, and what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from environments_app.models import EnvironmentRevision
 from sessions_app.admin.display import SANDBOX_BADGES, SESSION_BADGES, ago, badge, page_link
 from sessions_app.formats import size
 from sessions_app.models import Node
-from sessions_app.models.node import LOST_AFTER
+from sessions_app.monitoring.diagnosis.findings import Severity
+from sessions_app.monitoring.diagnosis.workers import check_node
 from sessions_app.services.nodes import live_sessions, running_executions
 
 SHOWN = 100
@@ -23,30 +24,9 @@ SHOWN = 100
 
 
 def advice(node: Node) -> list[str]:
-    """What is wrong with it, and what to do, the worst first."""
-    found = []
-    if node.silence > LOST_AFTER:
-        found.append(
-            f"Its worker has given no sign of life for {node.silence.total_seconds():.0f} s. Look "
-            "at its log on that host, and start it again: `manage.py run_worker`, or "
-            "`docker compose up -d worker`. Its sessions are started anew on other nodes after a "
-            "minute, with empty workspaces."
-        )
-    if node.engine_error:
-        found.append(
-            f"{node.engine_error} On that host, `manage.py check_stack` says more; the node gets "
-            "new sessions as soon as its Docker Engine answers."
-        )
-    if node.status == Node.Status.DRAINING and not found:
-        found.append(_draining(node))
-    return found
-
-
-def _draining(node: Node) -> str:
-    left = live_sessions(node).count()
-    if left:
-        return f"It is draining: {left} of its sessions go on, and it gets no new ones."
-    return "It is drained: nothing runs here, its host can be taken down. Resume it afterwards."
+    """What is wrong with it, and what to do; empty: nothing is."""
+    finding = check_node(node)
+    return [] if finding.severity is Severity.OK else [str(finding)]
 
 
 def sandboxes(node: Node) -> str:

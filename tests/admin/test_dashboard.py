@@ -289,9 +289,9 @@ def test_anonymous_visitors_are_asked_to_log_in(client: Client, db: None) -> Non
 @pytest.mark.parametrize(
     ("url", "count"),
     [
-        (INDEX, 37),
-        (f"{INDEX}?period=week", 37),
-        (f"{INDEX}dashboard/now", 24),
+        (INDEX, 36),
+        (f"{INDEX}?period=week", 36),
+        (f"{INDEX}dashboard/now", 23),
         (f"{INDEX}dashboard/period", 5),
         (f"{INDEX}dashboard/period?period=week", 5),
         (f"{INDEX}dashboard/machines", 12),

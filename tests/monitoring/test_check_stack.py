@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -31,10 +30,9 @@ from codeexec.taskqueue.enqueue import node_queue
 from environments_app.current_driver import use_driver
 from environments_app.models import Environment
 from sessions_app.models import Node
-from sessions_app.monitoring.diagnosis import work
-from sessions_app.monitoring.diagnosis.examine import examine as look_at
-from sessions_app.monitoring.diagnosis.findings import Level
-from sessions_app.monitoring.diagnosis.host import look_at_docker, lost_bridge
+from sessions_app.monitoring.diagnosis import queue
+from sessions_app.monitoring.diagnosis.findings import failures
+from sessions_app.monitoring.diagnosis.host import check_docker, lost_bridge
 from tests.conftest import Configure
 from tests.support.databases import database_of_its_own
 from tests.support.fake_driver import FakeDriver
@@ -67,7 +65,12 @@ def examine(stack: Stack, *arguments: str, **environ: str) -> tuple[int, Report]
 
 def examine_here(*parts: str) -> Report:
     """The same of this process's settings and rows."""
-    return {"findings": [asdict(finding) for finding in look_at(parts)]}
+    command = ["check_stack", "--json", *only(*parts)]
+    shown = StringIO()
+    with suppress(SystemExit):
+        call_command(*command, stdout=shown)
+    report: Report = json.loads(shown.getvalue())
+    return report
 
 
 def only(*parts: str) -> list[str]:
@@ -166,8 +169,8 @@ def test_a_worker_that_was_killed_is_found(stack: Stack) -> None:
         code, report = examine(stack, *only("workers", "queue", "database"))
         assert code == 1
         (nothing_runs, _), (text, advice) = said(report, "workers", "failure")
-        assert "no worker node gives a sign of life" in nothing_runs
-        assert text.startswith(f"node {node}: its worker has given no sign of life for 1 min ")
+        assert "no worker node is up" in nothing_runs
+        assert text.startswith(f"node {node} is lost: no sign of life for 1 min ")
         assert "`manage.py run_worker`" in advice and f"NODE_NAME={node}" in advice
         assert said(report, "database", "ok")
     finally:
@@ -179,7 +182,7 @@ def test_a_worker_that_lives_and_takes_nothing_is_found(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that is said to be alive, whose queue nobody takes from, and whose clock is wrong."""
-    monkeypatch.setattr(work, "ECHO_SECONDS", 0.1)
+    monkeypatch.setattr(queue, "ECHO_SECONDS", 0.1)
     Node.objects.create(name="deaf", capacity=1, concurrency=1, clock_ahead=timedelta(hours=-1))
     report = examine_here("queue", "clock")
     assert not OrmQ.objects.filter(key=node_queue("deaf")).exists()
@@ -209,7 +212,7 @@ def test_a_database_without_any_table_hides_nothing_else(stack: Stack) -> None:
     assert said(report, "migrations", "failure")
     assert said(report, "docker", "ok") and said(report, "disk", "ok")
     [(text, _)] = said(report, "workers", "warning")
-    assert text.startswith("can't be told without the database")
+    assert text.startswith("can't be checked without the database")
 
 
 def test_a_database_that_is_away_hides_nothing_else(stack: Stack, tmp_path: Path) -> None:
@@ -319,9 +322,8 @@ def test_an_interface_that_a_network_of_dockers_has_lost_is_found() -> None:
 
 
 def test_without_it_nothing_can_be_built_which_is_told(driver: FakeDriver) -> None:
-    assert Level.FAILURE not in [level for level, *_ in look_at_docker()]
+    assert not failures(check_docker())
     driver.bridge_name = "docker-gone"
-    *_, (level, text, advice) = look_at_docker()
-    assert level == Level.FAILURE
-    assert "docker-gone" in text
-    assert "Restart Docker" in advice
+    [found] = failures(check_docker())
+    assert "docker-gone" in found.text
+    assert "Restart Docker" in found.advice

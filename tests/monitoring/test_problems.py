@@ -11,22 +11,23 @@ from django_q.models import OrmQ
 from codeexec.taskqueue.enqueue import SHARED_QUEUE, node_queue
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models import Execution, IsolationCheck, Node
-from sessions_app.monitoring import problems
+from sessions_app.monitoring.diagnosis import storage
+from sessions_app.monitoring.diagnosis.checks import find_problems
 from sessions_app.monitoring.figures import Load
-from sessions_app.monitoring.problems import find_problems
 from tests.support.cast import new_session
 from tests.support.console_fixtures import UNSTARTED, execution, session
 
 
 def told() -> str:
-    return "\n".join(problem.text for problem in find_problems(lambda rows: True, Load()))
+    return "\n".join(finding.text for _, finding in find_problems(lambda rows: True, Load()))
 
 
 @pytest.fixture(autouse=True)
 def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine has."""
-    monkeypatch.setattr(problems, "LEAST_FREE_BYTES", 0)
-    monkeypatch.setattr(problems, "LEAST_FREE_SHARE", 0)
+    monkeypatch.setattr(storage, "LITTLE_BYTES", 0)
+    monkeypatch.setattr(storage, "LITTLE", 0)
+    monkeypatch.setattr(storage, "TOO_LITTLE", 0)
 
 
 def test_nothing_is_wrong_with_a_service_that_works(this: Node, python: Environment) -> None:
@@ -45,28 +46,28 @@ def test_each_trouble_is_told(
     execution(ran, **UNSTARTED, queued_at=ago)
     new_session(python, created_at=ago)
     execution(ran, status="error", verdict="internal_error", error_reason="It broke.")
-    monkeypatch.setattr(problems, "LEAST_FREE_BYTES", 2**60)
+    monkeypatch.setattr(storage, "LITTLE_BYTES", 2**60)
     for expected in (
-        "The Docker Engine of this can't be used: no answer",
-        "The node gone is lost: no sign of life for 3 min",
-        "No image on this of python.",
-        "1 run of ready sessions waits for a node, the oldest for 3 min",
-        "1 session waits for a sandbox, the oldest for 3 min",
+        "the Docker Engine of node this can't be used: no answer",
+        "node gone is lost: no sign of life for 3 min",
+        "node this has no image of python",
+        "1 run of ready sessions is waiting, the oldest for 3 min",
+        "1 session without a sandbox is waiting, the oldest for 3 min",
         "1 run failed in the service within 10 min: It broke.",
-        "The disk of",
+        "DATA_DIR (",
     ):
         assert expected in told()
 
 
 def test_without_a_node_nothing_is_run(this: Node, python: Environment) -> None:
     Node.objects.update(heartbeat_at=timezone.now() - timedelta(hours=2))
-    assert told() == "No worker node is up: nothing is run."
+    assert told() == "no worker node is up: nothing can be run"
 
 
 def test_where_all_nodes_are_draining_no_session_is_opened(this: Node, python: Environment) -> None:
     Node.objects.create(name="other", status="draining", capacity=1, concurrency=1)
     Node.objects.filter(pk=this.pk).update(status="draining")
-    assert "All worker nodes are draining: no new session is opened." in told()
+    assert "all worker nodes are draining: no new session can be opened" in told()
     Node.objects.filter(pk=this.pk).update(status="active")
     assert "draining" not in told()
 
@@ -75,17 +76,17 @@ def test_without_an_environment_nothing_can_be_run(this: Node, python: Environme
     Environment.objects.filter(is_default=False).update(enabled=False)
     assert told() == ""
     Environment.objects.update(enabled=False, is_default=False)
-    assert told() == "No environment is enabled: nothing can be run."
+    assert told() == "no environment is enabled: nothing can be run"
 
 
 def test_messages_that_nobody_takes_are_told(this: Node, python: Environment) -> None:
     old, later = (timezone.now() + timedelta(minutes=each) for each in (-3, 3))
     for moment in (old, old, later):
         OrmQ.objects.create(key=SHARED_QUEUE, payload="", lock=moment)
-    text = f"2 messages of the queue {SHARED_QUEUE} wait, the oldest for 3 min."
+    text = f"2 messages of the queue {SHARED_QUEUE} are waiting, the oldest for 3 min 00 s"
     assert told() == text
     OrmQ.objects.first().delete()
-    assert told() == text.replace("2 messages", "1 message").replace(" wait,", " waits,")
+    assert told() == text.replace("2 messages", "1 message").replace(" are ", " is ")
 
 
 def test_messages_for_a_node_that_is_lost_are_not_told_again(
@@ -95,7 +96,7 @@ def test_messages_for_a_node_that_is_lost_are_not_told_again(
     OrmQ.objects.create(key=node_queue("gone"), payload="", lock=old)
     assert told() == ""
     OrmQ.objects.create(key=node_queue(this.name), payload="", lock=old)
-    assert told().startswith(f"1 message of the queue {node_queue(this.name)} waits, ")
+    assert told().startswith(f"1 message of the queue {node_queue(this.name)} is waiting, ")
 
 
 def test_sessions_that_failed_lately_are_told(this: Node, python: Environment) -> None:
@@ -117,8 +118,8 @@ def test_isolation_that_does_not_hold_comes_before_what_is_overdue(
     made["finished_at"] = made["started_at"] = made["queued_at"] = now - timedelta(days=30)
     IsolationCheck.objects.create(environment=rust, held=4, **made)
     first, *others = told().splitlines()
-    assert first == "Hostile code may not be held: python in runc on this: 1 escaped, 3 held."
-    assert "The isolation check of rust in runc on this is overdue." in others
+    assert first == "hostile code may not be held: python in runc on this: 1 escaped, 3 held"
+    assert "the isolation check is overdue: rust in runc on this" in others
     assert not any("python" in text for text in others)
 
 
@@ -126,7 +127,7 @@ def test_isolation_that_is_not_proven_is_no_escape(this: Node, python: Environme
     now = timezone.now()
     made = {"node": this, "runtime": "runc", "started_at": now, "finished_at": now}
     IsolationCheck.objects.create(environment=python, held=3, inconclusive=1, **made)
-    assert "That hostile code is held is not proven: python in runc on this: " in told()
+    assert "it is not proven that hostile code is held: python in runc on this: " in told()
 
 
 def test_a_problem_is_for_those_who_may_see_its_rows(this: Node, python: Environment) -> None:
@@ -138,4 +139,4 @@ def test_a_node_that_is_draining_needs_no_images(this: Node, python: Environment
     Node.objects.create(name="other", status="draining", capacity=1, concurrency=1)
     assert told() == ""
     Node.objects.filter(name="other").update(status="active")
-    assert told().startswith("No image on other of ")
+    assert told().startswith("node other has no image of ")

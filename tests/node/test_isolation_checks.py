@@ -235,7 +235,7 @@ class TestCommand:
         driver.runc = "1.1.5+ds1"
         code, output, _ = command("--environment=python", "--attack=environment")
         assert code == 0
-        assert "Of this host: runc 1.1.5+ds1 is older than what mends CVE-2024-21626" in output
+        assert "Of this host: runc 1.1.5+ds1 lacks the fix for CVE-2024-21626" in output
         assert "mended in 1.1.12" in IsolationCheck.objects.get().notes
         driver.runc = "1.3.3"
         _, output, _ = command("--environment=python", "--attack=environment", "--json")
@@ -378,7 +378,7 @@ class TestCarryingOut:
         check = new_check(python, "runsc", this)
         carry_out(check, choose(["seccomp"]))
         assert (check.ok, check.summary) == (False, "no attack concerns it")
-        assert check_health().checks["isolation"] == f"python in runsc on this: {check.summary}"
+        assert f": python in runsc on this: {check.summary}. " in check_health().checks["isolation"]
 
     def test_an_interruption_says_so_and_counts_for_nothing(
         self, python: Environment, this: Node, driver: FakeDriver
@@ -514,7 +514,8 @@ class TestHealth:
         health = check_health()
         assert health.status == "degraded"
         held = len(ATTACKS) - 2
-        assert health.checks["isolation"] == f"python in runc on this: 2 escaped, {held} held"
+        which = f"hostile code may not be held: python in runc on this: 2 escaped, {held} held. "
+        assert health.checks["isolation"].startswith(which)
 
     def test_a_busy_host_degrades_nothing(
         self, environments: dict[str, Environment], this: Node
@@ -526,7 +527,7 @@ class TestHealth:
         self, environments: dict[str, Environment], this: Node
     ) -> None:
         finished(environments["python"], this, escaped=("dns",), busy=("bpf",))
-        assert check_health().checks["isolation"].startswith("python in runc on this: 1 escaped, 1")
+        assert "python in runc on this: 1 escaped, 1 not" in check_health().checks["isolation"]
 
     def test_only_the_last_counts(self, environments: dict[str, Environment], this: Node) -> None:
         finished(environments["python"], this, escaped=("dns",), hours_ago=2)
@@ -652,7 +653,7 @@ class TestConsole:
         badges = [row["badge"] for row in response.context["isolation"]]
         assert ("warning", "host busy: not proven") in badges
         html = response.content.decode()
-        assert "python in runc on this was busy during its check" in html
+        assert "the host was busy during the check: python in runc on this." in html
         assert "Hostile code may not be held" not in html
 
     def test_check_now_queues_the_same_again(
@@ -696,7 +697,7 @@ class TestConsole:
     ) -> None:
         finished(python, this, hours_ago=hours)
         html = admin_client.get("/admin/").content.decode()
-        assert (f"of python in runc on {this.name} is overdue" in html) == overdue
+        assert (f"check is overdue: python in runc on {this.name}." in html) == overdue
 
     def test_where_none_are_made_none_is_overdue(
         self, python: Environment, this: Node, configure: Configure

@@ -20,8 +20,9 @@ from sessions_app.access.clients import create_client
 from sessions_app.callers import Caller
 from sessions_app.models import Client, ClientStorage, Execution, Node, Session
 from sessions_app.models.run_queries import EventRow, write_events
+from sessions_app.monitoring.diagnosis.checks import find_problems
+from sessions_app.monitoring.diagnosis.findings import Severity
 from sessions_app.monitoring.figures import Load
-from sessions_app.monitoring.problems import find_problems
 from sessions_app.node.pruning import prune
 from sessions_app.services.executions import RunRequest, cancel_execution, submit_execution
 from sessions_app.services.stored_bytes import count_storage
@@ -322,4 +323,6 @@ def test_an_operator_is_told_before_a_client_can_run_nothing_more(
     submit(session_of(client, python, this), client, size=size)
     count_storage()
     problems = find_problems(lambda rows: rows is Client, Load())
-    assert [each.severe for each in problems] == ([severe] if told else [])
+    assert [found.severity is Severity.FAILURE for _, found in problems] == (
+        [severe] if told else []
+    )

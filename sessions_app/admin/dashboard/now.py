@@ -24,8 +24,9 @@ from sessions_app.formats import duration, elapsed
 from sessions_app.models import Execution, IsolationCheck, Node, Session
 from sessions_app.models.large_fields import BIG_COLUMNS
 from sessions_app.models.session import LIVE
+from sessions_app.monitoring.diagnosis.checks import find_problems
+from sessions_app.monitoring.diagnosis.findings import Finding, Severity
 from sessions_app.monitoring.figures import Load, Waiting, live_sessions
-from sessions_app.monitoring.problems import Problem, find_problems
 
 SHOWN_SESSIONS = 15
 LATEST = 10
@@ -47,7 +48,7 @@ def now(may_see: Callable[[type[Model]], bool], _request: HttpRequest) -> dict[s
         shown["waiting"] = waiting
     if not shown and not any(map(may_see, _WATCHED)):
         return {}
-    problems = [_problem_row(problem) for problem in find_problems(may_see, load)]
+    problems = [_problem_row(rows, finding) for rows, finding in find_problems(may_see, load)]
     return shown | {
         "problems": problems,
         "sees_everything": all(map(may_see, _WATCHED)),
@@ -56,16 +57,22 @@ def now(may_see: Callable[[type[Model]], bool], _request: HttpRequest) -> dict[s
     }
 
 
-def _problem_row(problem: Problem) -> dict[str, Any]:
-    return {"problem": problem, "address": _address(problem)}
+def _problem_row(rows: type[Model], finding: Finding) -> dict[str, Any]:
+    return {
+        "text": f"{finding.text[:1].upper()}{finding.text[1:].rstrip('.')}.",
+        "advice": finding.advice,
+        "is_failure": finding.severity is Severity.FAILURE,
+        "address": _address(rows, finding),
+    }
 
 
-def _address(problem: Problem) -> str:
-    meta = problem.rows._meta
+def _address(rows: type[Model], finding: Finding) -> str:
+    """Of the row that the finding is about, or of the list that shows it."""
+    meta = rows._meta
     name = f"admin:{meta.app_label}_{meta.model_name}"
-    if problem.row is not None:
-        return reverse(f"{name}_change", args=[problem.row.pk])
-    return f"{reverse(f'{name}_changelist')}{'?' * bool(problem.query)}{problem.query}"
+    if finding.row is not None:
+        return reverse(f"{name}_change", args=[finding.row.pk])
+    return f"{reverse(f'{name}_changelist')}{'?' * bool(finding.query)}{finding.query}"
 
 
 def _status_badges() -> list[Badge]:

@@ -1,5 +1,8 @@
-"""What `manage.py check_stack` looks at: each part of a deployment, with what to do about it.
+"""What is wrong with the service, and what to do about it: the one answer for `/health`, the
+console, `manage.py check_stack`, `manage.py check_node` and a node's page.
 
-Nothing here may keep anything else from being looked at: a part that can't be is a finding like any
-other.
+    findings       what a check yields, and running one safely
+    checks         which checks each of those callers makes
+    workers, environments, executions, queue, isolation, storage     read from rows
+    database, host, weaknesses                                       tried out from this host
 """

@@ -1,11 +1,9 @@
-"""What this host has: its Docker Engine, its disks, and its configuration."""
+"""This host: its Docker Engine, whether a sandbox starts in it, and its configuration."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ from django.core import checks
 from django.db import DatabaseError
 
 from codeexec import configuration
-from codeexec.cli import first_line
+from codeexec.cli import counted, first_line
 from codeexec.sandbox.attacks.subject import PROGRAMS, says_hello
 from codeexec.sandbox.errors import EngineUnavailable, ImageMissing, SandboxError
 from codeexec.sandbox.types import Command, RunResult, SandboxHandle, Verdict, WorkspaceFile
@@ -24,24 +22,23 @@ from environments_app.command_templates import build_commands
 from environments_app.current_driver import get_driver
 from environments_app.models import Environment
 from environments_app.services import sandbox_spec
-from sessions_app.formats import duration, size
+from sessions_app.formats import duration
 from sessions_app.models import Node
-from sessions_app.monitoring.diagnosis.findings import Found, failure, ok, warning
+from sessions_app.monitoring.diagnosis.environments import none_enabled
+from sessions_app.monitoring.diagnosis.findings import Finding, failure, ok, warning
 from sessions_app.monitoring.diagnosis.weaknesses import weaknesses
 
-LITTLE, TOO_LITTLE = 0.10, 0.02
-"""Shares of a disk that are free, below which it is a warning and a failure."""
 INTERFACES = Path("/sys/class/net")
-WRITTEN_BYTES = 64 * 1024
+OUTPUT_BYTES = 64 * 1024
 SANDBOX_SECONDS = 60
-"""A sandbox of ours ends by itself after this, should this process be killed."""
+"""After this the sandbox ends by itself, in case this process is killed."""
 PROGRAM_SECONDS = 20.0
 
 
 # ---- Docker
 
 
-def look_at_docker() -> Iterator[Found]:
+def check_docker() -> Iterator[Finding]:
     socket = settings.CODE_EXECUTOR["DOCKER_SOCKET"]
     try:
         runtimes = get_driver().runtimes()
@@ -49,8 +46,7 @@ def look_at_docker() -> Iterator[Found]:
         yield _without_docker(socket, error)
     else:
         yield ok(f"the Docker Engine at {socket} answers; runtimes: {', '.join(runtimes)}")
-        for weakness in weaknesses(get_driver()):
-            yield warning(weakness.text, weakness.advice)
+        yield from weaknesses(get_driver())
         if lost := lost_bridge():
             yield failure(
                 f"the Docker Engine's network needs the interface {lost}, and this host has none: "
@@ -61,16 +57,16 @@ def look_at_docker() -> Iterator[Found]:
 
 
 def lost_bridge(network: str = "bridge") -> str:
-    """The interface that a network of Docker's needs, and that is gone. Empty: it is there."""
+    """The interface that a network of Docker's needs and that is gone; empty: none is gone."""
     driver = get_driver()
     name = driver.bridge(network)
     is_here = driver.storage().is_dir()  # else the Engine is on another host
     return name if name and is_here and not (INTERFACES / name).exists() else ""
 
 
-def _without_docker(socket: str, error: EngineUnavailable) -> Found:
-    said = first_line(error)
-    text = said if socket in said else f"{socket}: {said}"
+def _without_docker(socket: str, error: EngineUnavailable) -> Finding:
+    reason = first_line(error)
+    text = reason if socket in reason else f"{socket}: {reason}"
     if not _is_worker_host():
         return warning(
             f"{text} (no worker has run on this host, and the API needs no Docker)",
@@ -92,12 +88,10 @@ def _is_worker_host() -> bool:
         return True
 
 
-def look_at_images() -> Iterator[Found]:
+def check_images() -> Iterator[Finding]:
     environments = list(Environment.objects.enabled().order_by("name"))
     if not environments:
-        yield failure(
-            "no environment is enabled", "`manage.py seed_environments` takes in those shipped."
-        )
+        yield none_enabled()
         return
     missing = [each.name for each in environments if not _has_image(each)]
     if missing:
@@ -107,7 +101,7 @@ def look_at_images() -> Iterator[Found]:
             "sessions can't be opened here.",
         )
     else:
-        yield ok(f"those of {len(environments)} environments are there")
+        yield ok(f"those of {counted(len(environments), 'environment')} are there")
 
 
 def _has_image(environment: Environment) -> bool:
@@ -118,13 +112,13 @@ def _has_image(environment: Environment) -> bool:
     return True
 
 
-def look_at_runner() -> Iterator[Found]:
+def check_runner() -> Iterator[Finding]:
     """Start a sandbox as a session would get it, and run a first program in it."""
     environment = next(filter(_has_image, _preferred()), None)
     if environment is None:
         yield warning(
             "no environment has an image here to start a sandbox from",
-            "See what is said of images.",
+            "See the finding about images.",
         )
         return
     began = time.monotonic()
@@ -145,7 +139,7 @@ def look_at_runner() -> Iterator[Found]:
         )
         return
     took = f"started in {duration(ready - began)}"
-    yield _judged(environment, result, took, time.monotonic() - ready)
+    yield _run_finding(environment, result, took, time.monotonic() - ready)
 
 
 def _preferred() -> list[Environment]:
@@ -173,91 +167,36 @@ def _run_hello(environment: Environment, handle: SandboxHandle) -> RunResult:
         steps = [argv for argv in (commands.compile, commands.run) if argv]
         for argv in steps:
             result = attachment.run(
-                Command(argv=argv, wall_seconds=PROGRAM_SECONDS, output_bytes=WRITTEN_BYTES)
+                Command(argv=argv, wall_seconds=PROGRAM_SECONDS, output_bytes=OUTPUT_BYTES)
             )
             if result.verdict != Verdict.OK:
                 break
     return result
 
 
-def _judged(environment: Environment, result: RunResult, took: str, seconds: float) -> Found:
+def _run_finding(environment: Environment, result: RunResult, took: str, seconds: float) -> Finding:
     if says_hello(result):
         text = f"a sandbox of {environment.name} {took}, and ran a program in {duration(seconds)}"
         return ok(text)
-    said = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()
+    printed = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()
     return failure(
         f"a first program in {environment.name} did not say hello: {result.verdict}"
-        + (f", {said[-1]}" if said else ""),
+        + (f", {printed[-1]}" if printed else ""),
         f"See the environment's commands, and build its image anew: "
         f"`manage.py build_environments {environment.name}`.",
     )
 
 
-# ---- disks
-
-
-def look_at_disk() -> Iterator[Found]:
-    yield from _folder("DATA_DIR", settings.DATA_DIR)
-    yield _writable(settings.DATA_DIR)
-    try:
-        root = get_driver().storage()
-    except EngineUnavailable:
-        return  # which is said of docker
-    if root.is_dir():  # else the Engine is on another host, or in another container
-        yield from _folder("Docker's storage", root)
-
-
-def _folder(name: str, folder: Path) -> Iterator[Found]:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    usage = shutil.disk_usage(there)
-    nodes = os.statvfs(there)
-    free = usage.free / usage.total if usage.total else 0.0
-    yield _judged_space(name, folder, free, f"{size(usage.free)} of {size(usage.total)}")
-    if nodes.f_files and nodes.f_favail / nodes.f_files < TOO_LITTLE:
-        yield failure(
-            f"{name} ({folder}): its file system has hardly any inodes left",
-            "Delete files there; `df -i` shows where they are.",
-        )
-
-
-def _judged_space(name: str, folder: Path, free: float, amount: str) -> Found:
-    text = f"{name} ({folder}): {amount} are free"
-    advice = (
-        "`docker image prune` and `docker builder prune` remove what is not used any more."
-        if name != "DATA_DIR"
-        else "Make room there: logs and the private database are in it. `manage.py prune_history` "
-        "makes room in the database."
-    )
-    if free < TOO_LITTLE:
-        return failure(text, advice)
-    return warning(text, advice) if free < LITTLE else ok(text)
-
-
-def _writable(folder: Path) -> Found:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="check_stack.") as file:
-            file.write(bytes(WRITTEN_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return failure(
-            f"DATA_DIR ({folder}) can't be written to: {error.strerror}",
-            "Make room there, give the folder to the user that runs the service, or set DATA_DIR.",
-        )
-    return ok(f"DATA_DIR ({folder}) can be written to")
-
-
 # ---- configuration
 
 
-def look_at_configuration() -> Iterator[Found]:
+def check_configuration() -> Iterator[Finding]:
     problems = settings.CONFIGURATION_PROBLEMS
     for problem in problems:
         yield failure(
             problem,
             f"Correct it in {_conf_file()} or in the environment. Until then nothing else starts; "
-            "what is said below was found with the defaults in its place.",
+            "the other findings were made with the defaults in its place.",
         )
     if not problems:
         yield ok(f"all {len(configuration.SETTINGS)} settings can be used")
@@ -269,7 +208,7 @@ def _conf_file() -> Path:
     return Path(os.environ.get(configuration.CONF_FILE_VARIABLE) or configuration.CONF_FILE)
 
 
-def _open_files() -> Iterator[Found]:
+def _open_files() -> Iterator[Finding]:
     """Files with secrets that others than their owner may read."""
     for path in _secret_files():
         mode = path.stat().st_mode
@@ -285,9 +224,12 @@ def _secret_files() -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def _system_checks() -> Iterator[Found]:
-    """Those of `manage.py check --deploy`. What Django says of https, ours say in one."""
+def _system_checks() -> Iterator[Finding]:
+    """Those of `manage.py check --deploy`, without Django's own on https: one of this project's
+    covers them."""
     for message in checks.run_checks(include_deployment_checks=True):
         if not message.is_silenced() and not str(message.id).startswith("security.W"):
-            judge = failure if message.is_serious() else warning
-            yield judge(f"{message.msg} ({message.id})", message.hint or "See the documentation.")
+            severity = failure if message.is_serious() else warning
+            yield severity(
+                f"{message.msg} ({message.id})", message.hint or "See the documentation."
+            )

@@ -1,0 +1,44 @@
+"""Whether there is an environment to run programs in, and an image of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from environments_app.models import Environment, EnvironmentRevision
+from sessions_app.models import Node
+from sessions_app.monitoring.diagnosis.findings import Finding, failure
+
+
+def check_environments() -> Iterator[Finding]:
+    """Whether each can be used on some node."""
+    enabled = Environment.objects.enabled()
+    if not enabled.exists():
+        yield none_enabled()
+    elif missing := [environment.name for environment in enabled.filter(revisions=None)]:
+        yield failure(
+            f"not built yet: {', '.join(missing)}",
+            "`manage.py build_environments --missing` builds them.",
+        )
+
+
+def check_images_of_nodes() -> Iterator[Finding]:
+    """Whether each can be used on every node that takes sessions."""
+    enabled = list(Environment.objects.enabled().order_by("name"))
+    if not enabled:
+        yield none_enabled()
+    revisions = EnvironmentRevision.objects.order_by()
+    built = set(revisions.values_list("node", "environment").distinct())
+    for node in Node.objects.active().order_by("name"):
+        missing = [each.name for each in enabled if (node.name, each.pk) not in built]
+        if missing:
+            yield failure(
+                f"node {node.name} has no image of {', '.join(missing)}",
+                f"On {node.name}: `manage.py build_environments --missing`.",
+            )
+
+
+def none_enabled() -> Finding:
+    return failure(
+        "no environment is enabled: nothing can be run",
+        "Enable one in the console, or run `manage.py seed_environments`.",
+    )
