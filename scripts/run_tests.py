@@ -1,7 +1,8 @@
-"""What `scripts/test` does once Python's packages are installed: lint, and the tools of others that
-tests use, beside the rest of the set-up, then pytest.
+"""What `scripts/test` does once Python's packages are installed: the set-up, then pytest with
+scripts/lint beside it.
 
-Arguments go to pytest. Tests that are named by their path run in one process, others in several.
+Tests that are named by their path run in one process, whatever their tier. Others run in several:
+without those marked `thorough`, unless `--all` is given. All other arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from scripts.steps import (
 PYTEST_END_SECONDS = 60.0
 IN_PARALLEL = ["-n", "4"]
 """Twice as many processes as a small machine has processors: many a test waits for a container."""
+DAILY = ["-m", "not thorough"]
+SLOWEST = "--durations=10"
 
 
 def _set_up(config: configuration.Values, stack: ExitStack) -> None:
@@ -43,7 +46,6 @@ def _set_up(config: configuration.Values, stack: ExitStack) -> None:
     log = logs / "test-set-up.log"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     _start_database(config["DATA_DIR"] / "test-postgres", logs / "test-database.log", stack)
-    lint = _begin([ROOT / "scripts" / "lint"], logs / "test-lint.log", stack)
     gvisor.install(log)
     docker_socket = config["DOCKER_SOCKET"]
     engine = stack.enter_context(running_engine(docker_socket, logs))
@@ -51,8 +53,8 @@ def _set_up(config: configuration.Values, stack: ExitStack) -> None:
     tools = _begin(python("-m", "scripts.test_tools", str(log)), logs / "test-tools.log", stack)
     ensure_base_image(engine.client, docker_socket, log)
     prepare(log)
-    _end("Tools", tools, logs / "test-tools.log")
-    _end("Lint", lint, logs / "test-lint.log")
+    if code := _end("Tools", tools, logs / "test-tools.log"):
+        sys.exit(code)
 
 
 def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
@@ -70,7 +72,7 @@ def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
 
 
 def _begin(argv: Sequence[str | Path], log: Path, stack: ExitStack) -> subprocess.Popen[bytes]:
-    """Beside the rest of the set-up."""
+    """Starts a program that runs beside what follows, until `_end` waits for it."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             argv,
@@ -84,43 +86,57 @@ def _begin(argv: Sequence[str | Path], log: Path, stack: ExitStack) -> subproces
     return process
 
 
-def _end(title: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Shows all that it said, in one piece; its failure ends the run before any test."""
+def _end(title: str, process: subprocess.Popen[bytes], log: Path) -> int:
+    """Shows all that it printed, in one piece; its exit code."""
     with step(title):
         code = process.wait()
     print(log.read_text(errors="replace"), flush=True)
-    if code != 0:
-        sys.exit(code)
+    return code
 
 
-def _pytest_arguments(given: list[str]) -> list[str]:
-    named = any(argument.startswith("tests/") for argument in given)
-    return given if named else [*IN_PARALLEL, *given]
+def pytest_arguments(given: list[str]) -> list[str]:
+    """For these arguments of `scripts/test`. Those that are given come last: the last one wins."""
+    passed_on = [argument for argument in given if argument != "--all"]
+    if any(argument.startswith("tests/") for argument in passed_on):
+        return [SLOWEST, *passed_on]
+    tier = [] if "--all" in given else DAILY
+    return [*IN_PARALLEL, SLOWEST, *tier, *passed_on]
 
 
-def _run(argv: Sequence[str]) -> None:
-    """Runs a program on our own terminal; its failure ends the run with its exit code."""
-    process = subprocess.Popen(argv, cwd=ROOT)
+def run_pytest(arguments: Sequence[str]) -> int:
+    """Runs pytest on our own terminal; its exit code. Interrupted, it ends pytest, which cleans up
+    first.
+    """
+    stop_on_signals()
+    process = subprocess.Popen([sys.executable, "-m", "pytest", *arguments], cwd=ROOT)
     try:
-        code = process.wait()
-    except Stopped as stopped:
-        if str(stopped) != signal.SIGINT.name:  # a terminal sends Ctrl-C to both of us
-            process.send_signal(signal.SIGINT)
-        process.wait(timeout=PYTEST_END_SECONDS)
+        return process.wait()
+    except Stopped:
+        process.terminate()  # a terminal's Ctrl-C has reached it too: the second signal is no harm
+        _wait_or_kill(process)
         raise
-    if code != 0:
-        sys.exit(code)
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(timeout=PYTEST_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def main() -> None:
-    """Ends with pytest's exit code."""
+    """Ends with pytest's exit code, or with lint's where all tests pass."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a hundred processes would compile it all
     stop_on_signals()
     with reported(), ExitStack() as stack:
         try:
             config = configuration.load()
             _set_up(config, stack)
-            _run([sys.executable, "-m", "pytest", *_pytest_arguments(sys.argv[1:])])
+            log = config["DATA_DIR"] / "logs" / "test-lint.log"
+            lint = _begin([ROOT / "scripts" / "lint"], log, stack)
+            code = run_pytest(pytest_arguments(sys.argv[1:]))
+            sys.exit(_end("Lint", lint, log) or code)
         except configuration.ConfigurationError as error:
             raise SetUpError(str(error)) from error
         except Stopped:

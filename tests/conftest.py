@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +36,7 @@ from tests.support.emptying import delete_rows
 from tests.support.fake_driver import FakeDriver
 from tests.support.parallel import HeavyModulesWhole, heavy_first, its_turn
 from tests.support.patience import LONG
+from tests.support.this_run import FIRST, LABELS, interrupted_by_signals, reaped
 from tests.support.working import Delivery, work_off
 
 NODE = "this"
@@ -44,6 +46,16 @@ LONGER_THAN_A_TEST = timedelta(hours=1)
 
 Configure = Callable[..., None]
 Work = Callable[[], list[Delivery]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    django_settings.CODE_EXECUTOR["CONTAINER_LABELS"] = LABELS
+    os.environ["CONTAINER_LABELS"] = ",".join(f"{name}={value}" for name, value in LABELS.items())
+    if FIRST and not config.option.collectonly:
+        interrupted_by_signals()
+        run = ExitStack()
+        run.enter_context(reaped())
+        config.add_cleanup(run.close)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -20,13 +20,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.support.parallel import locked
+from tests.support.this_run import FIRST, RUN
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_VARIABLE = "CODE_EXECUTOR_TEST_RUN"
-FIRST = RUN_VARIABLE not in os.environ
-RUN = os.environ.setdefault(RUN_VARIABLE, secrets.token_hex(4))
-"""The same in all processes of a test run: the first one gives it to those that it starts."""
-
 MIGRATED, SEEDED = f"migrated_{RUN}", f"seeded_{RUN}"
 ONE_WARM = "UPDATE environments_app_environment SET warm_pool_size = (name = 'python')::int"
 """What a deployment of the tests starts in advance: one sandbox, which some of them look at."""

@@ -8,6 +8,7 @@ import uuid
 from django.conf import settings
 
 from codeexec.sandbox.types import Command, RunResult, SandboxLimits, SandboxSpec, WorkspaceFile
+from tests.support.this_run import LABELS
 
 MIB = 1024 * 1024
 IMAGE_PREFIX = "code-executor-test"
@@ -39,6 +40,7 @@ def new_spec(image: str = IMAGE, **changes: object) -> SandboxSpec:
         "workspace_dir": "/workspace",
         "limits": LIMITS,
         "max_idle_seconds": 600,
+        "labels": LABELS,
     }
     return SandboxSpec(**(given | changes))
 

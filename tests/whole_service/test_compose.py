@@ -25,12 +25,14 @@ from environments_app.definitions import read_definitions
 from scripts.first_program import wait_until_healthy
 from tests.support.patience import LONG
 from tests.support.stack import eventually, free_port
+from tests.support.this_run import RUN
 
 pytestmark = pytest.mark.compose
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = "code-executor-compose-test"
-STAND_IN = f"{PROJECT}-postgres"
+IMAGES = "code-executor-compose-test"
+PROJECT = f"{IMAGES}-{RUN}"
+STAND_IN = f"{IMAGES}-postgres"
 SERVICES = ("secrets", "db", "init", "api", "worker")
 SOCKET = os.environ.get("DOCKER_SOCKET") or "unix:///var/run/docker.sock"
 UP_SECONDS = 900
@@ -54,7 +56,7 @@ class Stack:
             **os.environ,
             "API_PUBLISHED": address,
             "COMPOSE_PROJECT_NAME": PROJECT,
-            "DOCKER_IMAGE_PREFIX": PROJECT,
+            "DOCKER_IMAGE_PREFIX": IMAGES,
             "DOCKER_SOCKET_FILE": SOCKET.removeprefix("unix://"),
         }
 
@@ -153,7 +155,6 @@ def stack() -> Iterator[Stack]:
     stack = Stack()
     try:
         stack.env |= _images_of_here(stack.engine)
-        stack.remove()  # what an interrupted run has left
         stack.compose("up", "-d", "--build", *SERVICES, seconds=UP_SECONDS)
         stack.wait_until_ready()
         assert stack.api.get("/sessions").status_code == 401
@@ -271,7 +272,7 @@ def test_down_leaves_nothing(stack: Stack) -> None:
     assert not stack.sandboxes()
     assert stack.engine.containers.list(all=True, filters=label) == []
     assert stack.engine.volumes.list(filters=label) == []
-    assert stack.engine.volumes.list(filters={"name": f"{PROJECT}-runner"}) == []
+    assert stack.engine.volumes.list(filters={"name": f"{IMAGES}-runner"}) == []
     assert stack.engine.networks.list(filters=label) == []
 
 
