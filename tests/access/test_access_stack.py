@@ -13,7 +13,7 @@ import pytest
 from scripts.first_program import run_first_program
 from tests.support.stack import ROOT, Answer, Client, eventually, free_port, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 
 def test_every_process_of_the_api_honours_a_key_and_its_end(tmp_path: Path) -> None:

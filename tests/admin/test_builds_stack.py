@@ -19,7 +19,7 @@ from tests.support.patience import eventually
 from tests.support.sandboxes import configured_image
 from tests.support.stack import ROOT, Stack, docker, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser, pytest.mark.thorough]
 
 CHANGE = "ENV CHANGED=yes"
 PROGRAM = "import os; print(os.environ.get('CHANGED'))"

@@ -18,7 +18,7 @@ from tests.support.chromium import PATIENCE_MS, chromium
 from tests.support.patience import eventually
 from tests.support.stack import Stack, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser, pytest.mark.thorough]
 
 PROGRAM = """
 import time

@@ -14,7 +14,7 @@ import pytest
 
 from scripts.fuzz_api import deployment, fuzz
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.thorough]
 
 GIVEN = "examples,coverage"
 

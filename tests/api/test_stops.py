@@ -19,7 +19,7 @@ from tests.support.cutting_proxy import CuttingProxy
 from tests.support.patience import LONG
 from tests.support.stack import Answer, Stack, eventually, free_port, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 RUNNING = "SELECT 1 FROM sessions_app_execution WHERE status = 'running'"
 IDLE = "SELECT 1 FROM sessions_app_sandbox WHERE status = 'idle' AND environment_id = ("

@@ -51,6 +51,7 @@ def _nothing_is_left(stack: Stack) -> bool:
 
 @pytest.mark.stack
 @pytest.mark.docker
+@pytest.mark.thorough
 class TestCommand:
     def test_everything_is_measured_in_one_run(self, stack: Stack, tmp_path: Path) -> None:
         page, picture = tmp_path / "page.md", tmp_path / "new" / "picture.svg"

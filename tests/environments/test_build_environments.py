@@ -182,6 +182,7 @@ def prefix(configure: Configure) -> Iterator[str]:
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 def test_a_folder_becomes_an_image_on_a_real_engine(folder: Path, prefix: str) -> None:
     (folder / "a" / "greeting").write_text("hello\n")
     (folder / "a" / "Dockerfile").write_text(

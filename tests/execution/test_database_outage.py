@@ -18,7 +18,7 @@ import pytest
 from scripts.local_postgres import LocalPostgres
 from tests.support.stack import Stack, eventually, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 LEASE_SECONDS = 3
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", 4 * LEASE_SECONDS))

@@ -16,7 +16,7 @@ import pytest
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.stack import Stack, eventually, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 LEASE_SECONDS = 120
 """Longer than a test may take: no run here is ended because its lease is over."""

@@ -15,7 +15,7 @@ import pytest
 from tests.support.stack import Stack, docker, eventually, running_stack
 from tests.support.switched_proxy import SwitchedProxy
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 ENGINE = "/var/run/docker.sock"
 

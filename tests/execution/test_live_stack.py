@@ -21,7 +21,7 @@ from sessions_app.management.commands.run_api import STOP_SECONDS
 from tests.support.event_streams import follow, said
 from tests.support.stack import Client, Stack, eventually, free_port, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 EVENTS = "sessions_app_event"
 VIEWERS, PROGRAMS, LINES, AWAY_SECONDS = (

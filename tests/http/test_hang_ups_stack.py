@@ -15,7 +15,7 @@ from tests.support.event_streams import follow, texts
 from tests.support.patience import LONG, SOON, eventually
 from tests.support.stack import Stack, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 HANG_UPS = 300
 AT_ONCE = 50

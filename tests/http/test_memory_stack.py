@@ -15,6 +15,8 @@ import pytest
 from tests.support.patience import eventually
 from tests.support.stack import Stack, running_stack
 
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
+
 RUNS = 20
 FLOOD = 'import sys\nfor s in sys.stdout, sys.stderr: s.write("\\0" * 1_000_000)'
 MIB = 1024 * 1024

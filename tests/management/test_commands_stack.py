@@ -13,7 +13,7 @@ import pytest
 from tests.support.patience import LONG, eventually
 from tests.support.stack import ROOT, Stack, running_stack
 
-pytestmark = [pytest.mark.docker, pytest.mark.stack]
+pytestmark = [pytest.mark.docker, pytest.mark.stack, pytest.mark.thorough]
 
 WAITS = "import time\nprint('begun', flush=True)\ntime.sleep(600)\n"
 ENDLESS = "import time\nwhile True:\n    print('more', flush=True)\n    time.sleep(0.05)\n"

@@ -39,7 +39,7 @@ from tests.support.fake_driver import FakeDriver
 from tests.support.patience import eventually
 from tests.support.stack import ROOT, Stack, running_stack
 
-pytestmark = [pytest.mark.docker, pytest.mark.stack]
+pytestmark = [pytest.mark.docker, pytest.mark.stack, pytest.mark.thorough]
 
 Report = dict[str, Any]
 

@@ -18,7 +18,7 @@ from sessions_app.models.session import START_LEASE
 from tests.support.patience import LONG
 from tests.support.stack import Stack, eventually, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 AT_ONCE = START_LEASE.total_seconds() / 2
 COLD = 86_400

@@ -23,7 +23,7 @@ from codeexec.sandbox.attacks.suite import IN_TIME_SECONDS
 from tests.support.sandboxes import RUNTIMES
 from tests.support.stack import ROOT, Stack, docker, eventually, running_stack
 
-pytestmark = [pytest.mark.docker, pytest.mark.stack]
+pytestmark = [pytest.mark.docker, pytest.mark.stack, pytest.mark.thorough]
 
 LONGEST_SECONDS = 300
 """Of the attacks on one environment in one runtime; all under runc take about 30."""

@@ -15,7 +15,7 @@ from tests.support.patience import eventually
 from tests.support.sandboxes import RUNTIMES
 from tests.support.stack import Stack, docker, running_stack
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.thorough]
 
 PROGRAM = """
 import os, time

@@ -32,11 +32,11 @@ from environments_app.command_templates import placeholder_values, render
 from environments_app.definitions import read_definitions
 from tests.support.patience import LONG, SOON, eventually
 from tests.support.sandboxes import (
+    EACH_RUNTIME,
     IMAGE,
     IMAGE_PREFIX,
     MIB,
     NODE,
-    RUNTIMES,
     command,
     docker_url,
     new_spec,
@@ -151,7 +151,7 @@ for folder in ("/workspace", "/tmp", "/var/tmp", "/dev/shm"):
 """
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH_RUNTIME)
 def test_a_number_of_its_own_has_the_name_and_the_group_of_the_images_user(docker_driver, runtime):
     with started(docker_driver, uid=2_000_000_123, runtime=runtime) as handle:
         result = run_python(docker_driver, handle, OWN)
@@ -181,7 +181,7 @@ def test_what_an_image_gives_to_its_user_is_readable_and_executable(docker_drive
     assert (result.stdout, result.stderr) == (b"dataworks\n", b"")
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH_RUNTIME)
 def test_localhost_and_its_own_name_are_known(docker_driver, runtime):
     source = (
         "import socket\n"

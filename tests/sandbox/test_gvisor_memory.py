@@ -13,7 +13,7 @@ from tests.support.sandboxes import command, new_spec
 from tests.support.stack import docker
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 PIPES = """
 import fcntl, os

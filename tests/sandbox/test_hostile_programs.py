@@ -19,7 +19,7 @@ from tests.support.patience import LONG, SOON
 from tests.support.sandboxes import MIB, RUNTIMES, command, docker_url, new_spec, run_python
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 
 UNREAD_SECONDS = 2.5

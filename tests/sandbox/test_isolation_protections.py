@@ -23,7 +23,7 @@ from tests.conftest import Configure
 from tests.support.sandboxes import IMAGE, IMAGE_PREFIX, docker_url
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 Config = dict[str, Any]
 Change = Callable[[Config], object]

@@ -19,7 +19,7 @@ from tests.support.sandboxes import command, new_spec
 from tests.support.stack import docker
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 TRIES = 12
 LONGEST_SECONDS = 0.03

@@ -13,7 +13,7 @@ import pytest
 from scripts.steps import ROOT
 from tests.support.stack import Client, Stack, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 HONEST = "honest\n"
 FORGED = "forged\n"

@@ -15,6 +15,8 @@ from scripts import fuzz_runner
 from scripts.fuzz_runner import REGRESSIONS, SHARES, SOURCES, Home
 from scripts.steps import ROOT
 
+pytestmark = pytest.mark.thorough
+
 REACHED = {"conversation": 350, "files": 80, "output": 70, "order": 35, "limits": 40}
 """Branches of the compiled code that a moment reaches at least."""
 

@@ -20,5 +20,6 @@ class TestDockerDriver(WithDockerDriver, SandboxContract):
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 class TestDockerDriverWithGvisor(TestDockerDriver):
     runtime = "runsc"

@@ -248,6 +248,7 @@ EVERYDAY: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 @docker
+@pytest.mark.thorough
 @pytest.mark.parametrize("environment", EVERYDAY)
 def test_everyday_programs_of_the_shipped_environments_work(docker_driver, environment):
     image = f"{settings.CODE_EXECUTOR['DOCKER_IMAGE_PREFIX']}-{environment}:latest"

@@ -143,5 +143,6 @@ with open('breathing', 'w') as file:
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 class TestDockerDriverWithGvisor(TestDockerDriver):
     runtime = "runsc"

@@ -44,6 +44,7 @@ def test_without_gvisor_nothing_is_said_of_it(
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 def test_an_engine_without_it_is_refused_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -287,6 +287,7 @@ WITH_EXAMPLES = [name for name in PAGES if name != RUSSIAN and examples(read(nam
 
 @pytest.mark.stack
 @pytest.mark.docker
+@pytest.mark.thorough
 class TestExamples:
     @pytest.mark.parametrize("name", WITH_EXAMPLES)
     def test_commands_run_as_printed_and_answer_what_is_printed(

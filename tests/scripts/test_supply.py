@@ -160,6 +160,7 @@ def _published(engine: docker.DockerClient, repository: str, content: str) -> st
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 def test_a_tag_that_has_moved_is_raised_everywhere_and_told_once(
     engine: docker.DockerClient, registry: str, tmp_path: Path
 ) -> None:
@@ -177,6 +178,7 @@ def test_a_tag_that_has_moved_is_raised_everywhere_and_told_once(
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 def test_a_registry_that_is_away_leaves_the_files_as_they_were(tmp_path: Path) -> None:
     for name in ("docker-compose.yml", "Dockerfile"):
         (tmp_path / name).write_text(f"FROM {NOWHERE}:1@{SOME_DIGEST}\n")
@@ -186,6 +188,7 @@ def test_a_registry_that_is_away_leaves_the_files_as_they_were(tmp_path: Path) -
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 def test_a_build_takes_the_bytes_that_its_dockerfile_names_whatever_the_tag_says_today(
     engine: docker.DockerClient, registry: str
 ) -> None:
@@ -206,6 +209,7 @@ def test_a_build_takes_the_bytes_that_its_dockerfile_names_whatever_the_tag_says
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 def test_without_a_registry_the_image_of_that_name_is_taken_and_the_log_says_so(
     engine: docker.DockerClient,
 ) -> None:
@@ -232,6 +236,7 @@ def test_without_a_registry_the_image_of_that_name_is_taken_and_the_log_says_so(
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 def test_an_image_that_cant_be_had_at_all_fails_with_the_registrys_words(
     engine: docker.DockerClient,
 ) -> None:

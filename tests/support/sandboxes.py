@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 
+import pytest
 from django.conf import settings
 
 from codeexec.sandbox.types import Command, RunResult, SandboxLimits, SandboxSpec, WorkspaceFile
@@ -17,6 +18,8 @@ NODE = f"test-{uuid.uuid4()}"
 """Of this test run alone: what is started here is found, and nothing else."""
 
 RUNTIMES = ("runc", "runsc")
+EACH_RUNTIME = ("runc", pytest.param("runsc", marks=pytest.mark.thorough))
+"""For tests of one property that both have: what differs in gVisor is of the host."""
 
 LIMITS = SandboxLimits(memory_bytes=128 * MIB, cpus=1.0, pids=40, tmpfs_bytes=16 * MIB)
 

@@ -25,6 +25,7 @@ from tests.support.meeting import Meeting, Visitor
 from tests.support.patience import LONG, SOON, eventually
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.stack,
     pytest.mark.cluster,
     pytest.mark.django_db(transaction=True, available_apps=["django_q"]),

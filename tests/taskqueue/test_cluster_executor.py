@@ -17,6 +17,7 @@ from tests.taskqueue.test_cluster import RunningCluster, meeting, start, until
 __all__ = ["meeting", "start"]  # fixtures
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.stack,
     pytest.mark.cluster,
     pytest.mark.django_db(transaction=True, available_apps=["django_q"]),

@@ -132,6 +132,7 @@ class TestLanguages:
         client.stop(session_id)
         client.stop(session_id)
 
+    @pytest.mark.thorough
     def test_a_language_is_added_as_the_documentation_shows(
         self, stack: Stack, client: Client, tmp_path: Path
     ) -> None:

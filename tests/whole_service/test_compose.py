@@ -27,7 +27,7 @@ from tests.support.patience import LONG
 from tests.support.stack import eventually, free_port
 from tests.support.this_run import RUN
 
-pytestmark = pytest.mark.compose
+pytestmark = [pytest.mark.compose, pytest.mark.thorough]
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = "code-executor-compose-test"

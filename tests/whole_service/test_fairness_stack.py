@@ -14,7 +14,7 @@ from codeexec.taskqueue.cluster import GRACE_SECONDS
 from tests.support.patience import SOON
 from tests.support.stack import Stack, eventually, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 PLACES = 4
 SLEEPS = "import time; print('begun', flush=True); time.sleep(25)"

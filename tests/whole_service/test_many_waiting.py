@@ -12,7 +12,7 @@ import pytest
 from sessions_app.execution.executor import CONNECTIONS, LISTENING
 from tests.support.stack import Client, Stack, eventually, running_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.docker]
+pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
 
 SESSIONS, EACH = 20, 10
 API_THREADS = 4
