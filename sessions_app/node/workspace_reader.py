@@ -111,17 +111,19 @@ class WorkspaceReader:
 
     def _work(self) -> None:
         while (query := self._next()) is not None:
+            is_left = False
             try:
                 with self._lender.borrowed():
                     answer_query(query.query)
             except DATABASE_AWAY as error:
-                self._some_left = True
+                is_left = True
                 self._outage.failed(error)
             except Exception:
                 logger.exception("session %s: its sandbox can't be read", query.session_id)
             finally:
-                with self._changed:
+                with self._changed:  # both at once: what is among these is not put back
                     self._answering.remove(query)
+                    self._some_left |= is_left
 
     def _next(self) -> TakenQuery | None:
         """Waited for; None when no more is to be answered."""

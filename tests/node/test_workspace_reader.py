@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from django.db import connection, connections
 
 from codeexec.audit.actors import command_actor
 from codeexec.errors import NoSandbox, TooManyQueued
+from codeexec.outages import Outage
 from codeexec.sandbox.driver import always
 from codeexec.sandbox.errors import SandboxLost
 from codeexec.taskqueue.cluster import Stop
@@ -217,6 +219,20 @@ def test_a_sandbox_that_a_dead_reader_was_keeping_is_kept_by_the_next(
     assert is_kept(driver, session)
 
 
+@pytest.fixture
+def slow_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that answers is still logging that the database is away when that is back."""
+    failed = Outage.failed
+
+    def fail(outage: Outage, error: BaseException) -> None:
+        if threading.current_thread().name.startswith("reader-"):
+            time.sleep(1.5)
+        failed(outage, error)
+
+    monkeypatch.setattr(Outage, "failed", fail)
+
+
+@pytest.mark.usefixtures("slow_log")
 def test_a_sandbox_is_kept_though_the_database_went_away_meanwhile(
     python: Environment, this: Node, work: Work, busy: Busy, driver: FakeDriver
 ) -> None:
