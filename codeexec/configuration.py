@@ -414,7 +414,8 @@ SETTINGS = (
         _whole(1, 256),
         "a whole number from 1 to 256",
         "How many runs this node begins at one time. Others wait until one of them has ended, "
-        "sleeps, or has been running for a few seconds.",
+        "sleeps, or has been running for a few seconds; but a client whose programs don't use the "
+        "node's processors begins its first one at once.",
     ),
     _setting(
         "MAX_QUEUED_PER_SESSION",

@@ -21,6 +21,7 @@ import psutil
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import Usage
 from environments_app.current_driver import get_driver
+from sessions_app.execution.fair_turns import Turn
 from sessions_app.models.run_queries import Claim
 
 IDLE_SECONDS = 0.5
@@ -38,11 +39,8 @@ _LEAST_SECONDS = 0.2
 @dataclass(eq=False)
 class Run:
     claim: Claim
+    turn: Turn
     since: float = field(default_factory=lambda: time.monotonic())
-    has_place: bool = True
-    """False: it goes on, and another may begin."""
-    works: bool = True
-    """False: it sleeps, or there were idle processors."""
     _usage: Usage | None = None
 
     def note(self, usage: Usage) -> None:
@@ -51,7 +49,7 @@ class Run:
             return
         spent, passed = usage.cpu_ns - before.cpu_ns, usage.at_ns - before.at_ns
         # Less than nothing is told under gVisor of processes that have ended.
-        self.works = not 0 <= spent < WORK_SHARE * passed
+        self.turn.works = not 0 <= spent < WORK_SHARE * passed
 
 
 class CurrentRuns:
@@ -64,9 +62,9 @@ class CurrentRuns:
         self._processors = Processors()
 
     @contextmanager
-    def going_on(self, claim: Claim) -> Iterator[Run]:
+    def going_on(self, claim: Claim, turn: Turn) -> Iterator[Run]:
         """Inside, the claim's program runs."""
-        run = Run(claim)
+        run = Run(claim, turn)
         with self._lock:
             self._runs.add(run)
         try:
@@ -85,25 +83,25 @@ class CurrentRuns:
         with self._lock:
             if idle:
                 for run in self._runs:
-                    run.works = False
+                    run.turn.works = False
             given = self._sleeping() + self._working()
             for run in given:
-                run.has_place = False
+                run.turn.has_place = False
         return len(given)
 
     def _sleeping(self) -> list[Run]:
-        return [run for run in self._with_place(IDLE_SECONDS) if not run.works]
+        return [run for run in self._with_place(IDLE_SECONDS) if not run.turn.works]
 
     def _working(self) -> list[Run]:
         """The oldest, as many as there is room for."""
-        without_place = sum(run.works and not run.has_place for run in self._runs)
-        working = [run for run in self._with_place(BUSY_SECONDS) if run.works]
+        without_place = sum(run.turn.works and not run.turn.has_place for run in self._runs)
+        working = [run for run in self._with_place(BUSY_SECONDS) if run.turn.works]
         oldest_first = sorted(working, key=lambda run: run.since)
         return oldest_first[: max(0, self._places - without_place)]
 
     def _with_place(self, seconds: float) -> list[Run]:
         since = time.monotonic() - seconds
-        return [run for run in self._runs if run.has_place and run.since <= since]
+        return [run for run in self._runs if run.turn.has_place and run.since <= since]
 
     def measure(self) -> None:
         """See which of them sleep, where it matters. For a thread that may wait for a sandbox."""
@@ -111,7 +109,7 @@ class CurrentRuns:
             return
         since = time.monotonic() - IDLE_SECONDS / 2
         for run in self.now():
-            if run.since <= since and (run.has_place or run.works):
+            if run.since <= since and (run.turn.has_place or run.turn.works):
                 _measure(run)
 
 

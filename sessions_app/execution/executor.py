@@ -1,14 +1,13 @@
 """The executor: a node's process that runs the programs of its sessions.
 
-Some threads, of which one at a time waits for a session that may have something to run. The one
-that hears of it claims the execution and runs it itself, while the next one waits: so a press of
-Run wakes one process, once. A run that goes on has its thread to itself, and another comes in its
-place. The process speaks to the database over few connections, and to each sandbox over one that
-it keeps.
+One of its threads at a time waits for a session that may have something to run. It claims the
+execution and runs it itself, while the next thread waits: so a run wakes one process, once. There
+is always a thread that waits, whatever runs. The process uses few connections to the database, and
+one to each sandbox, which it keeps.
 
-Asked to stop, it goes on as long as programs run that ran before, for some time at most: what comes
-meanwhile doesn't wait for them. What still runs when its time is over has failed, and who waits for
-it is told.
+Asked to stop, it continues as long as programs run that ran before, for a limited time: new runs
+don't wait for them. What still runs when that time is over fails, and the waiting requests learn so
+at once.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from codeexec.taskqueue.cluster import Stop
 from codeexec.taskqueue.ipc import SafeEvent
 from sessions_app.execution.cancellations import Cancellations
 from sessions_app.execution.current_runs import CurrentRuns, Run
+from sessions_app.execution.fair_turns import FairTurns, Turn
 from sessions_app.execution.leases import Leases
 from sessions_app.execution.run_execution import ExecutorContext, run_execution
 from sessions_app.execution.run_listener import RunListener
@@ -59,7 +59,7 @@ _RETRY_SECONDS = 0.5
 
 
 class Executor:
-    """Runs what is announced to one node. `concurrency` programs begin at one time."""
+    """Runs the programs of one node's sessions. `concurrency`: places, as in `fair_turns`."""
 
     def __init__(self, node_id: UUID, *, concurrency: int, stop: Stop) -> None:
         self._node_id = node_id
@@ -68,13 +68,18 @@ class Executor:
         self._closed = SafeEvent()
         """Set: nothing more is taken up."""
         self._worker = worker_name()
-        self._inbox = RunListener(node_id, self._closed)
+        self._turns = FairTurns(concurrency)
+        self._listener = RunListener(node_id, self._turns, self._closed)
+        self._listening = threading.Lock()
+        """Held by the thread that waits on `_listener`; the others wait for it."""
         self._cancellations = Cancellations()
-        self._turn = threading.Lock()
         self._looking: Counter[str] = Counter()
         """Threads that look after a session."""
         self._looking_lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
+        self._idle = 0
+        """Threads that wait for a turn."""
+        self._threads_lock = threading.Lock()
         self._runs = CurrentRuns(concurrency)
         self._lender = ConnectionPool(CONNECTIONS)
         self._context = ExecutorContext.using(self._lender.borrowed)
@@ -92,14 +97,14 @@ class Executor:
 
     def run(self) -> None:
         """Until it is told to stop, and nothing runs any more."""
-        for _ in range(self._concurrency):
+        for _ in range(self._concurrency + 1):
             self._start_thread()
         threading.Thread(target=self._measure, name="measuring", daemon=True).start()
         while not self._stop.asked.is_set():
             self._keep_up()
             self._pause(UPKEEP_SECONDS, until=self._stop.asked)
         self._let_end()
-        self._inbox.close()
+        self._listener.close()
         self._cancellations.close()
         self._context.close()
         self._lender.close()
@@ -143,10 +148,12 @@ class Executor:
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name="run", daemon=True)
         thread.start()
-        self._threads = {thread, *(each for each in self._threads if each.is_alive())}
+        with self._threads_lock:
+            self._threads = {thread, *(each for each in self._threads if each.is_alive())}
 
     def _are_alive(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+        with self._threads_lock:
+            return any(thread.is_alive() for thread in self._threads)
 
     def _pause(self, seconds: float, *, until: SafeEvent) -> None:
         for execution_id in self._cancellations.next(seconds, until=until):
@@ -154,8 +161,9 @@ class Executor:
             self._context.interrupts.end(execution_id)
 
     def _keep_up(self) -> None:
-        for _ in range(self._runs.give_back_places()):
-            self._start_thread()
+        self._runs.give_back_places()
+        if self._turns.can_take():
+            self._start_thread()  # the thread that waits on the listener does not see it
         self._context.sandbox_connections.close_stale()
         if not self._leases.any():
             return
@@ -168,29 +176,53 @@ class Executor:
             self._context.outage.worked()
 
     def _work(self) -> None:
-        while True:
-            with self._turn:
-                session_id = self._inbox.next()
-            if session_id is None:
-                return
-            with log_context(session_id=session_id):
-                if not self._run_next(session_id):
-                    return
+        while (turn := self._next_turn()) is not None:
+            try:
+                with log_context(session_id=turn.session_id):
+                    self._run_next(turn)
+            finally:
+                self._turns.end(turn)
 
-    def _run_next(self, session_id: str) -> bool:
-        """False: it went on for long, and another thread has come in this one's place."""
-        run: Run | None = None
+    def _next_turn(self) -> Turn | None:
+        """None: nothing more is taken up, or enough threads wait already."""
+        if not self._closed.is_set() and (turn := self._turns.take()) is not None:
+            if self._turns.can_take():
+                self._start_thread()
+            return turn
+        if not self._become_idle():
+            return None
         try:
-            with self._busy_with(session_id):
-                if claim := self._claim(session_id):
+            with self._listening:
+                return self._listener.next()
+        finally:
+            self._become_busy()
+
+    def _become_idle(self) -> bool:
+        with self._threads_lock:
+            if self._idle > self._concurrency:
+                return False
+            self._idle += 1
+            return True
+
+    def _become_busy(self) -> None:
+        """Another thread waits in this one's place."""
+        with self._threads_lock:
+            self._idle -= 1
+            is_last = not self._idle
+        if is_last and not self._closed.is_set():
+            self._start_thread()
+
+    def _run_next(self, turn: Turn) -> None:
+        try:
+            with self._busy_with(turn.session_id):
+                if claim := self._claim(turn.session_id):
                     with (
-                        self._runs.going_on(claim) as run,
+                        self._runs.going_on(claim, turn),
                         self._leases.held(claim.execution_id) as keep_going,
                     ):
                         run_execution(claim, self._context, keep_going)
         except Exception:
-            logger.exception("session %s: a run failed", session_id)
-        return run is None or run.has_place
+            logger.exception("session %s: a run failed", turn.session_id)
 
     @contextmanager
     def _busy_with(self, session_id: str) -> Iterator[None]:

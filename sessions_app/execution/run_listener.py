@@ -1,8 +1,8 @@
-"""Where an executor waits to hear which sessions may have something to run.
+"""Where an executor learns which sessions may have something to run.
 
-PostgreSQL keeps what was announced while all threads are busy. Who becomes free reads all of it,
-and takes what is next in turn. What may have been missed is looked up: at the beginning, and after
-each lost connection.
+One thread at a time reads the notifications and keeps them as turns, of which it takes the next
+that may begin. What may have been missed is looked up: at the beginning, and after each lost
+connection.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import psycopg
 
 from codeexec.db.postgres import connection_parameters
 from codeexec.taskqueue.ipc import SafeEvent
+from sessions_app.execution.fair_turns import FairTurns, Turn
 from sessions_app.models.run_sql import RUNS_CHANNEL, WAITING
 
 logger = logging.getLogger(__name__)
@@ -24,52 +25,25 @@ logger = logging.getLogger(__name__)
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-class FairTurns:
-    """Sessions that may have something to run. Their clients take turns, and so do the sessions of
-    one client: however many wait of one, another's waits for one of them at most.
-    """
-
-    def __init__(self) -> None:
-        self._sessions: dict[str, dict[str, None]] = {}
-        """Of each client; the next is the first."""
-
-    def __bool__(self) -> bool:
-        return bool(self._sessions)
-
-    def add(self, session_id: str, client: str) -> None:
-        """Nothing where it waits already."""
-        self._sessions.setdefault(client, {}).setdefault(session_id)
-
-    def take(self) -> str:
-        """For when there is one."""
-        client = next(iter(self._sessions))
-        sessions = self._sessions.pop(client)
-        session_id = next(iter(sessions))
-        del sessions[session_id]
-        if sessions:
-            self._sessions[client] = sessions  # behind the others
-        return session_id
-
-
 class RunListener:
-    """One node's announcements. Used by one thread at a time."""
+    """One node's notifications. Used by one thread at a time."""
 
-    def __init__(self, node_id: UUID, stop: SafeEvent) -> None:
+    def __init__(self, node_id: UUID, turns: FairTurns, stop: SafeEvent) -> None:
         self._node_id = node_id
+        self._turns = turns
         self._stop = stop
-        self._turns = FairTurns()
         self._connection: psycopg.Connection[Any] | None = None
         self._failures = 0
 
-    def next(self) -> str | None:
-        """The id of a session to look at, waited for; None once `stop` is set."""
+    def next(self) -> Turn | None:
+        """Waits for a turn that may begin; None once `stop` is set."""
         while not self._stop.is_set():
             try:
                 self._receive(self._connection or self._listen())
             except (psycopg.Error, OSError) as error:
                 self._database_failed(error)
-            if self._turns and not self._stop.is_set():
-                return self._turns.take()
+            if not self._stop.is_set() and (turn := self._turns.take()) is not None:
+                return turn
         return None
 
     def close(self) -> None:
@@ -78,8 +52,9 @@ class RunListener:
             connection.close()
 
     def _receive(self, connection: psycopg.Connection[Any]) -> None:
-        """All that has come: whose turn it is, only then is known. Where nothing waits, it is
-        waited for, or for a stop.
+        """Read all that has come, since only then is known whose turn it is. Waits where no turn
+        may begin, until there is a notification or a stop: where one may begin because another has
+        ended, the thread that ended it takes it.
         """
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)
@@ -87,7 +62,7 @@ class RunListener:
         while True:
             while notification := connection.pgconn.notifies():
                 self._heard(notification.extra.decode())
-            ready = dict(poll.poll(0 if self._turns else None))
+            ready = dict(poll.poll(0 if self._turns.can_take() else None))
             if connection.fileno() not in ready:
                 return
             connection.pgconn.consume_input()

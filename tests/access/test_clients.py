@@ -33,7 +33,7 @@ from sessions_app.access.clients import (
     digest_of,
     revoke_key,
 )
-from sessions_app.access.key_cache import KeyCache, Rows, Snapshot, key_cache
+from sessions_app.access.key_cache import KeyCache, Snapshot, key_cache
 from sessions_app.access.rate_limits import RateLimits
 from sessions_app.callers import OPERATOR, Caller, KnownClient, Scope
 from sessions_app.management.commands.create_client import EXPLANATION
@@ -45,7 +45,7 @@ from tests.conftest import Configure, Work
 from tests.execution.test_executor import executing
 from tests.models.test_run_queries import recorded, tell_nothing
 from tests.support.api_client import Api
-from tests.support.cast import new_session
+from tests.support.cast import known, new_session
 from tests.support.platforms import Platform, api_key, bearer, hear, platform
 from tests.support.racing import together
 
@@ -56,12 +56,6 @@ def command(*arguments: str) -> str:
     out = StringIO()
     call_command(*arguments, stdout=out)
     return out.getvalue()
-
-
-def known(client: Client) -> KnownClient:
-    found = Rows().client(client.pk)
-    assert found is not None
-    return found
 
 
 @pytest.fixture

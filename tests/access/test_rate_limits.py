@@ -18,10 +18,10 @@ from sessions_app.access.clients import create_client
 from sessions_app.access.rate_limits import RateLimits, Share
 from sessions_app.access.token_rate_limits import TokenRateLimits, token_allowances
 from sessions_app.models import Client, Execution, Session
-from tests.access.test_clients import known
 from tests.api.test_every_call import error
 from tests.conftest import Configure
 from tests.support.api_client import Api
+from tests.support.cast import known
 from tests.support.platforms import Platform, api_key, bearer, hear, platform
 
 pytestmark = pytest.mark.django_db(transaction=True)

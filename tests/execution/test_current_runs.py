@@ -11,6 +11,7 @@ import pytest
 from codeexec.sandbox.types import Usage
 from sessions_app.execution import current_runs
 from sessions_app.execution.current_runs import BUSY_SECONDS, IDLE_SECONDS, CurrentRuns, Processors
+from sessions_app.execution.fair_turns import Turn
 from sessions_app.models.run_queries import Claim
 
 
@@ -37,6 +38,10 @@ def claim() -> Claim:
     return cast(Claim, SimpleNamespace(sandbox=None))
 
 
+def turn() -> Turn:
+    return Turn("session", client="", has_place=True)
+
+
 @pytest.mark.parametrize(
     ("idle", "seconds"), [(1.0, IDLE_SECONDS), (0.2, IDLE_SECONDS), (0.0, BUSY_SECONDS)]
 )
@@ -44,13 +49,13 @@ def test_soon_where_processors_are_idle_and_later_where_they_are_not(
     idle: float, seconds: float, clock: Any
 ) -> None:
     runs = CurrentRuns(places=2)
-    with runs.going_on(claim()) as old:
+    with runs.going_on(claim(), turn()) as old:
         clock.goes_on(seconds - 0.3, idle=idle)
-        with runs.going_on(claim()) as young:
+        with runs.going_on(claim(), turn()) as young:
             assert runs.give_back_places() == 0
             clock.goes_on(0.31, idle=idle)
             assert runs.give_back_places() == 1
-            assert (old.has_place, young.has_place) == (False, True)
+            assert (old.turn.has_place, young.turn.has_place) == (False, True)
             assert runs.give_back_places() == 0  # each gives back one place, once
             assert runs.now() == {old, young}
         assert runs.now() == {old}
@@ -78,17 +83,19 @@ def test_where_processors_stay_busy_no_more_that_work_go_on_than_there_are_place
         return runs.give_back_places()
 
     with ExitStack() as stack:
-        first, second, third = (stack.enter_context(runs.going_on(claim())) for _ in range(3))
+        first, second, third = (
+            stack.enter_context(runs.going_on(claim(), turn())) for _ in range(3)
+        )
         assert given_back(idle=0.0) == 2
         assert given_back(idle=0.0) == 0
         first.note(usage(1, cpu_seconds=1))
         first.note(usage(2, cpu_seconds=1.01))  # it sleeps now
         assert given_back(idle=0.0) == 1
-        assert not any(run.has_place for run in (first, second, third))
-        fourth = stack.enter_context(runs.going_on(claim()))
+        assert not any(run.turn.has_place for run in (first, second, third))
+        fourth = stack.enter_context(runs.going_on(claim(), turn()))
         assert given_back(idle=0.0) == 0
         assert given_back(idle=1.0) == 1
-        assert not any(run.works for run in (first, second, third, fourth))
+        assert not any(run.turn.works for run in (first, second, third, fourth))
     assert runs.now() == set()
 
 
@@ -100,12 +107,12 @@ def test_one_that_sleeps_gives_its_place_back_soon_however_busy_processors_are(
     before: float | None, then: float | None, works: bool, clock: Any
 ) -> None:
     runs = CurrentRuns(places=1)
-    with runs.going_on(claim()) as run:
+    with runs.going_on(claim(), turn()) as run:
         run.note(usage(10, cpu_seconds=before))
         run.note(usage(11, cpu_seconds=then))
         clock.goes_on(IDLE_SECONDS, idle=0.0)
         assert runs.give_back_places() == (0 if works else 1)
-        assert run.works == works
+        assert run.turn.works == works
 
 
 def test_processors_are_looked_at_over_a_while(clock: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -17,6 +17,7 @@ from codeexec.db.postgres import connection_parameters
 from codeexec.taskqueue.cluster import Stop
 from codeexec.taskqueue.ipc import SafeEvent
 from environments_app.models import Environment
+from sessions_app.access.clients import create_client
 from sessions_app.callers import Caller
 from sessions_app.execution import current_runs, executor
 from sessions_app.execution.executor import CONNECTIONS, LISTENING, Executor, run_executor
@@ -26,7 +27,7 @@ from sessions_app.services.executions import RunRequest, cancel_execution, submi
 from sessions_app.services.sessions import open_session, stop_session
 from tests.conftest import Work
 from tests.support import fake_process
-from tests.support.cast import claim
+from tests.support.cast import claim, known
 from tests.support.fake_driver import FakeDriver
 from tests.support.patience import LONG, eventually
 from tests.support.working import told_on
@@ -141,6 +142,81 @@ def test_no_more_begin_at_one_time_than_may(
         assert has_come_to(third, E.COMPLETED)
         stop_session(sessions[1].pk)
         assert has_come_to(running[1], E.CANCELLED)
+
+
+@pytest.fixture
+def sessions_of(
+    python: Environment, this: Node, work: Work, driver: FakeDriver
+) -> Callable[[str, int], list[Session]]:
+    """So many that are ready, of a new client with that name."""
+
+    def opened(name: str, count: int) -> list[Session]:
+        caller = Caller(client=known(create_client(name)))
+        sessions = [open_session(environment_name="python", caller=caller) for _ in range(count)]
+        work()
+        return sessions
+
+    return opened
+
+
+SessionsOf = Callable[[str, int], list[Session]]
+
+
+def test_a_client_that_runs_nothing_does_not_wait_for_places_that_others_hold(
+    sessions_of: SessionsOf, this: Node, kept_places: None, driver: FakeDriver
+) -> None:
+    greedy, other, third = (sessions_of(name, n) for name, n in [("a", 5), ("b", 2), ("c", 1)])
+    with executing(this, concurrency=2):
+        own = [submit(session, UNTIL_TOLD) for session in greedy]
+        assert eventually(lambda: Execution.objects.running().count() == 2)
+        holding = set(Execution.objects.running())
+        for _ in range(3):  # with one run at a time it never waits
+            assert has_come_to(submit(other[0]), E.COMPLETED)
+        stays = submit(other[0], UNTIL_TOLD)
+        assert has_come_to(stays, E.RUNNING)
+        assert has_come_to(submit(third[0]), E.COMPLETED)  # nor does another one
+        second = submit(other[1])
+        time.sleep(0.3)  # a free thread takes milliseconds
+        assert Execution.objects.get(pk=second.pk).status == E.QUEUED
+        assert set(Execution.objects.running()) == {*holding, stays}
+        tell(driver, other[0])  # it runs nothing any more
+        assert has_come_to(second, E.COMPLETED)
+        assert set(Execution.objects.running()) == holding
+        for session in greedy:
+            tell(driver, session)
+        assert all(has_come_to(execution, E.COMPLETED) for execution in own)
+
+
+def test_what_began_beyond_the_places_leaves_as_many_to_others(
+    sessions_of: SessionsOf, this: Node, kept_places: None, driver: FakeDriver
+) -> None:
+    greedy, other = sessions_of("a", 3), sessions_of("b", 1)
+    with executing(this, concurrency=1):
+        first = submit(greedy[0], UNTIL_TOLD)
+        assert has_come_to(first, E.RUNNING)
+        beyond = submit(other[0], UNTIL_TOLD)
+        assert has_come_to(beyond, E.RUNNING)
+        waits = [submit(session) for session in greedy[1:]]
+        tell(driver, greedy[0])
+        assert all(has_come_to(each, E.COMPLETED) for each in (first, *waits))
+        tell(driver, other[0])
+        assert has_come_to(beyond, E.COMPLETED)
+
+
+def test_a_client_whose_program_sleeps_begins_another_though_all_places_are_held(
+    sessions_of: SessionsOf, this: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greedy, other = sessions_of("a", 1), sessions_of("b", 2)
+    monkeypatch.setattr(current_runs.Processors, "are_idle", lambda _: False)
+    monkeypatch.setattr(current_runs, "BUSY_SECONDS", LONG)
+    with executing(this, concurrency=1):
+        holds = submit(greedy[0], "while True: pass")
+        assert has_come_to(holds, E.RUNNING)
+        assert has_come_to(submit(other[0], SLEEP), E.RUNNING)
+        assert has_come_to(submit(other[1]), E.COMPLETED)
+        for session in (greedy[0], other[0]):
+            stop_session(session.pk)
+        assert has_come_to(holds, E.CANCELLED)
 
 
 def test_what_goes_on_holds_no_place(

@@ -28,8 +28,8 @@ from sessions_app.node.sandboxes import FAREWELL_SECONDS
 from sessions_app.node.workspace_reader import WorkspaceReader
 from sessions_app.services.sessions import extend_session, open_session
 from sessions_app.services.workspace_queries import MOST_WAITING, ask, take_back, wait_for_answer
-from tests.access.test_clients import known
 from tests.conftest import Work
+from tests.support.cast import known
 from tests.support.fake_driver import FakeDriver
 from tests.support.patience import LONG, eventually
 

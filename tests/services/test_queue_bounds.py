@@ -22,10 +22,9 @@ from sessions_app.services.executions import (
     submit_execution,
     submit_single_run,
 )
-from tests.access.test_clients import known
 from tests.conftest import Configure
 from tests.support.api_client import Api
-from tests.support.cast import session_in
+from tests.support.cast import known, session_in
 from tests.support.racing import together
 from tests.support.working import take_up
 

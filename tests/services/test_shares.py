@@ -18,10 +18,10 @@ from sessions_app.models import Client, Node, Session
 from sessions_app.node.sandboxes import fill_pools
 from sessions_app.services.executions import RunRequest, submit_single_run
 from sessions_app.services.sessions import open_session
-from tests.access.test_clients import known
 from tests.api.test_every_call import error
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
+from tests.support.cast import known
 from tests.support.platforms import hear, platform
 from tests.support.racing import together
 

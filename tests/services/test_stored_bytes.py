@@ -26,10 +26,9 @@ from sessions_app.monitoring.figures import Load
 from sessions_app.node.pruning import prune
 from sessions_app.services.executions import RunRequest, cancel_execution, submit_execution
 from sessions_app.services.stored_bytes import count_storage
-from tests.access.test_clients import known
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
-from tests.support.cast import claim, finish, outcome, session_in
+from tests.support.cast import claim, finish, known, outcome, session_in
 from tests.support.racing import together
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -10,7 +10,9 @@ from django.utils import timezone
 from codeexec.sandbox.types import RunResult
 from codeexec.sandbox.types import Verdict as SandboxVerdict
 from environments_app.models import Environment
-from sessions_app.models import Execution, Node, Session, run_queries
+from sessions_app.access.key_cache import Rows
+from sessions_app.callers import KnownClient
+from sessions_app.models import Client, Execution, Node, Session, run_queries
 from sessions_app.models.execution import Outcome, Verdict
 
 AGO = timedelta(hours=1)
@@ -138,3 +140,10 @@ def run_result(**changes: Any) -> RunResult:
         "memory_peak_bytes": 9_000_000,
     }
     return RunResult(**(values | changes))
+
+
+def known(client: Client) -> KnownClient:
+    """As a process that serves its requests has it."""
+    found = Rows().client(client.pk)
+    assert found is not None
+    return found
