@@ -438,7 +438,7 @@ SETTINGS = (
         "256m",
         _size(1024),
         f"{SIZE_ALLOWED}, 1k or more",
-        "How much may be stored of one session's runs (code, input, files and output), unless "
+        "How much may be stored of one session (metadata, code, input, files and output), unless "
         "its client has a limit of its own. More is refused with 409.",
     ),
     _setting(
@@ -446,7 +446,7 @@ SETTINGS = (
         "100g",
         _size(1024),
         f"{SIZE_ALLOWED}, 1k or more",
-        "How much may be stored of all runs of a client, until its sessions are deleted "
+        "How much may be stored of all sessions of a client, until they are deleted "
         "(`HISTORY_DAYS`), unless it has a limit of its own. More is refused with 409.",
     ),
     _setting(

@@ -45,7 +45,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
     last_execution = serializers.DateTimeField(source="last_execution_at", allow_null=True)
     ttl = serializers.IntegerField(source="ttl_seconds")
     stored_bytes = serializers.IntegerField(
-        help_text="What is kept of its runs: code, input, files and output."
+        help_text="Its metadata, and what is stored of its runs: code, input, files and output."
     )
     metadata = Metadata(required=False, help_text="Not for tokens of candidates and viewers.")
     stop_reason = serializers.SerializerMethodField()

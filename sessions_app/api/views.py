@@ -79,7 +79,7 @@ from sessions_app.workspace_paths import readable_path
 class SessionViewSet(ApiViewSet):
     @extend_schema(
         summary="Open a session",
-        responses=schema.responses(SessionOpenedSerializer, 201, 400, 503),
+        responses=schema.responses(SessionOpenedSerializer, 201, 400, 409, 503),
         examples=examples.OPEN_SESSION,
     )
     @takes(OpenSessionSerializer)

@@ -71,13 +71,15 @@ class Client(models.Model):
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Bytes of one session's inputs and outputs. Empty: as the setting says.",
+        help_text="Bytes of one session's metadata, inputs and outputs. Empty: as the setting "
+        "says.",
     )
     max_storage_per_client = models.BigIntegerField(
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Bytes of all its sessions' inputs and outputs. Empty: as the setting says.",
+        help_text="Bytes of all its sessions' metadata, inputs and outputs. Empty: as the setting "
+        "says.",
     )
     enabled = models.BooleanField(
         default=True, help_text="Otherwise all its keys and tokens are refused."
@@ -187,7 +189,7 @@ class ClientAllowance(models.Model):
 
 
 class ClientStorage(models.Model):
-    """How many bytes are kept of a client's executions. Upkeep brings it up to date: no run waits
+    """How many bytes are stored of a client's sessions. Upkeep brings it up to date: no run waits
     for a row that all of its client's runs would change.
     """
 

@@ -165,7 +165,9 @@ class Session(models.Model):
     )
     last_sequence = models.PositiveIntegerField(default=0)
     stored_bytes = models.BigIntegerField(
-        default=0, db_default=0, help_text="What is kept of its executions' inputs and outputs."
+        default=0,
+        db_default=0,
+        help_text="What is stored of its metadata and of its executions' inputs and outputs.",
     )
     storage_counted = models.BooleanField(
         default=False,
@@ -259,6 +261,11 @@ class Session(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+    @staticmethod
+    def metadata_bytes() -> Combinable:
+        """What its metadata takes; none takes nothing."""
+        return Session.size_in_lists() - 2
 
     @staticmethod
     def size_in_lists() -> Func:
@@ -363,9 +370,10 @@ class Session(models.Model):
         )
         return changed > 0
 
-    def describe(self, metadata: dict[str, Any]) -> bool:
-        """Replace what its client has noted down about it. False: it has ended."""
-        return Session.objects.live().filter(pk=self.pk).update(metadata=metadata) > 0
+    def describe(self, metadata: dict[str, Any], *, stored_bytes: int) -> bool:
+        """Replace its metadata; with it so many bytes are stored. False: it has ended."""
+        live = Session.objects.live().filter(pk=self.pk)
+        return live.update(metadata=metadata, stored_bytes=stored_bytes) > 0
 
     def request_stop(self, reason: StopReason | str) -> bool:
         """Any open status → stopping."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID, uuid4
 
-from django.conf import settings
 from django.db import transaction
 
 from codeexec.audit.actors import Actor
@@ -23,7 +22,6 @@ from codeexec.errors import (
     LimitExceeded,
     NotFound,
     ServiceError,
-    StorageFull,
     TooManyQueued,
 )
 from codeexec.http.threads import begin_in_thread
@@ -45,6 +43,7 @@ from sessions_app.services.sessions import (
     open_session,
     stop_session,
 )
+from sessions_app.services.stored_bytes import storage_full
 from sessions_app.workspace_paths import require_separate
 
 FileContent = str | Mapping[str, str]
@@ -111,30 +110,8 @@ def _full(submitted: run_queries.Submitted, execution: Execution, caller: Caller
     what, _, of_storage = submitted.full_of.partition(" ")
     if not of_storage:
         return _queue_full(what, caller)
-    return _storage_full(what, submitted.stored_bytes[what], caller)
-
-
-def _storage_full(what: str, used: int, caller: Caller) -> StorageFull:
-    bounds = storage_bounds(caller.client)
-    maximum = bounds.per_session if what == "session" else bounds.per_client
-    advice = (
-        "Open another session"
-        if what == "session"
-        else "Wait until old sessions are deleted"
-        + (_history_days() or ", which the operator does with `manage.py prune_history`")
-    )
-    return StorageFull(
-        f"This {what} stores {used} bytes of code, input, files and output; with this run it would "
-        f"be more than the {maximum} bytes that it may. {advice}, or ask the operator for more.",
-        storage=what,
-        used=used,
-        maximum=maximum,
-    )
-
-
-def _history_days() -> str:
-    days = settings.CODE_EXECUTOR["HISTORY_DAYS"]
-    return f", {days} days after their end" if days else ""
+    used = submitted.stored_bytes[what]
+    return storage_full(what, used, caller.client, added="this run")
 
 
 def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:

@@ -14,8 +14,10 @@ from django.utils import timezone
 from codeexec.taskqueue.enqueue import message, node_queue
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import find_environment
-from sessions_app.models import Node, Sandbox, Session
+from sessions_app.models import ClientStorage, Node, Sandbox, Session
 from sessions_app.models.node import LOST_AFTER
+from sessions_app.models.run_queries import StorageBounds
+from sessions_app.services.stored_bytes import METADATA_BYTES
 from sessions_app.services.task_names import REFILL_TASK
 
 REFILL_AFTER = timedelta(seconds=0.25)
@@ -34,6 +36,7 @@ _OF_THE_SANDBOX = {
     "node_id": "sandbox.node_id",
     "revision_id": "sandbox.revision_id",
     "container_id": "sandbox.container_id",
+    "stored_bytes": "storage.bytes",
 }
 """Columns of the session that a claim fills in."""
 
@@ -42,18 +45,19 @@ _ENVIRONMENT_FIELDS = [
 ]
 
 
-def open_warm(session: Session, environment_name: str | None) -> bool:
+def open_warm(session: Session, environment_name: str | None, bounds: StorageBounds) -> bool:
     """Insert the session as ready, on the oldest fitting idle sandbox, whose id it takes over, and
     have the sandbox's node start another. All of it is one statement, that is one round trip.
 
-    False: there is none, and nothing was changed; the session has its environment in any case.
-    Raises UnknownEnvironment.
+    False: there is none, or the session's metadata is more than may be stored, and nothing was
+    changed; the session has its environment in any case. Raises UnknownEnvironment.
     """
     session.status = Session.Status.READY
     session.ready_at = session.workspace_since = session.created_at
     session.warm = True
     with connection.cursor() as cursor:
-        cursor.execute(_statement(environment_name is None), _parameters(session, environment_name))
+        parameters = _parameters(session, environment_name, bounds)
+        cursor.execute(_statement(environment_name is None), parameters)
         row = cursor.fetchone()
     if row is not None and row[0] is not None:
         _take_over(session, row)
@@ -66,6 +70,7 @@ def open_warm(session: Session, environment_name: str | None) -> bool:
 
 def _take_over(session: Session, row: tuple[Any, ...]) -> None:
     session.id, session.node_id, session.revision_id, session.container_id = row[:4]
+    session.stored_bytes = row[4]
     session.environment = _environment(row)
     session._state.adding, session._state.db = False, connection.alias
 
@@ -81,7 +86,9 @@ def _inserted() -> list[Any]:
     return [field for field in fields if field.attname not in _OF_THE_SANDBOX]
 
 
-def _parameters(session: Session, environment_name: str | None) -> dict[str, Any]:
+def _parameters(
+    session: Session, environment_name: str | None, bounds: StorageBounds
+) -> dict[str, Any]:
     given = {
         field.attname: field.get_db_prep_save(getattr(session, field.attname), connection)
         for field in _inserted()
@@ -90,6 +97,8 @@ def _parameters(session: Session, environment_name: str | None) -> dict[str, Any
         **given,
         "environment_name": environment_name,
         "lost_after": LOST_AFTER,
+        "most_bytes_of_session": bounds.per_session,
+        "most_bytes_of_client": bounds.per_client,
         "queues": node_queue(""),
         "refill": message(REFILL_TASK),
         "refill_after": REFILL_AFTER,
@@ -112,10 +121,20 @@ def _statement(default: bool) -> str:
     WITH environment AS (
         SELECT * FROM {Environment._meta.db_table}
         WHERE enabled AND {"is_default" if default else "name = %(environment_name)s"}
+    ), storage AS (
+        SELECT {METADATA_BYTES.format("%(metadata)s::jsonb")} AS bytes, COALESCE(
+            (SELECT used_bytes FROM {ClientStorage._meta.db_table} WHERE client_id = %(client_id)s),
+            0
+        ) AS of_client
     ), sandbox AS (
         SELECT sandbox.id, sandbox.node_id, sandbox.revision_id, sandbox.container_id,
                %(queues)s || node.name AS queue
         FROM environment
+        JOIN storage ON storage.bytes = 0 OR (
+            storage.bytes <= %(most_bytes_of_session)s::bigint AND COALESCE(
+                storage.of_client + storage.bytes <= %(most_bytes_of_client)s::bigint, true
+            )
+        )
         JOIN {sandboxes} sandbox ON sandbox.environment_id = environment.id
         JOIN {nodes} node ON node.id = sandbox.node_id
         JOIN {revisions} revision ON revision.id = sandbox.revision_id
@@ -134,13 +153,14 @@ def _statement(default: bool) -> str:
         UPDATE {sandboxes} SET status = 'in_use' WHERE id = (SELECT id FROM sandbox)
     ), opened AS (
         INSERT INTO {Session._meta.db_table} ({", ".join(columns)})
-        SELECT {", ".join(values)} FROM sandbox, environment
+        SELECT {", ".join(values)} FROM sandbox, environment, storage
     ), refill AS (
         INSERT INTO django_q_ormq (key, payload, lock)
         SELECT queue, %(refill)s, now() + %(refill_after)s FROM sandbox
     )
-    SELECT sandbox.id, sandbox.node_id, sandbox.revision_id, sandbox.container_id, {known}
-    FROM environment LEFT JOIN sandbox ON true
+    SELECT sandbox.id, sandbox.node_id, sandbox.revision_id, sandbox.container_id, storage.bytes,
+           {known}
+    FROM environment CROSS JOIN storage LEFT JOIN sandbox ON true
     """  # noqa: S608 -- names of our own tables and columns
 
 

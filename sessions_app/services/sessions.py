@@ -28,14 +28,15 @@ from codeexec.errors import (
 )
 from codeexec.taskqueue.enqueue import SHARED_QUEUE, enqueue, node_queue
 from environments_app.services import find_environment
-from sessions_app.access.clients import is_bounded, require_room
-from sessions_app.callers import OPERATOR, Caller
+from sessions_app.access.clients import is_bounded, require_room, storage_bounds
+from sessions_app.callers import OPERATOR, Caller, KnownClient
 from sessions_app.models import Execution, Node, Sandbox, Session, WorkspaceQuery
 from sessions_app.models.capacity import places_left
 from sessions_app.models.node import node_name
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
 from sessions_app.services.pool import open_warm
 from sessions_app.services.runtimes import choose_runtime, is_own, session_runtime
+from sessions_app.services.stored_bytes import require_room_for_metadata
 from sessions_app.services.task_names import REMOVE_TASK, START_TASK, STOP_TASK
 
 OPENED_SECONDS = 3.0
@@ -93,7 +94,7 @@ def open_session(
     """A new session: ready at once where a warm sandbox waits, else pending until one is started.
 
     `runtime`: an OCI runtime instead of the environment's own. Raises UnknownEnvironment,
-    UnknownRuntime, TooManySessions, and NoCapacity where no node could start it.
+    UnknownRuntime, TooManySessions, StorageFull, and NoCapacity where no node could start it.
     """
     session = Session(
         client_id=caller.client_id,
@@ -105,19 +106,22 @@ def open_session(
         session.opening, session.created_at = opening.id, opening.at
     session.expires_at = session.created_at + timedelta(seconds=session.ttl_seconds)
     if caller.client is None or not is_bounded(caller.client):
-        return _open(session, environment_name, runtime)
+        return _open(session, environment_name, runtime, caller.client)
     with transaction.atomic():
         require_room(caller.client)
-        return _open(session, environment_name, runtime)
+        return _open(session, environment_name, runtime, caller.client)
 
 
-def _open(session: Session, environment_name: str | None, runtime: str | None) -> Session:
+def _open(
+    session: Session, environment_name: str | None, runtime: str | None, client: KnownClient | None
+) -> Session:
     if runtime is not None or session.ttl_seconds > default_ttl_seconds():
         session.environment, session.warm = find_environment(environment_name), False
     if runtime is not None:
         session.runtime = choose_runtime(session.environment, runtime)
-    if _may_be_warm(session) and open_warm(session, environment_name):
+    if _may_be_warm(session) and open_warm(session, environment_name, storage_bounds(client)):
         return session
+    session.stored_bytes = require_room_for_metadata(session.metadata, client)
     _open_cold(session)
     return session
 
@@ -210,18 +214,26 @@ def change_session(
 ) -> Session:
     """Give it more time, or less, from now on; replace its metadata. None leaves a thing as it is.
 
-    Raises NotFound, SessionClosed.
+    Raises NotFound, SessionClosed, StorageFull.
     """
     with transaction.atomic():
         session = find_session(session_id, caller)
         if ttl_seconds is not None:
             _extend(session, ttl_seconds, by)
         if metadata is not None:
-            if not session.describe(metadata):
-                raise closed_session(find_session(session_id))
+            _describe(session, metadata, caller)
             record(by, "session.describe", session)
     session.refresh_from_db()
     return session
+
+
+def _describe(session: Session, metadata: dict[str, Any], caller: Caller) -> None:
+    size_before = Session.metadata_bytes()
+    locked = Session.row(session.pk).select_for_update(no_key=True)
+    before, stored = locked.annotate(size=size_before).values_list("size", "stored_bytes").get()
+    size = require_room_for_metadata(metadata, caller.client, replaces=before, in_session=stored)
+    if not session.describe(metadata, stored_bytes=stored - before + size):
+        raise closed_session(find_session(session.pk))
 
 
 def extend_session(

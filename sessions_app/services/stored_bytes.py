@@ -1,19 +1,26 @@
-"""How many bytes are kept of each client's executions.
+"""How many bytes are stored of each client's sessions: of their metadata and of their runs.
 
-A session's row has its own, which the statements of its runs change. Here those are summed up for
-its client: of sessions that have ended once and for all, of the others anew each time. So a sum is
-as old as upkeep's last round, a second or two, and no run waits for it.
+A session's row has its own count, which starts with its metadata and which the statements of its
+runs change. Here those are summed up for its client: of sessions that have ended once and for all,
+of the others anew each time. So a sum is as old as upkeep's last round, a second or two, and no run
+waits for it.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from django.conf import settings
 from django.db import connection
 from django.db.models import F, Value
 from django.db.models.functions import Greatest
 
+from codeexec.errors import StorageFull
+from sessions_app.access.clients import storage_bounds
+from sessions_app.callers import KnownClient
 from sessions_app.models import ClientStorage, Session
 from sessions_app.models.execution import INPUTS, OUTPUTS
 
@@ -21,13 +28,20 @@ BATCH = 1000
 """Sessions that have ended, counted in one transaction."""
 STORAGE_COLUMNS = ("stored_bytes", "storage_counted")
 
+METADATA_BYTES = "(octet_length(({})::text) - 2)"
+"""SQL: what a column, or a value, of metadata takes; none takes nothing."""
+_MEASURE = f"""
+    SELECT {METADATA_BYTES.format("%s::jsonb")}, COALESCE(
+        (SELECT used_bytes FROM sessions_app_clientstorage WHERE client_id = %s), 0
+    )
+"""  # noqa: S608
 _KEPT = " + ".join(
     f"octet_length({name}{'::text' if name in ('args', 'env', 'files') else ''})"
     for name in (*INPUTS, *OUTPUTS)
 )
 _COUNT_CLOSED = f"""
     WITH ended AS (
-        SELECT id, client_id, stored_bytes, last_sequence
+        SELECT id, client_id, stored_bytes, last_sequence, metadata
         FROM sessions_app_session
         WHERE NOT storage_counted AND closed_at IS NOT NULL
         LIMIT {BATCH}
@@ -35,7 +49,7 @@ _COUNT_CLOSED = f"""
     ), sized AS (
         SELECT id, client_id, CASE
             -- It ended before bytes were counted.
-            WHEN stored_bytes = 0 AND last_sequence > 0 THEN (
+            WHEN stored_bytes = 0 AND last_sequence > 0 THEN {METADATA_BYTES.format("metadata")} + (
                 SELECT COALESCE(sum({_KEPT}), 0)
                 FROM sessions_app_execution WHERE session_id = ended.id
             )
@@ -68,6 +82,54 @@ _COUNT_ALL = """
     SET used_bytes = storage.closed_bytes + excluded.used_bytes
     WHERE storage.used_bytes <> storage.closed_bytes + excluded.used_bytes
 """
+
+
+def storage_full(what: str, used: int, client: KnownClient | None, *, added: str) -> StorageFull:
+    """Why `added`, such as "this run", is refused. `what`: `session` or `client`."""
+    bounds = storage_bounds(client)
+    maximum = bounds.per_session if what == "session" else bounds.per_client
+    days = settings.CODE_EXECUTOR["HISTORY_DAYS"]
+    when = (
+        f", {days} days after their end"
+        if days
+        else ", which the operator does with `manage.py prune_history`"
+    )
+    advice = (
+        "Open another session"
+        if what == "session"
+        else f"Wait until old sessions are deleted{when}"
+    )
+    return StorageFull(
+        f"This {what} stores {used} bytes of metadata, code, input, files and output; with {added} "
+        f"it would be more than the {maximum} bytes that it may. {advice}, or ask the operator for "
+        "more.",
+        storage=what,
+        used=used,
+        maximum=maximum,
+    )
+
+
+def require_room_for_metadata(
+    metadata: Mapping[str, Any],
+    client: KnownClient | None,
+    *,
+    replaces: int = 0,
+    in_session: int = 0,
+) -> int:
+    """How many bytes it takes. `replaces`: so many of the `in_session` bytes that its session
+    stores are of metadata that goes. Raises StorageFull.
+    """
+    if not metadata:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(_MEASURE, [json.dumps(metadata), client.id if client else None])
+        size, of_client = cursor.fetchone()
+    growth, bounds = size - replaces, storage_bounds(client)
+    if growth > 0 and in_session + growth > bounds.per_session:
+        raise storage_full("session", in_session, client, added="this metadata")
+    if growth > 0 and bounds.per_client is not None and of_client + growth > bounds.per_client:
+        raise storage_full("client", of_client, client, added="this metadata")
+    return int(size)
 
 
 def count_storage() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,13 +19,15 @@ from codeexec.errors import StorageFull
 from environments_app.models import Environment
 from sessions_app.access.clients import create_client
 from sessions_app.callers import Caller
-from sessions_app.models import Client, ClientStorage, Execution, Node, Session
+from sessions_app.models import Client, ClientStorage, Execution, Node, Sandbox, Session
 from sessions_app.models.run_queries import EventRow, write_events
 from sessions_app.monitoring.diagnosis.checks import find_problems
 from sessions_app.monitoring.diagnosis.findings import Severity
 from sessions_app.monitoring.figures import Load
 from sessions_app.node.pruning import prune
+from sessions_app.node.sandboxes import fill_pools
 from sessions_app.services.executions import RunRequest, cancel_execution, submit_execution
+from sessions_app.services.sessions import change_session, open_session
 from sessions_app.services.stored_bytes import count_storage
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
@@ -62,16 +65,19 @@ def stored(session: Session) -> int:
 
 
 def kept_in_rows(session: Session) -> int:
-    """What the database itself says of its executions."""
+    """What the database itself has of its metadata and executions."""
     columns = ("code", "stdin", "stdout", "stderr", "compile_stdout", "compile_stderr")
     sizes = [f"octet_length({name})" for name in columns]
     sizes += [f"octet_length({name}::text)" for name in ("args", "env", "files")]
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT sum({' + '.join(sizes)}) FROM sessions_app_execution WHERE session_id = %s",  # noqa: S608
+            f"SELECT COALESCE(sum({' + '.join(sizes)}), 0) FROM sessions_app_execution"  # noqa: S608
+            " WHERE session_id = %s",
             [session.pk],
         )
-        return int(cursor.fetchone()[0])
+        executions = int(cursor.fetchone()[0])
+    metadata = json.dumps(Session.objects.get(pk=session.pk).metadata, ensure_ascii=False)
+    return executions + len(metadata.encode()) - len("{}")
 
 
 def used(client: Client) -> int:
@@ -120,7 +126,151 @@ def test_whoever_runs_at_the_same_time_is_counted_too(python: Environment, this:
     assert stored(session) == kept_in_rows(session) == 8000
 
 
+@pytest.fixture
+def warm(python: Environment, this: Node, work: Work) -> Sandbox:
+    """An idle sandbox: the first session of `python` has it, later ones have to wait for theirs."""
+    Environment.objects.filter(pk=python.pk).update(warm_pool_size=1)
+    fill_pools(this)
+    work()
+    return Sandbox.objects.idle().get()
+
+
+def opened(client: Client | None, metadata: dict[str, Any] | None = None) -> Session:
+    caller = Caller(sees_everything=client is None, client=client and known(client))
+    return open_session(environment_name="python", metadata=metadata, caller=caller)
+
+
+def describe(session: Session, metadata: dict[str, Any], client: Client | None = None) -> None:
+    caller = Caller(sees_everything=client is None, client=client and known(client))
+    change_session(session.pk, metadata=metadata, caller=caller, by=caller.actor)
+
+
+def test_metadata_counts_from_the_opening_on(warm: Sandbox) -> None:
+    for metadata, bytes_ in [({"who": "ж" * 100}, 209), ({"a": [1, 2.5]}, 13), ({}, 0)]:
+        session = opened(None, metadata)
+        assert session.warm == (session.pk == warm.pk)
+        assert stored(session) == session.stored_bytes == kept_in_rows(session) == bytes_
+
+
+def test_changed_metadata_counts_by_its_difference(python: Environment, this: Node) -> None:
+    session = session_in(S.READY, python, this)
+    submit(session, size=700)
+    for metadata, bytes_ in [({"a": "x" * 992}, 999), ({"a": 1e300}, 306), ({"a": 1}, 6), ({}, 0)]:
+        describe(session, metadata)
+        assert stored(session) == 700 + bytes_
+        describe(session, metadata)
+        assert stored(session) == 700 + bytes_
+
+
+def test_metadata_is_part_of_its_clients_sum_and_given_back(warm: Sandbox) -> None:
+    client = create_client("a")
+    session = opened(client, {"a": "x" * 993})
+    count_storage()
+    assert used(client) == 1000
+    assert session.request_stop(Session.StopReason.CLIENT)
+    assert session.mark_stopped()
+    count_storage()
+    assert used(client) == 1000
+    list(prune(timezone.now() + timedelta(days=1)))
+    assert used(client) == 0
+
+
 # ---- bounds
+
+
+def test_metadata_that_a_client_may_not_store_opens_no_session(
+    warm: Sandbox, configure: Configure
+) -> None:
+    configure(MAX_STORAGE_PER_CLIENT=2 * KIB)
+    client, other = create_client("greedy"), create_client("other")
+    session = opened(client, {"a": "x" * (KIB - 7)})
+    assert session.warm
+    count_storage()
+    for _ in range(2):
+        with refused("client", used=KIB, maximum=2 * KIB) as caught:
+            opened(client, {"a": "x" * (KIB - 6)})
+        assert "with this metadata it would be more" in caught.value.detail  # type: ignore[attr-defined]
+    assert Session.objects.count() == 1
+    opened(client, {"a": "x" * (KIB - 7)})
+    count_storage()
+    opened(client)  # no metadata, no bytes
+    opened(other, {"a": "x" * KIB})
+    opened(None, {"a": "x" * KIB})
+
+
+def test_a_full_client_leaves_the_warm_sandbox_to_others(
+    warm: Sandbox, configure: Configure
+) -> None:
+    configure(MAX_STORAGE_PER_CLIENT=KIB)
+    with refused("client", used=0, maximum=KIB):
+        opened(create_client("a"), {"a": "x" * KIB})
+    assert opened(create_client("b"), {"a": "b"}).pk == warm.pk
+
+
+def test_metadata_counts_against_its_sessions_bound_too(
+    warm: Sandbox, configure: Configure
+) -> None:
+    configure(MAX_STORAGE_PER_SESSION=2 * KIB)
+    with refused("session", used=0, maximum=2 * KIB):
+        opened(None, {"a": "x" * 2 * KIB})
+    session = opened(None, {"a": "x" * (KIB - 7)})
+    submit(session, size=KIB - 100)
+    with refused("session", used=2 * KIB - 100, maximum=2 * KIB):
+        describe(session, {"a": "x" * (KIB + 94)})
+    describe(session, {"a": "x" * (KIB + 93)})
+    with refused("session", used=2 * KIB, maximum=2 * KIB):
+        submit(session, size=10)
+    configure(MAX_STORAGE_PER_SESSION=KIB)
+    describe(session, {"a": "x" * KIB})  # it gets less
+    assert stored(session) == kept_in_rows(session) == 2 * KIB - 100 + 7
+
+
+def test_changed_metadata_counts_against_its_clients_bound(
+    python: Environment, this: Node, configure: Configure
+) -> None:
+    configure(MAX_STORAGE_PER_CLIENT=2 * KIB)
+    client = create_client("a")
+    session = session_of(client, python, this)
+    submit(session, client, size=KIB)
+    count_storage()
+    with refused("client", used=KIB, maximum=2 * KIB):
+        describe(session, {"a": "x" * (KIB - 6)}, client)
+    assert (stored(session), Session.objects.get(pk=session.pk).metadata) == (KIB, {})
+    describe(session, {"a": "x" * (KIB - 7)}, client)
+    count_storage()
+    assert used(client) == 2 * KIB
+    describe(session, {"b": "x" * (KIB - 7)}, client)  # as many bytes
+
+
+def test_who_changes_metadata_at_the_same_time_is_counted_right(
+    python: Environment, this: Node
+) -> None:
+    session = session_in(S.READY, python, this)
+    changes = [{"a": "x" * size} for size in range(100, 900, 100)]
+    together(
+        *[lambda change=change: describe(session, change) for change in changes],
+        *[lambda: submit(session)] * 4,
+    )
+    assert stored(session) == kept_in_rows(session)
+
+
+def test_callers_are_told_that_metadata_is_too_much(
+    api: Api, python: Environment, configure: Configure
+) -> None:
+    configure(MAX_STORAGE_PER_SESSION=2 * KIB)
+    answer = api.post("/sessions", {"environment": "python", "metadata": {"a": "x" * 2 * KIB}})
+    assert (answer.status_code, answer.json()["code"]) == (409, "storage_full")
+    assert answer.json()["maximum"] == 2 * KIB
+    session_id = api.post("/sessions", {"environment": "python", "metadata": {"a": "b"}}).json()[
+        "session_id"
+    ]
+    path = f"/sessions/{session_id}"
+    assert api.get(path).json()["stored_bytes"] == 8
+    answer = api.request("PATCH", path, json={"metadata": {"a": "x" * 2 * KIB}, "ttl": 7})
+    assert (answer.status_code, answer.json()["code"]) == (409, "storage_full")
+    shown = api.get(path).json()
+    assert (shown["metadata"], shown["ttl"]) == ({"a": "b"}, 3600)
+    assert api.request("PATCH", path, json={"metadata": {}}).json()["stored_bytes"] == 0
 
 
 def test_a_session_stores_no_more_than_it_may(
