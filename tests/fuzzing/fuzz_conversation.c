@@ -40,19 +40,19 @@ static struct {
 static bool is_known(uint8_t type, size_t length)
 {
     switch (type) {
-    case TELL_ACK:
+    case RUNNER_ACK:
         return length == NONCE_BYTES + 1;
-    case TELL_SYNCED:
-    case TELL_BEGUN:
+    case RUNNER_SYNCED:
+    case RUNNER_BEGUN:
         return length == 0;
-    case TELL_STDOUT:
-    case TELL_STDERR:
+    case RUNNER_STDOUT:
+    case RUNNER_STDERR:
         return length > 0;
-    case TELL_GRANT:
+    case RUNNER_GRANT:
         return length == 4;
-    case TELL_RESULT:
+    case RUNNER_RESULT:
         return length == 28;
-    case TELL_FAILED:
+    case RUNNER_FAILED:
         return length == 9;
     default:
         return false;
@@ -75,20 +75,20 @@ static void check_output(int number, uint32_t id, const unsigned char *payload, 
 static void on_frame(uint8_t type, uint32_t id, const unsigned char *payload, size_t length)
 {
     MUST(is_known(type, length));
-    if (type == TELL_STDOUT || type == TELL_STDERR || type == TELL_RESULT)
+    if (type == RUNNER_STDOUT || type == RUNNER_STDERR || type == RUNNER_RESULT)
         MUST(told.ended_epoch != told.epoch || told.ended_id != id);
-    if (type == TELL_STDOUT || type == TELL_STDERR)
-        check_output(type == TELL_STDERR, id, payload, length);
-    if (type == TELL_RESULT) {
+    if (type == RUNNER_STDOUT || type == RUNNER_STDERR)
+        check_output(type == RUNNER_STDERR, id, payload, length);
+    if (type == RUNNER_RESULT) {
         told.ended_epoch = told.epoch;
         told.ended_id = id;
     }
-    if (type == TELL_ACK) {
+    if (type == RUNNER_ACK) {
         told.epoch++;
         MUST(load_u32(payload) == id && payload[NONCE_BYTES] == PROTOCOL_VERSION);
         told.last_acknowledged = memcmp(payload, LAST_NONCE, NONCE_BYTES) == 0;
     }
-    if (type == TELL_SYNCED && told.last_acknowledged && id == load_u32(LAST_NONCE))
+    if (type == RUNNER_SYNCED && told.last_acknowledged && id == load_u32(LAST_NONCE))
         told.last_synced = true;
 }
 
@@ -155,8 +155,8 @@ static uint32_t some_run_id(void)
 
 static void say_frame(void)
 {
-    static const uint8_t TYPES[] = {ASK_FILE, ASK_FILE_DATA, ASK_SYNC, ASK_EXEC,
-                                    ASK_STDIN, ASK_STDIN_EOF, ASK_KILL, 'z'};
+    static const uint8_t TYPES[] = {CLIENT_FILE, CLIENT_FILE_DATA, CLIENT_SYNC, CLIENT_EXEC,
+                                    CLIENT_STDIN, CLIENT_STDIN_EOF, CLIENT_KILL, 'z'};
     uint8_t type = TYPES[take_u8() % sizeof TYPES];
     uint32_t id = some_run_id();
     uint8_t end = take_u8() == 255;
@@ -172,7 +172,7 @@ static void say_file(void)
     size_t length = take_u8();
     const uint8_t *path = take(&length);
     memcpy(bytes + 4, path, length);
-    send_frame(ASK_FILE, id, bytes, 4 + length, 0);
+    send_frame(CLIENT_FILE, id, bytes, 4 + length, 0);
 }
 
 static void say_exec(void)
@@ -185,14 +185,14 @@ static void say_exec(void)
     bytes[21] = 1;
     bytes[23] = 1;
     memcpy(bytes + EXEC_HEAD_BYTES, "/\0a\0A=b", 8);
-    bytes[EXEC_HEAD_BYTES + 8] = wall & (WISH_CUT | WISH_CLEAR);
-    send_frame(ASK_EXEC, some_run_id(), bytes, sizeof bytes - (wall & 4 ? 1 : 0), 0);
+    bytes[EXEC_HEAD_BYTES + 8] = wall & (OPTION_CUT | OPTION_CLEAR);
+    send_frame(CLIENT_EXEC, some_run_id(), bytes, sizeof bytes - (wall & 4 ? 1 : 0), 0);
 }
 
 static void say_much(void)
 {
     static unsigned char filling[5 * 65536];
-    uint8_t type = take_u8() & 1 ? ASK_FILE_DATA : ASK_STDIN;
+    uint8_t type = take_u8() & 1 ? CLIENT_FILE_DATA : CLIENT_STDIN;
     uint32_t id = some_run_id();
     send_frame(type, id, filling, take_u16() * 5, 0);
 }
@@ -200,17 +200,17 @@ static void say_much(void)
 /* Between the frames, or in the middle of one; whole, cut or with an end that is none. */
 static void say_look(void)
 {
-    unsigned char bytes[LOOK_BYTES(255)] = {0};
-    memcpy(bytes, look_token, TOKEN_BYTES);
+    unsigned char bytes[QUERY_BYTES(255)] = {0};
+    memcpy(bytes, query_token, TOKEN_BYTES);
     memset(bytes + TOKEN_BYTES, 'n', NONCE_BYTES);
     uint8_t how = take_u8();
     size_t length = take_u8();
     const uint8_t *path = take(&length);
-    bytes[TOKEN_BYTES + NONCE_BYTES] = LOOK_LIST;
-    bytes[LOOK_HEAD_BYTES - 1] = (unsigned char)length;
-    memcpy(bytes + LOOK_HEAD_BYTES, path, length);
-    bytes[LOOK_BYTES(length) - 1] = how == 255;
-    client_sends(bytes, how >= 192 ? LOOK_BYTES(length) : (size_t)how % LOOK_BYTES(length));
+    bytes[TOKEN_BYTES + NONCE_BYTES] = QUERY_LIST;
+    bytes[QUERY_HEAD_BYTES - 1] = (unsigned char)length;
+    memcpy(bytes + QUERY_HEAD_BYTES, path, length);
+    bytes[QUERY_BYTES(length) - 1] = how == 255;
+    client_sends(bytes, how >= 192 ? QUERY_BYTES(length) : (size_t)how % QUERY_BYTES(length));
 }
 
 static void say_anything(void)
@@ -276,7 +276,7 @@ static void last_client_comes(void)
     kernel.pieces = 0;
     kernel.to_client = TO_CLIENT_ENDLESS;
     send_hello(LAST_NONCE, HELLO_BYTES);
-    send_frame(ASK_SYNC, load_u32(LAST_NONCE), NULL, 0, 0);
+    send_frame(CLIENT_SYNC, load_u32(LAST_NONCE), NULL, 0, 0);
 }
 
 static bool next_event(void)
@@ -314,7 +314,7 @@ static bool next_event(void)
 /* At the end of each turn of the loop, for which time stands still. */
 static void look_for_movement(void)
 {
-    if (still.running || told.taken == kernel.clock || talk.heard == kernel.clock)
+    if (still.running || told.taken == kernel.clock || talk.received == kernel.clock)
         still.since = kernel.clock;
     still.running = run_deadline_ns() >= 0;
 }

@@ -59,9 +59,9 @@ static void put(void)
     size_t length = take_u8() < 250 ? take_u8() % 32 : take_u16() % sizeof payload;
     memset(payload, (int)expected.end, length);
     bool fits = expected.end + FRAME_BYTES(length) <= sizeof out.bytes;
-    MUST(out_frame(TELL_SYNCED, 7, payload, length) == fits);
+    MUST(out_frame(RUNNER_SYNCED, 7, payload, length) == fits);
     if (fits)
-        expect(TELL_SYNCED, 7, payload, length);
+        expect(RUNNER_SYNCED, 7, payload, length);
 }
 
 /* As run.c does it: only where there is room for more than an empty frame. */
@@ -73,12 +73,12 @@ static void put_from_program(int fd)
     program.written[PIPE_STDOUT] += program.waiting[PIPE_STDOUT];
     if (out_room() <= FRAME_BYTES(0))
         return;
-    ssize_t got = out_frame_from(fd, TELL_STDOUT, 8, at_most);
+    ssize_t got = out_frame_from(fd, RUNNER_STDOUT, 8, at_most);
     MUST(got <= (ssize_t)at_most);
     for (ssize_t i = 0; i < got; i++)
         read_bytes[i] = written_byte(PIPE_STDOUT, place + (size_t)i);
     if (got > 0)
-        expect(TELL_STDOUT, 8, read_bytes, (size_t)got);
+        expect(RUNNER_STDOUT, 8, read_bytes, (size_t)got);
 }
 
 static void drop(void)

@@ -487,6 +487,7 @@ static char **sim_environ = kernel.environment;
 #define unlink(path) nothing_happens(0, path)
 #define getrandom(...) (-1)
 #define main runner_main
+#include "clock.c"
 #include "limits.c"
 #include "protocol.c"
 #include "workspace.c"
@@ -494,22 +495,22 @@ static char **sim_environ = kernel.environment;
 #include "main.c"
 #undef main
 
-/* Looks are only taken out of what comes; their files are real ones elsewhere. */
-static struct look last_look;
+/* Queries are only cut out of the input here; workspace_query.c isn't included. */
+static struct workspace_query last_query;
 
-void look_begin(const struct look *look)
+void query_begin(const struct workspace_query *query)
 {
-    last_look = *look;
+    last_query = *query;
 }
 
-bool look_due(void)
+bool query_due(void)
 {
     return false;
 }
 
-void look_advance(void) {}
+void query_advance(void) {}
 
-/* What is for gVisor alone, and a filter of system calls that nobody makes here, is left out. */
+/* What is for gVisor alone, and a filter of system calls that are not made here, is left out. */
 void guard_runner(void) {}
 void gvisor_begin(void) {}
 

@@ -1,54 +1,37 @@
 /*
- * What programs may not ask the kernel to do to the runner: processes of one user can limit and slow
- * each other, and one that takes its processor time from process 1 ends its whole sandbox. What the
- * runner is given, such as processors to run on, later programs inherit.
+ * Keeps programs from changing the runner: processes of one user can limit and slow down each other,
+ * and a program that takes the processor time from process 1 ends its whole sandbox. Later programs
+ * would also inherit such changes of the runner, the processors that it may run on for example.
  *
- * The profile in ../seccomp.py refuses the same, and this filter as well. Where the daemon applies no
- * profile, or the kernel is gVisor's, this one holds, which programs inherit.
+ * The profile in ../seccomp.py refuses the same calls, and refuses to let this filter be installed.
+ * Where the daemon applies no profile, or the kernel is gVisor's, this filter holds; programs
+ * inherit it.
  */
 #define _GNU_SOURCE
 #include "runner.h"
 
+#include "bpf.h"
+
 #include <errno.h>
-#include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* As in linux/seccomp.h and linux/filter.h, which musl doesn't bring. */
-struct data {
-    int nr;
-    uint32_t arch;
-    uint64_t ip, args[6];
-};
-struct instruction {
-    uint16_t code;
-    uint8_t then, otherwise; /* instructions to be skipped */
-    uint32_t k;
-};
-struct filter {
-    unsigned short length;
-    struct instruction *first;
-};
-enum { LOAD = 0x20, AND = 0x54, IS = 0x15, ANSWER = 0x06 };
-enum { MODE_FILTER = 2, ALLOW = 0x7fff0000, REFUSE = 0x00050000 };
 enum { RUNNER = 1, OF_USER = 2, IO_OF_USER = 3 };
 
 #if defined __x86_64__
 enum { OTHER_IOPRIO_SET = 289, OTHER_PRLIMIT = 340, OTHER_SCHED_SETATTR = 351 };
 #define OWN_ARCH 0xc000003eu
-#define OTHER_ARCH 0x40000003u  /* i386 */
-#define CALL_BITS 0xbfffffffu   /* without the bit that makes a call one of x32's */
+#define OTHER_ARCH 0x40000003u /* i386 */
 #else
 enum { OTHER_IOPRIO_SET = 314, OTHER_PRLIMIT = 369, OTHER_SCHED_SETATTR = 380 };
 #define OWN_ARCH 0xc00000b7u
-#define OTHER_ARCH 0x40000028u  /* 32-bit ARM */
-#define CALL_BITS 0xffffffffu
+#define OTHER_ARCH 0x40000028u /* 32-bit ARM */
 #endif
 
-static const struct rule {
+static const struct {
     uint32_t own, other; /* the call's number, and its number among 32-bit calls */
-    uint8_t argument, value;
-} RULES[] = {
+    int argument;
+    uint32_t value;
+} REFUSED[] = {
     {SYS_prlimit64, OTHER_PRLIMIT, 0, RUNNER},
     {SYS_sched_setscheduler, 156, 0, RUNNER},
     {SYS_sched_setparam, 154, 0, RUNNER},
@@ -59,37 +42,33 @@ static const struct rule {
     {SYS_ioprio_set, OTHER_IOPRIO_SET, 1, RUNNER},
     {SYS_ioprio_set, OTHER_IOPRIO_SET, 0, IO_OF_USER},
 };
-enum { RULE_COUNT = sizeof RULES / sizeof *RULES, PER_RULE = 6, TABLE = RULE_COUNT * PER_RULE + 3 };
+enum {
+    REFUSED_COUNT = sizeof REFUSED / sizeof *REFUSED,
+    TABLE_LENGTH = BPF_LOAD_NUMBER_LENGTH + REFUSED_COUNT * BPF_RULE_LENGTH + 1,
+};
 
-static struct instruction *add_table(struct instruction *at, bool own)
+static struct bpf_instruction *add_table(struct bpf_instruction *at, bool own)
 {
-    const uint32_t number = offsetof(struct data, nr);
-    *at++ = (struct instruction){LOAD, 0, 0, number};
-    *at++ = (struct instruction){AND, 0, 0, CALL_BITS};
-    for (int i = 0; i < RULE_COUNT; i++) {
-        uint32_t argument = (uint32_t)offsetof(struct data, args) + 8u * RULES[i].argument;
-        *at++ = (struct instruction){IS, 0, PER_RULE - 1, own ? RULES[i].own : RULES[i].other};
-        *at++ = (struct instruction){LOAD, 0, 0, argument};
-        *at++ = (struct instruction){IS, 0, 1, RULES[i].value};
-        *at++ = (struct instruction){ANSWER, 0, 0, REFUSE | EPERM};
-        *at++ = (struct instruction){LOAD, 0, 0, number};
-        *at++ = (struct instruction){AND, 0, 0, CALL_BITS};
+    at = bpf_load_number(at);
+    for (int i = 0; i < REFUSED_COUNT; i++) {
+        uint32_t number = own ? REFUSED[i].own : REFUSED[i].other;
+        at = bpf_add_rule(at, (struct bpf_rule){number, EPERM, BPF_EQUAL, REFUSED[i].argument,
+                                                REFUSED[i].value});
     }
-    *at++ = (struct instruction){ANSWER, 0, 0, ALLOW};
+    *at++ = (struct bpf_instruction){BPF_RETURN, 0, 0, BPF_ALLOW};
     return at;
 }
 
 void guard_runner(void)
 {
-    struct instruction program[2 * TABLE + 4], *at = program;
-    *at++ = (struct instruction){LOAD, 0, 0, offsetof(struct data, arch)};
-    *at++ = (struct instruction){IS, 0, TABLE, OWN_ARCH};
+    struct bpf_instruction program[2 * TABLE_LENGTH + 4], *at = program;
+    *at++ = (struct bpf_instruction){BPF_LOAD, 0, 0, offsetof(struct bpf_call, arch)};
+    *at++ = (struct bpf_instruction){BPF_EQUAL, 0, TABLE_LENGTH, OWN_ARCH};
     at = add_table(at, true);
-    *at++ = (struct instruction){IS, 0, TABLE, OTHER_ARCH};
+    *at++ = (struct bpf_instruction){BPF_EQUAL, 0, TABLE_LENGTH, OTHER_ARCH};
     at = add_table(at, false);
-    *at++ = (struct instruction){ANSWER, 0, 0, ALLOW};
-    struct filter filter = {(unsigned short)(at - program), program};
-    if (prctl(PR_SET_SECCOMP, MODE_FILTER, &filter) < 0) {
+    *at++ = (struct bpf_instruction){BPF_RETURN, 0, 0, BPF_ALLOW};
+    if (!bpf_apply(program, at)) {
         /* Under the profile, which refuses it, or where NO_NEW_PRIVILEGES says otherwise. */
     }
 }

@@ -1,12 +1,15 @@
 /*
- * What the kernel keeps programs from under runc and gVisor's doesn't: it protects PID 1 from no
- * signal, shows what process 1 has open to everybody of its user, and has no limits of memory and
- * files but the container's, at which all of it ends. So here, and only here, the runner's real user
- * is another than programs' (root, as gVisor's kernel alone understands it), programs get one more
- * filter of system calls, and they are looked after while they run.
+ * Protections that Linux gives and gVisor's kernel doesn't: it protects PID 1 from no signal, shows
+ * the files that process 1 has open to all processes of its user, and has no limits of memory and
+ * files but those of the container, at which the whole container ends. So under gVisor, and only
+ * there, the runner's real user is another than programs' (root inside gVisor's own kernel), programs
+ * get one more filter of system calls, and their memory and files are counted while they run.
  */
 #define _GNU_SOURCE
 #include "runner.h"
+
+#include "bpf.h"
+#include "clock.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -27,7 +30,7 @@
 #define FILES_EVERY_NS (50 * (int64_t)1000000)
 #define FILES_REST 4 /* times as long as counting took */
 #define MAX_DEPTH 64
-#define MAX_DEEP 512 /* folders at that depth: more of them are more files than anybody may have */
+#define MAX_DEEP 512 /* folders at that depth: more of them are over every limit of files */
 #define MAX_SEEN 256
 #define FOLDERS 4
 
@@ -44,14 +47,14 @@ static struct {
 /* Of this run: the highest use of memory that was seen, and the processor time of each process when
  * it was last seen, in hundredths of a second. */
 static struct {
-    uint64_t memory, ticks_before; /* before: of those that others took the place of */
+    uint64_t memory, ticks_before; /* before: of processes whose place another one has taken */
     struct {
         long process;
         uint64_t ticks;
     } processes[MAX_SEEN];
 } seen;
 
-/* Who is no longer root when acting, and can only become so again to start a program. */
+/* From now on the runner acts as programs' user; it becomes root again only to start a program. */
 static bool step_down(uid_t uid, gid_t gid)
 {
     watch.uid = uid;
@@ -74,7 +77,7 @@ bool gvisor_watch(const char *workspace, char *const limits[4])
 
 /* ---- memory and files ---- */
 
-/* What an earlier run had may still be on its way back: only what doesn't shrink is too much. */
+/* Memory of an earlier run may still be on its way back, so shrinking use is not too much. */
 static bool too_much_memory(int64_t now)
 {
     struct sysinfo info;
@@ -136,7 +139,7 @@ static void see_process(long process, uint64_t ticks)
     place->ticks = ticks;
 }
 
-/* The kernel tells the time of a process that has ended to who waits for it, and to nobody else. */
+/* The processor time of a process that has ended is known to its parent alone. */
 void gvisor_usage(uint64_t *cpu_ns, uint64_t *peak_bytes)
 {
     uint64_t ticks = seen.ticks_before;
@@ -164,8 +167,8 @@ bool gvisor_figures(struct figures *figures)
     return true;
 }
 
-/* A folder that its owner has shut is opened for a moment: what is hidden counts, too. That owner is
- * who the runner acts as, so nothing is opened that programs could not open. */
+/* A folder that its owner has closed is opened for a moment, because hidden files count as well. The
+ * runner acts as that owner, so nothing is opened that programs could not open. */
 static int open_folder(int parent, const char *name)
 {
     int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
@@ -182,7 +185,7 @@ static int open_folder(int parent, const char *name)
 
 static uint64_t enough(void)
 {
-    return 8 * watch.file_limit; /* so many are counted; memory ends before that */
+    return 8 * watch.file_limit; /* counting stops here; the memory is full before that */
 }
 
 static uint64_t count_later(int folder)
@@ -194,8 +197,8 @@ static uint64_t count_later(int folder)
     return 0;
 }
 
-/* gVisor's tmpfs tells by a folder's size how many entries it has, and by its links whether there
- * are folders among them. */
+/* In gVisor's tmpfs a folder's size gives the number of its entries, and its link count shows whether
+ * there are folders among them. */
 static uint64_t count_files(int folder, int depth)
 {
     struct stat about;
@@ -246,7 +249,7 @@ static void count_all_files(void)
     }
 }
 
-/* What an earlier run has left is not held against the next, unless that adds to it. */
+/* Files that an earlier run has left don't count against this one, unless it adds to them. */
 void gvisor_begin(void)
 {
     if (watch.on)
@@ -281,93 +284,59 @@ int64_t gvisor_due_ns(void)
 
 #define DEVICE 0020000 /* set in the modes of devices, not in those of files, FIFOs and sockets */
 
-enum test { ALWAYS, EQUAL = 0x15, ANY_BIT = 0x45 };
-
-static const struct rule {
-    long call;
-    int error;
-    enum test test;
-    int argument; /* its lower half is looked at: the kernel, too, takes these as 32 bits */
-    uint32_t value;
-} rules[] = {
+static const struct bpf_rule rules[] = {
     /* the runner, PID 1, is spared; guard.c has more */
-    {SYS_kill, EPERM, EQUAL, 0, 1},
-    {SYS_tkill, EPERM, EQUAL, 0, 1},
-    {SYS_tgkill, EPERM, EQUAL, 1, 1},
-    {SYS_rt_sigqueueinfo, EPERM, EQUAL, 0, 1},
-    {SYS_rt_tgsigqueueinfo, EPERM, EQUAL, 1, 1},
-    {SYS_pidfd_send_signal, ENOSYS, ALWAYS, 0, 0},
-    {SYS_fcntl, EPERM, EQUAL, 1, F_SETSIG},
-    {SYS_ptrace, EPERM, ALWAYS, 0, 0},
-    {SYS_process_vm_readv, EPERM, ALWAYS, 0, 0},
-    {SYS_process_vm_writev, EPERM, ALWAYS, 0, 0},
+    {SYS_kill, EPERM, BPF_EQUAL, 0, 1},
+    {SYS_tkill, EPERM, BPF_EQUAL, 0, 1},
+    {SYS_tgkill, EPERM, BPF_EQUAL, 1, 1},
+    {SYS_rt_sigqueueinfo, EPERM, BPF_EQUAL, 0, 1},
+    {SYS_rt_tgsigqueueinfo, EPERM, BPF_EQUAL, 1, 1},
+    {SYS_pidfd_send_signal, ENOSYS, BPF_ALWAYS, 0, 0},
+    {SYS_fcntl, EPERM, BPF_EQUAL, 1, F_SETSIG},
+    {SYS_ptrace, EPERM, BPF_ALWAYS, 0, 0},
+    {SYS_process_vm_readv, EPERM, BPF_ALWAYS, 0, 0},
+    {SYS_process_vm_writev, EPERM, BPF_ALWAYS, 0, 0},
     /* nothing outlives a run */
-    {SYS_shmget, ENOSYS, ALWAYS, 0, 0},
-    {SYS_semget, ENOSYS, ALWAYS, 0, 0},
-    {SYS_msgget, ENOSYS, ALWAYS, 0, 0},
-    {SYS_mq_open, ENOSYS, ALWAYS, 0, 0},
+    {SYS_shmget, ENOSYS, BPF_ALWAYS, 0, 0},
+    {SYS_semget, ENOSYS, BPF_ALWAYS, 0, 0},
+    {SYS_msgget, ENOSYS, BPF_ALWAYS, 0, 0},
+    {SYS_mq_open, ENOSYS, BPF_ALWAYS, 0, 0},
     /* no namespaces */
-    {SYS_unshare, EPERM, ALWAYS, 0, 0},
-    {SYS_setns, EPERM, ALWAYS, 0, 0},
-    {SYS_clone, EPERM, ANY_BIT, 0, 0x7e020000},
-    {SYS_clone3, ENOSYS, ALWAYS, 0, 0},
+    {SYS_unshare, EPERM, BPF_ALWAYS, 0, 0},
+    {SYS_setns, EPERM, BPF_ALWAYS, 0, 0},
+    {SYS_clone, EPERM, BPF_ANY_BIT, 0, 0x7e020000},
+    {SYS_clone3, ENOSYS, BPF_ALWAYS, 0, 0},
     /* nothing that the profile of other runtimes refuses, and gVisor lets appear to work */
-    {SYS_io_uring_setup, ENOSYS, ALWAYS, 0, 0},
-    {SYS_syslog, EPERM, ALWAYS, 0, 0},
-    {SYS_mknodat, EPERM, ANY_BIT, 2, DEVICE},
+    {SYS_io_uring_setup, ENOSYS, BPF_ALWAYS, 0, 0},
+    {SYS_syslog, EPERM, BPF_ALWAYS, 0, 0},
+    {SYS_mknodat, EPERM, BPF_ANY_BIT, 2, DEVICE},
 #ifdef SYS_mknod
-    {SYS_mknod, EPERM, ANY_BIT, 1, DEVICE},
+    {SYS_mknod, EPERM, BPF_ANY_BIT, 1, DEVICE},
 #endif
-    {SYS_setpriority, EPERM, ANY_BIT, 2, 0x80000000},
+    {SYS_setpriority, EPERM, BPF_ANY_BIT, 2, 0x80000000},
     /* success, and nothing done: of a file of the image it would be done to the host's disk */
-    {SYS_fsync, 0, ALWAYS, 0, 0},
-    {SYS_fdatasync, 0, ALWAYS, 0, 0},
-    {SYS_sync, 0, ALWAYS, 0, 0},
-    {SYS_syncfs, 0, ALWAYS, 0, 0},
-    {SYS_sync_file_range, 0, ALWAYS, 0, 0},
-    {SYS_msync, 0, ANY_BIT, 2, MS_SYNC},
-    {SYS_fadvise64, 0, EQUAL, 3, POSIX_FADV_DONTNEED},
+    {SYS_fsync, 0, BPF_ALWAYS, 0, 0},
+    {SYS_fdatasync, 0, BPF_ALWAYS, 0, 0},
+    {SYS_sync, 0, BPF_ALWAYS, 0, 0},
+    {SYS_syncfs, 0, BPF_ALWAYS, 0, 0},
+    {SYS_sync_file_range, 0, BPF_ALWAYS, 0, 0},
+    {SYS_msync, 0, BPF_ANY_BIT, 2, MS_SYNC},
+    {SYS_fadvise64, 0, BPF_EQUAL, 3, POSIX_FADV_DONTNEED},
 };
 
-enum { RULES = sizeof rules / sizeof *rules, LOAD = 0x20, RETURN = 0x06, ALLOW = 0x7fff0000 };
-enum { REFUSE = 0x00050000, CALL = 0, ARGUMENTS = 16, MODE_FILTER = 2 };
+enum { RULES = sizeof rules / sizeof *rules };
 
-struct instruction {
-    uint16_t code;
-    uint8_t when, otherwise;
-    uint32_t value;
-};
-
-/* An instruction jumps over so many of those that follow. */
-static struct instruction *add_rule(struct instruction *at, const struct rule *rule)
-{
-    *at++ = (struct instruction){EQUAL, 0, rule->test == ALWAYS ? 1 : 4, (uint32_t)rule->call};
-    if (rule->test != ALWAYS) {
-        *at++ = (struct instruction){LOAD, 0, 0, (uint32_t)(ARGUMENTS + 8 * rule->argument)};
-        *at++ = (struct instruction){(uint16_t)rule->test, 0, 1, rule->value};
-    }
-    *at++ = (struct instruction){RETURN, 0, 0, REFUSE | (uint32_t)rule->error};
-    if (rule->test != ALWAYS)
-        *at++ = (struct instruction){LOAD, 0, 0, CALL};
-    return at;
-}
-
-/* For the rest of this process's life, and what it starts. False where it can't be had. */
+/* In a program's process, before it is executed. False where the filter can't be had. */
 bool gvisor_confine(void)
 {
-    struct instruction filter[2 + 5 * RULES], *end = filter;
+    struct bpf_instruction filter[BPF_LOAD_NUMBER_LENGTH + BPF_RULE_LENGTH * RULES + 1];
+    struct bpf_instruction *end = bpf_load_number(filter);
     if (!watch.on)
         return true;
     if (seteuid(0) < 0 || setresuid(watch.uid, watch.uid, watch.uid) < 0)
         return false;
-    *end++ = (struct instruction){LOAD, 0, 0, CALL};
     for (int i = 0; i < RULES; i++)
-        end = add_rule(end, &rules[i]);
-    *end++ = (struct instruction){RETURN, 0, 0, ALLOW};
-    const struct {
-        unsigned short length;
-        const struct instruction *filter;
-    } program = {(unsigned short)(end - filter), filter};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, MODE_FILTER, &program) == 0;
+        end = bpf_add_rule(end, rules[i]);
+    *end++ = (struct bpf_instruction){BPF_RETURN, 0, 0, BPF_ALLOW};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && bpf_apply(filter, end);
 }

@@ -1,16 +1,17 @@
 #define _GNU_SOURCE
 #include "runner.h"
 
+#include "clock.h"
+
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define CGROUP "/sys/fs/cgroup/"
 
-/* What the kernel counts of this container, as version 2 of its control groups has it, or version 1.
- * Nothing of it can be set from in here. */
+/* What the kernel counts for this container, in version 2 of its control groups or in version 1. None
+ * of it can be changed from inside. */
 enum { OOM_KILLS, CPU, MEMORY, PEAK, DETAILS, SOURCES };
 static const char *const paths[SOURCES][2] = {
     [OOM_KILLS] = {CGROUP "memory.events", CGROUP "memory/memory.oom_control"},
@@ -22,13 +23,6 @@ static const char *const paths[SOURCES][2] = {
 static int counters[SOURCES] = {-1, -1, -1, -1, -1};
 static uint64_t counters_limit = UNKNOWN; /* of memory */
 enum { LEAST_MEMORY = 3 * 1024 * 1024 };
-
-int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 /* The beginning of a counter's file, after a line's end. */
 struct text {
@@ -91,7 +85,7 @@ void counters_open(void)
     counters_limit = limit_of_memory();
 }
 
-/* "oom_kill " also begins no longer name's line. */
+/* With the space: no longer name matches. */
 int64_t oom_kills(void)
 {
     struct text text;
@@ -108,8 +102,8 @@ static uint64_t cpu_of_all(void)
     return microseconds != UNKNOWN ? microseconds * 1000 : count_in(&text, "\n");
 }
 
-/* What was read of files of the image: the kernel takes it back when there is need, and counts it
- * for whoever reads a file first. The workspace's own files are in memory, too: those stay. */
+/* Files of the image that were read: the kernel frees this memory when it is needed, and charges it
+ * to the first process that reads a file. Files of the workspace are in memory as well; those stay. */
 static uint64_t page_cache(void)
 {
     struct text text;
@@ -120,8 +114,8 @@ static uint64_t page_cache(void)
     return files == UNKNOWN || kept == UNKNOWN || files < kept ? 0 : files - kept;
 }
 
-/* Where files have filled the memory, what would take more is the kernel's choice to be killed; and
- * where nothing else runs, that is the runner. */
+/* Where files have filled the memory, the kernel kills a process that needs more; where no program
+ * runs, that is the runner. */
 bool memory_left(size_t bytes)
 {
     uint64_t used = number_of(MEMORY), most = counters_limit;
@@ -132,8 +126,8 @@ bool memory_left(size_t bytes)
 
 /* ---- what one run uses ---- */
 
-/* The kernel keeps the highest use of memory since the container began, which only root could set
- * back. A run that goes above it has it to the byte. Of any other it is known at certain moments. */
+/* The kernel keeps the highest use of memory since the container began, which only root could reset.
+ * For a run that goes above it this is exact; any other run is sampled at certain moments. */
 static struct {
     uint64_t cpu, own_cpu, peak_before, highest;
     int64_t begun, due;
@@ -141,14 +135,7 @@ static struct {
 
 enum { LEAST_REST_NS = 4000000, MOST_REST_NS = 50000000, REST_SHARE = 8 };
 
-static uint64_t own_cpu(void)
-{
-    struct timespec spent = {0};
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
-    return (uint64_t)spent.tv_sec * 1000000000 + (uint64_t)spent.tv_nsec;
-}
-
-void usage_look(int64_t now)
+void usage_sample(int64_t now)
 {
     uint64_t memory = number_of(MEMORY);
     if (memory != UNKNOWN && memory > usage.highest)
@@ -164,9 +151,9 @@ void usage_begin(int64_t now)
     usage.begun = now;
     usage.highest = 0;
     usage.peak_before = number_of(PEAK);
-    usage.own_cpu = own_cpu();
+    usage.own_cpu = own_cpu_ns();
     usage.cpu = cpu_of_all();
-    usage_look(now);
+    usage_sample(now);
 }
 
 int64_t usage_due_ns(void)
@@ -177,7 +164,7 @@ int64_t usage_due_ns(void)
 /* Both are raised to what all processes together are known to have used. */
 void usage_end(uint64_t *cpu_ns, uint64_t *peak_bytes)
 {
-    uint64_t own = own_cpu() - usage.own_cpu, cpu = cpu_of_all(), peak = number_of(PEAK);
+    uint64_t own = own_cpu_ns() - usage.own_cpu, cpu = cpu_of_all(), peak = number_of(PEAK);
     if (cpu != UNKNOWN && usage.cpu != UNKNOWN && cpu - usage.cpu > own + *cpu_ns)
         *cpu_ns = cpu - usage.cpu - own;
     if (peak == UNKNOWN || peak <= usage.peak_before)

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "runner.h"
 
+#include "clock.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,60 +27,60 @@ static struct {
     bool failed, spent; /* of run `id`: nothing more is done; its program was started */
     bool greeted, hello_waits;
     unsigned char nonce[NONCE_BYTES];
-    int64_t heard, ran; /* when a frame or a look last came; when a program last ran */
+    int64_t received, ran; /* when a frame or a query last came; when a program last ran */
     int64_t idle_ns;    /* so long after both, the sandbox ends */
 } talk;
 
 /* ---- what a client asks ---- */
 
-static void tell_failed(enum stage stage, int error)
+static void send_failed(enum stage stage, int error)
 {
     unsigned char bytes[9] = {(unsigned char)stage};
     store_u32(bytes + 1, (uint32_t)error);
     store_u32(bytes + 5, talk.files > 0 ? talk.files - 1 : 0);
-    out_frame(TELL_FAILED, talk.id, bytes, sizeof bytes);
+    out_frame(RUNNER_FAILED, talk.id, bytes, sizeof bytes);
     talk.failed = true;
 }
 
 static void protocol_broken(void)
 {
     run_abandon();
-    tell_failed(STAGE_PROTOCOL, EPROTO);
+    send_failed(STAGE_PROTOCOL, EPROTO);
     in_ignore_until_hello();
 }
 
-static void tell_ack(void)
+static void send_ack(void)
 {
     unsigned char bytes[NONCE_BYTES + 1];
     memcpy(bytes, talk.nonce, NONCE_BYTES);
     bytes[NONCE_BYTES] = PROTOCOL_VERSION;
-    out_frame(TELL_ACK, load_u32(talk.nonce), bytes, sizeof bytes);
+    out_frame(RUNNER_ACK, load_u32(talk.nonce), bytes, sizeof bytes);
 }
 
-/* What an earlier client started ends first; the answer follows in acknowledge(). Should the
- * earlier one still listen, two answers, to its hello and to this, tell it what has happened. */
+/* What an earlier client started ends first; the answer follows in acknowledge(). If the earlier
+ * client still reads, two answers (to its hello and to this one) show it that it was replaced. */
 static void hello(const unsigned char nonce[NONCE_BYTES])
 {
     workspace_close();
     run_abandon();
     out_drop();
     if (talk.greeted || talk.hello_waits) {
-        tell_ack();
+        send_ack();
         out_flush();
     }
     memcpy(talk.nonce, nonce, NONCE_BYTES);
     talk.hello_waits = true;
-    talk.heard = now_ns();
+    talk.received = now_ns();
 }
 
-static void look(const struct look *look)
+static void take_query(const struct workspace_query *query)
 {
-    talk.heard = now_ns();
-    if (look->kind == LOOK_KEEP && look->number >= 1 && look->number <= MAX_IDLE_SECONDS)
-        talk.idle_ns = (int64_t)look->number * 1000000000;
+    talk.received = now_ns();
+    if (query->kind == QUERY_KEEP && query->number >= 1 && query->number <= MAX_IDLE_SECONDS)
+        talk.idle_ns = (int64_t)query->number * 1000000000;
     if (!run_active())
         workspace_unlock();
-    look_begin(look);
+    query_begin(query);
 }
 
 static void begin_run(uint32_t id)
@@ -94,7 +96,7 @@ static void acknowledge(void)
     begin_run(load_u32(talk.nonce));
     talk.hello_waits = false;
     talk.greeted = true;
-    tell_ack();
+    send_ack();
 }
 
 static void open_file(const struct frame *frame)
@@ -104,14 +106,14 @@ static void open_file(const struct frame *frame)
                                   : workspace_open(frame->payload + 4, frame->length - 4,
                                                    load_u32(frame->payload) & 0777);
     if (error)
-        tell_failed(STAGE_FILE, error);
+        send_failed(STAGE_FILE, error);
 }
 
 static void append_to_file(const struct frame *frame)
 {
     int error = workspace_append(frame->payload, frame->length);
     if (error)
-        tell_failed(STAGE_FILE, error);
+        send_failed(STAGE_FILE, error);
 }
 
 static void execute(const struct frame *frame)
@@ -119,12 +121,12 @@ static void execute(const struct frame *frame)
     workspace_close();
     int error = run_start(frame->id, frame->payload, frame->length);
     if (error)
-        tell_failed(STAGE_EXEC, error);
+        send_failed(STAGE_EXEC, error);
 }
 
 static void obey(const struct frame *frame)
 {
-    talk.heard = now_ns();
+    talk.received = now_ns();
     if (frame->id == talk.id + 1 && !run_active())
         begin_run(frame->id);
     if (!talk.greeted || frame->id != talk.id || talk.failed)
@@ -132,29 +134,29 @@ static void obey(const struct frame *frame)
     if (run_unclean())
         _exit(EXIT_UNCLEAN);
     switch (frame->type) {
-    case ASK_FILE:
+    case CLIENT_FILE:
         open_file(frame);
         break;
-    case ASK_FILE_DATA:
+    case CLIENT_FILE_DATA:
         append_to_file(frame);
         break;
-    case ASK_SYNC:
+    case CLIENT_SYNC:
         workspace_close();
-        out_frame(TELL_SYNCED, frame->id, NULL, 0);
+        out_frame(RUNNER_SYNCED, frame->id, NULL, 0);
         break;
-    case ASK_EXEC:
+    case CLIENT_EXEC:
         if (!talk.spent && !run_active())
             execute(frame);
         talk.spent = true;
         break;
-    case ASK_STDIN:
+    case CLIENT_STDIN:
         if (!run_feed(frame->payload, frame->length))
             protocol_broken();
         break;
-    case ASK_STDIN_EOF:
+    case CLIENT_STDIN_EOF:
         run_feed_end();
         break;
-    case ASK_KILL:
+    case CLIENT_KILL:
         run_kill(BY_CLIENT);
         break;
     default:
@@ -186,10 +188,10 @@ static void advance(void)
 
 /* ---- the loop ---- */
 
-/* Since when no frame has come, no program has run and nobody has taken output. */
+/* Since when no frame has come, no program has run and no output was read. */
 static int64_t idle_since_ns(void)
 {
-    int64_t since = talk.heard > talk.ran ? talk.heard : talk.ran;
+    int64_t since = talk.received > talk.ran ? talk.received : talk.ran;
     return since > out_taken_ns() ? since : out_taken_ns();
 }
 
@@ -215,29 +217,29 @@ static int serve(int child_fd, int64_t idle_ns)
 {
     struct pollfd fds[4 + RUN_POLL_FDS];
     talk.idle_ns = idle_ns;
-    talk.heard = now_ns();
+    talk.received = now_ns();
     for (;;) {
         fds[0] = (struct pollfd){.fd = in_has_room() ? STDIN_FILENO : -1, .events = POLLIN};
         fds[1] = (struct pollfd){.fd = out_due() ? STDOUT_FILENO : -1, .events = POLLOUT};
         fds[2] = (struct pollfd){.fd = child_fd, .events = POLLIN};
-        fds[3] = (struct pollfd){.fd = look_due() ? STDERR_FILENO : -1, .events = POLLOUT};
+        fds[3] = (struct pollfd){.fd = query_due() ? STDERR_FILENO : -1, .events = POLLOUT};
         run_poll_fds(fds + 4);
         bool running = run_deadline_ns() >= 0;
         if (poll(fds, 4 + RUN_POLL_FDS, poll_timeout_ms()) < 0 && errno != EINTR)
             return EXIT_SETUP;
-        if (fds[0].revents && !in_read(hello, look))
+        if (fds[0].revents && !in_read(hello, take_query))
             return EXIT_DONE;
         run_poll_results(fds + 4);
         if (fds[2].revents)
             clear_signal(child_fd);
         advance();
         if (fds[3].revents)
-            look_advance();
+            query_advance();
         if (running)
             talk.ran = now_ns();
         if (out_due() && !out_flush())
             return EXIT_DONE;
-        /* Also when a program's end still waits for somebody to take its output. */
+        /* Also while the result of a finished program waits for a client to read it. */
         if (run_deadline_ns() < 0 && now_ns() >= idle_since_ns() + talk.idle_ns)
             return EXIT_DONE;
     }

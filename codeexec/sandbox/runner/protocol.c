@@ -1,9 +1,11 @@
 /*
  * Both buffers. Every frame and every hello ends in a zero byte, and neither tokens nor nonces have
- * one: so the beginning of a hello can never complete what a dead client has left half said.
+ * one: so the beginning of a hello can never complete what a dead client has sent by half.
  */
 #define _GNU_SOURCE
 #include "runner.h"
+
+#include "clock.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -13,8 +15,8 @@
 
 #define TOKEN_VARIABLE "RUNNER_TOKEN="
 #define HELLO_BYTES (TOKEN_BYTES + NONCE_BYTES + 1)
-#define LOOK_HEAD_BYTES (TOKEN_BYTES + NONCE_BYTES + 15)
-#define LOOK_BYTES(path) (LOOK_HEAD_BYTES + (size_t)(path) + 1)
+#define QUERY_HEAD_BYTES (TOKEN_BYTES + NONCE_BYTES + 15)
+#define QUERY_BYTES(path) (QUERY_HEAD_BYTES + (size_t)(path) + 1)
 #define OUTPUT_ROOM (4 * FRAME_BYTES(64 * 1024))
 #define OUT_RESERVE 4096
 #define HOLD_NS (4 * (int64_t)1000000)
@@ -22,19 +24,19 @@
 
 extern char **environ;
 
-static unsigned char token[TOKEN_BYTES], look_token[TOKEN_BYTES];
+static unsigned char token[TOKEN_BYTES], query_token[TOKEN_BYTES];
 static struct {
     unsigned char bytes[FRAME_BYTES(MAX_PAYLOAD) + 64 * 1024];
     size_t start, end;
     size_t scanned; /* no token begins before this place */
-    bool hello_begun, look_begun, deaf;
+    bool hello_begun, query_begun, deaf;
 } in;
 static struct {
     unsigned char bytes[OUTPUT_ROOM + OUT_RESERVE]; /* [0] always begins a frame */
     size_t sent, end;
     bool urgent;   /* something that doesn't wait is in it */
     int64_t since; /* when it last began to fill */
-    int64_t taken; /* when somebody last took of it */
+    int64_t taken; /* when a client last read from it */
 } out;
 
 uint32_t load_u32(const unsigned char *at)
@@ -77,7 +79,7 @@ static bool token_parse(const char *text)
         if (high < 0 || low < 0 || (high | low) == 0)
             return false;
         token[i] = (unsigned char)(high << 4 | low);
-        look_token[i] = (unsigned char)-token[i];
+        query_token[i] = (unsigned char)-token[i];
     }
     return true;
 }
@@ -101,7 +103,7 @@ bool token_take(void)
 void token_wipe(void)
 {
     explicit_bzero(token, sizeof token);
-    explicit_bzero(look_token, sizeof look_token);
+    explicit_bzero(query_token, sizeof query_token);
 }
 
 /* ---- input ---- */
@@ -121,7 +123,7 @@ bool in_has_room(void)
     return in.end - in.start < sizeof in.bytes;
 }
 
-/* Makes room, too: else a full buffer could never take the hello that ends this. */
+/* Makes room as well, or a full buffer could never take in the next hello. */
 void in_ignore_until_hello(void)
 {
     in.deaf = true;
@@ -143,45 +145,45 @@ static void in_cut_out(unsigned char *at, size_t length)
 static bool is_token_among(const unsigned char *bytes, size_t length)
 {
     return memmem(bytes, length, token, TOKEN_BYTES) ||
-           memmem(bytes, length, look_token, TOKEN_BYTES);
+           memmem(bytes, length, query_token, TOKEN_BYTES);
 }
 
-/* Takes a look out of the middle of whatever another client is sending; false: it isn't all there.
- * Of what can be none, and of one in which another client begins, only the token goes. */
-static bool in_take_look(unsigned char *at, look_handler *on_look)
+/* Cuts a query out of the middle of whatever another client is sending; false: part of it is still
+ * missing. Of bytes that are no valid query, or that hold another token, only the token is cut out. */
+static bool in_take_query(unsigned char *at, query_handler *on_query)
 {
-    struct look look = {0};
+    struct workspace_query query = {0};
     size_t there = (size_t)(in.bytes + in.end - at), length = 0;
     const unsigned char *head = at + TOKEN_BYTES + NONCE_BYTES;
-    if (there >= LOOK_HEAD_BYTES)
+    if (there >= QUERY_HEAD_BYTES)
         length = (size_t)head[13] << 8 | head[14];
-    size_t whole = LOOK_BYTES(length), known = there < whole ? there : whole;
-    if (length > LOOK_PATH_BYTES || (known == whole && at[whole - 1] != 0) ||
+    size_t whole = QUERY_BYTES(length), known = there < whole ? there : whole;
+    if (length > QUERY_PATH_BYTES || (known == whole && at[whole - 1] != 0) ||
         is_token_among(at + TOKEN_BYTES, known - TOKEN_BYTES)) {
         in_cut_out(at, TOKEN_BYTES);
         return true;
     }
     if (there < whole)
         return false;
-    memcpy(look.nonce, at + TOKEN_BYTES, NONCE_BYTES);
-    look.kind = head[0];
-    look.number = load_u32(head + 1);
-    look.bytes = load_u64(head + 5);
-    memcpy(look.path, at + LOOK_HEAD_BYTES, length);
-    in_cut_out(at, LOOK_BYTES(length));
-    on_look(&look);
+    memcpy(query.nonce, at + TOKEN_BYTES, NONCE_BYTES);
+    query.kind = head[0];
+    query.number = load_u32(head + 1);
+    query.bytes = load_u64(head + 5);
+    memcpy(query.path, at + QUERY_HEAD_BYTES, length);
+    in_cut_out(at, QUERY_BYTES(length));
+    on_query(&query);
     return true;
 }
 
-/* The looks before the next hello, or before the end of what has come. */
-static void in_take_looks(const unsigned char *hello, look_handler *on_look)
+/* The queries before the next hello, or all that have arrived. */
+static void in_take_queries(const unsigned char *hello, query_handler *on_query)
 {
     unsigned char *at;
-    in.look_begun = false;
-    while ((at = in_find(look_token)) && (!hello || at < hello)) {
+    in.query_begun = false;
+    while ((at = in_find(query_token)) && (!hello || at < hello)) {
         in.scanned = (size_t)(at - in.bytes);
-        if (!in_take_look(at, on_look)) {
-            in.look_begun = true;
+        if (!in_take_query(at, on_query)) {
+            in.query_begun = true;
             return;
         }
         hello = in_find(token);
@@ -189,13 +191,13 @@ static void in_take_looks(const unsigned char *hello, look_handler *on_look)
 }
 
 /* Finds tokens in what is new; everything before a hello is forgotten. */
-static void in_take_hellos(hello_handler *on_hello, look_handler *on_look)
+static void in_take_hellos(hello_handler *on_hello, query_handler *on_query)
 {
     for (;;) {
-        in_take_looks(in_find(token), on_look);
+        in_take_queries(in_find(token), on_query);
         unsigned char *at = in_find(token);
         in.hello_begun = at != NULL;
-        if (!at && in.look_begun) {
+        if (!at && in.query_begun) {
             if (in.deaf)
                 in.start = in.scanned;
             return;
@@ -218,14 +220,14 @@ static void in_take_hellos(hello_handler *on_hello, look_handler *on_look)
         in.start = in.scanned;
 }
 
-bool in_read(hello_handler *on_hello, look_handler *on_look)
+bool in_read(hello_handler *on_hello, query_handler *on_query)
 {
     in_compact();
     ssize_t got = read(STDIN_FILENO, in.bytes + in.end, sizeof in.bytes - in.end);
     if (got < 0)
         return errno == EAGAIN || errno == EINTR;
     in.end += (size_t)got;
-    in_take_hellos(on_hello, on_look);
+    in_take_hellos(on_hello, on_query);
     return got > 0;
 }
 
@@ -233,7 +235,7 @@ bool in_read(hello_handler *on_hello, look_handler *on_look)
 bool in_next(struct frame *frame, bool *broken)
 {
     const unsigned char *at = in.bytes + in.start;
-    size_t there = (in.look_begun ? in.scanned : in.end) - in.start;
+    size_t there = (in.query_begun ? in.scanned : in.end) - in.start;
     *broken = false;
     if (in.deaf || in.hello_begun || there < HEADER_BYTES)
         return false;
@@ -334,8 +336,8 @@ ssize_t out_frame_from(int fd, uint8_t type, uint32_t id, size_t at_most)
     return got;
 }
 
-/* Forgets what nobody got. A frame that was begun is finished, so that whoever still listens
- * stays in step. */
+/* Drops output that no client has read. A frame that was begun is completed, so that a client that
+ * still reads stays in step. */
 void out_drop(void)
 {
     size_t unsent = out_unsent();

@@ -5,6 +5,8 @@
 #define _GNU_SOURCE
 #include "runner.h"
 
+#include "clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -22,9 +24,9 @@
 #define EXEC_HEAD_BYTES 24
 
 enum state { IDLE, RUNNING, ENDING, DRAINING };
-enum wish { /* see `Wish` in ../protocol.py */
-    WISH_CUT = 1,   /* what is beyond the cap ends nothing */
-    WISH_CLEAR = 2, /* what an earlier run has compiled goes */
+enum option { /* see `RunFlag` in ../client/protocol.py */
+    OPTION_CUT = 1,   /* output beyond the cap doesn't end the program */
+    OPTION_CLEAR = 2, /* the program that an earlier run compiled is removed */
 };
 enum flag { FLAG_OOM = 1, FLAG_UNCLEAN = 2, FLAG_STDOUT_CUT = 4, FLAG_STDERR_CUT = 8 };
 
@@ -41,7 +43,7 @@ static struct {
     bool main_reaped, abandoned, unclean;
     int status, failure_fd;
     enum cause cause;
-    unsigned flags, wishes;
+    unsigned flags, options;
     int64_t started, ended, deadline, ooms;
     uint64_t cpu_ns, peak_bytes;
     int stdin_fd;
@@ -52,12 +54,12 @@ static struct {
 
 static unsigned char feed[STDIN_WINDOW]; /* [run.fed, run.fed_end) waits for the program */
 
-/* What ASK_EXEC holds: u32 wall ms, u64 cap of stdout, u64 of stderr, u16 number of arguments,
+/* What CLIENT_EXEC holds: u32 wall ms, u64 cap of stdout, u64 of stderr, u16 number of arguments,
  * u16 number of variables; then, each ended by a zero byte, cwd, arguments, `NAME=value`; then, unless
- * there is none, u8 wishes. */
+ * there is none, u8 options. */
 struct order {
     int64_t wall_ns;
-    unsigned wishes;
+    unsigned options;
     uint64_t caps[2];
     const char *cwd;
     char *argv[MAX_STRINGS + 1], *env[MAX_STRINGS + 1];
@@ -72,7 +74,7 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* ---- the order ---- */
+/* ---- what CLIENT_EXEC asks for ---- */
 
 static const char *next_string(const unsigned char **at, const unsigned char *end)
 {
@@ -99,7 +101,7 @@ static bool same_variable(const char *one, const char *other)
     return strncmp(one, other, length) == 0 && (other[length] == '=' || other[length] == '\0');
 }
 
-/* The image's variables that the order doesn't name come after those that it does. */
+/* The client's variables come first, then those of the image that it doesn't set. */
 static bool inherit_environment(char **env)
 {
     size_t ordered = 0, count;
@@ -134,21 +136,21 @@ static bool parse_order(struct order *order, const unsigned char *payload, size_
         !(order->cwd = next_string(&at, end)) || !next_strings(order->argv, arguments, &at, end) ||
         !next_strings(order->env, variables, &at, end))
         return false;
-    order->wishes = at < end ? *at : 0;
+    order->options = at < end ? *at : 0;
     return inherit_environment(order->env);
 }
 
 /* ---- the start ---- */
 
-/* The kernel shall kill programs rather than the runner. Their own /proc files are closed to
- * processes that may not be dumped, as the runner's copy in this child still is. */
+/* Makes the kernel kill programs rather than the runner. A process that may not be dumped, as this
+ * child of the runner still is, can't open its own /proc files: so that is changed first. */
 static void be_killed_first(void)
 {
     token_wipe();
     prctl(PR_SET_DUMPABLE, 1);
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd >= 0 && write(fd, "1000", 4) < 0) {
-        /* Nothing to be done: some kernels don't let it be set. */
+        /* Some kernels don't allow it; there is nothing else to try. */
     }
     close_fd(&fd);
 }
@@ -202,14 +204,14 @@ static void begin(uint32_t id, const struct order *order, pid_t child, int pipes
     run.status = 0;
     run.cause = BY_ITSELF;
     run.flags = 0;
-    run.wishes = order->wishes;
+    run.options = order->options;
     run.deadline = run.started + order->wall_ns;
     run.cpu_ns = run.peak_bytes = 0;
     run.fed = run.fed_end = run.ungranted = 0;
     run.stdin_fd = keep_end(pipes[0], 1);
-    run.streams[0] = (struct stream){keep_end(pipes[1], 0), TELL_STDOUT, FLAG_STDOUT_CUT,
+    run.streams[0] = (struct stream){keep_end(pipes[1], 0), RUNNER_STDOUT, FLAG_STDOUT_CUT,
                                      order->caps[0]};
-    run.streams[1] = (struct stream){keep_end(pipes[2], 0), TELL_STDERR, FLAG_STDERR_CUT,
+    run.streams[1] = (struct stream){keep_end(pipes[2], 0), RUNNER_STDERR, FLAG_STDERR_CUT,
                                      order->caps[1]};
     run.failure_fd = keep_end(pipes[3], 0);
 }
@@ -222,13 +224,13 @@ int run_start(uint32_t id, const unsigned char *payload, size_t length)
         return E2BIG;
     if (!memory_left(0))
         return ENOMEM;
-    if (order.wishes & WISH_CLEAR)
+    if (order.options & OPTION_CLEAR)
         workspace_clear_program();
     int error = open_pipes(pipes);
     if (error)
         return error;
-    /* Who hears nothing of this before the sandbox ends knows that no program was started. */
-    out_frame(TELL_BEGUN, id, NULL, 0);
+    /* A client that doesn't get this before the sandbox ends knows that no program was started. */
+    out_frame(RUNNER_BEGUN, id, NULL, 0);
     out_flush();
     run.ooms = oom_kills();
     run.started = now_ns();
@@ -280,7 +282,7 @@ static void grant_more(void)
     if (run.stdin_eof || run.ungranted < STDIN_WINDOW / 2)
         return;
     store_u32(bytes, (uint32_t)run.ungranted);
-    if (out_frame(TELL_GRANT, run.id, bytes, sizeof bytes))
+    if (out_frame(RUNNER_GRANT, run.id, bytes, sizeof bytes))
         run.ungranted = 0;
 }
 
@@ -305,12 +307,12 @@ static void feed_program(void)
 static void cut(const struct stream *stream)
 {
     run.flags |= stream->cut_flag;
-    if (!(run.wishes & WISH_CUT))
+    if (!(run.options & OPTION_CUT))
         run_kill(BY_OUTPUT);
 }
 
-/* Reads what is there, up to the room that there is. What is beyond the cap is thrown away. The pipe
- * stays open all the same: who writes to it is killed or goes on, and meets no broken one before. */
+/* Reads what is there, as far as there is room. Output beyond the cap is thrown away, but the pipe
+ * stays open: the program is killed or runs on, and never gets a broken pipe. */
 static void take_output(struct stream *stream)
 {
     static unsigned char beyond[65536];
@@ -332,7 +334,7 @@ static void take_output(struct stream *stream)
         else
             cut(stream);
         if (run.state == RUNNING || (!kept && run.state == ENDING))
-            return; /* fair to the other stream, and to the clock */
+            return; /* so that the other stream and the time limit get their turn */
     }
 }
 
@@ -351,7 +353,7 @@ bool run_unclean(void)
 static void begin_ending(void)
 {
     if (run.state == RUNNING)
-        usage_look(now_ns()); /* its processes have their memory still */
+        usage_sample(now_ns()); /* its processes have their memory still */
     kill(-1, SIGKILL);
     close_fd(&run.stdin_fd);
     if (run.state == RUNNING) {
@@ -434,10 +436,10 @@ static void report(void)
     gvisor_usage(&run.cpu_ns, &run.peak_bytes);
     store_u64(bytes + 12, run.cpu_ns);
     store_u64(bytes + 20, run.peak_bytes);
-    out_frame(TELL_RESULT, run.id, bytes, sizeof bytes);
+    out_frame(RUNNER_RESULT, run.id, bytes, sizeof bytes);
 }
 
-/* What the child wrote when the program could not be executed; else 0. */
+/* The errno that the child wrote when the program could not be executed, else 0. */
 static int exec_error(void)
 {
     int error = 0;
@@ -453,7 +455,7 @@ static void finish(void)
         unsigned char bytes[9] = {STAGE_EXEC};
         store_u32(bytes + 1, (uint32_t)error);
         if (!run.abandoned)
-            out_frame(TELL_FAILED, run.id, bytes, sizeof bytes);
+            out_frame(RUNNER_FAILED, run.id, bytes, sizeof bytes);
     } else if (!run.abandoned) {
         report();
     }
@@ -479,7 +481,7 @@ void run_advance(void)
     if (run.state == RUNNING && now >= run.deadline)
         run_kill(BY_CLOCK);
     if (run.state == RUNNING && now >= usage_due_ns())
-        usage_look(now);
+        usage_sample(now);
     if (run.state == RUNNING && gvisor_exceeded(now)) {
         run.flags |= FLAG_OOM;
         begin_ending();
@@ -497,11 +499,11 @@ void run_advance(void)
 
 int64_t run_deadline_ns(void)
 {
-    int64_t look = usage_due_ns(), other = gvisor_due_ns();
-    if (other >= 0 && other < look)
-        look = other;
-    if (run.state == RUNNING && look < run.deadline)
-        return look;
+    int64_t due = usage_due_ns(), other = gvisor_due_ns();
+    if (other >= 0 && other < due)
+        due = other;
+    if (run.state == RUNNING && due < run.deadline)
+        return due;
     return run.state == RUNNING || run.state == ENDING ? run.deadline : -1;
 }
 

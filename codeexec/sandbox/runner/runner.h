@@ -1,18 +1,20 @@
 /*
  * The runner: PID 1 of every sandbox, an unprivileged process without a capability.
  *
- * A client attaches to the container's stdin and stdout and speaks frames; ../protocol.py describes
- * them in full. In short: `u8 type | u32 run id | u32 length | payload | u8 0`, numbers big-endian.
- * A conversation begins with the secret token and a nonce, recognised anywhere in the input.
+ * A client attaches to the container's stdin and stdout and exchanges frames; ../client/protocol.py
+ * describes them in full. In short: `u8 type | u32 run id | u32 length | payload | u8 0`, numbers
+ * big-endian. A connection begins with the secret token and a nonce, recognised anywhere in the input.
  *
- *     main.c       start, the poll loop, what each frame asks for
- *     protocol.c   both buffers: frames and tokens in, frames out
- *     run.c        one program: start, feed, watch, end, report
- *     workspace.c  files written on a client's behalf
- *     guard.c      what programs may not do to the runner
- *     look.c       answers about the workspace, on stderr, beside whatever runs
- *     limits.c     clock, the kernel's count of out-of-memory kills, what a run and all use
- *     gvisor.c     what else has to be kept from programs where the kernel is gVisor's
+ *     main.c             start, the poll loop, what each frame asks for
+ *     protocol.c         both buffers: frames and tokens in, frames out
+ *     run.c              one program: start, feed, watch, end, report
+ *     workspace.c        files that a client writes
+ *     workspace_query.c  answers about the workspace, on stderr, while programs run
+ *     limits.c           memory and processor time that a run, and all programs, have used
+ *     clock.c            the time, and the runner's own processor time
+ *     guard.c            system calls that programs may not use on the runner
+ *     gvisor.c           what else programs must be kept from where the kernel is gVisor's
+ *     bpf.h              filters of system calls, for guard.c and gvisor.c
  */
 #ifndef RUNNER_H
 #define RUNNER_H
@@ -34,42 +36,42 @@
 #define PROGRAM_FOLDER "/tmp"
 #define PROGRAM_NAME ".program"
 #endif
-#define LOOK_PATH_BYTES 3072 /* a look is written to a pipe in one piece, whoever else writes */
+#define QUERY_PATH_BYTES 3072 /* so short that a query is written to a pipe in one piece */
 
-enum asked { /* client to runner */
-    ASK_FILE = 'F',      /* u32 mode, path: create or replace, what follows goes there */
-    ASK_FILE_DATA = 'D', /* bytes of that file */
-    ASK_SYNC = 'Y',      /* answer TELL_SYNCED once everything before it is done */
-    ASK_EXEC = 'X',      /* run a program, see run_start() */
-    ASK_STDIN = 'I',     /* bytes for its stdin, never more than was granted */
-    ASK_STDIN_EOF = 'E',
-    ASK_KILL = 'K',
+enum client_frame { /* client to runner */
+    CLIENT_FILE = 'F',      /* u32 mode, path: create or replace, what follows goes there */
+    CLIENT_FILE_DATA = 'D', /* bytes of that file */
+    CLIENT_SYNC = 'Y',      /* answer RUNNER_SYNCED once everything before it is done */
+    CLIENT_EXEC = 'X',      /* run a program, see run_start() */
+    CLIENT_STDIN = 'I',     /* bytes for its stdin, never more than was granted */
+    CLIENT_STDIN_EOF = 'E',
+    CLIENT_KILL = 'K',
 };
 
-enum told { /* runner to client */
-    TELL_ACK = 'A', /* nonce, u8 protocol version */
-    TELL_SYNCED = 'Y',
-    TELL_STDOUT = 'o',
-    TELL_STDERR = 'e',
-    TELL_BEGUN = 'B',  /* on its way before the program is started */
-    TELL_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
-    TELL_RESULT = 'R', /* see report() in run.c; ends the run */
-    TELL_FAILED = '!', /* u8 stage, u32 errno, u32 number of the file; then this run id is ignored */
+enum runner_frame { /* runner to client */
+    RUNNER_ACK = 'A', /* nonce, u8 protocol version */
+    RUNNER_SYNCED = 'Y',
+    RUNNER_STDOUT = 'o',
+    RUNNER_STDERR = 'e',
+    RUNNER_BEGUN = 'B',  /* on its way before the program is started */
+    RUNNER_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
+    RUNNER_RESULT = 'R', /* see report() in run.c; ends the run */
+    RUNNER_FAILED = '!', /* u8 stage, u32 errno, u32 number of the file; then this run id is ignored */
 };
 
-enum look_kind { /* see `Look` in ../protocol.py */
-    LOOK_LIST = 'L',
-    LOOK_CONTENTS = 'C',
-    LOOK_FILE = 'R',
-    LOOK_FIGURES = 'U',
-    LOOK_KEEP = 'K',
+enum query_kind { /* see `QueryKind` in ../client/protocol.py */
+    QUERY_LIST = 'L',
+    QUERY_CONTENTS = 'C',
+    QUERY_FILE = 'R',
+    QUERY_FIGURES = 'U',
+    QUERY_KEEP = 'K',
 };
 
-enum shown { /* on stderr, besides TELL_ACK */
-    SHOW_ENTRY = 'N',   /* u8 type, u8 1 when its content follows, u32 mode, u64 size, u64 mtime ns, path */
-    SHOW_CONTENT = 'D', /* bytes of that file */
-    SHOW_FIGURES = 'U', /* see figures in look.c */
-    SHOW_END = 'Z',     /* u32 errno, u8 1 when there is more than was asked for */
+enum answer_frame { /* on stderr, besides RUNNER_ACK */
+    ANSWER_ENTRY = 'N',   /* u8 type, u8 1 when its content follows, u32 mode, u64 size, u64 mtime ns, path */
+    ANSWER_CONTENT = 'D', /* bytes of that file */
+    ANSWER_FIGURES = 'U', /* see show_figures() in workspace_query.c */
+    ANSWER_END = 'Z',     /* u32 errno, u8 1 when there is more than was asked for */
 };
 
 enum stage { STAGE_FILE = 1, STAGE_EXEC = 2, STAGE_PROTOCOL = 3 };
@@ -81,22 +83,22 @@ struct frame {
     const unsigned char *payload;
 };
 
-/* A question that ends nothing: `number` entries or seconds, and `bytes` of content, at most. */
-struct look {
+/* Ends nothing. At most `number` entries (or seconds) and `bytes` of content are asked for. */
+struct workspace_query {
     unsigned char nonce[NONCE_BYTES];
     uint8_t kind;
     uint32_t number;
     uint64_t bytes;
-    char path[LOOK_PATH_BYTES + 1];
+    char path[QUERY_PATH_BYTES + 1];
 };
 
 /* protocol.c */
 typedef void hello_handler(const unsigned char nonce[NONCE_BYTES]);
-typedef void look_handler(const struct look *look);
+typedef void query_handler(const struct workspace_query *query);
 bool token_take(void); /* from the environment, wiping it there; false when it is no token */
-void token_wipe(void); /* in a child, before it may be looked at */
+void token_wipe(void); /* in a child, before a program could read its memory */
 bool in_has_room(void);
-bool in_read(hello_handler *on_hello, look_handler *on_look); /* false: the input has ended */
+bool in_read(hello_handler *on_hello, query_handler *on_query); /* false: the input has ended */
 bool in_next(struct frame *frame, bool *broken);
 void in_ignore_until_hello(void);
 uint32_t load_u32(const unsigned char *at);
@@ -105,7 +107,7 @@ void store_u32(unsigned char *at, uint32_t value);
 void store_u64(unsigned char *at, uint64_t value);
 int64_t out_due_ns(void); /* when to call out_flush(); 0: now, -1: there is nothing */
 bool out_due(void);
-int64_t out_taken_ns(void); /* when somebody last took of it */
+int64_t out_taken_ns(void); /* when a client last read from it */
 size_t out_room(void); /* for program output; a reserve for other frames is kept out of it */
 bool out_frame(uint8_t type, uint32_t id, const void *payload, size_t length);
 ssize_t out_frame_from(int fd, uint8_t type, uint32_t id, size_t at_most);
@@ -115,13 +117,13 @@ bool out_flush(void); /* false: the output is gone */
 /* run.c */
 enum cause { BY_ITSELF = 0, BY_CLOCK, BY_OUTPUT, BY_CLIENT };
 enum { RUN_POLL_FDS = 3 };
-bool run_active(void); /* until its result was told */
+bool run_active(void); /* until its result was sent */
 bool run_unclean(void);
 int run_start(uint32_t id, const unsigned char *payload, size_t length); /* 0 or errno */
 bool run_feed(const unsigned char *data, size_t length);                 /* false: over the window */
 void run_feed_end(void);
 void run_kill(enum cause cause);
-void run_abandon(void); /* kill, and tell nobody the result */
+void run_abandon(void); /* kill, and send no result */
 void run_reap(void);
 void run_poll_fds(struct pollfd fds[RUN_POLL_FDS]);
 void run_poll_results(const struct pollfd fds[RUN_POLL_FDS]);
@@ -137,22 +139,21 @@ void workspace_close(void);
 void workspace_clear_program(void); /* where one is to be compiled to */
 int workspace_root(void); /* its folder, which stays the workspace's */
 
-/* look.c */
-void look_begin(const struct look *look); /* answered in its turn */
-bool look_due(void);                      /* whether there is something to do when stderr has room */
-void look_advance(void);
+/* workspace_query.c */
+void query_begin(const struct workspace_query *query); /* answered in its turn */
+bool query_due(void);                      /* whether there is something to do when stderr has room */
+void query_advance(void);
 
 /* guard.c */
 void guard_runner(void); /* for this process and all that it starts */
 
 /* limits.c */
-int64_t now_ns(void);
 void counters_open(void);
 int64_t oom_kills(void); /* so far, in this container; 0 where the kernel doesn't say */
 bool memory_left(size_t bytes); /* for so much, and for a program to be started after that */
 void usage_begin(int64_t now); /* a run */
-void usage_look(int64_t now);  /* how much memory it has at this moment */
-int64_t usage_due_ns(void);    /* when to look again */
+void usage_sample(int64_t now);  /* how much memory it has at this moment */
+int64_t usage_due_ns(void);    /* when usage_sample() is due again */
 void usage_end(uint64_t *cpu_ns, uint64_t *peak_bytes); /* of all its processes together */
 struct figures { /* UNKNOWN where the kernel doesn't say */
     uint64_t memory_bytes, memory_limit, cpu_ns, processes, process_limit;

@@ -1,6 +1,6 @@
 /*
- * Files written on a client's behalf. A program of an earlier run may have planted anything here,
- * so each component of a path is opened by itself and a symbolic link is never followed.
+ * Writes a client's files. A program of an earlier run may have left anything here, so each part of a
+ * path is opened by itself and a symbolic link is never followed.
  */
 #define _GNU_SOURCE
 #include "runner.h"
@@ -36,12 +36,12 @@ int workspace_root(void)
     return root;
 }
 
-/* A program may have shut everybody out of its own folders, those that come after it included. */
+/* A program may have closed its own folders, to later programs too. */
 void workspace_unlock(void)
 {
     bool open = chmod(root_path, 0755) == 0;
     if (chmod("/tmp", 01777) < 0 || !open) {
-        /* What is asked for next fails and says why. */
+        /* The next step fails and reports why. */
     }
 }
 
@@ -51,17 +51,17 @@ static bool is_plain(const char *component)
            strlen(component) <= NAME_MAX;
 }
 
-/* One after the other while that is quick, for whoever reads them; then one that nobody has taken. */
+/* Counts up while that is quick, which is easy to read; then takes a random name. */
 static unsigned other_number(unsigned tries)
 {
     unsigned number = tries;
     if (tries > 100 && getrandom(&number, sizeof number, 0) < 0) {
-        /* It stays what it is. */
+        /* Its mode stays. */
     }
     return number;
 }
 
-/* What can't be removed, or is somebody's work, can be called otherwise. */
+/* What can't be removed, or may be a candidate's work, gets another name. */
 static int move_aside(int folder, const char *name, const char *kind)
 {
     char other[NAME_MAX + 1];
@@ -76,18 +76,18 @@ static int move_aside(int folder, const char *name, const char *kind)
     return -1;
 }
 
-/* A program may have shut its own folder: it is whose the runner acts as. */
+/* A program may have closed its own folder, which belongs to the user that the runner acts as. */
 static void open_up(int parent, const char *name)
 {
     struct stat about;
     if (fstatat(parent, name, &about, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(about.st_mode) &&
         (about.st_mode & 0700) != 0700 && fchmodat(parent, name, about.st_mode | 0700, 0) < 0) {
-        /* What is asked for next fails and says why. */
+        /* The next step fails and reports why. */
     }
 }
 
-/* Steps into `name`, made when it is missing; what isn't a folder gives way. Returns the new folder
- * or -1; `folder` is closed. */
+/* Opens the folder `name`, which is made when it is missing; anything else of that name is removed or
+ * renamed. Returns the folder or -1, and closes `folder`. */
 static int step_into(int folder, const char *name)
 {
     int flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
@@ -104,8 +104,8 @@ static int step_into(int folder, const char *name)
     return next;
 }
 
-/* Whatever has the name gives way, a folder by getting another; so neither a link is followed nor a
- * FIFO waited for. */
+/* Removes what has the name, and renames it where it is a folder: so no link is followed and no FIFO
+ * is waited for. */
 static int create(int folder, const char *name, mode_t mode)
 {
     if (unlinkat(folder, name, 0) < 0 && errno != ENOENT &&
@@ -114,7 +114,7 @@ static int create(int folder, const char *name, mode_t mode)
     return openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
 }
 
-/* False: something of it stays. */
+/* False: a part of it is left. */
 static bool remove_tree(int parent, const char *name, int depth)
 {
     struct dirent *entry;
@@ -143,7 +143,7 @@ void workspace_clear_program(void)
     bool gone = unlinkat(folder, PROGRAM_NAME, 0) == 0 || errno == ENOENT ||
                 remove_tree(folder, PROGRAM_NAME, 0);
     if (!gone && move_aside(folder, PROGRAM_NAME, "folder") < 0) {
-        /* Its compiler says so. */
+        /* The compiler reports it. */
     }
     close(folder);
 }

@@ -1,15 +1,17 @@
 /*
- * Looks: what somebody wants to know of the workspace, whatever runs in it. They come between the
- * frames of the client that runs programs, and are answered on stderr, which that one isn't attached
- * to: so neither of the two ever waits for the other, and nothing is ended or changed by a look.
+ * Answers queries about the workspace while programs run in it. Queries arrive between the frames of
+ * the client that runs programs and are answered on stderr, which that client doesn't read: so neither
+ * client ever waits for the other, and a query ends and changes nothing.
  *
- * A hostile program may change everything while it is looked at. Each folder is entered from the one
+ * A hostile program may change everything while it is being read. Each folder is entered from the one
  * above it, nothing but regular files is ever opened, no link is followed, and nothing can wait: a
  * file whose owner holds a lease on it, which would make an open wait, counts as one that can't be
  * read. The work is done in short turns.
  */
 #define _GNU_SOURCE
 #include "runner.h"
+
+#include "clock.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -19,16 +21,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAX_LOOKS 8
+#define MAX_QUERIES 8
 #define MAX_DEPTH 64
 #define PIECE_BYTES (64 * 1024)
 #define TURN_BYTES (32 * 1024)
 #define TURN_NS (2 * (int64_t)1000000)
-#define LOOK_NS (20 * (int64_t)1000000000)
+#define QUERY_NS (20 * (int64_t)1000000000)
 #define ENTRY_HEAD_BYTES 22
 #define OPEN_FLAGS (O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
 
-static struct look looks[MAX_LOOKS]; /* the first is being answered */
+static struct workspace_query queries[MAX_QUERIES]; /* the first is being answered */
 static int waiting;
 static struct {
     bool begun;
@@ -75,12 +77,12 @@ static void finish(int error)
     unsigned char bytes[5] = {0};
     store_u32(bytes, (uint32_t)error);
     bytes[4] = walk.cut;
-    show(SHOW_END, bytes, sizeof bytes);
+    show(ANSWER_END, bytes, sizeof bytes);
     walk.begun = false;
     close_file();
     while (walk.depth > 0)
         closedir(walk.folders[--walk.depth]);
-    memmove(looks, looks + 1, (size_t)--waiting * sizeof *looks);
+    memmove(queries, queries + 1, (size_t)--waiting * sizeof *queries);
 }
 
 /* ---- files and folders ---- */
@@ -103,7 +105,7 @@ static void show_entry(const struct stat *about, bool with_content)
     store_u64(at + 6, (uint64_t)about->st_size);
     store_u64(at + 14, (uint64_t)about->st_mtim.tv_sec * 1000000000 + (uint64_t)about->st_mtim.tv_nsec);
     memcpy(at + ENTRY_HEAD_BYTES, walk.path, length);
-    seal(SHOW_ENTRY, ENTRY_HEAD_BYTES + length);
+    seal(ANSWER_ENTRY, ENTRY_HEAD_BYTES + length);
 }
 
 /* gVisor follows a link in spite of O_NOFOLLOW where a folder is to be read, but not with O_PATH. */
@@ -173,7 +175,7 @@ static void show_next(void)
     if (fstatat(folder, entry->d_name, &about, AT_SYMLINK_NOFOLLOW) < 0)
         return; /* it has gone meanwhile */
     walk.entries--;
-    if (S_ISREG(about.st_mode) && looks[0].kind == LOOK_CONTENTS) {
+    if (S_ISREG(about.st_mode) && queries[0].kind == QUERY_CONTENTS) {
         show_file(folder, entry->d_name, &about);
         return;
     }
@@ -182,7 +184,7 @@ static void show_next(void)
         walk.cut |= walk.depth == MAX_DEPTH || !enter(folder, entry->d_name);
 }
 
-/* No more than it had when it was opened: what is told of a file fits what is shown of it. */
+/* No more than it had when it was opened, which is the size that its entry shows. */
 static void show_content(void)
 {
     size_t most = walk.left < PIECE_BYTES ? (size_t)walk.left : PIECE_BYTES;
@@ -192,7 +194,7 @@ static void show_content(void)
         return;
     }
     walk.left -= (uint64_t)got;
-    seal(SHOW_CONTENT, (size_t)got);
+    seal(ANSWER_CONTENT, (size_t)got);
 }
 
 /* ---- one file ---- */
@@ -224,7 +226,7 @@ static int folder_of(char *path, char **name)
 /* 0 or errno. */
 static int open_file(const char *path)
 {
-    char parts[LOOK_PATH_BYTES + 1], *name;
+    char parts[QUERY_PATH_BYTES + 1], *name;
     struct stat about;
     strcpy(parts, path);
     strcpy(walk.path, path);
@@ -233,7 +235,7 @@ static int open_file(const char *path)
         return errno;
     if (fstatat(folder, name, &about, AT_SYMLINK_NOFOLLOW) < 0)
         error = errno;
-    else if (!S_ISREG(about.st_mode)) /* to open a FIFO would wake who waits at its other end */
+    else if (!S_ISREG(about.st_mode)) /* opening a FIFO would wake the process at its other end */
         error = not_a_file(about.st_mode);
     else if ((walk.file = openat(folder, name, OPEN_FLAGS)) < 0)
         error = errno;
@@ -247,7 +249,7 @@ static int open_file(const char *path)
     return error;
 }
 
-/* ---- what is asked ---- */
+/* ---- queries ---- */
 
 static void show_figures(void)
 {
@@ -259,55 +261,55 @@ static void show_figures(void)
     store_u64(bytes + 24, figures.processes);
     store_u64(bytes + 32, figures.process_limit);
     store_u64(bytes + 40, (uint64_t)now_ns());
-    show(SHOW_FIGURES, bytes, sizeof bytes);
+    show(ANSWER_FIGURES, bytes, sizeof bytes);
     finish(0);
 }
 
-static void acknowledge_look(const struct look *look)
+static void acknowledge(const struct workspace_query *query)
 {
     unsigned char bytes[NONCE_BYTES + 1];
-    memcpy(bytes, look->nonce, NONCE_BYTES);
+    memcpy(bytes, query->nonce, NONCE_BYTES);
     bytes[NONCE_BYTES] = PROTOCOL_VERSION;
-    show(TELL_ACK, bytes, sizeof bytes);
+    show(RUNNER_ACK, bytes, sizeof bytes);
 }
 
 static void start(void)
 {
-    const struct look *look = looks;
+    const struct workspace_query *query = queries;
     int error = 0;
     walk.begun = true;
-    walk.id = load_u32(look->nonce);
-    walk.entries = look->number;
-    walk.bytes = look->bytes;
-    walk.deadline = now_ns() + LOOK_NS;
+    walk.id = load_u32(query->nonce);
+    walk.entries = query->number;
+    walk.bytes = query->bytes;
+    walk.deadline = now_ns() + QUERY_NS;
     walk.cut = false;
     walk.file = -1;
     walk.path[0] = '\0';
-    acknowledge_look(look);
-    switch (look->kind) {
-    case LOOK_LIST:
-    case LOOK_CONTENTS:
+    acknowledge(query);
+    switch (query->kind) {
+    case QUERY_LIST:
+    case QUERY_CONTENTS:
         error = enter(workspace_root(), ".") ? 0 : errno;
         break;
-    case LOOK_FILE:
-        error = open_file(look->path);
+    case QUERY_FILE:
+        error = open_file(query->path);
         break;
-    case LOOK_FIGURES:
+    case QUERY_FIGURES:
         show_figures();
         return;
-    default: /* LOOK_KEEP, which has been obeyed */
-        finish(look->kind == LOOK_KEEP ? 0 : EPROTO);
+    default: /* QUERY_KEEP, which main.c has carried out */
+        finish(query->kind == QUERY_KEEP ? 0 : EPROTO);
         return;
     }
     if (error)
         finish(error);
 }
 
-void look_begin(const struct look *look)
+void query_begin(const struct workspace_query *query)
 {
-    if (waiting == MAX_LOOKS)
-        return; /* who asked finds out by not being answered */
-    looks[waiting++] = *look;
+    if (waiting == MAX_QUERIES)
+        return; /* the client notices that no answer comes */
+    queries[waiting++] = *query;
 }
 
 static bool flush(void)
@@ -316,13 +318,13 @@ static bool flush(void)
         ssize_t wrote = write(STDERR_FILENO, shown.bytes + shown.sent, shown.end - shown.sent);
         if (wrote < 0 && errno == EAGAIN)
             return false;
-        shown.sent = wrote < 0 ? shown.end : shown.sent + (size_t)wrote; /* gone: nobody looks */
+        shown.sent = wrote < 0 ? shown.end : shown.sent + (size_t)wrote; /* the reader is gone */
     }
     shown.sent = shown.end = 0;
     return true;
 }
 
-bool look_due(void)
+bool query_due(void)
 {
     return waiting > 0 || shown.end > 0;
 }
@@ -343,7 +345,7 @@ static void take_turn(void)
     }
 }
 
-void look_advance(void)
+void query_advance(void)
 {
     if (!flush())
         return;
