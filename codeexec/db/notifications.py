@@ -1,15 +1,15 @@
-"""Telling the API's processes that an execution has something new, and waiting for that.
+"""Notifications that an execution or a session has changed, and the hub that waits for them.
 
-A notification is the id of what has changed, an execution or a session, or both with a space in
-between, sent at the commit of whoever changed its row. Each API process has one `Hub`: a single
-LISTEN connection that wakes whoever waits for one of the ids. Being woken means "read the row
-again": so a lost connection is mended by waking everybody. Where the news is short it comes with
-the ids, after a line break, and the row need not be read.
+A notification holds the id of what has changed, an execution or a session, or both with a space in
+between. It is sent at the commit of the transaction that changed the row. Each API process has one
+`Hub`: one connection that wakes the waiters of these ids. Being woken means "read the row again",
+so after a lost connection all waiters are woken. A short result is sent along, after a line break;
+then the row need not be read.
 
-    with hub.expect(execution_id) as waiter:   # before the work is sent, so nothing is missed
+    with hub.subscribe(execution_id) as waiter:   # before the work is sent, so nothing is missed
         await send_the_work()
         while not finished and await waiter.wait(seconds_left):
-            finished = waiter.news or await read_the_row()
+            finished = waiter.message or await read_the_row()
 """
 
 from __future__ import annotations
@@ -17,46 +17,45 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from uuid import UUID
 
-import psycopg
 from django.db import connection
 
-from codeexec.db.postgres import connection_parameters
+from codeexec.db.listener import AsyncListener
+from codeexec.outages import Outage
 
 logger = logging.getLogger(__name__)
 
 CHANNEL = "code_executor_executions"
-_BACKOFF_SECONDS = (0.0, 0.1, 0.5, 1.0, 2.0)
 
 
 def publish(*ids: UUID | str) -> None:
-    """Wake who waits for one of them, when the caller's transaction commits."""
+    """Wake those who wait for one of the ids, when the caller's transaction commits."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, " ".join(map(str, ids))])
 
 
 class Waiter:
-    """One party that waits for one id. Lives inside `Hub.subscribe`."""
+    """Waits for the notifications of one id. Made by `Hub.subscribe`."""
 
     def __init__(self) -> None:
-        self._told = asyncio.Event()
-        self.news = ""
-        """What came with the last notification; empty: the row has it."""
+        self._notified = asyncio.Event()
+        self.message = ""
+        """What came with the last notification. Empty: read the row."""
 
-    def tell(self, news: str = "") -> None:
-        self.news = news
-        self._told.set()
+    def notify(self, message: str = "") -> None:
+        self.message = message
+        self._notified.set()
 
     async def wait(self, timeout_seconds: float) -> bool:
         """True when the row may have changed since the last wait, False when the time is up."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._told.wait()
+                await self._notified.wait()
         except TimeoutError:
             return False
-        self._told.clear()
+        self._notified.clear()
         return True
 
 
@@ -65,47 +64,39 @@ class Hub:
 
     def __init__(self) -> None:
         self._waiters: dict[str, set[Waiter]] = {}
-        self._hearers: dict[str, Callable[[], None]] = {}
-        self._listener: asyncio.Task[None] | None = None
+        self._callbacks: dict[str, Callable[[], None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connected = asyncio.Event()
+        self._listener: AsyncListener | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._outage = Outage(logger, "The database's connection for notifications")
 
-    def hear(self, channel: str, told: Callable[[], None]) -> None:
-        """Have `told` called in the event loop whenever somebody notifies the channel, and whenever
-        that may have been missed. For before the hub listens.
+    def on_notification(self, channel: str, callback: Callable[[], None]) -> None:
+        """Have `callback` called in the event loop at each notification of the channel, and
+        whenever one may have been missed. To be called before the hub starts.
         """
-        self._hearers[channel] = told
+        self._callbacks[channel] = callback
 
     @property
     def is_connected(self) -> bool:
-        """Whether it listens at this moment. May be asked from any thread."""
-        return self._connected.is_set()
+        """Whether it listens at this moment. May be read in any thread."""
+        return self._listener is not None and self._listener.is_connected
 
     async def start(self) -> None:
         """Begin to listen; returns at once, whether or not the database can be reached yet."""
-        self._ensure_listener()
+        self._ensure_started()
 
     async def stop(self) -> None:
-        """End the connection and wake everybody who still waits."""
-        listener, self._listener = self._listener, None
-        if listener is not None and self._loop is asyncio.get_running_loop():
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
-        self.wake_everybody()
-
-    async def wait_connected(self, timeout_seconds: float) -> bool:
-        """Whether the hub listens, waited for at most that long."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._connected.wait()
-        except TimeoutError:
-            return False
-        return True
+        """Close the connection and wake all waiters."""
+        task, self._task = self._task, None
+        if task is not None and self._loop is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self.notify_all()
 
     @contextmanager
     def subscribe(self, awaited: UUID | str) -> Iterator[Waiter]:
-        """Register before sending the work: what is told in between is kept for `wait`."""
-        self._ensure_listener()
+        """To be entered before the work is sent: notifications are kept until `wait`."""
+        self._ensure_started()
         key, waiter = str(awaited), Waiter()
         self._waiters.setdefault(key, set()).add(waiter)
         try:
@@ -118,65 +109,43 @@ class Hub:
 
     @property
     def waiting(self) -> int:
-        """Number of ids that somebody waits for."""
+        """Number of ids that have waiters."""
         return len(self._waiters)
 
-    def _ensure_listener(self) -> None:
+    def _ensure_started(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            # A new loop (the one before has ended): nothing of the old one can be awaited here.
-            self._loop, self._listener = loop, None
-            self._connected = asyncio.Event()
-        if self._listener is None or self._listener.done():
-            self._listener = loop.create_task(self._run(), name="notification hub")
+            # The loop before has ended: nothing of it can be awaited here.
+            self._loop, self._task = loop, None
+        if self._task is None or self._task.done():
+            self._listener = AsyncListener(
+                "code-executor hub", CHANNEL, *self._callbacks, outage=self._outage
+            )
+            self._task = loop.create_task(self._forward(self._listener), name="notification hub")
 
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            try:
-                async with await self._listen() as listening:
-                    if failures > 1:
-                        logger.warning("Listening to the database again")
-                    failures = 0
-                    await self._forward(listening)
-            except (psycopg.Error, OSError) as error:
-                if failures == 1:  # one lost connection is mended at once and no news
-                    logger.warning("Not listening to the database, trying again: %s", error)
-            finally:
-                self._connected.clear()
-            await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
-            failures += 1
+    async def _forward(self, listener: AsyncListener) -> None:
+        async with aclosing(listener.notifications()) as notifications:
+            async for notification in notifications:
+                if notification is None:
+                    self.notify_all()
+                elif callback := self._callbacks.get(notification.channel):
+                    callback()
+                else:
+                    self._notify(notification.payload)
 
-    async def _listen(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
-        parameters = connection_parameters("code-executor hub")
-        listening = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
-        try:
-            for channel in (CHANNEL, *self._hearers):
-                await listening.execute(f"LISTEN {channel}")
-        except BaseException:
-            await listening.close()
-            raise
-        self.wake_everybody()  # what was told while nobody listened is in the rows
-        self._connected.set()
-        return listening
+    def _notify(self, payload: str) -> None:
+        ids, _, message = payload.partition("\n")
+        for each in ids.split(" "):
+            for waiter in self._waiters.get(each, ()):
+                waiter.notify(message)
 
-    async def _forward(self, listening: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
-        async for notification in listening.notifies():
-            if notification.channel in self._hearers:
-                self._hearers[notification.channel]()
-                continue
-            ids, _, news = notification.payload.partition("\n")
-            for each in ids.split(" "):
-                for waiter in self._waiters.get(each, ()):
-                    waiter.tell(news)
-
-    def wake_everybody(self) -> None:
-        """Have all that wait read their rows again."""
-        for told in self._hearers.values():
-            told()
+    def notify_all(self) -> None:
+        """Have all waiters read their rows again."""
+        for callback in self._callbacks.values():
+            callback()
         for waiters in self._waiters.values():
             for waiter in waiters:
-                waiter.tell()
+                waiter.notify()
 
 
 hub = Hub()

@@ -1,8 +1,8 @@
 """django-q2's queue on PostgreSQL's LISTEN/NOTIFY and FOR UPDATE SKIP LOCKED.
 
-Messages are rows of django-q2's own table. One is taken in a transaction that ends when it has been
-handed on: who dies before that gives it back by losing its connection. From then on it is locked
-for `retry` seconds, and deleted when its task has ended.
+Messages are rows of django-q2's own table. A message is taken in a transaction that ends when it
+has been handed on: a process that dies before that loses its connection, which gives the message
+back. From then on it is locked for `retry` seconds, and it is deleted when its task has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from django_q.brokers import Broker
 from django_q.conf import Conf
 from django_q.models import OrmQ
 
+from codeexec.db.listener import Listener
 from codeexec.db.postgres import connection_parameters
+from codeexec.outages import Outage
 from codeexec.taskqueue.enqueue import CHANNEL, SHARED_QUEUE, node_queue, send
 
 logger = logging.getLogger(__name__)
@@ -29,11 +31,10 @@ logger = logging.getLogger(__name__)
 Message = tuple[int, str]
 
 WAIT_SECONDS = 0.5
-"""How long `dequeue` waits: the pusher looks for its stop event between two calls."""
-_BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""How long `dequeue` waits: the pusher checks its stop event between two calls."""
 
-# Out of the shared queue into the node's own: should all of the cluster die, the next one of this
-# node knows what it had taken.
+# Moves a message from the shared queue to the node's own: should the whole cluster die, this node's
+# next one knows which messages it had taken.
 _CLAIM = """
     UPDATE django_q_ormq SET lock = now() + make_interval(secs => %s), key = %s
     WHERE id = (
@@ -47,16 +48,16 @@ _CLAIM = """
 _DELETE = "DELETE FROM django_q_ormq WHERE id = %s"
 _RELEASE = "UPDATE django_q_ormq SET lock = now() WHERE key = %s AND lock > now()"
 
-# Connections of a process that this one was forked from. They are kept, never closed: the end of
-# the Python object would say goodbye to the server on the socket that the other process speaks on.
-_inherited: list[psycopg.Connection[Any]] = []
+# Connections of the process that this one was forked from. They are kept and never closed: closing
+# one would end the session that the other process uses.
+_inherited: list[Any] = []
 
 
 class PostgresBroker(Broker):  # type: ignore[misc]
     """Writes to the queue `list_key`; takes from it, the shared queue's from this node's as well.
 
-    Claims and acknowledgements go over a connection of the broker's own, which never raises out
-    of here: a database that is away is waited for.
+    Claims and acknowledgements use connections of the broker's own. Their errors are never raised
+    from here: a database that is away is waited for.
     """
 
     def __init__(self, list_key: str | None = None) -> None:
@@ -68,10 +69,14 @@ class PostgresBroker(Broker):  # type: ignore[misc]
         self._reset()
 
     def _reset(self) -> None:
-        self._connection: psycopg.Connection[Any] | None = None
-        self._listening = False
         self._process_id = os.getpid()
-        self._failures = 0
+        self._listener = Listener(
+            "code-executor queue", CHANNEL, outage=_outage, on_connect=_without_waiting_for_disks
+        )
+        self._connection: psycopg.Connection[Any] | None = None
+        """For processes that acknowledge and don't take: they must not listen, for they would never
+        read what they are sent.
+        """
 
     @property
     def keys(self) -> list[str]:
@@ -84,30 +89,30 @@ class PostgresBroker(Broker):  # type: ignore[misc]
         return send(self.list_key, task)
 
     def dequeue(self) -> list[Message] | None:
-        """The next message, waited for WAIT_SECONDS at most; None when there is none."""
+        """The next message; None when none comes within WAIT_SECONDS."""
         messages: list[Message] = []
         taken = self.take(messages.append)
         return messages if taken else None
 
     def take(self, hand_on: Callable[[Message], None]) -> bool:
-        """The next message is handed on, if there is one within WAIT_SECONDS. Where this process
-        dies before `hand_on` returns, or that raises, anybody may take it again at once.
+        """Call `hand_on` with the next message, if there is one within WAIT_SECONDS. Where this
+        process dies before `hand_on` returns, or that raises, the message can be taken again at
+        once.
         """
+        self._leave_inherited()
         try:
-            connection = self._listen()
-            taken = self._claim(connection, hand_on)
-            if not taken and self._wait(connection):
-                taken = self._claim(connection, hand_on)
+            taken = self._claim(hand_on) or (self._is_announced() and self._claim(hand_on))
         except (psycopg.Error, OSError) as error:
-            self._database_failed(error)
+            self._listener.failed(error)
             return False
-        if self._failures:
-            logger.warning("The queue's database is back")
-            self._failures = 0
+        self._listener.worked()
         return taken
 
     def acknowledge(self, task_id: int) -> None:
-        """Delete a message. Where even a new connection fails, it comes again, and does nothing."""
+        """Delete a message. If that fails over a new connection too, the message is delivered
+        again, and does nothing.
+        """
+        self._leave_inherited()
         for _attempt in range(2):
             try:
                 self._connect().execute(_DELETE, [task_id])
@@ -121,7 +126,7 @@ class PostgresBroker(Broker):  # type: ignore[misc]
         self.acknowledge(task_id)
 
     def fail(self, task_id: int) -> None:
-        """A message that can't be read never will be: it is deleted."""
+        """Delete a message that can't be read: it never will be."""
         self.acknowledge(task_id)
 
     def queue_size(self) -> int:
@@ -137,71 +142,72 @@ class PostgresBroker(Broker):  # type: ignore[misc]
         self.purge_queue()
 
     def ping(self) -> bool:
-        return True  # a cluster starts without its database as well, and waits for it
+        return True  # a cluster may start before its database
 
     def info(self) -> str:
         return "PostgreSQL LISTEN/NOTIFY"
 
     def close(self) -> None:
+        self._leave_inherited()
         self._disconnect()
+        self._listener.close()
 
     def _messages(self) -> QuerySet[Any]:
         messages: QuerySet[Any] = OrmQ.objects.filter(key__in=self.keys)
         return messages
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _leave_inherited(self) -> None:
         if self._process_id != os.getpid():
-            if self._connection is not None:
-                _inherited.append(self._connection)
+            _inherited.extend((self._listener, self._connection))
             self._reset()
+
+    def _connect(self) -> psycopg.Connection[Any]:
         if self._connection is None:
             parameters = connection_parameters("code-executor queue")
             self._connection = psycopg.connect(**parameters, autocommit=True)
-            # What a crash of the server takes back here is a claim or a deletion: the message
-            # comes again and does nothing. So nobody waits for a disk.
-            self._connection.execute("SET synchronous_commit = off")
+            _without_waiting_for_disks(self._connection)
         return self._connection
 
-    def _listen(self) -> psycopg.Connection[Any]:
-        connection = self._connect()
-        if not self._listening:
-            connection.execute(f"LISTEN {CHANNEL}")
-            self._listening = True
-        return connection
-
     def _disconnect(self) -> None:
-        if self._connection is not None and self._process_id == os.getpid():
-            self._connection.close()
-        self._connection, self._listening = None, False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
-    def _claim(
-        self, connection: psycopg.Connection[Any], hand_on: Callable[[Message], None]
-    ) -> bool:
+    def _claim(self, hand_on: Callable[[Message], None]) -> bool:
+        connection = self._listener.connection()
         with connection.transaction():
             row = connection.execute(_CLAIM, [Conf.RETRY, self.keys[-1], self.keys]).fetchone()
             if row is not None:
                 hand_on(cast(Message, row))
         return row is not None
 
-    def _wait(self, connection: psycopg.Connection[Any]) -> bool:
+    def _is_announced(self) -> bool:
         """Whether a message for one of the keys was announced in time."""
-        keys = self.keys
-        announced = connection.notifies(timeout=WAIT_SECONDS)
-        return any(notification.payload in keys for notification in announced)
+        keys, deadline = set(self.keys), time.monotonic() + WAIT_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            announced = self._listener.receive(left)
+            if announced is None:
+                return False  # the next call claims what was announced meanwhile
+            if keys.intersection(announced):
+                return True
+        return False
 
-    def _database_failed(self, error: Exception) -> None:
-        if not self._failures:
-            logger.warning("The queue's database is away, waiting for it: %s", error)
-        self._disconnect()
-        time.sleep(_BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS) - 1)])
-        self._failures += 1
+
+_outage = Outage(logger, "The queue's database")
+
+
+def _without_waiting_for_disks(connection: psycopg.Connection[Any]) -> None:
+    """A crash of the server may undo a claim or a deletion: then the message is delivered again and
+    does nothing.
+    """
+    connection.execute("SET synchronous_commit = off")
 
 
 def release_claims(node_name: str) -> None:
-    """Give back what the node's previous cluster had taken from the node's own queue.
+    """Unlock the messages that the node's previous cluster had taken.
 
-    For a cluster that starts: nobody else takes from that queue, so its locks are those of the
-    dead, of what they had taken from the shared queue, too.
+    For a cluster that starts. Only the node's cluster takes from the node's queue, so all its locks
+    are left from processes that have died.
     """
     from django.db import connection
 

@@ -191,4 +191,4 @@ key_cache = KeyCache()
 
 def listen_for_changes() -> None:
     """For the process's start."""
-    hub.hear(CHANGED_CHANNEL, key_cache.forget)
+    hub.on_notification(CHANGED_CHANNEL, key_cache.forget)

@@ -232,8 +232,8 @@ async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
     """None where the request's time, or this process's, is over first. Raises DatabaseAway."""
     deadline = time.monotonic() + settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
     while not request_metrics.closing and (left := deadline - time.monotonic()) > 0:
-        if await waiter.wait(min(left, REREAD_SECONDS)) and waiter.news:
-            return run_queries.told(waiter.news)
+        if await waiter.wait(min(left, REREAD_SECONDS)) and waiter.message:
+            return run_queries.told(waiter.message)
         try:
             execution = await _read(execution_id)
         except Execution.DoesNotExist:  # it crashed before that was on its disk: nothing has run

@@ -1,21 +1,19 @@
-"""Ending what a process runs, at the moment at which somebody asks for it.
+"""Ends a process's runs at the moment at which they are cancelled.
 
-Should the news be lost, the renewal of the leases finds out that a run isn't wanted any more.
+If a notification is lost, the next renewal of the leases finds that the run is no longer wanted.
 """
 
 from __future__ import annotations
 
 import logging
-import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import UUID
 
-import psycopg
-
-from codeexec.db.postgres import connection_parameters
+from codeexec.db.listener import Listener
+from codeexec.outages import Outage
 from codeexec.taskqueue.ipc import SafeEvent
 from sessions_app.models.run_sql import CANCELS_CHANNEL
 
@@ -48,43 +46,24 @@ class RunInterrupts:
 
 
 class Cancellations:
-    """Hears which executions are to be ended, on a connection of its own: that of the `RunListener`
-    is read only while there is a thread that could run something. For one thread.
+    """Receives the ids of executions that are to be ended, for one thread. Its connection is not
+    the `RunListener`'s, which is read only while a thread is free to run something.
     """
 
     def __init__(self) -> None:
-        self._found: list[UUID] = []
-        self._connection: psycopg.Connection[Any] | None = None
+        self._listener = Listener(
+            "code-executor cancellations",
+            CANCELS_CHANNEL,
+            outage=Outage(logger, "The database's connection for cancellations"),
+        )
 
     def next(self, seconds: float, *, until: SafeEvent) -> list[UUID]:
-        """What is heard within that time; it ends early when there is some, or `until` is set."""
-        try:
-            self._wait(self._connection or self._listen(), seconds, until)
-        except (psycopg.Error, OSError) as error:
-            if self._connection is not None:
-                logger.warning("Cancellations are heard of late, no database: %s", error)
-            self.close()
-            until.wait(seconds)
-        found, self._found = self._found, []
-        return found
+        """Waits so long, until some arrive or `until` is set at most."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not until.is_set():
+            if received := self._listener.receive(left, stop=until):
+                return [UUID(payload) for payload in received]
+        return []
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def _listen(self) -> psycopg.Connection[Any]:
-        parameters = connection_parameters("code-executor cancellations")
-        self._connection = psycopg.connect(**parameters, autocommit=True)
-        self._connection.execute(f"LISTEN {CANCELS_CHANNEL}")
-        return self._connection
-
-    def _wait(self, connection: psycopg.Connection[Any], seconds: float, until: SafeEvent) -> None:
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN)
-        poll.register(until.fileno(), select.POLLIN)
-        if not poll.poll(1000 * seconds):
-            return
-        connection.pgconn.consume_input()
-        while notification := connection.pgconn.notifies():
-            self._found.append(UUID(notification.extra.decode()))
+        self._listener.close()

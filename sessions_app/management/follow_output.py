@@ -1,19 +1,16 @@
 """What a run writes, while it goes on, for a command that has a thread to wait with.
 
-with listening("run_code") as news:  # before the run is sent, so nothing is missed
+with listening("run_code", CHANNEL) as news:  # before the run is sent, so nothing is missed
     execution = follow(submit(…), news, write)
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import psycopg
 
-from codeexec.db.notifications import CHANNEL
-from codeexec.db.postgres import connection_parameters
 from sessions_app.models import Event, Execution
 from sessions_app.models.event import Stage, Stream
 
@@ -23,14 +20,6 @@ REREAD_SECONDS = 2.0
 Channel = tuple[str, str]
 """Stage and stream."""
 Write = Callable[[Channel, bytes], None]
-
-
-@contextmanager
-def listening(name: str) -> Iterator[psycopg.Connection]:
-    """To what is told of executions. `name`: how PostgreSQL shows the connection."""
-    with psycopg.connect(**connection_parameters(name), autocommit=True) as connection:
-        connection.execute(f"LISTEN {CHANNEL}")
-        yield connection
 
 
 def follow(execution: Execution, news: psycopg.Connection, write: Write) -> Execution:

@@ -9,17 +9,13 @@ Sandboxes that are to live longer are told so by one thread at a time, when no q
 from __future__ import annotations
 
 import logging
-import select
 import threading
 import time
 from collections import Counter
-from typing import Any
 from uuid import UUID
 
-import psycopg
-
 from codeexec.db.connection_pool import ConnectionPool
-from codeexec.db.postgres import connection_parameters
+from codeexec.db.listener import Listener
 from codeexec.errors import DATABASE_AWAY
 from codeexec.outages import Outage
 from codeexec.taskqueue.cluster import Stop
@@ -50,6 +46,9 @@ class WorkspaceReader:
         self._some_left = True
         """Taken, and answered by nobody: a predecessor died, or the database was away."""
         self._outage = Outage(logger, "The workspace reader's database")
+        self._listener = Listener(
+            "code-executor workspace reader", f"{CHANNEL}{node_id}", outage=self._outage
+        )
 
     def run(self) -> None:
         """Until it is told to stop. What is being answered then is not waited for."""
@@ -61,10 +60,13 @@ class WorkspaceReader:
             thread.start()
         while not self._stop.asked.is_set():
             try:
-                self._listen()
-            except (psycopg.Error, OSError, *DATABASE_AWAY) as error:
+                self._put_back()
+            except DATABASE_AWAY as error:
                 self._outage.failed(error)
                 self._stop.asked.wait(_RETRY_SECONDS)
+            self._wake_one()
+            for _ in self._listener.receive(REREAD_SECONDS, stop=self._stop.asked) or ():
+                self._wake_one()
         self._close(threads)
 
     def _close(self, threads: list[threading.Thread]) -> None:
@@ -74,6 +76,7 @@ class WorkspaceReader:
         deadline = time.monotonic() + _LAST_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._listener.close()
         self._lender.close()
 
     def _put_back(self) -> None:
@@ -85,25 +88,7 @@ class WorkspaceReader:
                 going_on = [each.query.pk for each in self._answering]
                 WorkspaceQuery.put_back(self._node_id, except_queries=going_on)
             self._some_left = False
-
-    def _listen(self) -> None:
-        parameters = connection_parameters("code-executor workspace reader")
-        with psycopg.connect(**parameters, autocommit=True) as connection:
-            connection.execute(f'LISTEN "{CHANNEL}{self._node_id}"')
             self._outage.worked()
-            while not self._stop.asked.is_set():
-                self._put_back()
-                self._wake_one()
-                self._wait_for_news(connection)
-
-    def _wait_for_news(self, connection: psycopg.Connection[Any]) -> None:
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN)
-        poll.register(self._stop.asked.fileno(), select.POLLIN)
-        if poll.poll(1000 * REREAD_SECONDS):
-            connection.pgconn.consume_input()
-        while connection.pgconn.notifies():
-            self._wake_one()
 
     def _wake_one(self) -> None:
         with self._changed:

@@ -22,7 +22,7 @@ from sessions_app.models import Node
 from tests.conftest import Configure
 from tests.support.api_client import Api
 from tests.support.event_streams import LONG, Watching, watching
-from tests.support.patience import SOON
+from tests.support.patience import SOON, becomes_connected
 from tests.support.platforms import Platform, api_key, bearer, hear, platform
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -139,7 +139,7 @@ def test_whose_key_is_revoked_sees_nothing_more_at_once(
             ClientRow.objects.filter(pk=own.client.pk).update(enabled=False)
 
     async def scene() -> None:
-        assert await hub.wait_connected(LONG)
+        assert await becomes_connected(hub)
         mine = watching(application, f"/sessions/{session_id}/events", **api_key(own.key))
         other = watching(application, f"/sessions/{theirs}/events", **api_key(others.key))
         async with mine as viewer, other as stranger:

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 
 from codeexec.db.notifications import Hub, publish
 from codeexec.http.threads import in_thread, threads
-from tests.support.patience import LONG
+from tests.support.patience import LONG, becomes_connected
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["django_q"])
 
@@ -39,7 +39,7 @@ async def listening_hub() -> AsyncIterator[Hub]:
     hub = Hub()
     await hub.start()
     try:
-        assert await hub.wait_connected(LONG)
+        assert await becomes_connected(hub)
         yield hub
     finally:
         await hub.stop()
@@ -136,8 +136,8 @@ def test_a_database_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
             away.setitem(connection.settings_dict, "HOST", "/nowhere")
             with hub.subscribe("id") as waiter:
                 assert not await waiter.wait(SHORT)
-                assert not await hub.wait_connected(SHORT)
-        assert await hub.wait_connected(LONG)
+                assert not await becomes_connected(hub, SHORT)
+        assert await becomes_connected(hub)
         with hub.subscribe("id") as waiter:
             await in_thread(publish, "id")
             assert await waiter.wait(LONG)

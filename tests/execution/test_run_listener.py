@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from django.db import connection
 
+from codeexec.db.listener import Listener
 from codeexec.db.postgres import connection_parameters
 from codeexec.taskqueue.ipc import SafeEvent
 from environments_app.models import Environment
@@ -153,14 +154,14 @@ def test_what_is_announced_while_nobody_listens_is_looked_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     may_listen = threading.Event()
-    listen = RunListener._listen
+    connect = Listener._connect
 
-    def listen_when_told(self: RunListener) -> object:
+    def connect_later(self: Listener) -> object:
         assert may_listen.wait(LONG)
-        return listen(self)
+        return connect(self)
 
     heard = waiting(box, thread)
-    monkeypatch.setattr(RunListener, "_listen", listen_when_told)
+    monkeypatch.setattr(Listener, "_connect", connect_later)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s, 10000)", listening())
     submit_execution(sessions[0].pk, CODE)  # told to nobody

@@ -18,7 +18,7 @@ from codeexec.http.serving import Application
 from codeexec.http.threads import threads
 from tests.support import serving_urls
 from tests.support.api_client import bring_back_receivers
-from tests.support.patience import LONG
+from tests.support.patience import LONG, becomes_connected
 
 LIMIT_BYTES = 4096
 
@@ -157,11 +157,11 @@ def test_the_hub_starts_and_stops_with_the_server(application: Application) -> N
         serving = asyncio.create_task(application({"type": "lifespan"}, steps.get, answers.put))
         steps.put_nowait({"type": "lifespan.startup"})
         assert await answers.get() == {"type": "lifespan.startup.complete"}
-        assert await hub.wait_connected(LONG)
+        assert await becomes_connected(hub)
         steps.put_nowait({"type": "lifespan.shutdown"})
         assert await answers.get() == {"type": "lifespan.shutdown.complete"}
         await serving
-        assert not await hub.wait_connected(0)
+        assert not hub.is_connected
 
     asyncio.run(run())
 

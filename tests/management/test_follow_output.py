@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from django.db.models.functions import Now
 
+from codeexec.db.listener import listening
+from codeexec.db.notifications import CHANNEL
 from environments_app.models import Environment
 from sessions_app.management import follow_output
-from sessions_app.management.follow_output import Channel, follow, listening
+from sessions_app.management.follow_output import Channel, follow
 from sessions_app.models import Event, Execution, Node, Session
 from tests.execution.test_executor import executing, sessions, submit, tell
 from tests.support.cast import claim, execution_in, session_in
@@ -37,7 +39,7 @@ def test_output_is_handed_over_while_the_program_runs(
         written.append((channel, data))
         tell(driver, session)
 
-    with listening("test") as news, executing(this):
+    with listening("test", CHANNEL) as news, executing(this):
         ended = follow(submit(session, WAITS), news, write)
     assert ended.exit_code == 3
     assert written[0] == (("run", "stdout"), b"one\n")
@@ -72,6 +74,6 @@ def test_a_notification_that_is_lost_and_a_row_that_is_missing_do_no_harm(
             stdout=b"abbbbc",
         )
 
-    with listening("test") as news:
+    with listening("test", CHANNEL) as news:
         assert follow(execution, news, write).is_finished
     assert written == [b"a", b"bbbbc"]

@@ -18,7 +18,7 @@ from django.db import close_old_connections, reset_queries
 from codeexec.db.notifications import hub
 from codeexec.http.serving import Application
 from sessions_app.models import Execution
-from tests.support.patience import LONG
+from tests.support.patience import LONG, becomes_connected
 from tests.support.racing import in_connection_of_its_own
 
 R = TypeVar("R")
@@ -113,7 +113,7 @@ async def _begin(
     lifespan = asyncio.create_task(application(scope, to_app.get, from_app.put))
     await to_app.put({"type": "lifespan.startup"})
     assert await from_app.get() == {"type": "lifespan.startup.complete"}
-    assert await hub.wait_connected(LONG)
+    assert await becomes_connected(hub)
     return lifespan
 
 

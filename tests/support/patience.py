@@ -5,9 +5,12 @@ Nothing waits for these times to pass; what is waited for comes at once where it
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
+
+from codeexec.db.notifications import Hub
 
 LONG = 60.0
 """Seconds until a test gives up waiting for what should come at once."""
@@ -21,3 +24,11 @@ def eventually(condition: Callable[[], Any], seconds: float = LONG) -> Any:
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return value
+
+
+async def becomes_connected(hub: Hub, seconds: float = LONG) -> bool:
+    """Whether the hub listens in time."""
+    deadline = time.monotonic() + seconds
+    while not hub.is_connected and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    return hub.is_connected

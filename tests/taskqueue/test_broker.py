@@ -70,7 +70,8 @@ def took_some(broker: PostgresBroker) -> list[str]:
 
 
 def backend_pid(broker: PostgresBroker) -> int:
-    return broker._listen().info.backend_pid
+    broker._leave_inherited()
+    return broker._listener.connection().info.backend_pid
 
 
 def terminate(pid: int) -> None:
@@ -305,7 +306,9 @@ def test_a_database_that_is_away_is_waited_for(
 def test_an_acknowledgement_survives_a_lost_connection(broker: PostgresBroker) -> None:
     enqueue("a.task", "1")
     [(message_id, _payload)] = broker.dequeue() or []
+    broker.acknowledge(0)  # no message has this id
     terminate(backend_pid(broker))
+    terminate(broker._connect().info.backend_pid)
     broker.acknowledge(message_id)
     assert not OrmQ.objects.exists()
 

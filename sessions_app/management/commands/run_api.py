@@ -92,7 +92,7 @@ class _Server(uvicorn.Server):
         deadline = time.monotonic() + STOP_SECONDS
         await self._drain(until=deadline - ANSWER_SECONDS)
         request_metrics.closing = True
-        hub.wake_everybody()
+        hub.notify_all()
         await self._drain(until=deadline)
         self.config.timeout_graceful_shutdown = 1 + max(0, round(deadline - time.monotonic()))
         await super().shutdown(sockets)

@@ -15,11 +15,13 @@ from rest_framework.exceptions import ValidationError
 
 from codeexec.audit.actors import command_actor
 from codeexec.cli import INTERRUPTED, TeachingCommand, WrongUse, option
+from codeexec.db.listener import listening
+from codeexec.db.notifications import CHANNEL
 from codeexec.errors import InvalidRequest, NotFound, ServiceError
 from environments_app.models import Environment
 from sessions_app.api.answers import ExecutionSerializer
 from sessions_app.api.requests import read_single_run
-from sessions_app.management.follow_output import Channel, Write, follow, listening
+from sessions_app.management.follow_output import Channel, Write, follow
 from sessions_app.management.signals import ended_by_signals
 from sessions_app.models import Execution
 from sessions_app.models.event import Stage, Stream
@@ -98,7 +100,7 @@ command's stdin is the program's, unless that is a terminal, or --stdin names a 
         environment, runtime, run = _request(options)
         arrival = RequestArrival()
         write: Write = _no_write if options["json"] else self._write
-        with listening("run_code") as news, ended_by_signals():
+        with listening("run_code", CHANNEL) as news, ended_by_signals():
             try:
                 submitted = submit_single_run(environment, run, arrival, runtime=runtime)
                 execution = follow(submitted, news, write)

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django_q.models import Failure, OrmQ
 
 from codeexec.cli import counted
-from codeexec.db.postgres import connection_parameters
+from codeexec.db.listener import listening
 from codeexec.taskqueue.enqueue import message, node_queue, send
 from sessions_app.formats import duration
 from sessions_app.models import Node
@@ -78,13 +78,12 @@ def _round_trips() -> Iterator[Finding]:
     if not nodes:
         return
     words = {uuid4().hex: name for name in nodes}
-    with psycopg.connect(**connection_parameters("check_stack"), autocommit=True) as listening:
-        listening.execute(f"LISTEN {ECHO_CHANNEL}")
+    with listening("check_stack", ECHO_CHANNEL) as connection:
         began = time.monotonic()
         sent = {
             word: send(node_queue(name), message(ECHO_TASK, word)) for word, name in words.items()
         }
-        for notification in listening.notifies(timeout=ECHO_SECONDS):
+        for notification in connection.notifies(timeout=ECHO_SECONDS):
             if name := words.pop(notification.payload, ""):
                 seconds = time.monotonic() - began
                 yield ok(f"a message to node {name} came back in {duration(seconds)}")
