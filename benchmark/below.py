@@ -18,8 +18,8 @@ def measure_below(subject: Subject, docker: DockerHere) -> None:
     work = work_of(subject.environment, subject.program)
     with docker.sandbox(work) as sandbox:
         subject.say("the runner alone")
-        with sandbox.attached() as attachment:
-            subject.add_row("runner", lambda: sandbox.run(attachment), runs)
+        with sandbox.connected() as connection:
+            subject.add_row("runner", lambda: sandbox.run(connection), runs)
         subject.add_row("runner_anew", sandbox.run_anew, runs)
         subject.say("docker exec")
         subject.add_row("docker_exec", sandbox.docker_exec, subject.plan.share(EXEC_SHARE))

@@ -101,20 +101,20 @@ class Containers:
         self._handle = handle
 
     @contextlib.contextmanager
-    def attached(self) -> Iterator[SandboxConnection]:
-        with self._driver.attach(self._handle) as attachment:
-            yield attachment
+    def connected(self) -> Iterator[SandboxConnection]:
+        with self._driver.connect(self._handle) as connection:
+            yield connection
 
-    def run(self, attachment: SandboxConnection) -> float:
+    def run(self, connection: SandboxConnection) -> float:
         begun = time.perf_counter()
-        self._run(attachment)
+        self._run(connection)
         return (time.perf_counter() - begun) * 1000
 
     def run_anew(self) -> float:
         """Attaching and leaving included."""
         begun = time.perf_counter()
-        with self.attached() as attachment:
-            self._run(attachment)
+        with self.connected() as connection:
+            self._run(connection)
         return (time.perf_counter() - begun) * 1000
 
     def docker_exec(self) -> float:
@@ -122,10 +122,10 @@ class Containers:
         commands = self._work.commands
         return sum(self._docker.execute(self._handle, each.argv) for each in commands) * 1000
 
-    def _run(self, attachment: SandboxConnection) -> None:
-        attachment.write_files([self._work.file])
+    def _run(self, connection: SandboxConnection) -> None:
+        connection.write_files([self._work.file])
         for command in self._work.commands:
-            result = attachment.run(command)
+            result = connection.run(command)
             if result.verdict != Verdict.OK:
                 said = result.stderr.decode(errors="replace").strip()
                 raise NotMeasurable(f"the program ended with {result.verdict.value}: {said}")

@@ -1,4 +1,4 @@
-"""What a sandbox driver is. `docker_driver` runs containers, `fake` keeps everything in memory."""
+"""The interface of a sandbox driver. `docker_driver` runs containers; the tests have a fake one."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Output(StrEnum):
 
 
 OnOutput = Callable[[Output, bytes], None]
-"""Called, in the thread that runs the program, with what it has written since the last call, as
-`batches` has it. Must not wait: while it does, the program's output isn't read."""
+"""Called in the thread that runs the program, with the output since the last call, as
+`output_batches` collects it. Must not wait: meanwhile the program's output isn't read."""
 
 OnLine = Callable[[str], None]
 
@@ -46,13 +46,13 @@ def always() -> bool:
 
 
 class SandboxConnection(Protocol):
-    """An open conversation with one sandbox's runner, which has ended what another client left."""
+    """An open connection to a sandbox's runner. Opening it ended whatever an earlier client ran."""
 
     def write_files(self, files: Iterable[WorkspaceFile]) -> None:
         """Write files into the workspace, making parent folders.
 
         Raises WorkspaceWriteFailed, SandboxLost; a driver may write with the run that follows, or
-        at the end of the conversation, and raise there.
+        when the connection is closed, and raise then.
         """
 
     def run(
@@ -62,30 +62,32 @@ class SandboxConnection(Protocol):
         keep_going: KeepGoing = always,
         on_output: OnOutput | None = None,
     ) -> RunResult:
-        """Run one program to its end, and end all that it started. Where the sandbox is lost,
-        `on_output` has had all that came of it.
+        """Run one program to its end, and end everything that it started. Where the sandbox is
+        lost, `on_output` has been called with all output that arrived.
 
         Raises CommandNotStarted, SandboxLost.
         """
 
     def interrupt(self) -> None:
-        """From another thread: end the program that runs at this moment, if one does (verdict
-        `cancelled`). Doesn't wait: where the sandbox takes no input now, `keep_going` ends it."""
+        """From another thread: end the program that is running, if there is one (verdict
+        `cancelled`). Doesn't wait: where the sandbox takes no input now, `keep_going` ends it.
+        """
 
     def is_usable(self) -> bool:
-        """Whether an attachment that was kept open after a run can do another one. False: the
-        sandbox has ended, or another client has taken it over."""
+        """Whether a connection that was kept open can be used for another run. False: the sandbox
+        has ended, or another client has taken it over.
+        """
 
 
-class Look(Protocol):
-    """What can be asked about a sandbox by anybody, whatever runs in it: nothing is ended, and
-    nothing of the workspace is changed. Links are never followed.
+class WorkspaceConnection(Protocol):
+    """Reads a sandbox's workspace from outside, whatever runs in it. Ends and changes nothing;
+    links are never followed.
 
-    Each raises SandboxLost where there is no answer in time, and EngineUnavailable.
+    Each call raises SandboxLost where there is no answer in time, and EngineUnavailable.
     """
 
     def files(self, *, most: int, most_bytes: int) -> Listing:
-        """Not more of them, nor of bytes of their paths. Raises WorkspaceReadFailed."""
+        """At most `most` of them, and `most_bytes` of paths. Raises WorkspaceReadFailed."""
 
     def read(self, path: str, *, most_bytes: int) -> bytes:
         """One file. Raises WorkspaceReadFailed, with EFBIG for a larger one."""
@@ -93,16 +95,17 @@ class Look(Protocol):
     def read_all(
         self, take: Callable[[WorkspaceEntry | bytes], None], *, most: int, most_bytes: int
     ) -> bool:
-        """Gives `take` each entry and, after one of a file that can be read, its content in
-        pieces: `size_bytes` of it, less where it has shrunk meanwhile. True: there is more.
+        """Calls `take` with each entry and, after that of a readable file, with its content in
+        pieces: `size_bytes` in all, or less if it has shrunk meanwhile. Returns whether there is
+        more.
 
-        Raises WorkspaceReadFailed, and what `take` does.
+        Raises WorkspaceReadFailed, and what `take` raises.
         """
 
     def usage(self) -> Usage: ...
 
     def keep(self, seconds: int) -> None:
-        """From now on the sandbox lives so long after it was last spoken to."""
+        """From now on the sandbox lives this long after it was last used."""
 
 
 class Driver(Protocol):
@@ -115,7 +118,7 @@ class Driver(Protocol):
         """
 
     def runc_version(self) -> str:
-        """Of the Engine's runc, as it says it; empty: it doesn't. Raises EngineUnavailable."""
+        """The version of the Engine's runc; empty if it isn't known. Raises EngineUnavailable."""
 
     def storage(self) -> Path:
         """The folder, on the Engine's own host, that holds images and containers. Raises
@@ -124,32 +127,34 @@ class Driver(Protocol):
 
     def bridge(self, network: str = "bridge") -> str:
         """The interface on the Engine's own host that a network's containers are connected to:
-        image builds use the default one's. Empty: it has none. Raises EngineUnavailable.
+        image builds use the default one's. Empty if it has none. Raises EngineUnavailable.
         """
 
     def start(self, spec: SandboxSpec) -> SandboxHandle:
-        """Start a sandbox and shake hands with its runner.
+        """Start a sandbox and wait until its runner answers.
 
         Leaves nothing behind when it fails. Raises ImageMissing, SandboxStartFailed,
         EngineUnavailable.
         """
 
-    def attach(self, handle: SandboxHandle) -> AbstractContextManager[SandboxConnection]:
-        """Open a conversation with a sandbox's runner. Raises SandboxLost when it is gone; that the
-        runner doesn't answer may come out only when it is asked for something."""
+    def connect(self, handle: SandboxHandle) -> AbstractContextManager[SandboxConnection]:
+        """Connect to a sandbox's runner. Raises SandboxLost when the sandbox is gone; that its
+        runner doesn't answer may be noticed only at the first run.
+        """
 
-    def look(
+    def open_workspace(
         self, handle: SandboxHandle, *, keep_going: KeepGoing = always
-    ) -> AbstractContextManager[Look]:
-        """Look at a sandbox, beside whoever is attached. `keep_going` is called while its runner
-        says nothing. Raises SandboxLost, where it says False as well, EngineUnavailable.
+    ) -> AbstractContextManager[WorkspaceConnection]:
+        """Read a sandbox's workspace while programs may run in it. `keep_going` is asked while its
+        runner is silent. Raises EngineUnavailable, and SandboxLost, also when `keep_going` returns
+        False.
         """
 
     def destroy(self, sandbox_id: str) -> bool:
         """Remove a sandbox and all that runs in it; False when there was none."""
 
     def list_sandboxes(self, *, node: str | None = None) -> list[SandboxInfo]:
-        """All containers of ours that this driver's daemon has, or those of one node."""
+        """All sandboxes on this driver's Docker Engine, or those of one node."""
 
     def inspect_image(self, reference: str) -> ImageInfo:
         """Raises ImageMissing."""
@@ -165,21 +170,21 @@ class Driver(Protocol):
         keep_going: KeepGoing = always,
     ) -> ImageInfo:
         """Build a folder with its Dockerfile, or with the text of another; `on_line` gets the
-        output. `keep_going` is called from another thread. Raises ImageBuildFailed, when it was
-        ended by `keep_going` too.
+        output. `keep_going` is called from another thread. Raises ImageBuildFailed, also when
+        `keep_going` ended it.
         """
 
     def remove_image(self, reference: str) -> bool:
-        """Remove a name of an image, and the image with its last name; False: there was none, or a
-        container needs it.
+        """Remove a name of an image, and the image with its last name. False: there was none, or a
+        container needs the image.
         """
 
     def build_runner(self, *, on_line: OnLine | None = None) -> ImageInfo:
         """Build the runner's image unless this version of it is there already."""
 
     def attack_program(self, spec: SandboxSpec, *, on_line: OnLine | None = None) -> bytes:
-        """The executable file of `attacks`, which is built when it is missing, on the way to
-        attacking a sandbox like `spec`.
+        """The executable file of `attacks`, built if it is missing. A sandbox like `spec` is used
+        to read it from its image.
 
         Raises ImageBuildFailed, SandboxStartFailed, EngineUnavailable.
         """

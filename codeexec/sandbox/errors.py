@@ -1,4 +1,4 @@
-"""Failures of ours. A program that fails is a `RunResult`, never one of these.
+"""Failures of sandboxes and of the Docker Engine. A program that fails is a `RunResult`.
 
 SandboxError
 ├── EngineUnavailable      the Docker Engine doesn't answer
@@ -16,7 +16,7 @@ import os
 
 
 class SandboxError(Exception):
-    """Base of all. Its text is one sentence that an operator can act on."""
+    """The base class. Its text is one sentence that an operator can act on."""
 
 
 class EngineUnavailable(SandboxError):
@@ -39,23 +39,23 @@ class SandboxLost(SandboxError):
     """The container is gone, or its runner doesn't answer."""
 
     has_started = False
-    """Whether the program that was to be run may have begun."""
+    """Whether the program may have been started."""
 
     def __init__(self, text: str, *, has_ended: bool = False) -> None:
-        """`has_ended`: its stream has, and nothing more of it is to come."""
+        """`has_ended`: its stream has ended, and nothing more will arrive."""
         super().__init__(text)
         self.has_ended = has_ended
 
 
 class RunnerSilent(SandboxLost):
-    """The runner has not answered in time: it hangs, or its host has too much to do."""
+    """The runner has not answered in time: it hangs, or its host is overloaded."""
 
 
 class CommandNotStarted(SandboxError):
     """The command can't be executed at all."""
 
     def __init__(self, text: str, *, program: str = "", errno: int = 0) -> None:
-        """`program`: its first word."""
+        """`program`: the first word of the command."""
         super().__init__(text)
         self.program = program
         self.errno = errno

@@ -1,4 +1,4 @@
-"""The hardening, all of it: what a sandbox's container may and may not.
+"""All of the hardening: what a sandbox's container may do and what not.
 
 Read `container_config`: it is the body of the Engine's `POST /containers/create`.
 """
@@ -20,8 +20,8 @@ NODE_LABEL = "node"
 RUNTIME_LABEL = "runtime"
 
 RUNNER_DIR = "/opt/code-executor"
-TOKEN_VARIABLE = "RUNNER_TOKEN"  # noqa: S105  # a name, no secret
-"""The runner takes it out of its environment before it does anything else."""
+TOKEN_VARIABLE = "RUNNER_TOKEN"  # noqa: S105  # a name, not a secret
+"""The runner removes it from its environment before it does anything else."""
 
 DEFAULT_ENV = {"HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108  # the sandbox's own /tmp
 HOST_NAME = "sandbox"
@@ -31,27 +31,29 @@ SHM_FILES = 4096
 MAX_FILES = 65536
 OPEN_FILES = {"Soft": 1024, "Hard": 4096}
 CORE_BYTES = {"Soft": 1, "Hard": 1}
-"""No core file is as small; and with 1, where it is none of 0, Linux spares a program to which it
-would pipe one (`core_pattern`), as root, outside of the sandbox. `seccomp` keeps it so.
+"""No core file is as small as 1 byte. And with 1, but not with 0, Linux doesn't start the program
+that `core_pattern` may name, which would run as root outside of the sandbox. `seccomp` keeps
+programs from changing the limit.
 """
 GVISOR = "runsc"
 GVISOR_THREADS = 40
-"""gVisor's kernel has so many threads besides those that run programs, and on its platform `ptrace`
-a thread of the host for each of them in each process: the container's pids limit counts them all.
+"""So many threads gVisor's kernel has besides those that run programs. On its platform `ptrace`
+each of them takes a thread of the host in each process, and the container's pids limit counts them
+all.
 """
 GVISOR_MEMORY_BYTES = 256 * 1024 * 1024
-"""For gVisor's kernel, and for what programs take between two looks of the runner's."""
+"""For gVisor's kernel, and for memory that programs take before the runner counts again."""
 GVISOR_FILES = 32768
-"""Of all folders that can be written together: each costs gVisor's kernel 2 KiB."""
+"""In all writable folders together: each file costs gVisor's kernel 2 KiB."""
 
 
 REMAPPED_FIRST, REMAPPED_COUNT = 10_000, 50_000
-"""An Engine that maps users has 65,536 numbers for each container, and shifts all of them."""
+"""An Engine that maps users gives each container 65,536 numbers, all of them shifted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who programs run as: never root."""
+    """The user that programs run as, never root."""
 
     uid: int
     gid: int
@@ -59,8 +61,8 @@ class Identity:
 
 
 def remapped(uid: int) -> int:
-    """A number that a container has under an Engine that maps users, for one that it lacks. Numbers
-    that are less than REMAPPED_COUNT apart stay different.
+    """A user number that exists in containers of an Engine that maps users, in place of any other.
+    Numbers that are less than REMAPPED_COUNT apart stay different.
     """
     return REMAPPED_FIRST + uid % REMAPPED_COUNT
 
@@ -80,10 +82,10 @@ def container_config(
     runner_volume: str,
     own_files: Mapping[str, str],
 ) -> dict[str, Any]:
-    """`own_files`: where a sandbox sees them, and where they are on the Engine's host."""
+    """`own_files`: their paths in the sandbox, and on the Engine's host."""
     limits = spec.limits
     config = {
-        # What runs: the runner and nothing else, unprivileged, reached by its stdin and stdout.
+        # What runs: only the runner, unprivileged, which clients reach over its stdin and stdout.
         "Image": image_id,
         "Entrypoint": [f"{RUNNER_DIR}/{runner_name}"],
         "Cmd": ["serve", spec.workspace_dir, str(spec.max_idle_seconds), *_guarded(spec, identity)],
@@ -96,7 +98,7 @@ def container_config(
         "StdinOnce": False,  # a client that leaves must not end the sandbox
         "Tty": False,
         "AttachStdout": True,
-        "StopSignal": "SIGKILL",  # PID 1 hears no other
+        "StopSignal": "SIGKILL",  # PID 1 gets no other signal
         "Healthcheck": {"Test": ["NONE"]},
         "NetworkDisabled": not spec.network,
     }
@@ -111,7 +113,7 @@ def container_config(
             **{folder: tmpfs_options(spec, identity, mode="1777") for folder in TEMPORARY},
             **DEVICE_FOLDERS,
         },
-        "IpcMode": "none",  # one's own, without what the Engine would put into /dev/shm
+        "IpcMode": "none",  # its own, and the Engine puts nothing into /dev/shm
         # What it may do.
         "CapDrop": ["ALL"],
         "Privileged": False,
@@ -120,13 +122,13 @@ def container_config(
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,  # the sum of both: no swap
         "NanoCpus": round(limits.cpus * 1e9),
-        "PidsLimit": limits.pids + 1,  # the runner counts too
+        "PidsLimit": limits.pids + 1,  # and one for the runner
         "Ulimits": [
             {"Name": "core", **CORE_BYTES},
             {"Name": "nofile", **OPEN_FILES},
         ],
         "Sysctls": {"kernel.shm_rmid_forced": "1"},  # no shared memory outlives its run
-        # What becomes of it.
+        # How it ends.
         "LogConfig": {"Type": "none", "Config": {}},
         "AutoRemove": True,
         "RestartPolicy": {"Name": "no"},
@@ -139,8 +141,8 @@ def container_config(
 
 
 def _guarded(spec: SandboxSpec, identity: Identity) -> list[str]:
-    """The limits that the runner keeps, because no kernel does: memory and files, under gVisor; and
-    who programs run as, because the runner starts as another.
+    """Under gVisor the runner enforces the limits of memory and files, because the kernel doesn't,
+    and it gets the user of programs, because it starts as another user itself.
     """
     if spec.runtime != GVISOR:
         return []
@@ -149,15 +151,16 @@ def _guarded(spec: SandboxSpec, identity: Identity) -> list[str]:
 
 
 def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
-    """gVisor's kernel counts against the container's limits, and ends with all that runs in it
-    where it meets one. So those have room above the programs' own, which are kept inside:
-    processes by RLIMIT_NPROC, memory by the runner. It knows no System V sysctl.
+    """gVisor's kernel itself counts against the container's limits, and ends with everything in it
+    when it reaches one. So these are higher than the limits of programs, which are enforced inside:
+    processes by RLIMIT_NPROC, memory by the runner. gVisor has no System V sysctl.
 
-    Its /proc shows every process what process 1 of the same user has open. So there the runner is
-    gVisor's root, which is nobody on the host, and nothing but able to start programs as another.
+    Its /proc shows each process the open files of process 1 where both have the same user. So there
+    the runner is root inside gVisor, which has no rights on the host, and has only the capabilities
+    that it needs to start programs as another user.
     """
     most = spec.limits.pids
-    others = most - 1  # than a run's first, which another user, the runner, has started
+    others = most - 1  # a run's first process is started by another user, the runner
     memory = outer_limits(spec).memory_bytes
     return {
         "Memory": memory,
@@ -170,12 +173,12 @@ def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
 
 
 def security_options(*, no_new_privileges: bool = True) -> list[str]:
-    """A profile of system calls travels with each container: the Engine needs no file of ours."""
+    """The profile of system calls is sent with each container: the Engine needs no file for it."""
     return [seccomp.OPTION, *(["no-new-privileges"] if no_new_privileges else [])]
 
 
 def outer_limits(spec: SandboxSpec) -> SandboxLimits:
-    """What the container itself is bounded by: under gVisor, its kernel included."""
+    """The limits of the container itself, which under gVisor include gVisor's kernel."""
     limits = spec.limits
     if spec.runtime != GVISOR:
         return limits
@@ -183,7 +186,7 @@ def outer_limits(spec: SandboxSpec) -> SandboxLimits:
 
 
 def tmpfs_options(spec: SandboxSpec, identity: Identity, *, mode: str) -> str:
-    """Programs are compiled here, so `exec`. Its size is the sandbox's disk quota."""
+    """`exec`, because programs are compiled here. The size is the sandbox's disk quota."""
     return (
         f"rw,exec,nosuid,nodev,size={spec.limits.tmpfs_bytes},nr_inodes={MAX_FILES},"
         f"mode={mode},uid={identity.uid},gid={identity.gid}"
@@ -193,7 +196,7 @@ def tmpfs_options(spec: SandboxSpec, identity: Identity, *, mode: str) -> str:
 DEVICE_FOLDERS = {
     "/dev/shm": "rw,noexec,nosuid,nodev,mode=1777,"  # noqa: S108
     f"size={SHM_BYTES},nr_inodes={SHM_FILES}",
-    # In place of the file system of message queues, which would outlive a run.
+    # Replaces the file system of message queues, which would outlive a run.
     "/dev/mqueue": "ro,noexec,nosuid,nodev,mode=0755,size=4096,nr_inodes=1",
 }
 
@@ -213,16 +216,16 @@ def standard_labels(spec: SandboxSpec) -> dict[str, str]:
 
 
 def helper_container(spec: SandboxSpec) -> SandboxSpec:
-    """For a container that does something else than run programs, on the way to starting `spec`.
+    """The spec of a container that prepares the start of `spec` and runs no program.
 
-    It is named and labelled like a sandbox that nobody owns, so that it is cleaned up like one
-    should this process die before it has removed it.
+    It has the name and labels of a sandbox without a session, so that it is cleaned up like one if
+    this process dies before it has removed it.
     """
     return replace(spec, sandbox_id=str(uuid.uuid4()))
 
 
 def default_env(image_env: Iterable[str], identity: Identity) -> list[str]:
-    """What an image that says nothing else leaves unset."""
-    said = {variable.partition("=")[0] for variable in image_env}
-    ours = {**DEFAULT_ENV, "USER": identity.name, "LOGNAME": identity.name}
-    return [f"{name}={value}" for name, value in ours.items() if name not in said]
+    """The variables that the image doesn't set itself."""
+    own = {variable.partition("=")[0] for variable in image_env}
+    defaults = {**DEFAULT_ENV, "USER": identity.name, "LOGNAME": identity.name}
+    return [f"{name}={value}" for name, value in defaults.items() if name not in own]

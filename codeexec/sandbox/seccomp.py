@@ -1,11 +1,12 @@
 """Which system calls programs may make: the seccomp profile of every sandbox under `runc`.
 
-What isn't named here is refused with EPERM, `NOT_THERE` with ENOSYS. Names that a kernel or an
-architecture lacks are passed over. Only the native architecture is known: 32-bit and x32 calls of
-an x86 processor are refused. gVisor has a kernel of its own and takes no notice of this.
+Calls that aren't named here are refused with EPERM, those of `NOT_THERE` with ENOSYS. Names that a
+kernel or an architecture doesn't have are ignored. Only calls of the native architecture are
+allowed: 32-bit and x32 calls of an x86 processor are refused. gVisor has a kernel of its own and
+ignores this profile.
 
-What a call's arguments are is compared in full, 64 bits; where the kernel looks at the lower 32 or
-fewer, by a mask, or a program could pass by with rubbish in the upper ones.
+Arguments are compared in full, 64 bits. Where the kernel reads only the lower 32 or fewer, a mask
+is used: otherwise a program could get past a rule by setting upper bits.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ FILES = """
     rename renameat renameat2 rmdir sendfile setxattr splice stat statfs statx symlink symlinkat
     truncate umask unlink unlinkat utime utimensat utimes write writev
 """
-"""Not `sync`: it makes the host write all that it has. Nor `cachestat`, which tells
-what other sandboxes of an image have read, nor handles of files
-(`open_by_handle_at`), which know no mounts, nor `fanotify_*`, `vmsplice`, `tee`."""
+"""Not `sync`, which makes the host write everything to its disks; nor `cachestat`, which shows what
+other sandboxes of an image have read; nor file handles (`open_by_handle_at`), which ignore mounts;
+nor `fanotify_*`, `vmsplice`, `tee`."""
 
 NOTHING = "fsync fdatasync syncfs sync_file_range"
-"""Answered with success, and nothing is done. What programs write is in memory, where there is
-nothing to do; of any file of the image they would have the host's disk flushed, thousands of times
-a second, for all who use it.
+"""These return success and do nothing. What programs write is in memory and needs no flush. For a
+file of the image they would flush the host's disk, thousands of times a second, and slow down
+everything that uses it.
 """
 
 PROCESSES = """
@@ -43,8 +44,8 @@ PROCESSES = """
     set_tid_address set_robust_list get_robust_list rseq membarrier futex futex_waitv futex_wait
     futex_wake futex_requeue getcpu arch_prctl restart_syscall
 """
-"""Not `ptrace`, `process_vm_*`, `process_madvise`, `pidfd_getfd`, `kcmp`: no process looks into
-another. Nor `unshare`, `setns`, `chroot`, `pivot_root`, `seccomp`."""
+"""Not `ptrace`, `process_vm_*`, `process_madvise`, `pidfd_getfd`, `kcmp`: no process reads
+another's memory. Nor `unshare`, `setns`, `chroot`, `pivot_root`, `seccomp`."""
 
 SIGNALS = """
     rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
@@ -91,8 +92,9 @@ NOT_THERE = """
     lsm_list_modules cachestat setxattrat getxattrat listxattrat removexattrat open_tree_attr
     file_getattr file_setattr listns
 """
-"""Refused as a kernel that lacks them would: libraries then do without. `clone3` has its flags in
-memory, where no filter sees them; threads come from `clone` instead."""
+"""Refused as by a kernel that doesn't have them: libraries then do without. The flags of `clone3`
+are in memory, where no filter can read them; threads are made with `clone` instead.
+"""
 
 EQUAL, MASKED, OTHER = "SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"
 ENOSYS, EOPNOTSUPP, SUCCESS = 38, 95, 0
@@ -101,12 +103,12 @@ LOWER_32 = 0xFFFF_FFFF
 CLONE_NEW = 0x7E02_0000
 """All flags of `clone` that make a namespace."""
 MAP_HUGETLB, MFD_HUGETLB, SHM_HUGETLB = 0x4_0000, 4, 0o4000
-"""Huge pages: a host that has some set aside counts them against no container's memory."""
+"""Huge pages that a host has reserved don't count against any container's memory."""
 PR_SET_SECCOMP = 22
 RUNNER = 1
-"""Process 1, and the group of process 1, in which no program ever is."""
+"""Process 1, and its process group, in which no program ever is."""
 PID_BITS = 22
-"""So many has the largest number that Linux gives a process."""
+"""The largest process number of Linux has so many bits."""
 PRIO_PROCESS, PRIO_PGRP = 0, 1
 IOPRIO_WHO_PROCESS, IOPRIO_WHO_PGRP = 1, 2
 RLIMIT_CORE = 4
@@ -128,8 +130,8 @@ IOCTLS = (
     *(0x4004_9409, 0x8008_6601),  # FICLONE, FS_IOC_GETFLAGS: copies ask, and do without
     *(0x8905, 0x8910, 0x8912, 0x8913, 0x8915, 0x8919, 0x891B, 0x891D, 0x8921, 0x8927, 0x8933),
 )
-"""The last line: what network interfaces there are. Not TIOCSTI and TIOCLINUX, which type into
-other people's terminals, and nothing that speaks to a device or a file system."""
+"""The last line lists network interfaces. Not TIOCSTI and TIOCLINUX, which put input into other
+terminals, and nothing that controls a device or a file system."""
 
 Rule = dict[str, Any]
 
@@ -151,7 +153,7 @@ def _allow(names: str, *arguments: dict[str, Any]) -> Rule:
 
 
 def _answer(names: str, errno: int, *arguments: dict[str, Any]) -> Rule:
-    """Nothing is done, and a program is told `errno`, which may be SUCCESS."""
+    """The call does nothing and returns `errno`, which may be SUCCESS."""
     rule = {"names": names.split(), "action": "SCMP_ACT_ERRNO", "args": list(arguments)}
     return {**rule, "errnoRet": errno}
 
@@ -180,15 +182,13 @@ def _by_argument() -> list[Rule]:
 def _allow_all_but(
     name: str, index: int, value: int, *arguments: dict[str, Any], bits: int = 32
 ) -> list[Rule]:
-    """Whatever differs from it in one bit at least of the 32 that the kernel looks at, or of so
-    many of them.
-    """
+    """All values that differ from `value` in at least one of the lowest `bits` bits."""
     each = [1 << bit for bit in range(bits)]
     return [_allow(name, _masked(index, bit, ~value & bit), *arguments) for bit in each]
 
 
 def _processes() -> list[Rule]:
-    """Everybody's own by number, and never the runner, which is the same user's."""
+    """Programs may change each other's settings, but not the runner's, which has the same user."""
     calls = "sched_setaffinity sched_setattr sched_setparam sched_setscheduler"
     kinds = [
         *[("setpriority", kind) for kind in (PRIO_PROCESS, PRIO_PGRP)],
@@ -205,8 +205,8 @@ def _processes() -> list[Rule]:
 
 
 def _core_files() -> list[Rule]:
-    """All limits but that of core files, which stays what `policy` makes it: with any other than 1,
-    a host whose `core_pattern` is a pipe starts a process of root's for each crash.
+    """All limits may be changed but that of core files, which `policy` sets: with any other value
+    than 1, a host whose `core_pattern` is a pipe starts a process as root for each crash.
     """
     others = [_masked(1, bit, ~RLIMIT_CORE & bit) for bit in (1, 2, 4, 8)]
     changing = (_masked(1, LOWER_32, RLIMIT_CORE), _argument(2, OTHER, 0))
@@ -223,8 +223,8 @@ def _core_files() -> list[Rule]:
 
 
 def _page_cache() -> list[Rule]:
-    """What is read of the image is read by all: nobody writes it back, throws it out, or learns
-    whether somebody has read it.
+    """All sandboxes share the page cache of the image's files: no program may write them back,
+    evict them, or find out whether another one has read them.
     """
     both = RWF_NOWAIT | RWF_DONTCACHE
     return [
@@ -241,8 +241,8 @@ def _page_cache() -> list[Rule]:
 
 
 def _sockets() -> list[Rule]:
-    """By type as well: of some a kernel loads the module that it lacks. Sequenced packets between
-    processes are what Rust's standard library starts programs by.
+    """Only certain types, because for others the kernel would load modules. Rust's standard library
+    uses sequenced packets to start programs.
     """
     internet = [(family, what) for family in (AF_INET, AF_INET6) for what in (IP, TCP, UDP)]
     stream, datagram = (_masked(1, SOCK_TYPES, kind) for kind in (SOCK_STREAM, SOCK_DGRAM))
@@ -263,7 +263,7 @@ def _sockets() -> list[Rule]:
 
 
 def profile() -> dict[str, Any]:
-    """As the Docker Engine takes it."""
+    """In the Docker Engine's format."""
     always = (FILES, PROCESSES, SIGNALS, MEMORY, TIME, WAITING, SOCKETS, IDENTITY)
     architectures = ("SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64")
     refused = [_answer(NOT_THERE, ENOSYS), _answer(NOTHING, SUCCESS)]

@@ -1,4 +1,4 @@
-"""The values that cross the sandbox package's border. All frozen, all keyword-only."""
+"""The values that the sandbox package takes and returns. All are frozen and keyword-only."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-PROGRAM_PATH = "/tmp/.program"  # noqa: S108  # a sandbox's own
-"""What an environment compiles goes here, where no file of a user's is."""
+PROGRAM_PATH = "/tmp/.program"  # noqa: S108  # the sandbox's own folder
+"""Compiled programs are put here, away from the user's files."""
 
 
 class Verdict(StrEnum):
-    """How a program ended. A failure of ours is not here: it is an exception of `errors`."""
+    """How a program ended. Failures of the service are exceptions of `errors`."""
 
     OK = "ok"
     RUNTIME_ERROR = "runtime_error"
@@ -26,13 +26,13 @@ class SandboxLimits:
     """What the whole sandbox may use; set once, when its container is created."""
 
     memory_bytes: int
-    """Memory of all processes and of the workspace together; no swap on top."""
+    """For all processes and the workspace together; there is no swap."""
     cpus: float
-    """Share of CPU time, 1.0 being one core."""
+    """1.0 is one core."""
     pids: int
-    """Processes and threads of the programs, at one time."""
+    """Processes and threads of programs at one time."""
     tmpfs_bytes: int
-    """Size of the workspace, and of /tmp as well."""
+    """Size of the workspace, and also of /tmp."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,37 +52,40 @@ class SandboxSpec:
     workspace_dir: str
     limits: SandboxLimits
     uid: int | None = None
-    """The number that programs run as, in place of that of `user`: no other sandbox of the host
-    that lives at the same time has it. None: that of `user`, which others may have."""
+    """The user number of programs, which no other live sandbox of the host has. None: the number of
+    `user`, which other sandboxes may have too.
+    """
     image_id: str = ""
-    """The id that `image` has, where the caller has looked already: it is that one that is started,
-    whatever is built meanwhile. Empty: looked up."""
+    """The id of `image` if the caller has read it: then this image is started, even if a new one
+    has been built since. Empty: it is looked up.
+    """
     runtime: str = ""
     """OCI runtime that the daemon knows (`runc`, `runsc`); empty: the daemon's default."""
     network: bool = False
     no_new_privileges: bool = True
     max_idle_seconds: int = 7200
-    """The runner ends, and its container with it, when no client spoke to it for this long: what
-    bounds the life of a sandbox whose owner is gone."""
+    """The runner ends, and its container with it, when no client has used it for this long: so a
+    sandbox whose owner is gone ends at last.
+    """
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels on top of the standard ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxHandle:
-    """What it takes to speak to a started sandbox, from wherever its Docker Engine is reached."""
+    """What a client needs to connect to a started sandbox."""
 
     sandbox_id: str
     container_id: str
     token: str
-    """The runner obeys only who knows it. Never shown to a program or a client."""
+    """The runner serves only clients that know it. Programs and API clients never see it."""
     image_id: str
     workspace_dir: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxInfo:
-    """A container of ours as the daemon lists it."""
+    """A sandbox in the Docker Engine's list of containers."""
 
     sandbox_id: str
     container_id: str
@@ -122,40 +125,40 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceEntry:
-    """What a workspace has under a name, as it was at that moment."""
+    """A file, folder or link of a workspace, as it was when it was read."""
 
     path: str
-    """Relative to the workspace. Bytes that are no UTF-8 are there as `os.fsdecode` has them."""
+    """Relative to the workspace. Bytes that aren't UTF-8 are decoded as `os.fsdecode` does."""
     kind: EntryKind
     mode: int
     """Permission bits."""
     size_bytes: int
     modified_at: float
-    """Unix time, in seconds; whatever a program has set it to."""
+    """Unix time in seconds. A program can set it to anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     entries: tuple[WorkspaceEntry, ...]
-    """Each folder before what is in it."""
+    """Each folder before its content."""
     truncated: bool
-    """There are more than were asked for, or some that can't be listed."""
+    """There are more than were asked for, or some can't be listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What all programs of a sandbox use together. None: it can't be known."""
+    """What all programs of a sandbox use together. None: not known."""
 
     memory_bytes: int | None
     """Files of the workspace included."""
     memory_limit_bytes: int | None
     cpu_ns: int | None
-    """Processor time so far. Under gVisor of the processes that live, so it may shrink."""
+    """Processor time so far. Under gVisor only that of live processes, so it may shrink."""
     processes: int | None
-    """And threads."""
+    """Processes and threads."""
     process_limit: int | None
     at_ns: int
-    """When, by a clock that never jumps."""
+    """When it was read, by a monotonic clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +168,11 @@ class Command:
     argv: tuple[str, ...]
     wall_seconds: float
     output_bytes: int
-    """Cap on stdout and on stderr, each. A program that writes more is killed."""
+    """Limit for stdout and for stderr, each. A program that writes more is killed."""
     cut_output: bool = False
-    """It isn't killed: what is beyond the cap is thrown away, and it goes on."""
+    """Then it isn't killed: output beyond the limit is thrown away, and the program runs on."""
     clear_program: bool = False
-    """What is at PROGRAM_PATH is removed first, whatever it is."""
+    """Whatever is at PROGRAM_PATH is removed first."""
     env: Mapping[str, str] = field(default_factory=dict)
     """On top of the image's own environment."""
     stdin: bytes = b""
@@ -184,7 +187,8 @@ class RunResult:
     verdict: Verdict
     exit_code: int
     """The program's own; 124: out of time; 137: too much memory or output; 128 + N: ended by
-    signal N."""
+    signal N.
+    """
     signal: str | None
     """Name of the signal that ended it (`SIGSEGV`)."""
     stdout: bytes
@@ -193,10 +197,11 @@ class RunResult:
     stderr_truncated: bool
     wall_seconds: float
     cpu_seconds: float
-    """User and system time of the program and all it started, whoever waited for it."""
+    """User and system time of the program and everything that it started."""
     memory_peak_bytes: int
-    """All processes of the run together and the files in memory, without those of the image; at
-    least the largest process. To the byte where no earlier run had more; else as it was seen every
-    4 to 50 ms."""
+    """Of all processes of the run together and their files in memory, without the image's files; at
+    least that of the largest process. Exact unless an earlier run of the sandbox used more: then it
+    is sampled every 4 to 50 ms.
+    """
     clean: bool = True
-    """False when something that the run started did not end: the sandbox must be destroyed."""
+    """False when a process that the run started did not end: the sandbox must be destroyed."""

@@ -117,8 +117,8 @@ def _measure(run: Run) -> None:
     if run.claim.sandbox is None:
         return
     # Where it can't be told, the run is taken for one that works.
-    with suppress(SandboxError), get_driver().look(run.claim.sandbox) as look:
-        run.note(look.usage())
+    with suppress(SandboxError), get_driver().open_workspace(run.claim.sandbox) as workspace:
+        run.note(workspace.usage())
 
 
 class Processors:

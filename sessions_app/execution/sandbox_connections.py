@@ -1,6 +1,6 @@
-"""A process's open conversations with the sandboxes of its sessions, one for each.
+"""A process's open connections to the sandboxes of its sessions, one for each.
 
-To attach takes the Engine as long as everything else about a short run: it is done for the first
+Connecting takes the Engine as long as everything else about a short run: it is done for the first
 run of a session, and kept for those that follow.
 """
 
@@ -24,9 +24,9 @@ _RETRY_SECONDS = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class _Kept:
-    attachment: SandboxConnection
+    connection: SandboxConnection
     stack: ExitStack
-    """Its exit ends the conversation."""
+    """Its exit closes the connection."""
 
     def close(self) -> None:
         with suppress(SandboxError):  # there was nothing to be told any more
@@ -52,14 +52,14 @@ class SandboxConnections:
         kept = self._take(handle.container_id)
         stack = kept.stack if kept else ExitStack()
         with stack:
-            attachment = kept.attachment if kept else _attached(handle, stack, keep_going)
-            yield attachment
-            self._put(handle.container_id, _Kept(attachment=attachment, stack=stack.pop_all()))
+            connection = kept.connection if kept else _connected(handle, stack, keep_going)
+            yield connection
+            self._put(handle.container_id, _Kept(connection=connection, stack=stack.pop_all()))
 
     def close_stale(self) -> None:
-        """End the conversations with sandboxes that are gone."""
+        """Close the connections to sandboxes that are gone."""
         with self._lock:
-            stale = [key for key, kept in self._kept.items() if not kept.attachment.is_usable()]
+            stale = [key for key, kept in self._kept.items() if not kept.connection.is_usable()]
             ended = [self._kept.pop(key) for key in stale]
         for kept in ended:
             kept.close()
@@ -73,7 +73,7 @@ class SandboxConnections:
     def _take(self, container_id: str) -> _Kept | None:
         with self._lock:
             kept = self._kept.pop(container_id, None)
-        if kept is not None and not kept.attachment.is_usable():
+        if kept is not None and not kept.connection.is_usable():
             kept.close()
             return None
         return kept
@@ -83,11 +83,11 @@ class SandboxConnections:
             self._kept[container_id] = kept
 
 
-def _attached(handle: SandboxHandle, stack: ExitStack, keep_going: KeepGoing) -> SandboxConnection:
+def _connected(handle: SandboxHandle, stack: ExitStack, keep_going: KeepGoing) -> SandboxConnection:
     deadline = time.monotonic() + ENGINE_SECONDS
     while True:
         try:
-            return stack.enter_context(get_driver().attach(handle))
+            return stack.enter_context(get_driver().connect(handle))
         except EngineUnavailable:
             if time.monotonic() >= deadline or not keep_going():
                 raise

@@ -165,7 +165,7 @@ def _run_in_sandbox(node_build: NodeBuild, image: ImageInfo, log: Log) -> RunRes
     )
     output_bytes = environment.limits().output_bytes
     try:
-        with driver.attach(driver.start(spec)) as sandbox:
+        with driver.connect(driver.start(spec)) as sandbox:
             sandbox.write_files([program])
             for argv in (commands.compile, commands.run):
                 if argv is not None:

@@ -225,7 +225,7 @@ def retire_unless_it_answers(sandbox_id: str) -> bool:
 
 def _answers(sandbox: Sandbox) -> bool:
     try:
-        with get_driver().attach(sandbox.handle()):
+        with get_driver().connect(sandbox.handle()):
             pass
     except SandboxLost:
         return False

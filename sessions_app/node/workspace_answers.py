@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from codeexec.errors import FileNotFound, FileUnreadable, NoSandbox, SandboxUnreachable
-from codeexec.sandbox.driver import KeepGoing, Look, always
+from codeexec.sandbox.driver import KeepGoing, WorkspaceConnection, always
 from codeexec.sandbox.errors import SandboxError, SandboxLost, WorkspaceReadFailed
 from codeexec.sandbox.types import Usage, WorkspaceEntry
 from environments_app.current_driver import get_driver
@@ -60,7 +60,7 @@ def answer_query(query: WorkspaceQuery) -> None:
         _keep(query)
         return
     try:
-        query.tell(_look(query))
+        query.tell(_answer(query))
     except WorkspaceReadFailed as error:
         query.refuse(*_unreadable(query, error))
     except _NobodyWaitsError:
@@ -71,18 +71,20 @@ def answer_query(query: WorkspaceQuery) -> None:
         query.refuse(SandboxUnreachable.code, str(error))
 
 
-def _look(query: WorkspaceQuery) -> Any:
+def _answer(query: WorkspaceQuery) -> Any:
     session = Session.objects.select_related("environment").get(pk=query.session_id)
-    with _looking(session.pk, lambda: query.is_awaited) as look:
-        return _ANSWERS[WorkspaceQuery.About(query.about)](look, query, session)
+    with _workspace_of(session.pk, lambda: query.is_awaited) as workspace:
+        return _ANSWERS[WorkspaceQuery.About(query.about)](workspace, query, session)
 
 
-def _looking(session_id: UUID, keep_going: KeepGoing = always) -> AbstractContextManager[Look]:
+def _workspace_of(
+    session_id: UUID, keep_going: KeepGoing = always
+) -> AbstractContextManager[WorkspaceConnection]:
     """Raises SandboxLost, EngineUnavailable."""
     sandbox = Sandbox.objects.filter(pk=session_id, node=this_node()).first()
     if sandbox is None or not sandbox.container_id:
         raise SandboxLost("The session has no sandbox here.")
-    return get_driver().look(sandbox.handle(), keep_going=keep_going)
+    return get_driver().open_workspace(sandbox.handle(), keep_going=keep_going)
 
 
 def _unreadable(query: WorkspaceQuery, error: WorkspaceReadFailed) -> tuple[str, str]:
@@ -96,8 +98,10 @@ def _unreadable(query: WorkspaceQuery, error: WorkspaceReadFailed) -> tuple[str,
 # ---- answers
 
 
-def _files(look: Look, query: WorkspaceQuery, session: Session) -> dict[str, Any]:
-    listing = look.files(most=MOST_LISTED, most_bytes=PATHS_BYTES)
+def _files(
+    workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session
+) -> dict[str, Any]:
+    listing = workspace.files(most=MOST_LISTED, most_bytes=PATHS_BYTES)
     entries = sorted(map(_described, listing.entries), key=lambda entry: str(entry["path"]))
     totals = accumulate(len(json.dumps(entry, ensure_ascii=False).encode()) for entry in entries)
     fit = sum(total <= LISTING_BYTES for total in totals)
@@ -114,17 +118,21 @@ def _described(entry: WorkspaceEntry) -> dict[str, Any]:
     }
 
 
-def _file(look: Look, query: WorkspaceQuery, session: Session) -> dict[str, Any]:
-    content = look.read(query.path, most_bytes=_room(session))
+def _file(
+    workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session
+) -> dict[str, Any]:
+    content = workspace.read(query.path, most_bytes=_room(session))
     kept = _Pieces(query)
     kept.write(content)
     return kept.end()
 
 
-def _archive(look: Look, query: WorkspaceQuery, session: Session) -> dict[str, Any]:
+def _archive(
+    workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session
+) -> dict[str, Any]:
     kept = _Pieces(query)
     archive = ArchiveWriter(kept, folder=f"session-{str(session.pk)[:8]}")
-    truncated = look.read_all(archive.take, most=MOST_ARCHIVED, most_bytes=_room(session))
+    truncated = workspace.read_all(archive.take, most=MOST_ARCHIVED, most_bytes=_room(session))
     archive.close()
     return {**kept.end(), "truncated": truncated}
 
@@ -166,10 +174,12 @@ class _Pieces:
         del self._pending[:count]
 
 
-def _figures(look: Look, query: WorkspaceQuery, session: Session) -> dict[str, Any]:
-    before = look.usage()
+def _figures(
+    workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session
+) -> dict[str, Any]:
+    before = workspace.usage()
     time.sleep(CPU_OVER_SECONDS)
-    now = look.usage()
+    now = workspace.usage()
     return {
         "memory_bytes": now.memory_bytes,
         "memory_limit_bytes": now.memory_limit_bytes,
@@ -187,7 +197,9 @@ def _cores(before: Usage, now: Usage) -> float | None:
     return round(max(0, now.cpu_ns - before.cpu_ns) / max(1, now.at_ns - before.at_ns), 2)
 
 
-_ANSWERS: dict[WorkspaceQuery.About, Callable[[Look, WorkspaceQuery, Session], dict[str, Any]]] = {
+_ANSWERS: dict[
+    WorkspaceQuery.About, Callable[[WorkspaceConnection, WorkspaceQuery, Session], dict[str, Any]]
+] = {
     WorkspaceQuery.About.FILES: _files,
     WorkspaceQuery.About.FILE: _file,
     WorkspaceQuery.About.ARCHIVE: _archive,
@@ -198,9 +210,9 @@ _ANSWERS: dict[WorkspaceQuery.About, Callable[[Look, WorkspaceQuery, Session], d
 def _keep(query: WorkspaceQuery) -> None:
     """Its runner ends the sandbox so long after it was last spoken to, and not earlier."""
     try:
-        with _looking(query.session_id) as look:
+        with _workspace_of(query.session_id) as workspace:
             session = Session.objects.get(pk=query.session_id)
-            look.keep(session.ttl_seconds + FAREWELL_SECONDS)
+            workspace.keep(session.ttl_seconds + FAREWELL_SECONDS)
     except SandboxError as error:
         logger.warning(
             "session %s: its sandbox may end early: %s It is told again in a minute.",

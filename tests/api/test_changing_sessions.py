@@ -136,7 +136,7 @@ def test_a_sandbox_that_does_not_answer_is_told_again_later(
     ready: Session, driver: FakeDriver, work: Work
 ) -> None:
     extend_session(ready.pk, 20_000, by=BY)
-    driver.fail_next("look", SandboxLost("The sandbox's runner doesn't answer."))
+    driver.fail_next("open_workspace", SandboxLost("The sandbox's runner doesn't answer."))
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds is None
     WorkspaceQuery.objects.update(asked_at=F("asked_at") - KEEP_AGAIN)

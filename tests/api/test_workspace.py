@@ -194,7 +194,7 @@ def test_a_sandbox_that_turns_out_to_be_gone_is_told(
     status: int,
     code: str,
 ) -> None:
-    driver.fail_next("look", failure)
+    driver.fail_next("open_workspace", failure)
     error(get(api, f"/sessions/{session_id}/archive"), status, code)
     assert nothing_is_left()
 

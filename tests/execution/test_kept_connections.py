@@ -36,34 +36,34 @@ def sandbox(driver: Driver) -> Iterator[SandboxHandle]:
     driver.destroy(spec.sandbox_id)
 
 
-def run(attachment: SandboxConnection, source: str = "print(1)") -> bytes:
-    attachment.write_files([WorkspaceFile(path="main.py", content=source.encode())])
-    return attachment.run(command("python", "/workspace/main.py")).stdout
+def run(connection: SandboxConnection, source: str = "print(1)") -> bytes:
+    connection.write_files([WorkspaceFile(path="main.py", content=source.encode())])
+    return connection.run(command("python", "/workspace/main.py")).stdout
 
 
 def test_it_is_fresh_from_run_to_run(driver: Driver, sandbox: SandboxHandle) -> None:
-    with driver.attach(sandbox) as attachment:
+    with driver.connect(sandbox) as connection:
         for number in range(3):
-            assert run(attachment, f"print({number})") == b"%d\n" % number
-            assert attachment.is_usable()
+            assert run(connection, f"print({number})") == b"%d\n" % number
+            assert connection.is_usable()
 
 
 def test_it_is_over_when_the_sandbox_is_gone(driver: Driver, sandbox: SandboxHandle) -> None:
-    with pytest.raises(SandboxError), driver.attach(sandbox) as attachment:
-        run(attachment)
+    with pytest.raises(SandboxError), driver.connect(sandbox) as connection:
+        run(connection)
         driver.destroy(sandbox.sandbox_id)
-        assert eventually(lambda: not attachment.is_usable())
-        run(attachment)
+        assert eventually(lambda: not connection.is_usable())
+        run(connection)
 
 
 def test_it_is_over_when_another_client_has_come(driver: Driver, sandbox: SandboxHandle) -> None:
-    with pytest.raises(SandboxError), driver.attach(sandbox) as attachment:
-        run(attachment)
-        with driver.attach(sandbox) as other:
+    with pytest.raises(SandboxError), driver.connect(sandbox) as connection:
+        run(connection)
+        with driver.connect(sandbox) as other:
             assert run(other) == b"1\n"
-            assert eventually(lambda: not attachment.is_usable())
+            assert eventually(lambda: not connection.is_usable())
             assert other.is_usable()
-        run(attachment)
+        run(connection)
 
 
 def test_what_a_program_leaves_behind_does_not_make_it_stale(
@@ -71,23 +71,23 @@ def test_what_a_program_leaves_behind_does_not_make_it_stale(
 ) -> None:
     """Its output ends with it: nothing comes later that the next run would take for its own."""
     child = "import os, time\nif os.fork() == 0:\n    time.sleep(0.3); print('child'); os._exit(0)"
-    with driver.attach(sandbox) as attachment:
-        run(attachment, child)
-        assert not eventually(lambda: not attachment.is_usable(), seconds=0.6)
-        assert run(attachment, "print(2)") == b"2\n"
+    with driver.connect(sandbox) as connection:
+        run(connection, child)
+        assert not eventually(lambda: not connection.is_usable(), seconds=0.6)
+        assert run(connection, "print(2)") == b"2\n"
 
 
 def test_kept_ones_begin_anew_where_they_are_over(driver: Driver, sandbox: SandboxHandle) -> None:
     kept = SandboxConnections()
     with use_driver(driver):
         for expected in (b"1\n", b"2\n"):
-            with kept.borrowed(sandbox) as attachment:
-                assert run(attachment, f"print({expected.decode()})") == expected
-        with driver.attach(sandbox) as other:
+            with kept.borrowed(sandbox) as connection:
+                assert run(connection, f"print({expected.decode()})") == expected
+        with driver.connect(sandbox) as other:
             run(other)
-        with kept.borrowed(sandbox) as attachment:
-            assert run(attachment, "print(3)") == b"3\n"
+        with kept.borrowed(sandbox) as connection:
+            assert run(connection, "print(3)") == b"3\n"
         driver.destroy(sandbox.sandbox_id)
-        with pytest.raises(SandboxError), kept.borrowed(sandbox) as attachment:
-            run(attachment)
+        with pytest.raises(SandboxError), kept.borrowed(sandbox) as connection:
+            run(connection)
         kept.close()

@@ -43,7 +43,7 @@ def run(sandbox_connections: SandboxConnections, handle: SandboxHandle) -> bytes
 
 
 def conversations(driver: FakeDriver, handle: SandboxHandle) -> int:
-    return driver.sandboxes[handle.sandbox_id].conversation
+    return driver.sandboxes[handle.sandbox_id].connections
 
 
 def test_runs_of_one_sandbox_share_a_conversation(
@@ -80,7 +80,7 @@ def test_one_that_somebody_else_has_taken_over_is_begun_anew(
 ) -> None:
     handle = started(driver)
     run(sandbox_connections, handle)
-    with driver.attach(handle):
+    with driver.connect(handle):
         pass
     assert run(sandbox_connections, handle) == b"hello\n"
 

@@ -518,7 +518,7 @@ def test_idle_sandboxes_are_asked_one_at_a_time_and_not_often(
 
 def test_a_sandbox_that_does_not_answer_is_replaced(pool: Environment, driver: FakeDriver) -> None:
     silent, other = Sandbox.objects.order_by("pk")
-    driver.fail_next("attach", SandboxLost("The sandbox's runner doesn't answer."))
+    driver.fail_next("connect", SandboxLost("The sandbox's runner doesn't answer."))
     tasks.ask_sandbox(str(silent.pk))
     assert str(silent.pk) not in driver.sandboxes
     assert other in Sandbox.objects.idle()
@@ -543,7 +543,7 @@ def test_nobody_is_given_a_sandbox_that_is_being_asked(
         given.extend(together(open_session))
         raise SandboxLost("The sandbox's runner doesn't answer.")
 
-    monkeypatch.setattr(driver, "attach", open_meanwhile)
+    monkeypatch.setattr(driver, "connect", open_meanwhile)
     tasks.ask_sandbox(str(oldest.pk))
     assert [session.pk for session in given] == [next_one.pk]
 
@@ -552,7 +552,7 @@ def test_a_sandbox_that_a_session_has_claimed_is_not_asked(
     pool: Environment, driver: FakeDriver
 ) -> None:
     session = open_session()
-    driver.fail_next("attach", SandboxLost("It must not be disturbed."))
+    driver.fail_next("connect", SandboxLost("It must not be disturbed."))
     tasks.ask_sandbox(str(session.pk))
     assert str(session.pk) in driver.sandboxes
 

@@ -66,7 +66,7 @@ class Busy:
     """Sandboxes whose runners say nothing until they are told to."""
 
     def __init__(self, driver: FakeDriver) -> None:
-        self._look = driver.look
+        self._open_workspace = driver.open_workspace
         self.silent: dict[str, threading.Event] = {}
         self.looked: list[str] = []
         self.given_up: list[str] = []
@@ -75,21 +75,23 @@ class Busy:
         return self.silent.setdefault(str(session.pk), threading.Event())
 
     @contextmanager
-    def look(self, handle: Any, *, keep_going: Callable[[], bool] = always) -> Iterator[Any]:
+    def open_workspace(
+        self, handle: Any, *, keep_going: Callable[[], bool] = always
+    ) -> Iterator[Any]:
         self.looked.append(handle.sandbox_id)
         speaks = self.silent.get(handle.sandbox_id)
         while speaks is not None and not speaks.wait(0.02):
             if not keep_going():
                 self.given_up.append(handle.sandbox_id)
                 raise SandboxLost("nobody waits")
-        with self._look(handle) as look:
-            yield look
+        with self._open_workspace(handle) as workspace:
+            yield workspace
 
 
 @pytest.fixture
 def busy(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Busy]:
     busy = Busy(driver)
-    monkeypatch.setattr(driver, "look", busy.look)
+    monkeypatch.setattr(driver, "open_workspace", busy.open_workspace)
     yield busy
     for speaks in busy.silent.values():
         speaks.set()

@@ -13,6 +13,7 @@ import struct
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -190,7 +191,7 @@ def test_an_answer_to_attach_without_an_end_is_given_up():
     assert endless.read <= 32 * KIB
 
 
-# ---- a conversation with a runner gone hostile
+# ---- a connection to a hostile runner
 
 
 class Hostile:
@@ -229,6 +230,15 @@ class Hostile:
         return not self._said
 
 
+@contextmanager
+def clock_of(stream: Hostile) -> Iterator[None]:
+    clock = SimpleNamespace(
+        monotonic=stream.monotonic, monotonic_ns=lambda: round(1e9 * stream.monotonic())
+    )
+    with patch.object(connection, "time", clock):
+        yield
+
+
 def nonce_of(talk: RunnerConnection) -> bytes:
     return bytes(talk._unsent[16:32])
 
@@ -238,7 +248,7 @@ def hold(
 ) -> tuple[Hostile, RunResult | SandboxError]:
     """Write a file and run a program while the runner says this; what came of it."""
     enemy = Hostile([], **hostile)
-    with patch.object(connection, "time", SimpleNamespace(monotonic=enemy.monotonic)):
+    with clock_of(enemy):
         talk = RunnerConnection(enemy, token=TOKEN, workspace_dir="/w")
         nonce = nonce_of(talk)
         first = protocol.first_run_id(nonce)
@@ -270,7 +280,7 @@ def test_a_run_ends_in_time_with_a_result_or_a_failure_of_ours(frames, ends):
 @given(st.binary(max_size=600), cuts, st.booleans())
 def test_any_bytes_in_place_of_frames_end_a_run(data, places, ends):
     enemy = Hostile([], ends=ends)
-    with patch.object(connection, "time", SimpleNamespace(monotonic=enemy.monotonic)):
+    with clock_of(enemy):
         talk = RunnerConnection(enemy, token=TOKEN, workspace_dir="/w")
         enemy._said += pieces(protocol.encode_ack(nonce_of(talk)) + data, places)
         with pytest.raises(SandboxError):
@@ -305,7 +315,7 @@ def test_a_runner_that_never_stops_talking_is_given_up_with_the_time(said):
 
 def test_noise_before_the_answer_to_a_hello_is_neither_held_nor_endless():
     noise = Hostile([], refrain=b"x" * 64 * KIB)
-    with patch.object(connection, "time", SimpleNamespace(monotonic=noise.monotonic)):
+    with clock_of(noise):
         talk = RunnerConnection(noise, token=TOKEN, workspace_dir="/w")
         with pytest.raises(SandboxLost):
             talk.settle()
@@ -360,7 +370,7 @@ class ClientsAndRunner(RuleBasedStateMachine):
         self.runner = RunnerProcess(PROGRAM[0])
         self.files: dict[str, bytes] = {}
         self.stale: list[RunnerConnection] = []
-        self.client = self.runner.attach()
+        self.client = self.runner.connect()
         self.client.settle()
 
     def teardown(self) -> None:
@@ -374,7 +384,7 @@ class ClientsAndRunner(RuleBasedStateMachine):
     @rule()
     def another_client_comes(self) -> None:
         self.stale = [*self.stale[-1:], self.client]
-        self.client = self.runner.attach()
+        self.client = self.runner.connect()
         self.client.settle()
 
     @rule(torn=st.integers(1, 40), data=st.binary(max_size=200))

@@ -278,10 +278,10 @@ def test_nodejs_collects_garbage_before_the_kernel_ends_it_and_says_memory_all_t
     argv = render(node.run_command, values)
     with (
         started(docker_driver, image=image, limits=limits) as handle,
-        docker_driver.attach(handle) as attachment,
+        docker_driver.connect(handle) as connection,
     ):
-        attachment.write_files([WorkspaceFile(path="main.js", content=source.encode())])
-        result = attachment.run(command(*argv))
+        connection.write_files([WorkspaceFile(path="main.js", content=source.encode())])
+        result = connection.run(command(*argv))
     assert (result.verdict, result.exit_code) == (verdict, exit_code), result
     if verdict == Verdict.MEMORY_LIMIT:
         assert b"JavaScript heap out of memory" in result.stderr  # V8's own end, not the kernel's
@@ -389,7 +389,7 @@ def test_a_client_that_died_mid_sentence_harms_nobody(docker_driver, sandbox, ke
     said = protocol.encode_hello(sandbox.token, NONCE) + b"".join(
         protocol.encode_file(run_id, "half", bytes(200_000), mode=0o644)
     )
-    with stream.attached(docker_url(), sandbox.container_id) as dead:
+    with stream.attach(docker_url(), sandbox.container_id) as dead:
         dead.send(said[:kept])
     time.sleep(ENGINE_SECONDS)
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
@@ -400,12 +400,12 @@ def test_a_hello_that_comes_in_drops_never_completes_a_dead_clients_frame(
     docker_driver, sandbox, missing
 ):
     frames = protocol.encode_file(protocol.first_run_id(NONCE), "half", bytes(100), mode=0o644)
-    with stream.attached(docker_url(), sandbox.container_id) as dead:
+    with stream.attach(docker_url(), sandbox.container_id) as dead:
         dead.send((protocol.encode_hello(sandbox.token, NONCE) + b"".join(frames))[:-missing])
     time.sleep(ENGINE_SECONDS)
     nonce = protocol.new_nonce()
     reader = protocol.FrameReader(nonce)
-    with stream.attached(docker_url(), sandbox.container_id) as slow:
+    with stream.attach(docker_url(), sandbox.container_id) as slow:
         for byte in protocol.encode_hello(sandbox.token, nonce):
             slow.send(bytes([byte]))
             time.sleep(0.003)
@@ -417,7 +417,7 @@ def test_a_hello_that_comes_in_drops_never_completes_a_dead_clients_frame(
 def test_a_client_that_died_during_a_run_harms_nobody(docker_driver, sandbox):
     run_id = protocol.first_run_id(NONCE)
     flood = "while True: print('x' * 1000)"
-    with stream.attached(docker_url(), sandbox.container_id) as dead:
+    with stream.attach(docker_url(), sandbox.container_id) as dead:
         dead.send(
             protocol.encode_hello(sandbox.token, NONCE)
             + protocol.encode_exec(
@@ -449,7 +449,7 @@ def test_a_client_that_died_during_a_run_harms_nobody(docker_driver, sandbox):
     ],
 )
 def test_nonsense_is_survived(docker_driver, sandbox, nonsense):
-    with stream.attached(docker_url(), sandbox.container_id) as mad:
+    with stream.attach(docker_url(), sandbox.container_id) as mad:
         mad.send(protocol.encode_hello(sandbox.token, NONCE) + nonsense)
     time.sleep(ENGINE_SECONDS)
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
@@ -469,7 +469,7 @@ def test_nonsense_that_fills_the_runners_buffer_while_it_is_busy_is_survived(
         wall_ms=60_000,
         output_bytes=1,
     )
-    with stream.attached(docker_url(), sandbox.container_id) as mad:
+    with stream.attach(docker_url(), sandbox.container_id) as mad:
         mad.send(protocol.encode_hello(sandbox.token, NONCE) + start)
         time.sleep(0.3)
         mad.send(protocol.encode_hello(sandbox.token, other) + b"\xff" * 900_000)
@@ -480,7 +480,7 @@ def test_nonsense_that_fills_the_runners_buffer_while_it_is_busy_is_survived(
 def test_who_does_not_know_the_token_is_not_obeyed(docker_driver, sandbox):
     stranger = SandboxHandle(**{**vars(sandbox), "token": protocol.new_token()})
     run_id = protocol.first_run_id(NONCE)
-    with stream.attached(docker_url(), sandbox.container_id) as attached:
+    with stream.attach(docker_url(), sandbox.container_id) as attached:
         attached.send(protocol.encode_hello(stranger.token, NONCE))
         for frame in protocol.encode_file(run_id, "planted", b"x", mode=0o644):
             attached.send(frame)
@@ -503,9 +503,9 @@ def test_two_clients_at_once_never_get_each_others_output(docker_driver, sandbox
         for attempt in range(10):
             text = f"{number} {attempt}"
             began = time.monotonic()
-            with contextlib.suppress(SandboxLost), docker_driver.attach(sandbox) as attachment:
-                attachment.write_files([WorkspaceFile(path="t", content=text.encode())])
-                got = attachment.run(command("sh", "-c", f"cat t; echo; echo {text}")).stdout
+            with contextlib.suppress(SandboxLost), docker_driver.connect(sandbox) as connection:
+                connection.write_files([WorkspaceFile(path="t", content=text.encode())])
+                got = connection.run(command("sh", "-c", f"cat t; echo; echo {text}")).stdout
                 (right if got == f"{text}\n{text}\n".encode() else wrong).append(got)
             waited.append(time.monotonic() - began)
 

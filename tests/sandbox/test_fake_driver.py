@@ -43,9 +43,9 @@ def test_only_the_next_call_fails(driver):
 
 def test_a_lost_sandbox_is_gone(driver):
     handle = driver.start(new_spec(IMAGE))
-    with pytest.raises(SandboxLost), driver.attach(handle) as attachment:
+    with pytest.raises(SandboxLost), driver.connect(handle) as connection:
         driver.lose(handle.sandbox_id)
-        attachment.write_files([])
+        connection.write_files([])
     with pytest.raises(SandboxLost):
         run_python(driver, handle, "print(1)")
     assert driver.list_sandboxes() == []

@@ -42,9 +42,9 @@ while True:
 def run_in(driver: DockerDriver, sandbox, source: str) -> RunResult:
     file = WorkspaceFile(path="main.py", content=source.encode())
     results: list[RunResult] = []
-    with pytest.raises(SandboxLost), driver.attach(sandbox) as attached:
-        attached.write_files([file])
-        results.append(attached.run(command("python", "/workspace/main.py")))
+    with pytest.raises(SandboxLost), driver.connect(sandbox) as connection:
+        connection.write_files([file])
+        results.append(connection.run(command("python", "/workspace/main.py")))
     return results[0]
 
 
@@ -68,10 +68,10 @@ def test_a_sandbox_that_is_killed_is_lost(docker_driver: DockerDriver, runtime: 
     sandbox = docker_driver.start(spec)
     source = f"import time; kept = bytes({1 << 30}) if {runtime == 'runc'} else 0"
     try:
-        with pytest.raises(SandboxLost), docker_driver.attach(sandbox) as attached:
-            attached.write_files([WorkspaceFile(path="main.py", content=source.encode())])
-            attached.run(command("python", "/workspace/main.py"))
-            seen = attached.run(
+        with pytest.raises(SandboxLost), docker_driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path="main.py", content=source.encode())])
+            connection.run(command("python", "/workspace/main.py"))
+            seen = connection.run(
                 command("sleep", "60"), keep_going=lambda: not docker("kill", spec_name(spec))
             )
             pytest.fail(str(seen))

@@ -175,13 +175,13 @@ def test_a_file_that_no_longer_fits_is_an_error_of_ours_with_its_name(arena):
     run_python(arena.driver, arena.handle, fill)
     with (
         pytest.raises(WorkspaceWriteFailed, match=r"big could not be written: .*ENOSPC"),
-        arena.driver.attach(arena.handle) as attachment,
+        arena.driver.connect(arena.handle) as connection,
     ):
-        attachment.write_files([WorkspaceFile(path="big", content=bytes(MIB))])
-        attachment.run(command("true"))
-    with arena.driver.attach(arena.handle) as attachment:
-        assert attachment.run(command("rm", "fill")).verdict == Verdict.OK
-        assert attachment.run(command("ls", "big")).exit_code == 2
+        connection.write_files([WorkspaceFile(path="big", content=bytes(MIB))])
+        connection.run(command("true"))
+    with arena.driver.connect(arena.handle) as connection:
+        assert connection.run(command("rm", "fill")).verdict == Verdict.OK
+        assert connection.run(command("ls", "big")).exit_code == 2
     arena.assert_unharmed()
 
 
@@ -191,18 +191,18 @@ def test_files_that_fill_the_memory_cost_no_sandbox(docker_driver):
     spec = new_spec(limits=limits)
     handle = docker_driver.start(spec)
     try:
-        with docker_driver.attach(handle) as attachment:
-            filled = attachment.run(command("sh", "-c", "cat /dev/zero > fill"))
+        with docker_driver.connect(handle) as connection:
+            filled = connection.run(command("sh", "-c", "cat /dev/zero > fill"))
             assert filled.verdict == Verdict.MEMORY_LIMIT
         big = WorkspaceFile(path="big", content=bytes(4 * MIB))
         full = pytest.raises(WorkspaceWriteFailed, match=r"big could not be written: .*ENOMEM")
-        with full, docker_driver.attach(handle) as attachment:
-            attachment.write_files([big])
-            attachment.run(command("true"))
-        with docker_driver.attach(handle) as attachment:
-            attachment.write_files([WorkspaceFile(path="fill", content=b"")])
-            attachment.write_files([big])
-            assert attachment.run(command("wc", "-c", "big")).stdout == b"4194304 big\n"
+        with full, docker_driver.connect(handle) as connection:
+            connection.write_files([big])
+            connection.run(command("true"))
+        with docker_driver.connect(handle) as connection:
+            connection.write_files([WorkspaceFile(path="fill", content=b"")])
+            connection.write_files([big])
+            assert connection.run(command("wc", "-c", "big")).stdout == b"4194304 big\n"
     finally:
         docker_driver.destroy(spec.sandbox_id)
 
@@ -297,7 +297,7 @@ def test_a_flood_that_nobody_receives_does_not_stop_the_clock(arena):
         output_bytes=10**12,
     )
     reader, frames = protocol.FrameReader(nonce), []
-    with stream.attached(docker_url(), arena.handle.container_id) as slow:
+    with stream.attach(docker_url(), arena.handle.container_id) as slow:
         slow.send(protocol.encode_hello(arena.handle.token, nonce) + flood)
         time.sleep(UNREAD_SECONDS)
         while not frames or frames[-1].type != protocol.RunnerFrame.RESULT:
@@ -311,7 +311,7 @@ def test_a_flood_that_nobody_receives_does_not_stop_the_clock(arena):
 def test_a_flood_whose_client_has_left_is_ended_by_the_next_one(arena):
     flood = "import os\nwhile True: os.write(1, b'x' * 65536)"
     nonce = protocol.new_nonce()
-    with stream.attached(docker_url(), arena.handle.container_id) as leaving:
+    with stream.attach(docker_url(), arena.handle.container_id) as leaving:
         leaving.send(
             protocol.encode_hello(arena.handle.token, nonce)
             + protocol.encode_exec(
@@ -408,8 +408,8 @@ def test_programs_are_the_images_user_in_every_way(arena):
 
 def test_no_file_is_written_through_a_linked_folder(arena):
     arena.run("import os\nos.path.lexists('away') or os.symlink('/tmp', 'away')")
-    with arena.driver.attach(arena.handle) as attachment:
-        attachment.write_files([WorkspaceFile(path="away/x", content=b"")])
+    with arena.driver.connect(arena.handle) as connection:
+        connection.write_files([WorkspaceFile(path="away/x", content=b"")])
     where = "import os\nprint(os.path.islink('away'), os.listdir('away'), os.path.exists('/tmp/x'))"
     assert arena.run(where).stdout == b"False ['x'] False\n"
 
@@ -418,8 +418,8 @@ def test_no_file_is_written_through_a_linked_folder(arena):
     "path", ["../tmp/x", "/srv/x", "a/../../tmp/x", "a//b", ".", "", "a/", "x" * 300]
 )
 def test_no_path_leads_out_of_the_workspace_even_if_nobody_checked_it(arena, path):
-    with pytest.raises(WorkspaceWriteFailed), arena.driver.attach(arena.handle) as attachment:
-        attachment.write_files([WorkspaceFile(path=path, content=b"")])
+    with pytest.raises(WorkspaceWriteFailed), arena.driver.connect(arena.handle) as connection:
+        connection.write_files([WorkspaceFile(path=path, content=b"")])
     arena.assert_unharmed()
 
 
@@ -435,7 +435,7 @@ def test_a_folder_made_unusable_is_opened_for_what_goes_into_it(arena):
     plant = "import os; os.mkdir('locked'); os.mkdir('locked/x'); os.chmod('locked', 0)"
     result = arena.run(plant)
     assert result.verdict == Verdict.OK
-    with arena.driver.attach(arena.handle) as attachment:
-        attachment.write_files([WorkspaceFile(path="locked/x/y", content=b"")])
+    with arena.driver.connect(arena.handle) as connection:
+        connection.write_files([WorkspaceFile(path="locked/x/y", content=b"")])
     assert arena.run("import os; print(os.listdir('locked/x'))").stdout == b"['y']\n"
     arena.run("import os; os.chmod('.', 0); os.chmod('/tmp', 0)")

@@ -41,7 +41,7 @@ def test_a_sandbox_that_takes_no_input_holds_up_nobody_who_wants_an_end(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = ends
-    conversation = RunnerConnection(
+    connection = RunnerConnection(
         ContainerStream(ours), token=protocol.new_token(), workspace_dir="/workspace"
     )
     stdin = b"x" * 1_000_000
@@ -49,7 +49,7 @@ def test_a_sandbox_that_takes_no_input_holds_up_nobody_who_wants_an_end(
 
     def run() -> None:
         with suppress(SandboxLost):
-            conversation.run(command)
+            connection.run(command)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -59,9 +59,9 @@ def test_a_sandbox_that_takes_no_input_holds_up_nobody_who_wants_an_end(
     nonce = received[protocol.TOKEN_BYTES :][: protocol.NONCE_BYTES]
     room = protocol.encode_frame(RunnerFrame.GRANT, protocol.first_run_id(nonce), ONE_WINDOW)
     theirs.sendall(as_output(protocol.encode_ack(nonce) + room))
-    assert eventually(lambda: conversation._sending.locked() and stays_locked(conversation))
+    assert eventually(lambda: connection._sending.locked() and stays_locked(connection))
     began = time.monotonic()
-    conversation.interrupt()
+    connection.interrupt()
     assert time.monotonic() - began < SEND_SECONDS / 4
     theirs.close()
     thread.join()
@@ -79,6 +79,6 @@ def test_a_connection_without_room_says_so_at_once(
     assert stream.send_at_once(b"z" * 13)
 
 
-def stays_locked(conversation: RunnerConnection) -> bool:
+def stays_locked(connection: RunnerConnection) -> bool:
     time.sleep(0.1)
-    return conversation._sending.locked()
+    return connection._sending.locked()

@@ -72,11 +72,11 @@ def _lose(driver: DockerDriver, spoken_to: bool, seconds: float) -> tuple[bool, 
     try:
         deaths = Deaths(sandbox)
         death = threading.Thread(target=deaths.die_after, args=(seconds,))
-        with pytest.raises(SandboxLost) as lost, driver.attach(sandbox) as attached:
+        with pytest.raises(SandboxLost) as lost, driver.connect(sandbox) as connection:
             if spoken_to:
-                attached.run(command("true"))
+                connection.run(command("true"))
             death.start()
-            attached.run(SILENT)
+            connection.run(SILENT)
         death.join()
         return deaths.started, lost.value.has_started
     finally:

@@ -137,7 +137,7 @@ def test_a_commands_frame_is_what_the_runner_reads():
     frame = encode_exec(env={"A": "ё"})
     assert frame[9:33] == bytes.fromhex("000003e8000000000000000a000000000000000a00020001")
     assert frame[33:-1] == b"/workspace\0python\0main.py\0A=" + "ё".encode() + b"\0"
-    wishing = encode_exec(env={"A": "ё"}, wishes=RunFlag.CUT)
+    wishing = encode_exec(env={"A": "ё"}, options=RunFlag.CUT)
     assert wishing[9:-1] == frame[9:-1] + b"\1"
 
 

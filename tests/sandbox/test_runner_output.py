@@ -28,12 +28,12 @@ def sandbox(docker_driver: DockerDriver) -> Iterator[SandboxHandle]:
 
 
 class Tap:
-    """A conversation's stream that notes when it received what."""
+    """A connection's stream that records when it received what."""
 
-    def __init__(self, conversation: RunnerConnection) -> None:
-        self._stream = conversation._stream
+    def __init__(self, connection: RunnerConnection) -> None:
+        self._stream = connection._stream
         self.received: list[tuple[float, bytes]] = []
-        conversation._stream = self
+        connection._stream = self
 
     def send(self, data: bytes) -> None:
         self._stream.send(data)
@@ -57,10 +57,10 @@ class Tap:
 
 
 def tapped(driver: DockerDriver, sandbox: SandboxHandle, source: str) -> tuple[RunResult, Tap]:
-    with driver.attach(sandbox) as attachment:
-        tap = Tap(attachment)
-        attachment.write_files([WorkspaceFile(path="main.py", content=source.encode())])
-        return attachment.run(command("python", "/workspace/main.py")), tap
+    with driver.connect(sandbox) as connection:
+        tap = Tap(connection)
+        connection.write_files([WorkspaceFile(path="main.py", content=source.encode())])
+        return connection.run(command("python", "/workspace/main.py")), tap
 
 
 def test_a_line_comes_long_before_the_end(
@@ -123,11 +123,11 @@ def test_many_small_writes_keep_their_order(
 def test_a_flood_is_cut_and_the_next_run_has_none_of_it(
     docker_driver: DockerDriver, sandbox: SandboxHandle
 ) -> None:
-    with docker_driver.attach(sandbox) as attachment:
+    with docker_driver.connect(sandbox) as connection:
         flood = "import os\nwhile True: os.write(1, b'x' * 65536)"
-        attachment.write_files([WorkspaceFile(path="main.py", content=flood.encode())])
-        result = attachment.run(command("python", "/workspace/main.py", output_bytes=100_000))
+        connection.write_files([WorkspaceFile(path="main.py", content=flood.encode())])
+        result = connection.run(command("python", "/workspace/main.py", output_bytes=100_000))
         assert result.verdict == Verdict.OUTPUT_LIMIT
         assert result.stdout == b"x" * 100_000
-        attachment.write_files([WorkspaceFile(path="main.py", content=b"print('next')")])
-        assert attachment.run(command("python", "/workspace/main.py")).stdout == b"next\n"
+        connection.write_files([WorkspaceFile(path="main.py", content=b"print('next')")])
+        assert connection.run(command("python", "/workspace/main.py")).stdout == b"next\n"

@@ -40,7 +40,7 @@ def test_what_a_long_run_printed_last_waits_for_a_reader_who_is_late(
 ) -> None:
     """The program ends after 3 s, its reader comes a second later, and may be slow."""
     with started(program, idle_seconds=IDLE_SECONDS) as runner:
-        client = runner.attach(late_seconds=4, pause_seconds=pause_seconds)
+        client = runner.connect(late_seconds=4, pause_seconds=pause_seconds)
         argv = ("sh", "-c", f"sleep 3; head -c {PRINTED} /dev/zero")
         result = client.run(Command(argv=argv, wall_seconds=LONG, output_bytes=PRINTED))
         assert (result.verdict, len(result.stdout)) == (Verdict.OK, PRINTED)
@@ -77,7 +77,7 @@ def test_a_program_that_prints_too_much_is_sent_up_to_its_cap_and_no_further(
 ) -> None:
     """A byte more would cost an honest sandbox its client."""
     with started(program) as runner:
-        client = runner.attach()
+        client = runner.connect()
         for size in (0, cap - 1, cap, cap + 1, 10 * cap):
             both = f"head -c {size} /dev/zero & head -c {size} /dev/zero >&2; wait"
             for argv in (("head", "-c", str(size), "/dev/zero"), ("sh", "-c", both)):
@@ -107,7 +107,7 @@ def test_too_much_output_has_one_ending_however_the_program_takes_it(
 ) -> None:
     """It meets no broken pipe before it is killed, whichever of the two would come first."""
     with started(program) as runner:
-        client = runner.attach()
+        client = runner.connect()
         for _ in range(30):
             result = client.run(Command(argv=argv, wall_seconds=LONG, output_bytes=100_000))
             assert (result.verdict, result.exit_code) == (Verdict.OUTPUT_LIMIT, 137)
@@ -118,7 +118,7 @@ def test_too_much_output_has_one_ending_however_the_program_takes_it(
 def test_a_look_may_come_in_the_middle_of_what_another_client_sends(program: Path) -> None:
     """Cut into the bytes of a file, of its frame's head, and of a hello's own frame after it."""
     with started(program) as runner:
-        (runner.workspace / "seen").write_bytes(b"looked at")
+        (runner.workspace / "seen").write_bytes(b"content")
         nonce, content = protocol.new_nonce(), bytes(range(256)) * 2000
         run_id = protocol.first_run_id(nonce)
         frames = b"".join(protocol.encode_file(run_id, "written", content, mode=0o644))
@@ -131,8 +131,8 @@ def test_a_look_may_come_in_the_middle_of_what_another_client_sends(program: Pat
         cuts = [0, 33, 36, 40, 300, 70_000, 300_000, len(whole) - 3, len(whole)]
         for begin, end in pairwise(cuts):
             runner.write(whole[begin:end])
-            answers.append(runner.look().read("seen", most_bytes=100))
-        assert answers == [b"looked at"] * len(answers)
+            answers.append(runner.open_workspace().read("seen", most_bytes=100))
+        assert answers == [b"content"] * len(answers)
         deadline = time.monotonic() + 10
         written = runner.workspace / "written"
         while not (written.exists() and written.stat().st_size == len(content)):
@@ -146,21 +146,21 @@ def test_what_only_looks_like_a_look_is_passed_over(program: Path) -> None:
         token = bytes(256 - byte for byte in bytes.fromhex(runner.token))
         for rubbish in (token + b"\xff" * 60, token + b"n" * 16 + b"?" + bytes(14) + b"\1"):
             runner.write(rubbish)
-        assert runner.look().files(most=10, most_bytes=1000).entries == ()
-        result = runner.attach().run(Command(argv=("true",), wall_seconds=10, output_bytes=10))
+        assert runner.open_workspace().files(most=10, most_bytes=1000).entries == ()
+        result = runner.connect().run(Command(argv=("true",), wall_seconds=10, output_bytes=10))
         assert result.verdict == Verdict.OK
 
 
 def test_nobody_who_reads_answers_slowly_holds_a_program_up(program: Path) -> None:
-    """More than the pipe to the one who looks can take, and nobody reads it."""
+    """More than fits into the pipe to a client that doesn't read."""
     with started(program) as runner:
         (runner.workspace / "long").write_bytes(bytes(2_000_000))
         nonce = protocol.new_nonce()
-        look = protocol.encode_look(
-            runner.token, nonce, protocol.Look.FILE, most_bytes=10**7, path=b"long"
+        workspace = protocol.encode_query(
+            runner.token, nonce, protocol.QueryKind.FILE, most_bytes=10**7, path=b"long"
         )
-        runner.write(look)
+        runner.write(workspace)
         argv = ("sh", "-c", "echo ran")
-        result = runner.attach().run(Command(argv=argv, wall_seconds=10, output_bytes=100))
+        result = runner.connect().run(Command(argv=argv, wall_seconds=10, output_bytes=100))
         assert (result.verdict, result.stdout) == (Verdict.OK, b"ran\n")
-        assert runner.look().read("long", most_bytes=10**7) == bytes(2_000_000)
+        assert runner.open_workspace().read("long", most_bytes=10**7) == bytes(2_000_000)

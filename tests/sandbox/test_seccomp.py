@@ -256,11 +256,11 @@ def test_everyday_programs_of_the_shipped_environments_work(docker_driver, envir
     spec = new_spec(image, environment=environment, limits=limits, runtime="runc")
     handle = docker_driver.start(spec)
     try:
-        with docker_driver.attach(handle) as attachment:
+        with docker_driver.connect(handle) as connection:
             for name, argv in EVERYDAY[environment].items():
                 source = (PROGRAMS / name).read_bytes()
-                attachment.write_files([WorkspaceFile(path=name, content=source)])
-                result = attachment.run(command(*argv, wall_seconds=90.0))
+                connection.write_files([WorkspaceFile(path=name, content=source)])
+                result = connection.run(command(*argv, wall_seconds=90.0))
                 assert (result.stdout[-5:], result.verdict) == (b"fine\n", Verdict.OK), result
     finally:
         docker_driver.destroy(spec.sandbox_id)

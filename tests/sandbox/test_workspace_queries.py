@@ -90,9 +90,9 @@ with open('breathing', 'w') as file:
         runs = threading.Thread(target=run_python, args=(driver, sandbox, program))
         runs.start()
         while runs.is_alive():
-            with driver.look(sandbox) as look:
+            with driver.open_workspace(sandbox) as workspace:
                 try:
-                    assert len(look.read("breathing", most_bytes=4 * MIB)) <= 3_000_000
+                    assert len(workspace.read("breathing", most_bytes=4 * MIB)) <= 3_000_000
                 except WorkspaceReadFailed:
                     continue
             contents, _ = everything(driver, sandbox, most_bytes=4 * MIB)
@@ -114,12 +114,12 @@ with open('breathing', 'w') as file:
     def test_a_sandbox_that_is_kept_lives_longer(self, driver, image):
         spec = new_spec(image, runtime=self.runtime, max_idle_seconds=1)
         handle = driver.start(spec)
-        with driver.look(handle) as look:
-            look.keep(600)
+        with driver.open_workspace(handle) as workspace:
+            workspace.keep(600)
         time.sleep(2)
         assert listing(driver, handle).entries == ()
-        with driver.look(handle) as look:
-            look.keep(1)
+        with driver.open_workspace(handle) as workspace:
+            workspace.keep(1)
         deadline = time.monotonic() + 20
         while driver.list_sandboxes() and time.monotonic() < deadline:
             if spec.sandbox_id not in {each.sandbox_id for each in driver.list_sandboxes()}:

@@ -80,7 +80,7 @@ def test_a_container_that_is_gone_does_not_answer(
 ) -> None:
     gone = Sandbox.objects.idle().earliest("created_at")
     docker_driver.destroy(str(gone.pk))
-    with pytest.raises(SandboxLost), docker_driver.attach(gone.handle()):
+    with pytest.raises(SandboxLost), docker_driver.connect(gone.handle()):
         pass
     tasks.ask_sandbox(str(gone.pk))
     assert gone not in Sandbox.objects.idle()

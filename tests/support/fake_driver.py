@@ -73,7 +73,7 @@ class FakeSandbox:
     folder: Path
     created_at: float = field(default_factory=time.time)
     lost: bool = False
-    conversation: int = 0
+    connections: int = 0
     """Number of the latest one: an earlier one is over."""
     busy: threading.Lock = field(default_factory=threading.Lock)
     kept_seconds: int | None = None
@@ -114,11 +114,11 @@ class FakeDriver:
     # ---- breaking it
 
     def fail_next(self, call: str, error: SandboxError) -> None:
-        """The next call of that name (`start`, `attach`, `write_files`, `run`…) raises `error`."""
+        """The next call of that name (`start`, `connect`, `write_files`, `run`…) raises `error`."""
         self._failures[call].append(error)
 
     def lose(self, sandbox_id: str) -> None:
-        """The container dies: what runs in it ends, and it can't be attached to any more."""
+        """The container dies: what runs in it ends, and it can't be connected to any more."""
         with self._lock:
             sandbox = self.sandboxes.pop(sandbox_id)
             sandbox.lost = True
@@ -180,23 +180,23 @@ class FakeDriver:
         return handle
 
     @contextlib.contextmanager
-    def attach(self, handle: SandboxHandle) -> Iterator[FakeConnection]:
-        self.check("attach")
+    def connect(self, handle: SandboxHandle) -> Iterator[FakeConnection]:
+        self.check("connect")
         with self._lock:
             sandbox = self.sandboxes.get(handle.sandbox_id)
             if sandbox is None or sandbox.handle != handle:
                 raise SandboxLost(f"The container {handle.container_id[:12]} is gone.")
-            sandbox.conversation += 1
-            number = sandbox.conversation
+            sandbox.connections += 1
+            number = sandbox.connections
         with sandbox.busy:
             pass  # what an earlier client left running has ended
         yield FakeConnection(self, sandbox, number)
 
     @contextlib.contextmanager
-    def look(
+    def open_workspace(
         self, handle: SandboxHandle, *, keep_going: KeepGoing = always
     ) -> Iterator[FakeWorkspace]:
-        self.check("look")
+        self.check("open_workspace")
         with self._lock:
             sandbox = self.sandboxes.get(handle.sandbox_id)
             if sandbox is None or sandbox.handle != handle:
@@ -358,19 +358,19 @@ class FakeConnection:
         return LocalProcess(program, argv, env=env, cwd=cwd, command=command, on_output=on_output)
 
     def _is_over(self) -> bool:
-        return self._sandbox.lost or self._sandbox.conversation != self._number
+        return self._sandbox.lost or self._sandbox.connections != self._number
 
     def _refuse_when_over(self, *, has_started: bool = False) -> None:
         if not self._is_over():
             return
-        taken = "Another client has taken the sandbox over."
+        taken = "Another client has taken over the sandbox."
         error = SandboxLost("The sandbox has ended." if self._sandbox.lost else taken)
         error.has_started = has_started
         raise error
 
 
 class FakeWorkspace:
-    """The `driver.Look` of a fake sandbox."""
+    """The `driver.WorkspaceConnection` of a fake sandbox."""
 
     def __init__(self, sandbox: FakeSandbox) -> None:
         self._sandbox = sandbox

@@ -113,7 +113,7 @@ class LocalProcess:
                 self._finish()
                 return False
             self._move(key.data, key.fd)
-        self._batches.give_due()
+        self._batches.pass_on_due()
         return True
 
     def ask(self, keep_going: KeepGoing) -> None:
@@ -127,7 +127,7 @@ class LocalProcess:
 
     def give_up(self) -> None:
         """Its sandbox is lost: what it has written is handed out, since it will have no result."""
-        self._batches.give()
+        self._batches.pass_on()
 
     def ending(self) -> RunEnd:
         assert self._ended is not None, "asked before its end"

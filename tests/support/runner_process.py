@@ -30,7 +30,7 @@ def build_runner(into: Path) -> Path:
 
 
 class RunnerProcess:
-    """As in a container, everybody who is attached gets everything that it says."""
+    """As in a container, every client gets everything that it sends."""
 
     def __init__(self, program: Path, *, idle_seconds: int = 60) -> None:
         self._idle_seconds = idle_seconds
@@ -47,7 +47,7 @@ class RunnerProcess:
             stderr=subprocess.PIPE,
             cwd="/",
         )
-        self.attached: list[Attached] = []
+        self.clients: list[ClientStream] = []
 
     def _argv(self) -> list[str]:
         serve = [self._home / "runner", "serve", self.workspace, self._idle_seconds]
@@ -59,13 +59,13 @@ class RunnerProcess:
         dropped = ["setpriv", *_OTHERS, "--no-new-privs", "--"]
         return ["unshare", *namespace, "--", *dropped, *map(str, serve)]
 
-    def attach(self, *, late_seconds: float = 0.0, pause_seconds: float = 0.0) -> RunnerConnection:
+    def connect(self, *, late_seconds: float = 0.0, pause_seconds: float = 0.0) -> RunnerConnection:
         """A client that reads nothing for the first while, and pauses after each piece."""
-        stream = Attached(self, late_seconds, pause_seconds)
-        self.attached.append(stream)
+        stream = ClientStream(self, late_seconds, pause_seconds)
+        self.clients.append(stream)
         return RunnerConnection(stream, token=self.token, workspace_dir=str(self.workspace))
 
-    def look(self) -> WorkspaceClient:
+    def open_workspace(self) -> WorkspaceClient:
         """A client that looks, on the other stream."""
         assert self._process.stderr
         other = Other(self, self._process.stderr.fileno())
@@ -80,7 +80,7 @@ class RunnerProcess:
         assert self._process.stdout
         if select.select([self._process.stdout], [], [], max(0.0, seconds))[0]:
             data = os.read(self._process.stdout.fileno(), 65536)
-            for stream in self.attached:
+            for stream in self.clients:
                 stream.take(data)
 
     def wait(self, seconds: float) -> int:
@@ -93,8 +93,8 @@ class RunnerProcess:
         shutil.rmtree(self._home)
 
 
-class Attached:
-    """A `conversation.Stream`."""
+class ClientStream:
+    """A `connection.Stream`."""
 
     def __init__(self, runner: RunnerProcess, late_seconds: float, pause_seconds: float) -> None:
         self._runner = runner
@@ -133,7 +133,7 @@ class Attached:
 
 
 class Other:
-    """A `conversation.Stream` of what the runner says on stderr."""
+    """A `connection.Stream` of what the runner writes to stderr."""
 
     def __init__(self, runner: RunnerProcess, descriptor: int) -> None:
         self._runner = runner

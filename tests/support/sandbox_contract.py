@@ -78,9 +78,9 @@ class SandboxContract(WithDriver):
 
     def test_arguments_environment_and_stdin_reach_the_program(self, driver, sandbox):
         source = "import os, sys; print(sys.argv[1:], os.environ['ANSWER'], sys.stdin.read())"
-        with driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="main.py", content=source.encode())])
-            result = attachment.run(
+        with driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path="main.py", content=source.encode())])
+            result = connection.run(
                 command(
                     "python",
                     "main.py",
@@ -105,16 +105,16 @@ class SandboxContract(WithDriver):
     def test_stdin_larger_than_every_buffer_arrives_whole(self, driver, sandbox):
         source = "import sys, hashlib; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())"
         data = bytes(range(256)) * 4096 * 3
-        with driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="main.py", content=source.encode())])
-            first = attachment.run(command("python", "main.py", stdin=data))
-            second = attachment.run(command("python", "main.py", stdin=data[:1000]))
+        with driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path="main.py", content=source.encode())])
+            first = connection.run(command("python", "main.py", stdin=data))
+            second = connection.run(command("python", "main.py", stdin=data[:1000]))
         assert first.stdout.decode().strip() == hashlib.sha256(data).hexdigest()
         assert second.stdout.decode().strip() == hashlib.sha256(data[:1000]).hexdigest()
 
     def test_stdin_that_nobody_reads_blocks_nothing(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
-            result = attachment.run(command("python", "-c", "print(1)", stdin=b"x" * 3_000_000))
+        with driver.connect(sandbox) as connection:
+            result = connection.run(command("python", "-c", "print(1)", stdin=b"x" * 3_000_000))
         assert (result.stdout, result.verdict) == (b"1\n", Verdict.OK)
 
     def test_stdin_can_be_closed_before_it_is_read(self, driver, sandbox):
@@ -125,23 +125,23 @@ class SandboxContract(WithDriver):
     def test_without_stdin_a_program_reads_its_end(self, driver, sandbox):
         assert run_python(driver, sandbox, "print(repr(input()))").exit_code == 1
 
-    def test_several_runs_share_a_conversation_and_the_workspace(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
-            attachment.run(command("sh", "-c", "echo one > note"))
-            results = [attachment.run(command("cat", "note")) for _ in range(20)]
+    def test_several_runs_share_a_connection_and_the_workspace(self, driver, sandbox):
+        with driver.connect(sandbox) as connection:
+            connection.run(command("sh", "-c", "echo one > note"))
+            results = [connection.run(command("cat", "note")) for _ in range(20)]
         assert {result.stdout for result in results} == {b"one\n"}
 
     def test_a_program_that_is_not_there_is_no_result(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
             with pytest.raises(CommandNotStarted, match="No such file"):
-                attachment.run(command("no-such-program"))
-            assert attachment.run(command("sh", "-c", "echo on")).stdout == b"on\n"
+                connection.run(command("no-such-program"))
+            assert connection.run(command("sh", "-c", "echo on")).stdout == b"on\n"
 
     def test_arguments_that_cannot_be_said_are_refused(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
             with pytest.raises(CommandNotStarted):
-                attachment.run(command("sh", "-c", "echo a\0b"))
-            assert attachment.run(command("sh", "-c", "echo on")).stdout == b"on\n"
+                connection.run(command("sh", "-c", "echo a\0b"))
+            assert connection.run(command("sh", "-c", "echo on")).stdout == b"on\n"
 
     # ---- files
 
@@ -153,98 +153,98 @@ class SandboxContract(WithDriver):
             WorkspaceFile(path="run.sh", content=b"#!/bin/sh\necho script", executable=True),
             WorkspaceFile(path="main.py", content=b"import pkg.inner.mod as m; print(m.value)"),
         ]
-        with driver.attach(sandbox) as attachment:
-            attachment.write_files(files)
-            assert attachment.run(command("python", "main.py")).stdout == b"deep\n"
-            assert attachment.run(command("./run.sh")).stdout == b"script\n"
-            text = attachment.run(command("cat", "данные/файл.txt")).stdout
+        with driver.connect(sandbox) as connection:
+            connection.write_files(files)
+            assert connection.run(command("python", "main.py")).stdout == b"deep\n"
+            assert connection.run(command("./run.sh")).stdout == b"script\n"
+            text = connection.run(command("cat", "данные/файл.txt")).stdout
         assert text.decode() == "строка"
 
     def test_a_file_of_any_size_and_content_arrives_whole(self, driver, sandbox):
         content = bytes(range(256)) * 4096 * 5
-        with driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="blob", content=content)])
-            attachment.write_files([WorkspaceFile(path="empty", content=b"")])
-            result = attachment.run(
+        with driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path="blob", content=content)])
+            connection.write_files([WorkspaceFile(path="empty", content=b"")])
+            result = connection.run(
                 command("cat", "empty", "blob", "empty", output_bytes=len(content))
             )
         assert result.stdout == content
         assert result.verdict == Verdict.OK
 
     def test_a_file_is_replaced_not_appended_to(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="a", content=b"long content")])
-            attachment.write_files([WorkspaceFile(path="a", content=b"short")])
-            assert attachment.run(command("cat", "a")).stdout == b"short"
+        with driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path="a", content=b"long content")])
+            connection.write_files([WorkspaceFile(path="a", content=b"short")])
+            assert connection.run(command("cat", "a")).stdout == b"short"
 
     def test_files_written_without_a_run_are_there(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="a", content=b"kept")])
-        with driver.attach(sandbox) as attachment:
-            assert attachment.run(command("cat", "a")).stdout == b"kept"
+        with driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path="a", content=b"kept")])
+        with driver.connect(sandbox) as connection:
+            assert connection.run(command("cat", "a")).stdout == b"kept"
 
     def test_a_folder_gives_way_to_a_file_and_keeps_what_is_in_it(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
             for number in (1, 2):
-                attachment.run(command("mkdir", "-p", f"taken/{number}"))
-                attachment.write_files([WorkspaceFile(path="taken", content=b"a file")])
-                assert attachment.run(command("cat", "taken")).stdout == b"a file"
-                attachment.run(command("rm", "taken"))
+                connection.run(command("mkdir", "-p", f"taken/{number}"))
+                connection.write_files([WorkspaceFile(path="taken", content=b"a file")])
+                assert connection.run(command("cat", "taken")).stdout == b"a file"
+                connection.run(command("rm", "taken"))
             for number in (1, 2):
                 kept = f"taken.folder-{number}/{number}"
-                assert attachment.run(command("test", "-d", kept)).exit_code == 0
+                assert connection.run(command("test", "-d", kept)).exit_code == 0
 
     @pytest.mark.parametrize("way", ["echo kept > taken", "ln -s /tmp taken", "mkfifo taken"])
     def test_what_is_no_folder_gives_way_to_one(self, driver, sandbox, way):
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
             for number in (1, 2):
-                attachment.run(command("sh", "-c", f"rm -rf taken; {way}"))
-                attachment.write_files([WorkspaceFile(path="taken/in/x", content=b"x")])
-                assert attachment.run(command("cat", "taken/in/x")).stdout == b"x"
-                aside = attachment.run(command("sh", "-c", "echo taken.file-*")).stdout.split()
+                connection.run(command("sh", "-c", f"rm -rf taken; {way}"))
+                connection.write_files([WorkspaceFile(path="taken/in/x", content=b"x")])
+                assert connection.run(command("cat", "taken/in/x")).stdout == b"x"
+                aside = connection.run(command("sh", "-c", "echo taken.file-*")).stdout.split()
                 assert aside == [b"taken.file-%d" % each for each in range(1, number + 1)]
             if "kept" in way:
-                assert attachment.run(command("cat", "taken.file-1")).stdout == b"kept\n"
+                assert connection.run(command("cat", "taken.file-1")).stdout == b"kept\n"
 
     def test_a_folder_that_was_shut_is_opened(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
             shut = "mkdir -p a/b; touch a/b/kept; chmod 0 a/b a ."
-            attachment.run(command("sh", "-c", shut))
-            attachment.write_files([WorkspaceFile(path="a/b/x", content=b"x")])
-            assert attachment.run(command("cat", "a/b/x")).stdout == b"x"
-            assert attachment.run(command("sh", "-c", "echo a/b/*")).stdout == b"a/b/kept a/b/x\n"
+            connection.run(command("sh", "-c", shut))
+            connection.write_files([WorkspaceFile(path="a/b/x", content=b"x")])
+            assert connection.run(command("cat", "a/b/x")).stdout == b"x"
+            assert connection.run(command("sh", "-c", "echo a/b/*")).stdout == b"a/b/kept a/b/x\n"
 
     def test_names_that_are_taken_aside_as_well_stop_nothing(self, driver, sandbox):
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
             taken = "mkdir taken; for n in $(seq 300); do mkdir taken.folder-$n; done"
-            attachment.run(command("sh", "-c", taken))
-            attachment.write_files([WorkspaceFile(path="taken", content=b"x")])
-            assert attachment.run(command("cat", "taken")).stdout == b"x"
+            connection.run(command("sh", "-c", taken))
+            connection.write_files([WorkspaceFile(path="taken", content=b"x")])
+            assert connection.run(command("cat", "taken")).stdout == b"x"
 
     def test_a_file_that_cannot_be_written_keeps_its_run_from_beginning(self, driver, sandbox):
         path = "n" * 300
         refused = pytest.raises(WorkspaceWriteFailed, match=f"{path} could not be written")
-        with refused, driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path=path, content=b"x")])
-        with refused, driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="good", content=b"x")])
-            attachment.write_files([WorkspaceFile(path=path, content=b"x")])
-            attachment.run(command("touch", "must-not-run"))
+        with refused, driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path=path, content=b"x")])
+        with refused, driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path="good", content=b"x")])
+            connection.write_files([WorkspaceFile(path=path, content=b"x")])
+            connection.run(command("touch", "must-not-run"))
         time.sleep(0.3)
-        with driver.attach(sandbox) as attachment:
-            assert b"must-not-run" not in attachment.run(command("ls")).stdout
+        with driver.connect(sandbox) as connection:
+            assert b"must-not-run" not in connection.run(command("ls")).stdout
 
     @pytest.mark.parametrize(
         "way", ["echo old > P", "mkdir -p P/a/b; touch P/a/c; chmod 0 P/a P", "ln -s nowhere P"]
     )
     def test_where_a_program_is_compiled_to_is_empty_before(self, driver, sandbox, way):
-        with driver.attach(sandbox) as attachment:
-            attachment.run(command("sh", "-c", f"cd /workspace; {way.replace('P', PROGRAM_PATH)}"))
+        with driver.connect(sandbox) as connection:
+            connection.run(command("sh", "-c", f"cd /workspace; {way.replace('P', PROGRAM_PATH)}"))
             gone = f"test ! -e {PROGRAM_PATH} && test ! -L {PROGRAM_PATH} && echo gone"
-            looked = attachment.run(command("sh", "-c", gone, clear_program=True))
-            assert looked.stdout == b"gone\n"
-            attachment.run(command("sh", "-c", f"echo new > {PROGRAM_PATH}"))
-            assert attachment.run(command("cat", PROGRAM_PATH)).stdout == b"new\n"
+            found = connection.run(command("sh", "-c", gone, clear_program=True))
+            assert found.stdout == b"gone\n"
+            connection.run(command("sh", "-c", f"echo new > {PROGRAM_PATH}"))
+            assert connection.run(command("cat", PROGRAM_PATH)).stdout == b"new\n"
 
     # ---- limits
 
@@ -313,11 +313,11 @@ class SandboxContract(WithDriver):
     def test_nothing_that_a_program_started_outlives_it(self, driver, sandbox):
         result = run_python(driver, sandbox, SURVIVOR)
         assert (result.stdout, result.clean) == (b"left\n", True)
-        with driver.attach(sandbox) as attachment:
-            first = attachment.run(command("wc", "-c", "alive")).stdout
+        with driver.connect(sandbox) as connection:
+            first = connection.run(command("wc", "-c", "alive")).stdout
             assert int(first.split()[0]) > 3
             time.sleep(0.1)
-            assert attachment.run(command("wc", "-c", "alive")).stdout == first
+            assert connection.run(command("wc", "-c", "alive")).stdout == first
 
     # ---- cancelling
 
@@ -328,35 +328,35 @@ class SandboxContract(WithDriver):
             asked.append(time.monotonic())
             return len(asked) < 2
 
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
             program = command("python", "-uc", "print('on'); import time; time.sleep(60)")
-            result = attachment.run(program, keep_going=keep_going)
+            result = connection.run(program, keep_going=keep_going)
             assert (result.verdict, result.stdout) == (Verdict.CANCELLED, b"on\n")
             assert 0.5 < result.wall_seconds < SOON
-            assert attachment.run(command("sh", "-c", "echo after")).stdout == b"after\n"
+            assert connection.run(command("sh", "-c", "echo after")).stdout == b"after\n"
 
     def test_a_caller_is_asked_even_while_output_floods(self, driver, sandbox):
         flood = "import os, time\nwhile True: os.write(1, b'x'); time.sleep(0.001)"
-        with driver.attach(sandbox) as attachment:
-            attachment.write_files([WorkspaceFile(path="main.py", content=flood.encode())])
+        with driver.connect(sandbox) as connection:
+            connection.write_files([WorkspaceFile(path="main.py", content=flood.encode())])
             program = command("python", "main.py", output_bytes=10**9)
             asked = itertools.count(1)  # long enough for an interpreter to have started
-            result = attachment.run(program, keep_going=lambda: next(asked) < 5)
+            result = connection.run(program, keep_going=lambda: next(asked) < 5)
         assert result.verdict == Verdict.CANCELLED
         assert len(result.stdout) > 10
 
     def test_another_thread_ends_a_program_at_once(self, driver, sandbox):
         program = command("python", "-uc", "print('on'); import time; time.sleep(60)")
-        with driver.attach(sandbox) as attachment:
-            attachment.interrupt()  # nothing runs: nothing happens
+        with driver.connect(sandbox) as connection:
+            connection.interrupt()  # nothing runs: nothing happens
 
             def interrupt(_stream: Output, _data: bytes) -> None:
-                threading.Thread(target=attachment.interrupt).start()
+                threading.Thread(target=connection.interrupt).start()
 
-            result = attachment.run(program, on_output=interrupt)
+            result = connection.run(program, on_output=interrupt)
             assert (result.verdict, result.stdout) == (Verdict.CANCELLED, b"on\n")
-            attachment.interrupt()
-            assert attachment.run(command("sh", "-c", "echo after")).stdout == b"after\n"
+            connection.interrupt()
+            assert connection.run(command("sh", "-c", "echo after")).stdout == b"after\n"
 
     # ---- output while it comes
 
@@ -369,21 +369,21 @@ class SandboxContract(WithDriver):
             "time.sleep(60)\n"
         )
         told = []
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
 
             def on_output(stream: Output, data: bytes) -> None:
                 told.append((stream, data))
                 if data == b"second":
-                    threading.Thread(target=attachment.interrupt).start()
+                    threading.Thread(target=connection.interrupt).start()
 
-            result = attachment.run(command("python", "-c", source), on_output=on_output)
+            result = connection.run(command("python", "-c", source), on_output=on_output)
         assert told == [(Output.STDERR, b"first"), (Output.STDOUT, b"second")]
         assert (result.stdout, result.stderr) == (b"second", b"first")
 
     def test_what_comes_right_before_the_end_is_in_the_result_alone(self, driver, sandbox):
         told = []
-        with driver.attach(sandbox) as attachment:
-            result = attachment.run(
+        with driver.connect(sandbox) as connection:
+            result = connection.run(
                 command("sh", "-c", "echo quick"), on_output=lambda *each: told.append(each)
             )
         assert (told, result.stdout) == ([], b"quick\n")
@@ -391,10 +391,10 @@ class SandboxContract(WithDriver):
     def test_a_flood_is_told_in_large_pieces_that_join_to_the_result(self, driver, sandbox):
         source = "import os\nfor _ in range(3000): os.write(1, '\u0434\u2713'.encode() * 101)"
         told: list[bytes] = []
-        with driver.attach(sandbox) as attachment:
+        with driver.connect(sandbox) as connection:
             source += "\nimport time; time.sleep(0.2)"
             program = command("python", "-c", source, output_bytes=10**7)
-            result = attachment.run(program, on_output=lambda _, data: told.append(data))
+            result = connection.run(program, on_output=lambda _, data: told.append(data))
         assert b"".join(told) == result.stdout == "\u0434\u2713".encode() * 303_000
         assert all(piece.decode() for piece in told)
         assert len(told) <= 2 + result.wall_seconds / output_batches.NEXT_SECONDS
@@ -406,9 +406,9 @@ class SandboxContract(WithDriver):
             told.append(data)
             threading.Thread(target=driver.destroy, args=[sandbox.sandbox_id]).start()
 
-        with pytest.raises(SandboxLost), driver.attach(sandbox) as attachment:
+        with pytest.raises(SandboxLost), driver.connect(sandbox) as connection:
             program = command("python", "-uc", "print('so far'); import time; time.sleep(60)")
-            attachment.run(program, on_output=on_output)
+            connection.run(program, on_output=on_output)
         assert told == [b"so far\n"]
 
     # ---- other clients
@@ -420,10 +420,10 @@ class SandboxContract(WithDriver):
         def first_client() -> None:
             source = WorkspaceFile(path="main.py", content=f"{SURVIVOR}time.sleep(60)".encode())
             try:
-                with driver.attach(sandbox) as attachment:
-                    attachment.write_files([source])
+                with driver.connect(sandbox) as connection:
+                    connection.write_files([source])
                     program = command("python", "main.py")
-                    attachment.run(program, keep_going=lambda: runs.set() or True)
+                    connection.run(program, keep_going=lambda: runs.set() or True)
             except SandboxLost as error:
                 failures.append(error)
 
@@ -470,7 +470,7 @@ class SandboxContract(WithDriver):
         assert driver.destroy(spec.sandbox_id) is True
         assert driver.destroy(spec.sandbox_id) is False
 
-    def test_a_destroyed_sandbox_cannot_be_attached(self, driver, image):
+    def test_a_destroyed_sandbox_cannot_be_connected_to(self, driver, image):
         spec = new_spec(image, runtime=self.runtime)
         handle = driver.start(spec)
         driver.destroy(spec.sandbox_id)

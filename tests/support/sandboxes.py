@@ -58,7 +58,7 @@ def command(*argv: str, **changes: object) -> Command:
 
 
 def run_python(driver, handle, source: str, **changes: object) -> RunResult:
-    """Run a program in a conversation of its own, as the service does."""
-    with driver.attach(handle) as attachment:
-        attachment.write_files([WorkspaceFile(path="main.py", content=source.encode())])
-        return attachment.run(command("python", "/workspace/main.py", **changes))
+    """Run a program over a connection of its own, as the service does."""
+    with driver.connect(handle) as connection:
+        connection.write_files([WorkspaceFile(path="main.py", content=source.encode())])
+        return connection.run(command("python", "/workspace/main.py", **changes))

@@ -1,4 +1,4 @@
-"""What every sandbox driver keeps when somebody looks at a workspace."""
+"""What every sandbox driver must do when a workspace is read."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ os.mkfifo('fifo')
 def listing(
     driver: Driver, handle: SandboxHandle, *, most: int = SOME, most_bytes: int = MIB
 ) -> Listing:
-    with driver.look(handle) as look:
-        return look.files(most=most, most_bytes=most_bytes)
+    with driver.open_workspace(handle) as workspace:
+        return workspace.files(most=most, most_bytes=most_bytes)
 
 
 def read(driver: Driver, handle: SandboxHandle, path: str, *, most_bytes: int = MIB) -> bytes:
-    with driver.look(handle) as look:
-        return look.read(path, most_bytes=most_bytes)
+    with driver.open_workspace(handle) as workspace:
+        return workspace.read(path, most_bytes=most_bytes)
 
 
 def everything(
@@ -54,8 +54,8 @@ def everything(
         else:  # what is moved meanwhile may come twice
             current = found[item.path] = bytearray()
 
-    with driver.look(handle) as look:
-        truncated = look.read_all(take, most=most, most_bytes=most_bytes)
+    with driver.open_workspace(handle) as workspace:
+        truncated = workspace.read_all(take, most=most, most_bytes=most_bytes)
     return {path: bytes(content) for path, content in found.items()}, truncated
 
 
@@ -143,8 +143,8 @@ for number in range(40):
         assert len(sizes) > 3
 
     def test_what_is_used_is_told(self, driver, sandbox):
-        with driver.look(sandbox) as look:
-            usage = look.usage()
+        with driver.open_workspace(sandbox) as workspace:
+            usage = workspace.usage()
         assert 0 <= usage.memory_bytes < usage.memory_limit_bytes == LIMITS.memory_bytes
         assert (usage.processes, usage.process_limit) == (0, LIMITS.pids)
         runs = threading.Thread(
@@ -153,12 +153,12 @@ for number in range(40):
         runs.start()
         seen = 0
         while runs.is_alive():
-            with driver.look(sandbox) as look:
-                seen = max(seen, look.usage().processes)
+            with driver.open_workspace(sandbox) as workspace:
+                seen = max(seen, workspace.usage().processes)
         runs.join()
         assert seen == 1
 
-    def test_a_sandbox_that_is_gone_is_not_looked_at(self, driver, image):
+    def test_the_workspace_of_a_sandbox_that_is_gone_cannot_be_read(self, driver, image):
         spec = new_spec(image, runtime=self.runtime)
         handle = driver.start(spec)
         driver.destroy(spec.sandbox_id)

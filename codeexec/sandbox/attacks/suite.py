@@ -127,9 +127,9 @@ class _Sandbox:
 
     def run(self, command: Command, *files: WorkspaceFile) -> RunResult:
         assert self.handle is not None  # noqa: S101 -- for mypy: it was started
-        with self._driver.attach(self.handle) as attachment:
-            attachment.write_files(files)
-            return attachment.run(command)
+        with self._driver.connect(self.handle) as connection:
+            connection.write_files(files)
+            return connection.run(command)
 
     def ask_program(
         self,

@@ -1,7 +1,7 @@
-"""A client's side of a conversation with a runner, over any stream of bytes.
+"""A client's connection to a runner, over any stream of bytes.
 
-What can be sent without an answer is not waited for: the hello, the files and the command leave in
-one piece when `run` is called, and their answers are read together.
+Nothing waits for an answer that isn't needed: the hello, the files and the command are sent in one
+piece when `run` is called, and their answers are read together.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RunnerConnection:
         workspace_dir: str,
         out_of_memory: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`out_of_memory`: whether that is what a sandbox has ended of, all of it."""
+        """`out_of_memory` returns whether the whole sandbox ended for lack of memory."""
         self._out_of_memory = out_of_memory
         nonce = protocol.new_nonce()
         self._stream = stream
@@ -77,8 +77,8 @@ class RunnerConnection:
         self._unsent = bytearray(protocol.encode_hello(token, nonce))
         self._sending = threading.Lock()
         self._running = self._begun = False
-        self._paths: list[str] = []  # of this run, not known to be written
-        self._program = ""  # that was started last
+        self._paths: list[str] = []  # of this run's files, until they are known to be written
+        self._program = ""  # started last
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
         self._input_may_be_late = False
 
@@ -112,7 +112,7 @@ class RunnerConnection:
             ending = self._follow(command, feed, written, keep_going)
         except SandboxLost as error:
             error.has_started = self._may_have_begun(error)
-            written.batches.give()
+            written.batches.pass_on()
             if not (error.has_started and error.has_ended and self._out_of_memory()):
                 raise
             ending = _killed_for_memory(time.monotonic_ns() - started)
@@ -125,20 +125,20 @@ class RunnerConnection:
         )
 
     def _may_have_begun(self, lost: SandboxLost) -> bool:
-        """What the runner says before it starts a program has come when the stream ends."""
+        """The runner announces a program before it starts it, and the stream's end comes last."""
         if lost.has_ended:
-            self._hear_the_rest()
+            self._read_the_rest()
         if self._begun or not self._reader.acknowledged:
             return self._begun
         return not (self._reader.announces and lost.has_ended)
 
-    def _hear_the_rest(self) -> None:
-        """Where sending failed: what had come before that."""
+    def _read_the_rest(self) -> None:
+        """Sending may have failed before everything that had arrived was read."""
         with contextlib.suppress(SandboxLost, protocol.ProtocolError):
             while data := self._stream.receive(0.0):
                 self._frames += self._reader.feed(data)
-        ours = [frame.type for frame in self._frames if frame.run_id == self._run_id]
-        self._begun |= any(type_ != RunnerFrame.FAILED for type_ in ours)
+        types = [frame.type for frame in self._frames if frame.run_id == self._run_id]
+        self._begun |= any(type_ != RunnerFrame.FAILED for type_ in types)
 
     def _follow(
         self, command: Command, feed: _Feed, written: _Written, keep_going: KeepGoing
@@ -151,21 +151,22 @@ class RunnerConnection:
             if frame.type == RunnerFrame.RESULT:
                 break
             if frame.type == RunnerFrame.GRANT:
-                with _understood():
+                with _checked_protocol():
                     feed.grant(protocol.decode_grant(frame.payload))
                 self._unsent += feed.frames(self._run_id)
                 self._send()
             elif frame.type == RunnerFrame.STDOUT or frame.type == RunnerFrame.STDERR:
-                with _understood():
+                with _checked_protocol():
                     written.add(RunnerFrame(frame.type), frame.payload)
         self._move_on()
-        with _understood():
+        with _checked_protocol():
             return protocol.decode_result(frame.payload)
 
     def interrupt(self) -> None:
-        """Ignored by the runner where the run has ended meanwhile: its id says which one is meant.
-        A sandbox that is lost is noticed by the thread that runs something in it. So is what a
-        runner that takes no input now was not told: that thread asks `keep_going`."""
+        """The runner ignores it if the run has ended: the frame has the run's id. A lost sandbox is
+        noticed by the thread that waits for the run. Where the runner takes no input now, that
+        thread ends the run too, when it asks `keep_going`.
+        """
         if not self._running or not self._sending.acquire(blocking=False):
             return
         try:
@@ -179,8 +180,9 @@ class RunnerConnection:
         return not self._frames and self._stream.is_quiet()
 
     def settle(self) -> None:
-        """Wait until everything asked for is done, so that nothing of it can get between the frames
-        of the next client. Raises what `write_files` should have."""
+        """Wait until everything that was sent is done, so that none of it mixes with the frames of
+        the next client. Raises the errors of `write_files`.
+        """
         to_be_synced = bool(self._paths) or self._input_may_be_late
         if to_be_synced:
             self._unsent += protocol.encode_frame(ClientFrame.SYNC, self._run_id)
@@ -202,7 +204,7 @@ class RunnerConnection:
                 cwd=cwd,
                 wall_ms=max(1, round(command.wall_seconds * 1000)),
                 output_bytes=command.output_bytes,
-                wishes=RunFlag.CUT * command.cut_output | RunFlag.CLEAR * command.clear_program,
+                options=RunFlag.CUT * command.cut_output | RunFlag.CLEAR * command.clear_program,
             )
         except protocol.ProtocolError as error:
             raise CommandNotStarted(f"The command can't be started: {error}.") from error
@@ -218,16 +220,16 @@ class RunnerConnection:
             self._receive(deadline, KEEP_GOING_SECONDS)
 
     def _next_frame(self, deadline: float, keep_going: KeepGoing, batches: OutputBatches) -> Frame:
-        """The next frame of this run; a FAILED is raised. In the meantime asks `keep_going`, and
-        gives the batches that are due.
+        """The next frame of this run; FAILED is raised as an error. Asks `keep_going` while it
+        waits, and passes on the batches of output that are due.
         """
         while True:
             self._ask(keep_going)
-            batches.give_due()
+            batches.pass_on_due()
             while self._frames:
                 frame = self._frames.popleft()
                 if frame.type == RunnerFrame.ACK:
-                    raise SandboxLost("Another client has taken the sandbox over.")
+                    raise SandboxLost("Another client has taken over the sandbox.")
                 if frame.run_id == self._run_id:
                     self._begun |= frame.type != RunnerFrame.FAILED
                     return self._checked(frame)
@@ -253,7 +255,7 @@ class RunnerConnection:
         if left <= 0:
             raise RunnerSilent("The sandbox's runner doesn't answer.")
         data = self._stream.receive(min(left, seconds))
-        with _understood():
+        with _checked_protocol():
             self._frames += self._reader.feed(data) if data else []
 
     def _checked(self, frame: Frame) -> Frame:
@@ -261,7 +263,7 @@ class RunnerConnection:
             return frame
         paths = self._paths
         self._move_on()
-        with _understood():
+        with _checked_protocol():
             failure = protocol.decode_failed(frame.payload)
         code = errno.errorcode.get(failure.errno, failure.errno)
         reason = f"{os.strerror(failure.errno)} ({code})"
@@ -272,7 +274,7 @@ class RunnerConnection:
         if failure.stage == Stage.EXEC:
             text = f"The command can't be started: {reason}."
             raise CommandNotStarted(text, program=self._program, errno=failure.errno)
-        raise SandboxLost("The sandbox's runner could not make sense of what it got.")
+        raise SandboxLost("The sandbox's runner could not understand its input.")
 
 
 def _killed_for_memory(wall_ns: int) -> RunEnd:
@@ -288,8 +290,8 @@ def _killed_for_memory(wall_ns: int) -> RunEnd:
 
 
 @contextlib.contextmanager
-def _understood() -> Iterator[None]:
-    """A runner that says what no runner says is no runner any more: SandboxLost."""
+def _checked_protocol() -> Iterator[None]:
+    """Raises SandboxLost for bytes that no runner sends."""
     try:
         yield
     except protocol.ProtocolError as error:
@@ -300,7 +302,7 @@ _NOTHING = OutputBatches(None)
 
 
 class _Written:
-    """What a program writes, no more of it than the runner was told to send."""
+    """A program's output. More than the runner was asked for is a ProtocolError."""
 
     def __init__(self, most: int, on_output: OnOutput | None) -> None:
         self.batches = OutputBatches(on_output)
@@ -313,7 +315,7 @@ class _Written:
     def add(self, stream: RunnerFrame, data: bytes) -> None:
         kept = self._kept[stream]
         if len(kept) + len(data) > self._most:
-            raise protocol.ProtocolError(f"more than the {self._most} bytes that were asked for")
+            raise protocol.ProtocolError(f"more than {self._most} bytes of output")
         kept += data
         self.batches.add(_STREAMS[stream], data)
 
@@ -325,7 +327,7 @@ _STREAMS = {RunnerFrame.STDOUT: Output.STDOUT, RunnerFrame.STDERR: Output.STDERR
 
 
 class _Feed:
-    """Stdin, cut to what the runner has room for."""
+    """Stdin, sent in pieces for which the runner has room."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -334,9 +336,9 @@ class _Feed:
         self._ended = False
 
     def grant(self, count: int) -> None:
-        """Raises ProtocolError when there is more room than the runner has."""
+        """Raises ProtocolError for more room than the runner has."""
         if self._allowed + count > self._sent + protocol.STDIN_WINDOW:
-            raise protocol.ProtocolError(f"a grant of {count} bytes that it didn't get")
+            raise protocol.ProtocolError(f"a grant of {count} bytes that it had not received")
         self._allowed += count
 
     def frames(self, run_id: int) -> bytes:

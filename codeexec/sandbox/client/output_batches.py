@@ -1,7 +1,7 @@
-"""A running program's output, gathered into batches for who follows it.
+"""A running program's output, collected into batches for those who watch it.
 
-Who reads the runner's stream decides by `due_in` how long it waits for more: so a batch costs no
-thread and no timer, and a program that ends before its first batch is due costs nothing at all.
+The thread that reads the runner's stream asks `due_in` how long it may wait for more. So a batch
+needs no thread and no timer, and a program that ends before its first batch is due costs nothing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import time
 from codeexec.sandbox.driver import OnOutput, Output
 
 FIRST_SECONDS = 0.015
-"""From output that comes after a silence to its batch."""
+"""From the first output after a silence to its batch."""
 NEXT_SECONDS = 0.04
 """Between one batch and the next."""
 
 
 class OutputBatches:
-    """Of one run. Each batch has at most one piece of each stream, cut between two characters of
-    UTF-8; what comes right before the run's end is in no batch, but in its result.
+    """For one run. Each batch has at most one piece of each stream, cut between two UTF-8
+    characters. Output right before the run's end is in no batch, but in the result.
     """
 
     def __init__(self, on_output: OnOutput | None) -> None:
@@ -37,15 +37,15 @@ class OutputBatches:
             self._due = max(time.monotonic() + FIRST_SECONDS, self._last + NEXT_SECONDS)
 
     def due_in(self) -> float | None:
-        """Seconds to the next batch; None: nothing is waiting for one."""
+        """Seconds to the next batch; None: there is no output for one."""
         return None if self._due is None else self._due - time.monotonic()
 
-    def give_due(self) -> None:
+    def pass_on_due(self) -> None:
         if self._due is not None and time.monotonic() >= self._due:
-            self.give()
+            self.pass_on()
 
-    def give(self) -> None:
-        """Hand out what there is, due or not."""
+    def pass_on(self) -> None:
+        """Pass on what there is, due or not."""
         self._due, self._last = None, time.monotonic()
         for stream in list(self._held):
             held = self._held.pop(stream)
@@ -57,7 +57,7 @@ class OutputBatches:
 
 
 def last_border(data: bytearray) -> int:
-    """Where the last character ends that is complete, or can't become so."""
+    """Where the last character ends that is complete, or can't be completed."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data[-4:])  # no character is longer
     return len(data) - len(decoder.getstate()[0])

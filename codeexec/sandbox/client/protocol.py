@@ -1,39 +1,39 @@
-"""What a client and the runner in a container say to each other. Pure: bytes in, values out.
+"""The frames that a client and the runner in a container exchange. Pure: bytes in, values out.
 
-The wire is the container's stdin and stdout. Both directions carry frames:
+The runner reads them from the container's stdin and writes them to its stdout. Both directions
+carry frames:
 
     u8 type | u32 run id | u32 length | payload | u8 0          numbers big-endian
 
-A conversation begins with a *hello*, which is no frame: the 16-byte secret token of the sandbox,
-a 16-byte nonce, u8 0. The runner finds it anywhere in its input, so that what a dead client has
-left half said harms nobody: token and nonce have no zero byte and frames and hellos end in one, so
-no hello can complete an earlier frame or hello; and programs never learn the token. The runner
-ends what is running, forgets what it had to say and answers an `ACK` with the nonce. The client
-discards everything before that ACK.
+A connection begins with a *hello*, which is no frame: the sandbox's secret 16-byte token, a 16-byte
+nonce, u8 0. The runner finds it anywhere in its input, so an incomplete frame that a dead client
+has left does no harm. Token and nonce have no zero byte, and frames and hellos end in one, so no
+hello can complete an earlier frame or hello; and programs never learn the token. The runner ends
+what is running, drops the output that it has not sent yet, and answers with an `ACK` that has the
+nonce. The client discards everything before that ACK.
 
-The first run id is the nonce's first four bytes. A frame with that id plus one moves on to the next
-run; frames of any other id (those of a client that has been superseded) are ignored. A run is
+The first run id is the nonce's first four bytes. A frame with that id plus one begins the next run;
+frames with any other id come from a client that was replaced, and are ignored. A run consists of
 
-    FILE, FILE_DATA…                          any number of files, written in the workspace
-    SYNC                                      optional; answered by SYNCED when all that is done
-    EXEC, then STDIN… and STDIN_EOF           BEGUN leaves before the program is started, STDOUT and
-                                              STDERR come back as they are written, GRANT as stdin
-                                              is consumed, RESULT at the end
-    KILL                                      ends it: RESULT follows
+    FILE, FILE_DATA…                          any number of files, written into the workspace SYNC
+    optional; SYNCED answers when everything before is done EXEC, then STDIN… and STDIN_EOF
+    BEGUN is sent before the program is started, STDOUT and STDERR as output arrives, GRANT as stdin
+    is read, RESULT at the end KILL                                      ends the program: RESULT
+    follows
 
-and nothing needs to wait for the answer to what was sent before it. Instead of its answer a FAILED
-may come: then the rest of what was sent under this run id has been ignored. At most `STDIN_WINDOW`
-bytes of stdin may be on their way; each GRANT allows so many more.
+and a client need not wait for one answer before it sends more. FAILED may come in place of an
+answer: then everything else that was sent under this run id has been ignored. At most
+`STDIN_WINDOW` bytes of stdin may be on their way; each GRANT allows more.
 
-A *look* asks something of the workspace and ends nothing:
+A *query* asks something about the workspace and ends nothing:
 
-    look token (the token's bytes, each negated) | nonce | u8 kind | u32 number | u64 bytes
+    query token (the token's bytes, each negated) | nonce | u8 kind | u32 number | u64 bytes
     | u16 length | path | u8 0
 
-The runner takes it out of its input wherever it finds it, between the frames of another client or
-in the middle of one: it is short enough to be written to a pipe in one piece. It is answered on the
-container's stderr, which clients that run programs aren't attached to: an ACK with the nonce, then
-ENTRY, CONTENT and FIGURES as the kind has it, and an END.
+The runner finds it anywhere in its input, between the frames of another client or inside one: it is
+short enough to be written to a pipe in one piece. The answer goes to the container's stderr, which
+clients that run programs don't read: an ACK with the nonce, then ENTRY, CONTENT and FIGURES frames
+according to the kind, and an END.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from codeexec.sandbox.types import EntryKind, Usage, WorkspaceEntry
 
 PROTOCOL_VERSION = 2
 _OLDEST_VERSION = 1
-"""Of runners in sandboxes that were started before the service was updated."""
+"""A sandbox that was started before the service was updated has an older runner."""
 _ANNOUNCES_SINCE = 2
 TOKEN_BYTES = 16
 NONCE_BYTES = 16
@@ -62,20 +62,20 @@ _EXEC = struct.Struct("!IQQHH")
 _RESULT = struct.Struct("!BBBBQQQ")
 _FAILED = struct.Struct("!BII")
 _U32 = struct.Struct("!I")
-_LOOK = struct.Struct("!BIQH")
+_QUERY = struct.Struct("!BIQH")
 _ENTRY = struct.Struct("!BBIQq")
 _FIGURES = struct.Struct("!QQQQQQ")
-_LOOKED = struct.Struct("!IB")
+_QUERY_END = struct.Struct("!IB")
 _UNKNOWN = 2**64 - 1
-LOOK_PATH_BYTES = 3072
+QUERY_PATH_BYTES = 3072
 _MAX_STRINGS = 8192
 _MAX_ERRNO = 4095
 _MAX_NUMBER = 2**63 - 1
-"""What a database holds; no run takes so long or so much."""
+"""The largest number that the database can store; no run takes so long or so much."""
 
 
 class ProtocolError(Exception):
-    """Bytes that no runner of this version sends."""
+    """Bytes that no runner sends."""
 
 
 class ClientFrame(IntEnum):
@@ -103,19 +103,19 @@ class RunnerFrame(IntEnum):
     FAILED = ord("!")
 
 
-class Look(IntEnum):
-    """What is asked about a workspace."""
+class QueryKind(IntEnum):
+    """What a query asks for."""
 
     LIST = ord("L")
     CONTENTS = ord("C")
     FILE = ord("R")
     FIGURES = ord("U")
     KEEP = ord("K")
-    """The sandbox lives `number` seconds after it was last spoken to."""
+    """The sandbox lives `number` seconds after its last frame or query."""
 
 
-class Show(IntEnum):
-    """Runner to client, about a workspace."""
+class AnswerFrame(IntEnum):
+    """Runner to client, in answer to a query."""
 
     ENTRY = ord("N")
     CONTENT = ord("D")
@@ -124,7 +124,7 @@ class Show(IntEnum):
 
 
 class Stage(IntEnum):
-    """What a FAILED was about."""
+    """At which stage a FAILED run failed."""
 
     FILE = 1
     EXEC = 2
@@ -132,7 +132,7 @@ class Stage(IntEnum):
 
 
 class Cause(IntEnum):
-    """Who ended a program."""
+    """Why a program ended."""
 
     ITSELF = 0
     CLOCK = 1
@@ -148,12 +148,12 @@ class Flag(IntFlag):
 
 
 class RunFlag(IntFlag):
-    """What an EXEC may end in; a runner that is older than a wish passes it over."""
+    """Options at the end of an EXEC. A runner that is too old for one ignores it."""
 
     CUT = 1
-    """What is beyond the cap is thrown away, and the program goes on."""
+    """Output beyond the cap is thrown away, and the program runs on."""
     CLEAR = 2
-    """What an earlier run has compiled is removed first."""
+    """The program that an earlier run compiled is removed first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ class Failure:
     stage: Stage
     errno: int
     file: int
-    """Which FILE of the run was the last one before it, from 0 on."""
+    """The number of the run's last FILE before it, counted from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,19 +220,25 @@ def encode_hello(token: str, nonce: bytes) -> bytes:
     return bytes.fromhex(token) + nonce + _END
 
 
-def encode_look(
-    token: str, nonce: bytes, kind: Look, *, number: int = 0, most_bytes: int = 0, path: bytes = b""
+def encode_query(
+    token: str,
+    nonce: bytes,
+    kind: QueryKind,
+    *,
+    number: int = 0,
+    most_bytes: int = 0,
+    path: bytes = b"",
 ) -> bytes:
-    """Raises ProtocolError for a path that can't be said."""
-    if len(path) > LOOK_PATH_BYTES or b"\0" in path:
+    """Raises ProtocolError for a path that is too long or has a zero byte."""
+    if len(path) > QUERY_PATH_BYTES or b"\0" in path:
         raise ProtocolError(f"a path of {len(path)} bytes, or with a zero byte")
-    look_token = bytes(256 - byte for byte in bytes.fromhex(token))
-    return look_token + nonce + _LOOK.pack(kind, number, most_bytes, len(path)) + path + _END
+    query_token = bytes(256 - byte for byte in bytes.fromhex(token))
+    return query_token + nonce + _QUERY.pack(kind, number, most_bytes, len(path)) + path + _END
 
 
 def encode_frame(type_: int, run_id: int, payload: bytes = b"") -> bytes:
     if len(payload) > MAX_PAYLOAD:
-        raise ProtocolError(f"a frame of {len(payload)} bytes, where {MAX_PAYLOAD} are the most")
+        raise ProtocolError(f"a frame of {len(payload)} bytes, more than {MAX_PAYLOAD}")
     return _HEADER.pack(type_, run_id, len(payload)) + payload + _END
 
 
@@ -250,9 +256,9 @@ def encode_exec(
     cwd: str,
     wall_ms: int,
     output_bytes: int,
-    wishes: int = 0,
+    options: int = 0,
 ) -> bytes:
-    """Raises ProtocolError for what can't be said: zero bytes in a string, too much of it."""
+    """Raises ProtocolError for zero bytes in a string, and for too many or too long strings."""
     strings = [cwd, *argv, *(f"{name}={value}" for name, value in env.items())]
     if any("\0" in text for text in strings):
         raise ProtocolError("a zero byte in an argument or an environment variable")
@@ -261,12 +267,12 @@ def encode_exec(
     head = _EXEC.pack(wall_ms, output_bytes, output_bytes, len(argv), len(env))
     texts = b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
     return encode_frame(
-        ClientFrame.EXEC, run_id, head + texts + (bytes([wishes]) if wishes else b"")
+        ClientFrame.EXEC, run_id, head + texts + (bytes([options]) if options else b"")
     )
 
 
 def encode_ack(nonce: bytes, version: int = PROTOCOL_VERSION) -> bytes:
-    """The exact bytes with which a runner of that version answers a hello."""
+    """The exact answer of a runner of that version to a hello."""
     return encode_frame(RunnerFrame.ACK, first_run_id(nonce), nonce + bytes([version]))
 
 
@@ -299,7 +305,7 @@ def decode_failed(payload: bytes) -> Failure:
 
 
 def decode_entry(payload: bytes) -> tuple[WorkspaceEntry, bool]:
-    """And whether its content follows."""
+    """The entry, and whether its content follows."""
     try:
         kind, followed, mode, size, modified_ns = _ENTRY.unpack_from(payload)
         entry = WorkspaceEntry(
@@ -341,9 +347,9 @@ def _known(number: int) -> int | None:
     return None if number == _UNKNOWN else number
 
 
-def decode_looked(payload: bytes) -> WorkspaceQueryEnd:
+def decode_query_end(payload: bytes) -> WorkspaceQueryEnd:
     try:
-        error, truncated = _LOOKED.unpack(payload)
+        error, truncated = _QUERY_END.unpack(payload)
         if error > _MAX_ERRNO:
             raise ValueError("an errno that no kernel has")
     except (struct.error, ValueError) as problem:
@@ -360,7 +366,7 @@ def decode_grant(payload: bytes) -> int:
 
 
 class FrameReader:
-    """Takes bytes in pieces of any size and gives whole frames, from the ACK to `nonce` on."""
+    """Takes bytes in pieces of any size and returns whole frames, from the ACK of `nonce` on."""
 
     def __init__(self, nonce: bytes) -> None:
         versions = range(PROTOCOL_VERSION, _OLDEST_VERSION - 1, -1)
@@ -368,10 +374,10 @@ class FrameReader:
         self._pending = bytearray()
         self.acknowledged = False
         self.announces = False
-        """The runner says BEGUN before it starts a program; older ones don't."""
+        """Whether the runner sends BEGUN before it starts a program; older runners don't."""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes, the ACK itself left out. Raises ProtocolError."""
+        """The frames that `data` completes, without the ACK. Raises ProtocolError."""
         self._pending += data
         if not self.acknowledged and not self._find_ack():
             return []

@@ -1,4 +1,4 @@
-"""From how a program ended to the result that its caller sees."""
+"""Turns the way in which a program ended into the result that its caller sees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codeexec.sandbox.types import RunResult, Verdict
 TIME_LIMIT_EXIT_CODE = 124
 KILLED_EXIT_CODE = 137
 HEAP_FULL = (b"JavaScript heap out of memory",)
-"""What is said by those who end themselves when their heap is full."""
+"""Printed by language runtimes that end themselves when their heap is full."""
 
 
 def to_result(ending: RunEnd, *, stdout: bytes, stderr: bytes) -> RunResult:
@@ -31,8 +31,8 @@ def to_result(ending: RunEnd, *, stdout: bytes, stderr: bytes) -> RunResult:
 
 
 def _heap_was_full(ending: RunEnd, stderr: bytes) -> bool:
-    """Whether a language that was given less than the sandbox's memory has given up for memory, by
-    itself or below a shell.
+    """Whether a language runtime whose heap is smaller than the sandbox's memory has aborted
+    because that was full. It may have run below a shell.
     """
     aborted = ending.signal == signal.SIGABRT or ending.code == 128 + signal.SIGABRT
     by_itself = ending.cause == Cause.ITSELF
@@ -40,8 +40,9 @@ def _heap_was_full(ending: RunEnd, stderr: bytes) -> bool:
 
 
 def judge(ending: RunEnd) -> Verdict:
-    """One verdict, the most telling one: a program that hangs because the kernel killed its child
-    for memory has hit the memory limit, whatever the clock says."""
+    """The verdict that explains most: a program that hangs because the kernel killed its child for
+    memory has reached the memory limit, even if its time was up as well.
+    """
     if ending.cause == Cause.CLIENT:
         return Verdict.CANCELLED
     if Flag.OOM in ending.flags and (ending.signal is not None or ending.code != 0):
@@ -54,7 +55,9 @@ def judge(ending: RunEnd) -> Verdict:
 
 
 def exit_code(ending: RunEnd, verdict: Verdict) -> int:
-    """A program that has said too much may have ended before it was killed for it: no matter."""
+    """A program with too much output may have ended by itself before it was killed: it gets 137
+    too.
+    """
     if verdict == Verdict.TIME_LIMIT:
         return TIME_LIMIT_EXIT_CODE
     if verdict in (Verdict.MEMORY_LIMIT, Verdict.OUTPUT_LIMIT):

@@ -1,5 +1,5 @@
-"""A client's side of looking at a workspace, over any stream of bytes, beside whoever runs programs
-in it. `protocol` has the words.
+"""Reads a workspace over any stream of bytes, while other clients run programs in it. `protocol`
+describes the frames.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from collections.abc import Callable, Iterator
 
 from codeexec.sandbox.client import protocol
 from codeexec.sandbox.client.connection import Stream
-from codeexec.sandbox.client.protocol import Frame, Look, Show, WorkspaceQueryEnd
+from codeexec.sandbox.client.protocol import AnswerFrame, Frame, QueryKind, WorkspaceQueryEnd
 from codeexec.sandbox.driver import KeepGoing
 from codeexec.sandbox.errors import SandboxLost, WorkspaceReadFailed
 from codeexec.sandbox.types import Listing, Usage, WorkspaceEntry
 
-LOOK_SECONDS = 10.0
-"""How long an answer may take, all of it."""
+ANSWER_SECONDS = 10.0
+"""How long a whole answer may take."""
 
 ASK_SECONDS = 0.5
-"""How long the runner may be silent until it is asked whether anybody waits."""
+"""How long the runner may be silent until `keep_going` is asked whether the answer is still wanted.
+"""
 
 
 class _EnoughError(Exception):
-    """The rest of an answer is not waited for."""
+    """The rest of an answer isn't needed."""
 
 
 class WorkspaceClient:
-    """The `driver.Look` of a real runner."""
+    """The `driver.WorkspaceConnection` of a real runner."""
 
     def __init__(self, stream: Stream, *, token: str, keep_going: KeepGoing) -> None:
         self._stream = stream
@@ -41,7 +42,7 @@ class WorkspaceClient:
 
         def show(frame: Frame) -> None:
             nonlocal left
-            if frame.type == Show.ENTRY:
+            if frame.type == AnswerFrame.ENTRY:
                 entry = protocol.decode_entry(frame.payload)[0]
                 left -= len(os.fsencode(entry.path))
                 if left < 0:
@@ -49,7 +50,7 @@ class WorkspaceClient:
                 entries.append(entry)
 
         try:
-            truncated = self._ask(Look.LIST, show, number=most).truncated
+            truncated = self._ask(QueryKind.LIST, show, number=most).truncated
         except _EnoughError:
             truncated = True
         return Listing(entries=tuple(entries), truncated=truncated)
@@ -58,12 +59,12 @@ class WorkspaceClient:
         content = bytearray()
 
         def show(frame: Frame) -> None:
-            if frame.type == Show.CONTENT:
+            if frame.type == AnswerFrame.CONTENT:
                 content.extend(frame.payload)
                 if len(content) > most_bytes:
                     raise protocol.ProtocolError(f"more than {most_bytes} bytes")
 
-        self._ask(Look.FILE, show, most_bytes=most_bytes, path=os.fsencode(path))
+        self._ask(QueryKind.FILE, show, most_bytes=most_bytes, path=os.fsencode(path))
         return bytes(content)
 
     def read_all(
@@ -73,15 +74,15 @@ class WorkspaceClient:
 
         def show(frame: Frame) -> None:
             nonlocal left
-            if frame.type == Show.ENTRY:
+            if frame.type == AnswerFrame.ENTRY:
                 take(protocol.decode_entry(frame.payload)[0])
-            elif frame.type == Show.CONTENT:
+            elif frame.type == AnswerFrame.CONTENT:
                 left -= len(frame.payload)
                 if left < 0:
                     raise protocol.ProtocolError(f"more than {most_bytes} bytes")
                 take(frame.payload)
 
-        return self._ask(Look.CONTENTS, show, number=most, most_bytes=most_bytes).truncated
+        return self._ask(QueryKind.CONTENTS, show, number=most, most_bytes=most_bytes).truncated
 
     def usage(self) -> Usage:
         found: list[Usage] = []
@@ -89,17 +90,17 @@ class WorkspaceClient:
         def show(frame: Frame) -> None:
             found.append(protocol.decode_figures(frame.payload))
 
-        self._ask(Look.FIGURES, show)
+        self._ask(QueryKind.FIGURES, show)
         if not found:
-            raise SandboxLost("The sandbox's runner doesn't say what is used.")
+            raise SandboxLost("The sandbox's runner sent no figures.")
         return found[0]
 
     def keep(self, seconds: int) -> None:
-        self._ask(Look.KEEP, lambda frame: None, number=seconds)
+        self._ask(QueryKind.KEEP, lambda frame: None, number=seconds)
 
     def _ask(
         self,
-        kind: Look,
+        kind: QueryKind,
         show: Callable[[Frame], None],
         *,
         number: int = 0,
@@ -109,7 +110,7 @@ class WorkspaceClient:
         """Raises WorkspaceReadFailed, SandboxLost."""
         nonce = protocol.new_nonce()
         try:
-            asked = protocol.encode_look(
+            asked = protocol.encode_query(
                 self._token, nonce, kind, number=number, most_bytes=most_bytes, path=path
             )
         except protocol.ProtocolError as error:
@@ -117,29 +118,29 @@ class WorkspaceClient:
         self._stream.send(asked)
         try:
             for frame in self._answer(nonce):
-                if frame.type == Show.END:
-                    return _ended(protocol.decode_looked(frame.payload))
+                if frame.type == AnswerFrame.END:
+                    return _ended(protocol.decode_query_end(frame.payload))
                 show(frame)
         except protocol.ProtocolError as error:
             raise SandboxLost(f"The sandbox's runner sent {error}.") from error
         raise SandboxLost("The sandbox's runner doesn't answer.")
 
     def _answer(self, nonce: bytes) -> Iterator[Frame]:
-        """Until the time is up. Who else looks gets the same stream: his frames are passed over."""
+        """Until the time is up. Frames for other clients on the same stream are skipped."""
         reader, run_id = protocol.FrameReader(nonce), protocol.first_run_id(nonce)
-        deadline = time.monotonic() + LOOK_SECONDS
+        deadline = time.monotonic() + ANSWER_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             data = self._stream.receive(min(left, ASK_SECONDS))
             if data is None and not self._keep_going():
-                raise SandboxLost("Nobody waits for what the sandbox's runner answers.")
+                raise SandboxLost("The answer is no longer wanted.")
             for frame in reader.feed(data) if data else ():
                 if frame.run_id == run_id:
                     yield frame
 
 
-def _ended(looked: WorkspaceQueryEnd) -> WorkspaceQueryEnd:
-    if looked.errno == errno.ETIMEDOUT:
-        raise SandboxLost("The workspace took too long to be looked at.")
-    if looked.errno:
-        raise WorkspaceReadFailed(looked.errno)
-    return looked
+def _ended(end: WorkspaceQueryEnd) -> WorkspaceQueryEnd:
+    if end.errno == errno.ETIMEDOUT:
+        raise SandboxLost("Reading the workspace took too long.")
+    if end.errno:
+        raise WorkspaceReadFailed(end.errno)
+    return end

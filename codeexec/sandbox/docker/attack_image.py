@@ -1,4 +1,4 @@
-"""The attack program's image, and the program read out of it."""
+"""The image of the attack program, and reading the program from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def attacks_version() -> str:
 
 
 class AttackImage:
-    """Built when it is first needed: whoever never checks never builds it."""
+    """Built when it is first needed, by the first isolation check."""
 
     def __init__(self, engine: Engine, images: Images, *, prefix: str) -> None:
         self._engine = engine
@@ -34,8 +34,7 @@ class AttackImage:
         return self._images.build_missing(SOURCES, self.reference, on_line=on_line)
 
     def read(self, spec: SandboxSpec) -> bytes:
-        """The program, from a container that is made for it and never started, on the way to
-        attacking a sandbox like `spec`.
+        """The program, read from a container that is never started. Its labels are those of `spec`.
 
         Raises ImageMissing, SandboxStartFailed.
         """
@@ -52,5 +51,7 @@ class AttackImage:
         ):
             program = self._engine.first_file(container, "/attack", most_bytes=_MAX_PROGRAM_BYTES)
         if program is None:
-            raise SandboxStartFailed("The image of the attacks has no program in it.")
+            raise SandboxStartFailed(
+                "The image of the attacks has no file /attack. Remove it to have it built again."
+            )
         return program

@@ -1,8 +1,8 @@
-"""The images that a Dockerfile builds on, where it names them by digest.
+"""The base images that a Dockerfile names by digest.
 
-`FROM debian:trixie-slim@sha256:…` builds on those bytes, whatever a registry calls `trixie-slim`
-today. Where neither the Engine nor its registry has them, an image of that name on the Engine is
-taken instead, and the build's log says so: that is how a machine without a registry gets its base.
+`FROM debian:trixie-slim@sha256:…` builds on exactly that image, whatever a registry calls
+`trixie-slim` today. Where neither the Engine nor its registry has it, the Engine's image of that
+name is used instead, and the build's log says so: so a machine without a registry gets its base.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RETRY_SECONDS = 600.0
 
 
 class BaseImages:
-    """Of one Engine. Safe to share between threads."""
+    """For one Engine. May be shared between threads."""
 
     def __init__(self) -> None:
         self._retry_at: dict[str, float] = {}
@@ -32,10 +32,10 @@ class BaseImages:
     def provided(
         self, api: docker.APIClient, dockerfile: str, on_line: Callable[[str], None]
     ) -> str:
-        """The Dockerfile to build, once each image that it names by digest has been pulled. One
-        that can't be is named by its tag alone where there is such an image.
+        """The Dockerfile to build, after the images that it names by digest have been pulled. An
+        image that can't be pulled is named by its tag alone where the Engine has one of that name.
 
-        Raises the vendor's exceptions.
+        Raises the library's exceptions.
         """
 
         def provide(found: re.Match[str]) -> str:
@@ -43,8 +43,8 @@ class BaseImages:
             if _exists(api, f"{name}@{digest}") or self._pull(api, name, digest, on_line):
                 return found[0]
             if not _exists(api, name + tag):
-                return found[0]  # the build fails with the registry's own words
-            on_line(f"{name}{tag}@{digest} can't be pulled: building on the {name}{tag} of here")
+                return found[0]  # the build fails with the registry's message
+            on_line(f"{name}{tag}@{digest} can't be pulled: building on the local {name}{tag}")
             return found["before"] + name + tag
 
         return FROM_BY_DIGEST.sub(provide, dockerfile)

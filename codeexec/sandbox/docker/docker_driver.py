@@ -27,17 +27,18 @@ from codeexec.sandbox.errors import EngineUnavailable, SandboxLost, SandboxStart
 from codeexec.sandbox.types import ImageInfo, SandboxHandle, SandboxInfo, SandboxSpec
 
 REMOVAL_SECONDS = 10.0
-"""How long somebody else's removal of a container is waited for. One that fails is begun anew."""
+"""How long to wait while another process removes a container. A removal that fails is repeated."""
 REMOVAL_PAUSE_SECONDS = 0.1
 ENDED_SECONDS = 2.0
 """How long the Engine may take to notice that a sandbox has ended."""
 DEFAULT_SECONDS = 30.0
-"""How long what the Engine is like is taken for what it was."""
+"""How long facts about the Engine are kept before they are read again."""
 
 
 class DockerDriver:
-    """The `driver.Driver` of one Docker Engine. Cheap to make; safe to share between threads and
-    to carry over a fork."""
+    """The `driver.Driver` of one Docker Engine. Cheap to make; may be shared between threads and
+    used after a fork.
+    """
 
     def __init__(
         self,
@@ -99,8 +100,9 @@ class DockerDriver:
             raise SandboxStartFailed(f"The runner is not in its volume: {error}") from error
 
     def _facts(self) -> _Facts:
-        """The default runtime by name: each is hardened in its own way. Asked again now and then:
-        an Engine that was given a stronger one is meant to use it, and its workers go on meanwhile.
+        """The default runtime by name, as each is hardened in its own way. Read again now and then,
+        so that an Engine that was given a stronger runtime uses it without a restart of its
+        workers.
         """
         now = time.monotonic()
         if now >= self._known_until:
@@ -129,7 +131,7 @@ class DockerDriver:
                 image_id=image.info.image_id,
                 workspace_dir=spec.workspace_dir,
             )
-            self._shake_hands(handle)
+            self._wait_for_runner(handle)
         except BaseException:
             with contextlib.suppress(EngineUnavailable):
                 self._remove(container_id)
@@ -151,16 +153,16 @@ class DockerDriver:
             runner_volume=self._runner.volume,
             own_files=own_files,
         )
-        with translated(SandboxStartFailed), self._missing_told():
+        with translated(SandboxStartFailed), self._runner_missing_raised():
             return self._engine.create_container(config, policy.container_name(spec.sandbox_id))
 
     def _start_container(self, container_id: str) -> None:
-        with translated(SandboxStartFailed), self._missing_told():
+        with translated(SandboxStartFailed), self._runner_missing_raised():
             self._engine.api.start(container_id)
 
     @contextlib.contextmanager
-    def _missing_told(self) -> Iterator[None]:
-        """Of what the Engine refuses, what comes from a volume that lacks something."""
+    def _runner_missing_raised(self) -> Iterator[None]:
+        """Raises _RunnerMissingError where the Engine refuses because a volume lacks a file."""
         try:
             yield
         except APIError as error:
@@ -170,29 +172,29 @@ class DockerDriver:
                 raise _RunnerMissingError(reason) from error
             raise
 
-    def _shake_hands(self, handle: SandboxHandle) -> None:
+    def _wait_for_runner(self, handle: SandboxHandle) -> None:
         try:
-            with self.attach(handle):
+            with self.connect(handle):
                 pass
         except SandboxLost as error:
             raise SandboxStartFailed(f"The sandbox did not come up: {error}") from error
 
     @contextlib.contextmanager
-    def attach(self, handle: SandboxHandle) -> Iterator[RunnerConnection]:
-        """What `write_files` could not do is raised by the `run` that follows, or at the end."""
-        with stream.attached(self._base_url, handle.container_id) as attached:
-            conversation = RunnerConnection(
-                attached,
+    def connect(self, handle: SandboxHandle) -> Iterator[RunnerConnection]:
+        """Errors of `write_files` are raised by the next `run`, or at the end of the connection."""
+        with stream.attach(self._base_url, handle.container_id) as container:
+            connection = RunnerConnection(
+                container,
                 token=handle.token,
                 workspace_dir=handle.workspace_dir,
-                out_of_memory=partial(self._ended_of_memory, handle.container_id),
+                out_of_memory=partial(self._ended_out_of_memory, handle.container_id),
             )
-            yield conversation
-            conversation.settle()
+            yield connection
+            connection.settle()
 
-    def _ended_of_memory(self, container_id: str) -> bool:
-        """Whether the kernel killed process 1 for memory. That is gVisor's kernel, which has
-        outgrown its room for what a program had it keep; under runc it never is.
+    def _ended_out_of_memory(self, container_id: str) -> bool:
+        """Whether the host's kernel killed process 1 for memory. Under gVisor process 1 holds
+        gVisor's kernel, which may outgrow its memory; under runc this never happens.
         """
         deadline = time.monotonic() + ENDED_SECONDS
         with contextlib.suppress(EngineUnavailable), translated(), gone_is_fine():
@@ -204,17 +206,19 @@ class DockerDriver:
         return False
 
     @contextlib.contextmanager
-    def look(
+    def open_workspace(
         self, handle: SandboxHandle, *, keep_going: KeepGoing = always
     ) -> Iterator[WorkspaceClient]:
-        with stream.attached(self._base_url, handle.container_id, output="stderr") as attached:
-            yield WorkspaceClient(attached, token=handle.token, keep_going=keep_going)
+        with stream.attach(self._base_url, handle.container_id, output="stderr") as container:
+            yield WorkspaceClient(container, token=handle.token, keep_going=keep_going)
 
     def destroy(self, sandbox_id: str) -> bool:
         return self._remove(policy.container_name(sandbox_id))
 
     def _remove(self, container: str) -> bool:
-        """Returns when it is gone, whoever removes it. Raises EngineUnavailable if it stays."""
+        """Returns when the container is gone, even if another process removes it. Raises
+        EngineUnavailable if it stays.
+        """
         deadline = time.monotonic() + REMOVAL_SECONDS
         with translated(), gone_is_fine():
             while not self._engine.removed(container):
@@ -268,7 +272,7 @@ class DockerDriver:
 
 
 class _RunnerMissingError(Exception):
-    """The volume has no runner of this version: a new one, or one that was removed."""
+    """The volume doesn't have this version of the runner: it is new, or was removed."""
 
 
 @dataclass(frozen=True, kw_only=True)

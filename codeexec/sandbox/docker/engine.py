@@ -1,4 +1,4 @@
-"""The vendor's client: one per process, and its exceptions in our words."""
+"""The `docker` library's client, one per process, and its exceptions as SandboxErrors."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from codeexec.sandbox.errors import (
 
 TIMEOUT_SECONDS = 60
 BUILD_TIMEOUT_SECONDS = 1800
-"""Of silence: a step of a Dockerfile may compile for long without a word."""
+"""Without output: a step of a Dockerfile may compile for long and print nothing."""
 ASK_SECONDS = 0.5
 JUST_NOW_SECONDS = 30.0
 
 
 class Engine:
-    """Hands out the low-level client of one Docker Engine, never one made before a fork."""
+    """Provides the low-level client of one Docker Engine, never one that was made before a fork."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
@@ -44,10 +44,10 @@ class Engine:
 
     @property
     def api(self) -> docker.APIClient:
-        """Raises the vendor's exceptions: use it inside `translated()`."""
+        """Raises the library's exceptions: use it inside `translated()`."""
         with self._lock:
             if self._client is None or self._pid != os.getpid():
-                connect(self.base_url).close()  # fails cleaner than the vendor's client does
+                connect(self.base_url).close()  # its errors are clearer than the library's
                 self._client = docker.APIClient(
                     base_url=self.base_url, version="auto", timeout=TIMEOUT_SECONDS
                 )
@@ -56,10 +56,10 @@ class Engine:
 
     @contextlib.contextmanager
     def interruptible(self, keep_going: KeepGoing) -> Iterator[docker.APIClient]:
-        """A client whose streamed answer is cut off when `keep_going`, which a thread calls twice a
-        second, says False: with its request the Engine ends what it does for it.
+        """A client whose streamed answer is cut off when `keep_going` returns False; a thread calls
+        it twice a second. When its request ends, the Engine ends the build.
 
-        Raises like `api`; ImageBuildFailed when it was cut off.
+        Raises like `api`; ImageBuildFailed when the answer was cut off.
         """
         client = _InterruptibleClient(
             base_url=self.base_url, version="auto", timeout=BUILD_TIMEOUT_SECONDS
@@ -94,8 +94,8 @@ class Engine:
             client.close()
 
     def maps_users(self) -> bool:
-        """Whether everybody in a container, root as well, is somebody else on the host: under
-        `userns-remap`, and where the Engine itself isn't root. Raises EngineUnavailable.
+        """Whether the users of a container, root included, are other users on the host: with
+        `userns-remap`, and where the Engine itself doesn't run as root. Raises EngineUnavailable.
         """
         with translated():
             options = self.api.info().get("SecurityOptions") or ()
@@ -118,8 +118,8 @@ class Engine:
                 self.removed(container)
 
     def removed(self, container: str) -> bool:
-        """Remove a container. False: somebody else is just removing it (409), and it may be there
-        still. Raises like `api`, NotFound where it is gone.
+        """Remove a container. False: another process is removing it (409), and it may still be
+        there. Raises like `api`, NotFound where it is gone.
         """
         try:
             self.api.remove_container(container, force=True, v=True)
@@ -130,11 +130,11 @@ class Engine:
         return True
 
     def ending(self, container: str) -> dict[str, dict[str, str]] | None:
-        """Of a container that has just died, be it removed or not: its events `die` and, where the
-        kernel killed something in it for memory, `oom`, each with the labels. None: it lives, or
-        died long ago. Raises like `api`.
+        """The events of a container that has just ended, even if it was removed: `die` and, where
+        the kernel killed a process in it for memory, `oom`, each with the container's labels. None:
+        it is running, or ended long ago. Raises like `api`.
         """
-        now: Any = time.time()  # whole seconds, as its type has them, lack the latest events
+        now: Any = time.time()  # whole seconds, the stub's type, would miss the latest events
         events = self.api.events(
             since=now - JUST_NOW_SECONDS,
             until=now,
@@ -145,8 +145,8 @@ class Engine:
         return found if "die" in found else None
 
     def first_file(self, container: str, path: str, *, most_bytes: int) -> bytes | None:
-        """The beginning of the file at a path of a container, started or not; None: it has none
-        there. Raises like `api`.
+        """The beginning of the file at a path in a container, started or not; None if there is no
+        file. Raises like `api`.
         """
         chunks, _ = self.api.get_archive(container, path)
         with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
@@ -158,7 +158,7 @@ class Engine:
 
 
 class _InterruptibleClient(docker.APIClient):
-    """Keeps the answer that it streams, so that another thread can end it."""
+    """Keeps the streamed answer, so that another thread can end it."""
 
     _answer: requests.Response | None = None
 
@@ -167,7 +167,9 @@ class _InterruptibleClient(docker.APIClient):
         return super()._stream_helper(response, decode)  # type: ignore[misc]
 
     def cut_off(self) -> None:
-        """Whoever reads the answer finds it at its end; without one yet, nothing happens."""
+        """The thread that reads the answer gets its end. Before there is an answer, nothing
+        happens.
+        """
         if self._answer is not None:
             stream = self._get_raw_response_socket(self._answer)  # type: ignore[attr-defined]
             with contextlib.suppress(OSError):
@@ -176,7 +178,7 @@ class _InterruptibleClient(docker.APIClient):
 
 @contextlib.contextmanager
 def translated(refused: type[SandboxError] = EngineUnavailable) -> Iterator[None]:
-    """Raise the vendor's exceptions as ours: what the Engine refuses to do becomes `refused`."""
+    """Raise the library's exceptions as SandboxErrors; where the Engine refuses, as `refused`."""
     try:
         yield
     except ImageNotFound as error:
@@ -189,6 +191,6 @@ def translated(refused: type[SandboxError] = EngineUnavailable) -> Iterator[None
 
 @contextlib.contextmanager
 def gone_is_fine() -> Iterator[None]:
-    """Removing what is gone has succeeded."""
+    """Ignores that a container is gone: then removing it has succeeded."""
     with contextlib.suppress(NotFound):
         yield

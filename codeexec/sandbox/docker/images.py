@@ -1,4 +1,4 @@
-"""Images: looking at them, building them, and reading who their programs run as."""
+"""Images: reading their properties, building them, and finding the user that programs run as."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from codeexec.sandbox.policy import Identity
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
 UNKNOWN_UID = 10001
-"""Who programs run as in an image that lacks the user asked for."""
+"""The user of programs in an image that doesn't have the environment's user."""
 UNKNOWN_NAME = "executor"
 LINES_IN_ERROR = 20
 _HASH_DIGITS = 12
@@ -47,7 +47,7 @@ class Account:
         return replace(self, identity=replace(self.identity, uid=uid))
 
     def passwd_file(self) -> str:
-        """The image's, but for the user's own line, which has this number."""
+        """The image's file, with this user's number in the user's own line."""
         others = [line for line in self.passwd.splitlines() if line.split(":")[0] != self._name]
         return "".join(f"{line}\n" for line in (*others, self._line()))
 
@@ -64,9 +64,7 @@ class Account:
 
 
 def version_of(sources: Path) -> str:
-    """Names the content of a folder of C sources with their Dockerfile: another content, another
-    version.
-    """
+    """A hash of a folder of C sources with their Dockerfile."""
     digest = hashlib.sha256()
     for path in sorted(sources.iterdir()):
         if path.suffix in (".c", ".h") or path.name == "Dockerfile":
@@ -81,10 +79,10 @@ class Images:
         self._bases = BaseImages()
         self._accounts: dict[tuple[str, str], Account] = {}
         self._known: dict[str, Image] = {}
-        """By id, whose content never changes."""
+        """By id; an image with a given id never changes."""
 
     def find(self, image_id: str) -> Image:
-        """The image with this id, which may have been removed meanwhile. Raises ImageMissing."""
+        """The image with this id. It may have been removed since. Raises ImageMissing."""
         return self._known.get(image_id) or self.inspect(image_id)
 
     def inspect(self, reference: str) -> Image:
@@ -108,7 +106,7 @@ class Images:
     def build_missing(
         self, context: Path, reference: str, *, on_line: OnLine | None = None
     ) -> ImageInfo:
-        """The image, which is built unless it is there. Raises ImageBuildFailed."""
+        """The image; it is built if it is missing. Raises ImageBuildFailed."""
         try:
             return self.inspect(reference).info
         except ImageMissing:
@@ -131,11 +129,11 @@ class Images:
                 raise ImageBuildFailed(f"The image {reference} could not be built: no {path}.")
             dockerfile = path.read_text()
         lines: list[str] = []
-        say = on_line or _ignore
+        report = on_line or _ignore
         with (
             translated(ImageBuildFailed),
             self._engine.interruptible(keep_going) as api,
-            _written(self._bases.provided(api, dockerfile, say)) as path,
+            _written(self._bases.provided(api, dockerfile, report)) as path,
         ):
             events = api.build(
                 path=str(context),
@@ -147,7 +145,7 @@ class Images:
                 decode=True,
             )
             for line in _build_lines(events, lines, reference):
-                say(line)
+                report(line)
         return self.inspect(reference).info
 
     def remove(self, reference: str) -> bool:
@@ -164,7 +162,7 @@ class Images:
         return True
 
     def account(self, image_id: str, spec: SandboxSpec) -> Account:
-        """Who the spec's user is in an image. Raises SandboxStartFailed for root."""
+        """The spec's user in an image. Raises SandboxStartFailed for root."""
         key = (image_id, spec.user)
         if key not in self._accounts:
             self._accounts[key] = self._resolve(image_id, spec)
@@ -175,13 +173,13 @@ class Images:
         found = find_user(passwd, spec.user)
         if found.uid == 0:
             raise SandboxStartFailed(
-                f"Programs must not run as root, which {spec.user!r} is in {spec.image}: give the "
-                "image a user of its own, or name another as the environment's user."
+                f"Programs must not run as root, and {spec.user!r} is root in {spec.image}: "
+                "give the image a user of its own, or name another user for the environment."
             )
         return Account(identity=found, passwd=passwd)
 
     def _read_passwd(self, image_id: str, spec: SandboxSpec) -> str:
-        """From a container that is made for it and never started; empty when there is none."""
+        """From a container that is never started; empty where the image has no such file."""
         helper_container = policy.helper_container(spec)
         config = {
             "Image": image_id,
@@ -207,7 +205,7 @@ class Images:
 
 @contextmanager
 def _written(dockerfile: str) -> Iterator[Path]:
-    """A file that is in no context: the vendor's client sends it beside the context's files."""
+    """A file outside of the context: the library sends it in addition to the context's files."""
     with tempfile.TemporaryDirectory(prefix="code-executor-") as folder:
         path = Path(folder) / "Dockerfile"
         path.write_text(dockerfile)
@@ -215,8 +213,8 @@ def _written(dockerfile: str) -> Iterator[Path]:
 
 
 def find_user(passwd: str, user: str) -> Identity:
-    """The line of /etc/passwd with that name or number; someone unprivileged when there is none.
-    `uid:gid` is taken by its word, under the name that the number has there.
+    """The user with that name or number in /etc/passwd; an unprivileged one if there is none.
+    `uid:gid` is used as given, with the name that the number has in the file.
     """
     name, _, group = user.partition(":")
     for line in passwd.splitlines():
@@ -230,7 +228,7 @@ def find_user(passwd: str, user: str) -> Identity:
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""Docker paints what a step wrote to stderr."""
+"""Docker colours what a step wrote to stderr."""
 
 
 def _ignore(_line: str) -> None:

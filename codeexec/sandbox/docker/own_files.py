@@ -1,8 +1,9 @@
-"""What each sandbox has for itself of files that all have alike: /etc/hosts, in which `localhost`
-stands, and /etc/passwd, in which its user's number has a name.
+"""Each sandbox's own /etc/hosts, which has `localhost`, and /etc/passwd, which has a name for its
+user's number.
 
-They lie in the runner's volume, in a folder that no program can enter, and are bound one by one. No
-two sandboxes that live at one time share one, for what two can open they can lock and watch.
+They are in the runner's volume, in a folder that no program can enter, and each is mounted by
+itself. Two sandboxes that live at the same time never share one: a file that both can open they
+could lock, and watch each other by it.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ HOSTS = (
     f"::1\tlocalhost {policy.HOST_NAME} ip6-localhost ip6-loopback\n"
 )
 BLOCK = 256
-"""Files of so many users are made at once: the next sandboxes find theirs."""
+"""Files are made for so many users at once: the next sandboxes find theirs ready."""
 _PREFIX, _DIGITS = "own-", 12
 
 
 class OwnFilesMissing(Exception):
-    """The volume has none for this user yet, or there is no volume."""
+    """The volume has no files for this user yet, or there is no volume."""
 
 
 class OwnFiles:
@@ -42,15 +43,15 @@ class OwnFiles:
         self._mountpoint = ""
 
     def of(self, spec: SandboxSpec, account: Account) -> dict[str, str]:
-        """Where a sandbox sees each, and where it is on the Engine's host. Raises OwnFilesMissing
-        where there is no volume.
+        """Each file's path in the sandbox, and its path on the Engine's host. Raises
+        OwnFilesMissing where there is no volume.
         """
         folder = f"{self._volume_path()}/{_folder(account)}/{account.identity.uid}"
         names = ["passwd"] if spec.network else ["hosts", "passwd"]  # else the Engine makes one
         return {f"/etc/{name}": f"{folder}/{name}" for name in names}
 
     def mentioned(self, reason: str) -> bool:
-        """Whether the Engine says of one of them why it can't start a container."""
+        """Whether one of the files is the reason why the Engine can't start a container."""
         return bool(self._mountpoint) and f"{self._mountpoint}/{_PREFIX}" in reason
 
     def _volume_path(self) -> str:
@@ -66,8 +67,8 @@ class OwnFiles:
         return self._mountpoint
 
     def install(self, spec: SandboxSpec, account: Account) -> None:
-        """Put those of this user, and of others with numbers like its own, into the volume, on the
-        way to starting a sandbox. Raises SandboxStartFailed.
+        """Write the files of this user, and of others with similar numbers, into the volume. Raises
+        SandboxStartFailed.
         """
         self._mountpoint = ""
         helper_container = policy.helper_container(spec)
@@ -90,9 +91,9 @@ def _contents(account: Account) -> Mapping[str, str]:
 
 
 def _folder(account: Account) -> str:
-    """Of accounts that differ in their number only."""
-    of_nobody = _contents(account.with_uid(0))
-    digest = hashlib.sha256("\0".join(of_nobody.values()).encode())
+    """The folder for accounts that differ only in their number."""
+    without_uid = _contents(account.with_uid(0))
+    digest = hashlib.sha256("\0".join(without_uid.values()).encode())
     return f"{_PREFIX}{digest.hexdigest()[:_DIGITS]}"
 
 
@@ -106,7 +107,7 @@ def _archive(account: Account) -> bytes:
 
 
 def _entries(account: Account) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Each folder before what is in it; all of it is root's."""
+    """Each folder before its content; root owns all of it."""
     top = _folder(account)
     yield _folder_entry(top, 0o700), b""
     first = account.identity.uid // BLOCK * BLOCK

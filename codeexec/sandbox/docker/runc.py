@@ -1,7 +1,7 @@
-"""Which holes a version of runc has that later ones have not.
+"""Known vulnerabilities of runc by version.
 
 Only those by which a program could reach the host, or more of it than it should. A distribution may
-have mended one in an older version: its own notices say so.
+have fixed one in an older version: its own security notices say so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Hole:
     names: str
     what: str
     mended_in: tuple[str, ...]
-    """Of each line of versions that was mended, the first: later lines never had it."""
+    """The first fixed version of each release line; later lines never had it."""
 
     def is_in(self, version: Version) -> bool:
         mended = [_parsed(each) for each in self.mended_in]

@@ -23,7 +23,7 @@ def runner_version() -> str:
 
 
 class RunnerImage:
-    """Versions of the runner live side by side in one volume, so an update disturbs no sandbox."""
+    """Versions of the runner are kept together in one volume, so an update disturbs no sandbox."""
 
     def __init__(self, engine: Engine, images: Images, *, prefix: str) -> None:
         self._engine = engine
@@ -37,8 +37,7 @@ class RunnerImage:
         return self._images.build_missing(SOURCES, self.reference, on_line=on_line)
 
     def install(self, spec: SandboxSpec) -> None:
-        """Put this version's file into the volume, which is made when it is missing, on the way to
-        starting a sandbox.
+        """Copy this version into the volume, which is made if it is missing.
 
         Raises ImageMissing, SandboxStartFailed.
         """
@@ -52,14 +51,16 @@ class RunnerImage:
             api = self._engine.api
             api.start(container)
             code = api.wait(container, timeout=30)["StatusCode"]
-            said = api.logs(container).decode(errors="replace").strip() if code else ""
+            output = api.logs(container).decode(errors="replace").strip() if code else ""
         if code:
             raise SandboxStartFailed(
-                f"The runner could not be put into the volume {self.volume}: {said}"
+                f"The runner could not be put into the volume {self.volume}: {output}"
             )
 
     def _installer(self, helper_container: SandboxSpec) -> dict[str, Any]:
-        """Root, for the volume is root's; no capability, no network, and our own program alone."""
+        """As root, which owns the volume, but without capabilities and network, and with no program
+        but the runner.
+        """
         return {
             "Image": self.reference,
             "Cmd": ["install", f"{RUNNER_DIR}/{self.file_name}"],

@@ -1,4 +1,4 @@
-"""Docker by itself, timed: what sandboxes are compared with. The service itself uses none of it."""
+"""Times plain Docker, for the benchmark to compare sandboxes with. The service doesn't use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from codeexec.sandbox.types import SandboxHandle, SandboxSpec
 
 
 class DockerStopwatch:
-    """Times are in seconds, and of the Docker Engine's own calls alone."""
+    """Times are in seconds, of the Docker Engine's calls alone."""
 
     def __init__(self, base_url: str, *, image_prefix: str) -> None:
         self._engine = Engine(base_url)
@@ -30,7 +30,8 @@ class DockerStopwatch:
             return str(self._engine.api.version()["Version"])
 
     def create_and_start(self, spec: SandboxSpec) -> float:
-        """A sandbox's container, without a word to its runner; it is removed again.
+        """Creates and starts a sandbox's container, without connecting to its runner, and removes
+        it.
 
         Raises SandboxError.
         """
@@ -66,6 +67,6 @@ class DockerStopwatch:
             elapsed = time.perf_counter() - begun
             code = api.exec_inspect(made["Id"])["ExitCode"]
         if code != 0:
-            said = output.decode(errors="replace").strip()
-            raise CommandNotStarted(f"docker exec ended with exit code {code}: {said}")
+            text = output.decode(errors="replace").strip()
+            raise CommandNotStarted(f"docker exec ended with exit code {code}: {text}")
         return elapsed

@@ -1,8 +1,8 @@
 """A container's stdin and stdout over the Docker Engine's socket.
 
-The Engine turns an HTTP request for `attach` into a plain connection. It is spoken directly:
-the vendor's library reads ahead into a buffer of its own there, so early output can be lost, and
-its time-outs bound no attached read.
+The Engine turns an HTTP request for `attach` into a plain connection. Here that is done without the
+`docker` library, which reads ahead into a buffer of its own, so that early output can be lost, and
+whose time-outs don't apply to an attached stream.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _READ_BYTES = 128 * 1024
 
 
 class Demultiplexer:
-    """Takes the Engine's framing (stream number and length before each piece) off again.
+    """Removes the Engine's framing: a stream number and a length before each piece.
 
-    Nothing is held but the beginning of a head, whatever length is announced.
+    Only the beginning of a head is kept in memory, whatever length it announces.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Demultiplexer:
         self._left = 0  # bytes of the piece that has begun
 
     def feed(self, data: bytes) -> bytes:
-        """What the container wrote to the one stream that is attached, as far as it has come."""
+        """What the container wrote to the attached stream, as far as it has arrived."""
         pieces, at = [], 0
         while at < len(data):
             if self._left == 0:
@@ -61,7 +61,7 @@ class ContainerStream:
     """An attached container: bytes out to its stdin, bytes in from its stdout or stderr."""
 
     def __init__(self, connection: socket.socket, early: bytes = b"") -> None:
-        """`early`: what of the stream has been read already."""
+        """`early`: the part of the stream that has been read already."""
         self._connection = connection
         self._demultiplexer = Demultiplexer()
         self._early = self._demultiplexer.feed(early)
@@ -78,8 +78,8 @@ class ContainerStream:
             ) from error
 
     def send_at_once(self, data: bytes) -> bool:
-        """False, and nothing is sent, where the sandbox takes no input now. For a few bytes: a
-        connection that can be written to has room for them.
+        """False where the sandbox takes no input now: then nothing is sent. For a few bytes only,
+        for which every writable connection has room.
         """
         has_room = select.poll()
         has_room.register(self._connection, select.POLLOUT)
@@ -89,7 +89,9 @@ class ContainerStream:
         return True
 
     def receive(self, seconds: float) -> bytes | None:
-        """What comes within that time; None when nothing does. Raises SandboxLost at the end."""
+        """What arrives within that time; None: nothing. Raises SandboxLost at the end of the
+        stream.
+        """
         if self._early:
             early, self._early = self._early, b""
             return early
@@ -98,7 +100,8 @@ class ContainerStream:
         try:
             data = self._connection.recv(_READ_BYTES)
         except OSError as error:
-            # As at its end, where the Engine had not yet taken all that was sent to it.
+            # This also happens at the end of a stream whose input the Engine had not read
+            # completely.
             gone = isinstance(error, ConnectionResetError)
             raise SandboxLost(
                 f"The connection to the sandbox broke: {error}.", has_ended=gone
@@ -108,7 +111,7 @@ class ContainerStream:
         return self._demultiplexer.feed(data)
 
     def is_quiet(self) -> bool:
-        """Whether there is nothing to receive, the end neither."""
+        """Whether there is nothing to receive, not even the end of the stream."""
         return not self._early and not self._poll.poll(0)
 
 
@@ -132,7 +135,9 @@ def connect(base_url: str) -> socket.socket:
         raise EngineUnavailable(
             f"The Docker Engine at {base_url} can't be reached: {error}."
         ) from error
-    raise EngineUnavailable(f"{base_url} is no address of a Docker Engine: unix:// or tcp://.")
+    raise EngineUnavailable(
+        f"{base_url} is no address of a Docker Engine: use unix:///path or tcp://host:port."
+    )
 
 
 @contextlib.contextmanager
@@ -145,7 +150,7 @@ def _closed_on_failure(connection: socket.socket) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def attached(
+def attach(
     base_url: str, container_id: str, *, output: str = "stdout"
 ) -> Iterator[ContainerStream]:
     """A container's stdin, and its stdout or stderr. Raises SandboxLost, EngineUnavailable."""
@@ -156,7 +161,7 @@ def attached(
 
 
 def _upgrade(connection: socket.socket, container_id: str, output: str) -> bytes:
-    """Returns what of the stream came with the answer: a run that nobody waits for may be on."""
+    """Returns the part of the stream that came with the answer: a program may be running."""
     request = (
         f"POST /containers/{container_id}/attach?stream=1&stdin=1&{output}=1 HTTP/1.1\r\n"
         "Host: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
@@ -176,7 +181,7 @@ def _upgrade(connection: socket.socket, container_id: str, output: str) -> bytes
 
 
 def _read_head(connection: socket.socket) -> tuple[bytes, bytes]:
-    """The answer's head, and what was read beyond it."""
+    """The answer's head, and what was read after it."""
     head, deadline = b"", time.monotonic() + CONNECT_SECONDS
     while b"\r\n\r\n" not in head:
         data = connection.recv(4096)

@@ -162,11 +162,11 @@ def _run_hello(environment: Environment, handle: SandboxHandle) -> RunResult:
     filename = environment.default_filename
     commands = build_commands(environment, filename)
     source = PROGRAMS[environment.file_extension].encode()
-    with get_driver().attach(handle) as attachment:
-        attachment.write_files([WorkspaceFile(path=filename, content=source)])
+    with get_driver().connect(handle) as connection:
+        connection.write_files([WorkspaceFile(path=filename, content=source)])
         steps = [argv for argv in (commands.compile, commands.run) if argv]
         for argv in steps:
-            result = attachment.run(
+            result = connection.run(
                 Command(argv=argv, wall_seconds=PROGRAM_SECONDS, output_bytes=OUTPUT_BYTES)
             )
             if result.verdict != Verdict.OK:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from uuid import uuid4
 
-import psycopg
 from django.utils import timezone
 from django_q.models import Failure, OrmQ
 
