@@ -44,7 +44,7 @@ class SandboxConnections:
     def borrowed(
         self, handle: SandboxHandle, keep_going: KeepGoing = always
     ) -> Iterator[SandboxConnection]:
-        """An attachment that was kept, or a new one. Kept for the next unless this raises. An
+        """A connection that was kept, or a new one. Kept for the next unless this raises. An
         Engine that is away is waited for, for a while and as long as `keep_going` says so.
 
         Raises SandboxLost, EngineUnavailable.

@@ -1,4 +1,4 @@
-"""An attachment that was kept open says whether it can still be used: real ones and fake ones."""
+"""A connection that was kept open says whether it can still be used: real ones and fake ones."""
 
 from __future__ import annotations
 
