@@ -72,7 +72,7 @@ class ServiceError(Exception):
         body = {"detail": self.detail, "code": self.code, **self.fields}
         field = self.fields.get("field")
         if field is not None and "errors" not in self.fields:
-            body["errors"] = {field: [self.detail.removeprefix(f"{field}: ")]}
+            body["errors"] = {field: [self.detail]}
         return body
 
     def headers(self) -> dict[str, str]:
@@ -90,8 +90,8 @@ class InvalidRequest(ServiceError):
 class OutOfBounds(InvalidRequest):
     """More than the service takes, see `codeexec.bounds`. Nothing else of the request was read."""
 
-    def __init__(self, field: str, found: str, maximum: int) -> None:
-        super().__init__(f"{field}: {found}, at most {maximum}.", field=field, maximum=maximum)
+    def __init__(self, detail: str, *, field: str, maximum: int) -> None:
+        super().__init__(detail, field=field, maximum=maximum)
 
 
 class UnknownField(InvalidRequest):

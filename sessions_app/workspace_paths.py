@@ -41,7 +41,7 @@ def readable_path(text: str) -> str:
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\0" in text or text.startswith("/"):
         shown = text[:PATH_BYTES].encode(errors="replace").decode()
-        detail = f"path: {shown!r} can't be a file in the workspace."
+        detail = f"path: {shown!r} must be a relative path inside the workspace."
         raise InvalidPath(detail, path=shown, field="path")
     return "/".join(parts)
 
@@ -58,22 +58,22 @@ def require_separate(paths: Iterable[str]) -> None:
             folder = folder.rpartition("/")[0]
 
 
-_TOO_LONG = f"at most {PATH_BYTES} bytes and {PATH_DEPTH} levels"
+_TOO_LONG = f"a path has at most {PATH_BYTES} bytes and {PATH_DEPTH} levels"
 
 
 def _refusal(text: str, parts: list[str]) -> str:
     if len(text) > PATH_BYTES:
         return _TOO_LONG
     if not parts or text.endswith("/"):
-        return "it names no file"
+        return "it doesn't name a file"
     if text.startswith("/"):
         return "it must be relative to the workspace"
     if ".." in parts:
         return "it must not leave the workspace"
     if _CONTROL.search(text):
-        return "it must not contain control characters or halves of surrogate pairs"
+        return "it must not contain control characters or broken Unicode"
     if "\\" in text:
-        return "folders are separated by /"
+        return "folders must be separated by /"
     if len(text.encode()) > PATH_BYTES or len(parts) > PATH_DEPTH:
         return _TOO_LONG
     return ""

@@ -70,10 +70,18 @@ def _framework_body(exc: Exception, data: Any) -> dict[str, Any]:
 
 def _invalid_fields_body(errors: Any) -> dict[str, Any]:
     """One sentence about the first wrong field, and all of them under `errors`."""
-    name, message = _first_message(errors)
-    detail = f"{name}: {message}" if name else message
+    name, detail = first_problem(errors)
     field = {"field": name.partition(".")[0]} if name else {}
     return {"detail": detail, "code": InvalidRequest.code, "errors": errors, **field}
+
+
+def first_problem(errors: Any) -> tuple[str, str]:
+    """Of what a serializer found: the first wrong field, and the sentence about it, which names it.
+    Empty: the field is no single one.
+    """
+    name, message = _first_message(errors)
+    names_the_field = not name or message.startswith(name)
+    return name, message if names_the_field else f"{name}: {message}"
 
 
 def _first_message(errors: Any, name: str = "") -> tuple[str, str]:

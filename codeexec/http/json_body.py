@@ -21,13 +21,13 @@ def read_json(body: bytes) -> Any:
     try:
         return _DECODER.decode(body.decode())
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The body is no UTF-8 from byte {error.start} on.") from error
+        raise InvalidRequest(f"The body must be UTF-8; byte {error.start} is not.") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits as well
-        raise InvalidRequest(f"The body is no JSON: {error}.") from error
+        raise InvalidRequest(f"The body must be JSON: {error}.") from error
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
@@ -39,13 +39,22 @@ def _require_bounds(body: bytes) -> None:
         return
     bare = body.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_STRUCTURE)
     if bare.count(b'"') > _MOST_QUOTES:
-        raise OutOfBounds("body", f"more than {JSON_VALUES} values", JSON_VALUES)
+        raise _too_many_values()
     bare = b"".join(bare.split(b'"')[::2])
     opened = bare.count(b"[") + bare.count(b"{")
-    if (values := opened + bare.count(b",")) > JSON_VALUES:
-        raise OutOfBounds("body", f"{values} values", JSON_VALUES)
-    if opened > JSON_DEPTH and (depth := _depth(bare)) > JSON_DEPTH:
-        raise OutOfBounds("body", f"arrays and objects nested {depth} deep", JSON_DEPTH)
+    if opened + bare.count(b",") > JSON_VALUES:
+        raise _too_many_values()
+    if opened > JSON_DEPTH and _depth(bare) > JSON_DEPTH:
+        raise OutOfBounds(
+            f"The body's arrays and objects must be nested at most {JSON_DEPTH} deep.",
+            field="body",
+            maximum=JSON_DEPTH,
+        )
+
+
+def _too_many_values() -> OutOfBounds:
+    detail = f"The body must have at most {JSON_VALUES} values."
+    return OutOfBounds(detail, field="body", maximum=JSON_VALUES)
 
 
 def _depth(brackets: bytes) -> int:

@@ -335,9 +335,15 @@ def _require_query(scope: Scope) -> None:
     """Raises InvalidRequest."""
     query: bytes = scope["query_string"]
     if len(query) > QUERY_BYTES:
-        raise OutOfBounds("query", f"{len(query)} bytes", QUERY_BYTES)
+        raise OutOfBounds(
+            f"The address's query must be at most {QUERY_BYTES} bytes; it has {len(query)}.",
+            field="query",
+            maximum=QUERY_BYTES,
+        )
     if not query.isascii():
-        raise InvalidRequest("query: only ASCII, the rest as %XX.", field="query")
+        raise InvalidRequest(
+            "The address's query must be ASCII; write all other bytes as %XX.", field="query"
+        )
 
 
 async def _read_body(request: ASGIRequest, receive: Receive) -> Body:

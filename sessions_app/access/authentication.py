@@ -154,14 +154,14 @@ def _identified(credentials: Credentials, known: Known) -> _Identified:
 def _valid_key(text: str, known: Known) -> KnownKey:
     key = known.key(digest_of(text)) if KEY_PATTERN.fullmatch(text) else None
     if key is None:
-        raise InvalidKey("There is no such key.")
+        raise InvalidKey("This key is not known; check that it was copied in full.")
     # Only who has the whole key is told more.
     if key.revoked:
-        raise InvalidKey(f"The key cex_{key.prefix}_… has been revoked.")
+        raise InvalidKey(f"The key cex_{key.prefix}_… has been revoked; use another.")
     if key.is_expired:
-        raise InvalidKey(f"The key cex_{key.prefix}_… has expired.")
+        raise InvalidKey(f"The key cex_{key.prefix}_… has expired; use another.")
     if not key.client.enabled:
-        raise InvalidKey(f"The client {key.client.name!r} is disabled.")
+        raise InvalidKey(f"The client {key.client.name!r} is disabled; an operator can enable it.")
     return key
 
 
@@ -180,9 +180,11 @@ def _client_of(token: Token, known: Known) -> KnownClient | None:
     """None: the token was made without a key, and counts as long as none is asked for."""
     if token.client_id is None:
         if not _is_open():
-            raise InvalidToken("The session token was made by a service that asked for no key.")
+            raise InvalidToken(
+                "The session token was made while the service asked for no key; ask for a new one."
+            )
         return None
     client = known.client(token.client_id)
     if client is None or not client.enabled:
-        raise InvalidToken("The client that made the session token is disabled.")
+        raise InvalidToken("The client that made the session token is disabled or was deleted.")
     return client

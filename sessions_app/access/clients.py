@@ -54,10 +54,10 @@ def create_client(
     BOUNDS. `by` is in the audit log, where it is given.
     """
     if not name.strip() or "\0" in name or len(name) > _LONGEST_NAME:
-        raise ClientError(f"A client needs a name of 1 to {_LONGEST_NAME} characters.")
+        raise ClientError(f"A client's name must have 1 to {_LONGEST_NAME} characters, and no NUL.")
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown:
-        raise ClientError(f"No such scope: {', '.join(unknown)}; there are {', '.join(SCOPES)}.")
+        raise ClientError(f"There is no scope {', '.join(unknown)}; allowed: {', '.join(SCOPES)}.")
     try:
         with transaction.atomic():
             client = Client.objects.create(
@@ -148,8 +148,8 @@ def require_room(client: KnownClient) -> None:
         _require_room_for_others(live)
     elif live >= row.max_live_sessions:
         raise TooManySessions(
-            f"{row.max_live_sessions} sessions of this client are live, which is as many as it may "
-            "have; stop one, or try again when one has ended.",
+            f"This client may have at most {row.max_live_sessions} live sessions. Stop one, or try "
+            "again when one has ended.",
             maximum=row.max_live_sessions,
         )
 
@@ -161,8 +161,8 @@ def _require_room_for_others(live: int) -> None:
     free = _free_places()
     if live and free > 0 and live + 1 > _share() * (live + free):
         raise TooManySessions(
-            f"{live} sessions of this client are live, and what is left of the sandboxes ({free}) "
-            "is kept for other clients; stop a session, or try again when one has ended.",
+            f"This client has {live} live sessions, and the {free} free sandboxes are kept for "
+            "other clients. Stop a session, or try again when one has ended.",
             maximum=live,
         )
 

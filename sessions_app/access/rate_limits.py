@@ -186,16 +186,14 @@ def _fetched(statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None
 
 def _refusal(limit: int, share: Share, seconds: float) -> RateLimited:
     rest = ", and its session tokens leave a quarter of them to its keys"
-    return refused(
-        limit,
-        f"This client may make {limit} requests a minute{rest * (share == Share.TOKEN)}.",
-        seconds,
-    )
+    detail = f"This client may make {limit} requests a minute{rest * (share == Share.TOKEN)}."
+    return refused(limit, detail, seconds)
 
 
 def refused(limit: int, detail: str, seconds: float) -> RateLimited:
     """`seconds`: until there is another permit."""
     retry_after = max(1, math.ceil(seconds))
+    detail = f"{detail} Try again in {retry_after} second{'s' * (retry_after > 1)}."
     quota = Quota(limit=limit, remaining=0, reset_seconds=retry_after)
     return RateLimited(detail, retry_after_seconds=retry_after, quota=quota.headers)
 

@@ -55,7 +55,7 @@ def issue_token(
     """Raises SessionClosed, and LimitExceeded above MAX_SECONDS."""
     if expires_in_seconds > MAX_SECONDS:
         raise LimitExceeded(
-            f"expires_in: {expires_in_seconds} s is more than {MAX_SECONDS} s.",
+            f"expires_in must be at most {MAX_SECONDS} seconds.",
             limit="expires_in",
             field="expires_in",
             maximum=MAX_SECONDS,
@@ -75,11 +75,13 @@ def issue_token(
 def read_token(text: str) -> Token:
     """Raises InvalidToken, TokenExpired. Whether its client still exists is not for this to say."""
     if not text.startswith(PREFIX) or len(text) > _LONGEST:
-        raise InvalidToken("That is no session token.")
+        raise InvalidToken(f"This is not a session token; those begin with {PREFIX}.")
     try:
         said = signing.loads(text.removeprefix(PREFIX), salt=_SALT)
     except signing.BadSignature:
-        raise InvalidToken("The session token is not one of this service's.") from None
+        raise InvalidToken(
+            "The session token was not made by this service, or was changed."
+        ) from None
     if said["e"] <= time.time():
         raise TokenExpired("The session token has expired; ask for a new one.")
     return Token(

@@ -70,13 +70,17 @@ def public(action: Action) -> Action:
 def require(caller: Caller, access: Access) -> None:
     """Raises ForbiddenForRole, InsufficientScope."""
     if caller.role is not None and caller.role not in access.roles:
+        allowed = " or ".join(repr(role.value) for role in access.roles)
+        needed = f"the role {allowed}, or an API key" if allowed else "an API key"
         raise ForbiddenForRole(
-            f"A session token of the role {caller.role.value!r} can't make this call.",
+            f"A session token with the role {caller.role.value!r} may not make this call; it "
+            f"needs {needed}.",
             role=caller.role.value,
         )
     if not caller.has_scope(access.scope):
         raise InsufficientScope(
-            f"This call needs the scope {access.scope.value!r}, which the client doesn't have.",
+            f"This call needs the scope {access.scope.value!r}, which the client doesn't have; an "
+            "operator can add it.",
             scope=access.scope.value,
         )
 
@@ -194,7 +198,7 @@ class ApiViewSet(ViewSet):
         if declared is PUBLIC or self.action in (None, "metadata"):  # a 405, and OPTIONS
             return
         if not isinstance(declared, Access):
-            raise Forbidden("Nobody may make this call: it doesn't say who may.")
+            raise Forbidden("This call is closed: its code doesn't declare who may make it.")
         require(caller_of(request), declared)
 
     def _declared(self) -> Any:

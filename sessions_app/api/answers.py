@@ -1,4 +1,4 @@
-"""What goes out, with the names that clients rely on."""
+"""The bodies of answers, with the names that clients rely on."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
     session_id = serializers.UUIDField(source="id")
     environment = serializers.CharField(source="environment.name")
     runtime = serializers.SerializerMethodField(
-        help_text="OCI runtime of its sandbox; empty: the Docker Engine's default."
+        help_text="OCI runtime of its sandbox. Empty: the Docker Engine's default."
     )
     container_id = serializers.SerializerMethodField()
     last_execution = serializers.DateTimeField(source="last_execution_at", allow_null=True)
     ttl = serializers.IntegerField(source="ttl_seconds")
     stored_bytes = serializers.IntegerField(
-        help_text="Its metadata, and what is stored of its runs: code, input, files and output."
+        help_text="Bytes stored of it: its metadata, and its runs' code, input, files and output."
     )
-    metadata = Metadata(required=False, help_text="Not for tokens of candidates and viewers.")
+    metadata = Metadata(required=False, help_text="Hidden from candidates' and viewers' tokens.")
     stop_reason = serializers.SerializerMethodField()
-    error = serializers.SerializerMethodField(help_text="Why it was given up.")
+    error = serializers.SerializerMethodField(help_text="Why the session failed.")
 
     class Meta:
         model = Session
@@ -74,7 +74,7 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
         read_only_fields = fields
 
     def to_representation(self, session: Session) -> dict[str, Any]:
-        """`without` in the context names fields that the caller is not shown."""
+        """`without` in the context names the fields to leave out for this caller."""
         shown = super().to_representation(session)
         for name in self.context.get("without", ()):
             del shown[name]
@@ -94,9 +94,9 @@ class SessionSerializer(serializers.ModelSerializer[Session]):
 
 
 class FileSerializer(serializers.Serializer[Any]):
-    """What a workspace has under a name."""
+    """A file, folder or link in a workspace."""
 
-    path = serializers.CharField(help_text="Bytes that are no UTF-8 are replaced.")
+    path = serializers.CharField(help_text="Bytes that are not UTF-8 are replaced.")
     type = serializers.ChoiceField(choices=[kind.value for kind in EntryKind])
     size = serializers.IntegerField()
     modified_at = serializers.DateTimeField()
@@ -106,9 +106,9 @@ class WorkspaceSerializer(serializers.Serializer[Any]):
     """Answer to `GET /sessions/{id}/files`."""
 
     session_id = serializers.UUIDField()
-    files = FileSerializer(many=True, help_text="And folders, sorted by path.")
+    files = FileSerializer(many=True, help_text="Files and folders, sorted by path.")
     truncated = serializers.BooleanField(
-        help_text="There are more than are listed, or folders that can't be read."
+        help_text="There are more files than listed, or folders that can't be read."
     )
 
 
@@ -134,8 +134,8 @@ class SessionStoppedSerializer(serializers.ModelSerializer[Session]):
         read_only_fields = fields
 
     def get_status(self, session: Session) -> str:
-        """What was asked for, however far it has come: clients rely on this word. But a session
-        that had ended by itself is being stopped by nobody.
+        """`stopping`, even where it has stopped already: clients rely on this word. A session that
+        ended by itself is `stopped`.
         """
         return (Session.Status.STOPPED if _ended(session) else Session.Status.STOPPING).value
 
@@ -147,13 +147,13 @@ class SessionStoppedSerializer(serializers.ModelSerializer[Session]):
 
 
 def _ended(session: Session) -> bool:
-    """Whether it has stopped, and nobody had asked for it."""
+    """Whether it stopped by itself, without a request to stop it."""
     by_itself = (Session.StopReason.EXPIRED, Session.StopReason.FINISHED)
     return session.status == Session.Status.STOPPED and session.stop_reason in by_itself
 
 
 class CompileSerializer(serializers.Serializer[Any]):
-    """How the compilation went."""
+    """Result of the compilation."""
 
     stdout = serializers.CharField()
     stderr = serializers.CharField()
@@ -164,7 +164,7 @@ class CompileSerializer(serializers.Serializer[Any]):
 
 
 class ExecutionSerializer(serializers.Serializer[Any]):
-    """A run and how it ended. Before its end the results are empty."""
+    """An execution and its result, which is empty until the execution has ended."""
 
     session_id = serializers.UUIDField()
     execution_id = serializers.UUIDField()
@@ -175,24 +175,25 @@ class ExecutionSerializer(serializers.Serializer[Any]):
     stderr = serializers.CharField()
     exit_code = serializers.IntegerField(
         allow_null=True,
-        help_text="The program's own; 124 out of time, 137 killed (memory too), 128 + N by signal"
-        " N; null where no program ran to its end.",
+        help_text="The program's exit code; 124: it ran out of time, 137: it was killed (also for"
+        " memory), 128 + N: signal N ended it. Null when no program ran to its end.",
     )
     execution_time = serializers.FloatField(help_text="Wall-clock seconds.")
-    signal = serializers.CharField(allow_null=True, help_text="Name of what ended it.")
-    cpu_time = serializers.FloatField(allow_null=True, help_text="CPU seconds, all processes.")
+    signal = serializers.CharField(allow_null=True, help_text="Name of the signal that ended it.")
+    cpu_time = serializers.FloatField(allow_null=True, help_text="CPU seconds of all processes.")
     memory_peak = serializers.IntegerField(
-        allow_null=True, help_text="Bytes, all processes and the workspace's files together."
+        allow_null=True, help_text="Bytes: all its processes and the workspace's files together."
     )
     stdout_truncated = serializers.BooleanField()
     stderr_truncated = serializers.BooleanField()
     compile = CompileSerializer(allow_null=True)
     error = serializers.CharField(
         allow_null=True,
-        help_text="Why we failed, where `status` is `error`; else why the program was not started.",
+        help_text="Why the service failed, when `status` is `error`; otherwise why the program"
+        " could not be started.",
     )
     revision = serializers.IntegerField(
-        allow_null=True, help_text="Number of the environment's revision that it ran in."
+        allow_null=True, help_text="Number of the environment's revision in which it ran."
     )
     image_digest = serializers.CharField(
         allow_null=True, help_text="Digest of that revision's image."
@@ -202,7 +203,7 @@ class ExecutionSerializer(serializers.Serializer[Any]):
     finished_at = serializers.DateTimeField(allow_null=True)
 
     def to_representation(self, execution: Execution) -> dict[str, Any]:
-        """By hand: every Run waits for this, and fields take a millisecond to do it."""
+        """By hand, because every run waits for this and fields would take a millisecond."""
         return {
             "session_id": execution.session_id,
             "execution_id": execution.pk,
@@ -229,7 +230,7 @@ class ExecutionSerializer(serializers.Serializer[Any]):
 
 
 class TimelineSerializer(ExecutionSerializer):
-    """A run with what was asked for."""
+    """An execution with its code and input."""
 
     code = serializers.CharField()
     filename = serializers.CharField()
@@ -253,12 +254,12 @@ class TimelineSerializer(ExecutionSerializer):
 
 
 class ListedExecutionSerializer(TimelineSerializer):
-    """A run as a list has it: without what is large."""
+    """An execution in a list: without its large fields."""
 
     omitted = serializers.ListField(
         child=serializers.CharField(),
-        help_text=f"Names of fields that are larger than {FIELD_BYTES // 1024} KiB, and therefore"
-        " empty here (`stdout`, `files`, `compile.stderr`, …): `GET /executions/{id}` has them.",
+        help_text=f"Names of fields larger than {FIELD_BYTES // 1024} KiB, which are empty here"
+        " (`stdout`, `files`, `compile.stderr`, …): `GET /executions/{id}` returns them.",
     )
 
     def to_representation(self, execution: Execution) -> dict[str, Any]:
@@ -267,7 +268,7 @@ class ListedExecutionSerializer(TimelineSerializer):
 
 
 class ExecutionQueuedSerializer(serializers.Serializer[Any]):
-    """Answer to a run that nobody waits for."""
+    """Answer to a run with `wait=false`."""
 
     execution_id = serializers.UUIDField()
     status = serializers.ChoiceField(choices=Execution.Status.choices)
@@ -291,8 +292,8 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
     image = serializers.CharField(source="image_reference")
     image_digest = serializers.SerializerMethodField()
     warm_pool_hit_rate = serializers.SerializerMethodField(
-        help_text="How many of the last day's sessions a warm sandbox was there for: 0 to 1, null"
-        " where none was opened."
+        help_text="Share of the last day's sessions that got a warm sandbox, from 0 to 1. Null when"
+        " none was opened."
     )
 
     class Meta:
@@ -338,8 +339,8 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
 class ErrorSerializer(serializers.Serializer[Any]):
     """The body of every error."""
 
-    detail = serializers.CharField(help_text="One sentence.")
-    code = serializers.CharField(help_text="A name for programs.")
+    detail = serializers.CharField(help_text="What is wrong, what is allowed and what to do.")
+    code = serializers.CharField(help_text="Name of the error, for programs.")
 
 
 class HealthSerializer(serializers.Serializer[Any]):
@@ -358,7 +359,7 @@ class ReadinessSerializer(serializers.Serializer[Any]):
 
 
 def omitted_name(column: str) -> str:
-    """Where answers have a large field: `stdout`, `compile.stdout`."""
+    """The name that answers give to a large field: `stdout`, `compile.stdout`."""
     return column.replace("compile_", "compile.")
 
 

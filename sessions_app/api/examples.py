@@ -69,7 +69,7 @@ EXECUTE = [
         request_only=True,
     ),
     OpenApiExample(
-        "Its answer",
+        "The answer",
         value={
             "session_id": "0f3a2c1e-5b7d-4e8f-9a6b-1c2d3e4f5a6b",
             "execution_id": "6b1f0c9d-2a4e-4d7c-8f5b-3e2d1c0b9a8f",

@@ -1,7 +1,7 @@
-"""Request fields: what they may be, said once for the check and for the OpenAPI schema.
+"""Request fields: what they may hold, stated once for the check and for the OpenAPI schema.
 
-What is larger than `codeexec.bounds` has it ends the reading of the request, by OutOfBounds; what
-else is wrong with a field is told together with the mistakes of the others.
+A field above its bound in `codeexec.bounds` ends the reading of the request, by OutOfBounds. All
+other mistakes are answered together with those of the other fields.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class _Field(serializers.Field[Any, Any, Any, Any]):
-    """One whose schema is written here."""
+    """A field whose schema is written here."""
 
     schema: dict[str, Any] = {}
 
@@ -41,21 +41,26 @@ class _Field(serializers.Field[Any, Any, Any, Any]):
     def to_representation(self, value: Any) -> Any:
         return value
 
-    def refuse(self, why: str) -> serializers.ValidationError:
-        return serializers.ValidationError(why)
+    @property
+    def name(self) -> str:
+        return str(self.field_name)
+
+    def refuse(self, what: str) -> serializers.ValidationError:
+        """`what`: the sentence that begins with the field's name."""
+        return serializers.ValidationError(f"{self.name} {what}")
 
 
 class Text(_Field):
-    """Text that is kept as it came, white space and all. A number is no text."""
+    """Text that is kept as it came, white space and all. A number is not text."""
 
     schema = {"type": "string", "pattern": WITHOUT_NUL}
     most_bytes: int | None = None
     takes_nul = False
 
     def to_internal_value(self, data: Any) -> str:
-        _require_text(data, takes_nul=self.takes_nul)
+        _require_text(self.name, data, takes_nul=self.takes_nul)
         if self.most_bytes is not None:
-            _require_size(str(self.field_name), data, self.most_bytes)
+            _require_size(self.name, data, self.most_bytes)
         return str(data)
 
 
@@ -65,21 +70,21 @@ class Code(Text):
 
 
 class InputText(Text):
-    """What a program reads: any character, NUL too."""
+    """What a program reads: any characters, NUL included."""
 
     takes_nul = True
     schema = {"type": "string"}
 
 
 class Name(Text):
-    """Of an environment. Whether there is one is not for this to say, for an empty one neither."""
+    """Name of an environment. Whether there is such a one is checked later, by the service."""
 
     most_bytes = bounds.ENVIRONMENT_BYTES
     schema = {**Text.schema, "maxLength": bounds.ENVIRONMENT_BYTES, "format": "environment"}
 
 
 class RuntimeName(Text):
-    """Of an OCI runtime. Whether it may be chosen is not for this to say."""
+    """Name of an OCI runtime. Whether it may be chosen is checked later, by the service."""
 
     most_bytes = bounds.RUNTIME_BYTES
     schema = {**Text.schema, "maxLength": bounds.RUNTIME_BYTES, "format": "runtime"}
@@ -92,8 +97,8 @@ class WorkspacePath(_Field):
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
-            raise self.refuse("Not a text.")
-        return workspace_path(data, str(self.field_name))
+            raise self.refuse("must be a string.")
+        return workspace_path(data, self.name)
 
 
 class Arguments(_Field):
@@ -105,11 +110,11 @@ class Arguments(_Field):
 
     def to_internal_value(self, data: Any) -> list[str]:
         if not isinstance(data, list):
-            raise self.refuse("Not a list.")
-        _require_count("args", data, bounds.ARGUMENTS)
+            raise self.refuse("must be a list of strings.")
+        _require_count("args", data, bounds.ARGUMENTS, "arguments")
         for argument in data:
-            _require_text(argument)
-            _require_size("args", argument, bounds.ARGUMENT_BYTES)
+            _require_text("args: an argument", argument)
+            _require_size("args", argument, bounds.ARGUMENT_BYTES, "args: an argument")
         return data
 
 
@@ -126,20 +131,23 @@ class Variables(_Field):
 
     def to_internal_value(self, data: Any) -> dict[str, str]:
         if not isinstance(data, dict):
-            raise self.refuse('Not an object: {"NAME": "value"}.')
-        _require_count("env", data, bounds.VARIABLES)
+            raise self.refuse('must be an object: {"NAME": "value"}.')
+        _require_count("env", data, bounds.VARIABLES, "variables")
         for name, value in data.items():
             if not _VARIABLE.fullmatch(name):
-                raise self.refuse(f"{name[:50]!r} can't be a variable's name.")
-            _require_text(value)
-            _require_size("env", name, bounds.ARGUMENT_BYTES)
-            _require_size("env", value, bounds.ARGUMENT_BYTES)
-            _require_size("env", name + value, bounds.VARIABLE_BYTES)
+                raise self.refuse(
+                    f"has a variable named {name[:50]!r}; names consist of letters, digits and "
+                    "underscores, and don't begin with a digit."
+                )
+            _require_text("env: a value", value)
+            _require_size("env", name, bounds.ARGUMENT_BYTES, "env: a name")
+            _require_size("env", value, bounds.ARGUMENT_BYTES, "env: a value")
+            _require_size("env", name + value, bounds.VARIABLE_BYTES, "env: a name with its value")
         return data
 
 
 class Files(_Field):
-    """Path to text, or to {"base64": "..."}; paths come out in their plainest form."""
+    """Path to text, or to {"base64": "..."}; paths are returned in their plainest form."""
 
     schema = {
         "type": "object",
@@ -167,18 +175,18 @@ class Files(_Field):
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
-            raise self.refuse('Expected an object: {"path": "text"}.')
-        _require_count("files", data, bounds.FILES)
+            raise self.refuse('must be an object: {"path": "text"}.')
+        _require_count("files", data, bounds.FILES, "files")
         files = {workspace_path(path, "files"): _file_content(path, data[path]) for path in data}
         if len(files) < len(data):
-            raise self.refuse("Two of these paths are the same file.")
+            raise self.refuse("names a file twice, under two spellings of its path.")
         require_separate(files)
         return files
 
 
 def _file_content(path: str, content: Any) -> Any:
     if isinstance(content, str):
-        _require_text(content)
+        _require_text(f"files: the content of {path!r}", content)
         return content
     if isinstance(content, dict):
         _require_base64_only(path, content)
@@ -186,34 +194,38 @@ def _file_content(path: str, content: Any) -> Any:
         encoded = content["base64"]
         if isinstance(encoded, str) and _BASE64.fullmatch(encoded):
             return content
-        raise serializers.ValidationError(f"{path}: its base64 can't be decoded.")
-    raise serializers.ValidationError(f'{path}: give text, or {{"base64": "..."}}.')
+        raise serializers.ValidationError(f"files: the content of {path!r} is not valid base64.")
+    raise serializers.ValidationError(
+        f'files: the content of {path!r} must be a string or {{"base64": "..."}}.'
+    )
 
 
 def _require_base64_only(path: str, content: dict[str, Any]) -> None:
     for name in content:
         if name != "base64":
-            said = unknown_name(name, "field", ["base64"], f"the file {path!r}")
-            raise UnknownField(f"files: {said}", field="files", errors={"files": [said]})
+            what = unknown_name(name, "field", ["base64"], f"the file {path!r}")
+            raise UnknownField(f"files: {what}", field="files")
 
 
-class Number(_Field):
-    """Neither a text nor a truth value, and within its bounds."""
+class Seconds(_Field):
+    """A number of seconds within bounds; neither a string nor true or false."""
 
     least: float
     most: float
 
     def to_internal_value(self, data: Any) -> float:
         if isinstance(data, bool) or not isinstance(data, int | float):
-            raise self.refuse("Not a number.")
-        if not self.least <= data:  # NaN neither
-            raise self.refuse(f"It must be at least {self.least:g}.")
+            raise self.refuse("must be a number of seconds.")
+        if not self.least <= data:  # nor is NaN
+            unit = "second" if self.least == 1 else "seconds"
+            raise self.refuse(f"must be at least {self.least:g} {unit}.")
         if data > self.most:
-            raise OutOfBounds(str(self.field_name), f"{data:.15g} is too large", int(self.most))
+            detail = f"{self.name} must be at most {self.most} seconds."
+            raise OutOfBounds(detail, field=self.name, maximum=int(self.most))
         return data
 
 
-class Seconds(Number):
+class TimeoutSeconds(Seconds):
     least, most = bounds.LEAST_TIMEOUT_SECONDS, bounds.TIMEOUT_SECONDS
     schema = {"type": "number", "format": "double", "minimum": least, "maximum": most}
 
@@ -221,14 +233,14 @@ class Seconds(Number):
         return float(super().to_internal_value(data))
 
 
-class WholeSeconds(Number):
+class WholeSeconds(Seconds):
     least, most = 1, bounds.TTL_SECONDS
     schema = {"type": "integer", "minimum": least, "maximum": most}
 
     def to_internal_value(self, data: Any) -> int:
         number = super().to_internal_value(data)
         if number != int(number):
-            raise self.refuse("Not a whole number.")
+            raise self.refuse("must be a whole number of seconds.")
         return int(number)
 
 
@@ -256,7 +268,7 @@ METADATA_SCHEMA: dict[str, Any] = {
     "propertyNames": {"pattern": WITHOUT_NUL},
     "example": {"interview": "7F3A"},
 }
-"""Of whatever JSON has, to any depth, but for NUL."""
+"""Any JSON object, to any depth, without NUL."""
 
 
 class Metadata(_Field):
@@ -266,36 +278,49 @@ class Metadata(_Field):
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
-            raise self.refuse("Expected a JSON object.")
+            raise self.refuse("must be a JSON object.")
         try:
             text = json.dumps(data, ensure_ascii=False, allow_nan=False)
             size = len(text.encode())
         except ValueError:
-            raise self.refuse("A number or a character in it can't be kept.") from None
+            raise self.refuse(
+                "must hold finite numbers and valid Unicode only: no NaN, no Infinity, no half of "
+                "a surrogate pair."
+            ) from None
         if size > bounds.METADATA_BYTES:
-            raise OutOfBounds("metadata", f"{size} bytes of JSON", bounds.METADATA_BYTES)
+            raise OutOfBounds(
+                f"metadata must be at most {bounds.METADATA_BYTES} bytes of JSON; it has {size}.",
+                field="metadata",
+                maximum=bounds.METADATA_BYTES,
+            )
         if _NUL.search(text):
-            raise self.refuse("NUL characters in it can't be kept.")
+            raise self.refuse("must not contain NUL characters.")
         return data
 
 
-def _require_text(data: Any, *, takes_nul: bool = False) -> None:
+def _require_text(what: str, data: Any, *, takes_nul: bool = False) -> None:
+    """`what` must be text; raises ValidationError with a sentence that begins with it."""
     if not isinstance(data, str):
-        raise serializers.ValidationError("Not a text.")
+        raise serializers.ValidationError(f"{what} must be a string.")
     if "\0" in data and not takes_nul:
-        raise serializers.ValidationError("NUL characters can't be in it.")
+        raise serializers.ValidationError(f"{what} must not contain NUL characters.")
     if not data.isascii() and _HALF.search(data):
-        raise serializers.ValidationError("Halves of surrogate pairs are no characters.")
+        raise serializers.ValidationError(
+            f"{what} must be valid Unicode: it contains half of a surrogate pair."
+        )
 
 
 _HALF = re.compile(r"[\ud800-\udfff]")
 
 
-def _require_size(field: str, text: str, most_bytes: int) -> None:
+def _require_size(field: str, text: str, most_bytes: int, what: str = "") -> None:
+    """`what`: the part of the field that `text` is, where it is not the whole."""
     if 4 * len(text) > most_bytes and (size := len(text.encode())) > most_bytes:
-        raise OutOfBounds(field, f"{size} bytes", most_bytes)
+        detail = f"{what or field} must be at most {most_bytes} bytes; it has {size}."
+        raise OutOfBounds(detail, field=field, maximum=most_bytes)
 
 
-def _require_count(field: str, values: list[Any] | dict[str, Any], most: int) -> None:
+def _require_count(field: str, values: list[Any] | dict[str, Any], most: int, plural: str) -> None:
     if len(values) > most:
-        raise OutOfBounds(field, f"{len(values)} of them", most)
+        detail = f"{field} must have at most {most} {plural}; it has {len(values)}."
+        raise OutOfBounds(detail, field=field, maximum=most)

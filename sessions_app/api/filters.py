@@ -38,7 +38,7 @@ class _Pages(CursorPagination):
     _room: int | None = None
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> Any:
-        """Raises InvalidRequest for a cursor that no page of ours has named."""
+        """Raises InvalidRequest for a cursor that no page of this list has named."""
         require_single(request, "cursor", "page_size")
         try:
             page: Any = super().paginate_queryset(queryset, request, view)
@@ -46,8 +46,10 @@ class _Pages(CursorPagination):
             if self._room < len(page):
                 page = super().paginate_queryset(queryset, request, view)
         except (NotFound, ValidationError, ValueError, DataError) as error:
-            detail = "cursor: it is none that a page has named."
-            raise InvalidRequest(detail, field="cursor") from error
+            raise InvalidRequest(
+                "cursor is not one that a page of this list named; start again without it.",
+                field="cursor",
+            ) from error
         # A credential has no place in a link, which is kept, logged and passed on.
         self.base_url = remove_query_param(self.base_url or "", "token")
         return page
@@ -89,7 +91,11 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
     """
     filters = _metadata_filters(request)
     if len(filters) > METADATA_FILTERS:
-        raise OutOfBounds("metadata", f"{len(filters)} filters", METADATA_FILTERS)
+        raise OutOfBounds(
+            f"metadata must be filtered by at most {METADATA_FILTERS} keys, not {len(filters)}.",
+            field="metadata",
+            maximum=METADATA_FILTERS,
+        )
     names = [METADATA_PREFIX + key for key, _ in filters]
     require_single(request, "status", "environment", *names)
     for name in ("environment", *names):
@@ -113,17 +119,18 @@ def _require_findable(name: str, value: str, most_bytes: int) -> None:
     """Raises InvalidRequest."""
     shown = name.replace("\0", "")[:50]
     if "\0" in name or "\0" in value:
-        raise InvalidRequest(f"{shown}: NUL characters are in nothing that is kept.", field=shown)
+        raise InvalidRequest(f"{shown} must not contain NUL characters.", field=shown)
     size = max(len(name.encode()), len(value.encode()))
     if size > most_bytes:
-        raise OutOfBounds(shown, f"{size} bytes", most_bytes)
+        detail = f"{shown} must be at most {most_bytes} bytes; it has {size}."
+        raise OutOfBounds(detail, field=shown, maximum=most_bytes)
 
 
 def require_single(request: Request, *names: str) -> None:
     """Raises InvalidRequest where one of these parameters comes twice: which one is meant?"""
     for name in names:
         if len(request.query_params.getlist(name)) > 1:
-            raise InvalidRequest(f"{name}: it is given more than once.", field=name)
+            raise InvalidRequest(f"{name} must be given only once.", field=name)
 
 
 def _with_metadata(
@@ -176,4 +183,4 @@ def _metadata_filters(request: Request) -> list[tuple[str, str]]:
 def _require_known(status: str) -> None:
     if status not in Session.Status.values:
         known = ", ".join(Session.Status.values)
-        raise InvalidRequest(f"status: {status[:50]!r} is none of {known}.", field="status")
+        raise InvalidRequest(f"status must be one of {known}, not {status[:50]!r}.", field="status")

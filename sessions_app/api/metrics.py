@@ -1,4 +1,4 @@
-"""The metrics call: for Prometheus, in its text format."""
+"""The metrics call, in the text format of Prometheus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes in, with the names that clients rely on."""
+"""The bodies of requests, with the names that clients rely on."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from sessions_app.api.fields import (
     Metadata,
     Name,
     RuntimeName,
-    Seconds,
     SessionSeconds,
+    TimeoutSeconds,
     Variables,
     WorkspacePath,
 )
 from sessions_app.callers import Role
 from sessions_app.services.executions import RunRequest
 
-RUNTIME_HELP = "OCI runtime, such as runsc (gVisor), instead of the environment's own."
+ENVIRONMENT_HELP = "Name of the environment. Default: the service's default environment."
+RUNTIME_HELP = "OCI runtime to use instead of the environment's own, such as runsc (gVisor)."
 
 
 class OpenSessionSerializer(serializers.Serializer[Any]):
     """Request of `POST /sessions`."""
 
-    environment = Name(
-        required=False, allow_null=True, help_text="Its name; default: the default environment."
-    )
+    environment = Name(required=False, allow_null=True, help_text=ENVIRONMENT_HELP)
     runtime = RuntimeName(required=False, allow_null=True, help_text=RUNTIME_HELP)
     ttl = SessionSeconds(
         required=False,
@@ -45,7 +44,7 @@ class OpenSessionSerializer(serializers.Serializer[Any]):
     metadata = Metadata(
         required=False,
         allow_null=True,
-        help_text="Any JSON object of yours; it can be filtered by.",
+        help_text="Any JSON object of your own; sessions can be filtered by it.",
     )
 
 
@@ -58,7 +57,7 @@ class ChangeSessionSerializer(serializers.Serializer[Any]):
         help_text="Seconds that the session lives from now on, and after each later activity.",
     )
     metadata = Metadata(
-        required=False, allow_null=True, help_text="In place of what there is, all of it."
+        required=False, allow_null=True, help_text="Replaces the session's whole metadata."
     )
 
 
@@ -67,35 +66,39 @@ class TokenRequestSerializer(serializers.Serializer[Any]):
 
     role = serializers.ChoiceField(
         choices=[role.value for role in Role],
-        help_text="`candidate`: runs code and sees the timeline; `interviewer`: that, the metadata,"
-        " and stops the session; `viewer`: only looks.",
+        help_text="`candidate` runs code and sees the timeline. `interviewer` also sees the"
+        " metadata, and may change, empty and stop the session. `viewer` only watches.",
     )
     expires_in = serializers.IntegerField(
         required=False,
         allow_null=True,
         min_value=1,
         max_value=MAX_TOKEN_SECONDS,
-        help_text=f"Seconds; {DEFAULT_TOKEN_SECONDS} when not given.",
+        help_text=f"Seconds until the token expires. Default: {DEFAULT_TOKEN_SECONDS}.",
     )
 
 
 class RunSerializer(serializers.Serializer[Any]):
     """Request of `POST /sessions/{id}/execute`."""
 
-    code = Code(required=False, allow_null=True, help_text="The program.")
+    code = Code(required=False, allow_null=True, help_text="The program's source code.")
     filename = WorkspacePath(
         required=False,
         allow_null=True,
-        help_text="Where the code goes in the workspace; default: the environment's own.",
+        help_text="File that the code is written to. Default: the environment's own.",
     )
-    stdin = InputText(required=False, allow_null=True, help_text="What the program reads.")
+    stdin = InputText(
+        required=False, allow_null=True, help_text="What the program reads from standard input."
+    )
     args = Arguments(required=False, allow_null=True)
     env = Variables(required=False, allow_null=True)
-    files = Files(required=False, allow_null=True, help_text="Files besides the code, or instead.")
-    timeout = Seconds(
+    files = Files(
+        required=False, allow_null=True, help_text="Files besides the code, or instead of it."
+    )
+    timeout = TimeoutSeconds(
         required=False,
         allow_null=True,
-        help_text="Wall-clock seconds, up to the environment's maximum.",
+        help_text="Wall-clock seconds that the program may run, up to the environment's maximum.",
     )
 
     def validate(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -104,22 +107,25 @@ class RunSerializer(serializers.Serializer[Any]):
             texts = chain(args or (), chain.from_iterable((env or {}).items()))
             size = sum(len(text.encode()) + 1 for text in texts)
             if size > ARGUMENTS_BYTES:
-                raise OutOfBounds("args", f"{size} bytes together with `env`", ARGUMENTS_BYTES)
+                raise OutOfBounds(
+                    f"args and env together must be at most {ARGUMENTS_BYTES} bytes; they have "
+                    f"{size}.",
+                    field="args",
+                    maximum=ARGUMENTS_BYTES,
+                )
         return data
 
 
 class SingleRunSerializer(RunSerializer):
     """Request of `POST /execute`."""
 
-    environment = Name(
-        required=False, allow_null=True, help_text="Its name; default: the default environment."
-    )
+    environment = Name(required=False, allow_null=True, help_text=ENVIRONMENT_HELP)
     runtime = RuntimeName(required=False, allow_null=True, help_text=RUNTIME_HELP)
 
 
 _RUN = RunSerializer()
 _SINGLE_RUN = SingleRunSerializer()
-"""Used for all requests: to copy a serializer's fields takes longer than to check with them."""
+"""Shared by all requests: copying a serializer's fields takes longer than checking with them."""
 
 
 def read_run(data: Any) -> RunRequest:
@@ -137,7 +143,7 @@ def read_single_run(data: Any) -> tuple[str | None, str | None, RunRequest]:
 
 def _checked(serializer: serializers.Serializer[Any], data: Any) -> dict[str, Any]:
     if data is None:
-        raise serializers.ValidationError({"non_field_errors": ["No data provided"]})
+        raise serializers.ValidationError({"non_field_errors": ["The body must be a JSON object."]})
     checked: dict[str, Any] = serializer.run_validation(data)
     return checked
 

@@ -1,4 +1,4 @@
-"""Pieces of the OpenAPI schema that several calls share."""
+"""Parts of the OpenAPI schema that several calls share."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from sessions_app.models import Session
 from sessions_app.workspace_paths import PATTERN
 
 _ERRORS = {
-    400: "The request can't be done as it is: `invalid_request`, `unknown_field`, "
+    400: "The request is wrong; `detail` says how: `invalid_request`, `unknown_field`, "
     "`invalid_path`, `unknown_environment`, `unknown_runtime`, `limit_exceeded`.",
     401: "`not_authenticated`, `invalid_key`, `invalid_token`, `token_expired`.",
     403: "`insufficient_scope`, `forbidden_for_role`; `foreign_host` and `foreign_origin` where no"
     " key is asked for.",
-    404: "`not_found`: there is none, or it is another client's. `file_not_found`.",
-    409: "`session_closed`: it was stopped, has expired, or was given up. `no_sandbox`: it has none"
-    " at this moment. `file_unreadable`: it is no regular file."
+    404: "`not_found`: it doesn't exist, or belongs to another client. `file_not_found`.",
+    409: "`session_closed`: the session was stopped, has expired or has failed. `no_sandbox`: it"
+    " has none at the moment. `file_unreadable`: it is not a regular file."
     " `storage_full`: the session, or its client, stores as much as it may.",
     413: "`request_too_large`.",
     429: "`rate_limited`, `too_many_sessions`, `too_many_queued`, `too_many_streams`: try again"
     " after `Retry-After` seconds.",
     503: "`no_capacity`, `sandbox_unreachable`, `database_away`: try again after `Retry-After`"
     " seconds.",
-    504: "`result_pending`: the run goes on, `execution_id` says where its result will be.",
+    504: "`result_pending`: the run continues; `GET /executions/{execution_id}` will return its"
+    " result.",
 }
 
 _FLAG: dict[str, Any] = {"type": "string", "enum": [*YES, *NO], "default": "true"}
@@ -62,14 +63,14 @@ LAST_EVENT_ID = [
     OpenApiParameter(
         "last_event_id",
         _EVENT_ID,
-        description="Id of the last event that was received: go on behind it. `latest`: from what "
-        "runs now on.",
+        description="Id of the last event received: the stream continues after it. `latest`: start "
+        "with the execution that runs now.",
     ),
     OpenApiParameter(
         "Last-Event-ID",
         _EVENT_ID,
         OpenApiParameter.HEADER,
-        description="The same, as browsers send it when they come back.",
+        description="The same, as browsers send it when they reconnect.",
     ),
 ]
 
@@ -78,10 +79,12 @@ def paging(what: str) -> list[OpenApiParameter]:
     cursor = {"type": "string", "format": f"cursor-of-{what}"}
     return [
         OpenApiParameter(
-            "cursor", cursor, description="From `next` or `previous` of another page."
+            "cursor",
+            cursor,
+            description="From `next` or `previous` of a page of this list.",
         ),
         OpenApiParameter(
-            "page_size", _PAGE_SIZE, description=f"1 to {PAGE_SIZE}; all else means 50."
+            "page_size", _PAGE_SIZE, description=f"1 to {PAGE_SIZE}; anything else means 50."
         ),
     ]
 
@@ -89,7 +92,11 @@ def paging(what: str) -> list[OpenApiParameter]:
 SESSION_FILTERS = [
     OpenApiParameter("status", {"type": "string", "enum": [*Session.Status.values, ""]}),
     OpenApiParameter("environment", _NAME),
-    OpenApiParameter("metadata.<key>", _VALUE, description="Sessions with this in their metadata."),
+    OpenApiParameter(
+        "metadata.<key>",
+        _VALUE,
+        description="Sessions with this value in their metadata.",
+    ),
     *paging("sessions"),
 ]
 
@@ -119,24 +126,26 @@ def run_responses(*errors: int) -> dict[int, Any]:
 
 
 def cancel_responses() -> dict[int, Any]:
-    going_on = OpenApiResponse(TimelineSerializer, "It ends, and takes longer than usual.")
-    return {**responses(TimelineSerializer, 200, 404, 503), 202: going_on}
+    pending = OpenApiResponse(
+        TimelineSerializer, "It is being ended, which takes longer than usual."
+    )
+    return {**responses(TimelineSerializer, 200, 404, 503), 202: pending}
 
 
 def stream_responses(nothing_left: str) -> dict[Any, Any]:
     return {
         (200, "text/event-stream"): OpenApiResponse(
             {"type": "string"},
-            "Events, each with `id`, `event` and `data`, which is JSON; until it ends, a comment "
-            "about every 15 s.",
+            "Events, each with `id`, `event` and `data` (JSON), and a comment about every 15 "
+            "seconds.",
         ),
-        204: OpenApiResponse(description=f"There is nothing more to come: {nothing_left}."),
+        204: OpenApiResponse(description=f"Nothing more will come: {nothing_left}."),
         **{code: OpenApiResponse(ErrorSerializer, _ERRORS[code]) for code in (400, 404, 503)},
     }
 
 
 class _ApiAuthenticationExtension(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """Found by its base class: what Swagger's Authorize asks for."""
+    """What Swagger's Authorize button asks for. drf-spectacular finds it by its base class."""
 
     target_class = ApiAuthentication
     name = ["ApiKey", "SessionToken"]
@@ -149,19 +158,19 @@ _KEY_SCHEME = {
     "type": "apiKey",
     "in": "header",
     "name": "Authorization",
-    "description": "Of a client: `Api-Key`, a space, and the key that `manage.py create_client` has"
-    " shown.",
+    "description": "A client's key: `Api-Key`, a space, and the key that `manage.py create_client`"
+    " printed.",
 }
 _TOKEN_SCHEME = {
     "type": "http",
     "scheme": "bearer",
-    "description": "For one session: what `POST /sessions/{id}/tokens` has answered. Calls that"
-    " read take it as `?token=` as well.",
+    "description": "A token for one session, from `POST /sessions/{id}/tokens`. Calls that read"
+    " also take it as `?token=`.",
 }
 
 
 def describe_access(result: dict[str, Any], generator: Any, **_options: Any) -> dict[str, Any]:
-    """Each operation's security, as its view declares it, and the errors that come of it."""
+    """Each operation's security, as its view declares it, and the errors that follow from it."""
     for path, method, operation, declared in _declared(result, generator):
         if declared is PUBLIC:
             operation["security"] = []
@@ -214,7 +223,7 @@ _SOMETHING_TO_RUN = [
 
 
 def complete(result: dict[str, Any], **_options: Any) -> dict[str, Any]:
-    """A hook of drf-spectacular: what no serializer says of itself."""
+    """A hook of drf-spectacular: adds what serializers can't express."""
     schemas = result["components"]["schemas"]
     schemas |= {"Json": JSON_SCHEMA, "Metadata": METADATA_SCHEMA}
     for name in ("RunRequest", "SingleRunRequest"):

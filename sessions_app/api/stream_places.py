@@ -56,7 +56,7 @@ class StreamPlaces:
             if self._taken[bound] >= bound.most:
                 raise _refusal(bound)
         if len(self._open) >= IN_ALL:
-            raise NoCapacity("Too many streams are open; try again when some have ended.")
+            raise NoCapacity("Too many event streams are open; try again when some have ended.")
         place = StreamPlace(bounds=bounds, is_allowed=is_allowed)
         self._open.add(place)
         self._taken.update(bounds)
@@ -96,8 +96,8 @@ def _bounds(session_id: UUID, caller: Caller) -> list[_Bound]:
 
 def _refusal(bound: _Bound) -> TooManyStreams:
     return TooManyStreams(
-        f"{bound.most} event streams of this {bound.kind} are open, which is the maximum. "
-        "Close some, then try again.",
+        f"This {bound.kind} may have at most {bound.most} open event streams. Close some, then "
+        "try again.",
         streams=bound.kind,
         maximum=bound.most,
     )

@@ -85,7 +85,7 @@ def _position(request: HttpRequest) -> Position | None:
         return Position.parse(given) if given else Position()
     except InvalidPositionError:
         raise InvalidRequest(
-            f"last_event_id: not the id of an event, and not {LATEST!r}.", field="last_event_id"
+            f"last_event_id must be the id of an event, or {LATEST!r}.", field="last_event_id"
         ) from None
 
 

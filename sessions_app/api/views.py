@@ -1,4 +1,6 @@
-"""The calls of `/api/v1`. Each validates, calls one service, and serializes."""
+"""The calls of `/api/v1`. Each validates, calls one service and serializes; `allows` above a call
+declares the scope and the roles that it needs, and `access` checks them.
+"""
 
 from __future__ import annotations
 
@@ -85,8 +87,8 @@ class SessionViewSet(ApiViewSet):
     @takes(OpenSessionSerializer)
     @allows(Scope.SESSIONS)
     def create(self, request: Request) -> Response:
-        """`ready` at once when a warm sandbox was there, else `pending`: an execution may be sent
-        right away all the same, it waits until the session is ready.
+        """`ready` at once when a warm sandbox is available, otherwise `pending`. Executions may be
+        sent right away in both cases: they wait until the session is ready.
         """
         wanted = OpenSessionSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
@@ -127,7 +129,7 @@ class SessionViewSet(ApiViewSet):
     )
     @allows(Scope.SESSIONS, Role.INTERVIEWER)
     def destroy(self, request: Request, session_id: UUID) -> Response:
-        """Its container goes, its history stays. Repeating it is harmless."""
+        """Removes its container and keeps its history. Repeating the call is harmless."""
         caller = caller_of(request)
         session = stop_session(session_id, caller=caller, by=actor_of(request))
         return Response(SessionStoppedSerializer(session).data)
@@ -140,7 +142,7 @@ class SessionViewSet(ApiViewSet):
     @takes(ChangeSessionSerializer)
     @allows(Scope.SESSIONS, Role.INTERVIEWER)
     def partial_update(self, request: Request, session_id: UUID) -> Response:
-        """Give it more time or less, from now on; replace its metadata."""
+        """Gives it more or less time, counted from now, and replaces its metadata."""
         wanted = ChangeSessionSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         caller = caller_of(request)
@@ -160,8 +162,8 @@ class SessionViewSet(ApiViewSet):
     )
     @allows(Scope.SESSIONS, Role.INTERVIEWER)
     def reset(self, request: Request, session_id: UUID) -> Response:
-        """A new, empty workspace under the same id. What was sent before is cancelled, waiting or
-        running; what is sent from now on runs in the new one.
+        """Gives the session a new, empty workspace. Executions sent before are cancelled, waiting
+        or running; those sent from now on run in the new workspace.
         """
         caller = caller_of(request)
         session = reset_session(session_id, caller=caller, by=actor_of(request))
@@ -175,7 +177,7 @@ class SessionViewSet(ApiViewSet):
     )
     @allows(Scope.READ, *ANY_ROLE)
     def files(self, request: Request, session_id: UUID) -> Response:
-        """As they are now, also while a program runs. Links are listed and not followed."""
+        """The files as they are now, even while a program runs. Links are listed, not followed."""
         asked = ask(session_id, WorkspaceQuery.About.FILES, caller=caller_of(request))
         return Inquired(asked, as_json(session_id=str(session_id)))
 
@@ -187,8 +189,8 @@ class SessionViewSet(ApiViewSet):
     @takes(parameters=[schema.FILE_PATH])
     @allows(Scope.READ, *ANY_ROLE)
     def file(self, request: Request, session_id: UUID, path: str) -> Response:
-        """Its bytes, as a download. `file_not_found` where there is none, `file_unreadable` where
-        it is no regular file.
+        """The file's bytes, as a download. `file_not_found`: there is no such file.
+        `file_unreadable`: it is not a regular file.
         """
         name = readable_path(path)
         asked = ask(session_id, WorkspaceQuery.About.FILE, path=name, caller=caller_of(request))
@@ -200,8 +202,8 @@ class SessionViewSet(ApiViewSet):
     )
     @allows(Scope.READ, *ANY_ROLE)
     def archive(self, request: Request, session_id: UUID) -> Response:
-        """All its regular files and folders as tar.gz. The header `X-Workspace-Truncated` is there
-        when some could not be read.
+        """All regular files and folders as tar.gz. The header `X-Workspace-Truncated` is set when
+        some could not be read.
         """
         asked = ask(session_id, WorkspaceQuery.About.ARCHIVE, caller=caller_of(request))
         return Inquired(asked, as_download(f"session-{session_id}.tar.gz", "application/gzip"))
@@ -214,7 +216,7 @@ class SessionViewSet(ApiViewSet):
     @takes(TokenRequestSerializer)
     @allows(Scope.TOKENS)
     def tokens(self, request: Request, session_id: UUID) -> Response:
-        """Opens this one session to a browser, for a while and as far as the role goes."""
+        """A token opens this one session to a browser, for a limited time and in one role."""
         wanted = TokenRequestSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         issued = issue_token(
@@ -232,8 +234,8 @@ class SessionViewSet(ApiViewSet):
     @takes(RunSerializer, parameters=schema.WAIT)
     @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
     def execute(self, request: Request, session_id: UUID, arrival: RequestArrival) -> Response:
-        """Answers when the program has ended, however it ended: `verdict` says how. Runs of one
-        session take place one at a time, in the order of their arrival.
+        """Answers when the program has ended; `verdict` says how. A session runs one execution at a
+        time, in the order of their arrival.
         """
         run = read_run(request.data)
         return Accepted(partial(submit_at_once, session_id, run, arrival, caller_of(request)))
@@ -246,9 +248,9 @@ class SessionViewSet(ApiViewSet):
     @takes(parameters=schema.paging("executions"))
     @allows(Scope.READ, *ANY_ROLE, is_list=True)
     def executions(self, request: Request, session_id: UUID) -> Response:
-        """Every run with its code, input, output, verdict and times, in order. `omitted` names
-        what is too large for a list: `GET /executions/{id}` has it. A page may have fewer runs than
-        `page_size`, while `next` goes on.
+        """All executions in order, each with its code, input, output, verdict and times. `omitted`
+        names fields that are too large for a list; `GET /executions/{id}` returns them. A page may
+        have fewer executions than `page_size` even though there is a `next` one.
         """
         session = find_session(session_id, caller_of(request))
         found = Execution.objects.filter(session=session).without_large_fields()
@@ -257,13 +259,13 @@ class SessionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Watch a session",
-        responses=schema.stream_responses("or its session is closed"),
+        responses=schema.stream_responses("the session is closed"),
     )
     @takes(parameters=schema.LAST_EVENT_ID)
     @allows(Scope.READ, *ANY_ROLE)
     def events(self, request: Request, session_id: UUID) -> Response:
-        """Server-Sent Events. All that happens in the session, from its first execution on: as
-        with one execution, and `session` whenever its status or time of expiry has changed. Ends
+        """Server-Sent Events of the whole session, from its first execution on: those of each
+        execution, and `session` whenever the session's status or expiry changes. The stream ends
         when the session is closed.
         """
         session = find_session(session_id, caller_of(request))
@@ -277,7 +279,7 @@ class ExecutionViewSet(ApiViewSet):
     )
     @allows(Scope.READ, *ANY_ROLE)
     def retrieve(self, request: Request, execution_id: UUID) -> HttpResponseBase:
-        """In full, however large it is."""
+        """The execution in full, however large it is."""
         execution = executions.find_execution(execution_id, caller_of(request))
         return whole(TimelineSerializer(), execution)
 
@@ -288,10 +290,10 @@ class ExecutionViewSet(ApiViewSet):
     )
     @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
     def cancel(self, request: Request, execution_id: UUID) -> HttpResponseBase:
-        """Ends the program; its session and the workspace stay, and so does what it has written.
-        The answer is the execution when it has ended, which takes a moment. Should it take more
-        than three seconds, the answer is 202 with the execution as it is: it ends all the same. One
-        that has ended before stays as it is.
+        """Ends the program. Its session, the workspace and the output so far are kept. The answer
+        is the ended execution, after a moment; where ending it takes more than three seconds, the
+        answer is 202 with the execution as it is, and it still ends. An execution that has ended
+        already stays as it is.
         """
         caller = caller_of(request)
         execution = executions.cancel_execution(execution_id, caller=caller, by=actor_of(request))
@@ -299,14 +301,14 @@ class ExecutionViewSet(ApiViewSet):
 
     @extend_schema(
         summary="Watch an execution",
-        responses=schema.stream_responses("the result was the last one"),
+        responses=schema.stream_responses("the result was the last event"),
     )
     @takes(parameters=schema.LAST_EVENT_ID)
     @allows(Scope.READ, *ANY_ROLE)
     def events(self, request: Request, execution_id: UUID) -> Response:
-        """Server-Sent Events: `status`, `stdout` and `stderr` while the program runs, and at the
-        end `result`, which is what the call that ran it answers. What has happened before is told
-        first, whether or not it has ended.
+        """Server-Sent Events: `status`, `stdout` and `stderr` while the program runs, and finally
+        `result`, which is the same as the answer of the call that ran it. Earlier events are sent
+        first, also when the execution has ended.
         """
         execution = executions.find_execution(execution_id, caller_of(request))
         return watched_execution(execution, request._request)
@@ -319,7 +321,7 @@ class ExecutionViewSet(ApiViewSet):
     @takes(SingleRunSerializer, parameters=schema.WAIT)
     @allows(Scope.EXECUTE)
     def run_once(self, request: Request, arrival: RequestArrival) -> Response:
-        """One run in a fresh sandbox that is thrown away after it."""
+        """One run in a fresh sandbox that is removed afterwards."""
         environment, runtime, run = read_single_run(request.data)
         submit = partial(submit_single_run, caller=caller_of(request), runtime=runtime)
         return Accepted(partial(begin_in_thread, submit, environment, run, arrival))
@@ -344,10 +346,10 @@ class EnvironmentViewSet(ApiViewSet):
     )
     @allows(Scope.READ, *ANY_ROLE)
     def retrieve(self, request: Request, name: str) -> Response:
-        """Its limits and maxima in bytes, cores and seconds."""
+        """Limits and maxima are in bytes, cores and seconds."""
         environment = Environment.objects.enabled().filter(name=name).first()
         if environment is None:
-            raise NotFound(f"There is no environment {name!r}; GET /environments names them.")
+            raise NotFound(f"There is no environment {name!r}; GET /environments lists them.")
         return Response(EnvironmentSerializer(environment).data)
 
 
@@ -359,8 +361,9 @@ class HealthViewSet(ApiViewSet):
     )
     @public
     def retrieve(self, request: Request) -> Response:
-        """503 when it can't; `degraded` (200) when it can do part of it. `checks` says what is
-        wrong to those who have a key, and to others only where. It is up to a second old.
+        """503 when it can't; `degraded` (200) when it can do part of it. `checks` gives the reasons
+        to callers with a key, and to others only the parts that are affected. The answer is up to
+        a second old.
         """
         health: Health = request._request.health  # type: ignore[attr-defined]
         checks = health.checks if is_known(request) else health.in_short
@@ -374,7 +377,7 @@ class HealthViewSet(ApiViewSet):
     )
     @public
     def live(self, request: Request) -> Response:
-        """Of nothing else: a process that can't do this is to be started anew."""
+        """It checks nothing else: restart a process that doesn't answer this."""
         return Response({"status": "alive"})
 
     @extend_schema(
@@ -384,8 +387,8 @@ class HealthViewSet(ApiViewSet):
     )
     @public
     def ready(self, request: Request) -> Response:
-        """503 with `Retry-After` while it can't, or is shutting down: it is to be sent nothing for
-        a while. `checks` says `ok` or `not ok` of each part.
+        """503 with `Retry-After` while it can't, or is shutting down: send it nothing until then.
+        `checks` has `ok` or `not ok` for each part.
         """
         readiness: Readiness = request._request.readiness  # type: ignore[attr-defined]
         if readiness.is_ready:

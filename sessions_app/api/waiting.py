@@ -164,7 +164,9 @@ def _wants_result(request: HttpRequest) -> bool:
     given = request.GET.getlist("wait") or ["true"]
     word = given[0].lower()
     if len(given) > 1 or word not in (*YES, *NO):
-        raise InvalidRequest(f"wait: one of {', '.join((*YES, *NO))}, once.", field="wait")
+        raise InvalidRequest(
+            f"wait must be given once, as one of {', '.join((*YES, *NO))}.", field="wait"
+        )
     return word in YES
 
 
@@ -201,8 +203,8 @@ async def _submitted(submit: Callable[[], Awaitable[Execution]], execution_id: U
             await asyncio.sleep(AWAY_SECONDS)
     raise AnswerLost(
         "The connection to the database was lost while the run was being submitted: GET "
-        f"/api/v1/executions/{execution_id} says whether it was accepted. Send it again only if "
-        "there is none.",
+        f"/api/v1/executions/{execution_id} shows whether it was accepted. Send it again only if "
+        "that answers 404.",
         execution_id=str(execution_id),
     )
 
@@ -266,9 +268,10 @@ def _pending(execution_id: UUID) -> ResultPending:
     why = (
         "This server is shutting down"
         if request_metrics.closing
-        else f"No result within {seconds:g} s"
+        else f"There was no result within {seconds:g} seconds"
     )
     return ResultPending(
-        f"{why}; the execution goes on: GET /api/v1/executions/{execution_id} will have it.",
+        f"{why}; the execution continues. GET /api/v1/executions/{execution_id} will return its "
+        "result.",
         execution_id=str(execution_id),
     )

@@ -49,7 +49,9 @@ def request_build(environment: Environment, dockerfile: str, *, by: Actor) -> En
         raise BuildRefused(" ".join(error.messages)) from error
     nodes = list(Node.objects.usable())
     if not nodes:
-        raise BuildRefused("No node is up that could build it.")
+        raise BuildRefused(
+            "No worker node is up to build it; start one with `manage.py run_worker`."
+        )
     build = EnvironmentBuild.objects.create(environment=environment, dockerfile=text)
     NodeBuild.objects.bulk_create(NodeBuild(build=build, node=node.name) for node in nodes)
     changed = text != dockerfile_of(environment)
@@ -84,7 +86,7 @@ def obstacles(build: EnvironmentBuild) -> list[str]:
     for name in Node.objects.active().order_by("name").values_list("name", flat=True):
         made = found.get(name)
         if made is None:
-            reasons.append(f"{name}: it was not built there")
+            reasons.append(f"{name}: not built there")
         elif made.status != NodeBuild.Status.PASSED:
             reasons.append(f"{name}: {made.get_status_display()} {made.reason}".rstrip())
     return reasons
@@ -100,10 +102,10 @@ def promote(build: EnvironmentBuild, *, by: Actor, reason: str = "") -> None:
     environment = Environment.objects.select_for_update().get(pk=build.environment_id)
     against = obstacles(build)
     if against and not reason.strip():
-        raise BuildRefused(f"It is not promoted: {'; '.join(against)}.")
+        raise BuildRefused(f"The build can't be promoted without a reason: {'; '.join(against)}.")
     images = list(build.nodes.all().with_image())
     if not images:
-        raise BuildRefused("It is not promoted: no node has its image.")
+        raise BuildRefused("The build can't be promoted: no node has its image.")
     environment.build = build
     made = [(each.node, each.image_id, each.size_bytes) for each in images]
     _put(environment, made, cause=f"build {build.pk} promoted")
@@ -129,9 +131,9 @@ def roll_back(revision: EnvironmentRevision, *, by: Actor) -> None:
 def irreversible(revision: EnvironmentRevision) -> str:
     """Why nobody can go back to a revision. Empty: one can."""
     if revision.columns is None:
-        return "Its definition was not kept: it is of an earlier version of this service."
+        return "Its definition was not stored: it was made by an earlier version of this service."
     ids = {image_id for node, image_id, _ in _images(revision) if node == revision.node}
-    return "" if revision.image_id in ids else "Its image is not there any more."
+    return "" if revision.image_id in ids else "Its image is no longer there."
 
 
 def _images(revision: EnvironmentRevision) -> list[tuple[str, str, int]]:

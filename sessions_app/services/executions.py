@@ -118,8 +118,8 @@ def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:
     bounds = queue_bounds(caller.client)
     maximum = bounds.per_session if full_of == "session" else bounds.per_client
     return TooManyQueued(
-        f"{maximum} executions of this {full_of} wait already, which is the maximum; try again "
-        "when some have run, or cancel those that are not needed any more.",
+        f"This {full_of} may have at most {maximum} waiting executions. Try again when some have "
+        "run, or cancel some.",
         maximum=maximum,
         queue=full_of,
     )
@@ -264,7 +264,7 @@ def _new_execution(
 
 def _files_besides_code(request: RunRequest, filename: str) -> dict[str, FileContent]:
     if request.code is not None and filename in request.files:
-        raise InvalidRequest(f"`code` and `files` both give {filename}: leave one of them out.")
+        raise InvalidRequest(f"`code` and `files` both contain {filename}; leave one of them out.")
     if request.code is None and filename not in request.files and not _names_only(request):
         raise _nothing_to_run(filename)
     require_separate({filename, *request.files})
@@ -278,7 +278,8 @@ def _names_only(request: RunRequest) -> bool:
 
 def _nothing_to_run(filename: str) -> InvalidRequest:
     return InvalidRequest(
-        f"Nothing to run: give `code`, or {filename} in `files`, or a `filename` that is there."
+        f"Nothing to run: send `code`, or {filename} in `files`, or the `filename` of a file that "
+        "is in the workspace."
     )
 
 
@@ -286,8 +287,7 @@ def _timeout(environment: Environment, wanted: float | None) -> float:
     maximum = environment.maxima().timeout_seconds
     if wanted is not None and not wanted <= maximum:  # NaN neither
         raise LimitExceeded(
-            f"timeout: {wanted:g} s is more than the {maximum:g} s that environment "
-            f"{environment.name!r} allows.",
+            f"timeout must be at most {maximum:g} seconds in environment {environment.name!r}.",
             limit="timeout",
             field="timeout",
             maximum=maximum,
@@ -300,7 +300,8 @@ def _require_space(environment: Environment, execution: Execution) -> None:
     room = environment.limits().tmpfs_bytes
     if size > room:
         raise LimitExceeded(
-            f"The files have {size} bytes, the workspace holds {format_size(room)}.",
+            f"The files must fit into the workspace of {format_size(room)}; they have {size} "
+            "bytes.",
             limit="tmpfs",
             maximum=room,
         )

@@ -24,7 +24,7 @@ def find_node(name: str) -> Node:
     if node is None:
         known = ", ".join(Node.objects.order_by("name").values_list("name", flat=True))
         raise UnknownNodeError(
-            f"There is no node {name!r}; there are: {known}."
+            f"There is no node {name!r}; the nodes are: {known}."
             if known
             else "There is no node yet: start one with `manage.py run_worker`."
         )

@@ -19,9 +19,9 @@ def choose_runtime(environment: Environment, asked: str) -> str:
     """What a client asks for, where it may. Raises UnknownRuntime."""
     known = choosable(environment, Node.objects.usable())
     if asked not in known:
-        names = f"there are: {', '.join(known)}" if known else "none can be chosen"
+        allowed = f"one of {', '.join(known)}" if known else "left out"
         raise UnknownRuntime(
-            f"Environment {environment.name!r} has no runtime {asked!r}; {names}.",
+            f"runtime must be {allowed} in environment {environment.name!r}, not {asked!r}.",
             runtimes=known,
             field="runtime",
         )

@@ -72,7 +72,7 @@ def open_or_find_session(caller: Caller, **wanted: Any) -> Session:
         time.sleep(_AWAY_SECONDS)
     raise AnswerLost(
         "The connection to the database was lost while the session was being opened: GET "
-        "/api/v1/sessions, newest first, says whether it was. Open it again only if it isn't there."
+        "/api/v1/sessions, newest first, shows whether it was. Open another only if it isn't there."
     )
 
 
@@ -159,7 +159,9 @@ def _take_place(session: Session) -> None:
         raise NoCapacity(f"No worker node can start a sandbox: {nodes[0].engine_error}")
     usable = [node for node in usable if not runtime or runtime in node.runtimes]
     if not usable:
-        raise NotPrepared(f"No worker node's Docker Engine has the runtime {runtime!r}.")
+        raise NotPrepared(
+            f"No worker node's Docker Engine has the runtime {runtime!r}; choose another."
+        )
     if not environment.revisions.exists():
         raise NotPrepared(
             f"The image of environment {environment.name!r} has not been built yet: "
@@ -198,7 +200,7 @@ def closed_session(session: Session) -> SessionClosed:
 
 def _closed_detail(session: Session) -> str:
     if session.status == Session.Status.ERROR:
-        return f"The session was given up: {session.error_reason} Open a new one."
+        return f"The session has failed: {session.error_reason} Open a new one."
     if session.is_open or session.stop_reason == Session.StopReason.EXPIRED:
         return "The session has expired. Open a new one."
     return "The session has been stopped. Open a new one."
@@ -286,7 +288,7 @@ def _locked_open(session_id: UUID | str, caller: Caller) -> Session:
     if not session.is_open or session.is_expired:
         raise closed_session(session)
     if session.one_shot:
-        raise InvalidRequest("The session was made for one run, and ends with it: stop it instead.")
+        raise InvalidRequest("The session was made for one run and ends with it; stop it instead.")
     return session
 
 

@@ -100,8 +100,8 @@ def ask(
 def _require_place(session: Session) -> None:
     if WorkspaceQuery.objects.awaited().filter(session_id=session.pk).count() >= MOST_WAITING:
         raise TooManyQueued(
-            f"{MOST_WAITING} questions about the session's sandbox wait already, which is the "
-            "maximum. Try again when some are answered.",
+            f"At most {MOST_WAITING} queries about a session's workspace may wait. Try again when "
+            "some are answered.",
             queue="workspace",
             maximum=MOST_WAITING,
         )
@@ -111,10 +111,12 @@ def _node_of(session: Session) -> Node:
     if not session.is_open or session.is_expired:
         raise closed_session(session)
     if session.status not in (Session.Status.READY, Session.Status.EXECUTING):
-        raise NoSandbox("The session's sandbox is being started.", status=session.status)
+        raise NoSandbox(
+            "The session's sandbox is still starting; try again in a moment.", status=session.status
+        )
     node = Node.objects.alive().filter(sessions=session.pk).first()
     if node is None:
-        raise SandboxUnreachable("The session's node gives no sign of life; try again later.")
+        raise SandboxUnreachable("The session's node is not responding; try again later.")
     if node.engine_error:
         raise SandboxUnreachable(f"The session's node can't reach its sandbox: {node.engine_error}")
     return node
@@ -173,7 +175,7 @@ def _read(query: WorkspaceQuery, row: Any) -> Answer:
 
 
 def _unanswered() -> SandboxUnreachable:
-    return SandboxUnreachable("The session's node has not answered in time; try again.")
+    return SandboxUnreachable("The session's node didn't answer in time; try again.")
 
 
 async def pieces(found: Answer) -> AsyncIterator[bytes]:

@@ -64,7 +64,7 @@ def test_a_run_that_is_too_much_names_the_field_and_the_bound(
     answer = api.post(path, fields)
     body = error(answer, 400, answer.json()["code"])
     assert (body["field"], body["maximum"]) == (field, maximum)
-    assert body["detail"].startswith(f"{field}: ")
+    assert body["detail"].startswith(field)
     assert str(maximum) in body["detail"]
     assert len(answer.content) < 2000
     assert not Execution.objects.exists()

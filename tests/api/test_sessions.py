@@ -129,7 +129,7 @@ def test_a_field_that_can_not_be_is_a_400(api: Api) -> None:
     for fields in WRONG:
         body = error(api.post("/sessions", fields), 400, "invalid_request")
         (name,) = fields
-        assert body["detail"].startswith(f"{name}: "), fields
+        assert body["detail"].startswith(name), fields
         assert name in body["errors"]
     assert not Session.objects.exists()
 

@@ -117,7 +117,7 @@ def test_a_roll_back_to_an_image_that_was_built_anew_is_refused(
     assert first is not None
     (tmp_path / "Dockerfile").write_text(TEXT)
     record_image(python, driver.build_image(tmp_path, python.image_reference))
-    with pytest.raises(BuildRefused, match="not there any more"):
+    with pytest.raises(BuildRefused, match="no longer there"):
         roll_back(first, by=BY)
 
 

@@ -152,7 +152,7 @@ def test_a_ready_session_is_announced_with_its_execution(ready: Session, this: N
 
 @pytest.mark.parametrize(
     ("status", "reason"),
-    [(S.STOPPING, "stopped"), (S.STOPPED, "stopped"), (S.ERROR, "given up: It was given up.")],
+    [(S.STOPPING, "stopped"), (S.STOPPED, "stopped"), (S.ERROR, "has failed: It was given up.")],
 )
 def test_a_closed_session_takes_nothing(
     status: str, reason: str, python: Environment, this: Node

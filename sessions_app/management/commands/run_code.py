@@ -18,6 +18,7 @@ from codeexec.cli import INTERRUPTED, TeachingCommand, WrongUse, option
 from codeexec.db.listener import listening
 from codeexec.db.notifications import CHANNEL
 from codeexec.errors import InvalidRequest, NotFound, ServiceError
+from codeexec.http.error_answers import first_problem
 from environments_app.models import Environment
 from sessions_app.api.answers import ExecutionSerializer
 from sessions_app.api.requests import read_single_run
@@ -146,7 +147,7 @@ def _request(options: dict[str, Any]) -> Any:
     try:
         return read_single_run(asked)
     except ValidationError as error:
-        raise WrongUse(_first(error.detail)) from error
+        raise WrongUse(first_problem(error.detail)[1]) from error
 
 
 def _input(options: dict[str, Any]) -> str:
@@ -161,14 +162,6 @@ def _input(options: dict[str, Any]) -> str:
         if isinstance(error, UnicodeDecodeError):
             raise WrongUse("What comes to stdin is not text in UTF-8.") from error
         return ""  # it is closed
-
-
-def _first(detail: Any) -> str:
-    """`args: too long`, of whatever a serializer has found."""
-    if isinstance(detail, dict):
-        name, inner = next(iter(detail.items()))
-        return f"{name}: {_first(inner)}"
-    return _first(detail[0]) if isinstance(detail, list) else str(detail)
 
 
 def _read(name: str) -> str:
