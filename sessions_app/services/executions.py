@@ -118,7 +118,7 @@ def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:
     bounds = queue_bounds(caller.client)
     maximum = bounds.per_session if full_of == "session" else bounds.per_client
     return TooManyQueued(
-        f"This {full_of} may have at most {maximum} waiting executions. Try again when some have "
+        f"The queue of this {full_of} is full: at most {maximum} may wait. Try again when some have "
         "run, or cancel some.",
         maximum=maximum,
         queue=full_of,

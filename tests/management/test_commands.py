@@ -231,7 +231,7 @@ def test_no_key_is_in_the_audit_log(cast: dict[str, Any]) -> None:
         (["stop_session", "12345678", "--all"], 2, "Give ids of sessions, or else --all"),
         (["stop_session", "12345678", "--yes"], 1, "There is no session 12345678"),
         (["stop_session", "--all"], 2, "--yes confirms it"),
-        (["drain_node", "moon"], 1, "There is no node 'moon'; there are: this."),
+        (["drain_node", "moon"], 1, "There is no node 'moon'; the nodes are: this."),
         (["drain_node", "this", "--resume", "--wait"], 2, "--wait goes with draining"),
         (["drain_node", "this", "--wait", "--timeout", "0"], 1, "this still has 2 sessions"),
         (["revoke_key", "12345678"], 1, "`manage.py clients` lists them"),
@@ -507,7 +507,7 @@ def test_a_limit_that_ended_the_program_is_told(running: Any, tmp_path: Path) ->
 def test_a_client_without_a_name_is_refused_with_a_sentence(name: str, db: None) -> None:
     with pytest.raises(CommandError) as refused:
         call_command("create_client", name)
-    assert str(refused.value).startswith("A client needs a name of 1 to ")
+    assert str(refused.value).startswith("A client's name must have 1 to ")
     assert "constraint" not in str(refused.value)
 
 

@@ -38,7 +38,7 @@ def refused(maximum: int, queue: str) -> Iterator[None]:
     with pytest.raises(TooManyQueued) as caught:
         yield
     assert caught.value.fields == {"maximum": maximum, "queue": queue}
-    assert f"{maximum} executions of this {queue} wait" in caught.value.detail
+    assert f"queue of this {queue} is full: at most {maximum} may wait" in caught.value.detail
 
 
 def session_of(client: Client | None, python: Environment, this: Node) -> Session:

@@ -44,7 +44,8 @@ def refused(storage: str, *, used: int, maximum: int) -> Iterator[StorageFull]:
     with pytest.raises(StorageFull) as caught:
         yield caught  # type: ignore[misc]
     assert caught.value.fields == {"storage": storage, "used": used, "maximum": maximum}
-    assert f"This {storage} stores {used} bytes" in caught.value.detail
+    assert f"This {storage} may store at most {maximum} bytes" in caught.value.detail
+    assert f"it has {used}" in caught.value.detail
 
 
 def session_of(client: Client | None, python: Environment, this: Node) -> Session:
