@@ -66,7 +66,7 @@ def test_nobody_takes_all_places(
             refused = await opened(stack, application, f"/sessions/{full[0]}/events", full[1])
             assert (refused.status, refused.headers["retry-after"]) == (429, "5")
             body = (await refused.received.get() or b"").decode()
-            assert f"3 event streams of this {kind} are open" in body
+            assert f"This {kind} may have at most 3 open event streams" in body
             assert '"too_many_streams"' in body
             other = await opened(stack, application, f"/sessions/{free[0]}/events", free[1])
             for each in (*seen, other):

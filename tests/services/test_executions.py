@@ -20,7 +20,7 @@ from codeexec.errors import (
 )
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
-from sessions_app.services import executions
+from sessions_app.services import execution_end
 from sessions_app.services.execution_end import (
     fail_execution,
     finish_execution,
@@ -352,7 +352,7 @@ def test_no_run_begins_in_what_is_lost(
             seen.append(other.submit(in_connection_of_its_own, status).result())
         return restart_session(session)
 
-    monkeypatch.setattr(executions, "restart_session", restart)
+    monkeypatch.setattr(execution_end, "restart_session", restart)
     end_with_lost_sandbox(how, running)
     assert (seen, status()) == ([E.RUNNING], E.COMPLETED if how == "finish" else E.ERROR)
 
