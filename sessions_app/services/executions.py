@@ -118,8 +118,8 @@ def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:
     bounds = queue_bounds(caller.client)
     maximum = bounds.per_session if full_of == "session" else bounds.per_client
     return TooManyQueued(
-        f"The queue of this {full_of} is full: at most {maximum} may wait. Try again when some have "
-        "run, or cancel some.",
+        f"The queue of this {full_of} is full: at most {maximum} may wait. Try again when some "
+        "have run, or cancel some.",
         maximum=maximum,
         queue=full_of,
     )
