@@ -100,8 +100,8 @@ def storage_full(what: str, used: int, client: KnownClient | None, *, added: str
         else f"Wait until old sessions are deleted{when}"
     )
     return StorageFull(
-        f"This {what} may store at most {maximum} bytes of metadata, code, input, files and output; "
-        f"it has {used}, and {added} doesn't fit. {advice}, or ask the operator for more.",
+        f"This {what} may store at most {maximum} bytes of metadata, code, input, files and output"
+        f"; it has {used}, and {added} doesn't fit. {advice}, or ask the operator for more.",
         storage=what,
         used=used,
         maximum=maximum,

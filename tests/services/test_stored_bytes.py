@@ -190,7 +190,7 @@ def test_metadata_that_a_client_may_not_store_opens_no_session(
     for _ in range(2):
         with refused("client", used=KIB, maximum=2 * KIB) as caught:
             opened(client, {"a": "x" * (KIB - 6)})
-        assert "with this metadata it would be more" in caught.value.detail  # type: ignore[attr-defined]
+        assert "this metadata doesn't fit" in caught.value.detail  # type: ignore[attr-defined]
     assert Session.objects.count() == 1
     opened(client, {"a": "x" * (KIB - 7)})
     count_storage()
