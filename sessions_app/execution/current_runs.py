@@ -10,6 +10,7 @@ sandboxes.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ BUSY_SECONDS = 3.0
 IDLE_SHARE = 0.1
 """Of the processors' time: with more of it to spare they are idle."""
 WORK_SHARE = 0.1
-"""Of one processor's time: with less of it a program sleeps."""
+"""Of the processor's time that a program can get: with less of it, it sleeps."""
 _LEAST_SECONDS = 0.2
 """Between two looks at the processors."""
 
@@ -43,13 +44,14 @@ class Run:
     since: float = field(default_factory=lambda: time.monotonic())
     _usage: Usage | None = None
 
-    def note(self, usage: Usage) -> None:
+    def note(self, usage: Usage, work_share: float = WORK_SHARE) -> None:
+        """`work_share`: of one processor's time."""
         before, self._usage = self._usage, usage
         if before is None or before.cpu_ns is None or usage.cpu_ns is None:
             return
         spent, passed = usage.cpu_ns - before.cpu_ns, usage.at_ns - before.at_ns
         # Less than nothing is told under gVisor of processes that have ended.
-        self.turn.works = not 0 <= spent < WORK_SHARE * passed
+        self.turn.works = not 0 <= spent < work_share * passed
 
 
 class CurrentRuns:
@@ -108,17 +110,25 @@ class CurrentRuns:
         if self._processors.were_idle:
             return
         since = time.monotonic() - IDLE_SECONDS / 2
-        for run in self.now():
-            if run.since <= since and (run.turn.has_place or run.turn.works):
-                _measure(run)
+        working = [run for run in self.now() if run.turn.has_place or run.turn.works]
+        # Where more programs work than there are processors, each gets a part of one. Measured by
+        # the whole, all of them would seem to sleep, and as many again would begin.
+        work_share = WORK_SHARE * min(1, processors() / max(1, len(working)))
+        for run in working:
+            if run.since <= since:
+                _measure(run, work_share)
 
 
-def _measure(run: Run) -> None:
+def processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _measure(run: Run, work_share: float) -> None:
     if run.claim.sandbox is None:
         return
     # Where it can't be told, the run is taken for one that works.
     with suppress(SandboxError), get_driver().open_workspace(run.claim.sandbox) as workspace:
-        run.note(workspace.usage())
+        run.note(workspace.usage(), work_share)
 
 
 class Processors:

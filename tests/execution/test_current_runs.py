@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -33,9 +36,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     return clock
 
 
-def claim() -> Claim:
-    """Of which nothing counts here but that it has no sandbox to be looked at."""
-    return cast(Claim, SimpleNamespace(sandbox=None))
+def claim(sandbox: str | None = None) -> Claim:
+    """Of which nothing counts here but which sandbox there is to be looked at."""
+    return cast(Claim, SimpleNamespace(sandbox=sandbox))
+
+
+@dataclass
+class UsageDriver:
+    """Says what programs have spent; those that it knows nothing of work as much as they can."""
+
+    clock: Any
+    spent: Mapping[str, float]
+
+    @contextmanager
+    def open_workspace(self, sandbox: str) -> Iterator[Any]:
+        share = self.clock.now / 30 if sandbox == "next" else self.spent[sandbox]
+        yield SimpleNamespace(usage=lambda: usage(self.clock.now, share))
 
 
 def turn() -> Turn:
@@ -113,6 +129,32 @@ def test_one_that_sleeps_gives_its_place_back_soon_however_busy_processors_are(
         clock.goes_on(IDLE_SECONDS, idle=0.0)
         assert runs.give_back_places() == (0 if works else 1)
         assert run.turn.works == works
+
+
+def test_programs_that_share_the_processors_are_no_sleepers(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little each of them gets, no more go on than there are places."""
+    spent = Counter[str]()
+    monkeypatch.setattr(current_runs, "processors", lambda: 2)
+    monkeypatch.setattr(current_runs, "get_driver", lambda: UsageDriver(clock, spent))
+    runs = CurrentRuns(places=8)
+    with ExitStack() as stack:
+        for number in range(8):
+            stack.enter_context(runs.going_on(claim(f"works {number}"), turn()))
+        asleep = stack.enter_context(runs.going_on(claim("sleeps"), turn()))
+        given_back = 0
+        for _ in range(20):
+            clock.goes_on(0.5, idle=0.0)
+            for number in range(8):
+                spent[f"works {number}"] += 0.5 / 30  # others work on the machine, too
+            runs.measure()
+            for _ in range(runs.give_back_places()):
+                given_back += 1
+                stack.enter_context(runs.going_on(claim("next"), turn()))
+        assert not asleep.turn.works
+        assert given_back == 1 + 8  # the sleeper's, and as many as there are places
+        assert all(run.turn.works for run in runs.now() if run is not asleep)
 
 
 def test_processors_are_looked_at_over_a_while(clock: Any) -> None:
