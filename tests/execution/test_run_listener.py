@@ -116,6 +116,7 @@ def test_whose_turn_it_is_is_known_of_all_that_came_while_nobody_read(
     assert first.result(LONG) == str(many[0].pk)
     for session in (*many[1:], late):
         submit_execution(session.pk, CODE)
+    time.sleep(0.3)  # notifications arrive a moment after their commits
     heard = [thread.submit(next_session, box).result(LONG) for _ in range(5)]
     assert heard.index(str(late.pk)) == 1
     assert [each for each in heard if each != str(late.pk)] == [str(each.pk) for each in many[1:]]
