@@ -3,6 +3,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
+        # By the name of the last one that was squashed: Django then refuses an older database in words.
         ("sessions_app", "0027_session_opening"),
     ]
 
