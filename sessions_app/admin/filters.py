@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from unfold.contrib.filters.admin import RangeDateFilter
 
-from sessions_app.monitoring.figures import PERIODS
+from sessions_app.monitoring.period_figures import PERIODS
 
 
 class DayRangeFilter(RangeDateFilter):  # type: ignore[misc]

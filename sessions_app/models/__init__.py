@@ -3,16 +3,16 @@ as a conditional UPDATE that names the statuses it starts from; False or None sa
 else was faster.
 """
 
+from sessions_app.models.api_process import ApiProcess
 from sessions_app.models.client import ApiKey, Client, ClientAllowance, ClientStorage
-from sessions_app.models.counters import ApiProcess, Total, TotalMark
 from sessions_app.models.event import Event
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
 from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
-from sessions_app.models.run_stats import RunTally
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
+from sessions_app.models.statistics import IntervalCounts, Total, TotalMark
 from sessions_app.models.workspace_query import WorkspaceQuery, WorkspaceQueryPiece
 
 __all__ = [
@@ -25,9 +25,9 @@ __all__ = [
     "Event",
     "Execution",
     "FailedLogin",
+    "IntervalCounts",
     "IsolationCheck",
     "Node",
-    "RunTally",
     "Sandbox",
     "Session",
     "Total",

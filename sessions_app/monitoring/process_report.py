@@ -22,7 +22,7 @@ from codeexec.errors import DATABASE_AWAY
 from codeexec.http.request_metrics import Counts, request_metrics
 from codeexec.http.threads import in_thread, threads
 from sessions_app.models import ApiProcess
-from sessions_app.models.counters import Addition, add
+from sessions_app.models.statistics import Addition, add
 
 HTTP_REQUESTS = "http_requests"
 """By route, method and status."""

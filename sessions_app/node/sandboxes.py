@@ -23,7 +23,7 @@ from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.capacity import places_left
 from sessions_app.models.session import START_LEASE
-from sessions_app.monitoring.counters import counted_start
+from sessions_app.monitoring.statistics import counted_start
 from sessions_app.node.registration import worker_name
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import restart_session

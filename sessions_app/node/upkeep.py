@@ -29,8 +29,7 @@ from sessions_app.models import ApiProcess, Event, Execution, Node, Sandbox, Ses
 from sessions_app.models.node import LOST_AFTER
 from sessions_app.models.run_queries import announce
 from sessions_app.models.session import MAX_STARTS, START_LEASE, SessionStatus
-from sessions_app.monitoring.counters import count_up
-from sessions_app.monitoring.run_stats import tally_runs
+from sessions_app.monitoring.statistics import count_up
 from sessions_app.node.cleanup import schedule_clean_up
 from sessions_app.node.image_builds import queue_promoted, remove_old_images, start_queued_build
 from sessions_app.node.isolation_checks import queue_due_checks, start_queued_check
@@ -338,9 +337,8 @@ _rhythm = Scheduler(
         drop_abandoned_warm_sandboxes: 5,
         remove_events_of_ended_runs: 60,
         drop_needless: 60,
-        tally_runs: 5,
         count_storage: 2,
-        count_up: 10,  # before it is pruned
+        count_up: 5,  # before it is pruned
         prune_by_setting: 10,
         queue_isolation_checks: 60,
         start_isolation_check: 5,

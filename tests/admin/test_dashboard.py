@@ -20,8 +20,15 @@ from sessions_app.access.clients import create_client
 from sessions_app.formats import duration, size
 from sessions_app.models import Node, Sandbox
 from sessions_app.monitoring.failures import cause_of
-from sessions_app.monitoring.run_stats import tally_runs
-from tests.support.console_fixtures import UNSTARTED, execution, page, session, staff, text_of
+from tests.support.console_fixtures import (
+    UNSTARTED,
+    count_anew,
+    execution,
+    page,
+    session,
+    staff,
+    text_of,
+)
 
 INDEX = "/admin/"
 
@@ -51,7 +58,7 @@ def test_the_runs_of_the_last_hour_are_counted_by_verdict(
     execution(ran)
     execution(ran, verdict="time_limit", exit_code=124)
     execution(ran, verdict="runtime_error", queued_at=timezone.now() - timedelta(minutes=61))
-    tally_runs()
+    count_anew()
     context = figures(admin_client)
     assert context["runs"] == 3
     assert context["unfinished"] == 0
@@ -68,7 +75,7 @@ def test_the_chart_has_a_bar_for_each_interval_of_the_chosen_period(
         execution(ran, verdict=verdict, queued_at=now)
     failed = {"status": "error", "error_reason": "It broke.", "queued_at": now}
     execution(ran, verdict="internal_error", **failed)
-    tally_runs()
+    count_anew()
     context = admin_client.get(INDEX, {"period": period}).context
     chart = context["chart"]
     assert len(chart) == bars
@@ -84,7 +91,7 @@ def test_a_period_that_there_is_not_is_the_hour(admin_client: Client, db: None) 
 
 def test_times_are_told_by_stage(admin_client: Client, this: Node, python: Environment) -> None:
     execution(session(python, this), wall_seconds=2)
-    tally_runs()
+    count_anew()
     stages = {row["name"]: row for row in figures(admin_client)["latencies"]}
     assert len(stages) == 7
     assert (stages["Program"]["count"], stages["Compilation"]["median"]) == (1, "-")
@@ -167,9 +174,10 @@ def test_warm_pools_are_shown_with_their_hit_rates(
     admin_client: Client, this: Node, environments: dict[str, Environment]
 ) -> None:
     Environment.objects.filter(name__in=["node", "python"]).update(warm_pool_size=2)
+    ago = timezone.now() - timedelta(minutes=1)
     for warm in (True, True, False):
-        session(environments["python"], this, warm=warm)
-    tally_runs()
+        session(environments["python"], this, warm=warm, created_at=ago)
+    count_anew()
     idle = {"status": "idle", "container_id": "c", "token": "t"}
     Sandbox.objects.create(node=this, environment=environments["python"], **idle)
     pools = {
@@ -289,11 +297,11 @@ def test_anonymous_visitors_are_asked_to_log_in(client: Client, db: None) -> Non
 @pytest.mark.parametrize(
     ("url", "count"),
     [
-        (INDEX, 36),
-        (f"{INDEX}?period=week", 36),
+        (INDEX, 38),
+        (f"{INDEX}?period=week", 38),
         (f"{INDEX}dashboard/now", 23),
-        (f"{INDEX}dashboard/period", 5),
-        (f"{INDEX}dashboard/period?period=week", 5),
+        (f"{INDEX}dashboard/period", 7),
+        (f"{INDEX}dashboard/period?period=week", 7),
         (f"{INDEX}dashboard/machines", 12),
     ],
 )
@@ -301,14 +309,14 @@ def test_the_page_and_each_region_take_so_many_queries_however_many_rows_there_a
     admin_client: Client, this: Node, python: Environment, rust: Environment, url: str, count: int
 ) -> None:
     execution(session(python, this))
-    tally_runs()
+    count_anew()
     admin_client.get(url)
     with CaptureQueriesContext(connection) as few:
         admin_client.get(url)
     for number in range(10):
         node = Node.objects.create(name=f"more-{number}", capacity=1, concurrency=1)
         execution(session(rust, node), verdict="time_limit", exit_code=124)
-    tally_runs()
+    count_anew()
     with CaptureQueriesContext(connection) as many:
         admin_client.get(url)
     assert (len(few), len(many)) == (count, count), [query["sql"][:150] for query in many]

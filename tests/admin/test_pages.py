@@ -16,14 +16,14 @@ from codeexec.audit.models import AuditEntry
 from environments_app.models import Environment
 from sessions_app.access.clients import create_client, create_key
 from sessions_app.models import Execution, Node, Session
-from sessions_app.monitoring.figures import PERIODS
-from sessions_app.monitoring.run_stats import tally_runs
+from sessions_app.monitoring.period_figures import PERIODS
 from sessions_app.services.sessions import stop_session
 from tests.conftest import Configure
 from tests.support.api_client import Api
 from tests.support.console_fixtures import (
     EXECUTION,
     UNSTARTED,
+    count_anew,
     execution,
     page,
     session,
@@ -65,7 +65,7 @@ def test_the_dashboards_counts_have_their_period(
 ) -> None:
 
     execution(session(python, this), queued_at=timezone.now())
-    tally_runs()
+    count_anew()
     text = text_of(admin_client, reverse("admin:index"), period="day")
     assert "?verdict__exact=ok&amp;queued_at_within=day" in text
     assert "?queued_at_within=day" in text

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from codeexec.http.request_metrics import Histogram
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from sessions_app.models import Node
-from sessions_app.models.counters import Addition, add
+from sessions_app.models.statistics import Addition, add
 from sessions_app.monitoring import metrics
 from sessions_app.monitoring.metrics.counters import METRICS
 from tests.node.test_isolation_checks import finished

@@ -14,7 +14,16 @@ from django_q.models import Failure, OrmQ, Schedule
 
 from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app.models import Environment
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models import (
+    Execution,
+    IntervalCounts,
+    Node,
+    Sandbox,
+    Session,
+    Total,
+    TotalMark,
+)
+from sessions_app.monitoring.statistics import count_up
 from sessions_app.node.cleanup import schedule_clean_up
 
 HOSTILE = "<script>alert('from a program')</script>"
@@ -61,6 +70,13 @@ def session(environment: Environment, node: Node | None, **columns: Any) -> Sess
     if columns.get("status") in ("stopped", "error"):
         made["closed_at"] = now
     return Session.objects.create(environment=environment, node=node, **(made | columns))
+
+
+def count_anew() -> None:
+    """Counts all rows that there are, those of before the migration, too."""
+    for counted in (TotalMark, Total, IntervalCounts):
+        counted.objects.all().delete()
+    count_up()
 
 
 def execution(session: Session, **columns: Any) -> Execution:

@@ -14,7 +14,7 @@ from sessions_app.admin.isolation import state
 from sessions_app.admin.nodes import with_sandboxes
 from sessions_app.formats import percent
 from sessions_app.models import IsolationCheck, Node, Sandbox
-from sessions_app.monitoring.figures import PERIODS, period_figures
+from sessions_app.monitoring.period_figures import PERIODS, pool_figures
 from sessions_app.services.isolation import Standing, standings
 
 
@@ -55,7 +55,7 @@ def pool_rows() -> list[dict[str, Any]]:
     nodes = Node.objects.usable().count()
     idle = Sandbox.objects.idle().order_by().values_list("environment")
     warm = dict(idle.annotate(count=Count("pk")))
-    day = period_figures(PERIODS["day"])
+    day = pool_figures(PERIODS["day"])
     return [
         {
             "row": environment,

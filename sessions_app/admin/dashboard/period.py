@@ -17,9 +17,10 @@ from sessions_app.admin.display import VERDICT_BADGES, ago
 from sessions_app.admin.filters import WithinFilter
 from sessions_app.formats import duration, percent
 from sessions_app.models import Execution, Session
-from sessions_app.models.run_stats import HOUR, MINUTE, QUARTER
+from sessions_app.models.statistics import HOUR, MINUTE, QUARTER
 from sessions_app.monitoring.failures import Cause, failures
-from sessions_app.monitoring.figures import PERIODS, START, Interval, PeriodFigures, period_figures
+from sessions_app.monitoring.period_figures import PERIODS, Interval, PeriodFigures, period_figures
+from sessions_app.monitoring.statistics import SESSION_START
 
 SHOWN_CAUSES = 10
 CHART_HEIGHT = 96
@@ -27,11 +28,11 @@ BAR, GAP = 10, 1
 """Widths in the chart's units; each bar has a gap of one after it."""
 
 LATE_AFTER = timedelta(seconds=30)
-"""Tallies this old say when they were made."""
+"""Older counts are shown with the time up to which they were made."""
 
 _STAGES = {
-    "queue": "Waiting for a node",
-    "prepare": "Until the program, or its compiler, begins",
+    "queue_wait": "Waiting for a node",
+    "start": "Until the program, or its compiler, begins",
     "compile": "Compilation",
     "run": "Program",
     "keep": "Until the result is kept",
@@ -97,7 +98,9 @@ def period(may_see: Callable[[type[Model]], bool], request: HttpRequest) -> dict
 
 def run_figures(figures: PeriodFigures, *, sessions: bool) -> dict[str, Any]:
     """With those of sessions for those who may see them."""
-    stages = dict(_STAGES) | ({START: "Start of a session's sandbox, not warm"} if sessions else {})
+    stages = dict(_STAGES) | (
+        {SESSION_START: "Start of a session's sandbox, not warm"} if sessions else {}
+    )
     counted = figures.counted_at
     late = counted is None or timezone.now() - counted > LATE_AFTER
     return {
@@ -105,7 +108,7 @@ def run_figures(figures: PeriodFigures, *, sessions: bool) -> dict[str, Any]:
         "unfinished": figures.unfinished,
         "verdicts": _verdicts(figures.verdicts, figures.period.name),
         "runs_address": _within(figures.period.name),
-        "hit_rate": percent(figures.hit_rate()) if sessions else None,
+        "hit_rate": percent(figures.pool.hit_rate()) if sessions else None,
         "latencies": [_latency(name, figures, stage) for stage, name in stages.items()],
         "chart": chart(figures),
         "chart_width": figures.period.intervals * BAR - GAP,

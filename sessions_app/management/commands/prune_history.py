@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
 from codeexec.cli import INTERRUPTED, TeachingCommand, option, whole_number
 from sessions_app.management.moments import moment
-from sessions_app.monitoring.counters import count_up
+from sessions_app.monitoring.statistics import count_up
 from sessions_app.node.pruning import BATCH, Pruned, count_prunable, prune
 
 
@@ -78,7 +79,7 @@ The same by itself, all the time: HISTORY_DAYS in code-executor.conf.
             self._say("would be deleted", before, count_prunable(before), options)
             return
         record(command_actor("prune_history"), "history.prune", older_than=before)
-        count_up()  # the totals in /metrics keep what is deleted now
+        count_up(math.inf)  # the totals in /metrics keep what is deleted now
         pruned, started = Pruned(), time.monotonic()
         try:
             for batch in prune(before, batch_size=options["batch_size"]):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
-from sessions_app.monitoring.counters import count_up
 from sessions_app.monitoring.metrics.builds import BuildsCollector
 from sessions_app.monitoring.metrics.counters import TotalsCollector
 from sessions_app.monitoring.metrics.database import DatabaseCollector
@@ -18,6 +17,7 @@ from sessions_app.monitoring.metrics.isolation import IsolationCollector
 from sessions_app.monitoring.metrics.present import PresentCollector
 from sessions_app.monitoring.metrics.processes import ProcessesCollector
 from sessions_app.monitoring.process_report import tell
+from sessions_app.monitoring.statistics import count_up
 
 COLLECTORS: tuple[type[Collector], ...] = (
     TotalsCollector,

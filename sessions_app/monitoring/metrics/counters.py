@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from codeexec.http.request_metrics import BOUNDS
 from environments_app.models import Environment
 from sessions_app.models import Execution, Session, Total
-from sessions_app.monitoring import counters, process_report
+from sessions_app.monitoring import process_report, statistics
 
 Label = Sequence[str]
 Family = CounterMetricFamily | HistogramMetricFamily
@@ -34,15 +34,15 @@ METRICS = (
     Metric(
         name="code_executor_executions",
         help="Executions that have ended, by how: the verdict.",
-        total=counters.EXECUTIONS,
+        total=statistics.EXECUTIONS,
         labels=("environment", "verdict"),
     ),
     Metric(
         name="code_executor_execution_stage_seconds",
         help="Seconds that executions spent in each stage: queue_wait (until a node took it up), "
-        "start (until the program or its compiler began), compile, run, and whole (from the "
-        "request to the result).",
-        total=counters.EXECUTION_SECONDS,
+        "start (until the program or its compiler began), compile, run, keep (until the result was "
+        "kept), and whole (from the request to the result).",
+        total=statistics.EXECUTION_SECONDS,
         labels=("environment", "stage"),
         is_histogram=True,
     ),
@@ -50,19 +50,19 @@ METRICS = (
         name="code_executor_sessions_opened",
         help="Sessions that were opened on a warm sandbox, a cold one, or one of a runtime that "
         "was chosen for it.",
-        total=counters.SESSIONS_OPENED,
+        total=statistics.SESSIONS_OPENED,
         labels=("environment", "sandbox"),
     ),
     Metric(
         name="code_executor_sessions_closed",
         help="Sessions that have ended, by why: client, expired, finished, operator or error.",
-        total=counters.SESSIONS_CLOSED,
+        total=statistics.SESSIONS_CLOSED,
         labels=("environment", "reason"),
     ),
     Metric(
         name="code_executor_sandbox_start_seconds",
         help="Seconds that it took to start sandboxes, warm and cold ones, and those that did not.",
-        total=counters.SANDBOX_STARTS,
+        total=statistics.SANDBOX_STARTS,
         labels=("environment", "node", "outcome"),
         is_histogram=True,
     ),
@@ -93,9 +93,9 @@ def _expected(of: Iterable[str]) -> Callable[[], list[tuple[str, ...]]]:
 
 
 _EXPECTED: dict[str, Callable[[], list[tuple[str, ...]]]] = {
-    counters.EXECUTIONS: _expected(Execution.Verdict.values),
-    counters.SESSIONS_OPENED: _expected(("warm", "cold")),
-    counters.SESSIONS_CLOSED: _expected((*Session.StopReason.values, "error")),
+    statistics.EXECUTIONS: _expected(Execution.Verdict.values),
+    statistics.SESSIONS_OPENED: _expected(("warm", "cold")),
+    statistics.SESSIONS_CLOSED: _expected((*Session.StopReason.values, "error")),
 }
 
 

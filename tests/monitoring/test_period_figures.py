@@ -1,39 +1,37 @@
-"""What the upkeep counts of runs, against rows whose figures are known."""
+"""What the console shows of runs that were counted, against rows whose figures are known."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from environments_app.models import Environment
-from sessions_app.models import Execution, Node, RunTally, Session
-from sessions_app.models.run_stats import HOUR, MINUTE, QUARTER
-from sessions_app.monitoring import run_stats
-from sessions_app.monitoring.figures import (
-    BUCKET_RATIO,
+from sessions_app.models import Execution, IntervalCounts, Node, Session, TotalMark
+from sessions_app.models.statistics import HOUR, MINUTE, QUARTER
+from sessions_app.monitoring import statistics
+from sessions_app.monitoring.period_figures import (
     PERIODS,
-    STAGES,
     Histogram,
     PeriodFigures,
     period_figures,
 )
-from sessions_app.monitoring.run_stats import tally_runs
+from sessions_app.monitoring.statistics import BUCKET_RATIO, STAGES, count_up
 from sessions_app.node import upkeep
 from sessions_app.node.pruning import prune
 from tests.support.console_fixtures import UNSTARTED, execution, session
+from tests.support.racing import while_held
 
-NOON = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
+NOON = datetime(2024, 5, 6, 12, 0, 0, tzinfo=UTC)
 
 
 class Clock:
-    """The time that upkeep goes by."""
+    """The time at which the console is read."""
 
     def __init__(self) -> None:
         self.moment = NOON + timedelta(seconds=30)
@@ -43,9 +41,11 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(db: None, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Rows of all times are counted, those of before the migration, too."""
+    TotalMark.objects.all().delete()
     clock = Clock()
-    monkeypatch.setattr(run_stats, "timezone", clock)
+    monkeypatch.setattr(statistics, "timezone", clock)
     return clock
 
 
@@ -67,14 +67,14 @@ def test_runs_are_counted_by_the_minute_and_by_verdict(opened: Session, clock: C
         ran(opened, 10 * MINUTE, verdict=verdict)
     ran(opened, timedelta(seconds=-20), **UNSTARTED)
     ran(opened, 61 * MINUTE, verdict="runtime_error")
-    tally_runs()
+    count_up()
     counted = figures(clock)
     assert (counted.runs, counted.unfinished) == (5, 1)
     assert dict(counted.verdicts) == {"ok": 3, "time_limit": 1}
     shown = [(i, each.runs, each.not_ok) for i, each in enumerate(counted.intervals) if each.runs]
     assert shown == [(49, 4, 1), (59, 1, 0)]
     assert counted.intervals[49].begins_at == NOON - 10 * MINUTE
-    assert counted.counted_at == clock.moment
+    assert counted.counted_at == TotalMark.objects.get(pk=statistics.EXECUTIONS).until
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,7 @@ def test_each_period_counts_all_of_it_once(
     for age in ages:
         ran(opened, age or timedelta(0))
     ran(opened, 168 * HOUR)
-    while tally_runs() >= run_stats.CHUNK:
-        pass
+    count_up()
     assert figures(clock, period).runs == len(ages)
     assert sum(each.runs > 0 for each in figures(clock, period).intervals) == len(ages)
 
@@ -110,8 +109,9 @@ def test_stages_are_told_apart(opened: Session, clock: Clock) -> None:
     }
     spent = {"compile_wall_seconds": 0.16, "wall_seconds": 0.32, "compile_exit_code": 0}
     execution(opened, received_at=received, **moments, **spent)
-    tally_runs()
-    expected = {"queue": 20, "prepare": 40, "compile": 160, "run": 320, "keep": 160, "whole": 710}
+    count_up()
+    expected = {"queue_wait": 20, "start": 40, "compile": 160}
+    expected |= {"run": 320, "keep": 160, "whole": 710}
     for stage, milliseconds in expected.items():
         median = figures(clock).stages[stage].percentile(0.5)
         assert median == pytest.approx(milliseconds / 1000, rel=0.05), stage
@@ -120,11 +120,11 @@ def test_stages_are_told_apart(opened: Session, clock: Clock) -> None:
 def test_a_stage_that_a_run_did_not_have_is_not_counted(opened: Session, clock: Clock) -> None:
     ran(opened, MINUTE, wall_seconds=None, verdict="compile_error", exit_code=1)
     ran(opened, MINUTE, status="cancelled", verdict="cancelled", started_at=None)
-    tally_runs()
+    count_up()
     stages = figures(clock).stages
     assert {stage: stages[stage].count for stage in STAGES} == {
         **dict.fromkeys(STAGES, 0),
-        "queue": 1,
+        "queue_wait": 1,
         "keep": 1,
         "whole": 1,
     }
@@ -136,7 +136,7 @@ def test_percentiles_are_within_5_percent_of_those_of_the_rows(
     seconds = [0.002 * 1.03**number for number in range(201)]
     for each in seconds:
         ran(opened, MINUTE, wall_seconds=each)
-    tally_runs()
+    count_up()
     histogram = figures(clock).stages["run"]
     assert histogram.count == 201
     for fraction in (0, 0.5, 0.95, 1):
@@ -163,13 +163,13 @@ def test_sessions_are_counted_by_how_they_were_opened(
         session(python, this, created_at=created, warm=False, ready_at=created + took)
     session(python, this, created_at=created, warm=True, ready_at=created)
     session(python, this, created_at=created)  # before that was noted down
-    tally_runs()
+    count_up()
     counted = figures(clock)
-    assert (counted.warm, counted.cold) == ({python.pk: 1}, {python.pk: 2})
-    assert counted.hit_rate() == counted.hit_rate(python.pk) == pytest.approx(1 / 3)
-    assert counted.hit_rate(python.pk + 1) is None
-    assert counted.stages["start"].count == 1
-    assert counted.stages["start"].percentile(0.5) == pytest.approx(2, rel=0.05)
+    assert (counted.pool.warm, counted.pool.cold) == ({python.pk: 1}, {python.pk: 2})
+    assert counted.pool.hit_rate() == counted.pool.hit_rate(python.pk) == pytest.approx(1 / 3)
+    assert counted.pool.hit_rate(python.pk + 1) is None
+    assert counted.stages["session_start"].count == 1
+    assert counted.stages["session_start"].percentile(0.5) == pytest.approx(2, rel=0.05)
 
 
 # ---- counted again, until all has ended
@@ -177,125 +177,140 @@ def test_sessions_are_counted_by_how_they_were_opened(
 
 def test_a_run_counts_where_it_was_queued_when_it_has_ended(opened: Session, clock: Clock) -> None:
     row = ran(opened, timedelta(0), **UNSTARTED)
-    tally_runs()
+    count_up()
     clock.moment += 10 * MINUTE
-    tally_runs()
+    count_up()
     assert figures(clock).unfinished == 1
     row.cancel()
-    assert tally_runs() >= 1
+    count_up()
     counted = figures(clock)
     assert (counted.unfinished, dict(counted.verdicts)) == (0, {"cancelled": 1})
     assert figures(clock, "day").verdicts == counted.verdicts
 
 
-def test_what_is_settled_is_not_counted_again(opened: Session, clock: Clock) -> None:
-    ran(opened, 30 * MINUTE)
-    ran(opened, 20 * MINUTE)
-    assert tally_runs() == 31
-    assert tally_runs() == 2  # this minute, and the one before: its transactions may be late
-    clock.moment += MINUTE
-    assert tally_runs() == 3
+def test_what_was_queued_or_ended_after_the_last_count_still_shows(
+    opened: Session, clock: Clock
+) -> None:
+    row = ran(opened, timedelta(0), **UNSTARTED)
+    count_up()
+    assert (figures(clock).runs, figures(clock).unfinished) == (1, 1)
+    row.cancel()
+    assert (figures(clock).runs, figures(clock).unfinished) == (1, 0)
+    count_up()
+    assert (figures(clock).runs, figures(clock).unfinished) == (1, 0)
+    execution(opened, **UNSTARTED, queued_at=timezone.now())
+    clock.moment = timezone.now()
+    assert (figures(clock).runs, figures(clock).unfinished) == (1, 1)
+
+
+def test_the_start_of_a_session_is_counted_when_it_has_its_sandbox(
+    this: Node, python: Environment, clock: Clock
+) -> None:
+    lease = timezone.now() + HOUR
+    columns = {"warm": False, "created_at": NOON, "lease_expires_at": lease}
+    starting = session(python, this, status="creating", **columns)
+    count_up()
+    assert figures(clock).stages["session_start"].count == 0
+    Session.row(starting.pk).update(status="ready", ready_at=NOON + timedelta(seconds=2))
+    for _ in range(2):
+        count_up()
+        assert figures(clock).pool.cold == {python.pk: 1}
+        assert figures(clock).stages["session_start"].count == 1
 
 
 def test_counting_twice_changes_nothing(opened: Session, clock: Clock) -> None:
     ran(opened, MINUTE)
     ran(opened, timedelta(0))
     for _ in range(2):
-        tally_runs()
+        count_up()
         assert {figures(clock, period).runs for period in PERIODS} == {2}
 
 
 def test_runs_of_a_time_without_upkeep_are_counted_later(opened: Session, clock: Clock) -> None:
     ran(opened, HOUR)
-    tally_runs()
+    count_up()
+    TotalMark.objects.update(until=NOON)
     ran(opened, -40 * MINUTE)
     clock.moment += 2 * HOUR
-    tally_runs()
+    count_up()
     assert figures(clock, "day").runs == 2
 
 
 def test_what_was_pruned_stays_counted(opened: Session, clock: Clock) -> None:
     ran(opened, 10 * MINUTE)
-    tally_runs()
+    count_up()
     Session.row(opened.pk).update(status="stopped", stop_reason="client", closed_at=NOON)
     clock.moment += 5 * MINUTE
     assert [pruned.executions for pruned in prune(clock.moment)] == [1]
-    tally_runs()
+    count_up()
     assert {period: figures(clock, period).runs for period in PERIODS} == dict.fromkeys(PERIODS, 1)
 
 
-def test_old_tallies_go(opened: Session, clock: Clock) -> None:
+def test_old_counts_go(opened: Session, clock: Clock) -> None:
     ran(opened, timedelta(0))
-    tally_runs()
+    count_up()
+    TotalMark.objects.update(until=NOON)
+    ran(opened, timedelta(days=-9))
     clock.moment += timedelta(days=9)
-    tally_runs()
-    assert not RunTally.objects.filter(begins_at__lte=NOON).exists()
+    count_up()
+    assert not IntervalCounts.objects.filter(begins_at__lte=NOON).exists()
+    assert IntervalCounts.objects.exists()
 
 
-def test_a_long_past_is_counted_in_steps_and_no_further_back_than_anybody_looks(
+def test_a_long_past_is_counted_in_steps_and_no_further_back_than_it_is_shown(
     opened: Session, clock: Clock
 ) -> None:
-    ran(opened, timedelta(days=12))
-    ran(opened, timedelta(days=2))
-    assert tally_runs() == run_stats.CHUNK
-    first = RunTally.objects.filter(lasts=MINUTE).earliest("begins_at")
+    for days in (12, 2, 1):
+        ran(opened, timedelta(days=days))
+    counted = []
+    for _ in range(4):
+        count_up(most_seconds=0)
+        counted.append(figures(clock, "week").verdicts.get("ok", 0))
+    assert counted == [0, 1, 2, 2]
+    first = IntervalCounts.objects.filter(lasts=MINUTE).earliest("begins_at")
     assert first.begins_at == NOON - timedelta(days=2)
-    RunTally.objects.all().delete()
-    ran(opened, timedelta(days=7))
-    tally_runs()
-    first = RunTally.objects.filter(lasts=MINUTE).earliest("begins_at")
-    assert first.begins_at == NOON - timedelta(days=7)
 
 
-def test_a_service_that_has_run_nothing_counts_this_minute(db: None, clock: Clock) -> None:
-    assert tally_runs() == 1
-    assert figures(clock).runs == 0
+def test_a_service_that_has_run_nothing_has_counted(clock: Clock) -> None:
+    assert figures(clock).counted_at is None
+    count_up()
+    counted = figures(clock)
+    assert (counted.runs, counted.counted_at is None) == (0, False)
 
 
 # ---- what it costs
 
 
-def test_counting_takes_as_many_statements_for_many_runs_as_for_none(
+def test_counting_takes_as_many_statements_for_many_runs_as_for_one(
     opened: Session, clock: Clock
 ) -> None:
-    tally_runs()
+    count_up()
+    execution(opened, queued_at=timezone.now())
     few = _statements()
     for number in range(50):
-        ran(opened, timedelta(seconds=number), wall_seconds=number / 10)
-    assert _statements() == few == 11
+        execution(opened, queued_at=timezone.now(), wall_seconds=number / 10)
+    assert _statements() == few == 12
 
 
 def _statements() -> int:
     with CaptureQueriesContext(connection) as queries:
-        tally_runs()
+        count_up()
     return len([query for query in queries if "SAVEPOINT" not in query["sql"]])
 
 
-@pytest.fixture
-def another_at_it() -> Iterator[None]:
-    """Another node, which counts at the moment."""
-    held, done = threading.Event(), threading.Event()
-
-    def count() -> None:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [run_stats._LOCK])
-            held.set()
-            done.wait()
-        connection.close()
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    held.wait()
-    yield
-    done.set()
-    thread.join()
-
-
-def test_one_node_counts_at_a_time(opened: Session, another_at_it: None) -> None:
-    ran(opened, timedelta(0))
-    assert tally_runs() == 0
-    assert not RunTally.objects.exists()
+@pytest.mark.django_db(transaction=True)
+def test_two_that_count_at_a_time_lose_nothing(
+    this: Node, python: Environment, clock: Clock
+) -> None:
+    row = session(python, this, created_at=NOON, warm=True)
+    ran(row, timedelta(0))
+    count_up()
+    TotalMark.objects.update(until=NOON)
+    ran(row, timedelta(seconds=-1))
+    with while_held(count_up, count_up) as counting:
+        counting.result()
+    assert (figures(clock).runs, figures(clock).pool.warm) == (2, {python.pk: 1})
 
 
 def test_counting_is_a_step_of_the_upkeep() -> None:
-    assert tally_runs in upkeep._rhythm._steps
+    assert count_up in upkeep._rhythm._steps
