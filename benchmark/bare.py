@@ -105,8 +105,10 @@ class Bare:
             for command in self._at_once:
                 done = _run(command)
         except subprocess.CalledProcessError as error:
-            said = error.stderr.decode(errors="replace").strip().splitlines()
-            raise NotMeasurable(f"this host can't run it: {said[-1] if said else error}") from error
+            output = error.stderr.decode(errors="replace").strip().splitlines()
+            raise NotMeasurable(
+                f"this host can't run it: {output[-1] if output else error}"
+            ) from error
         except (OSError, subprocess.SubprocessError) as error:
             raise NotMeasurable(f"this host can't run it: {error}") from error
         if not self._program.accepts(done.stdout.decode(errors="replace")):
@@ -129,10 +131,10 @@ def interpreter_version(extension: str) -> str | None:
     """Of this host's interpreter: `Python 3.13.5`. None: there is none."""
     try:
         host, interpreter = _host(extension)
-        said = _run([interpreter, "--version"]).stdout.decode(errors="replace")
+        output = _run([interpreter, "--version"]).stdout.decode(errors="replace")
     except (NotMeasurable, OSError, subprocess.SubprocessError):
         return None
-    found = _VERSION.search(said)
+    found = _VERSION.search(output)
     return f"{host.name} {found[0]}" if found else host.name
 
 

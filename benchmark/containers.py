@@ -127,8 +127,8 @@ class Containers:
         for command in self._work.commands:
             result = connection.run(command)
             if result.verdict != Verdict.OK:
-                said = result.stderr.decode(errors="replace").strip()
-                raise NotMeasurable(f"the program ended with {result.verdict.value}: {said}")
+                message = result.stderr.decode(errors="replace").strip()
+                raise NotMeasurable(f"the program ended with {result.verdict.value}: {message}")
 
 
 class DockerHere:

@@ -114,9 +114,9 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Everything, ratios included."""
         whole = asdict(self)
-        for figures, said in zip(self.environments, whole["environments"], strict=True):
-            for row, written in zip(figures.rows, said["rows"], strict=True):
+        for figures, saved in zip(self.environments, whole["environments"], strict=True):
+            for row, written in zip(figures.rows, saved["rows"], strict=True):
                 written |= {"p50_ratio": row.p50_ratio, "p95_ratio": row.p95_ratio}
-            for level, written in zip(figures.levels, said["levels"], strict=True):
+            for level, written in zip(figures.levels, saved["levels"], strict=True):
                 written |= {"ratio": level.ratio}
         return whole

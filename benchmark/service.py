@@ -123,8 +123,8 @@ class Caller:
             raise BenchmarkError(f"{method} {path}: no answer from {self.url}: {error}") from error
         self._used_at = time.monotonic()
         if response.status // 100 != 2:
-            said = answer.get("detail") if isinstance(answer, dict) else answer
-            raise BenchmarkError(f"{method} {path}: {response.status} {said}")
+            message = answer.get("detail") if isinstance(answer, dict) else answer
+            raise BenchmarkError(f"{method} {path}: {response.status} {message}")
         return Answer(body=answer, timing=parse_server_timing(response.getheader("Server-Timing")))
 
     def close(self) -> None:
@@ -138,8 +138,8 @@ def execute(caller: Caller, path: str, program: Program, **fields: Any) -> Run:
     ended, spent = time.perf_counter(), time.thread_time() - cpu
     result = answer.body
     if result["verdict"] != "ok" or not program.accepts(result["stdout"]):
-        said = result["error"] or result["stderr"].strip() or f"it printed {result['stdout']!r}"
-        raise BenchmarkError(f"POST {path}: the run ended with {result['verdict']}: {said}")
+        message = result["error"] or result["stderr"].strip() or f"it printed {result['stdout']!r}"
+        raise BenchmarkError(f"POST {path}: the run ended with {result['verdict']}: {message}")
     compilation = result["compile"] or {"execution_time": 0.0}
     return Run(
         total_ms=(ended - begun) * 1000,
@@ -175,8 +175,8 @@ class OpenedSession:
         time.sleep(max(0.0, self.begun + patience_ms / 1000 - time.perf_counter()))
         while (state := self._state())["status"] != "ready":
             if state["error"] or time.perf_counter() > self.begun + READY_SECONDS:
-                said = state["error"] or f"it is {state['status']} after {READY_SECONDS:g} s"
-                raise BenchmarkError(f"Session {self.session_id} did not become ready: {said}")
+                message = state["error"] or f"it is {state['status']} after {READY_SECONDS:g} s"
+                raise BenchmarkError(f"Session {self.session_id} did not become ready: {message}")
             time.sleep(POLL_SECONDS)
         seen_ms = (time.perf_counter() - self.begun) * 1000
         return _stamped(state["ready_at"], seen_ms) or seen_ms

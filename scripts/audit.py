@@ -147,9 +147,9 @@ def main() -> int:
     answers = ask_index(index, installed())
     withdrawn = [release for release, answer in answers.items() if answer]
     unknown = [release for release, answer in answers.items() if answer is None]
-    told = len(answers) - len(unknown)
+    known = len(answers) - len(unknown)
     print(
-        f"Looked up in the package index {urlsplit(index).hostname}: {told} of {len(answers)} "
+        f"Looked up in the package index {urlsplit(index).hostname}: {known} of {len(answers)} "
         f"releases, {len(withdrawn)} of them withdrawn by their makers."
     )
     if unknown:

@@ -75,7 +75,7 @@ class Outcome:
     edges: int
     """Branches of the compiled code that were reached."""
     finding: Path | None
-    said: str
+    output: str
 
 
 # ---- the compiler
@@ -135,11 +135,11 @@ def build(
 
 
 def _fingerprint(target: str, sources: Path, flags: Sequence[str]) -> str:
-    told = hashlib.sha256(" ".join([_clang("--version"), *flags]).encode())
+    digest = hashlib.sha256(" ".join([_clang("--version"), *flags]).encode())
     headers = [HARNESS / "kernel.h", HARNESS / f"fuzz_{target}.c"]
     for path in [*headers, *sorted(sources.glob("*.[ch]"))]:
-        told.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
-    return told.hexdigest()[:20]
+        digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:20]
 
 
 def _forget_old_builds(home: Home) -> None:
@@ -153,7 +153,7 @@ def _forget_old_builds(home: Home) -> None:
 
 
 def seeds(target: str) -> list[bytes]:
-    """What the real client says, in the form that the targets read."""
+    """What the real client sends, in the form that the targets read."""
     if target == "order":
         return [b"\2A=1\0B=2\0" + _order(argv) for argv in (["true"], ["python", "-c", "1"])]
     if target == "limits":
@@ -195,8 +195,8 @@ def _conversation(argv: Sequence[str]) -> bytes:
 def _said(data: bytes) -> bytes:
     """Steps "a client says": 0, a length, so many bytes; then the program writes and ends."""
     pieces = (data[at : at + 255] for at in range(0, len(data), 255))
-    said = b"".join(b"\0" + bytes([len(piece)]) + piece for piece in pieces)
-    return b"\x0d\1" + said + b"\6\1\0\x20\7\0\1\0\x08\1\3"
+    output = b"".join(b"\0" + bytes([len(piece)]) + piece for piece in pieces)
+    return b"\x0d\1" + output + b"\6\1\0\x20\7\0\1\0\x08\1\3"
 
 
 def dictionary(target: str) -> list[bytes]:
@@ -234,15 +234,15 @@ def run(home: Home, target: str, *, seconds: int, sources: Path = SOURCES) -> Ou
         if words := dictionary(target):
             (folder / "words").write_text("".join(map(_word, words)))
             options.append(f"-dict={folder / 'words'}")
-        said = _execute(program, folder, [*options, inputs])
+        output = _execute(program, folder, [*options, inputs])
         finding = _kept_finding(home, target, folder)
         _keep_corpus(inputs, corpus)
     outcome = Outcome(
         target=target,
-        executions=_last_number(r"number_of_executed_units: *(\d+)", said),
-        edges=_last_number(r"cov: (\d+)", said),
+        executions=_last_number(r"number_of_executed_units: *(\d+)", output),
+        edges=_last_number(r"cov: (\d+)", output),
         finding=finding,
-        said=said,
+        output=output,
     )
     _tell(outcome, seconds)
     return outcome
@@ -253,20 +253,20 @@ def replay(home: Home, path: Path, target: str | None = None) -> int:
     target = target or path.name.split("-")[0]
     if target not in SHARES:
         raise SetUpError(f"{path.name} begins with no target's name: say --target.")
-    code, said = try_inputs(home, target, [path])
-    print(said)
+    code, output = try_inputs(home, target, [path])
+    print(output)
     return code
 
 
 def try_inputs(
     home: Home, target: str, paths: Sequence[Path], *, sources: Path = SOURCES
 ) -> tuple[int, str]:
-    """Run these inputs alone: 0 or 1 when there is a finding, and what was said."""
+    """Run these inputs alone: 0 or 1 when there is a finding, and what was printed."""
     with _workshop() as folder:
         program = build(home, target, folder, sources=sources)
         copies = [Path(shutil.copy(path, folder / f"input-{path.name}")) for path in paths]
-        said = _execute(program, folder, copies)
-        return (1 if _found(folder) or "ERROR: " in said else 0), said
+        output = _execute(program, folder, copies)
+        return (1 if _found(folder) or "ERROR: " in output else 0), output
 
 
 def coverage(home: Home, targets: Sequence[str]) -> str:
@@ -328,10 +328,10 @@ def _execute(program: Path, folder: Path, arguments: Sequence[str | Path]) -> st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    said = found.stdout.decode(errors="replace")
-    if found.returncode != 0 and not _found(folder) and "ERROR: " not in said:
-        raise SetUpError(f"{program.name} did not run:\n{said[-2000:]}")
-    return said
+    output = found.stdout.decode(errors="replace")
+    if found.returncode != 0 and not _found(folder) and "ERROR: " not in output:
+        raise SetUpError(f"{program.name} did not run:\n{output[-2000:]}")
+    return output
 
 
 def _held() -> list[str]:
@@ -361,8 +361,8 @@ def _keep_corpus(inputs: Path, corpus: Path) -> None:
         shutil.copy(path, corpus)
 
 
-def _last_number(pattern: str, said: str) -> int:
-    numbers = re.findall(pattern, said)
+def _last_number(pattern: str, output: str) -> int:
+    numbers = re.findall(pattern, output)
     return int(numbers[-1]) if numbers else 0
 
 
@@ -372,5 +372,5 @@ def _tell(outcome: Outcome, seconds: int) -> None:
         f"{outcome.edges} branches reached, {'a finding' if outcome.finding else 'no finding'}"
     )
     if outcome.finding:
-        print(f"{outcome.said[-3000:]}\nscripts/fuzz runner --replay {outcome.finding}")
+        print(f"{outcome.output[-3000:]}\nscripts/fuzz runner --replay {outcome.finding}")
         sys.stdout.flush()

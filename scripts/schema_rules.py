@@ -58,8 +58,8 @@ def unavailable_for_a_reason(ctx: Any, response: Any, case: Any) -> None:
     """No 5xx but those that the API promises: full, or the result takes longer than the wait."""
     if response.status_code >= 500:
         body = response.json()
-        said = body.get("code", body.get("status"))
-        assert said in _UNAVAILABLE.get(response.status_code, ()), body
+        code = body.get("code", body.get("status"))
+        assert code in _UNAVAILABLE.get(response.status_code, ()), body
 
 
 @schemathesis.check

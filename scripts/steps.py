@@ -73,8 +73,8 @@ def run_logged(
         code = _run_to_end(argv, output, env or {})
     if code != 0:
         command = " ".join(str(part) for part in argv)
-        said = last_lines(log, after=before)
-        raise SetUpError(f"`{command}` failed (exit code {code}):\n{said}")
+        tail = last_lines(log, after=before)
+        raise SetUpError(f"`{command}` failed (exit code {code}):\n{tail}")
 
 
 def run_shown(argv: Sequence[str | Path]) -> None:

@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.mark.parametrize("target", SHARES)
 def test_a_moment_of_fuzzing_finds_nothing(target: str, home: Home) -> None:
     outcome = fuzz_runner.run(home, target, seconds=1)
-    assert outcome.finding is None, outcome.said
+    assert outcome.finding is None, outcome.output
     assert outcome.executions > 100
     assert outcome.edges > REACHED[target]
 
@@ -104,7 +104,7 @@ def test_a_planted_bug_is_found(
     outcome = fuzz_runner.run(found, target, seconds=90, sources=sources)
     assert outcome.finding is not None
     assert outcome.finding.parent == found.findings
-    assert said in outcome.said
+    assert said in outcome.output
     code, _ = fuzz_runner.try_inputs(found, target, [outcome.finding])
     assert code == 0, "the sources as they are have no such bug"
 
