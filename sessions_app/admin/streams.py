@@ -15,9 +15,9 @@ from django.contrib.auth import get_user
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from rest_framework.response import Response
 
-from codeexec.errors import DATABASE_AWAY, DatabaseAway, Forbidden, ServiceError
-from codeexec.http.error_answers import error_answer
+from codeexec.errors import DATABASE_AWAY, Forbidden
 from codeexec.http.threads import in_thread
+from sessions_app.api.async_views import AsyncView, answering_errors
 from sessions_app.api.streams import (
     Streamed,
     event_stream,
@@ -25,7 +25,6 @@ from sessions_app.api.streams import (
     watched_execution,
     watched_session,
 )
-from sessions_app.api.waiting import AsyncView
 from sessions_app.callers import OPERATOR
 from sessions_app.services.executions import find_execution
 from sessions_app.services.sessions import find_session
@@ -34,18 +33,14 @@ PERMISSIONS = ("sessions_app.view_session", "sessions_app.view_execution")
 
 
 def _streaming(find: Callable[[HttpRequest, UUID], Response]) -> AsyncView:
+    @answering_errors
     async def view(request: HttpRequest, row_id: UUID) -> HttpResponseBase:
         if request.method != "GET":
             return not_allowed(str(request.method))
-        try:
-            watched = await in_thread(_watched, find, request, row_id)
-            if not isinstance(watched, Streamed):
-                return HttpResponse(status=watched.status_code)
-            return event_stream(watched, OPERATOR, partial(_may_still_look, request))
-        except ServiceError as error:
-            return error_answer(error)
-        except DATABASE_AWAY:
-            return error_answer(DatabaseAway("The database can't be reached; try again."))
+        watched = await in_thread(_watched, find, request, row_id)
+        if not isinstance(watched, Streamed):
+            return HttpResponse(status=watched.status_code)
+        return event_stream(watched, OPERATOR, partial(_may_still_look, request))
 
     return view
 

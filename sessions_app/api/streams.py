@@ -18,14 +18,14 @@ from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from rest_framework.response import Response
 
 from codeexec.errors import DATABASE_AWAY, InvalidRequest, ServiceError
-from codeexec.http.error_answers import database_away, error_answer, error_page
+from codeexec.http.error_answers import error_page
 from codeexec.http.threads import begin_in_thread, in_thread
 from sessions_app.access.authentication import recognize, recognize_at_once
-from sessions_app.api.access import ANY_ROLE, Access, credentials_of, identify, require
+from sessions_app.api.access import ANY_ROLE, Access, credentials_of, require
+from sessions_app.api.async_views import AsyncView, Deferred, SyncView, api_view, call
 from sessions_app.api.feeds import Viewer, has_all
 from sessions_app.api.stream_places import Allowed, StreamPlace, stream_places
 from sessions_app.api.timeline import InvalidPositionError, Position, session_digest
-from sessions_app.api.waiting import AsyncView, SyncView, Unanswered, answered
 from sessions_app.callers import Caller, Scope
 from sessions_app.models import Execution, Session
 
@@ -41,7 +41,7 @@ _WRITE_BYTES = 64 * 1024
 """Handed to the server at one time: it holds what a slow client doesn't take."""
 
 
-class Streamed(Unanswered):
+class Streamed(Deferred):
     """Something that may be watched."""
 
     def __init__(
@@ -89,24 +89,21 @@ def _position(request: HttpRequest) -> Position | None:
         ) from None
 
 
-def streaming(validate: SyncView) -> AsyncView:
-    @wraps(validate)
-    async def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+def streaming(view: SyncView) -> AsyncView:
+    """For a view that returns `Streamed`: answers with its events."""
+
+    @api_view
+    @wraps(view)
+    async def stream(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
         if request.method == "HEAD":
             return not_allowed("HEAD")
-        try:
-            await identify(request)
-            response = await begin_in_thread(answered, validate, request, kwargs)
-            if not isinstance(response, Streamed):
-                return response
-            caller: Caller = request.caller  # type: ignore[attr-defined]
-            return event_stream(response, caller, partial(_may_still_watch, request))
-        except ServiceError as error:
-            return error_answer(error)
-        except DATABASE_AWAY as error:
-            return error_answer(database_away(error))
+        response = await begin_in_thread(call, view, request, kwargs)
+        if not isinstance(response, Streamed):
+            return response
+        caller: Caller = request.caller  # type: ignore[attr-defined]
+        return event_stream(response, caller, partial(_may_still_watch, request))
 
-    return view
+    return stream
 
 
 def not_allowed(method: str) -> HttpResponseBase:

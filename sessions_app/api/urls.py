@@ -3,6 +3,7 @@ from typing import Any
 from django.urls import path
 
 from sessions_app.api import ids  # noqa: F401 -- registers <id:...>
+from sessions_app.api.async_views import at_once
 from sessions_app.api.health import look_at_health
 from sessions_app.api.streams import streaming
 from sessions_app.api.views import (
@@ -11,7 +12,7 @@ from sessions_app.api.views import (
     HealthViewSet,
     SessionViewSet,
 )
-from sessions_app.api.waiting import at_once, waiting_for_end, waiting_for_result
+from sessions_app.api.waiting import waiting_for_end, waiting_for_result
 from sessions_app.api.workspace_answers import waiting_for_answer
 from sessions_app.monitoring.readiness import look_whether_ready
 

@@ -58,7 +58,7 @@ from sessions_app.api.requests import (
 )
 from sessions_app.api.streams import watched_execution, watched_session
 from sessions_app.api.waiting import Accepted
-from sessions_app.api.workspace_answers import Inquired, as_download, as_json
+from sessions_app.api.workspace_answers import Asked, as_download, as_json
 from sessions_app.callers import Role, Scope
 from sessions_app.models import Execution, Session, WorkspaceQuery
 from sessions_app.models.large_fields import fill, listed_bytes
@@ -179,7 +179,7 @@ class SessionViewSet(ApiViewSet):
     def files(self, request: Request, session_id: UUID) -> Response:
         """The files as they are now, even while a program runs. Links are listed, not followed."""
         asked = ask(session_id, WorkspaceQuery.About.FILES, caller=caller_of(request))
-        return Inquired(asked, as_json(session_id=str(session_id)))
+        return Asked(asked, as_json(session_id=str(session_id)))
 
     @extend_schema(
         operation_id="sessions_files_retrieve",
@@ -194,7 +194,7 @@ class SessionViewSet(ApiViewSet):
         """
         name = readable_path(path)
         asked = ask(session_id, WorkspaceQuery.About.FILE, path=name, caller=caller_of(request))
-        return Inquired(asked, as_download(name.rpartition("/")[2], "application/octet-stream"))
+        return Asked(asked, as_download(name.rpartition("/")[2], "application/octet-stream"))
 
     @extend_schema(
         summary="The workspace as an archive",
@@ -206,7 +206,7 @@ class SessionViewSet(ApiViewSet):
         some could not be read.
         """
         asked = ask(session_id, WorkspaceQuery.About.ARCHIVE, caller=caller_of(request))
-        return Inquired(asked, as_download(f"session-{session_id}.tar.gz", "application/gzip"))
+        return Asked(asked, as_download(f"session-{session_id}.tar.gz", "application/gzip"))
 
     @extend_schema(
         summary="Make a session token",

@@ -1,4 +1,4 @@
-"""Answering with what a session's node says of its sandbox, without holding a thread meanwhile."""
+"""Answering with what a session's node finds in its workspace, without holding a thread."""
 
 from __future__ import annotations
 
@@ -10,27 +10,22 @@ from typing import Any
 
 from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from django.template.response import SimpleTemplateResponse
 from django.utils.http import content_disposition_header
-from rest_framework.response import Response
 
-from codeexec.errors import DATABASE_AWAY, ServiceError
-from codeexec.http.error_answers import database_away, error_answer
 from codeexec.http.json_answer import JsonAnswer
 from codeexec.http.threads import begin_in_thread, in_thread
+from sessions_app.api.async_views import AsyncView, Deferred, SyncView, api_view, call
 from sessions_app.models import WorkspaceQuery
 from sessions_app.services.workspace_queries import Answer, answer, pieces, take_back_soon
 
 AT_ONCE_CHARACTERS = 64 * 1024
-"""A longer answer is read and written in a thread: it would hold up all others."""
+"""Longer answers are read and written in a thread, because they would hold up all others."""
 
-SyncView = Callable[..., HttpResponseBase]
-AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 Render = Callable[[Answer], HttpResponseBase]
 
 
-class Inquired(Response):
-    """A question that has been sent, and what is made of its answer."""
+class Asked(Deferred):
+    """A query that was sent to the session's node, and how its answer is rendered."""
 
     def __init__(self, query: WorkspaceQuery, render: Render) -> None:
         super().__init__(status=202)
@@ -39,28 +34,24 @@ class Inquired(Response):
 
 
 def waiting_for_answer(view: SyncView) -> AsyncView:
-    """A view that answers `Inquired` becomes one that answers what that comes to."""
+    """For a view that returns `Asked`: answers with what the node answers."""
 
+    @api_view
     @wraps(view)
-    async def waiting(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-        try:
-            response = await _asked(begin_in_thread(_answered, view, request, kwargs))
-            if not isinstance(response, Inquired):
-                return response
-            found = await answer(response.query)
-            if len(found.text) > AT_ONCE_CHARACTERS:
-                return await in_thread(response.respond, found)
-            return response.respond(found)
-        except ServiceError as error:
-            return error_answer(error)
-        except DATABASE_AWAY as error:
-            return error_answer(database_away(error))
+    async def ask(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+        response = await _asked(begin_in_thread(call, view, request, kwargs))
+        if not isinstance(response, Asked):
+            return response
+        found = await answer(response.query)
+        if len(found.text) > AT_ONCE_CHARACTERS:
+            return await in_thread(response.respond, found)
+        return response.respond(found)
 
-    return waiting
+    return ask
 
 
 async def _asked(view: Awaitable[HttpResponseBase]) -> HttpResponseBase:
-    """Its thread goes on where the client goes: nobody waits then for what it has asked."""
+    """Where the client leaves, the thread continues: what it asked is taken back then."""
     asking = asyncio.ensure_future(view)
     try:
         return await asyncio.shield(asking)
@@ -72,15 +63,8 @@ async def _asked(view: Awaitable[HttpResponseBase]) -> HttpResponseBase:
 def _take_back_unawaited(asking: asyncio.Future[HttpResponseBase]) -> None:
     if not asking.cancelled() and asking.exception() is None:
         response = asking.result()
-        if isinstance(response, Inquired):
+        if isinstance(response, Asked):
             take_back_soon(response.query)
-
-
-def _answered(view: SyncView, request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
-    response = view(request, **kwargs)
-    if isinstance(response, SimpleTemplateResponse) and not isinstance(response, Inquired):
-        response.render()
-    return response
 
 
 def as_json(**more: Any) -> Render:
