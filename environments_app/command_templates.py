@@ -1,4 +1,4 @@
-"""Commands: from the template of an environment to the words that a sandbox executes.
+"""Templates of commands: checked, and filled in to the words that a sandbox executes.
 
 A template is split into words first and filled in afterwards, so that no file name can become two
 words. Inside a shell's script (`sh -c "…"`) a value is quoted for the shell.
@@ -10,20 +10,15 @@ import posixpath
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from codeexec.sandbox.types import PROGRAM_PATH
 from environments_app.rules import MAX_COMMAND_LENGTH
-
-if TYPE_CHECKING:
-    from environments_app.models import Environment
 
 PLACEHOLDERS = ("file_path", "filename", "output_path", "heap_mb")
 
 _LEAST_HEAP_MB = 8
 
-# `${HOME}` is the shell's own, `{print $1}` awk's: neither looks like one of ours.
+# `${HOME}` is the shell's own, and `{print $1}` is awk's: neither is a placeholder.
 _PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SHELLS = {"sh", "bash", "dash", "ash", "ksh", "zsh"}
 _SCRIPT_OPTION = re.compile(r"-[A-Za-z]*c")
@@ -31,39 +26,13 @@ _USES_ARGUMENTS = re.compile(r"\$[@*#1-9]|\$\{[@*#1-9]")
 _ENDS_A_COMPOUND = re.compile(r"(?:^|[\s;])(?:fi|done|esac|\})$|\)$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Commands:
-    """What one run executes, as words."""
-
-    compile: tuple[str, ...] | None
-    run: tuple[str, ...]
-    compiles_to_program_path: bool
-    """The first of them makes the program anew."""
-
-
-def build_commands(environment: Environment, filename: str, args: Sequence[str] = ()) -> Commands:
-    """The commands for one file of the workspace; `args` reach the program that is run."""
-    compile_command, run_command = environment.compile_command, environment.run_command
-    values = placeholder_values(
-        environment.workspace_dir,
-        filename,
-        run_command,
-        memory_bytes=environment.limits().memory_bytes,
-    )
-    return Commands(
-        compile=render(compile_command, values) if compile_command else None,
-        run=render(run_command, values, args),
-        compiles_to_program_path="{output_path}" in run_command,
-    )
-
-
 def placeholder_values(
     workspace_dir: str, filename: str, run_command: str = "", *, memory_bytes: int = 0
 ) -> dict[str, str]:
-    """Values of the placeholders. Where `run_command` leaves it to us, the program is compiled to
-    where it can take the place of no file of a user's. One that names it by itself, as `./main`,
-    finds it beside the file. A heap gets three quarters of the sandbox's memory: a language that
-    collects garbage does so before the kernel ends it.
+    """Values of the placeholders. A `run_command` with {output_path} has the program compiled to
+    where it can't overwrite a user's file; one that names it itself, as `./main`, finds it beside
+    the source. A heap gets three quarters of the sandbox's memory, so that a language that collects
+    garbage does so before the kernel ends it.
     """
     file_path = posixpath.join(workspace_dir, filename)
     stem, extension = posixpath.splitext(file_path)
@@ -81,7 +50,7 @@ def check_command(template: str) -> None:
     for name in _PLACEHOLDER.findall(template):
         if name not in PLACEHOLDERS:
             known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            raise ValueError(f"{{{name}}} is no placeholder; allowed: {known}")
+            raise ValueError(f"{{{name}}} is not a placeholder; allowed: {known}")
     if "\x00" in template or len(template) > MAX_COMMAND_LENGTH:
         raise ValueError(f"allowed: {MAX_COMMAND_LENGTH} characters at most, and no NUL")
     try:

@@ -25,9 +25,9 @@ from codeexec.sandbox.errors import (
 )
 from codeexec.sandbox.types import Command, RunResult, SandboxHandle
 from codeexec.sandbox.types import Verdict as SandboxVerdict
-from environments_app.command_templates import build_commands
 from environments_app.environment_cache import read_environment, recall
 from environments_app.models import Environment
+from environments_app.run_commands import build_commands
 from sessions_app.execution import not_started
 from sessions_app.execution.cancellations import RunInterrupts
 from sessions_app.execution.live_output import LiveOutput, RunOutput

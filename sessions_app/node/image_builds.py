@@ -17,9 +17,9 @@ from codeexec.sandbox.errors import ImageMissing, SandboxError
 from codeexec.sandbox.types import Command, ImageInfo, RunResult, Verdict, WorkspaceFile
 from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app.building import CONTEXT_LABEL, context_hash, folders
-from environments_app.command_templates import build_commands
 from environments_app.current_driver import get_driver
 from environments_app.models import BuildOutput, Environment, EnvironmentBuild, NodeBuild
+from environments_app.run_commands import build_commands
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import Node
 from sessions_app.services.task_names import BUILD_TASK

@@ -20,9 +20,9 @@ from codeexec.sandbox.driver import KeepGoing, always
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import SandboxSpec
 from codeexec.taskqueue.enqueue import enqueue, node_queue
-from environments_app.command_templates import build_commands
 from environments_app.current_driver import get_driver
 from environments_app.models import Environment
+from environments_app.run_commands import build_commands
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import AttackResult, Execution, IsolationCheck, Node
 from sessions_app.monitoring.diagnosis.weaknesses import weaknesses

@@ -143,7 +143,7 @@ def test_an_emptied_limit_is_the_settings_again(admin_client: Client) -> None:
         ({"cpus": "many"}, "'many' is wrong; allowed: a number of cores"),
         ({"timeout_seconds": "60", "max_timeout_seconds": "30"}, "within its maximum"),
         ({"max_memory_bytes": "128m"}, "Below the limit, which is CONTAINER_MEMORY_LIMIT = 256m"),
-        ({"run_command": "python {path}"}, "{path} is no placeholder; allowed: {file_path}"),
+        ({"run_command": "python {path}"}, "{path} is not a placeholder; allowed: {file_path}"),
         ({"compile_command": 'sh -c "x'}, "its quotes are not balanced"),
         ({"executor_user": "root"}, "'root' is wrong; allowed: a user's name"),
         ({"workspace_dir": "/usr/x"}, "not below a folder of the system"),

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from codeexec.sandbox.types import PROGRAM_PATH
 from environments_app.command_templates import (
-    build_commands,
     check_command,
     placeholder_values,
     render,
 )
 from environments_app.models import Environment
+from environments_app.run_commands import build_commands
 
 PRINT_ARGUMENTS = "/usr/bin/printf '%s\\0'"
 
@@ -89,7 +89,7 @@ def test_a_script_without_white_space_is_quoted_as_well() -> None:
 
 def test_braces_of_the_shell_and_of_other_languages_stay() -> None:
     script = "sh -c 'echo ${HOME} {print} {} {1}'"
-    with pytest.raises(ValueError, match=r"\{print\} is no placeholder"):
+    with pytest.raises(ValueError, match=r"\{print\} is not a placeholder"):
         check_command(script)
     command = "sh -c 'echo ${HOME} {print $1} {} {1} ${file_path}'"
     check_command(command)
@@ -175,7 +175,7 @@ def test_without_a_compile_command_nothing_is_compiled() -> None:
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
-        ("python {path}", r"\{path\} is no placeholder; allowed: \{file_path\}, \{filename\}"),
+        ("python {path}", r"\{path\} is not a placeholder; allowed: \{file_path\}, \{filename\}"),
         ('sh -c "x', "its quotes are not balanced"),
         ("   ", "there is no program in it"),
         ("'' x", "there is no program in it"),

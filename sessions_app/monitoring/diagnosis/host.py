@@ -18,9 +18,9 @@ from codeexec.cli import counted, first_line
 from codeexec.sandbox.attacks.subject import PROGRAMS, says_hello
 from codeexec.sandbox.errors import EngineUnavailable, ImageMissing, SandboxError
 from codeexec.sandbox.types import Command, RunResult, SandboxHandle, Verdict, WorkspaceFile
-from environments_app.command_templates import build_commands
 from environments_app.current_driver import get_driver
 from environments_app.models import Environment
+from environments_app.run_commands import build_commands
 from environments_app.services import sandbox_spec
 from sessions_app.formats import duration
 from sessions_app.models import Node
