@@ -188,7 +188,7 @@ ASYNC_MIDDLEWARE = [
     "corsheaders.middleware.CorsMiddleware",
 ]
 # Whether a request's body is to be read at all, asked when its head is there.
-ADMISSION = "sessions_app.api.access.admit"
+ADMISSION = "sessions_app.api.authorization.admit"
 ROOT_URLCONF = "codeexec.urls"
 ASGI_APPLICATION = "codeexec.asgi.application"
 APPEND_SLASH = True

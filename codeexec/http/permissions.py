@@ -1,4 +1,4 @@
-"""What REST framework's views allow that don't say what they allow."""
+"""What views of REST framework allow that don't declare it: nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rest_framework.request import Request
 
 
 class Nobody(BasePermission):
-    """The default. The API's own views have `sessions_app.api.access.ApiViewSet` instead, where
-    each action declares who may call it.
+    """The default. The API's own views are `sessions_app.api.authorization.ApiViewSet` instead,
+    where each action declares who may call it.
     """
 
     def has_permission(self, request: Request, view: Any) -> bool:

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 
 from codeexec.errors import DATABASE_AWAY, ServiceError
 from codeexec.http.error_answers import database_away, error_answer
-from sessions_app.api.access import identify
+from sessions_app.api.authorization import identify
 
 SyncView = Callable[..., HttpResponseBase]
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]

@@ -20,7 +20,7 @@ from codeexec.errors import UnknownField
 Action = TypeVar("Action", bound=Callable[..., Any])
 
 TOKEN = "token"  # noqa: S105 -- a parameter's name
-"""Taken by every call that reads, see `sessions_app.api.access.credentials_of`."""
+"""Taken by every call that reads, see `sessions_app.api.authorization.credentials_of`."""
 ANY_KEY = "<key>"
 """At the end of a parameter's name: whatever a client likes."""
 _SHOWN_CHARACTERS = 50

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError
 from codeexec.http.error_answers import error_answer
-from sessions_app.api.access import Access, authorize
+from sessions_app.api.authorization import Access, authorize
 from sessions_app.callers import Scope
 from sessions_app.monitoring.metrics import exposition
 

@@ -12,15 +12,15 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, inline_seri
 from rest_framework import serializers
 
 from codeexec.bounds import ENVIRONMENT_BYTES, METADATA_BYTES, PAGE_SIZE
-from sessions_app.api.access import PUBLIC, Access, ApiAuthentication
 from sessions_app.api.answers import (
     ErrorSerializer,
     ExecutionQueuedSerializer,
     ExecutionSerializer,
     TimelineSerializer,
 )
+from sessions_app.api.authorization import PUBLIC, Access, ApiAuthentication
 from sessions_app.api.fields import JSON_SCHEMA, METADATA_SCHEMA, WITHOUT_NUL
-from sessions_app.api.waiting import NO, YES
+from sessions_app.api.run_answers import NO, YES
 from sessions_app.models import Session
 from sessions_app.workspace_paths import PATTERN
 

@@ -21,8 +21,8 @@ from codeexec.errors import DATABASE_AWAY, InvalidRequest, ServiceError
 from codeexec.http.error_answers import error_page
 from codeexec.http.threads import begin_in_thread, in_thread
 from sessions_app.access.authentication import recognize, recognize_at_once
-from sessions_app.api.access import ANY_ROLE, Access, credentials_of, require
 from sessions_app.api.async_views import AsyncView, Deferred, SyncView, api_view, call
+from sessions_app.api.authorization import ANY_ROLE, Access, credentials_of, require
 from sessions_app.api.feeds import Viewer, has_all
 from sessions_app.api.stream_places import Allowed, StreamPlace, stream_places
 from sessions_app.api.timeline import InvalidPositionError, Position, session_digest

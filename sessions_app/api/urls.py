@@ -4,7 +4,8 @@ from django.urls import path
 
 from sessions_app.api import ids  # noqa: F401 -- registers <id:...>
 from sessions_app.api.async_views import at_once
-from sessions_app.api.health import look_at_health
+from sessions_app.api.health import read_health
+from sessions_app.api.run_answers import waiting_for_end, waiting_for_result
 from sessions_app.api.streams import streaming
 from sessions_app.api.views import (
     EnvironmentViewSet,
@@ -12,7 +13,6 @@ from sessions_app.api.views import (
     HealthViewSet,
     SessionViewSet,
 )
-from sessions_app.api.waiting import waiting_for_end, waiting_for_result
 from sessions_app.api.workspace_answers import waiting_for_answer
 from sessions_app.monitoring.readiness import look_whether_ready
 
@@ -25,7 +25,7 @@ execution_events: Any = streaming(ExecutionViewSet.as_view({"get": "events"}))
 files: Any = waiting_for_answer(SessionViewSet.as_view({"get": "files"}))
 file: Any = waiting_for_answer(SessionViewSet.as_view({"get": "file"}))
 archive: Any = waiting_for_answer(SessionViewSet.as_view({"get": "archive"}))
-health: Any = at_once(HealthViewSet.as_view({"get": "retrieve"}), look_at_health)
+health: Any = at_once(HealthViewSet.as_view({"get": "retrieve"}), read_health)
 live: Any = at_once(HealthViewSet.as_view({"get": "live"}))
 ready: Any = at_once(HealthViewSet.as_view({"get": "ready"}), look_whether_ready)
 

@@ -20,17 +20,6 @@ from codeexec.http.threads import begin_in_thread
 from environments_app.models import Environment
 from sessions_app.access.tokens import DEFAULT_SECONDS, issue_token
 from sessions_app.api import examples, schema
-from sessions_app.api.access import (
-    ANY_ROLE,
-    SEES_METADATA,
-    WHOEVER_RUNS_CODE,
-    ApiViewSet,
-    actor_of,
-    allows,
-    caller_of,
-    is_known,
-    public,
-)
 from sessions_app.api.answers import (
     EnvironmentSerializer,
     HealthSerializer,
@@ -44,6 +33,17 @@ from sessions_app.api.answers import (
     TokenSerializer,
     WorkspaceSerializer,
 )
+from sessions_app.api.authorization import (
+    ANY_ROLE,
+    RUNS_CODE,
+    SEES_METADATA,
+    ApiViewSet,
+    actor_of,
+    allows,
+    caller_of,
+    is_known,
+    public,
+)
 from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
 from sessions_app.api.inputs import takes
 from sessions_app.api.large_answers import whole
@@ -56,8 +56,8 @@ from sessions_app.api.requests import (
     read_run,
     read_single_run,
 )
+from sessions_app.api.run_answers import Accepted
 from sessions_app.api.streams import watched_execution, watched_session
-from sessions_app.api.waiting import Accepted
 from sessions_app.api.workspace_answers import Asked, as_download, as_json
 from sessions_app.callers import Role, Scope
 from sessions_app.models import Execution, Session, WorkspaceQuery
@@ -232,7 +232,7 @@ class SessionViewSet(ApiViewSet):
         examples=examples.EXECUTE,
     )
     @takes(RunSerializer, parameters=schema.WAIT)
-    @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
+    @allows(Scope.EXECUTE, *RUNS_CODE)
     def execute(self, request: Request, session_id: UUID, arrival: RequestArrival) -> Response:
         """Answers when the program has ended; `verdict` says how. A session runs one execution at a
         time, in the order of their arrival.
@@ -288,7 +288,7 @@ class ExecutionViewSet(ApiViewSet):
         request=None,
         responses=schema.cancel_responses(),
     )
-    @allows(Scope.EXECUTE, *WHOEVER_RUNS_CODE)
+    @allows(Scope.EXECUTE, *RUNS_CODE)
     def cancel(self, request: Request, execution_id: UUID) -> HttpResponseBase:
         """Ends the program. Its session, the workspace and the output so far are kept. The answer
         is the ended execution, after a moment; where ending it takes more than three seconds, the

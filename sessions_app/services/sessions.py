@@ -34,10 +34,10 @@ from sessions_app.models import Execution, Node, Sandbox, Session, WorkspaceQuer
 from sessions_app.models.capacity import places_left
 from sessions_app.models.node import node_name
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
-from sessions_app.services.pool import open_warm
 from sessions_app.services.runtimes import choose_runtime, is_own, session_runtime
 from sessions_app.services.stored_bytes import require_room_for_metadata
 from sessions_app.services.task_names import REMOVE_TASK, START_TASK, STOP_TASK
+from sessions_app.services.warm_pool import claim_warm_sandbox
 
 OPENED_SECONDS = 3.0
 """How long it is tried to find out whether a session was opened whose opening had no answer."""
@@ -119,7 +119,9 @@ def _open(
         session.environment, session.warm = find_environment(environment_name), False
     if runtime is not None:
         session.runtime = choose_runtime(session.environment, runtime)
-    if _may_be_warm(session) and open_warm(session, environment_name, storage_bounds(client)):
+    if _may_be_warm(session) and claim_warm_sandbox(
+        session, environment_name, storage_bounds(client)
+    ):
         return session
     session.stored_bytes = require_room_for_metadata(session.metadata, client)
     _open_cold(session)

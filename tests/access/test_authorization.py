@@ -20,8 +20,8 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from sessions_app.access.clients import create_key
-from sessions_app.api.access import PUBLIC as PUBLIC_ACCESS
-from sessions_app.api.access import Access
+from sessions_app.api.authorization import PUBLIC as PUBLIC_ACCESS
+from sessions_app.api.authorization import Access
 from sessions_app.api.feeds import feeds
 from sessions_app.api.urls import urlpatterns
 from sessions_app.callers import Role

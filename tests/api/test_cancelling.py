@@ -11,7 +11,7 @@ from codeexec.audit.actors import command_actor
 from codeexec.audit.models import AuditEntry
 from codeexec.sandbox import driver as sandbox_driver
 from environments_app.models import Environment
-from sessions_app.api import waiting
+from sessions_app.api import run_answers
 from sessions_app.models import Event, Execution, Node, Session, run_queries
 from sessions_app.models.run_queries import EventRow
 from sessions_app.services.execution_end import abandon_executions_of
@@ -70,9 +70,9 @@ def test_the_call_answers_the_execution_when_it_has_ended(api: Api, session_id: 
         api.post(f"/sessions/{session_id}/execute?wait=false", {"code": WAITS}).json()
         for _ in range(2)
     ]
-    running, waiting = (each["execution_id"] for each in queued)
+    running, run_answers = (each["execution_id"] for each in queued)
     assert eventually(lambda: status_of(running) == E.RUNNING)
-    for execution_id in (waiting, running):
+    for execution_id in (run_answers, running):
         answer = api.post(f"/executions/{execution_id}/cancel", {})
         assert answer.status_code == 200
         assert (answer.json()["status"], answer.json()["verdict"]) == ("cancelled", "cancelled")
@@ -84,7 +84,7 @@ def test_the_call_answers_the_execution_when_it_has_ended(api: Api, session_id: 
 def test_a_program_that_takes_long_to_end_is_answered_as_it_is(
     api: Api, python: Environment, this: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr(run_answers, "CANCEL_SECONDS", 0.2)
     running = execution_in(E.RUNNING, session_in(S.EXECUTING, python, this))
     answer = api.post(f"/executions/{running.pk}/cancel", {})
     assert (answer.status_code, answer.json()["status"]) == (202, "running")

@@ -327,7 +327,7 @@ def test_a_result_that_came_too_late_can_be_read(
 def test_a_run_that_a_crash_of_the_database_undid_is_to_be_sent_again(
     api: Api, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sessions_app.api.waiting.REREAD_SECONDS", 0.1)
+    monkeypatch.setattr("sessions_app.api.run_answers.REREAD_SECONDS", 0.1)
 
     def undo() -> None:
         Execution.objects.all().delete()
@@ -341,7 +341,7 @@ def test_a_lost_notification_costs_a_while_and_no_answer(
     api: Api, session_id: str, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sessions_app.models.execution.publish", lambda _id: None)
-    monkeypatch.setattr("sessions_app.api.waiting.REREAD_SECONDS", 0.1)
+    monkeypatch.setattr("sessions_app.api.run_answers.REREAD_SECONDS", 0.1)
     answer = api.post_while(f"/sessions/{session_id}/execute", {"code": "print(1)"}, work)
     assert answer.json()["stdout"] == "1\n"
 

@@ -26,7 +26,6 @@ from sessions_app.node.registration import register_node
 from sessions_app.node.sandboxes import fill_pools
 from sessions_app.node.upkeep import nudge_stopping_sessions
 from sessions_app.services.executions import RunRequest, submit_execution
-from sessions_app.services.pool import REFILL_AFTER, hit_rate
 from sessions_app.services.sessions import (
     expire_session,
     expire_sessions,
@@ -36,6 +35,7 @@ from sessions_app.services.sessions import (
     restart_session,
     stop_session,
 )
+from sessions_app.services.warm_pool import REFILL_AFTER, hit_rate
 from tests.conftest import Configure, Work
 from tests.support.cast import execution_in, new_execution, session_in
 from tests.support.fake_driver import FakeDriver

@@ -1,5 +1,7 @@
-"""Who may make which call. Each action says so with `allows` or `public`; one that says nothing can
-be called by nobody.
+"""Which callers may make which call: `require` checks the token's role and the client's scope.
+
+Each action declares them with `allows`, or is `public`; an action that declares nothing is closed.
+Who calls is found out in `sessions_app.access.authentication`.
 """
 
 from __future__ import annotations
@@ -30,28 +32,28 @@ from sessions_app.callers import Caller, Role, Scope
 Action = TypeVar("Action", bound=Callable[..., Any])
 
 ANY_ROLE = tuple(Role)
-WHOEVER_RUNS_CODE = (Role.CANDIDATE, Role.INTERVIEWER)
+RUNS_CODE = (Role.CANDIDATE, Role.INTERVIEWER)
 SEES_METADATA = (None, Role.INTERVIEWER)
-"""What the platform notes down about a session is not for the candidate."""
+"""The platform's notes about a session are not for the candidate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who may make a call: clients with the scope, and holders of tokens with one of the roles
-    whose client has the scope."""
+    """Who may make a call: clients with the scope, and tokens of such clients with one of the
+    roles."""
 
     scope: Scope
     roles: tuple[Role, ...] = ()
     is_list: bool = False
-    """It reads many rows: fewer of a client's are answered at one time."""
+    """It reads many rows: fewer such requests of a client are answered at one time."""
 
 
 PUBLIC = object()
-"""Declared by a call that anybody may make, without a key."""
+"""Declared by a call that needs no key."""
 
 
 def allows(scope: Scope, *roles: Role, is_list: bool = False) -> Callable[[Action], Action]:
-    """Declares who may call the action."""
+    """Declares the scope and the roles that the action needs."""
 
     def declare(action: Action) -> Action:
         access = Access(scope=scope, roles=roles, is_list=is_list)
@@ -62,13 +64,13 @@ def allows(scope: Scope, *roles: Role, is_list: bool = False) -> Callable[[Actio
 
 
 def public(action: Action) -> Action:
-    """Declares that anybody may call the action."""
+    """Declares that the action needs no key."""
     action.access = PUBLIC  # type: ignore[attr-defined]
     return action
 
 
 def require(caller: Caller, access: Access) -> None:
-    """Raises ForbiddenForRole, InsufficientScope."""
+    """Checks the caller's role and scope. Raises ForbiddenForRole, InsufficientScope."""
     if caller.role is not None and caller.role not in access.roles:
         allowed = " or ".join(repr(role.value) for role in access.roles)
         needed = f"the role {allowed}, or an API key" if allowed else "an API key"
@@ -86,7 +88,7 @@ def require(caller: Caller, access: Access) -> None:
 
 
 def authorize(request: HttpRequest, access: Access) -> Caller:
-    """For views that are not REST framework's, in a thread: who calls, if that is allowed.
+    """The caller of a view that is not REST framework's. Call it in a thread.
 
     Raises what `authenticate` and `require` raise: a ServiceError, which `error_answer` answers.
     """
@@ -97,8 +99,8 @@ def authorize(request: HttpRequest, access: Access) -> Caller:
 
 
 async def admit(request: Any) -> bool:
-    """In the event loop, when a request's head is there and none of its body: whether the body is
-    to be read. Who may not make the call is refused by the view, and nothing is read for it.
+    """Whether to read a request's body, asked in the event loop once its head has arrived. Callers
+    that may not make the call are refused by the view, and their bodies are not read.
     """
     declared = _declared_for(request)
     if declared is PUBLIC or request.method == "OPTIONS":
@@ -109,13 +111,13 @@ async def admit(request: Any) -> bool:
             require(request.caller, declared)
         request.body_holder = request.caller.client_id
         request.is_list = getattr(declared, "is_list", False)
-    except Exception:  # the view meets it again, where there is an answer to everything
+    except Exception:  # the view raises it again, where it is answered
         return False
     return True
 
 
 def _declared_for(request: Any) -> Any:
-    """Who may make the call; PUBLIC where it is none of the API's, and has rules of its own."""
+    """Who may make the call; PUBLIC for views outside of the API, which have their own rules."""
     view: Any = request.resolver_match and request.resolver_match.func
     kind: Any = getattr(view, "cls", None)
     if not (isinstance(kind, type) and issubclass(kind, ApiViewSet)):
@@ -125,9 +127,8 @@ def _declared_for(request: Any) -> Any:
 
 
 async def identify(request: Any) -> None:
-    """In the event loop, before an `ApiViewSet` is called: its authentication then finds the
-    caller, or what is in his way, and asks no database. Raises what `authenticate` does, and what
-    else comes in between.
+    """Authenticates in the event loop, before an `ApiViewSet` is called, whose own authentication
+    then finds the result and asks no database. Raises what `authenticate` raises.
     """
     if not hasattr(request, "identified"):
         request.identified = await _identified(credentials_of(request))
@@ -152,15 +153,15 @@ def _caller(identified: Caller | Exception) -> Caller:
 
 
 def _note(request: HttpRequest, caller: Caller) -> None:
-    """What is logged from here on names the client, and the answer says what it may still do."""
+    """The client's name goes to the log from here on, its quota into the answer's headers."""
     request.answer_headers = caller.answer_headers  # type: ignore[attr-defined]
     if caller.client is not None:
         bind_log(client=caller.client.name)
 
 
 def credentials_of(request: HttpRequest) -> Credentials:
-    """`?token=` is for what can't set a header, such as EventSource: it counts for reading only,
-    because addresses end up in histories and logs."""
+    """From the headers. `?token=` is for clients that can't set one, such as EventSource, and
+    counts for reading only, because addresses end up in histories and logs."""
     scheme, _, value = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() == "api-key":
         return Credentials(key=value.strip(), ends_something=request.method == "DELETE")
@@ -179,7 +180,7 @@ class ApiAuthentication(BaseAuthentication):
         return _caller(http.identified), None
 
 
-# Without a docstring: the schema would tell it of every call that has none.
+# It has no docstring: the schema would show it for every call without one.
 class ApiViewSet(ViewSet):
     authentication_classes = (ApiAuthentication,)
     permission_classes = ()
@@ -206,7 +207,7 @@ class ApiViewSet(ViewSet):
 
 
 def caller_of(request: Request) -> Caller:
-    """Of a request to an action that isn't public."""
+    """The caller of an action that isn't public."""
     caller = request.user
     if not isinstance(caller, Caller):
         raise TypeError(f"the caller was not identified: {caller!r}")
@@ -214,12 +215,12 @@ def caller_of(request: Request) -> Caller:
 
 
 def actor_of(request: Request) -> Actor:
-    """Who calls an action that isn't public, as the audit log names him."""
+    """The caller of an action that isn't public, as the audit log names it."""
     return replace(caller_of(request).actor, address=request.META.get("REMOTE_ADDR") or "")
 
 
 def is_known(request: Request) -> bool:
-    """Whether a public call comes from a client or the operator, by whom more may be read."""
+    """Whether a public call comes from a client or the operator, who may see more."""
     try:
         return isinstance(request.user, Caller) and request.user.role is None
     except (ServiceError, *DATABASE_AWAY):

@@ -1,4 +1,7 @@
-"""Giving warm sandboxes to new sessions, and seeing how often there is one to give."""
+"""Claiming a warm sandbox for a new session (`claim_warm_sandbox`), and how often there is one.
+
+The pools are filled by each node, in `sessions_app.node.sandboxes`.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from sessions_app.services.stored_bytes import METADATA_BYTES
 from sessions_app.services.task_names import REFILL_TASK
 
 REFILL_AFTER = timedelta(seconds=0.25)
-"""Starting a container takes a good part of two processors for a while: the first run of the
-session that was just opened, which often follows at once, goes first. No worker is told of the
-message; they look for such ones twice a second.
+"""Starting a container keeps two processors busy for a while, so the first run of the session
+that was just opened goes first. Workers are not notified of the delayed message; they poll for such
+messages twice a second.
 """
 
 HIT_RATE_OVER = timedelta(days=1)
 HIT_RATE_SESSIONS = 1000
-"""At most: what a figure costs doesn't grow with the traffic."""
+"""At most, so that the cost of the figure doesn't grow with the traffic."""
 
 _OF_THE_SANDBOX = {
     "id": "sandbox.id",
@@ -38,14 +41,16 @@ _OF_THE_SANDBOX = {
     "container_id": "sandbox.container_id",
     "stored_bytes": "storage.bytes",
 }
-"""Columns of the session that a claim fills in."""
+"""Columns of the session that the claim fills in from the sandbox."""
 
 _ENVIRONMENT_FIELDS = [
     field for field in Environment._meta.concrete_fields if not isinstance(field, models.JSONField)
 ]
 
 
-def open_warm(session: Session, environment_name: str | None, bounds: StorageBounds) -> bool:
+def claim_warm_sandbox(
+    session: Session, environment_name: str | None, bounds: StorageBounds
+) -> bool:
     """Insert the session as ready, on the oldest fitting idle sandbox, whose id it takes over, and
     have the sandbox's node start another. All of it is one statement, that is one round trip.
 
@@ -81,7 +86,7 @@ def _environment(row: tuple[Any, ...]) -> Environment:
 
 
 def _inserted() -> list[Any]:
-    """The session's own columns: the others are the sandbox's."""
+    """The session's own columns; the others are filled in from the sandbox."""
     fields = Session._meta.concrete_fields
     return [field for field in fields if field.attname not in _OF_THE_SANDBOX]
 
@@ -107,10 +112,9 @@ def _parameters(
 
 @functools.cache
 def _statement(default: bool) -> str:
-    """As the querysets have it: an enabled environment, an idle sandbox, usable nodes, the latest
-    revision of the node.
-
-    Whoever is about to do something else with a sandbox has its row locked: it is passed by.
+    """The same conditions as the querysets: an enabled environment, an idle sandbox, a usable
+    node, the node's latest revision. A sandbox whose row is locked by another transaction is
+    skipped.
     """
     columns = [*_OF_THE_SANDBOX, *(field.attname for field in _inserted())]
     values = [*_OF_THE_SANDBOX.values(), *(f"%({field.attname})s" for field in _inserted())]
@@ -165,16 +169,15 @@ def _statement(default: bool) -> str:
 
 
 class _Share(models.Subquery):
-    """Of a queryset's values, all of one boolean column: how many are true, 0 to 1."""
+    """The share of true values in a queryset of one boolean column, from 0 to 1."""
 
     template = "(SELECT avg(warm::int)::float FROM (%(subquery)s) AS latest)"
     output_field = models.FloatField()
 
 
 def with_pools(environments: QuerySet[Environment]) -> QuerySet[Any]:
-    """Adds `warm_now` (idle sandboxes of all nodes) and `hit_rate`: how many of the last day's
-    sessions a warm sandbox was there for, 0 to 1 or null; of a busy day's, the latest
-    HIT_RATE_SESSIONS.
+    """Adds `warm_now`, the idle sandboxes of all nodes, and `hit_rate`, the share of the last day's
+    sessions that got a warm sandbox: 0 to 1 or null, of the latest HIT_RATE_SESSIONS.
     """
     idle = Sandbox.objects.idle().filter(environment=OuterRef("pk")).order_by()
     count = idle.values("environment").annotate(count=Count("pk")).values("count")

@@ -183,9 +183,7 @@ async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
             return run_queries.told(waiter.message)
         try:
             execution = await _read(execution_id)
-        except (
-            Execution.DoesNotExist
-        ):  # the database lost it in a crash: nothing has run
+        except Execution.DoesNotExist:  # the database lost it in a crash: nothing has run
             away = "The database went down before the run had begun; send it again."
             raise DatabaseAway(away) from None
         except DATABASE_AWAY:
