@@ -7,7 +7,7 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from codeexec.http.error_answers import database_away, error_answer
 from sessions_app.api.authorization import identify
 
 SyncView = Callable[..., HttpResponseBase]
-AsyncView = Callable[..., Awaitable[HttpResponseBase]]
+AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 Prepare = Callable[[HttpRequest], Awaitable[None]]
 
 

@@ -16,18 +16,18 @@ from sessions_app.api.views import (
 from sessions_app.api.workspace_answers import waiting_for_answer
 from sessions_app.monitoring.readiness import look_whether_ready
 
-execute: Any = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
-run_once: Any = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
-cancel: Any = waiting_for_end(ExecutionViewSet.as_view({"post": "cancel"}))
-session_events: Any = streaming(SessionViewSet.as_view({"get": "events"}))
-execution_events: Any = streaming(ExecutionViewSet.as_view({"get": "events"}))
+execute = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
+run_once = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
+cancel = waiting_for_end(ExecutionViewSet.as_view({"post": "cancel"}))
+session_events = streaming(SessionViewSet.as_view({"get": "events"}))
+execution_events = streaming(ExecutionViewSet.as_view({"get": "events"}))
 
-files: Any = waiting_for_answer(SessionViewSet.as_view({"get": "files"}))
-file: Any = waiting_for_answer(SessionViewSet.as_view({"get": "file"}))
-archive: Any = waiting_for_answer(SessionViewSet.as_view({"get": "archive"}))
-health: Any = at_once(HealthViewSet.as_view({"get": "retrieve"}), read_health)
-live: Any = at_once(HealthViewSet.as_view({"get": "live"}))
-ready: Any = at_once(HealthViewSet.as_view({"get": "ready"}), look_whether_ready)
+files = waiting_for_answer(SessionViewSet.as_view({"get": "files"}))
+file = waiting_for_answer(SessionViewSet.as_view({"get": "file"}))
+archive = waiting_for_answer(SessionViewSet.as_view({"get": "archive"}))
+health = at_once(HealthViewSet.as_view({"get": "retrieve"}), read_health)
+live = at_once(HealthViewSet.as_view({"get": "live"}))
+ready = at_once(HealthViewSet.as_view({"get": "ready"}), look_whether_ready)
 
 urlpatterns = [
     path("health", health),

@@ -51,11 +51,11 @@ _ENVIRONMENT_FIELDS = [
 def claim_warm_sandbox(
     session: Session, environment_name: str | None, bounds: StorageBounds
 ) -> bool:
-    """Insert the session as ready, on the oldest fitting idle sandbox, whose id it takes over, and
-    have the sandbox's node start another. All of it is one statement, that is one round trip.
+    """Insert the session as ready, on the oldest fitting idle sandbox, whose id it gets, and have
+    the sandbox's node start another. All in one statement, which is one round trip.
 
-    False: there is none, or the session's metadata is more than may be stored, and nothing was
-    changed; the session has its environment in any case. Raises UnknownEnvironment.
+    False: there is none, or the session's metadata doesn't fit into its client's storage; no row
+    was changed then. The session has its environment in any case. Raises UnknownEnvironment.
     """
     session.status = Session.Status.READY
     session.ready_at = session.workspace_since = session.created_at
