@@ -1,5 +1,3 @@
-from typing import Any
-
 from django.urls import path
 
 from sessions_app.api import ids  # noqa: F401 -- registers <id:...>
