@@ -11,10 +11,10 @@ class SessionsAppConfig(AppConfig):
         from environments_app import runtimes
         from sessions_app.access.key_cache import key_cache, listen_for_changes
         from sessions_app.api.stream_places import stream_places
-        from sessions_app.monitoring.process_report import keep_telling
+        from sessions_app.monitoring.process_report import keep_reporting
         from sessions_app.services.runtimes import names_of_all
 
         listen_for_changes()
         key_cache.on_change.append(stream_places.look_again)
         runtimes.sources.append(names_of_all)
-        companions.append(keep_telling)
+        companions.append(keep_reporting)

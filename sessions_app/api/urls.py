@@ -12,7 +12,7 @@ from sessions_app.api.views import (
     SessionViewSet,
 )
 from sessions_app.api.workspace_answers import waiting_for_answer
-from sessions_app.monitoring.readiness import look_whether_ready
+from sessions_app.monitoring.readiness import read_readiness
 
 execute = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
 run_once = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
@@ -25,7 +25,7 @@ file = waiting_for_answer(SessionViewSet.as_view({"get": "file"}))
 archive = waiting_for_answer(SessionViewSet.as_view({"get": "archive"}))
 health = at_once(HealthViewSet.as_view({"get": "retrieve"}), read_health)
 live = at_once(HealthViewSet.as_view({"get": "live"}))
-ready = at_once(HealthViewSet.as_view({"get": "ready"}), look_whether_ready)
+ready = at_once(HealthViewSet.as_view({"get": "ready"}), read_readiness)
 
 urlpatterns = [
     path("health", health),

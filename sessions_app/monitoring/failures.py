@@ -1,4 +1,4 @@
-"""Failures of ours, grouped by cause."""
+"""Failures of the service, grouped by cause."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sessions_app.models import Execution, Session
 from sessions_app.models.execution import Verdict
 
 READ = 1000
-"""Of each kind, the latest: what a page of causes costs doesn't grow with a flood of failures."""
+"""The latest of each kind: a flood of failures doesn't make the page slow."""
 
 _LONGEST = 300
 _VARYING = re.compile(
@@ -29,7 +29,7 @@ _VARYING = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """Failures with the same reason, but for ids and numbers."""
+    """Failures whose reasons differ only in ids and numbers."""
 
     text: str
     kind: type[Execution] | type[Session]
@@ -40,12 +40,12 @@ class Cause:
 
 
 def cause_of(reason: str) -> str:
-    """The reason's first line without what differs from one failure to the next."""
+    """The reason's first line without ids and numbers."""
     return _VARYING.sub("…", reason.strip().partition("\n")[0])[:_LONGEST]
 
 
 def causes(rows: QuerySet[Any], time_field: str) -> list[Cause]:
-    """Of failed executions or sessions: the commonest first."""
+    """Why these executions or sessions failed, the commonest cause first."""
     reason = Left("error_reason", _LONGEST)
     found: dict[str, list[Any]] = {}
     latest = rows.order_by(f"-{time_field}").values_list("pk", time_field, reason)
@@ -67,7 +67,7 @@ def failed_sessions(since: datetime) -> QuerySet[Session]:
 
 
 def failures(since: datetime, *, runs: bool, sessions: bool) -> list[Cause]:
-    """Of runs that were queued and sessions that were opened since then, the commonest first."""
+    """Why runs queued and sessions opened since then failed, the commonest cause first."""
     parts = [
         causes(failed_runs(since), "queued_at") if runs else [],
         causes(failed_sessions(since), "created_at") if sessions else [],

@@ -20,15 +20,15 @@ from sessions_app.models.session import LIVE, SessionStatus
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Rows that wait for something."""
+    """How many rows wait for something, and for how long."""
 
     count: int
     oldest_at: datetime | None
-    """Since when the oldest of them waits; None where none does."""
+    """Since when the oldest has waited; None: none waits."""
 
     @property
     def oldest_seconds(self) -> float:
-        """How long the oldest has waited, 0 where none does."""
+        """How long the oldest has waited; 0: none waits."""
         if self.oldest_at is None:
             return 0.0
         return max(0.0, (timezone.now() - self.oldest_at).total_seconds())
@@ -36,7 +36,7 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True)
 class QueuedMessages:
-    """What a queue of django-q2 holds."""
+    """The messages in one queue of django-q2."""
 
     queue: str
     waiting: Waiting
@@ -49,9 +49,9 @@ class QueuedMessages:
 class RunsNow:
     running: int
     waiting: Waiting
-    """All that are queued: behind another run of their session, behind its start, or for a node."""
+    """All queued runs: behind another run of their session, behind its start, or for a node."""
     stuck: Waiting
-    """Those of them whose session is ready: a node should have taken them up at once."""
+    """Those whose session is ready: a node should have taken them up at once."""
 
 
 def runs_now() -> RunsNow:
@@ -71,21 +71,21 @@ def runs_now() -> RunsNow:
 
 
 def starts_waiting() -> Waiting:
-    """Sessions that have no sandbox yet: for a worker to take up their start, or for room."""
+    """Sessions without a sandbox: they wait for a worker to take up their start, or for room."""
     pending = Session.objects.in_status(SessionStatus.PENDING).order_by()
     counts = pending.aggregate(count=Count("pk"), oldest=Min("created_at"))
     return Waiting(count=counts["count"], oldest_at=counts["oldest"])
 
 
 def live_sessions() -> dict[str, int]:
-    """How many there are in each status that a live session can have."""
+    """How many there are in each live status."""
     counts = Session.objects.live().order_by().values_list("status").annotate(count=Count("pk"))
     return dict.fromkeys(map(str, LIVE), 0) | dict(counts)
 
 
 def messages_queued() -> list[QueuedMessages]:
-    """Of each queue that holds any. A message that waits keeps the moment since when it could be
-    taken in `lock`; one that was taken, when it is given to another worker.
+    """Of each queue that is not empty. `lock` of a waiting message is the moment from which it
+    could be taken; of a taken one, when it is given to another worker.
     """
     free = Q(lock__lte=Now())
     counted = OrmQ.objects.order_by("key").values("key")
@@ -105,7 +105,7 @@ def messages_queued() -> list[QueuedMessages]:
 
 
 class Load:
-    """What waits, each of it read when it is first asked for, and once."""
+    """What is waiting, each part read once, when it is first needed."""
 
     @cached_property
     def runs(self) -> RunsNow:

@@ -1,6 +1,6 @@
-"""What a process of the API tells of itself: what it has answered goes into the totals, and how it
-does into its row. So whichever process is asked for metrics knows of all of them, on any number of
-hosts, and totals outlive the processes.
+"""What an API process reports every few seconds: the requests it has answered go into the totals,
+its state into a row of its own. So any process can answer for all of them, on any number of hosts,
+and the totals outlive the processes.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ HTTP_REQUESTS = "http_requests"
 HTTP_REQUEST_SECONDS = "http_request_seconds"
 """By route and method: a histogram."""
 
-TELL_SECONDS = 5.0
-"""How often; what was answered since goes with a process that is killed."""
+REPORT_SECONDS = 5.0
+"""What a process has answered since its last report is lost when it is killed."""
 
 
-async def keep_telling() -> None:
-    """For as long as the server serves, and once more at its end."""
+async def keep_reporting() -> None:
+    """While the server runs, and once more at its end."""
     try:
         while True:
-            await asyncio.sleep(TELL_SECONDS)
-            await in_thread(_tell_if_possible)
+            await asyncio.sleep(REPORT_SECONDS)
+            await in_thread(_report_if_possible)
     finally:
-        await in_thread(_say_goodbye)
+        await in_thread(_report_at_exit)
 
 
-def tell() -> None:
-    """Raises what Django raises where the database can't be reached; nothing is lost by that."""
+def report() -> None:
+    """Raises what Django raises if the database can't be reached; the counts are kept then."""
     counts = request_metrics.take()
     try:
         with transaction.atomic():
@@ -55,12 +55,12 @@ def tell() -> None:
         raise
 
 
-def _tell_if_possible() -> None:
+def _report_if_possible() -> None:
     with suppress(*DATABASE_AWAY):  # the counts are kept for the next time
-        tell()
+        report()
 
 
-def _say_goodbye() -> None:
+def _report_at_exit() -> None:
     with suppress(*DATABASE_AWAY):
         add(_additions(request_metrics.take()))
         ApiProcess.objects.filter(pk=process_name()).delete()
@@ -102,6 +102,6 @@ def _write_row() -> None:
 
 
 def _memory_bytes() -> int:
-    """What this process has in memory now."""
+    """Of memory that this process uses now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()

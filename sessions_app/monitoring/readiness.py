@@ -1,7 +1,7 @@
-"""Whether this process of the API can serve, which a load balancer asks every few seconds.
+"""Whether this API process can serve requests; load balancers ask every few seconds.
 
-Not whether the service can do its job, which `health` tells: without a worker node each process
-answers as well as another, and none is to be taken out for that.
+Whether the service can do its job is for `health` to answer: without a worker node every API
+process still serves, and none should be taken out of the rotation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from codeexec.http.threads import begin_in_thread
 logger = logging.getLogger(__name__)
 
 DATABASE_SECONDS = 2.0
-"""How long the database may take for an answer."""
+"""How long the database may take to answer."""
 RETRY_SECONDS = "5"
 
 
@@ -38,29 +38,29 @@ class Readiness:
         return all(self.checks.values())
 
     def body(self) -> dict[str, Any]:
-        """For anybody: what is wrong is in the log, and told by `/health` to those with a key."""
+        """Public, so without reasons: the log has them, and `/health` for callers with a key."""
         checks = {part: "ok" if holds else "not ok" for part, holds in self.checks.items()}
         return {"status": "ready" if self.is_ready else "not_ready", "checks": checks}
 
 
-async def look_whether_ready(request: HttpRequest) -> None:
-    """Puts it on the request, and into the log where it has changed."""
-    readiness = await _look.result()
-    _news.tell(readiness)
+async def read_readiness(request: HttpRequest) -> None:
+    """Sets `request.readiness`, and logs it when it has changed."""
+    readiness = await _latest.result()
+    _log.note(readiness)
     request.readiness = readiness  # type: ignore[attr-defined]
 
 
-class News:
-    """Of what is asked every few seconds only changes are worth a line."""
+class ReadinessLog:
+    """Logs changes only, for it is asked every few seconds."""
 
     def __init__(self) -> None:
         self._missing: list[str] = []
 
-    def tell(self, readiness: Readiness) -> None:
+    def note(self, readiness: Readiness) -> None:
         missing = [part for part, holds in readiness.checks.items() if not holds]
         if missing != self._missing:
-            said = f"not ready: {', '.join(missing)}" if missing else "ready again"
-            logger.log(logging.WARNING if missing else logging.INFO, said)
+            text = f"not ready: {', '.join(missing)}" if missing else "ready again"
+            logger.log(logging.WARNING if missing else logging.INFO, text)
         self._missing = missing
 
 
@@ -85,7 +85,7 @@ async def _database_answers() -> bool:
 
 
 class Migrations:
-    """Whether the database has all that this version knows. Looked up until it has: it stays so."""
+    """Whether all migrations of this version are applied; not checked again once they are."""
 
     def __init__(self) -> None:
         self._applied = False
@@ -106,5 +106,5 @@ def _nothing_to_migrate() -> bool:
 
 
 _migrations = Migrations()
-_news = News()
-_look = SharedAnswer(check_readiness)
+_log = ReadinessLog()
+_latest = SharedAnswer(check_readiness)

@@ -346,7 +346,7 @@ class TestProcesses:
     def test_requests_of_several_processes_are_added_up(self) -> None:
         """Each adds what it has answered; whichever is asked knows of all."""
         self.answered(2)
-        process_report.tell()
+        process_report.report()
         labels = (self.ROUTE, "GET", "200")
         add([Addition(name=process_report.HTTP_REQUESTS, labels=labels, count=5)])
         self.answered()
@@ -364,7 +364,7 @@ class TestProcesses:
         with monkeypatch.context() as patch:
             patch.setattr(process_report, "add", away)
             with pytest.raises(OperationalError):
-                process_report.tell()
+                process_report.report()
         self.answered()
         assert self.requests() == 3
         seconds = {"route": self.ROUTE, "method": "GET"}
@@ -373,14 +373,14 @@ class TestProcesses:
     def test_a_process_that_starts_anew_goes_on_with_the_totals(self) -> None:
         self.answered()
         before = only_counters(scrape())
-        process_report._say_goodbye()
+        process_report._report_at_exit()
         self.answered()
         after = only_counters(scrape())
         assert all(after[name] >= before[name] for name in before)
         assert self.requests() == 2
 
     def test_only_those_that_are_heard_of_count(self) -> None:
-        process_report.tell()
+        process_report.report()
         (row,) = ApiProcess.objects.all()
         assert row.name == process_report.process_name()
         assert row.memory_bytes > 1_000_000
@@ -393,7 +393,7 @@ class TestProcesses:
         assert (value("api_processes", samples), value("api_streams", samples)) == (2, 4)
 
     def test_rows_of_processes_that_died_are_forgotten(self) -> None:
-        process_report.tell()
+        process_report.report()
         row = ApiProcess.objects.get()
         row.pk, row.seen_at = "silent:1", timezone.now() - 2 * upkeep.FORGOTTEN_AFTER
         row.save(force_insert=True)
@@ -401,9 +401,9 @@ class TestProcesses:
         assert ApiProcess.objects.get().name == process_report.process_name()
 
     def test_a_process_that_ends_says_goodbye(self) -> None:
-        process_report.tell()
+        process_report.report()
         self.answered()
-        process_report._say_goodbye()
+        process_report._report_at_exit()
         assert not ApiProcess.objects.exists()
         assert Total.objects.filter(name=process_report.HTTP_REQUESTS).exists()
 

@@ -76,7 +76,7 @@ class TestReady:
     def test_only_changes_are_logged(
         self, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(readiness, "_news", readiness.News())
+        monkeypatch.setattr(readiness, "_log", readiness.ReadinessLog())
         with monkeypatch.context() as patch:
             patch.setattr(async_database, "fetch_one", away)
             for _ in range(2):

@@ -32,7 +32,7 @@ REGIONS: dict[str, Callable[[MaySee, HttpRequest], Context]] = {
     "period": period,
     "machines": machines,
 }
-"""What each of them shows to somebody; nothing where he may see nothing of it."""
+"""What each shows to a user; empty if the user may see nothing of it."""
 
 
 def may_see(request: HttpRequest) -> MaySee:

@@ -44,7 +44,7 @@ def node_rows() -> list[dict[str, Any]]:
 
 
 def _engine(node: Node, *, alive: bool) -> tuple[str, str]:
-    """Look and text of the badge of its Docker Engine: what a lost node said last is no news."""
+    """Look and text of its Docker Engine's badge; what a lost node reported may be outdated."""
     if not alive:
         return "default", "not known"
     return ("danger", "away") if node.engine_error else ("success", "answers")

@@ -89,7 +89,7 @@ def _status_badges() -> list[Badge]:
 
 
 def sessions(*, runs: bool) -> list[dict[str, Any]]:
-    """Those that live: first those that run something, then those that start, then the others."""
+    """Live sessions: first those that run something, then those that start, then the others."""
     order = Case(
         When(status=Session.Status.EXECUTING, then=Value(0)),
         When(status=Session.Status.READY, then=Value(2)),
@@ -125,7 +125,7 @@ def _session_row(session: Session, running: Execution | None, queued: int) -> di
 
 
 def _about(metadata: Any) -> str:
-    """The first of what its client noted down about it that is a text."""
+    """The first text in the metadata that its client gave it."""
     texts: Iterable[Any] = metadata.values() if isinstance(metadata, dict) else ()
     first = next((text for text in texts if isinstance(text, str) and text.strip()), "")
     return first if len(first) <= SHOWN_METADATA else f"{first[: SHOWN_METADATA - 1]}…"

@@ -97,7 +97,7 @@ def period(may_see: Callable[[type[Model]], bool], request: HttpRequest) -> dict
 
 
 def run_figures(figures: PeriodFigures, *, sessions: bool) -> dict[str, Any]:
-    """With those of sessions for those who may see them."""
+    """`sessions`: whether the user may see those of sessions, too."""
     stages = dict(_STAGES) | (
         {SESSION_START: "Start of a session's sandbox, not warm"} if sessions else {}
     )

@@ -31,7 +31,7 @@ def failing_workers() -> list[Finding]:
 
 
 def check_nodes(nodes: Iterable[Node]) -> Iterator[Finding]:
-    """Of these nodes, which have their `silence`, together, and of each of them."""
+    """Findings about these nodes together, and about each; they must have their `silence`."""
     nodes = list(nodes)
     alive = [node for node in nodes if not _is_lost(node)]
     if not alive:
@@ -51,7 +51,7 @@ def check_nodes(nodes: Iterable[Node]) -> Iterator[Finding]:
 
 
 def check_node(node: Node) -> Finding:
-    """The worst that can be said of a node, which has its `silence`."""
+    """The worst problem of a node, or that it is well; the node must have its `silence`."""
     if _is_lost(node):
         return failure(
             f"node {node.name} is lost: no sign of life for {_silence(node)}",

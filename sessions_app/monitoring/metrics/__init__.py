@@ -1,8 +1,8 @@
 """What Prometheus reads at /metrics: figures from the rows, the same from every process.
 
-What can be counted in rows is; what can't, such as requests, each process adds to rows every few
-seconds. So any number of processes, on any number of hosts, may be asked through one address, and
-counters outlive them. Each collector is a module; further figures go into one of their own.
+Each process adds what is not in rows, such as requests, to rows every few seconds. So any process
+can answer for all, on any number of hosts, and counters outlive processes. Each collector is a
+module of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sessions_app.monitoring.metrics.database import DatabaseCollector
 from sessions_app.monitoring.metrics.isolation import IsolationCollector
 from sessions_app.monitoring.metrics.present import PresentCollector
 from sessions_app.monitoring.metrics.processes import ProcessesCollector
-from sessions_app.monitoring.process_report import tell
+from sessions_app.monitoring.process_report import report
 from sessions_app.monitoring.statistics import count_up
 
 COLLECTORS: tuple[type[Collector], ...] = (
@@ -30,8 +30,8 @@ COLLECTORS: tuple[type[Collector], ...] = (
 
 
 def exposition() -> bytes:
-    """All figures, up to this moment as far as this process and the rows know."""
-    tell()
+    """All figures, up to date for this process and the rows."""
+    report()
     count_up()
     registry = CollectorRegistry(auto_describe=False)
     for collector in COLLECTORS:

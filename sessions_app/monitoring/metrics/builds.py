@@ -1,5 +1,5 @@
-"""Builds of environments' images, from the rows that there are: a build may be repeated, and what
-has become of it changes, so that nothing of it is a counter.
+"""Builds of environments' images. A build may be repeated and its outcome may change, so these are
+gauges and not counters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _by_outcome() -> GaugeMetricFamily:
 
 
 def _last_seconds() -> GaugeMetricFamily:
-    """Cancelled ones say nothing of how long one takes."""
+    """Without cancelled builds, whose time has no meaning."""
     labels = ("environment", "node", "outcome")
     last = gauge("environment_build_seconds", "That the last build took, by how it ended.", *labels)
     ended = NodeBuild.objects.filter(status__in=[NodeBuild.Status.PASSED, NodeBuild.Status.FAILED])
@@ -44,7 +44,7 @@ def _last_seconds() -> GaugeMetricFamily:
 
 
 def _promoted_failed() -> GaugeMetricFamily:
-    """Each node builds what was promoted by itself: sessions can't be opened where that failed."""
+    """Each node builds what was promoted; where that failed, sessions can't be opened."""
     failed = gauge(
         "environment_promoted_build_failed",
         "Whether a node's build of the promoted image failed: 1 or 0.",

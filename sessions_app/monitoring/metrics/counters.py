@@ -1,4 +1,4 @@
-"""Counters and histograms, from the totals that are kept of what has happened."""
+"""Counters and histograms, from the totals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Metric:
 METRICS = (
     Metric(
         name="code_executor_executions",
-        help="Executions that have ended, by how: the verdict.",
+        help="Executions that have ended, by verdict.",
         total=statistics.EXECUTIONS,
         labels=("environment", "verdict"),
     ),
@@ -55,13 +55,13 @@ METRICS = (
     ),
     Metric(
         name="code_executor_sessions_closed",
-        help="Sessions that have ended, by why: client, expired, finished, operator or error.",
+        help="Sessions that have ended, by reason: client, expired, finished, operator or error.",
         total=statistics.SESSIONS_CLOSED,
         labels=("environment", "reason"),
     ),
     Metric(
         name="code_executor_sandbox_start_seconds",
-        help="Seconds that it took to start sandboxes, warm and cold ones, and those that did not.",
+        help="Seconds that starts of sandboxes took, warm and cold, also of those that failed.",
         total=statistics.SANDBOX_STARTS,
         labels=("environment", "node", "outcome"),
         is_histogram=True,
@@ -83,7 +83,7 @@ METRICS = (
 
 
 def _expected(of: Iterable[str]) -> Callable[[], list[tuple[str, ...]]]:
-    """Series that are there from the start: one that appears with its first failure has no rate."""
+    """Series that exist from the start: one that appears with its first failure has no rate."""
 
     def expected() -> list[tuple[str, ...]]:
         names = Environment.objects.enabled().order_by("name").values_list("name", flat=True)

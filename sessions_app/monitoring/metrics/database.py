@@ -1,6 +1,4 @@
-"""The database: how much it holds, by its own estimates, which cost nothing, and how many are
-connected to it.
-"""
+"""The database: how many rows (its own estimate, which costs nothing), bytes and connections."""
 
 from __future__ import annotations
 

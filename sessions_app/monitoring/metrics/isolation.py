@@ -1,4 +1,4 @@
-"""How the isolation checks stand."""
+"""The results of the last isolation checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class IsolationCollector(Collector):
         where = ["environment", "runtime", "node"]
         attacks = GaugeMetricFamily(
             f"{PREFIX}_attacks",
-            "Attacks of the last isolation check, by what became of them.",
+            "Attacks of the last isolation check, by outcome.",
             labels=[*where, "outcome"],
         )
         moment = GaugeMetricFamily(

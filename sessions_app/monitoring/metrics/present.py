@@ -1,4 +1,4 @@
-"""What goes on now: sessions, the queue, the warm pools and the nodes."""
+"""The present state: sessions, the queue, the warm pools and the nodes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class PresentCollector(Collector):
         yield from _nodes()
 
 
-def gauge(name: str, said: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"{PREFIX}_{name}", said, labels=labels)
+def gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", help_text, labels=labels)
 
 
-def single(name: str, said: str, value: float) -> GaugeMetricFamily:
+def single(name: str, help_text: str, value: float) -> GaugeMetricFamily:
     """A gauge without labels."""
-    return GaugeMetricFamily(f"{PREFIX}_{name}", said, value=value)
+    return GaugeMetricFamily(f"{PREFIX}_{name}", help_text, value=value)
 
 
 def _live_sessions() -> GaugeMetricFamily:
@@ -53,15 +53,17 @@ def _environments() -> list[str]:
 def _queue() -> Iterator[GaugeMetricFamily]:
     waiting = Execution.objects.queued().aggregate(count=Count("pk"), oldest=Min("queued_at"))
     running = Execution.objects.running().count()
-    yield single("executions_queued", "Executions that wait for their turn.", waiting["count"])
-    yield single("executions_running", "Programs that run.", running)
+    yield single("executions_queued", "Executions that are waiting.", waiting["count"])
+    yield single("executions_running", "Programs that are running.", running)
     yield single(
         "queue_oldest_seconds",
         "How long the oldest queued one has waited.",
         _age(waiting["oldest"]),
     )
     due = OrmQ.objects.filter(lock__lte=timezone.now()).aggregate(n=Count("pk"), first=Min("lock"))
-    yield single("tasks_due", "Tasks, such as starts of sandboxes, that no worker has.", due["n"])
+    yield single(
+        "tasks_due", "Tasks, such as starts of sandboxes, that no worker has taken.", due["n"]
+    )
     yield single(
         "task_oldest_due_seconds", "How long the oldest of them has been due.", _age(due["first"])
     )
@@ -87,12 +89,14 @@ def _pools() -> Iterator[GaugeMetricFamily]:
 
 
 def _nodes() -> Iterator[GaugeMetricFamily]:
-    up = gauge("node_up", "Whether the node's worker was heard of lately: 1 or 0.", "node")
+    up = gauge(
+        "node_up", "Whether the node's worker has given a sign of life lately: 1 or 0.", "node"
+    )
     accepting = gauge(
         "node_accepting", "Whether it takes new sessions: not draining, not lost.", "node"
     )
     engine = gauge("node_engine_up", "Whether its Docker Engine answers: 1 or 0.", "node")
-    heartbeat = gauge("node_heartbeat_age_seconds", "Since its last sign of life.", "node")
+    heartbeat = gauge("node_heartbeat_age_seconds", "Seconds since its last sign of life.", "node")
     capacity = gauge("node_capacity", "Sandboxes that it may have at one time.", "node")
     concurrency = gauge("node_concurrency", "Programs that it may run at one time.", "node")
     sandboxes = gauge("node_sandboxes", "Sandboxes that it has.", "node", "status")

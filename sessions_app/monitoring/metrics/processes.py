@@ -1,4 +1,4 @@
-"""The API's processes, from the rows in which each says how it does."""
+"""The API's processes, from the rows in which each reports its state."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ _SUMS = {
     "threads": ("api_threads", "Threads that may use the database."),
     "work_waiting": ("api_work_waiting", "Pieces of work that wait for a thread."),
     "connections": ("api_loop_connections", "Database connections of the event loops."),
-    "connections_idle": ("api_loop_connections_idle", "Of them, those that nobody uses."),
+    "connections_idle": ("api_loop_connections_idle", "Of them, those that are idle."),
 }
-"""Of all processes together: their names, with process ids, would be series without end."""
+"""Summed over all processes: their names contain process ids, and would be endless series."""
 
 
 class ProcessesCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily | InfoMetricFamily]:
         version = {"version": __version__, "python": platform.python_version()}
         yield InfoMetricFamily("code_executor_build", "What runs here.", value=version)
-        said = ApiProcess.objects.alive().aggregate(
+        sums = ApiProcess.objects.alive().aggregate(
             processes=Count("pk"),
             listening=Count("pk", filter=Q(listening=True)),
             largest=Max("memory_bytes"),
             **{name: Sum(name) for name in _SUMS},
         )
-        yield single("api_processes", "Processes that serve the API.", said["processes"])
+        yield single("api_processes", "Processes that serve the API.", sums["processes"])
         yield single(
             "api_processes_listening",
-            "Of them, those that hear what the database notifies.",
-            said["listening"],
+            "Of them, those that receive the database's notifications.",
+            sums["listening"],
         )
-        yield single("api_memory_bytes", "Memory of the largest of them.", said["largest"] or 0)
+        yield single("api_memory_bytes", "Memory of the largest of them.", sums["largest"] or 0)
         for column, (name, help_text) in _SUMS.items():
-            yield single(name, help_text, said[column] or 0)
+            yield single(name, help_text, sums[column] or 0)
