@@ -1,9 +1,9 @@
-"""How much of everything the service takes: one name for each bound, here and nowhere else.
+"""The limits of what the service accepts, each defined only here.
 
-They hold before a thing is kept in memory, the OpenAPI schema states them, and what comes behind
-can bear each: a frame of the runner (256 KiB for all arguments and variables, 8192 of either), the
-kernel (128 KiB for one argument), PostgreSQL (no NUL in a text or in jsonb). What an operator sets
-is not here: MAX_REQUEST_SIZE for a whole body, TMPFS_SIZE for all files.
+They are checked before something is kept in memory, the OpenAPI schema has them, and they respect
+the limits of other parts: a frame of the runner (256 KiB for all arguments and variables, 8192 of
+either), the kernel (128 KiB for one argument), PostgreSQL (no NUL in a text or in jsonb). Limits
+that operators set are not here: MAX_REQUEST_SIZE for a whole body, TMPFS_SIZE for all files.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ QUERY_BYTES = 32 * 1024
 PIPELINED_REQUESTS = 16
 """Sent on one connection without waiting for an answer."""
 BODY_BYTES_IN_MEMORY = 64 * 1024
-"""More of a body goes to a temporary file until all of it is there."""
+"""A larger body is kept in a temporary file until it is complete."""
 BODIES_BYTES = 128 * 1024 * 1024
-"""Of all bodies that a process holds, those that are kept in memory not counted, half of it for one
-client; or, where that is more,"""
+"""All bodies in temporary files that a process holds, and half of it for one client. If this is
+more, the limit is so many times MAX_REQUEST_SIZE instead:
+"""
 BODIES_OF_MOST_SIZE = 8
-"""so many of MAX_REQUEST_SIZE."""
 
 # ---- JSON
 
 JSON_DEPTH = 32
-"""Arrays and objects within each other."""
+"""Nested arrays and objects."""
 JSON_VALUES = 20_000
-"""Strings, numbers, arrays, …: one takes up to 64 bytes of memory for 2 bytes of text."""
+"""Strings, numbers, arrays, …: each takes up to 64 bytes of memory for 2 bytes of text."""
 
 # ---- a run
 
@@ -65,7 +65,7 @@ FIELD_BYTES = 64 * 1024
 """Of one field in a list's entry, or in an event: a longer one is left out, and named in `omitted`.
 """
 METADATA_FILTERS = 16
-"""Each is a look-up in an index of its own."""
+"""Each is a search in an index of its own."""
 
 # ---- what operators give
 

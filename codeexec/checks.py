@@ -1,4 +1,4 @@
-"""`manage.py check --deploy`: what of the configuration is for trying the service out only."""
+"""`manage.py check --deploy`: settings that are only for trying the service out."""
 
 from __future__ import annotations
 
@@ -23,56 +23,56 @@ def check_deployment(app_configs: Sequence[Any] | None, **_options: Any) -> list
     found = [
         (
             configured["API_DEBUG"],
-            "API_DEBUG is on: failures are answered with tracebacks, settings and code in them.",
+            "API_DEBUG is on: answers to failures have tracebacks with settings and code.",
             "Set API_DEBUG=false.",
             "W001",
         ),
         (
             _is_weak(settings.SECRET_KEY),
-            "SECRET_KEY is short or well known: with it anybody signs in as an operator, and lets "
+            "SECRET_KEY is short or well known: with it anyone can sign in as an operator and have "
             "workers run any function.",
-            "Leave SECRET_KEY empty, which makes one, or set at least 50 random characters.",
+            "Leave SECRET_KEY empty to have one made, or set at least 50 random characters.",
             "W002",
         ),
         (
             "*" in settings.ALLOWED_HOSTS,
-            "ALLOWED_HOSTS=*: the service answers under any name, that of an attacker's page too.",
-            "Set ALLOWED_HOSTS to the names by which it is reached, 127.0.0.1 for health checks.",
+            "ALLOWED_HOSTS=*: the service answers to any host name, also to an attacker's.",
+            "Set ALLOWED_HOSTS to the service's host names, with 127.0.0.1 for health checks.",
             "W003",
         ),
         (
             not settings.BEHIND_TLS,
-            "Nothing says that the admin is reached by https: passwords and cookies may travel "
-            "in the clear.",
+            "The console isn't known to be reached by https: passwords and cookies may be sent "
+            "unencrypted.",
             "Put the service behind a proxy that ends TLS, and set "
-            "CSRF_TRUSTED_ORIGINS=https://<its name>. On one machine alone this can stay.",
+            "CSRF_TRUSTED_ORIGINS=https://<its name>. For use on one machine, ignore this.",
             "W004",
         ),
         (
             settings.BEHIND_TLS and not settings.TRUSTED_PROXIES,
-            "The admin is reached through a proxy that is not among TRUSTED_PROXIES: all requests "
-            "seem to come from it, by http.",
+            "The console is reached through a proxy that isn't in TRUSTED_PROXIES: all requests "
+            "seem to come from the proxy, by http.",
             "Set TRUSTED_PROXIES to the proxy's address or network.",
             "W005",
         ),
         (
             any(network.endswith("/0") for network in settings.TRUSTED_PROXIES),
-            "TRUSTED_PROXIES holds every address: any client can say that it is another.",
+            "TRUSTED_PROXIES has every address: any client can pretend to be another.",
             "Set TRUSTED_PROXIES to the proxy's own address or network.",
             "W006",
         ),
         (
             any(map(_holds_sandboxes, settings.TRUSTED_PROXIES)),
-            "TRUSTED_PROXIES holds a whole network of Docker's: sandboxes with a network are in "
-            "it, and can say that they are others.",
+            "TRUSTED_PROXIES has a whole Docker network: sandboxes with a network are in it, and "
+            "can pretend to be other clients.",
             "Set TRUSTED_PROXIES to the proxy's own address; docs/configuration.md shows, under "
             "'Behind a proxy', how it keeps one in Compose.",
             "W008",
         ),
         (
             configured["API_AUTH"] == "open",
-            "API_AUTH=open: whoever reaches the API, all users of this machine and of a proxy on "
-            "it included, runs code and reads what others ran.",
+            "API_AUTH=open: everyone who reaches the API, including all users of this machine and "
+            "of a proxy on it, can run code and read the code and output of others.",
             "Set API_AUTH=key, and make keys with `manage.py create_client`.",
             "W007",
         ),
@@ -85,7 +85,7 @@ def check_deployment(app_configs: Sequence[Any] | None, **_options: Any) -> list
 
 
 def _holds_sandboxes(proxies: str) -> bool:
-    """Whether these are as many addresses of Docker's as it gives a whole network."""
+    """Whether these addresses are as many of Docker's as a whole network has."""
     network = ip_network(proxies)
     if isinstance(network, IPv6Network) or not 0 < network.prefixlen <= _WIDE_PREFIX:
         return False

@@ -1,7 +1,7 @@
-"""What all management commands have in common: help that teaches, one JSON value for programs, dry
-runs, errors that say what to do, and exit codes.
+"""The base of all management commands: help with examples, one JSON value for programs, dry runs,
+errors that say what to do, and exit codes.
 
-A command's class says what there is to say; `create_parser` puts it into `--help`:
+A command's class has the texts; `create_parser` puts them into `--help`:
 
     class Command(TeachingCommand):
         help = "Stops sessions."
@@ -33,7 +33,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = {
     DONE: "done",
-    FAILED: "it failed; the message says why, and what to do",
+    FAILED: "it failed; the message says why and what to do",
     USAGE: "used wrongly: nothing was done",
 }
 
@@ -47,14 +47,14 @@ _OF_DJANGO = (
     "force_color",
     "skip_checks",
 )
-"""Options that every command has, and that `--help` doesn't repeat each time."""
+"""Options that every command has, and that `--help` doesn't show."""
 _INDENT = "  "
 
 Parsed = TypeVar("Parsed")
 
 
 class WrongUse(CommandError):
-    """What was asked for can't be: ends the command with status 2 before anything was done."""
+    """The command was used wrongly: it ends with status 2 before anything was done."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, returncode=USAGE)
@@ -64,12 +64,12 @@ class TeachingCommand(BaseCommand):
     """The base of every management command."""
 
     explanation: str = ""
-    """Of `--help`: what the first sentences leave open. Shown as it is written."""
+    """More text for `--help`, shown with its line breaks."""
     examples: Sequence[str] = ()
     """Without `manage.py`."""
     exit_codes: Mapping[Any, str] = EXIT_CODES
     errors: tuple[type[Exception], ...] = ()
-    """Whose text says what is wrong and what to do: they end the command with status 1."""
+    """Errors whose text says what is wrong and what to do. They end the command with status 1."""
     has_json: bool = True
     has_dry_run: bool = False
     requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = ()
@@ -88,7 +88,7 @@ class TeachingCommand(BaseCommand):
             parser.add_argument(
                 "--dry-run",
                 action="store_true",
-                help="only say what would be done, and change nothing",
+                help="only show what would be done, and change nothing",
             )
         if self.has_json:
             parser.add_argument(
@@ -105,7 +105,7 @@ class TeachingCommand(BaseCommand):
         return "\n\n".join(part for part in parts if part)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """As Django does it, but no error that an operator can act on is shown as a traceback."""
+        """As Django does it, but without a traceback for errors that an operator can act on."""
         try:
             with _explained(self.errors):
                 return super().execute(*args, **options)
@@ -130,16 +130,16 @@ class TeachingCommand(BaseCommand):
             self.stdout.write(line)
 
     def remark(self, text: str) -> None:
-        """What is told meanwhile, on stderr: stdout is for the result."""
+        """Progress, on stderr: stdout is for the result."""
         self.stderr.write(text, self.style.NOTICE)
         self.stderr.flush()
 
     def require_yes(self, options: Mapping[str, Any], question: str) -> None:
-        """Have the operator confirm it, who can do so beforehand with `--yes`."""
+        """Ask the operator to confirm it, unless `--yes` was given."""
         if options["yes"]:
             return
         if not sys.stdin.isatty():
-            raise WrongUse(f"{question} There is no terminal to ask in: --yes confirms it.")
+            raise WrongUse(f"{question} There is no terminal to ask; confirm with --yes.")
         self.stderr.write(f"{question} [y/N] ", ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -151,7 +151,7 @@ def _as_typed(example: str) -> str:
 
 
 class _Formatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The options that every Django command has come last; description and epilog as they are."""
+    """Shows Django's own options last, and description and epilog as they are written."""
 
 
 @contextmanager
@@ -166,15 +166,15 @@ def _explained(errors: tuple[type[Exception], ...]) -> Iterator[None]:
         ) from error
     except ProgrammingError as error:
         raise CommandError(
-            f"The database is not as this version needs it: {first_line(error)}. Run "
+            f"The database doesn't have the tables of this version: {first_line(error)}. Run "
             "`manage.py migrate`."
         ) from error
 
 
 @contextmanager
 def changing(options: Mapping[str, Any]) -> Iterator[None]:
-    """One transaction for what is changed. A dry run really does it, and takes it all back: what it
-    tells is what would be, and messages to others are never sent.
+    """One transaction for the changes. A dry run makes them and rolls them back, so it shows
+    exactly what would happen; notifications are never sent.
     """
     with transaction.atomic():
         yield
@@ -191,7 +191,7 @@ def as_json(value: Any) -> str:
 
 
 def _json_value(value: Any) -> str:
-    """Moments as the API writes them."""
+    """Times in the API's format."""
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     return str(value)
@@ -213,12 +213,12 @@ def counted(count: int, noun: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the lines that only its makers understand."""
+    """The first line of an error's text, without details."""
     return str(error).strip().partition("\n")[0].rstrip(".") or repr(error)
 
 
 def _not_empty(parse: Any) -> Callable[[str], Any]:
-    """For `type=`: an empty value, which a script's unset variable is, would pass for no value."""
+    """For `type=`: refuses an empty value, such as an unset variable of a script."""
 
     def parsed(text: str) -> Any:
         if not text.strip():
@@ -241,7 +241,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 
 def option(parse: Callable[[str], Parsed], allowed: str) -> Callable[[str], Parsed]:
-    """For `type=`: says what is allowed where `parse` refuses."""
+    """For `type=`: the error says what is allowed."""
 
     def parsed(text: str) -> Parsed:
         try:

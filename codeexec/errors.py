@@ -1,4 +1,4 @@
-"""Errors that a client is told about, and the one place that turns exceptions into answers.
+"""Errors that clients get as answers.
 
     ServiceError                       code, http_status, fields for the body
     ├── InvalidRequest        400      invalid_request
@@ -35,8 +35,8 @@
     ├── ShuttingDown          503      shutting_down (with Retry-After)
     └── ResultPending         504      result_pending
 
-Every error body is `{"detail": "<one sentence>", "code": "<machine name>", ...fields}`. Where one
-field of the request is to blame, `field` names it.
+Every error body is `{"detail": "<one sentence>", "code": "<machine name>", ...fields}`. If one
+field of the request is wrong, `field` names it.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ from psycopg.errors import QueryCanceled
 logger = logging.getLogger(__name__)
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
-"""What Django raises when the connection is lost or can't be made."""
+"""What Django raises when the connection is lost or can't be opened."""
 
 
 class ServiceError(Exception):
-    """Something that a client did or must know. Its text is the answer's `detail`."""
+    """An error that is answered to a client. Its text is the answer's `detail`."""
 
     code = "error"
     http_status = 500
@@ -68,7 +68,7 @@ class ServiceError(Exception):
         self.fields = fields
 
     def body(self) -> dict[str, Any]:
-        """Where a field is to blame, `errors` says what is wrong with it, as of any field."""
+        """If a field is wrong, `errors` describes it as serializers do."""
         body = {"detail": self.detail, "code": self.code, **self.fields}
         field = self.fields.get("field")
         if field is not None and "errors" not in self.fields:
@@ -76,7 +76,7 @@ class ServiceError(Exception):
         return body
 
     def headers(self) -> dict[str, str]:
-        """Besides the body's."""
+        """In addition to those of the body."""
         if self.retry_after_seconds is None:
             return {}
         return {"Retry-After": str(self.retry_after_seconds)}
@@ -88,14 +88,14 @@ class InvalidRequest(ServiceError):
 
 
 class OutOfBounds(InvalidRequest):
-    """More than the service takes, see `codeexec.bounds`. Nothing else of the request was read."""
+    """More than `codeexec.bounds` allows. The rest of the request was not read."""
 
     def __init__(self, detail: str, *, field: str, maximum: int) -> None:
         super().__init__(detail, field=field, maximum=maximum)
 
 
 class UnknownField(InvalidRequest):
-    """A field of the body, or a parameter of the address, that the call doesn't take."""
+    """A field of the body, or a parameter of the address, that the call doesn't accept."""
 
     code = "unknown_field"
 
@@ -153,13 +153,15 @@ class ForbiddenForRole(Forbidden):
 
 
 class ForeignHost(Forbidden):
-    """A name that the service has no reason to be called by: another site's, rebound to us."""
+    """The request uses a host name that isn't the service's: perhaps another site's (DNS
+    rebinding).
+    """
 
     code = "foreign_host"
 
 
 class ForeignOrigin(Forbidden):
-    """A page of another site calls a service that asks for no key."""
+    """A page of another site calls a service that needs no key."""
 
     code = "foreign_origin"
 
@@ -179,21 +181,21 @@ class SessionClosed(ServiceError):
 
 
 class NoSandbox(ServiceError):
-    """The session has no sandbox that runs, at this moment."""
+    """The session has no running sandbox at the moment."""
 
     code = "no_sandbox"
     http_status = 409
 
 
 class FileUnreadable(ServiceError):
-    """There is something under that name, but no file that can be read."""
+    """There is something with that name, but it isn't a readable file."""
 
     code = "file_unreadable"
     http_status = 409
 
 
 class StorageFull(ServiceError):
-    """With this run more would be stored than may be, of the session or of its client."""
+    """This run would exceed the storage limit of the session or of its client."""
 
     code = "storage_full"
     http_status = 409
@@ -206,7 +208,7 @@ class RateLimited(ServiceError):
     def __init__(
         self, detail: str, *, retry_after_seconds: int, quota: Mapping[str, str] | None = None
     ) -> None:
-        """`quota`: headers that say more of the limit."""
+        """`quota`: headers that describe the limit."""
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
         self._quota = quota or {}
@@ -222,7 +224,7 @@ class TooManySessions(ServiceError):
 
 
 class TooManyQueued(ServiceError):
-    """As many executions wait as may, in the session or of its client."""
+    """The session or its client has as many waiting executions as it may have."""
 
     code = "too_many_queued"
     http_status = 429
@@ -230,7 +232,7 @@ class TooManyQueued(ServiceError):
 
 
 class TooManyStreams(ServiceError):
-    """As many event streams are open as may be, of a session token, a session or a client."""
+    """A session token, a session or a client has as many open event streams as it may have."""
 
     code = "too_many_streams"
     http_status = 429
@@ -244,13 +246,13 @@ class NoCapacity(ServiceError):
 
 
 class NotPrepared(NoCapacity):
-    """There won't be any before an operator has done something: to wait is in vain."""
+    """An operator must do something first: waiting doesn't help."""
 
     retry_after_seconds = None
 
 
 class SandboxUnreachable(ServiceError):
-    """The node that has the session's sandbox doesn't answer, or not in time."""
+    """The node with the session's sandbox doesn't answer in time."""
 
     code = "sandbox_unreachable"
     http_status = 503
@@ -264,13 +266,13 @@ class DatabaseAway(ServiceError):
 
 
 class AnswerLost(DatabaseAway):
-    """What was asked for may have been done: who repeats it without a look may get it twice."""
+    """The work may have been done. A client that repeats the request unchecked may get it twice."""
 
     retry_after_seconds = None
 
 
 class ShuttingDown(ServiceError):
-    """This process of the API ends what it has begun, and takes nothing new."""
+    """This API process is stopping: it finishes its requests and accepts no new ones."""
 
     code = "shutting_down"
     http_status = 503
@@ -283,8 +285,8 @@ class ResultPending(ServiceError):
 
 
 def was_never_done(error: BaseException) -> bool:
-    """Of one of DATABASE_AWAY: there was no connection for it, or the server has said that it did
-    nothing. Otherwise what was to be written may be written.
+    """Whether the work of one of DATABASE_AWAY was certainly not done: there was no connection, or
+    the server reported that it did nothing. Otherwise it may have been written.
     """
     cause = error.__cause__
     if isinstance(error, ThreadsBusyError) or isinstance(cause, TimeoutError | QueryCanceled):
@@ -293,6 +295,6 @@ def was_never_done(error: BaseException) -> bool:
 
 
 class ThreadsBusyError(OperationalError):
-    """A request has waited for a thread for too long: nothing of it was done. An error of the
-    database's, to whoever asks, because it can be tried again like one.
+    """A request has waited too long for a thread: nothing of it was done. It is an OperationalError
+    because callers handle it in the same way: it can be tried again.
     """

@@ -1,12 +1,11 @@
-"""What is logged, as lines for people or as JSON, each with the ids of what it is about.
+"""Log lines, for people or as JSON, each with the ids of the request, session and execution.
 
-    with about(request_id="…"):          # a request, or a run, begins
-        concern(session_id="…")          # it turns out which session it is about
-        logger.warning("…")              # has both ids, in whatever thread and module this is
+    with log_context(request_id="…"):    # a request, or a run, begins
+        bind_log(session_id="…")         # once its session is known
+        logger.warning("…")              # has both ids, in every thread and module
 
-A request's id goes with its execution to the executor, so that one search finds what became of a
-press of Run. No line ever has code, output, keys or tokens: whoever logs gives none, and what may
-come with an exception is taken out here.
+An execution keeps the id of its request, so that one search finds the request and its run. No line
+has code, output, keys or tokens: they are never logged, and are removed here from exceptions.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ ExceptionInfo = (
 
 _subjects: ContextVar[dict[str, str] | None] = ContextVar("subjects", default=None)
 
-# PostgreSQL shows the row that it refuses: a candidate's code may be in it.
+# PostgreSQL shows the refused row, which may have a candidate's code.
 _ROW = re.compile(r"DETAIL:  Failing row contains .*?(?=\n\n(?:The above|During)|\Z)", re.DOTALL)
 _SECRETS = re.compile(
     r"(?<=[?&]token=)[^&\s\"']+|(?<=\bcex_[0-9a-f]{8}_)[0-9a-f]{8,}|(?<=\bcet_)[\w:.-]+"
@@ -39,8 +38,9 @@ _SECRETS = re.compile(
 
 @contextmanager
 def log_context(**ids: object) -> Iterator[None]:
-    """What is logged within is about these, and about what it is about outside. Empty ones are left
-    out."""
+    """Lines that are logged inside have these ids, and those of the contexts around. Empty ids are
+    left out.
+    """
     token = _subjects.set({**(_subjects.get() or {}), **_given(ids)})
     try:
         yield
@@ -49,19 +49,19 @@ def log_context(**ids: object) -> Iterator[None]:
 
 
 def bind_log(**ids: object) -> None:
-    """As `log_context`, from here to the end of the innermost one, in each thread it goes to."""
+    """As `log_context`, until the end of the innermost context, in each thread that it reaches."""
     subjects = _subjects.get()
     if subjects is not None:
         subjects.update(_given(ids))
 
 
 def subject(name: str) -> str:
-    """The id that goes by this name here; empty: there is none."""
+    """The id with this name in the current context; empty if there is none."""
     return (_subjects.get() or {}).get(name, "")
 
 
 def logs_with(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorates a function whose first argument is the id of what it is about."""
+    """Decorates a function whose first argument is the id with this name."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
@@ -79,14 +79,14 @@ def _given(ids: dict[str, object]) -> dict[str, str]:
 
 
 def redacted(text: str) -> str:
-    """Without what nobody may read in a log."""
+    """Without secrets and candidates' code."""
     if "DETAIL:" in text:
         text = _ROW.sub("DETAIL:  (left out)", text)
     return _SECRETS.sub("…", text)
 
 
 class TextFormatter(logging.Formatter):
-    """For people at a terminal: time, level, logger, message, and the ids behind it."""
+    """For people at a terminal: time, level, logger, message, and the ids at the end."""
 
     def __init__(self) -> None:
         super().__init__("{asctime} {levelname} {name}: {message}", style="{")
@@ -101,7 +101,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """For programs: an object a line. `extra={"fields": {…}}` adds further members."""
+    """For programs: one object a line. `extra={"fields": {…}}` adds members."""
 
     def __init__(self, node: str) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def _iso(seconds: float) -> str:
 
 
 def configuration(*, log_format: str, level: str, node: str) -> dict[str, Any]:
-    """Django's LOGGING: all that any process of the service logs goes to stderr in one form."""
+    """Django's LOGGING: all processes of the service log to stderr in one format."""
     formatters: dict[str, dict[str, Any]] = {
         "text": {"()": "codeexec.logs.TextFormatter"},
         "json": {"()": "codeexec.logs.JsonFormatter", "node": node},
@@ -141,7 +141,8 @@ def configuration(*, log_format: str, level: str, node: str) -> dict[str, Any]:
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["console"], "level": level},
         "loggers": {
-            # Django's own handlers would say it again, and at DEBUG it shows what is in statements.
+            # Django's own handlers would log it twice, and at DEBUG it logs statements with their
+            # values.
             "django": {"handlers": [], "level": "INFO" if level == "DEBUG" else level},
             "django.server": {"handlers": ["console"], "propagate": False},
             "django.request": {"level": "ERROR"},

@@ -1,5 +1,5 @@
-"""Logging that a part of the service is away: a line when that begins and one when it is over, and
-none for each attempt in between.
+"""Logs that a part of the service is away: one line when an outage begins and one when it is over,
+but none for the attempts in between.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 
 
 class Outage:
-    """Of one part, as one user of it sees it. Used by many threads."""
+    """Of one part, as one of its users sees it. May be used by many threads."""
 
     def __init__(self, logger: logging.Logger, part: str) -> None:
         self._logger = logger

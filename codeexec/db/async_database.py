@@ -1,5 +1,5 @@
-"""Database connections of the event loop's own: for statements that so many requests wait for that
-a hop to a thread and back would be felt. Everything else goes through Django, in threads.
+"""The event loop's own database connections, for statements of nearly every request, where a switch
+to a thread and back would be noticeable. Everything else uses Django, in threads.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from codeexec.db.postgres import (
 )
 
 CONNECT_SECONDS = 2.0
-"""For a place, and for a new connection."""
+"""For a free place, and for a new connection."""
 ABANDONED_SECONDS = 1.0
-"""How long a statement may go on whose caller has left, until it is cancelled. Most end sooner, and
-cancelling one costs the database a process."""
+"""How long a statement may run after its caller has left, until it is cancelled. Most end sooner,
+and cancelling one costs the database a process.
+"""
 Parameters = Mapping[str, Any] | Sequence[Any]
 Rows = list[tuple[Any, ...]]
 
@@ -35,25 +36,25 @@ class AsyncDatabase:
     """At most API_THREADS connections, made as they are needed. Belongs to the event loop that
     first uses it, until `close`.
 
-    A connection is taken and given back without waiting: no caller that leaves can come in between,
-    and one that has ended is replaced by whoever needs one next.
+    Connections are taken and given back without an await, so that a cancelled caller can't lose
+    one. A connection that has ended is replaced when the next one is needed.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._places = asyncio.Semaphore(0)
         self._idle: list[BoundedAsyncConnection] = []
-        self._lent = 0
+        self._in_use = 0
         self._closed = False
         self.answers = 0
-        """How many statements were answered."""
+        """The number of statements that were answered."""
 
     async def fetch_one(
         self, statement: str, parameters: Parameters, *, seconds: float | None = None
     ) -> tuple[Any, ...] | None:
-        """The first row of a statement that is a transaction of its own.
+        """The first row of a statement, which is a transaction of its own.
 
-        `seconds` it may take at most, else DATABASE_TIMEOUT. Raises Django's OperationalError where
+        It may take `seconds`, or DATABASE_TIMEOUT. Raises Django's OperationalError where
         the database can't be reached, or doesn't answer in time.
         """
         rows = await self.fetch_all(statement, parameters, seconds=seconds)
@@ -62,27 +63,27 @@ class AsyncDatabase:
     async def fetch_all(
         self, statement: str, parameters: Parameters, *, seconds: float | None = None
     ) -> Rows:
-        """As `fetch_one`, all of its rows."""
+        """As `fetch_one`, but all rows."""
         places = self._here()
-        with _translated():
+        with _as_django_errors():
             async with asyncio.timeout(CONNECT_SECONDS):
                 await places.acquire()
-            loan = asyncio.ensure_future(self._fetch(statement, parameters, seconds))
-            loan.add_done_callback(lambda _loan: places.release())
+            work = asyncio.ensure_future(self._fetch(statement, parameters, seconds))
+            work.add_done_callback(lambda _work: places.release())
             try:
-                return await asyncio.shield(loan)
+                return await asyncio.shield(work)
             except asyncio.CancelledError:
-                loan.get_loop().call_later(ABANDONED_SECONDS, loan.cancel)
+                work.get_loop().call_later(ABANDONED_SECONDS, work.cancel)
                 raise
 
     @property
     def connections(self) -> tuple[int, int]:
-        """How many there are, and how many of them nobody uses. May be asked from any thread."""
+        """How many there are, and how many of them are idle. May be read in any thread."""
         idle = len(self._idle)
-        return self._lent + idle, idle
+        return self._in_use + idle, idle
 
     async def close(self) -> None:
-        """For good, as far as this event loop is concerned."""
+        """For good in this event loop."""
         self._closed = True
         self._drop_idle()
 
@@ -90,14 +91,14 @@ class AsyncDatabase:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._drop_idle()
-            self._loop, self._closed, self._lent = loop, False, 0
+            self._loop, self._closed, self._in_use = loop, False, 0
             self._places = asyncio.Semaphore(settings.CODE_EXECUTOR["API_THREADS"])
         if self._closed:
             raise OperationalError("the service is stopping")
         return self._places
 
     async def _fetch(self, statement: str, parameters: Parameters, seconds: float | None) -> Rows:
-        self._lent += 1
+        self._in_use += 1
         connection: BoundedAsyncConnection | None = None
         try:
             connection = self._take() or await _connected()
@@ -106,7 +107,7 @@ class AsyncDatabase:
             self.answers += 1
             return await cursor.fetchall()
         finally:
-            self._lent -= 1
+            self._in_use -= 1
             if connection is not None:
                 self._give_back(connection)
 
@@ -119,8 +120,8 @@ class AsyncDatabase:
         return None
 
     def _give_back(self, connection: BoundedAsyncConnection) -> None:
-        ours = not self._closed and self._loop is asyncio.get_running_loop()
-        if ours and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+        is_usable = not self._closed and self._loop is asyncio.get_running_loop()
+        if is_usable and connection.pgconn.transaction_status == TransactionStatus.IDLE:
             self._idle.append(connection)
         else:
             connection.end()
@@ -140,12 +141,12 @@ async def _connected() -> BoundedAsyncConnection:
 
 
 def _most_seconds() -> float:
-    """A little longer than it takes the server to end a statement itself."""
+    """A little longer than the server takes to end a statement itself."""
     return float(settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]) + ANSWER_SECONDS
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _as_django_errors() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:

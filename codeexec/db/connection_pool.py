@@ -1,7 +1,7 @@
-"""Database connections that a process with many threads lends to them, a few for all.
+"""A few database connections that many threads of a process share.
 
-Django gives each thread a connection of its own. Threads that use the database for a millisecond at
-the beginning and at the end of a long piece of work would hold one each for nothing.
+Django gives each thread its own connection. Threads that use the database only for a millisecond at
+the beginning and the end of a long piece of work would each keep one for nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 
 class ConnectionPool:
-    """At most `limit` connections, the last used first, for which the server has most cached."""
+    """At most `limit` connections; the last used, whose server process has a warm cache, first."""
 
     def __init__(self, limit: int) -> None:
         self._idle: queue.LifoQueue[BaseDatabaseWrapper | None] = queue.LifoQueue()
@@ -24,7 +24,7 @@ class ConnectionPool:
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
-        """Inside, this thread's Django connection is one of these; waits for it if need be."""
+        """Inside, the thread's Django connection is one of these. Waits until one is free."""
         connection = self._idle.get()
         own = connections[DEFAULT_DB_ALIAS]
         try:
@@ -37,7 +37,7 @@ class ConnectionPool:
             self._idle.put(connection)
 
     def close(self) -> None:
-        """Close those that nobody has. They come back on use."""
+        """Close the idle connections. They are opened again on use."""
         idle = [self._idle.get() for _ in range(self._idle.qsize())]
         for connection in idle:
             if connection is not None:

@@ -1,5 +1,5 @@
-"""PostgreSQL connections: with bounds on how long they are waited for, and those besides Django's
-own, for LISTEN, which must outlive any transaction.
+"""PostgreSQL connections whose answers are waited for only so long, and the parameters of
+connections beside Django's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from psycopg.errors import _WaitTimeout
 
 R = TypeVar("R")
 
-# A host that vanishes without a word is noticed within seconds, not after TCP's quarter of an hour.
+# A host that disappears is noticed within seconds, not after TCP's quarter of an hour.
 LIVENESS = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -27,29 +27,30 @@ LIVENESS = {
     "tcp_user_timeout": 10_000,
 }
 ANSWER_SECONDS = 1.0
-"""How long a server that has ended a statement itself, when DATABASE_TIMEOUT was over, may take to
-say so. One that is silent for longer is frozen, or gone: its connection is given up."""
+"""How long a server that ends a statement after DATABASE_TIMEOUT may take to report it. A server
+that is silent for longer is frozen or gone: the connection is given up.
+"""
 _WAIT_SECONDS = 0.1
-"""psycopg's own interval between two looks at the clock."""
+"""psycopg's own interval at which it checks the time."""
 
 
 class DatabaseSilentError(psycopg.OperationalError):
-    """The server didn't answer in time. The connection is closed: what it did is not known."""
+    """The server didn't answer in time. The connection is closed; what it did isn't known."""
 
 
 class _Work(threading.local):
-    """The piece of work that the calling thread does for the API, if it does one."""
+    """The time limit of the calling thread's work for the API, if it has one."""
 
     until: float | None = None
-    """By the monotonic clock; None: it may take as long as it takes."""
+    """By the monotonic clock; None: no limit."""
 
 
 _work = _Work()
 
 
 def begin_bounded_work() -> None:
-    """From now on this thread waits for an answer of the database for DATABASE_TIMEOUT at most, and
-    for all that it asks together twice as long, until it begins the next piece of work.
+    """From now on this thread waits for DATABASE_TIMEOUT at most for each answer of the database,
+    and twice as long for all of them together, until it begins the next piece of work.
     """
     _work.until = time.monotonic() + 2 * _most_seconds()
 
@@ -65,13 +66,13 @@ def _seconds_left() -> float | None:
 
 
 def bounded_options(options: str = "") -> str:
-    """libpq's `options`, with which the server ends a statement when DATABASE_TIMEOUT is over."""
+    """libpq's `options` that make the server end a statement after DATABASE_TIMEOUT."""
     milliseconds = round(1000 * settings.CODE_EXECUTOR["DATABASE_TIMEOUT"])
     return f"{options} -c statement_timeout={milliseconds}".lstrip()
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """Waits no longer than the piece of work may that its thread does."""
+    """Waits no longer than its thread's piece of work may take."""
 
     def wait(
         self, gen: PQGen[R], interval: float = _WAIT_SECONDS, timeout: float | None = None
@@ -90,7 +91,7 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     seconds: float | None = None
 
     def end(self) -> None:
-        """As `close`, without waiting, and so not to be cancelled."""
+        """As `close`, but without waiting, so that it can't be cancelled."""
         self.pgconn.finish()
 
     async def wait(
@@ -109,20 +110,20 @@ def _silent(seconds: float | None) -> DatabaseSilentError:
 
 
 def is_bounded() -> bool:
-    """Whether the calling thread does a piece of work whose time is bounded."""
+    """Whether the calling thread's work has a time limit."""
     return _work.until is not None
 
 
 def commit_without_waiting() -> None:
     """The current transaction's commit doesn't wait for the disk: a crash of the database server in
-    the next moments may undo it. For what nobody has been told about yet.
+    the next moments may undo it. For changes that no client has been told about yet.
     """
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit TO off")
 
 
 def database_now() -> datetime:
-    """The database's clock, by which leases and signs of life are measured on every host."""
+    """The database's clock, which all hosts use for leases and heartbeats."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         moment: datetime = cursor.fetchone()[0]
@@ -130,8 +131,8 @@ def database_now() -> datetime:
 
 
 def has_ended(descriptor: int) -> bool:
-    """Whether an idle connection with this socket is over. A server that ended it, or the kernel
-    that gave it up, has made the socket readable; nothing else is expected on it.
+    """Whether an idle connection has ended, by its socket. Nothing is expected on it, so it is only
+    readable when the server or the kernel has closed it.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
@@ -139,7 +140,7 @@ def has_ended(descriptor: int) -> bool:
 
 
 def connection_parameters(application_name: str) -> dict[str, Any]:
-    """What psycopg needs to reach Django's default database; what DATABASE_URL sets wins."""
+    """psycopg's parameters for Django's default database; those of DATABASE_URL take precedence."""
     parameters = connection.get_connection_params()
     for django_only in ("context", "cursor_factory"):
         parameters.pop(django_only, None)

@@ -1,4 +1,4 @@
-"""Where the scripts' private PostgreSQL is reached: known to the server and to its clients."""
+"""The address of the scripts' private PostgreSQL, for the server and for its clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_SOCKET_FOLDER = 90  # sun_path holds 107 bytes, `/.s.PGSQL.5432` among 
 
 
 def socket_folder(folder: Path) -> Path:
-    """`folder` itself, or a short name for it where a socket's path would grow too long."""
+    """`folder` itself, or a short path in its place where a socket's path would be too long."""
     if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER:
         return folder
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
@@ -22,5 +22,5 @@ def socket_folder(folder: Path) -> Path:
 
 
 def database_url(folder: Path) -> str:
-    """DATABASE_URL of the server that is kept in `folder`."""
+    """The DATABASE_URL of the server in `folder`."""
     return f"postgresql://{SUPERUSER}@/{DATABASE}?host={socket_folder(folder)}"

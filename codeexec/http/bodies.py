@@ -1,4 +1,4 @@
-"""Bodies of requests: where they are kept, and how much of them this process takes at one time."""
+"""Request bodies: where they are kept, and how much of them this process holds at one time."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ from codeexec.http.memory import used_memory
 
 
 class Bodies:
-    """Those of a process. Nobody gets more than half of the room: the rest is for others."""
+    """The bytes that a process holds. One client gets at most half of the room."""
 
     def __init__(self) -> None:
         self._held: Counter[Hashable] = Counter()
-
-    @property
-    def held_bytes(self) -> int:
-        return self._held.total()
 
     def take(self, holder: Hashable, size: int) -> None:
         """Raises NoCapacity."""
         room = max(BODIES_BYTES, BODIES_OF_MOST_SIZE * settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
         if self._held.total() + size > room or self._held[holder] + size > room // 2:
-            raise NoCapacity("Too much is being sent at this moment; send it again.")
+            raise NoCapacity("The service is receiving too much data; try again in a moment.")
         self._held[holder] += size
 
     def give_back(self, holder: Hashable, size: int) -> None:
@@ -37,11 +33,11 @@ class Bodies:
 
 
 bodies = Bodies()
-"""Those of this process."""
+"""The bodies of this process."""
 
 
 class Body(tempfile.SpooledTemporaryFile[bytes]):
-    """One body: in memory while it is small, and counted as soon as it is not, until `close`."""
+    """One body: in memory while it is small, and counted once it isn't, until `close`."""
 
     def __init__(self, holder: Hashable) -> None:
         super().__init__(max_size=settings.FILE_UPLOAD_MAX_MEMORY_SIZE)

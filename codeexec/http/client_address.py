@@ -1,4 +1,4 @@
-"""Whose address a request comes from, where callers are told apart by that."""
+"""The address that a request comes from, where callers are distinguished by address."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 
 def client_address(request: HttpRequest) -> str:
-    """Of IPv6 the network: whoever has one address there has 2**64."""
+    """For IPv6 the network, because a caller that has one address of it has 2**64."""
     text: str = request.META.get("REMOTE_ADDR", "")
     try:
         address = ipaddress.ip_address(text)

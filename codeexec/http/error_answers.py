@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def database_away(error: Exception) -> ServiceError:
-    """What is answered where one of DATABASE_AWAY was raised."""
+    """The answer when one of DATABASE_AWAY was raised."""
     from codeexec.db.postgres import DatabaseSilentError
     from codeexec.errors import ThreadsBusyError
 
@@ -41,7 +41,7 @@ def database_away(error: Exception) -> ServiceError:
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's hook: the answer to an exception, or None to let it be a 500."""
-    # Its views, when they are imported, import the parser, which raises errors of this module.
+    # Importing its views imports the parser, which imports this module.
     from rest_framework.views import exception_handler as drf_exception_handler
     from rest_framework.views import set_rollback
 
@@ -95,7 +95,7 @@ def _first_message(errors: Any, name: str = "") -> tuple[str, str]:
 
 
 def error_answer(error: ServiceError) -> HttpResponse:
-    """Outside of REST framework's views."""
+    """For errors outside of REST framework's views."""
     return JsonAnswer(error.body(), error.http_status, error.headers())
 
 
@@ -104,7 +104,7 @@ def error_page(status: int, detail: str, code: str) -> HttpResponse:
 
 
 def _answer(request: HttpRequest, status: int, detail: str, code: str) -> HttpResponse:
-    """A page for who looks at it in a browser; JSON for all others, and for the API's calls."""
+    """A page for browsers; JSON for other clients, and for all API calls."""
     accepts = request.headers.get("Accept", "")
     if request.path_info.startswith(API_PATHS) or "text/html" not in accepts:
         return error_page(status, detail, code)
@@ -123,11 +123,11 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _answer(request, 403, "You may not see or do this.", Forbidden.code)
+    return _answer(request, 403, "You don't have the permission for this.", Forbidden.code)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return _answer(request, 500, "The service failed; its log says why.", "internal_error")
+    return _answer(request, 500, "The service failed; its log has the reason.", "internal_error")
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

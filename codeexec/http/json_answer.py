@@ -1,4 +1,4 @@
-"""JSON as every call answers it, whether a serializer, a view or the server itself writes it."""
+"""JSON answers in one form, whether a serializer, a view or the server itself writes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def render_json(data: Any) -> bytes:
 
 
 class JsonAnswer(HttpResponse):
-    """For what is answered outside of REST framework's views."""
+    """For answers outside of REST framework's views."""
 
     def __init__(
         self, data: Any, status: int = 200, headers: Mapping[str, str] | None = None

@@ -1,4 +1,4 @@
-"""Reading JSON that strangers send: what it would take is bounded before it is parsed."""
+"""Reads JSON from strangers: its size and depth are checked before it is parsed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from codeexec.errors import InvalidRequest, OutOfBounds
 _STRUCTURE = b'"[]{},'
 _NO_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
 _MOST_QUOTES = 4 * JSON_VALUES
-"""Those of as many names, each with a text."""
+"""Of so many names, each with a string as its value."""
 
 
 def read_json(body: bytes) -> Any:
-    """Where a name comes twice the last one counts. Raises InvalidRequest, OutOfBounds."""
+    """If a name occurs twice, the last one counts. Raises InvalidRequest, OutOfBounds."""
     _require_bounds(body)
     try:
         return _DECODER.decode(body.decode())
@@ -34,7 +34,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _require_bounds(body: bytes) -> None:
-    """All but the bytes between quotes is looked at, and no more than a copy is made."""
+    """Counts all structure outside of strings; makes no more than a copy of the body."""
     if len(body) <= JSON_VALUES and body.count(b"[") + body.count(b"{") <= JSON_DEPTH:
         return
     bare = body.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_STRUCTURE)

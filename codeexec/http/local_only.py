@@ -1,9 +1,9 @@
-"""What keeps other sites' pages away from a service that asks nobody for a key.
+"""Keeps other sites' pages away from a service that needs no key.
 
-With API_AUTH=open the service listens on loopback: but the browser of whoever sits at this machine
-reaches it too, and runs any site's scripts. So such a service answers under loopback names alone,
-which no other site can have (DNS rebinding), and refuses what a browser says comes from a page that
-is neither its own nor one of CORS_ORIGINS.
+With API_AUTH=open the service listens on loopback. But browsers on this machine reach it too, and
+they run any site's scripts. So such a service answers only to loopback names, which no other site
+can have (DNS rebinding), and refuses calls of pages that, as the browser reports, are neither its
+own nor of CORS_ORIGINS.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from codeexec.errors import ForeignHost, ForeignOrigin
 from codeexec.http.policies import API_PATHS
 
 _ELSEWHERE = ("cross-site", "same-site")
-"""Of Sec-Fetch-Site, which no script can forge. A page on another port is `same-site`."""
+"""Values of Sec-Fetch-Site, which no script can forge. A page on another port is `same-site`."""
 
 
 def require_local(request: HttpRequest) -> None:
-    """Raises ForeignHost and ForeignOrigin; with API_AUTH=key nothing is refused here."""
+    """Raises ForeignHost and ForeignOrigin; with API_AUTH=key it does nothing."""
     if settings.CODE_EXECUTOR["API_AUTH"] != "open":
         return
     _require_own_name(request)
@@ -36,8 +36,8 @@ def _require_own_name(request: HttpRequest) -> None:
     named = [allowed.lower() for allowed in settings.ALLOWED_HOSTS if allowed != "*"]
     if not is_loopback(name) and name not in named:
         raise ForeignHost(
-            f"This service is open to its own machine only, and answers to 127.0.0.1 and localhost;"
-            f" {name!r} would have to be one of ALLOWED_HOSTS."
+            "This service is open only to its own machine, as 127.0.0.1 or localhost. Add "
+            f"{name!r} to ALLOWED_HOSTS to use that name."
         )
 
 
@@ -49,6 +49,6 @@ def _require_own_page(request: HttpRequest) -> None:
     elsewhere = request.headers.get("Sec-Fetch-Site") in _ELSEWHERE
     if elsewhere or origin not in (None, own):
         raise ForeignOrigin(
-            "This service is open to its own pages only; a page of another origin may call it when "
-            "CORS_ORIGINS names that."
+            "This service is open only to its own pages. To call it from another "
+            "page, add the page's origin to CORS_ORIGINS."
         )

@@ -1,8 +1,9 @@
-"""Memory that large requests and answers took goes back to the system.
+"""Gives memory that large requests and answers used back to the system.
 
-What a request is made of refers to itself in circles: its view, its serializers, its answer. Python
-frees those once it has made many others, and a few requests with megabytes in them may not be
-followed by so many. And of what is free the C library keeps most, in each thread's arena.
+The objects of a request refer to each other in cycles: its view, its serializers, its answer.
+Python frees cycles only after many new objects were made, and a few requests of several megabytes
+may not be followed by so many. And the C library keeps most of the freed memory in each thread's
+arena.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from collections.abc import Callable
 from contextlib import suppress
 
 LARGE_BYTES = 256 * 1024
-"""Smaller things are not worth it."""
+"""Smaller bodies and answers aren't counted."""
 LEAST_BYTES = 4 * 1024 * 1024
-"""Of large things together, until memory is given back."""
+"""Memory is given back after this much in large bodies and answers."""
 PAUSE_SECONDS = 1.0
 ARENAS = 2
-"""Of the C library, for all threads. It would make one for each, and of those that hold a little
-not much can be given back: 45 MB more stayed after simultaneous requests of 8 MB.
+"""Of the C library, for all threads. By default each thread has one, and little can be given back
+from an arena that still holds something: 45 MB more stayed after simultaneous requests of 8 MB.
 """
 _M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
+"""From glibc's malloc.h."""
 
 
 class UsedMemory:
-    """How much large things took that are done with."""
+    """How many bytes large bodies and answers took that are no longer needed."""
 
     def __init__(self) -> None:
         self._bytes = 0
@@ -37,7 +38,7 @@ class UsedMemory:
             self._bytes += size
 
     def is_much(self) -> bool:
-        """Once for all that was noted."""
+        """Whether it is enough to give back; then counting begins anew."""
         much = self._bytes >= LEAST_BYTES
         if much:
             self._bytes = 0
@@ -49,21 +50,21 @@ used_memory = UsedMemory()
 
 
 async def give_memory_back() -> None:
-    """In the event loop, beside the requests. What is noted is still held by the request that it
-    belongs to, for a moment: there is always a second time, a pause later.
+    """Runs in the event loop. The request that noted a body still holds it for a moment, so memory
+    is always given back a second time, after a pause.
     """
     again = False
     while True:
         await asyncio.sleep(PAUSE_SECONDS)
         much = used_memory.is_much()
         if much or again:
-            gc.collect()  # milliseconds: what was there at the start is frozen
+            gc.collect()  # takes milliseconds: objects from the start are frozen
             await asyncio.to_thread(_trim)
         again = much
 
 
 def bound_arenas() -> None:
-    """Before there are threads."""
+    """To be called before there are threads."""
     with suppress(OSError, AttributeError):  # not the GNU C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
 

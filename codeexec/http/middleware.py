@@ -1,5 +1,5 @@
-"""Middleware: what browsers are told with every answer, and who gets one. That of asynchronous
-views (ASYNC_MIDDLEWARE) is coroutines that need no thread.
+"""Middleware: policies for browsers in every answer, and which callers get one. The middleware of
+asynchronous views (ASYNC_MIDDLEWARE) consists of coroutines, which need no thread.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _set_policies(request: HttpRequest, response: HttpResponseBase) -> None:
     response.headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
     for name, value in getattr(request, "answer_headers", {}).items():
         response.headers.setdefault(name, value)
-    if request.path_info.startswith(API_PATHS):  # of one caller, whom its address may name
+    if request.path_info.startswith(API_PATHS):  # the address may name the caller
         response.headers.setdefault("Cache-Control", "no-store")
     if not _is_traceback(response):
         policy = content_security_policy(request.path_info)
@@ -85,6 +85,6 @@ def _set_policies(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 def _is_traceback(response: HttpResponseBase) -> bool:
-    """Django's own page about a failure, which API_DEBUG asks for: its styles stand in it."""
+    """Whether it is Django's own page about a failure (API_DEBUG), which has its styles inline."""
     is_page = response.headers.get("Content-Type", "").startswith("text/html")
     return settings.DEBUG and response.status_code >= 400 and is_page

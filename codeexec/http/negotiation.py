@@ -1,4 +1,4 @@
-"""JSON in, JSON out, whatever else a client says that it sends or takes."""
+"""JSON in, JSON out, whatever a client's headers say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codeexec.http.json_body import read_json
 
 
 class JsonParser(JSONParser):
-    """Takes no more than `codeexec.bounds` allows, whatever charset a client names."""
+    """Accepts what `codeexec.bounds` allows, whatever charset the request names."""
 
     def parse(
         self,
@@ -28,15 +28,15 @@ class JsonParser(JSONParser):
             parser_context["request"].META.get("HTTP_CONTENT_ENCODING") if parser_context else None
         )
         if coding and coding.lower() != "identity":
-            raise UnsupportedMediaType(coding, "Send the body as it is, without Content-Encoding.")
+            raise UnsupportedMediaType(coding, "Send the body without Content-Encoding.")
         body = stream.read()
-        # It may be minutes until the request is answered: what was read isn't kept until then.
+        # The answer may take minutes; the body need not be kept until then.
         getattr(stream, "_stream", stream).close()
         return read_json(body)
 
 
 class AlwaysJson(DefaultContentNegotiation):
-    """There is one kind of answer: a client that asks for another gets it, not an error."""
+    """Answers are always JSON: a client that asks for another type gets JSON too, not an error."""
 
     def select_renderer(
         self,

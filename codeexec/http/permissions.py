@@ -1,4 +1,4 @@
-"""What views of REST framework allow that don't declare it: nothing."""
+"""The permission of REST framework views that don't declare one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 
-class Nobody(BasePermission):
+class DenyAll(BasePermission):
     """The default. The API's own views are `sessions_app.api.authorization.ApiViewSet` instead,
     where each action declares who may call it.
     """

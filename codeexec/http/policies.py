@@ -1,8 +1,7 @@
-"""What each page may load and run: the Content-Security-Policy, and the Permissions-Policy of all.
+"""What each page may load and run: its Content-Security-Policy, and a Permissions-Policy for all.
 
-No page runs a script that stands in the page itself, or one from another server, so that text of a
-candidate's that ever slipped through unescaped would still be nothing but text. What is no page has
-no use for anything.
+No page runs inline scripts or scripts from another server: should a candidate's text ever appear
+unescaped, it would still be only text. Answers that aren't pages may load nothing.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ _PAGE: Directives = {
     "script-src": "'self'",
     "style-src": "'self'",
 }
-# Alpine, on which the console's theme is built, makes functions of the expressions in the theme's
-# attributes, and the theme has its colours in the page: no build of it does without.
+# The console's theme uses Alpine, which compiles expressions in attributes to functions, and it has
+# its colours in the page. There is no build of it that works without.
 _CONSOLE: Directives = {
     **_PAGE,
     "script-src": "'self' 'unsafe-eval'",
     "style-src": "'self' 'unsafe-inline'",
 }
-# Both draw themselves with styles of their own; ReDoc searches in a worker that it makes itself.
+# Both use inline styles; ReDoc searches in a worker that it creates from a blob.
 _SWAGGER: Directives = {**_PAGE, "style-src": "'self' 'unsafe-inline'"}
 _REDOC: Directives = {**_SWAGGER, "worker-src": "blob:"}
 
@@ -61,7 +60,7 @@ _CONSOLE_POLICY = _text(_CONSOLE)
 
 
 def content_security_policy(path: str) -> str:
-    """That of an address below the service's root."""
+    """The policy for a path below the service's root."""
     if path.startswith("/admin/"):
         return _CONSOLE_POLICY
     return _POLICIES.get(path, _API)

@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol with bounds for what comes before a body, and for clients that send
-slowly or never come to an end; and JSON for what is no HTTP.
+"""uvicorn's HTTP protocol with limits for a request's head, and for clients that send slowly or
+never finish; and JSON answers to input that isn't HTTP.
 
-The parser itself keeps a request's line and headers whatever their size, and any number of requests
-that are sent without waiting for answers; the server waits for ever for a request to be complete.
+Without it the parser keeps a request line and headers of any size, and any number of requests that
+are sent without waiting for answers, and the server waits for ever for a request to be complete.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ BODY_PAUSE_SECONDS = 30.0
 BODY_SECONDS = 120.0
 """For all of a body."""
 DROPPED_SECONDS = 10.0
-"""For what is still coming of a body when its request has been answered. A client that went on
-sending would not see the answer if the connection closed at once."""
+"""For the rest of a body when its request has been answered. A client that is still sending would
+not see the answer if the connection were closed at once.
+"""
 
 _CODES = {400: "invalid_request", 431: "request_head_too_large"}
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     _held_bytes = 0
-    """Received since something last came to its place: a head, a piece of body, the end of it."""
+    """Received since the last complete head, piece of a body, or end of a body."""
     _in_head = True
     _plain_head: bytes | None = None
-    """Of a request to speak another protocol, as it would be without that."""
+    """The head of a request for an upgrade, without the upgrade."""
     _answering: RequestResponseCycle | None = None
     _deadline: TimerHandle | None = None
     _body_until = 0.0
@@ -63,13 +64,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade(data[upgrade.args[0] :])
+            self._parse_without_upgrade(data[upgrade.args[0] :])
         except HttpParserError:
             self.send_400_response("")
 
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Only HTTP/1.1 is spoken here: a request to speak something else is one like any other.
-        Its parser, which takes the body for that other protocol, is told nothing of it.
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Upgrades to other protocols are ignored. The parser would take the body for the other
+        protocol, so a new parser gets the head without the upgrade.
         """
         head, self._plain_head = self._plain_head, None
         self.parser = HttpRequestParser(self)
@@ -93,22 +94,25 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._expect(HEAD_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # what follows a body in chunks is none of the request's headers
+        if self._in_head:  # trailers after a body in chunks aren't headers
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Raises HttpParserError, so that the rest of what came is not even parsed."""
+        """Raises HttpParserError for a refused request, so that the rest isn't parsed."""
         if self._held_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
             self._refuse_head()
         elif len(self.headers) > HEADERS:
-            self._refuse(431, f"{len(self.headers)} headers, at most {HEADERS}.", HEADERS)
+            detail = (
+                f"A request must have at most {HEADERS} headers; this one has {len(self.headers)}."
+            )
+            self._refuse(431, detail, HEADERS)
         elif self.parser.get_method() == b"CONNECT":
-            self._refuse(400, "This is no proxy.")
+            self._refuse(400, "The service is not a proxy: CONNECT isn't allowed.")
         elif self.parser.should_upgrade():
             self._plain_head = self._head_without_upgrade()
             return
         elif len(self.pipeline) >= PIPELINED_REQUESTS:
-            detail = f"More than {PIPELINED_REQUESTS} requests without waiting for an answer."
+            detail = f"Send at most {PIPELINED_REQUESTS} requests without waiting for an answer."
             self._refuse(400, detail, PIPELINED_REQUESTS)
         else:
             self._in_head, self._held_bytes = False, 0
@@ -128,7 +132,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self._held_bytes = 0
         self._expect_nothing()
-        if self.cycle.response_complete:  # and nothing else says until when the next one may come
+        if self.cycle.response_complete:  # no other deadline applies to the next one
             self._expect(self.timeout_keep_alive)
         super().on_message_complete()
 
@@ -147,26 +151,28 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _refuse_head(self) -> None:
-        self._refuse(431, f"The request's head is larger than {HEAD_BYTES} bytes.", HEAD_BYTES)
+        self._refuse(
+            431, f"The request line and headers must be at most {HEAD_BYTES} bytes.", HEAD_BYTES
+        )
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "This is no HTTP/1.1 request.")
+        self._refuse(400, "The request must be HTTP/1.1.")
 
     def _refuse(self, status: int, detail: str, maximum: int | None = None) -> None:
-        """Answer and close. Whatever else comes on this connection is dropped."""
-        if self.transport.is_closing():  # it has been refused already
+        """Answer and close the connection. Everything else that arrives on it is dropped."""
+        if self.transport.is_closing():  # refused already
             return
         answering = self._answering
         if not answering or not answering.response_started or answering.response_complete:
             self.transport.write(_refusal(status, detail, maximum))
         for cycle in [self._answering, self.cycle, *(waiting for waiting, _ in self.pipeline)]:
-            if cycle is not None:  # their answers would be written into what is closed
+            if cycle is not None:  # or their answers would be written to the closed connection
                 cycle.disconnected = True
                 cycle.message_event.set()
         self.transport.close()
 
     def _expect(self, seconds: float) -> None:
-        """Close the connection unless something else is expected, or nothing, by then."""
+        """Close the connection after this time, unless another expectation or none replaces it."""
         self._expect_nothing()
         self._deadline = self.loop.call_later(seconds, self._give_up, seconds)
 
@@ -179,7 +185,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _give_up(self, seconds: float) -> None:
-        if self.flow.read_paused:  # it is we who don't read
+        if self.flow.read_paused:  # the server itself isn't reading
             self._body_until = self.loop.time() + BODY_SECONDS
             self._expect(max(seconds, 1.0))
         elif not self.transport.is_closing():

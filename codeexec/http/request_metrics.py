@@ -1,5 +1,5 @@
-"""The requests that this process answers: each has an id and a line in the log, and all of them are
-counted until somebody takes the counts away.
+"""The requests that this process answers: each has an id and a line in the log, and all are counted
+until the counts are taken to be stored.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 BOUNDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
-"""Of the buckets of every histogram, in seconds: one more holds what took longer. Stages can be
-compared with one another. Kept totals are by these: other bounds need other names of metrics."""
+"""Upper bounds of the buckets of every histogram, in seconds; a last bucket counts what took
+longer. Stored totals use them: other bounds need metrics with other names.
+"""
 
 CLIENT_LEFT = 499
-"""In place of a status, where nobody was there any more to be answered."""
+"""The status of requests whose client left before the answer."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNKNOWN_ROUTE = "unknown"
 STATIC_ROUTE = "static"
 _ABOUT = ("session_id", "execution_id")
 _HEALTH_ROUTES = "api/v1/health"
 _QUIET = (_HEALTH_ROUTES, "metrics", STATIC_ROUTE)
-"""Routes that machines ask for every few seconds, and the files of pages."""
+"""Routes that programs request every few seconds, and the files of pages."""
 
 
 @dataclass
 class Histogram:
-    """How many, how long together, and how many of them in each bucket."""
+    """The number of durations, their sum, and the number in each bucket."""
 
     count: int = 0
     seconds: float = 0.0
@@ -58,7 +59,7 @@ class Histogram:
 
 @dataclass
 class Counts:
-    """What was answered since the last time that somebody asked."""
+    """The requests that were answered since counts were last taken."""
 
     statuses: dict[tuple[str, str, int], int] = field(default_factory=dict)
     """By route, method and status."""
@@ -68,11 +69,11 @@ class Counts:
 
 @dataclass
 class Answering:
-    """A request on its way."""
+    """A request that is being answered."""
 
     method: str
     route: str = UNKNOWN_ROUTE
-    """Of the URLconf, with its parameters' names: an address would be a series of its own."""
+    """From the URLconf, with the names of parameters: with their values each would be a series."""
     status: int = CLIENT_LEFT
 
     def found(self, match: ResolverMatch | None, path: str) -> None:
@@ -84,7 +85,7 @@ class Answering:
 
     @property
     def has_begun(self) -> bool:
-        """Whether its answer has."""
+        """Whether the answer has begun."""
         return self.status != CLIENT_LEFT
 
     @property
@@ -93,22 +94,22 @@ class Answering:
 
 
 class RequestMetrics:
-    """Used from the event loop; counts are taken from any thread."""
+    """Used in the event loop; counts may be taken in any thread."""
 
     def __init__(self) -> None:
         self.in_flight = 0
-        """Requests that are being answered, streams among them."""
+        """Requests that are being answered, including streams."""
         self.streams = 0
         self.draining = False
-        """The process was told to stop: it ends what it has begun, and takes nothing new."""
+        """The process is stopping: it finishes its requests and accepts no new ones."""
         self.closing = False
-        """Its time to do so is nearly over: who waits is answered without the result."""
+        """Its time to stop is nearly over: waiting requests are answered without their result."""
         self._lock = threading.Lock()
         self._counts = Counts()
 
     @contextmanager
     def answering(self, scope: Mapping[str, Any]) -> Iterator[Answering]:
-        """Within it the request has an id, which is `subject("request_id")` everywhere."""
+        """Inside, the request has an id: `subject("request_id")`."""
         began = time.monotonic()
         method = scope["method"] if scope["method"] in METHODS else "other"
         answering = Answering(method=method)
@@ -129,7 +130,7 @@ class RequestMetrics:
             self.streams -= 1
 
     def take(self) -> Counts:
-        """What was counted since the last time. Whoever can't keep it gives it `back`."""
+        """The counts since the last time. If they can't be stored, call `give_back`."""
         with self._lock:
             taken, self._counts = self._counts, Counts()
         return taken
@@ -151,9 +152,9 @@ class RequestMetrics:
         level = logging.DEBUG if route.startswith(_QUIET) else logging.INFO
         if logger.isEnabledFor(level):
             took = round(1000 * seconds, 1)
-            told = {"method": method, "route": route, "status": status, "milliseconds": took}
-            said = "%s %s: %d in %.1f ms"
-            logger.log(level, said, method, route, status, took, extra={"fields": told})
+            fields = {"method": method, "route": route, "status": status, "milliseconds": took}
+            text = "%s %s: %d in %.1f ms"
+            logger.log(level, text, method, route, status, took, extra={"fields": fields})
 
 
 def _add(to: Histogram, more: Histogram) -> None:
@@ -163,8 +164,9 @@ def _add(to: Histogram, more: Histogram) -> None:
 
 
 def _request_id(scope: Mapping[str, Any]) -> str:
-    """The one that came with the request, where that can be one, so that a platform's own log and
-    this one can be read side by side; else a new one."""
+    """The id that came with the request if it is well formed, so that a platform's log and this one
+    can be compared; else a new one.
+    """
     for name, value in scope["headers"]:
         if name == REQUEST_ID and _WELL_FORMED.fullmatch(value):
             return str(value.decode())

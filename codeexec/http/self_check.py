@@ -1,8 +1,7 @@
-"""Ends this process of the API when it can't serve for long through a fault of its own, so that
-whoever supervises it starts another: Compose and `scripts/server` do that with what has ended, and
-not with what is merely unhealthy.
+"""Ends this API process when it can't serve for a while through a fault of its own, so that another
+is started: Compose and `scripts/server` restart processes that have ended, but not unhealthy ones.
 
-A database that is away is no such fault: the next process would find it away as well.
+A database that is away is no such fault: the next process would not reach it either.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from codeexec.http.threads import in_thread
 logger = logging.getLogger(__name__)
 
 BROKEN_SECONDS = 60.0
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 ANSWER_SECONDS = 20.0
-"""Within which a part that works has done something."""
+"""A part that works has done something within this time."""
 STUCK_TICKS = 60
-"""Of a second: not of the clock, which goes on while the whole process is stopped."""
+"""Of one second each. Ticks and not clock time, which also passes while the process is stopped."""
 ENDING_TICKS = 30
-"""Until a process that was told to end, and doesn't, is ended."""
+"""How long a process may take to end before it is ended at once."""
 
 EXIT_CODE = 1
 
 
 class Broken:
-    """Whether this process has given itself up."""
+    """Whether this process is ending because it can't serve."""
 
     is_it = False
 
@@ -50,20 +49,20 @@ broken = Broken()
 
 
 async def watch_own_parts() -> None:
-    """For as long as the server serves."""
+    """Runs while the server serves."""
     watchdog = _Watchdog(asyncio.get_running_loop())
     watchdog.start()
     try:
-        await _look_for_ever()
+        await _check_for_ever()
     finally:
-        if not broken.is_it:  # else it sees to it that the process does end
+        if not broken.is_it:  # else it makes sure that the process ends
             watchdog.stop()
 
 
-async def _look_for_ever() -> None:
+async def _check_for_ever() -> None:
     since: float | None = None
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
         parts = await _broken_parts()
         if not parts or not await _database_answers():
             since = None
@@ -96,7 +95,7 @@ async def _broken_parts() -> list[str]:
 
 
 async def _connections_work() -> bool:
-    """One that is merely busy answers others."""
+    """If all are merely busy, other statements are answered meanwhile."""
     answers = async_database.answers
     try:
         await async_database.fetch_one("SELECT 1", (), seconds=ANSWER_SECONDS)
@@ -115,7 +114,7 @@ async def _threads_work() -> bool:
 
 
 async def _database_answers() -> bool:
-    """Over a connection that has nothing to do with this process's own."""
+    """Over a new connection, which depends on none of this process's parts."""
     parameters = connection_parameters("code-executor self check")
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -127,7 +126,7 @@ async def _database_answers() -> bool:
 
 
 class _Watchdog(threading.Thread):
-    """Ends the process when its event loop is stuck, which can then do nothing about it itself."""
+    """Ends the process when its event loop is stuck, for then the loop can't do it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(name="watchdog", daemon=True)
@@ -155,10 +154,10 @@ class _Watchdog(threading.Thread):
 
 
 def _end_at_once(reason: str) -> None:
-    """Where each thread is goes to stderr; whoever holds the log's lock doesn't hold this up."""
+    """Prints each thread's stack to stderr. A thread that holds the log's lock can't block it."""
     faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
-    said = "%s: the process is ended, to be started again"
-    telling = threading.Thread(target=logger.critical, args=(said, reason), daemon=True)
-    telling.start()
-    telling.join(2)
+    text = "%s: the process is ended, to be started again"
+    logging_thread = threading.Thread(target=logger.critical, args=(text, reason), daemon=True)
+    logging_thread.start()
+    logging_thread.join(2)
     os._exit(EXIT_CODE)

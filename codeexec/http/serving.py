@@ -1,9 +1,9 @@
-"""Django as an ASGI application, with its threads bounded and its hops to them counted.
+"""Django as an ASGI application with a limited number of threads.
 
-Django's own handler takes a new thread and a new database connection for each request, and a hop
-to a thread for nearly each middleware. Here a request whose view is synchronous is one piece of
-work in one of the API's threads, all of MIDDLEWARE included. One whose view is asynchronous stays
-in the event loop, passes the short ASYNC_MIDDLEWARE, and takes threads as its view asks for them.
+Django's own handler uses a new thread and a new database connection for each request, and switches
+to a thread for nearly every middleware. Here a request with a synchronous view is one piece of work
+in one of the API's threads, including all of MIDDLEWARE. A request with an asynchronous view stays
+in the event loop, passes the short ASYNC_MIDDLEWARE, and uses threads where its view asks for them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from codeexec.logs import subject
 from codeexec.sizes import format_size
 
 CLOSE_SECONDS = 3.0
-"""How long threads that still work may keep the server from ending."""
+"""How long busy threads may delay the server's end."""
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -66,15 +66,15 @@ class BodyTooLargeError(Exception):
     """A request's body is larger than MAX_REQUEST_SIZE."""
 
 
-def spare_receivers() -> None:
-    """Have no request call what the threads do before each piece of work: it would cost hops."""
+def disconnect_receivers() -> None:
+    """Requests need not call these, as the threads do it before each piece of work."""
     signals.request_started.disconnect(reset_queries)
     signals.request_started.disconnect(close_old_connections)
     signals.request_finished.disconnect(close_old_connections)
 
 
 class _SyncHandler(BaseHandler):
-    """Runs MIDDLEWARE and a synchronous view, all in the calling thread."""
+    """Runs MIDDLEWARE and a synchronous view in the calling thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Application(ASGIHandler):
         super().__init__()
         self._sync_handler = _SyncHandler()
         self._admit: Callable[[Any], Awaitable[bool]] = import_string(settings.ADMISSION)
-        spare_receivers()
+        disconnect_receivers()
 
     def load_middleware(self, is_async: bool = True) -> None:
         """Asynchronous views pass ASYNC_MIDDLEWARE, coroutine functions all."""
@@ -151,7 +151,7 @@ class Application(ASGIHandler):
                 return
             try:
                 await self._answer_by(is_async, request, receive, send)
-            except asyncio.CancelledError:  # by the server that stops, whose time is over
+            except asyncio.CancelledError:  # by the stopping server, when its time is over
                 if not request_metrics.closing or answering.has_begun:
                     raise
                 await self.send_response(_cut_off(), send)
@@ -165,7 +165,7 @@ class Application(ASGIHandler):
             await self._answer(request, send, receive)
 
     async def _received(self, request: ASGIRequest, receive: Receive, send: Send) -> Body | None:
-        """The request's body, which it has then; None: there is nothing more to be done."""
+        """Reads the request's body and gives it to the request. None: the request is finished."""
         try:
             body = await _read_body(request, receive)
         except RequestAborted:
@@ -176,7 +176,7 @@ class Application(ASGIHandler):
         except NoCapacity as error:
             await self.send_response(_for_any_origin(request, error_answer(error)), send)
             return None
-        # Of a body in chunks the framework would take nothing, of one told of with zeros too much.
+        # The framework would read nothing of a body in chunks.
         request.META["CONTENT_LENGTH"] = str(body.size)
         request._stream = cast(BinaryIO, body)
         return body
@@ -184,23 +184,21 @@ class Application(ASGIHandler):
     async def _answer_while_connected(
         self, request: ASGIRequest, receive: Receive, send: Send
     ) -> None:
-        """Cancel the view when its client goes away."""
+        """Cancels the view when its client disconnects."""
         async with _while_connected(receive):
             await self._answer(request, send)
 
     async def _answer(
         self, request: ASGIRequest, send: Send, receive: Receive | None = None
     ) -> None:
-        """Where `receive` is given, an answer that is made while it is sent ends with its client's
-        connection.
-        """
+        """With `receive`, a streamed answer ends when its client disconnects."""
         response = await self.run_get_response(request)
         watched = receive is not None and isinstance(response, StreamingHttpResponse)
         try:
             async with _while_connected(receive) if receive and watched else nullcontext():
                 await self.send_response(response, send)
         finally:
-            response.close()  # sends request_finished; none of its receivers blocks
+            response.close()  # sends request_finished, whose receivers don't block
 
     async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
         if _view_is_async(request):
@@ -228,7 +226,7 @@ class Application(ASGIHandler):
 
 @contextmanager
 def _held(size: int) -> Iterator[None]:
-    """What was made of a body goes when its request has been answered."""
+    """Notes a body's memory when its request has been answered."""
     try:
         yield
     finally:
@@ -236,7 +234,7 @@ def _held(size: int) -> Iterator[None]:
 
 
 def _place(request: Any) -> AbstractAsyncContextManager[None]:
-    """One of the threads of its client; the console has them all, but for sign-ins."""
+    """A place among its client's threads. The console may use all threads, except for sign-ins."""
     if is_sign_in(request):
         return sign_ins.turn(request)
     if not hasattr(request, "body_holder"):
@@ -245,12 +243,12 @@ def _place(request: Any) -> AbstractAsyncContextManager[None]:
 
 
 def _for_any_origin(request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:
-    """For pages of other origins, too, whose scripts read no answer without CORS headers."""
+    """Adds CORS headers, without which pages of other origins can't read the answer."""
     return cast(HttpResponseBase, CorsMiddleware(lambda _request: answer)(request))
 
 
 def _named(send: Send, answering: Answering) -> Send:
-    """Notes the answer's status, and tells the request's id to whoever asked."""
+    """Notes the answer's status, and adds the request's id to its headers."""
     header = (REQUEST_ID, subject("request_id").encode())
 
     async def send_named(message: Mapping[str, Any]) -> None:
@@ -263,7 +261,7 @@ def _named(send: Send, answering: Answering) -> Send:
 
 
 def _resolved(request: Any) -> ResolverMatch | None:
-    """What `_view_is_async` has found already, unless middleware has changed the URLconf since."""
+    """The match that `_view_is_async` has found, unless middleware has changed the URLconf."""
     return None if hasattr(request, "urlconf") else request.resolver_match
 
 
@@ -272,15 +270,15 @@ def _view_is_async(request: Any) -> bool:
         try:
             request.resolver_match = get_resolver().resolve(request.path_info)
         except Http404:
-            return False  # the synchronous handler answers it, static files and redirects included
+            return False  # for the synchronous handler, which serves static files too
     return bool(iscoroutinefunction(request.resolver_match.func))
 
 
 async def _iterate_in_threads(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """What a generator does at its end, be that early, it does in a thread as well."""
+    """The generator's cleanup runs in a thread too, also when it ends early."""
     size = 0
     try:
-        while (part := await _to_its_end(in_thread(next, parts, None))) is not None:
+        while (part := await _finished(in_thread(next, parts, None))) is not None:
             size += len(part)
             yield part
     finally:
@@ -289,8 +287,8 @@ async def _iterate_in_threads(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
             await in_thread(close)
 
 
-async def _to_its_end(work: Awaitable[R]) -> R:
-    """Cancelled, it waits for a thread's work all the same: before that ends no other may begin."""
+async def _finished(work: Awaitable[R]) -> R:
+    """Waits for a thread's work even when cancelled, for no other may begin before that ends."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -301,7 +299,7 @@ async def _to_its_end(work: Awaitable[R]) -> R:
 
 @asynccontextmanager
 async def _while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Cancels what is inside, and no more, when the client goes away."""
+    """Cancels what is inside, and nothing else, when the client disconnects."""
     watcher = _Watcher(receive)
     try:
         yield
@@ -350,7 +348,7 @@ async def _read_body(request: ASGIRequest, receive: Receive) -> Body:
     """Raises BodyTooLargeError, NoCapacity, RequestAborted."""
     limit_bytes = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if _declared_length(request.scope) > 2 * limit_bytes:
-        raise BodyTooLargeError  # at once: a client that waits for `100 Continue` sends nothing
+        raise BodyTooLargeError  # a client that waits for `100 Continue` sends nothing
     body = Body(getattr(request, "body_holder", None))
     try:
         await _receive_into(body, receive, limit_bytes)
@@ -379,8 +377,8 @@ async def _receive_into(body: Body, receive: Receive, limit_bytes: int) -> None:
 
 
 def _closing(scope: Scope, send: Send) -> Send:
-    """For an answer to which no body was read. Who was to be told to send it, and is not, can't use
-    the connection for anything else: nobody could tell what that is.
+    """For an answer before the body was read. A client that waits for `100 Continue` and doesn't
+    get it may send the body or another request: so the connection is closed.
     """
     if (b"expect", b"100-continue") not in [
         (name, value.lower()) for name, value in scope["headers"]
@@ -398,43 +396,46 @@ def _closing(scope: Scope, send: Send) -> Send:
 def _declared_length(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            digits = value.lstrip(b"0")  # a head has room for more of them than Python takes
+            digits = value.lstrip(b"0")  # Python refuses numbers with thousands of digits
             return int(digits) if digits.isdigit() else 0
     return 0
 
 
 def _shutting_down() -> HttpResponseBase:
-    response = error_answer(ShuttingDown("This server is shutting down; send it again."))
+    response = error_answer(ShuttingDown("This server is shutting down; send the request again."))
     response.headers["Connection"] = "close"
     return response
 
 
 def _cut_off() -> HttpResponseBase:
-    """To who was still waiting: what was asked for may have been done, or be done yet."""
+    """The answer to a waiting request: its work may have been done, or still be done."""
     execution_id = subject("execution_id")
-    what = f"GET /api/v1/executions/{execution_id}" if execution_id else "look"
-    told = {"execution_id": execution_id} if execution_id else {}
+    check = f"GET /api/v1/executions/{execution_id}" if execution_id else "check what was done"
+    fields = {"execution_id": execution_id} if execution_id else {}
     detail = (
-        f"This server is shutting down and could not wait any longer; {what} before you repeat it."
+        f"This server is shutting down and could not wait any longer; {check} before you repeat it."
     )
-    return error_answer(ShuttingDown(detail, **told))
+    return error_answer(ShuttingDown(detail, **fields))
 
 
 def _body_too_large() -> HttpResponseBase:
     limit = format_size(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
-    response = error_page(413, f"The body is larger than {limit}.", "request_too_large")
+    response = error_page(413, f"The body must be at most {limit}.", "request_too_large")
     response.headers["Connection"] = "close"
     response.headers["Content-Length"] = str(len(response.content))
     return response
 
 
 companions: list[Callable[[], Awaitable[None]]] = []
-"""What goes on in the event loop beside the requests, from the server's start to its stop, when it
-is cancelled. Whoever has one adds it before."""
+"""Coroutines that run in the event loop from the server's start to its stop, when they are
+cancelled. They are added before the start.
+"""
 
 
 async def _close_threads() -> None:
-    """Not in the event loop, for which one of them may wait, and no longer than a moment."""
+    """Waits for CLOSE_SECONDS at most, without blocking the event loop, for which a thread may
+    wait.
+    """
     ending = Thread(target=threads.close, name="closing", daemon=True)
     ending.start()
     deadline = time.monotonic() + CLOSE_SECONDS
@@ -444,20 +445,20 @@ async def _close_threads() -> None:
 
 async def _live(receive: Receive, send: Send) -> None:
     """The server's start and stop."""
-    beside: list[asyncio.Task[None]] = []
+    running: list[asyncio.Task[None]] = []
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
-            # What asgiref sends elsewhere (error pages, logging) runs in the same threads.
+            # asgiref's other work (error pages, logging) uses the same threads.
             asyncio.get_running_loop().set_default_executor(threads.executor)
             await hub.start()
-            beside = [asyncio.ensure_future(run()) for run in companions]
-            gc.freeze()  # what is loaded now stays: collections need not look through it
+            running = [asyncio.ensure_future(run()) for run in companions]
+            gc.freeze()  # loaded modules stay: collections need not examine them
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
-            for companion in beside:
+            for companion in running:
                 companion.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
             await hub.stop()
             await async_database.close()
             await _close_threads()

@@ -1,5 +1,5 @@
-"""One look for all who ask at the same time, whoever they are: what costs something, and needs no
-key, costs it so often and no oftener.
+"""One answer for all callers at the same time, for what is expensive and needs no key: so many
+callers cost no more than one.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ T = TypeVar("T")
 
 
 class SharedAnswer(Generic[T]):
-    """Belongs to the event loop that asks. What it comes to counts for `seconds`."""
+    """Belongs to the event loop in which it is used. An answer is valid for `seconds`."""
 
-    def __init__(self, look: Callable[[], Coroutine[Any, Any, T]], *, seconds: float = 0.0) -> None:
-        self._look = look
+    def __init__(
+        self, compute: Callable[[], Coroutine[Any, Any, T]], *, seconds: float = 0.0
+    ) -> None:
+        self._compute = compute
         self._seconds = seconds
         self._task: asyncio.Task[T] | None = None
         self._ended_at = 0.0
 
     async def result(self) -> T:
-        """Raises what the look raises. A caller that leaves takes it away from nobody."""
+        """Raises what `compute` raises. A caller that is cancelled doesn't disturb the others."""
         task = self._task
         if task is None or self._is_over(task):
             task = self._task = asyncio.create_task(self._timed())
@@ -35,6 +37,6 @@ class SharedAnswer(Generic[T]):
 
     async def _timed(self) -> T:
         try:
-            return await self._look()
+            return await self._compute()
         finally:
             self._ended_at = time.monotonic()

@@ -1,8 +1,8 @@
-"""Sign-ins to the console take turns. Looking at a password takes a processor half a second, and
-anybody may ask for it: those that wait do so in the event loop, where they hold no thread.
+"""Sign-ins to the console take turns. Checking a password takes half a second of a processor, and
+anyone can ask for it. Sign-ins wait in the event loop, where they hold no thread.
 
-One of each address waits for the next turn, the others of that address behind it: whoever sends
-many at once keeps nobody waiting who comes from elsewhere.
+One sign-in of each address waits for the next turn, and the others of that address behind it: so an
+address that sends many doesn't delay others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from codeexec.http.client_address import client_address
 
 TURNS = 1
-"""Passwords that a process looks at together: the other processors are for everything else."""
+"""Passwords that a process checks at one time: other processors are for everything else."""
 WAIT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = 5
 
@@ -27,14 +27,14 @@ class _Turns:
 
 
 class SignIns:
-    """Of one process. Belongs to the event loop that uses it."""
+    """For one process. Belongs to the event loop that uses it."""
 
     def __init__(self) -> None:
         self._turns: dict[Hashable, _Turns] = {}
 
     @asynccontextmanager
     async def turn(self, request: Any) -> AsyncIterator[None]:
-        """Where none comes in time the request is marked, and its password not looked at."""
+        """If no turn comes in time, the request is marked and its password isn't checked."""
         loop = asyncio.get_running_loop()
         with (
             self._shared((loop, client_address(request)), at_once=1) as of_address,
@@ -61,7 +61,7 @@ class SignIns:
 
 
 async def _take(taken: list[asyncio.Semaphore], *wanted: asyncio.Semaphore) -> bool:
-    """Whether all were free in time; what was is `taken`, and the caller's to release."""
+    """Whether all were free in time. Those in `taken` are to be released by the caller."""
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             for places in wanted:
@@ -80,4 +80,4 @@ def is_sign_in(request: Any) -> bool:
 
 
 sign_ins = SignIns()
-"""Of this process."""
+"""The sign-ins of this process."""

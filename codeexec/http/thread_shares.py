@@ -1,6 +1,6 @@
-"""How many of the API's threads one client may have at a time: half of them, and a quarter for its
-lists, which are what takes the database long. The rest of its calls wait in the event loop, where
-nobody else waits for them.
+"""How many of the API's threads one client may use at a time: half of them, and a quarter for its
+lists, which take the database longest. Its other calls wait in the event loop, where they delay no
+other client.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class _Share:
 
 
 class ThreadShares:
-    """Of one process. Belongs to the event loop that uses it."""
+    """For one process. Belongs to the event loop that uses it."""
 
     def __init__(self) -> None:
         self._shares: dict[tuple[Any, Hashable], _Share] = {}
 
     @asynccontextmanager
     async def place(self, client: Hashable, *, is_list: bool) -> AsyncIterator[None]:
-        """Raises ThreadsBusyError where none comes free for as long as the database may take."""
+        """Raises ThreadsBusyError if none is free within DATABASE_TIMEOUT."""
         key = (asyncio.get_running_loop(), client)
         share = self._shares.setdefault(key, _Share())
         share.users += 1
@@ -63,4 +63,4 @@ async def _all_of(places: list[asyncio.Semaphore]) -> AsyncIterator[None]:
 
 
 thread_shares = ThreadShares()
-"""Of this process."""
+"""The shares of this process."""

@@ -1,7 +1,7 @@
-"""The API's threads: a bounded number of them does all synchronous work.
+"""The API's threads: a limited number of threads does all synchronous work.
 
-Each has a database connection of its own that lives as long as the thread. A piece of work holds
-a thread only while it runs: a request that waits for a result, or streams, holds none.
+Each has its own database connection for as long as it lives. Work holds a thread only while it
+runs: a request that waits for a result, or streams, holds none.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
 
 
 async def begin_in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """As `in_thread`, for what a request begins with. Raises ThreadsBusyError where no thread has
-    come free for as long as the database may take for an answer: nothing of it was done.
+    """As `in_thread`, for a request's first piece of work. Raises ThreadsBusyError if no thread is
+    free within DATABASE_TIMEOUT: then nothing of it was done.
     """
     begin_by = time.monotonic() + settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]
     return await in_thread(_unless_late, begin_by, partial(function, *args, **kwargs))
@@ -52,7 +52,7 @@ def _unless_late(begin_by: float, call: Callable[[], R]) -> R:
 
 
 class Threads:
-    """A bounded set of threads, made as they are needed."""
+    """A limited set of threads, started as they are needed."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -72,17 +72,17 @@ class Threads:
 
     @property
     def waiting(self) -> int:
-        """Pieces of work that no thread has taken up yet."""
+        """Pieces of work that no thread has begun."""
         executor = self._executor
         return 0 if executor is None else executor._work_queue.qsize()
 
     def close(self) -> None:
-        """Close every thread's database connection, and end the threads. They come back on use."""
+        """Close every thread's database connection and end the threads. New ones start on use."""
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is None:
             return
-        # One job per thread: each waits at the barrier until all have come.
+        # One job per thread: each waits at the barrier until all have arrived.
         barrier = threading.Barrier(self._limit)
         for _thread in range(self._limit):
             executor.submit(_close_connections, barrier)
@@ -91,12 +91,12 @@ class Threads:
 
 def _close_connections(barrier: threading.Barrier) -> None:
     connections.close_all()
-    with suppress(threading.BrokenBarrierError):  # a thread that is busy for longer keeps its own
+    with suppress(threading.BrokenBarrierError):  # a busy thread keeps its connection
         barrier.wait(_CLOSE_SECONDS)
 
 
 class _CleanExecutor(ThreadPoolExecutor):
-    """Starts each piece of work with connections that work, as Django does for each request."""
+    """Begins each piece of work with usable connections, as Django does for each request."""
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         return super().submit(_with_fresh_connections, partial(fn, *args, **kwargs))
@@ -110,11 +110,11 @@ def _with_fresh_connections(call: Callable[[], R]) -> R:
 
 
 class RequestExecutor(Executor):
-    """What one request's thread-sensitive calls run on: one at a time, in order.
+    """Runs one request's thread-sensitive calls: one at a time, in order.
 
     asgiref asks for an executor of one thread, because a transaction opened by one call belongs
     to the next one too. So a thread stays with the request while its connection is inside a
-    transaction, and goes back to the others after any other call.
+    transaction, and is free for others after any other call.
     """
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class RequestExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """The request has ended: a thread that it still holds is let go."""
+        """The request has ended: a thread that it still holds becomes free."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -144,7 +144,7 @@ class RequestExecutor(Executor):
         while call := self._next_call():
             begin_bounded_work()
             call()
-            del call  # what it holds must not outlive it while this thread waits
+            del call  # its objects must not stay alive while this thread waits
 
     def _next_call(self) -> Callable[[], None] | None:
         with self._changed:
@@ -170,7 +170,7 @@ def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
 
 
 def _drop_connections() -> None:
-    """Roll back what a request has left open, and forget that this thread was inside it."""
+    """Roll back a transaction that a request has left open, by closing its connection."""
     for alias in connections:
         if connections[alias].connection is not None:
             connections[alias].connection.close()

@@ -1,1 +1,1 @@
-"""What stands around django-q2: a broker on PostgreSQL, and a cluster whose processes may die."""
+"""Extends django-q2: a broker on PostgreSQL, and a cluster in which any process may die."""

@@ -1,13 +1,13 @@
-"""A node's task cluster: django-q2's, with parts that survive the death of any process.
+"""A node's task cluster: django-q2's, with parts that survive when any process is killed.
 
     this process ─▶ sentinel ─▶ pusher     takes messages from the database
       upkeep                 ├▶ workers    run tasks
                              ├▶ monitor    deletes messages of tasks that ended
-                             ├▶ executor   runs programs      both take their work from the
-                             └▶ workspace reader   answers    database themselves
+                             ├▶ executor            runs programs             both get their work
+                             └▶ workspace reader    answers workspace queries from the database
 
-The sentinel replaces what dies below it. When it dies itself, or the upkeep is stuck for long,
-everything ends, and whoever supervises this process starts it again.
+The sentinel replaces processes that die below it. When it dies itself, or the upkeep is stuck for
+long, the cluster ends, and the service manager starts this process again.
 """
 
 from __future__ import annotations
@@ -48,39 +48,41 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stop:
-    """How an executor is told to end."""
+    """How an executor or a workspace reader is stopped."""
 
     asked: SafeEvent
-    """As soon as what runs has ended; until then it goes on."""
+    """End when the current work has ended."""
     now: SafeEvent
-    """At once."""
+    """End at once."""
     seconds: float
-    """From the first to the second."""
+    """The time between the two."""
 
 
 RunExecutor = Callable[[Stop, int | None], None]
-"""Works until it is told to stop. The number is the process id of the one before it, which died."""
+"""Works until it is stopped. The number is the process id of its predecessor, if that died."""
 
 TakeBack = Callable[[int, int], None]
-"""Gives to others what a process was at: its id, and that of the message it had taken."""
+"""Gives a dead process's work to others. Takes its process id, and the id of its message."""
 
 GRACE_SECONDS = 15.0
-"""How long a stopping cluster lets tasks finish that are running."""
+"""How long running tasks may take to finish when the cluster stops."""
 _LAST_SECONDS = 3.0
-"""Of those, for what is left: the executor says what it cuts off, tasks that run end after it."""
+"""The last part of the grace: the executor reports what it cuts off, and tasks end after it."""
 _KILLED_SECONDS = 5.0
 _UPKEEP_SECONDS = 2.0
-LOOK_SECONDS = 5.0
-STUCK_LOOKS = 60
-"""After so many without a sign of the upkeep it is stuck. Not by the clock, which goes on while the
-whole process is stopped. A step takes a minute at most where the Docker Engine is silent."""
+CHECK_SECONDS = 5.0
+STUCK_CHECKS = 60
+"""The upkeep is stuck if it finishes no call during so many checks. Checks and not clock time,
+which also passes while the process is stopped. A call takes a minute at most when the Docker Engine
+is silent.
+"""
 STATEMENT_SECONDS = 60.0
-"""A statement that is older than that may be what the upkeep waits for."""
+"""The upkeep may be waiting for a statement that is older than this."""
 _NO_TASK = WorkTimer("f", -1)
 
 
 class ClusterDiedError(Exception):
-    """The cluster ended without being told to: it must be started again."""
+    """The cluster ended by itself: it must be started again."""
 
 
 _STUCK = "The upkeep is stuck, though the database answers: this node must be started again"
@@ -98,12 +100,12 @@ def run_cluster(
     """Run tasks, and an executor and a workspace reader in processes of their own, until SIGTERM or
     SIGINT, calling `upkeep` at that interval in a thread.
 
-    `take_back` is called in that thread, too, for each task process that has died at work. What
-    `upkeep` raises is logged and it is called again. A stop lets running tasks finish for
-    `grace_seconds`, a second signal doesn't; no process is left in any case. Raises
-    ClusterDiedError when the sentinel died, and after a stop of its own when the upkeep is stuck.
-    To be called from the main thread of a process that has no other threads and needs no signal
-    handlers: its workers are forks of it, so what it has imported they need not.
+    `take_back` is called in the same thread for each task process that died during a task. Errors
+    of `upkeep` are logged, and it is called again. After the first signal running tasks may finish
+    within `grace_seconds`, after a second one they may not; no process is left in either case.
+    Raises ClusterDiedError when the sentinel has died, or when the upkeep is stuck. To be called in
+    the main thread of a process without other threads or signal handlers: workers are forks of it,
+    and share the modules that it has imported.
     """
     executor_stop = Stop(SafeEvent(), SafeEvent(), grace_seconds - _last_seconds(grace_seconds))
     residents = {"executor": run_executor, "workspace reader": run_workspace_reader}
@@ -112,9 +114,9 @@ def run_cluster(
     _take_back_claims()
     stop = _StopSignals(executor_stop)
     cluster = django_q.cluster.Cluster()
-    stop.install()  # over those that the cluster's constructor has installed
-    connections.close_all()  # a connection must not be shared with a fork
-    gc.freeze()  # nor its memory be copied because the collector touches it
+    stop.install()  # replaces the handlers of the cluster's constructor
+    connections.close_all()  # connections must not be shared with a fork
+    gc.freeze()  # the collector must not touch, and so copy, shared memory
     try:
         cluster.start()
         with _Upkeep(lambda: deaths.before(upkeep), interval_seconds) as tended:
@@ -124,7 +126,7 @@ def run_cluster(
 
 
 def is_stopping() -> bool:
-    """Whether the cluster that this process belongs to was told to stop."""
+    """Whether this process's cluster is stopping."""
     stop: Stop | None = getattr(_Sentinel, "executor_stop", None)
     return stop is not None and stop.asked.is_set()
 
@@ -145,10 +147,11 @@ def _use_safe_parts(
 
 
 class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
-    """Guards the residents beside the workers, and leaves it to the parent to say when to stop.
+    """Guards the residents (executor, workspace reader) beside the workers, and stops only when its
+    parent asks for it.
 
-    Service managers send their SIGTERM to every process of a service: taken at its word, it would
-    end tasks that are to be finished.
+    Service managers send SIGTERM to every process of a service. If the sentinel obeyed it, running
+    tasks would be ended.
     """
 
     residents: ClassVar[Mapping[str, RunExecutor]] = {}
@@ -156,9 +159,9 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
     deaths: ClassVar[_Deaths]
 
     def start(self) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that are forked now ignore it, too
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its forks ignore it, too
         self._living: dict[BaseProcess, str] = {}
-        """The residents' processes, and which each is."""
+        """The residents' processes, and their names."""
         super().start()
 
     def spawn_cluster(self) -> None:
@@ -175,7 +178,7 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
     def _spawn_resident(self, name: str, predecessor_pid: int | None) -> None:
         run = self.residents[name]
         process = self.spawn_process(_reside, name, run, self.executor_stop, predecessor_pid)
-        process.timer = WorkTimer("f", -1)  # guarded as a worker that has no time-out
+        process.timer = WorkTimer("f", -1)  # guarded like a worker without a time-out
         self.pool.append(process)
         self._living[process] = name
 
@@ -191,15 +194,15 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
             return
         is_worker, message = process in self.pool, getattr(process, "timer", _NO_TASK).message
         super().reincarnate(process)
-        process.kill()  # one whose time is over and that would ignore being terminated
+        process.kill()  # it may ignore SIGTERM
         if is_worker and message:
             process.join()
-            self.deaths.tell(process.pid or 0, message)
+            self.deaths.report(process.pid or 0, message)
 
     def stop(self) -> None:
-        """The residents first: what it still runs needs the workers beside it."""
+        """The residents first, because running programs need the workers."""
         for process in self._living:
-            self.pool.remove(process)  # it takes no messages, and so none that says stop
+            self.pool.remove(process)  # it takes no messages, so it would not get the one to stop
         for process in self._living:
             process.join()
         super().stop()
@@ -211,8 +214,8 @@ def _reside(name: str, run: RunExecutor, stop: Stop, predecessor_pid: int | None
 
 
 def _push(task_queue: WorkerQueue, stop: SafeEvent, broker: PostgresBroker) -> None:
-    """In place of django-q's: takes nothing that the workers have no room for, and has none in its
-    hands that others couldn't take should it die.
+    """Replaces django-q's pusher: takes a message only when the workers have room for it, and if it
+    dies others can take the message.
     """
     setproctitle.setproctitle(f"qcluster {current_process().name} pusher")
     while not stop.is_set():
@@ -235,11 +238,11 @@ def _take_back_claims() -> None:
     try:
         release_claims(settings.CODE_EXECUTOR["NODE_NAME"])
     except DatabaseError as error:
-        logger.warning("What the last cluster had taken comes back later: %s", error)
+        logger.warning("The last cluster's messages are delivered again later: %s", error)
 
 
 def _shortened(record: logging.LogRecord) -> bool:
-    """django-q's scheduler finds a database that is away every half a minute: a line is enough."""
+    """django-q's scheduler logs a database that is away twice a minute: one line each is enough."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, DATABASE_AWAY):
         record.msg, record.args = f"{record.getMessage()}: {first_line(error)}", ()
@@ -256,22 +259,22 @@ def _task_ended(**_more: object) -> None:
 
 
 class _Deaths:
-    """Task processes that died at work, told by the sentinel, which notices them, to the parent,
-    which may wait for a database.
+    """Task processes that died during a task. The sentinel notices them and reports them to the
+    parent, which can wait for the database.
     """
 
     def __init__(self, take_back: TakeBack | None) -> None:
         self._take_back = take_back
-        self._told = WorkerQueue()
+        self._reported = WorkerQueue()
         self._waiting: deque[tuple[int, int]] = deque()
 
-    def tell(self, process_id: int, message_id: int) -> None:
-        self._told.put((process_id, message_id))
+    def report(self, process_id: int, message_id: int) -> None:
+        self._reported.put((process_id, message_id))
 
     def before(self, upkeep: Callable[[], None]) -> None:
         try:
-            while not self._told.empty():
-                self._waiting.append(self._told.get())
+            while not self._reported.empty():
+                self._waiting.append(self._reported.get())
             self._work_off()
         finally:
             upkeep()
@@ -282,14 +285,16 @@ class _Deaths:
                 if self._take_back is not None:
                     self._take_back(*self._waiting[0])
             except DATABASE_AWAY:
-                raise  # later, then
+                raise  # it is tried again later
             except Exception:
-                logger.exception("What a task process was at comes back when its leases are over")
+                logger.exception(
+                    "A dead process's work is given to others when its leases are over"
+                )
             self._waiting.popleft()
 
 
 class _StopSignals:
-    """SIGTERM and SIGINT as events: the first asks to stop, the second to hurry."""
+    """SIGTERM and SIGINT as events: the first signal stops, the second stops at once."""
 
     def __init__(self, executor: Stop) -> None:
         self.stop = SafeEvent()
@@ -312,7 +317,7 @@ def _supervise(
 ) -> None:
     sentinel, executor = cluster.sentinel, signals.executor
     is_stuck = False
-    while not is_stuck and not wait([sentinel.sentinel, signals.stop.fileno()], LOOK_SECONDS):
+    while not is_stuck and not wait([sentinel.sentinel, signals.stop.fileno()], CHECK_SECONDS):
         is_stuck = upkeep.is_stuck() and _database_is_free()
     if not is_stuck and not signals.stop.is_set():
         sentinel.join()
@@ -320,16 +325,16 @@ def _supervise(
     executor.asked.set()
     cluster.stop_event.set()
     wait([sentinel.sentinel, signals.hurry.fileno()], executor.seconds)
-    executor.now.set()  # where it has ended already, nobody hears it
+    executor.now.set()  # it may have ended already
     if not wait([sentinel.sentinel], _last_seconds(grace_seconds)):
-        logger.warning("Tasks still run after %s seconds of grace: ending them", grace_seconds)
+        logger.warning("Tasks are still running after %s seconds: they are ended", grace_seconds)
     if is_stuck:
         raise ClusterDiedError(_STUCK)
 
 
 def _database_is_free() -> bool:
-    """Whether the database answers, and is not at a statement of ours for long, behind a lock
-    perhaps: then whoever is started next would wait as well.
+    """Whether the database answers and none of the service's statements has run for long, perhaps
+    behind a lock: then the next process would wait as well.
     """
     try:
         with psycopg.connect(**connection_parameters("code-executor self check")) as asking:
@@ -352,7 +357,7 @@ def _last_seconds(grace_seconds: float) -> float:
 
 
 def _end(cluster: django_q.cluster.Cluster) -> None:
-    """Kill the sentinel where it still lives, and wait until everything below it is gone."""
+    """Kill the sentinel if it is still running, and wait until all its children have ended."""
     sentinel = cluster.sentinel
     if sentinel is not None:
         sentinel.kill()
@@ -364,8 +369,8 @@ def _end(cluster: django_q.cluster.Cluster) -> None:
 class _Upkeep:
     """Calls a function at an interval in a thread of its own, for as long as the `with` lasts.
 
-    A thread, so that a call that hangs delays neither a stop nor the news that the cluster has
-    died. It starts after the fork and forks nothing itself.
+    In a thread, so that a call that hangs delays neither a stop nor the end after the sentinel has
+    died. The thread starts after the forks and forks nothing itself.
     """
 
     def __init__(self, step: Callable[[], None], interval_seconds: float) -> None:
@@ -382,10 +387,10 @@ class _Upkeep:
         return self
 
     def is_stuck(self) -> bool:
-        """Asked every LOOK_SECONDS: whether no call has ended for STUCK_LOOKS of those."""
+        """Called every CHECK_SECONDS: whether no call has ended during STUCK_CHECKS of them."""
         self._unseen = self._unseen + 1 if self._ended == self._seen else 0
         self._seen = self._ended
-        return self._unseen >= STUCK_LOOKS
+        return self._unseen >= STUCK_CHECKS
 
     def __exit__(self, *_exception: object) -> None:
         self._done.set()
@@ -406,9 +411,9 @@ class _Upkeep:
         except (*DATABASE_AWAY, EngineUnavailable) as error:
             self._outage.failed(error)
         except Exception as error:
-            # The same failure every second is news once.
+            # The same failure every second is logged once.
             if (failure := repr(error)) != self._failure:
-                logger.exception("The upkeep failed; it is tried again")
+                logger.exception("The upkeep failed and is tried again")
             self._failure = failure
         else:
             self._outage.worked()

@@ -1,4 +1,4 @@
-"""Whether a node's cluster lives, by a lock in the database that its processes hold together."""
+"""Whether a node's cluster is running: its processes hold a lock in the database together."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PAUSE_SECONDS = 0.1
 
 
 class ClusterLock:
-    """The lock is its connection's. Taken before the cluster's processes are forked, it is theirs
-    too, and is free when the last of them has ended, however they end.
+    """The lock belongs to its connection. It is taken before the cluster's processes are forked, so
+    they share the connection, and the lock is free when the last of them has ended.
     """
 
     def __init__(self, node_name: str) -> None:
@@ -26,9 +26,11 @@ class ClusterLock:
         self._connection: psycopg.Connection[Any] | None = None
 
     def take(self, seconds: float) -> bool:
-        """Whether no other cluster of the node lives; waits so long. Raises psycopg.Error."""
+        """False if another cluster of the node is still running after that time. Raises
+        psycopg.Error.
+        """
         parameters = connection_parameters("code-executor cluster")
-        # Never closed: a fork that did would end it for all.
+        # Never closed: a fork that closed it would end it for all.
         self._connection = psycopg.connect(**parameters, autocommit=True)
         deadline = time.monotonic() + seconds
         while not self._try(self._connection):
@@ -38,7 +40,8 @@ class ClusterLock:
         return True
 
     def keep(self) -> None:
-        """Take it again where its connection has ended. For the cluster's parent, once in a while.
+        """Take the lock again if its connection has ended. To be called regularly by the parent
+        process.
 
         Raises psycopg.Error.
         """

@@ -1,6 +1,6 @@
-"""Sending tasks to workers: which queues there are, and how a message gets into one.
+"""Sends tasks to workers: the queues, and how a message gets into one.
 
-A message names a function and carries ids, nothing else. It is written in the caller's
+A message names a function and has ids as arguments, nothing else. It is written in the caller's
 transaction, so that a row and the message about it are committed together or not at all.
 """
 
@@ -15,7 +15,7 @@ from django_q.signing import SignedPackage
 
 SHARED_QUEUE = "shared"
 CHANNEL = "code_executor_queue"
-"""PostgreSQL channel; the payload of a notification is the queue that got a message."""
+"""The PostgreSQL channel; a notification's payload is the name of the queue that got a message."""
 
 NO_TIMEOUT = -1
 _LONGEST_NAME = 100  # django_q.models.Task.name
@@ -29,21 +29,21 @@ _SEND = """
 
 
 def node_queue(node_name: str) -> str:
-    """Name of the queue that only the workers of that node take from."""
+    """The name of the queue from which only that node's workers take."""
     return f"node:{node_name}"
 
 
 def enqueue(task: str, *args: str, queue: str = SHARED_QUEUE) -> None:
     """Have a worker of `queue` call the function with the dotted path `task`.
 
-    Delivered at least once: a message whose worker died comes again. What a task does must
-    therefore begin with a conditional UPDATE that only one delivery can win.
+    Delivered at least once: a message whose worker died is delivered again. So a task must begin
+    with a conditional UPDATE that only one delivery can win.
     """
     send(queue, message(task, *args))
 
 
 def message(task: str, *args: str) -> str:
-    """What a row of the queue holds: the call of `task`, signed."""
+    """The content of a row of the queue: the signed call of `task`."""
     call = {
         "id": uuid.uuid4().hex,
         "name": (" ".join(args) or task)[:_LONGEST_NAME],
@@ -58,7 +58,7 @@ def message(task: str, *args: str) -> str:
 
 
 def send(queue: str, payload: str) -> int:
-    """Put a signed package into a queue and wake who waits for it; returns the message's id."""
+    """Put a signed message into a queue and notify its workers; returns the message's id."""
     with connection.cursor() as cursor:
         cursor.execute(_SEND, [queue, payload, CHANNEL])
         return cast(int, cursor.fetchone()[0])

@@ -1,9 +1,10 @@
-"""What a task cluster's processes share, made so that none of them can die holding it.
+"""Queues, events and timers between a task cluster's processes, which stay usable when one is
+killed.
 
-multiprocessing's queues, events and values are guarded by semaphores: a process that is killed
-while it holds one leaves it locked for ever, and idle workers hold the queue's all the time. Here
-the kernel does the guarding: a packet is received whole by one process or not at all, an eventfd
-is set or not, and a timer is one aligned number that only its worker writes.
+multiprocessing protects its queues, events and values with semaphores: a process that is killed
+while it holds one leaves it locked for ever, and idle workers always hold the queue's. Here the
+kernel protects them: a packet is received whole by one process or not at all, an eventfd is set or
+not, and a timer is one aligned number that only its worker writes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, Full
 from typing import Any, ClassVar
 
-_SMALL_BUFFER_BYTES = 1  # the kernel makes its minimum of it, which takes one message or two
+_SMALL_BUFFER_BYTES = 1  # the kernel raises it to its minimum: one or two messages
 _LARGE_BUFFER_BYTES = 1 << 20
 _LARGEST_PACKET_BYTES = 2048
-"""Larger messages travel as memory files: a packet only fits when it is well below the buffer."""
+"""Larger messages are sent as memory files: a packet must be much smaller than the buffer."""
 _IN_PACKET, _IN_FILE = b"p", b"f"
 _LONGEST_RESULT = 10_000
 
@@ -30,8 +31,8 @@ _LONGEST_RESULT = 10_000
 class WorkerQueue:
     """A queue between processes that were forked from the one that made it.
 
-    `maxsize` 0 asks for a roomy queue; any other number for one that takes as few messages as the
-    kernel allows, so that a producer doesn't run ahead of its consumers.
+    With `maxsize` 0 the queue has much room; with any other number it takes as few messages as the
+    kernel allows, so that a producer doesn't get ahead of its consumers.
     """
 
     def __init__(self, maxsize: int = 0) -> None:
@@ -50,7 +51,7 @@ class WorkerQueue:
             _send_in_file(self._writer, data)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Raises queue.Empty when nothing comes in time."""
+        """Raises queue.Empty when nothing arrives in time."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -60,7 +61,7 @@ class WorkerQueue:
                 data = _receive(self._reader)
             except BlockingIOError:
                 continue  # another process was faster
-            message = pickle.loads(data)  # noqa: S301 -- from processes of our own, nobody else
+            message = pickle.loads(data)  # noqa: S301 -- only this cluster's processes write to it
             if isinstance(message, dict):
                 WorkTimer.note_message(message.get("ack_id") or 0)
             return message
@@ -77,7 +78,7 @@ class WorkerQueue:
         return 0 if self.empty() else 1
 
     def close(self) -> None:
-        """Nothing to flush: what was put is in the kernel. The queue can still be looked at."""
+        """There is nothing to flush: messages are in the kernel. The queue stays usable."""
 
     def join_thread(self) -> None:
         """There is no thread to join."""
@@ -100,7 +101,7 @@ def _pickled(message: Any) -> bytes:
     except Exception:
         if not isinstance(message, dict) or "result" not in message:
             raise
-        # A task returned something that can't leave its process. Its text can.
+        # A task's result that can't be pickled is sent as text.
         result = repr(message["result"])[:_LONGEST_RESULT]
         return pickle.dumps({**message, "result": result}, pickle.HIGHEST_PROTOCOL)
 
@@ -130,7 +131,7 @@ def _receive(reader: socket.socket) -> bytes:
 
 
 class SafeEvent:
-    """multiprocessing.Event on an eventfd: safe in signal handlers, and where processes die."""
+    """multiprocessing.Event on an eventfd: safe in signal handlers, and if a process dies."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -160,13 +161,13 @@ class WorkTimer:
     Above 0 while a task with a time-out runs, 0 when its time is over, -1 without a time-out or
     a task, -2 when the worker recycles itself.
 
-    The worker writes, and a running time runs by itself: the guard's own counting is ignored, so
-    the two never write at once and need no lock. A guard that waited for a lock could wait for a
-    dead worker, or for a live one that waits for the monitor which the guard should restart.
+    Only the worker writes, and time left decreases by itself: the guard's own counting is ignored,
+    so that no lock is needed. A guard that waits for a lock could wait for a dead worker, or for a
+    live one that waits for the monitor which the guard should restart.
     """
 
     mine: ClassVar[WorkTimer | None] = None
-    """In a worker: the one that it writes."""
+    """In a worker: its own timer."""
     _last: ClassVar[WorkTimer | None] = None
 
     def __init__(self, _typecode: str, value: float) -> None:
@@ -187,17 +188,17 @@ class WorkTimer:
 
     @property
     def message(self) -> int:
-        """The id of the message that the worker is at; 0: none. For the guard."""
+        """The id of the worker's current message; 0: none. For the guard."""
         return int(self._message.value)
 
     @staticmethod
     def begin_work() -> None:
-        """In a new worker, whose timer is the last one that its guard has made."""
+        """To be called in a new worker: its timer is the last one that its guard has made."""
         WorkTimer.mine = WorkTimer._last
 
     @staticmethod
     def note_message(message_id: int) -> None:
-        """In a worker: it is at this one from now on."""
+        """To be called in a worker: this is now its message."""
         if WorkTimer.mine is not None:
             WorkTimer.mine._message.value = message_id
 

@@ -1,4 +1,6 @@
-"""Ties between processes that Linux keeps even where one is killed: no orphan, no zombie."""
+"""Makes Linux end child processes with their parents, even when these are killed: no orphans or
+zombies.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ _forking_pid = 0
 
 
 def tie_children_to_parents() -> None:
-    """From now on each forked process is killed when the one that forked it ends, however it ends,
-    and this process inherits, so that it can reap, what its killed children leave behind.
+    """From now on each forked process is killed when its parent ends, however that ends. And this
+    process becomes the parent of processes that its killed children leave, so that it can reap
+    them.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     os.register_at_fork(before=_remember_parent, after_in_child=_die_with_parent)
@@ -43,7 +46,7 @@ def _remember_parent() -> None:
 
 def _die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != _forking_pid:  # it ended before the line above took effect
+    if os.getppid() != _forking_pid:  # the parent ended before the line above
         os._exit(1)
 
 

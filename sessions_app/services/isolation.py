@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -60,16 +59,6 @@ def queue_check(environment: Environment, runtime: str, node: Node) -> bool:
         node=node, environment=environment, runtime=runtime
     )
     return created
-
-
-def queue_all_checks(nodes: Iterable[Node]) -> int:
-    """Have everything checked that these nodes have built; how many were queued."""
-    return sum(
-        queue_check(environment, runtime, node)
-        for node in nodes
-        for environment in built_on(node)
-        for runtime in runtimes_of(environment, node)
-    )
 
 
 def built_on(node: Node) -> list[Environment]:

@@ -15,6 +15,7 @@ from sessions_app.node.sandboxes import fill_pools
 from sessions_app.services.sessions import open_session
 from tests.conftest import Configure, Work
 from tests.support.fake_driver import FakeDriver
+from tests.support.this_run import LABELS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MIB = 1024 * 1024
@@ -45,7 +46,7 @@ def test_sandbox_hardening_is_the_settings(
     open_session()
     work()
     closed, opened = driver.started
-    assert (closed.network, closed.no_new_privileges, closed.labels) == (False, True, {})
+    assert (closed.network, closed.no_new_privileges, closed.labels) == (False, True, LABELS)
     assert (opened.network, opened.no_new_privileges) == (True, False)
     assert opened.labels == {"team": "a"}
 

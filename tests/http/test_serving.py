@@ -100,7 +100,7 @@ def test_a_larger_body_is_refused(application: Application, body: Any) -> None:
     response = request(application, "POST", "/length", content=body)
     assert response.status_code == 413
     assert response.json() == {
-        "detail": "The body is larger than 4k.",
+        "detail": "The body must be at most 4k.",
         "code": "request_too_large",
     }
 

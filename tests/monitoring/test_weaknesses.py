@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codeexec.sandbox.docker.runc import HOLES, holes_of
+from codeexec.sandbox.docker.runc import VULNERABILITIES, vulnerabilities_of
 from sessions_app.monitoring.diagnosis import weaknesses as module
 from sessions_app.monitoring.diagnosis.weaknesses import weaknesses
 from tests.conftest import Configure
@@ -39,12 +39,14 @@ LATEST = "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881"
 def test_each_version_has_the_holes_that_were_mended_later(
     version: str, count: int, first: str
 ) -> None:
-    found = holes_of(version)
+    found = vulnerabilities_of(version)
     assert (len(found), found[0].names if found else "") == (count, first)
 
 
-def test_each_hole_says_what_it_is_and_where_it_was_mended() -> None:
-    assert all(hole.names.startswith("CVE-") and hole.what and hole.mended_in for hole in HOLES)
+def test_each_vulnerability_says_what_it_is_and_where_it_was_fixed() -> None:
+    assert all(
+        each.names.startswith("CVE-") and each.what and each.fixed_in for each in VULNERABILITIES
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from sessions_app.node.isolation_checks import (
 from sessions_app.node.pruning import KEPT_CHECKS, prune_isolation_checks
 from sessions_app.node.tasks import check_isolation
 from sessions_app.node.upkeep import node_started
-from sessions_app.services.isolation import queue_all_checks, queue_check, standings
+from sessions_app.services.isolation import queue_check, standings
 from tests.conftest import Configure, Work
 from tests.support.console_fixtures import UNSTARTED, act, execution, page, session, staff
 from tests.support.fake_driver import FakeDriver
@@ -236,7 +236,7 @@ class TestCommand:
         code, output, _ = command("--environment=python", "--attack=environment")
         assert code == 0
         assert "Of this host: runc 1.1.5+ds1 lacks the fix for CVE-2024-21626" in output
-        assert "mended in 1.1.12" in IsolationCheck.objects.get().notes
+        assert "fixed in 1.1.12" in IsolationCheck.objects.get().notes
         driver.runc = "1.3.3"
         _, output, _ = command("--environment=python", "--attack=environment", "--json")
         assert [note for note in json.loads(output)[0]["notes"] if "runc" in note] == []
@@ -442,7 +442,8 @@ class TestSchedule:
     def test_one_is_started_at_a_time_on_the_nodes_own_queue(
         self, transactional_db: None, environments: dict[str, Environment], this: Node
     ) -> None:
-        queue_all_checks([this])
+        for environment in environments.values():
+            queue_check(environment, "runc", this)
         start_queued_check(this)
         first = IsolationCheck.objects.queued().order_by("queued_at").first()
         assert first is not None

@@ -34,7 +34,7 @@ def main(fault: str) -> None:
     django.setup(set_prefix=False)
     from codeexec.http import self_check, serving
 
-    self_check.LOOK_SECONDS, self_check.BROKEN_SECONDS, self_check.STUCK_TICKS = 0.5, 2.0, 4
+    self_check.CHECK_SECONDS, self_check.BROKEN_SECONDS, self_check.STUCK_TICKS = 0.5, 2.0, 4
     if fault != "none":
         serving.companions.append(lambda: break_it(fault))
     execute_from_command_line(["manage.py", "run_api"])

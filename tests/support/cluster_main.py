@@ -5,7 +5,7 @@
 Its upkeep fails the first time it is called, then comes to the meeting once. EXECUTORS_MEET in the
 environment is the address of another meeting: there is an executor then, which comes to that one,
 and when it is released waits to be told to stop. READERS_MEET is that of the workspace readers.
-With LOOK_SECONDS and STUCK_LOOKS an upkeep that doesn't come back from its meeting is stuck soon.
+With CHECK_SECONDS and STUCK_CHECKS an upkeep that doesn't come back from its meeting is stuck soon.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tests.support.meeting import visit  # noqa: E402
 EXECUTORS_MEET = os.environ.get("EXECUTORS_MEET", "")
 READERS_MEET = os.environ.get("READERS_MEET", "")
 
-cluster.LOOK_SECONDS = float(os.environ.get("LOOK_SECONDS", cluster.LOOK_SECONDS))
-cluster.STUCK_LOOKS = int(os.environ.get("STUCK_LOOKS", cluster.STUCK_LOOKS))
+cluster.CHECK_SECONDS = float(os.environ.get("CHECK_SECONDS", cluster.CHECK_SECONDS))
+cluster.STUCK_CHECKS = int(os.environ.get("STUCK_CHECKS", cluster.STUCK_CHECKS))
 
 calls = itertools.count()
 

@@ -313,7 +313,7 @@ def test_a_dead_sentinel_ends_everything_with_a_message(
 
 
 def test_a_stuck_upkeep_ends_everything_with_a_message(meeting: Meeting, tmp_path: Path) -> None:
-    soon = {"LOOK_SECONDS": "0.2", "STUCK_LOOKS": "10"}
+    soon = {"CHECK_SECONDS": "0.2", "STUCK_CHECKS": "10"}
     cluster = RunningCluster(meeting, tmp_path / "log", environ=soon)
     cluster.upkeep = meeting.next()  # who is not released
     assert cluster.process.wait(LONG) == 1

@@ -16,51 +16,51 @@ Version = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hole:
+class Vulnerability:
     names: str
     what: str
-    mended_in: tuple[str, ...]
+    fixed_in: tuple[str, ...]
     """The first fixed version of each release line; later lines never had it."""
 
-    def is_in(self, version: Version) -> bool:
-        mended = [_parsed(each) for each in self.mended_in]
-        of_its_line = [each for each in mended if each and each[:2] == version[:2]]
-        return version < (of_its_line[0] if of_its_line else max(each for each in mended if each))
+    def affects(self, version: Version) -> bool:
+        fixed = [_parsed(each) for each in self.fixed_in]
+        of_its_line = [each for each in fixed if each and each[:2] == version[:2]]
+        return version < (of_its_line[0] if of_its_line else max(each for each in fixed if each))
 
 
-HOLES = (
-    Hole(
+VULNERABILITIES = (
+    Vulnerability(
         names="CVE-2019-5736",
         what="a program can replace runc itself on the host",
-        mended_in=("1.0.0-rc7",),
+        fixed_in=("1.0.0-rc7",),
     ),
-    Hole(
+    Vulnerability(
         names="CVE-2021-30465",
         what="a link that is exchanged in time mounts folders of the host",
-        mended_in=("1.0.0-rc95",),
+        fixed_in=("1.0.0-rc95",),
     ),
-    Hole(
+    Vulnerability(
         names="CVE-2023-27561, CVE-2023-28642, CVE-2023-25809",
         what="/proc and /sys can be mounted over, cgroups be written",
-        mended_in=("1.1.5",),
+        fixed_in=("1.1.5",),
     ),
-    Hole(
+    Vulnerability(
         names="CVE-2024-21626",
         what="an open folder of the host is passed on to the container",
-        mended_in=("1.1.12",),
+        fixed_in=("1.1.12",),
     ),
-    Hole(
+    Vulnerability(
         names="CVE-2025-31133, CVE-2025-52565, CVE-2025-52881",
         what="what hides parts of /proc can be exchanged for a way to write there",
-        mended_in=("1.2.8", "1.3.3", "1.4.0-rc.3"),
+        fixed_in=("1.2.8", "1.3.3", "1.4.0-rc.3"),
     ),
 )
 
 
-def holes_of(version: str) -> list[Hole]:
+def vulnerabilities_of(version: str) -> list[Vulnerability]:
     """None of a version that can't be read."""
     parsed = _parsed(version)
-    return [hole for hole in HOLES if parsed and hole.is_in(parsed)]
+    return [each for each in VULNERABILITIES if parsed and each.affects(parsed)]
 
 
 def _parsed(version: str) -> Version | None:

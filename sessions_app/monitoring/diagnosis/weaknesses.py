@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from codeexec.sandbox.docker.runc import HOLES, holes_of
+from codeexec.sandbox.docker.runc import VULNERABILITIES, vulnerabilities_of
 from codeexec.sandbox.driver import Driver
 from codeexec.sandbox.errors import EngineUnavailable
 from sessions_app.monitoring.diagnosis.findings import Finding, warning
@@ -25,14 +25,14 @@ def _old_runc(driver: Driver) -> Iterator[Finding]:
         version = driver.runc_version()
     except EngineUnavailable:
         return  # the part `docker` has a finding about it
-    found = holes_of(version)
+    found = vulnerabilities_of(version)
     if found:
-        holes = "; ".join(
-            f"{hole.names} ({hole.what}; fixed in {', '.join(hole.mended_in)})" for hole in found
+        known = "; ".join(
+            f"{each.names} ({each.what}; fixed in {', '.join(each.fixed_in)})" for each in found
         )
-        newest = ", ".join(HOLES[-1].mended_in[:-1])
+        newest = ", ".join(VULNERABILITIES[-1].fixed_in[:-1])
         yield warning(
-            f"runc {version} lacks the fix for {holes}",
+            f"runc {version} lacks the fix for {known}",
             f"Update runc to {newest} or later, with containerd.io where it comes from "
             "there; a distribution may have fixed it in an older version: see its security "
             "notices.",
