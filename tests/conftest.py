@@ -24,7 +24,7 @@ from django.test import TransactionTestCase, override_settings
 from django.utils import timezone
 
 import codeexec.taskqueue.broker
-from codeexec.http.serving import Application, spare_receivers
+from codeexec.http.serving import Application, disconnect_receivers
 from environments_app.current_driver import use_driver
 from environments_app.definitions import read_definitions
 from environments_app.models import Environment, EnvironmentRevision
@@ -224,6 +224,6 @@ def api(
 ) -> Iterator[Api]:
     """The HTTP API, with the cast there. It asks for no key, unless a test configures that."""
     configure(REQUEST_TIMEOUT=LONG)
-    spare_receivers()  # another test may have brought them back
+    disconnect_receivers()  # another test may have brought them back
     with serving(application) as client:
         yield client

@@ -230,7 +230,7 @@ def test_no_key_is_in_the_audit_log(cast: dict[str, Any]) -> None:
         (["stop_session"], 2, "Give ids of sessions, or else --all"),
         (["stop_session", "12345678", "--all"], 2, "Give ids of sessions, or else --all"),
         (["stop_session", "12345678", "--yes"], 1, "There is no session 12345678"),
-        (["stop_session", "--all"], 2, "--yes confirms it"),
+        (["stop_session", "--all"], 2, "confirm with --yes"),
         (["drain_node", "moon"], 1, "There is no node 'moon'; the nodes are: this."),
         (["drain_node", "this", "--resume", "--wait"], 2, "--wait goes with draining"),
         (["drain_node", "this", "--wait", "--timeout", "0"], 1, "this still has 2 sessions"),
