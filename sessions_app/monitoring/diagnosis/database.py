@@ -101,10 +101,10 @@ def check_migrations() -> Iterator[Finding]:
     executor = MigrationExecutor(connection)
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     missing = [f"{migration.app_label}.{migration.name}" for migration, _ in plan]
-    applied = executor.loader.applied_migrations
-    unknown = sorted(
-        f"{app}.{name}" for app, name in set(applied) - set(executor.loader.disk_migrations)
-    )
+    known = executor.loader.disk_migrations
+    replaced = {name for migration in known.values() for name in migration.replaces}
+    applied = set(executor.loader.applied_migrations)
+    unknown = sorted(f"{app}.{name}" for app, name in applied - set(known) - replaced)
     if missing:
         yield failure(
             f"{len(missing)} not applied: {', '.join(missing[:5])}"
@@ -117,7 +117,7 @@ def check_migrations() -> Iterator[Finding]:
             "Run the version that made them, or a newer one.",
         )
     else:
-        yield ok(f"all {len(applied)} are applied")
+        yield ok(f"all {len(applied - replaced)} are applied")
 
 
 def check_clocks() -> Iterator[Finding]:
