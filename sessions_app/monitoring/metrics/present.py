@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 
-from django.db.models import Count, Min, Q
-from django.utils import timezone
-from django_q.models import OrmQ
+from django.db.models import Count, Q
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from environments_app.models import Environment
-from sessions_app.models import Execution, Node, Sandbox, Session
+from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.session import LIVE
+from sessions_app.monitoring.figures import messages_queued, runs_now
 
 PREFIX = "code_executor"
 
@@ -51,26 +49,24 @@ def _environments() -> list[str]:
 
 
 def _queue() -> Iterator[GaugeMetricFamily]:
-    waiting = Execution.objects.queued().aggregate(count=Count("pk"), oldest=Min("queued_at"))
-    running = Execution.objects.running().count()
-    yield single("executions_queued", "Executions that are waiting.", waiting["count"])
-    yield single("executions_running", "Programs that are running.", running)
+    runs, due = runs_now(), [queue.waiting for queue in messages_queued()]
+    yield single("executions_queued", "Executions that are waiting.", runs.waiting.count)
+    yield single("executions_running", "Programs that are running.", runs.running)
     yield single(
         "queue_oldest_seconds",
         "How long the oldest queued one has waited.",
-        _age(waiting["oldest"]),
-    )
-    due = OrmQ.objects.filter(lock__lte=timezone.now()).aggregate(n=Count("pk"), first=Min("lock"))
-    yield single(
-        "tasks_due", "Tasks, such as starts of sandboxes, that no worker has taken.", due["n"]
+        runs.waiting.oldest_seconds,
     )
     yield single(
-        "task_oldest_due_seconds", "How long the oldest of them has been due.", _age(due["first"])
+        "tasks_due",
+        "Tasks, such as starts of sandboxes, that no worker has taken.",
+        sum(each.count for each in due),
     )
-
-
-def _age(moment: datetime | None) -> float:
-    return 0.0 if moment is None else max(0.0, (timezone.now() - moment).total_seconds())
+    yield single(
+        "task_oldest_due_seconds",
+        "How long the oldest of them has been due.",
+        max((each.oldest_seconds for each in due), default=0.0),
+    )
 
 
 def _pools() -> Iterator[GaugeMetricFamily]:
