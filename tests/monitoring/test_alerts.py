@@ -118,20 +118,20 @@ def test_a_query_that_is_none_is_noticed() -> None:
         selectors("sum by (le) (rate(code_executor_http_requests_total[5m])")
 
 
-def test_all_that_is_told_is_shown(exported: dict[str, set[str]]) -> None:
-    """What nobody looks at need not be counted."""
+def test_everything_exported_is_shown(exported: dict[str, set[str]]) -> None:
+    """A figure that no panel shows need not be counted."""
     shown = {selector.name for query in queries().values() for selector in selectors(query)}
     of_histograms = ("_bucket", "_sum", "_count")
-    told = {name for name in exported if not name.endswith(of_histograms)}
-    assert told <= shown
+    names = {name for name in exported if not name.endswith(of_histograms)}
+    assert names <= shown
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
 def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
-    said = rule["annotations"]
-    assert set(said) == {"summary", "description", "action", "runbook"}
-    assert said["runbook"] == f"docs/monitoring.md#{rule['alert'].lower()}"
-    assert all(said[part].endswith(".") for part in ("summary", "description", "action"))
+    notes = rule["annotations"]
+    assert set(notes) == {"summary", "description", "action", "runbook"}
+    assert notes["runbook"] == f"docs/monitoring.md#{rule['alert'].lower()}"
+    assert all(notes[part].endswith(".") for part in ("summary", "description", "action"))
     assert rule["labels"]["severity"] in ("critical", "warning")
     if "for" in rule:
         promql_parser.parse_duration(rule["for"])
@@ -153,7 +153,7 @@ def test_names_are_used_once() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_the_dashboard_is_bound_to_no_data_source_of_somebodys() -> None:
+def test_the_dashboard_names_no_data_source() -> None:
     (source, *_) = DASHBOARD["templating"]["list"]
     assert (source["name"], source["type"], source["query"]) == (
         "datasource",

@@ -1,5 +1,5 @@
-"""The doctor, in front of a deployment whose parts are broken one after the other: a real one where
-the fault is in a process, a disk or a configuration, rows of this process's database elsewhere.
+"""check_stack on a deployment whose parts are broken one after the other: a real one where the
+fault is in a process, a disk or a configuration, rows of this process's database elsewhere.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def examine(stack: Stack, *arguments: str, **environ: str) -> tuple[int, Report]:
-    """The exit code, and what the doctor says."""
+    """The exit code, and the report."""
     done = subprocess.run(
         [sys.executable, "manage.py", "check_stack", "--json", *arguments],
         cwd=ROOT,
@@ -77,7 +77,7 @@ def only(*parts: str) -> list[str]:
     return [word for part in parts for word in ("--only", part)]
 
 
-def said(report: Report, part: str, level: str) -> list[tuple[str, str]]:
+def findings(report: Report, part: str, level: str) -> list[tuple[str, str]]:
     """Texts and advice of a part's findings of this level."""
     return [
         (found["text"], found["advice"])
@@ -86,7 +86,7 @@ def said(report: Report, part: str, level: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_of_a_deployment_that_is_well_nothing_fails(stack: Stack) -> None:
+def test_in_a_healthy_deployment_nothing_fails(stack: Stack) -> None:
     code, report = examine(stack)
     assert (code, report["ok"], report["failures"]) == (0, True, 0), report
     looked_at = {found["part"] for found in report["findings"]}
@@ -103,26 +103,26 @@ def test_of_a_deployment_that_is_well_nothing_fails(stack: Stack) -> None:
         "disk",
         "isolation",
     }
-    assert "came back in" in said(report, "queue", "ok")[1][0]
-    assert "ran a program" in said(report, "runner", "ok")[0][0]
+    assert "came back in" in findings(report, "queue", "ok")[1][0]
+    assert "ran a program" in findings(report, "runner", "ok")[0][0]
     assert report["warnings"] > 0  # it asks for no key, and its isolation was not checked yet
     assert all(found["advice"] for found in report["findings"] if found["level"] != "ok")
 
 
-def test_warnings_are_trouble_for_who_is_strict(db: None) -> None:
+def test_with_strict_warnings_fail_too(db: None) -> None:
     command = ["check_stack", "--json", *only("isolation", "configuration")]
     calm, strict = StringIO(), StringIO()
     call_command(*command, stdout=calm)
     with pytest.raises(SystemExit) as ended:
         call_command(*command, "--strict", stdout=strict)
     assert ended.value.code == 1
-    reports = [json.loads(said.getvalue()) for said in (calm, strict)]
+    reports = [json.loads(shown.getvalue()) for shown in (calm, strict)]
     assert [(report["ok"], report["failures"]) for report in reports] == [(True, 0), (False, 0)]
 
 
 @pytest.fixture
 def stopped_engine(tmp_path: Path, configure: Configure) -> Iterator[str]:
-    """A socket that nobody listens at any more, as a Docker Engine that was stopped leaves it."""
+    """A socket without a listener, as a stopped Docker Engine leaves it."""
     path = tmp_path / "docker.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -140,18 +140,18 @@ def test_docker_that_was_stopped_is_found_and_hides_nothing_else(
     this: Node, python: Environment, stopped_engine: str
 ) -> None:
     report = examine_here("docker", "images", "runner", "migrations", "disk")
-    [(text, advice)] = said(report, "docker", "failure")
+    [(text, advice)] = findings(report, "docker", "failure")
     assert stopped_engine in text and "Connection refused" in text
     assert "systemctl start docker" in advice and "DOCKER_SOCKET" in advice
-    assert said(report, "images", "warning") and said(report, "runner", "warning")
-    assert said(report, "migrations", "ok") and said(report, "disk", "ok")
+    assert findings(report, "images", "warning") and findings(report, "runner", "warning")
+    assert findings(report, "migrations", "ok") and findings(report, "disk", "ok")
 
 
 def test_an_image_that_is_missing_is_found(rust: Environment) -> None:
     Environment.objects.filter(name="rust").update(image="gone")
     with use_driver(_docker()):
         report = examine_here("images")
-    [(text, advice)] = said(report, "images", "failure")
+    [(text, advice)] = findings(report, "images", "failure")
     assert text == "not built on this host: rust"
     assert "`manage.py build_environments rust`" in advice
 
@@ -168,11 +168,11 @@ def test_a_worker_that_was_killed_is_found(stack: Stack) -> None:
         )
         code, report = examine(stack, *only("workers", "queue", "database"))
         assert code == 1
-        (nothing_runs, _), (text, advice) = said(report, "workers", "failure")
+        (nothing_runs, _), (text, advice) = findings(report, "workers", "failure")
         assert "no worker node is up" in nothing_runs
         assert text.startswith(f"node {node} is lost: no sign of life for 1 min ")
         assert "`manage.py run_worker`" in advice and f"NODE_NAME={node}" in advice
-        assert said(report, "database", "ok")
+        assert findings(report, "database", "ok")
     finally:
         stack.start("worker", "run_worker")
         assert eventually(lambda: stack.health() == "healthy")
@@ -181,14 +181,14 @@ def test_a_worker_that_was_killed_is_found(stack: Stack) -> None:
 def test_a_worker_that_lives_and_takes_nothing_is_found(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that is said to be alive, whose queue nobody takes from, and whose clock is wrong."""
+    """A node that seems alive, whose queue is not taken from, and whose clock is wrong."""
     monkeypatch.setattr(queue, "ECHO_SECONDS", 0.1)
     Node.objects.create(name="deaf", capacity=1, concurrency=1, clock_ahead=timedelta(hours=-1))
     report = examine_here("queue", "clock")
     assert not OrmQ.objects.filter(key=node_queue("deaf")).exists()
-    [(text, advice)] = said(report, "queue", "failure")
+    [(text, advice)] = findings(report, "queue", "failure")
     assert "node deaf did not come back" in text and "run_worker" in advice
-    [(text, advice)] = said(report, "clock", "failure")
+    [(text, advice)] = findings(report, "clock", "failure")
     assert "the clocks of node deaf and of the database differ by" in text
     assert "timedatectl" in advice
 
@@ -198,9 +198,22 @@ def test_a_migration_that_was_not_applied_is_found(db: None) -> None:
     name = max(name for app, name in recorder.applied_migrations() if app == "sessions_app")
     recorder.record_unapplied("sessions_app", name)
     report = examine_here("migrations")
-    [(text, advice)] = said(report, "migrations", "failure")
+    [(text, advice)] = findings(report, "migrations", "failure")
     assert text == f"1 not applied: sessions_app.{name}"
     assert "`manage.py migrate`" in advice
+
+
+def test_a_migration_of_a_newer_version_is_found_and_one_that_was_squashed_is_not(
+    db: None,
+) -> None:
+    [(text, _)] = findings(examine_here("migrations"), "migrations", "ok")
+    assert text.startswith("all ")
+    recorder = MigrationRecorder(connection)
+    recorder.record_applied("sessions_app", "0003_execution_stages")  # which another replaces
+    assert findings(examine_here("migrations"), "migrations", "ok")
+    recorder.record_applied("sessions_app", "9999_newer")
+    [(text, advice)] = findings(examine_here("migrations"), "migrations", "warning")
+    assert "this version doesn't know: sessions_app.9999_newer" in text and "newer" in advice
 
 
 def test_a_database_without_any_table_hides_nothing_else(stack: Stack) -> None:
@@ -209,9 +222,9 @@ def test_a_database_without_any_table_hides_nothing_else(stack: Stack) -> None:
             stack, *only("migrations", "docker", "disk", "workers"), DATABASE_URL=url
         )
     assert code == 1
-    assert said(report, "migrations", "failure")
-    assert said(report, "docker", "ok") and said(report, "disk", "ok")
-    [(text, _)] = said(report, "workers", "warning")
+    assert findings(report, "migrations", "failure")
+    assert findings(report, "docker", "ok") and findings(report, "disk", "ok")
+    [(text, _)] = findings(report, "workers", "warning")
     assert text.startswith("can't be checked without the database")
 
 
@@ -220,9 +233,9 @@ def test_a_database_that_is_away_hides_nothing_else(stack: Stack, tmp_path: Path
     parts = only("database", "docker", "disk", "queue")
     code, report = examine(stack, *parts, DATABASE_URL=url)
     assert code == 1
-    [(text, advice)] = said(report, "database", "failure")
+    [(text, advice)] = findings(report, "database", "failure")
     assert str(tmp_path) in text and "DATABASE_URL" in advice
-    assert said(report, "docker", "ok") and said(report, "disk", "ok")
+    assert findings(report, "docker", "ok") and findings(report, "disk", "ok")
     assert "secret" not in json.dumps(report["findings"]).replace("secret key", "")
 
 
@@ -247,11 +260,11 @@ def test_a_full_disk_is_found(stack: Stack, tmp_path: Path) -> None:
     with small_disk(tmp_path / "data") as folder:
         code, report = examine(stack, *only("disk", "configuration"), DATA_DIR=str(folder))
     assert code == 1
-    (space, advice), (written, _) = said(report, "disk", "failure")
+    (space, advice), (written, _) = findings(report, "disk", "failure")
     assert space == f"DATA_DIR ({folder}): 0 B of 1.0 MiB are free" and "Make room" in advice
     assert written == f"DATA_DIR ({folder}) can't be written to: No space left on device"
-    # The secret key would be made there: nothing else starts, the doctor does.
-    [(text, _)] = said(report, "configuration", "failure")
+    # The secret key would be made there: nothing else starts, check_stack does.
+    [(text, _)] = findings(report, "configuration", "failure")
     assert text == f"DATA_DIR: the secret key can't be kept in {folder}: No space left on device"
 
 
@@ -263,7 +276,7 @@ def test_broken_values_of_the_configuration_are_found_and_hide_nothing_else(stac
     }
     code, report = examine(stack, *only("configuration", "migrations"), **broken)
     assert code == 1
-    found = said(report, "configuration", "failure")
+    found = findings(report, "configuration", "failure")
     assert all("Correct it" in advice for _, advice in found)
     for begin in (
         "EXECUTION_TIMEOUT: 'soon' is wrong; allowed: a number",
@@ -271,7 +284,7 @@ def test_broken_values_of_the_configuration_are_found_and_hide_nothing_else(stac
         "API_AUTH: open serves whoever reaches it",
     ):
         assert any(text.startswith(begin) for text, _ in found), (begin, found)
-    assert said(report, "migrations", "ok")
+    assert findings(report, "migrations", "ok")
 
 
 def test_a_configuration_that_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,13 +300,13 @@ def test_secrets_that_others_may_read_are_found(
     path.write_text("x" * 60)
     path.chmod(0o644)
     monkeypatch.setenv("SECRET_KEY_FILE", str(path))
-    texts = dict(said(examine_here("configuration"), "configuration", "warning"))
+    texts = dict(findings(examine_here("configuration"), "configuration", "warning"))
     assert texts[f"{path} holds a secret, and others may read it (-rw-r--r--)"] == (
         f"`chmod 600 {path}`"
     )
 
 
-def test_for_people_each_finding_says_what_to_do(this: Node) -> None:
+def test_each_finding_shows_what_to_do(this: Node) -> None:
     shown = StringIO()
     call_command("check_stack", *only("workers", "configuration"), stdout=shown)
     assert "ok      workers" in shown.getvalue()
@@ -301,7 +314,7 @@ def test_for_people_each_finding_says_what_to_do(this: Node) -> None:
     assert shown.getvalue().splitlines()[-1].startswith("0 failures, ")
 
 
-def test_a_part_that_there_is_not_is_wrong_use() -> None:
+def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(CommandError, match="moon"):
         call_command("check_stack", "--only", "moon")
 
@@ -321,7 +334,7 @@ def test_an_interface_that_a_network_of_dockers_has_lost_is_found() -> None:
         api.remove_network(network)
 
 
-def test_without_it_nothing_can_be_built_which_is_told(driver: FakeDriver) -> None:
+def test_a_lost_interface_is_a_failure_of_docker(driver: FakeDriver) -> None:
     assert not failures(check_docker())
     driver.bridge_name = "docker-gone"
     [found] = failures(check_docker())

@@ -1,4 +1,4 @@
-"""Figures of what goes on now and of how runs went, against rows whose figures are known."""
+"""Figures of the present state, against rows whose figures are known."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ def ended(session: Session, verdict: str = "ok", **columns: Any) -> Execution:
     now = timezone.now()
     ago = {"received_at": 100, "queued_at": 98, "claimed_at": 78, "started_at": 75}
     times = {name: now - timedelta(milliseconds=each) for name, each in ago.items()}
-    told = {"status": "completed", "exit_code": 0, "wall_seconds": 0.06, "finished_at": now}
-    return new_execution(session, **{**times, **told, "verdict": verdict, **columns})
+    done = {"status": "completed", "exit_code": 0, "wall_seconds": 0.06, "finished_at": now}
+    return new_execution(session, **{**times, **done, "verdict": verdict, **columns})
 
 
 def long_ended(session: Session) -> Session:
@@ -267,16 +267,16 @@ class TestPresent:
             0,
         )
 
-    def test_a_node_is_told_of_with_all_that_it_has(self, python: Environment, this: Node) -> None:
+    def test_a_node_is_exported_with_all_that_it_has(self, python: Environment, this: Node) -> None:
         Node.objects.update(engine_error="no Docker", capacity=7)
         for status in ("in_use", "in_use"):
             Sandbox.objects.create(node=this, environment=python, status=status)
         samples = scrape()
-        told = {
+        gauges = {
             name: value(f"node_{name}", samples, node="this")
             for name in ("up", "accepting", "engine_up", "capacity")
         }
-        assert told == {"up": 1, "accepting": 1, "engine_up": 0, "capacity": 7}
+        assert gauges == {"up": 1, "accepting": 1, "engine_up": 0, "capacity": 7}
         assert value("node_sandboxes", samples, node="this", status="in_use") == 2
 
     def test_a_silent_node_is_down_and_a_draining_one_takes_nothing(
@@ -285,14 +285,14 @@ class TestPresent:
         Node.objects.filter(pk=this.pk).update(heartbeat_at=timezone.now() - timedelta(minutes=5))
         Node.objects.filter(pk=other.pk).update(status=Node.Status.DRAINING)
         samples = scrape()
-        told = {
+        gauges = {
             node: (
                 value("node_up", samples, node=node),
                 value("node_accepting", samples, node=node),
             )
             for node in ("this", "other")
         }
-        assert told == {"this": (0, 0), "other": (1, 0)}
+        assert gauges == {"this": (0, 0), "other": (1, 0)}
         age = value("node_heartbeat_age_seconds", samples, node="this")
         assert age == pytest.approx(300, abs=10)
 
@@ -307,13 +307,13 @@ class TestPresent:
         assert value("warm_pool_target", samples, environment="python") == 3
         assert value("warm_pool_sandboxes", samples, environment="python", status="idle") == 1
 
-    def test_the_size_of_tables_is_told(self) -> None:
+    def test_the_size_of_tables_is_exported(self) -> None:
         samples = scrape()
         assert value("table_bytes", samples, table="sessions_app_execution") is not None
         assert value("table_rows", samples, table="django_q_ormq") is not None
         assert (value("database_connections_max", samples) or 0) > 0
 
-    def test_the_version_is_told(self) -> None:
+    def test_the_version_is_exported(self) -> None:
         name = "code_executor_build_info"
         (labels,) = (dict(labels) for found, labels in scrape() if found == name)
         assert labels["version"] == __version__
@@ -379,7 +379,7 @@ class TestProcesses:
         assert all(after[name] >= before[name] for name in before)
         assert self.requests() == 2
 
-    def test_only_those_that_are_heard_of_count(self) -> None:
+    def test_only_those_that_reported_lately_count(self) -> None:
         process_report.report()
         (row,) = ApiProcess.objects.all()
         assert row.name == process_report.process_name()
@@ -426,7 +426,7 @@ class TestRoutes:
         assert session_id not in text
 
     @pytest.mark.django_db(transaction=True)
-    def test_a_method_of_somebodys_own_is_no_label(self, api: Api) -> None:
+    def test_an_unknown_method_is_no_label(self, api: Api) -> None:
         for method in ("BREW", "PROPFIND"):
             api.request(method, "/health/live")
         labels = {"route": "api/v1/health/live", "method": "other", "status": "405"}
@@ -462,7 +462,7 @@ class TestBuilds:
     def build(self, python: Environment) -> EnvironmentBuild:
         return EnvironmentBuild.objects.create(environment=python, dockerfile="FROM scratch")
 
-    def test_are_told_by_how_they_stand_and_how_long_the_last_took(
+    def test_are_exported_by_status_and_how_long_the_last_took(
         self, python: Environment, build: EnvironmentBuild
     ) -> None:
         now = timezone.now()
@@ -482,7 +482,7 @@ class TestBuilds:
         assert value("environment_build_seconds", samples, **labels, outcome="passed") == 90
         assert value("environment_build_seconds", samples, **labels, outcome="cancelled") is None
 
-    def test_one_that_failed_where_it_was_promoted_is_told(
+    def test_a_failed_build_of_what_was_promoted_is_exported(
         self, python: Environment, build: EnvironmentBuild
     ) -> None:
         made = build.nodes.create(node="n", status="failed", finished_at=timezone.now())

@@ -96,7 +96,7 @@ def test_each_period_counts_all_of_it_once(
     assert sum(each.runs > 0 for each in figures(clock, period).intervals) == len(ages)
 
 
-def test_stages_are_told_apart(opened: Session, clock: Clock) -> None:
+def test_each_stage_has_its_time(opened: Session, clock: Clock) -> None:
     received = NOON - 5 * MINUTE
     moments = {
         name: received + timedelta(milliseconds=milliseconds)

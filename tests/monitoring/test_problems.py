@@ -1,10 +1,12 @@
-"""What the service says is wrong with it, and to whom."""
+"""What the console shows as wrong, and to which users."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from io import StringIO
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.utils import timezone
 from django_q.models import OrmQ
 
@@ -14,11 +16,12 @@ from sessions_app.models import Execution, IsolationCheck, Node
 from sessions_app.monitoring.diagnosis import storage
 from sessions_app.monitoring.diagnosis.checks import find_problems
 from sessions_app.monitoring.figures import Load
+from tests.conftest import Configure
 from tests.support.cast import new_session
 from tests.support.console_fixtures import UNSTARTED, execution, session
 
 
-def told() -> str:
+def problems() -> str:
     return "\n".join(finding.text for _, finding in find_problems(lambda rows: True, Load()))
 
 
@@ -32,10 +35,10 @@ def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_wrong_with_a_service_that_works(this: Node, python: Environment) -> None:
     execution(session(python, this))
-    assert told() == ""
+    assert problems() == ""
 
 
-def test_each_trouble_is_told(
+def test_each_problem_is_found(
     this: Node, python: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ago = timezone.now() - timedelta(minutes=3)
@@ -56,55 +59,53 @@ def test_each_trouble_is_told(
         "1 run failed in the service within 10 min: It broke.",
         "DATA_DIR (",
     ):
-        assert expected in told()
+        assert expected in problems()
 
 
 def test_without_a_node_nothing_is_run(this: Node, python: Environment) -> None:
     Node.objects.update(heartbeat_at=timezone.now() - timedelta(hours=2))
-    assert told() == "no worker node is up: nothing can be run"
+    assert problems() == "no worker node is up: nothing can be run"
 
 
 def test_where_all_nodes_are_draining_no_session_is_opened(this: Node, python: Environment) -> None:
     Node.objects.create(name="other", status="draining", capacity=1, concurrency=1)
     Node.objects.filter(pk=this.pk).update(status="draining")
-    assert "all worker nodes are draining: no new session can be opened" in told()
+    assert "all worker nodes are draining: no new session can be opened" in problems()
     Node.objects.filter(pk=this.pk).update(status="active")
-    assert "draining" not in told()
+    assert "draining" not in problems()
 
 
 def test_without_an_environment_nothing_can_be_run(this: Node, python: Environment) -> None:
     Environment.objects.filter(is_default=False).update(enabled=False)
-    assert told() == ""
+    assert problems() == ""
     Environment.objects.update(enabled=False, is_default=False)
-    assert told() == "no environment is enabled: nothing can be run"
+    assert problems() == "no environment is enabled: nothing can be run"
 
 
-def test_messages_that_nobody_takes_are_told(this: Node, python: Environment) -> None:
+def test_messages_that_are_not_taken_are_found(this: Node, python: Environment) -> None:
     old, later = (timezone.now() + timedelta(minutes=each) for each in (-3, 3))
     for moment in (old, old, later):
         OrmQ.objects.create(key=SHARED_QUEUE, payload="", lock=moment)
     text = f"2 messages of the queue {SHARED_QUEUE} are waiting, the oldest for 3 min 00 s"
-    assert told() == text
+    assert problems() == text
     OrmQ.objects.first().delete()
-    assert told() == text.replace("2 messages", "1 message").replace(" are ", " is ")
+    assert problems() == text.replace("2 messages", "1 message").replace(" are ", " is ")
 
 
-def test_messages_for_a_node_that_is_lost_are_not_told_again(
-    this: Node, python: Environment
-) -> None:
+def test_messages_for_a_lost_node_are_no_further_problem(this: Node, python: Environment) -> None:
     old = timezone.now() - timedelta(minutes=3)
     OrmQ.objects.create(key=node_queue("gone"), payload="", lock=old)
-    assert told() == ""
+    assert problems() == ""
     OrmQ.objects.create(key=node_queue(this.name), payload="", lock=old)
-    assert told().startswith(f"1 message of the queue {node_queue(this.name)} is waiting, ")
+    assert problems().startswith(f"1 message of the queue {node_queue(this.name)} is waiting, ")
 
 
-def test_sessions_that_failed_lately_are_told(this: Node, python: Environment) -> None:
+def test_sessions_that_failed_lately_are_found(this: Node, python: Environment) -> None:
     for minutes, reason in ((20, "Long ago."), (2, "No room."), (1, "No image.")):
         closed = timezone.now() - timedelta(minutes=minutes)
         ended = {"status": "error", "closed_at": closed, "created_at": closed}
         session(python, this, error_reason=reason, **ended)
-    assert told() == "2 sessions failed within 10 min: No image."
+    assert problems() == "2 sessions failed within 10 min: No image."
 
 
 def test_isolation_that_does_not_hold_comes_before_what_is_overdue(
@@ -117,7 +118,7 @@ def test_isolation_that_does_not_hold_comes_before_what_is_overdue(
     rust = Environment.objects.get(name="rust")
     made["finished_at"] = made["started_at"] = made["queued_at"] = now - timedelta(days=30)
     IsolationCheck.objects.create(environment=rust, held=4, **made)
-    first, *others = told().splitlines()
+    first, *others = problems().splitlines()
     assert first == "hostile code may not be held: python in runc on this: 1 escaped, 3 held"
     assert "the isolation check is overdue: rust in runc on this" in others
     assert not any("python" in text for text in others)
@@ -127,7 +128,7 @@ def test_isolation_that_is_not_proven_is_no_escape(this: Node, python: Environme
     now = timezone.now()
     made = {"node": this, "runtime": "runc", "started_at": now, "finished_at": now}
     IsolationCheck.objects.create(environment=python, held=3, inconclusive=1, **made)
-    assert "it is not proven that hostile code is held: python in runc on this: " in told()
+    assert "it is not proven that hostile code is held: python in runc on this: " in problems()
 
 
 def test_a_problem_is_for_those_who_may_see_its_rows(this: Node, python: Environment) -> None:
@@ -137,6 +138,31 @@ def test_a_problem_is_for_those_who_may_see_its_rows(this: Node, python: Environ
 
 def test_a_node_that_is_draining_needs_no_images(this: Node, python: Environment) -> None:
     Node.objects.create(name="other", status="draining", capacity=1, concurrency=1)
-    assert told() == ""
+    assert problems() == ""
     Node.objects.filter(name="other").update(status="active")
-    assert told().startswith("node other has no image of ")
+    assert problems().startswith("node other has no image of ")
+
+
+# ---- of one node
+
+
+def check_node() -> str:
+    shown = StringIO()
+    call_command("check_node", stdout=shown)
+    return shown.getvalue()
+
+
+def test_check_node_fails_only_if_the_worker_gives_no_sign_of_life(
+    this: Node, configure: Configure
+) -> None:
+    configure(NODE_NAME="this")
+    Node.objects.filter(pk=this.pk).update(engine_error="no answer", status="draining")
+    assert check_node() == "this: draining\n"
+    silent = timezone.now() - timedelta(days=2)
+    Node.objects.filter(pk=this.pk).update(heartbeat_at=silent)
+    with pytest.raises(CommandError) as raised:
+        check_node()
+    assert str(raised.value).startswith("node this is lost: no sign of life for 2 d. Look at ")
+    configure(NODE_NAME="other")
+    with pytest.raises(CommandError, match="No worker has run as node other yet"):
+        check_node()

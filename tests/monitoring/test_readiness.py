@@ -83,8 +83,8 @@ class TestReady:
                 not_ready(api)
         for _ in range(2):
             api.get("/health/ready")
-        told = [record.getMessage() for record in caplog.records]
-        assert [said for said in told if "ready" in said] == [
+        lines = [record.getMessage() for record in caplog.records]
+        assert [line for line in lines if "ready" in line] == [
             "not ready: database, migrations",
             "ready again",
         ]

@@ -50,16 +50,20 @@ def test_each_vulnerability_says_what_it_is_and_where_it_was_fixed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "told"),
+    ("pattern", "is_found"),
     [("core", False), ("/var/crash/%p", False), ("|/usr/share/apport/apport -p%p", True)],
 )
-def test_a_crash_that_starts_a_program_of_the_hosts_is_told(
-    pattern: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configure: Configure
+def test_a_crash_that_starts_a_program_on_the_host_is_found(
+    pattern: str,
+    is_found: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    configure: Configure,
 ) -> None:
     (tmp_path / "core_pattern").write_text(f"{pattern}\n")
     monkeypatch.setattr(module, "CORE_PATTERN", tmp_path / "core_pattern")
     configure(DOCKER_SOCKET="unix:///var/run/docker.sock")
     found = weaknesses(FakeDriver())
-    assert [pattern in each.text and "sysctl" in each.advice for each in found] == [True] * told
+    assert [pattern in each.text and "sysctl" in each.advice for each in found] == [True] * is_found
     configure(DOCKER_SOCKET="tcp://elsewhere:2375")  # whose kernel is another
     assert weaknesses(FakeDriver()) == []
