@@ -1,4 +1,4 @@
-"""Ends a process's runs at the moment at which they are cancelled.
+"""Where a cancelled run is ended: a notification makes the executor send its sandbox a kill.
 
 If a notification is lost, the next renewal of the leases finds that the run is no longer wanted.
 """
@@ -29,7 +29,7 @@ class RunInterrupts:
 
     @contextmanager
     def of(self, execution_id: UUID, interrupt: Callable[[], None]) -> Iterator[None]:
-        """Inside, `interrupt` may be called by another thread."""
+        """For the duration of the `with`, another thread may call `interrupt`."""
         with self._lock:
             self._running[execution_id] = interrupt
         try:
@@ -39,7 +39,7 @@ class RunInterrupts:
                 del self._running[execution_id]
 
     def end(self, execution_id: UUID) -> None:
-        """Nothing where it doesn't run here."""
+        """Does nothing if the execution doesn't run here."""
         with self._lock:
             if (interrupt := self._running.get(execution_id)) is not None:
                 interrupt()

@@ -1,11 +1,10 @@
-"""What an executor runs at this moment, and when a run that goes on makes room for another.
+"""What an executor runs now, and when a long run gives its place to another.
 
-A run holds one of the node's WORKER_CONCURRENCY places when it begins, and a short one to its end.
-One that goes on gives its place back. It does so soon where processors are idle, and where it
-sleeps or waits for something, as its sandbox's processor time says. One that works where processors
-are busy does so after a few seconds, and no more do than there are places: programs that work side
-by side in any number run into their time limits, all of them. There are never more runs than
-sandboxes.
+Most runs are short and keep their place to the end. A longer one gives it back after IDLE_SECONDS
+if processors are idle or if its program sleeps, as the processor time of its sandbox shows. A
+program that works while processors are busy keeps it for BUSY_SECONDS; and no more of these work
+without a place than there are places, since with too many at a time all of them would run into
+their time limits. There are never more runs than sandboxes.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from sessions_app.execution.fair_turns import Turn
 from sessions_app.models.run_queries import Claim
 
 IDLE_SECONDS = 0.5
-"""How long a run keeps its place at least."""
+"""A run keeps its place for at least this long."""
 BUSY_SECONDS = 3.0
-"""And at most, where processors are busy."""
+"""And for this long if it works while processors are busy."""
 IDLE_SHARE = 0.1
-"""Of the processors' time: with more of it to spare they are idle."""
+"""Processors count as idle if more than this part of their time is unused."""
 WORK_SHARE = 0.1
-"""Of the processor's time that a program can get: with less of it, it sleeps."""
+"""A program sleeps if it uses less than this part of the processor time that it can get."""
 _LEAST_SECONDS = 0.2
-"""Between two looks at the processors."""
+"""Between two measurements of the processors."""
 
 
 @dataclass(eq=False)
@@ -50,12 +49,12 @@ class Run:
         if before is None or before.cpu_ns is None or usage.cpu_ns is None:
             return
         spent, passed = usage.cpu_ns - before.cpu_ns, usage.at_ns - before.at_ns
-        # Less than nothing is told under gVisor of processes that have ended.
+        # Under gVisor the time of processes that have ended is missing: it may decrease.
         self.turn.works = not 0 <= spent < work_share * passed
 
 
 class CurrentRuns:
-    """Of one process. Used by many threads."""
+    """Those of one process. Used by many threads."""
 
     def __init__(self, places: int) -> None:
         self._places = places
@@ -64,8 +63,8 @@ class CurrentRuns:
         self._processors = Processors()
 
     @contextmanager
-    def going_on(self, claim: Claim, turn: Turn) -> Iterator[Run]:
-        """Inside, the claim's program runs."""
+    def running(self, claim: Claim, turn: Turn) -> Iterator[Run]:
+        """Counts the claim's run for the duration of the `with`."""
         run = Run(claim, turn)
         with self._lock:
             self._runs.add(run)
@@ -79,8 +78,8 @@ class CurrentRuns:
         with self._lock:
             return set(self._runs)
 
-    def give_back_places(self) -> int:
-        """Of those that have gone on for long enough; how many places those were."""
+    def release_places(self) -> int:
+        """Take the places of runs that have had them for long enough; returns how many."""
         idle = self._processors.are_idle()
         with self._lock:
             if idle:
@@ -95,7 +94,7 @@ class CurrentRuns:
         return [run for run in self._with_place(IDLE_SECONDS) if not run.turn.works]
 
     def _working(self) -> list[Run]:
-        """The oldest, as many as there is room for."""
+        """The oldest working runs, as many as may work without a place."""
         without_place = sum(run.turn.works and not run.turn.has_place for run in self._runs)
         working = [run for run in self._with_place(BUSY_SECONDS) if run.turn.works]
         oldest_first = sorted(working, key=lambda run: run.since)
@@ -106,7 +105,7 @@ class CurrentRuns:
         return [run for run in self._runs if run.turn.has_place and run.since <= since]
 
     def measure(self) -> None:
-        """See which of them sleep, where it matters. For a thread that may wait for a sandbox."""
+        """Find out which programs sleep, unless processors are idle. May wait for a sandbox."""
         if self._processors.were_idle:
             return
         since = time.monotonic() - IDLE_SECONDS / 2
@@ -126,22 +125,22 @@ def processors() -> int:
 def _measure(run: Run, work_share: float) -> None:
     if run.claim.sandbox is None:
         return
-    # Where it can't be told, the run is taken for one that works.
+    # If it can't be measured, it counts as working.
     with suppress(SandboxError), get_driver().open_workspace(run.claim.sandbox) as workspace:
         run.note(workspace.usage(), work_share)
 
 
 class Processors:
-    """Of this machine, whoever uses them. For one thread."""
+    """The machine's processors, whatever uses them. For one thread."""
 
     def __init__(self) -> None:
         self._total, self._idle = _times()
         self._at = time.monotonic()
         self.were_idle = False
-        """Between the last two looks."""
+        """Between the last two measurements."""
 
     def are_idle(self) -> bool:
-        """Looks anew, unless it has just now."""
+        """Measures again, unless it was measured just now."""
         now = time.monotonic()
         if now - self._at >= _LEAST_SECONDS:
             total, idle = _times()
@@ -151,7 +150,7 @@ class Processors:
 
 
 def _times() -> tuple[float, float]:
-    """Seconds of all processors together since the machine was started: all, and unused ones."""
+    """Seconds since the machine started, summed over its processors: all, and unused ones."""
     times = psutil.cpu_times()
     guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted as user's
     return sum(times) - guests, times.idle + getattr(times, "iowait", 0.0)

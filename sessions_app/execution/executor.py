@@ -43,17 +43,17 @@ from sessions_app.services.requeue import requeue_execution, running_of
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 4
-"""For claims, output and results."""
+"""To the database, for claims, output and results."""
 LISTENING = 2
-"""More of them: one hears of runs, while a thread is free to take one up; the other one hears of
-what is to be cancelled, always."""
+"""More connections, which only listen: one for runs, one for cancellations."""
 UPKEEP_SECONDS = 0.5
-"""How often leases are renewed, and it is seen which runs are not wanted any more."""
+"""Between two renewals of the leases, which also find runs that are no longer wanted."""
 STOPPING_SECONDS = 0.1
-"""How often it is seen, instead, whether the last run has ended."""
+"""The same while the executor stops and waits for its last runs."""
 CUT_OFF = "The worker was stopped before the program had ended; run it again."
 _TAKES_MORE = 0.75
-"""Of the time until the cut-off: what begins later has too little of it left."""
+"""The part of the time to stop in which new runs are accepted: later ones would have too little
+time left."""
 _ENDED_SECONDS = 2.0
 _RETRY_SECONDS = 0.5
 
@@ -66,63 +66,65 @@ class Executor:
         self._concurrency = concurrency
         self._stop = stop
         self._closed = SafeEvent()
-        """Set: nothing more is taken up."""
+        """Set when no more executions are to be claimed."""
         self._worker = worker_name()
         self._turns = FairTurns(concurrency)
         self._listener = RunListener(node_id, self._turns, self._closed)
         self._listening = threading.Lock()
         """Held by the thread that waits on `_listener`; the others wait for it."""
         self._cancellations = Cancellations()
-        self._looking: Counter[str] = Counter()
-        """Threads that look after a session."""
-        self._looking_lock = threading.Lock()
+        self._serving: Counter[str] = Counter()
+        """How many threads serve each session now."""
+        self._serving_lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
         """Threads that wait for a turn."""
         self._threads_lock = threading.Lock()
         self._runs = CurrentRuns(concurrency)
-        self._lender = ConnectionPool(CONNECTIONS)
-        self._context = ExecutorContext.using(self._lender.borrowed)
+        self._connections = ConnectionPool(CONNECTIONS)
+        self._context = ExecutorContext.using(self._connections.borrowed)
         self._leases = Leases()
 
     def fail_runs_of(self, predecessor_pid: int) -> None:
-        """What an executor ran that has died has failed: nobody needs to wait for its leases."""
+        """End what an executor ran that has died, without waiting for its leases to expire."""
         try:
-            with self._lender.borrowed():
+            with self._connections.borrowed():
                 abandon_executions_of(worker_name(predecessor_pid))
         except DATABASE_AWAY as error:
             logger.warning(
-                "what the last executor ran is ended when its leases are over: %s", error
+                "the last executor's runs are ended only when their leases expire: %s", error
             )
 
     def run(self) -> None:
-        """Until it is told to stop, and nothing runs any more."""
+        """Returns when it was asked to stop and nothing runs any more."""
         for _ in range(self._concurrency + 1):
             self._start_thread()
         threading.Thread(target=self._measure, name="measuring", daemon=True).start()
         while not self._stop.asked.is_set():
-            self._keep_up()
-            self._pause(UPKEEP_SECONDS, until=self._stop.asked)
-        self._let_end()
+            self._upkeep()
+            self._await_cancellations(UPKEEP_SECONDS, until=self._stop.asked)
+        self._finish_runs()
         self._listener.close()
         self._cancellations.close()
         self._context.close()
-        self._lender.close()
+        self._connections.close()
 
-    def _let_end(self) -> None:
-        """What runs now, with what else comes meanwhile; then what that has left."""
+    def _finish_runs(self) -> None:
+        """Let current runs end, and accept new ones meanwhile; end what is left after that."""
         before, asked_at = self._runs.now(), time.monotonic()
         while not self._stop.now.is_set() and self._are_alive():
             lasts = time.monotonic() - asked_at < _TAKES_MORE * self._stop.seconds
             if not (lasts and before & self._runs.now()):
                 self._closed.set()
-            self._keep_up()
-            self._pause(STOPPING_SECONDS, until=self._stop.now)
+            self._upkeep()
+            self._await_cancellations(STOPPING_SECONDS, until=self._stop.now)
         self._closed.set()
         self._cut_off()
 
     def _cut_off(self) -> None:
-        """A program goes on until its row says that it has failed: its end changes nothing then."""
+        """Fail each run in the database before its program is ended, so that its end changes
+        nothing.
+        """
         deadline, failed = time.monotonic() + _ENDED_SECONDS, set[Run]()
         while self._are_alive() and time.monotonic() < deadline:
             for run in self._runs.now():
@@ -133,13 +135,16 @@ class Executor:
             time.sleep(STOPPING_SECONDS)
 
     def _fail(self, run: Run) -> None:
-        logger.warning("execution %s is cut off", run.claim.execution_id)
+        logger.warning(
+            "execution %s was still running when the worker stopped: it has failed",
+            run.claim.execution_id,
+        )
         try:
-            with self._lender.borrowed():
+            with self._connections.borrowed():
                 self._context.live.flush()  # what the program wrote becomes its output
                 fail_execution(run.claim, CUT_OFF)
         except DATABASE_AWAY as error:
-            logger.warning("it is ended when its lease is over: %s", error)
+            logger.warning("it is ended only when its lease expires: %s", error)
 
     def _measure(self) -> None:
         while not self._closed.wait(UPKEEP_SECONDS):
@@ -155,20 +160,20 @@ class Executor:
         with self._threads_lock:
             return any(thread.is_alive() for thread in self._threads)
 
-    def _pause(self, seconds: float, *, until: SafeEvent) -> None:
+    def _await_cancellations(self, seconds: float, *, until: SafeEvent) -> None:
         for execution_id in self._cancellations.next(seconds, until=until):
             self._leases.give_up(execution_id)
             self._context.interrupts.end(execution_id)
 
-    def _keep_up(self) -> None:
-        self._runs.give_back_places()
+    def _upkeep(self) -> None:
+        self._runs.release_places()
         if self._turns.can_take():
-            self._start_thread()  # the thread that waits on the listener does not see it
+            self._start_thread()  # the thread that waits on the listener is not woken by this
         self._context.sandbox_connections.close_stale()
         if not self._leases.any():
             return
         try:
-            with self._lender.borrowed():
+            with self._connections.borrowed():
                 self._leases.renew()
         except DATABASE_AWAY as error:
             self._context.outage.failed(error)
@@ -184,7 +189,7 @@ class Executor:
                 self._turns.end(turn)
 
     def _next_turn(self) -> Turn | None:
-        """None: nothing more is taken up, or enough threads wait already."""
+        """None: this thread ends, because the executor stops or enough others wait."""
         if not self._closed.is_set() and (turn := self._turns.take()) is not None:
             if self._turns.can_take():
                 self._start_thread()
@@ -214,10 +219,10 @@ class Executor:
 
     def _run_next(self, turn: Turn) -> None:
         try:
-            with self._busy_with(turn.session_id):
+            with self._counted_as_serving(turn.session_id):
                 if claim := self._claim(turn.session_id):
                     with (
-                        self._runs.going_on(claim, turn),
+                        self._runs.running(claim, turn),
                         self._leases.held(claim.execution_id) as keep_going,
                     ):
                         run_execution(claim, self._context, keep_going)
@@ -225,24 +230,24 @@ class Executor:
             logger.exception("session %s: a run failed", turn.session_id)
 
     @contextmanager
-    def _busy_with(self, session_id: str) -> Iterator[None]:
-        with self._looking_lock:
-            self._looking[session_id] += 1
+    def _counted_as_serving(self, session_id: str) -> Iterator[None]:
+        with self._serving_lock:
+            self._serving[session_id] += 1
         try:
             yield
         finally:
-            with self._looking_lock:
-                self._looking[session_id] -= 1
-                self._looking = +self._looking
+            with self._serving_lock:
+                self._serving[session_id] -= 1
+                self._serving = +self._serving
 
     def _claim(self, session_id: str) -> Claim | None:
-        """What the session has to run. A database that is away is waited for."""
+        """The session's next execution; None: it has none. Waits while the database is away."""
         answer_lost = False
         while not self._closed.is_set():
             try:
-                with self._lender.borrowed():
+                with self._connections.borrowed():
                     if answer_lost:
-                        self._requeue_unheard(session_id)
+                        self._requeue_unanswered(session_id)
                     return claim_next_execution(
                         session_id, node_id=self._node_id, worker=self._worker
                     )
@@ -252,18 +257,18 @@ class Executor:
                 self._closed.wait(_RETRY_SECONDS)
         return None
 
-    def _requeue_unheard(self, session_id: str) -> None:
-        """The connection may have broken between a claim and its answer: nobody runs that then."""
+    def _requeue_unanswered(self, session_id: str) -> None:
+        """The connection may have broken between a claim and its answer: no thread runs that."""
         claimed = running_of(UUID(session_id), self._worker)
-        # What another thread has claimed it still looks after: no other can claim it from now on.
-        if claimed is not None and claimed.claimed_at and self._looking[session_id] == 1:
+        # If another thread serves this session too, the claim may be that thread's.
+        if claimed is not None and claimed.claimed_at and self._serving[session_id] == 1:
             requeue_execution(claimed.pk, claimed.session_id, claimed_at=claimed.claimed_at)
 
 
 def run_executor(
     node_id: UUID, stop: Stop, predecessor_pid: int | None, *, concurrency: int
 ) -> None:
-    """The life of the executor's process, until it is told to stop."""
+    """What the executor's process does; returns when it was asked to stop."""
     executor = Executor(node_id, concurrency=concurrency, stop=stop)
     if predecessor_pid is not None:
         executor.fail_runs_of(predecessor_pid)

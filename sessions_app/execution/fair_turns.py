@@ -18,11 +18,11 @@ class Turn:
 
     session_id: str
     client: str
-    """Its id; empty: none."""
+    """Its id; empty if the session has no client."""
     has_place: bool
     """False: it began beyond the places, or has given its place back."""
     works: bool = True
-    """False: it sleeps, or there were idle processors."""
+    """False: its program sleeps, or processors were idle."""
 
 
 class FairTurns:

@@ -1,4 +1,6 @@
-"""The leases of what a process runs: one statement renews all of them."""
+"""The leases of a process's runs: one statement renews all of them, and tells which runs are no
+longer wanted because they, or their sessions, were ended.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from sessions_app.models.run_queries import renew_leases
 
 
 class Leases:
-    """Safe to be used by many threads."""
+    """Used by many threads."""
 
     def __init__(self) -> None:
         self._held: set[UUID] = set()
@@ -21,9 +23,7 @@ class Leases:
 
     @contextmanager
     def held(self, execution_id: UUID) -> Iterator[KeepGoing]:
-        """While it runs. What it yields says whether the run is still wanted, as far as is known:
-        it, or its session, may have been ended.
-        """
+        """Holds a run's lease. Yields a function that tells whether the run is still wanted."""
         with self._lock:
             self._held.add(execution_id)
         try:
@@ -34,7 +34,7 @@ class Leases:
                 self._unwanted.discard(execution_id)
 
     def give_up(self, execution_id: UUID) -> None:
-        """It is not wanted any more. Nothing where it isn't held here."""
+        """The run is no longer wanted. Does nothing if it isn't held here."""
         with self._lock:
             self._unwanted |= {execution_id} & self._held
 
@@ -42,7 +42,7 @@ class Leases:
         return bool(self._held)
 
     def renew(self) -> None:
-        """Renew them, and find out which runs are not wanted any more."""
+        """Renew all leases, and find out which runs are no longer wanted."""
         with self._lock:
             asked = set(self._held)
         wanted = renew_leases(list(asked))

@@ -1,8 +1,8 @@
-"""What the runs of a process write, on its way into rows for who watches.
+"""Output becomes events: what programs write while they run is stored as rows for viewers.
 
-A run hands its batches over and goes on reading: one thread writes those of all runs, in one
-statement each time, with the news for who watches. While it waits for the database the batches
-grow together; what there can be of them is bounded by what programs may write.
+A run hands over its batches and continues to read. One thread writes those of all runs, with one
+statement at a time that also notifies the viewers. While that thread waits for the database,
+batches are merged; how large they can get is bounded by what programs may write.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sessions_app.models.run_queries import Claim, EventRow, remove_events, writ
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.015
-"""Between two statements: what other runs have written meanwhile goes with the next one."""
+"""Between two statements: what runs write meanwhile goes into the next one."""
 ROW_BYTES = 64 * 1024
 STATEMENT_BYTES = 4 * 1024 * 1024
 _RETRY_SECONDS = 0.5
@@ -33,16 +33,16 @@ _RETRY_SECONDS = 0.5
 
 @dataclass(kw_only=True, eq=False)
 class RunOutput:
-    """What one run has written and is not yet in a row."""
+    """What one run has written that is not yet in a row."""
 
     execution_id: UUID
     session_id: UUID
     waiting: list[tuple[Stage, Output, bytearray]] = field(default_factory=list)
     announced: bool = False
-    """Who watches was told that it runs."""
+    """Viewers were notified that it runs."""
     rows: int = 0
     starts: Counter[tuple[Stage, Output]] = field(default_factory=Counter)
-    """Bytes that are in rows, or on their way there."""
+    """Bytes that are in rows, or in a statement that is being sent."""
 
     def add(self, stage: Stage, stream: Output, data: bytes) -> None:
         if self.waiting and self.waiting[-1][:2] == (stage, stream):
@@ -74,7 +74,7 @@ class RunOutput:
 
 @dataclass(kw_only=True)
 class _Statement:
-    """What goes to the database at one time, and again, as it is, if that fails."""
+    """What is sent to the database at one time, and sent again unchanged if that fails."""
 
     rows: list[EventRow] = field(default_factory=list)
     sessions: set[UUID] = field(default_factory=set)
@@ -88,7 +88,7 @@ class _Statement:
 
 
 class LiveOutput:
-    """Used by many threads. `database`: inside its `with`, a thread may use the database."""
+    """Used by many threads. `database`: in its `with`, a thread may use the database."""
 
     def __init__(self, database: Callable[[], AbstractContextManager[None]]) -> None:
         self._database = database
@@ -104,20 +104,20 @@ class LiveOutput:
     def of(self, claim: Claim) -> RunOutput:
         return RunOutput(execution_id=claim.execution_id, session_id=claim.session_id)
 
-    def tell(self, run: RunOutput, stage: Stage, stream: Output, data: bytes) -> None:
-        """The run goes on while it is written."""
+    def write(self, run: RunOutput, stage: Stage, stream: Output, data: bytes) -> None:
+        """Returns at once: another thread stores it."""
         with self._changed:
             run.add(stage, stream, data)
             self._wake(run)
 
-    def announce_run(self, run: RunOutput) -> None:
-        """For a run that has written nothing yet. Once is enough."""
+    def notify_running(self, run: RunOutput) -> None:
+        """Notify viewers that a run has begun, even if it has written nothing. Done once."""
         if not run.announced:
             with self._changed:
                 self._wake(run)
 
     def forget(self, run: RunOutput) -> None:
-        """The run has ended, and its execution has all of its output."""
+        """The run has ended, and its execution has all its output: its rows are deleted."""
         with self._changed:
             self._waiting.pop(run.execution_id, None)
             if run.rows:
@@ -125,15 +125,15 @@ class LiveOutput:
                 self._changed.notify()
 
     def flush(self) -> None:
-        """Write in the calling thread, which may use the database, what there is. Raises Django's
-        OperationalError and InterfaceError where that is away.
+        """Write everything now, in the calling thread, which may use the database. Raises Django's
+        OperationalError or InterfaceError if that is away.
         """
         with self._writing:
             while self._write_some():
                 pass
 
     def close(self) -> None:
-        """No run is left. What a database that is away now keeps of their rows, upkeep removes."""
+        """After the last run. Rows that can't be deleted now are deleted by the node's upkeep."""
         with self._changed:
             self._closing.set()
             self._changed.notify()
@@ -163,7 +163,7 @@ class LiveOutput:
             self._outage.failed(error)
             return False
         except Exception:
-            logger.exception("live output was lost; the results will have it")
+            logger.exception("live output was lost; the results still have it")
             self._unwritten = _Statement()
         self._outage.worked()
         return True
@@ -177,7 +177,7 @@ class LiveOutput:
         return True
 
     def _write_some(self) -> bool:
-        """One statement, and the removal of what is not needed any more; False: nothing is left."""
+        """Send one statement, and delete rows of ended runs. False: nothing is left to write."""
         with self._changed:
             while self._waiting and self._unwritten.bytes < STATEMENT_BYTES:
                 _, run = self._waiting.popitem()

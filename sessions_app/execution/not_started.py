@@ -1,5 +1,5 @@
-"""What a run comes to whose program could not be started because of what was asked for, or of what
-an earlier run has left in the sandbox: an outcome with a reason, never a failure of the service.
+"""The result of a run whose program could not be started because of what the request contained, or
+of what an earlier run left in the sandbox: an outcome with a reason, not a failure of the service.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sessions_app.models.run_queries import Claim
 
 NOT_FOUND_EXIT_CODE = 127
 NOT_STARTED_EXIT_CODE = 126
-"""As shells have them."""
+"""The exit codes that shells use."""
 MEMORY_EXIT_CODE = 137
 
 _OF_THE_NODE = (0, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
@@ -29,7 +29,7 @@ _ADVICE = {
 def outcome_of(
     error: WorkspaceWriteFailed | CommandNotStarted, claim: Claim, compilation: RunResult | None
 ) -> Outcome | None:
-    """None: the environment or the node is at fault. `compilation`: one that went well."""
+    """None: the environment or the node is at fault. `compilation`: one that succeeded."""
     if not _is_of_the_run(error, claim):
         return None
     full = error.errno == errno.ENOMEM
@@ -55,7 +55,7 @@ def outcome_of(
 
 
 def _is_of_the_run(error: WorkspaceWriteFailed | CommandNotStarted, claim: Claim) -> bool:
-    """A program that is the image's own, and isn't there, is the environment's fault."""
+    """A missing program that the image should have is the environment's fault."""
     if isinstance(error, WorkspaceWriteFailed):
         return error.errno not in _OF_THE_NODE
     own = (claim.sandbox.workspace_dir + "/", PROGRAM_PATH, "./") if claim.sandbox else ()

@@ -47,7 +47,7 @@ T = TypeVar("T")
 _DATABASE_RETRY_SECONDS = 0.5
 
 MOST_MOVES = 2
-"""New sandboxes for one execution: more would be lost like these."""
+"""To new sandboxes, of one execution: after so many, another one would hardly do better."""
 _MOST_REMEMBERED = 1000
 
 
@@ -56,12 +56,12 @@ class ExecutorContext:
     """What the runs of one process share."""
 
     database: Callable[[], AbstractContextManager[None]]
-    """Inside its `with`, this thread may use the database."""
+    """In its `with`, the calling thread may use the database."""
     live: LiveOutput
     sandbox_connections: SandboxConnections = field(default_factory=SandboxConnections)
     interrupts: RunInterrupts = field(default_factory=RunInterrupts)
     moved: Counter[UUID] = field(default_factory=Counter)
-    """How often each execution was given to a new sandbox before it had started in one."""
+    """How often each execution was moved to a new sandbox before its program had started."""
     outage: Outage = field(default_factory=lambda: Outage(logger, "The executor's database"))
 
     @classmethod
@@ -80,16 +80,16 @@ class ExecutorContext:
 
 
 def run_execution(claim: Claim, context: ExecutorContext, keep_going: KeepGoing) -> None:
-    """Run a claimed execution to its end and keep what it came to, whatever happens."""
+    """Run a claimed execution and store how it ended, whatever happens."""
     ids = {"request_id": claim.request_id, "session_id": claim.session_id}
     output = context.live.of(claim)
     with log_context(**ids, execution_id=claim.execution_id):
-        _run_to_its_end(claim, context, keep_going, output)
-    # Not where that raises: whoever ends the execution later makes these rows its output.
+        _run_and_store(claim, context, keep_going, output)
+    # Not if that raises: when the execution is ended later, these rows become its output.
     context.live.forget(output)
 
 
-def _run_to_its_end(
+def _run_and_store(
     claim: Claim, context: ExecutorContext, keep_going: KeepGoing, output: RunOutput
 ) -> None:
     try:
@@ -108,8 +108,8 @@ def _run_to_its_end(
 
 
 def _move(claim: Claim, context: ExecutorContext, error: SandboxLost | EngineUnavailable) -> bool:
-    """Nothing of it has started, and its sandbox is lost: it is run in a new one. False: something
-    has, or it was moved too often, or somebody wants its end.
+    """The sandbox is lost before the program started: run the execution in a new one. False: the
+    program may have started, it was moved too often, or it is to be ended.
     """
     if (isinstance(error, SandboxLost) and error.has_started) or not context.may_move(claim):
         return False
@@ -124,14 +124,16 @@ def _move(claim: Claim, context: ExecutorContext, error: SandboxLost | EngineUna
         ),
     )
     if moved:
-        logger.warning("it had not started, and is run in a new sandbox: %s", error)
+        logger.warning(
+            "its sandbox is lost before the program started, so it runs in a new one: %s", error
+        )
     return moved
 
 
 def _fail(
     claim: Claim, context: ExecutorContext, reason: str, *, sandbox_lost: bool = False
 ) -> None:
-    logger.warning("not run: %s", reason)
+    logger.warning("it failed: %s", reason)
 
     def fail() -> None:
         context.live.flush()  # what the program wrote becomes its output
@@ -143,7 +145,7 @@ def _fail(
 def _finish(claim: Claim, context: ExecutorContext, outcome: Outcome, started: float) -> None:
     lost = not _is_clean(outcome)
     if lost:
-        _throw_away_sandbox(claim, context)
+        _discard_sandbox(claim, context)
 
     def finish() -> None:
         seconds = time.monotonic() - started
@@ -151,7 +153,7 @@ def _finish(claim: Claim, context: ExecutorContext, outcome: Outcome, started: f
 
     milliseconds = 1000 * (time.monotonic() - started)
     _with_database(context, finish)
-    logger.info("ran, and came to %s in %.1f ms", outcome.verdict.value, milliseconds)
+    logger.info("ended with verdict %s after %.1f ms", outcome.verdict.value, milliseconds)
 
 
 def _reason(claim: Claim, error: SandboxError) -> str:
@@ -160,12 +162,12 @@ def _reason(claim: Claim, error: SandboxError) -> str:
         reason += " The program may have begun, so it was not run again."
     if claim.one_shot:
         return reason
-    return f"{reason} The session goes on in a new sandbox with an empty workspace."
+    return f"{reason} The session continues in a new sandbox with an empty workspace."
 
 
 def _with_database(context: ExecutorContext, use: Callable[[], T]) -> T:
-    """Write what a run came to, or read what it needs, however long the database is away. Should
-    somebody else have ended the execution meanwhile, its row says so to `use`.
+    """Call `use`, again and again while the database is away. It must be safe to repeat: the
+    execution may have been ended meanwhile, as its row shows.
     """
     while True:
         try:
@@ -184,50 +186,50 @@ def _is_clean(outcome: Outcome) -> bool:
     return all(result.clean for result in results)
 
 
-def _throw_away_sandbox(claim: Claim, context: ExecutorContext) -> None:
-    """A run left something behind that did not end: nothing else may run beside it."""
-    logger.warning("session %s: a run left something behind", claim.session_id)
+def _discard_sandbox(claim: Claim, context: ExecutorContext) -> None:
+    """A process of the run could not be ended: no other run may share the sandbox with it."""
+    logger.warning("session %s: a run left processes that can't be ended", claim.session_id)
     try:
         with context.database():
             destroy_sandbox(str(claim.session_id))
-    except EngineUnavailable as error:  # then the start of the next one removes it
+    except EngineUnavailable as error:  # the start of the next sandbox removes it
         logger.warning("session %s: %s", claim.session_id, error)
 
 
 def _run_in_sandbox(
     claim: Claim, context: ExecutorContext, keep_going: KeepGoing, output: RunOutput
 ) -> tuple[Outcome, float]:
-    """What it came to, and when it began, by the monotonic clock."""
+    """The outcome, and when the run began by the monotonic clock."""
     if claim.sandbox is None:
         raise SandboxLost("The session's sandbox is gone.")
     environment = _environment(claim, context)
-    watched = _Watched(context.live, output, keep_going)
-    run = partial(_run_attached, claim, claim.sandbox, environment, context, watched)
+    progress = _Progress(context.live, output, keep_going)
+    run = partial(_run_connected, claim, claim.sandbox, environment, context, progress)
     try:
         return run()
     except SandboxLost as error:
-        error.has_started |= bool(watched.compilations)
+        error.has_started |= bool(progress.compilations)
         if error.has_started:
             raise
-        return run()  # it may have been the connection alone: then the workspace is there still
+        return run()  # perhaps only the connection was lost: then the workspace is still there
 
 
-def _run_attached(
+def _run_connected(
     claim: Claim,
     handle: SandboxHandle,
     environment: Environment,
     context: ExecutorContext,
-    watched: _Watched,
+    progress: _Progress,
 ) -> tuple[Outcome, float]:
     started = time.monotonic()
     try:
-        with context.sandbox_connections.borrowed(handle, watched.wanted) as sandbox:
+        with context.sandbox_connections.borrowed(handle, progress.wanted) as sandbox:
             sandbox.write_files(executions.workspace_files(claim))
             started = time.monotonic()
             with context.interrupts.of(claim.execution_id, sandbox.interrupt):
-                return _compile_and_run(claim, environment, sandbox, watched), started
+                return _compile_and_run(claim, environment, sandbox, progress), started
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
-        compilation = watched.compilations[-1] if watched.compilations else None
+        compilation = progress.compilations[-1] if progress.compilations else None
         outcome = not_started.outcome_of(error, claim, compilation)
         if outcome is None:
             raise
@@ -235,21 +237,21 @@ def _run_attached(
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """Passes on what is heard of a run while it goes on."""
+class _Progress:
+    """Passes on what a program writes while it runs, and whether it is to go on."""
 
     live: LiveOutput
     output: RunOutput
     wanted: KeepGoing
     compilations: list[RunResult] = field(default_factory=list)
-    """That went well, for a program that can't be started then."""
+    """Successful ones, for the outcome of a program that then can't be started."""
 
     def keep_going(self) -> bool:
-        self.live.announce_run(self.output)
+        self.live.notify_running(self.output)
         return self.wanted()
 
     def written(self, stage: Stage) -> OnOutput:
-        return partial(self.live.tell, self.output, stage)
+        return partial(self.live.write, self.output, stage)
 
 
 def _environment(claim: Claim, context: ExecutorContext) -> Environment:
@@ -260,7 +262,7 @@ def _environment(claim: Claim, context: ExecutorContext) -> Environment:
 
 
 def _compile_and_run(
-    claim: Claim, environment: Environment, sandbox: SandboxConnection, watched: _Watched
+    claim: Claim, environment: Environment, sandbox: SandboxConnection, progress: _Progress
 ) -> Outcome:
     commands = build_commands(environment, claim.filename, claim.args)
     limits = environment.limits()
@@ -271,16 +273,16 @@ def _compile_and_run(
             wall_seconds=limits.timeout_seconds,
             output_bytes=limits.output_bytes,
             clear_program=commands.compiles_to_program_path,
-            cut_output=True,  # however many warnings: what it makes is run
+            cut_output=True,  # a compiler with many warnings still makes a program
             env=claim.env,
         )
-        written = watched.written(Stage.COMPILE)
-        compilation = sandbox.run(command, keep_going=watched.keep_going, on_output=written)
+        written = progress.written(Stage.COMPILE)
+        compilation = sandbox.run(command, keep_going=progress.keep_going, on_output=written)
         if compilation.verdict == SandboxVerdict.CANCELLED:
             return Outcome(verdict=Verdict.CANCELLED, compilation=compilation, run=None)
         if compilation.verdict != SandboxVerdict.OK:
             return Outcome(verdict=Verdict.COMPILE_ERROR, compilation=compilation, run=None)
-        watched.compilations.append(compilation)
+        progress.compilations.append(compilation)
     command = Command(
         argv=commands.run,
         wall_seconds=claim.timeout_seconds,
@@ -289,6 +291,6 @@ def _compile_and_run(
         env=claim.env,
         stdin=claim.stdin,
     )
-    written = watched.written(Stage.RUN)
-    result = sandbox.run(command, keep_going=watched.keep_going, on_output=written)
+    written = progress.written(Stage.RUN)
+    result = sandbox.run(command, keep_going=progress.keep_going, on_output=written)
     return Outcome(verdict=Verdict(result.verdict), compilation=compilation, run=result)

@@ -1,7 +1,7 @@
 """A process's open connections to the sandboxes of its sessions, one for each.
 
-Connecting takes the Engine as long as everything else about a short run: it is done for the first
-run of a session, and kept for those that follow.
+Connecting takes as long as the rest of a short run together, so the connection of a session's first
+run is kept for its later ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from codeexec.sandbox.types import SandboxHandle
 from environments_app.current_driver import get_driver
 
 ENGINE_SECONDS = 10.0
-"""How long an Engine may be away: less than what a stopping worker lets its programs run on."""
+"""How long to wait for a Docker Engine that is away: less than a stopping worker waits for runs."""
 _RETRY_SECONDS = 0.25
 
 
@@ -29,12 +29,12 @@ class _Kept:
     """Its exit closes the connection."""
 
     def close(self) -> None:
-        with suppress(SandboxError):  # there was nothing to be told any more
+        with suppress(SandboxError):  # nothing was to be sent any more
             self.stack.close()
 
 
 class SandboxConnections:
-    """Safe to be used by many threads, each with another sandbox."""
+    """Used by many threads, each with another sandbox."""
 
     def __init__(self) -> None:
         self._kept: dict[str, _Kept] = {}
@@ -44,8 +44,8 @@ class SandboxConnections:
     def borrowed(
         self, handle: SandboxHandle, keep_going: KeepGoing = always
     ) -> Iterator[SandboxConnection]:
-        """A connection that was kept, or a new one. Kept for the next unless this raises. An
-        Engine that is away is waited for, for a while and as long as `keep_going` says so.
+        """A kept connection, or a new one; it is kept again unless the `with` raises. Waits up to
+        ENGINE_SECONDS for an Engine that is away, as long as `keep_going` returns true.
 
         Raises SandboxLost, EngineUnavailable.
         """

@@ -1,4 +1,4 @@
-"""Removing what nobody needs any more: expired sessions, and containers that belong to nothing."""
+"""Cleanup: expired sessions are stopped, and containers without a row are removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ YOUNG = timedelta(minutes=2)
 
 @dataclass(kw_only=True)
 class Report:
-    """What was removed, or would be."""
+    """What was removed, or would be removed."""
 
     sessions: list[str] = field(default_factory=list)
     containers: list[SandboxInfo] = field(default_factory=list)
@@ -39,8 +39,8 @@ def clean_up(*, everything: bool = False, dry_run: bool = False, by: Actor | Non
     """Stop expired sessions and remove orphaned containers of this node.
 
     `everything`: all open sessions, and all sandboxes of this node, warm ones too. Containers of
-    other deployments on the same Docker Engine are never touched. `by`: who ends sessions that had
-    not expired. Raises EngineUnavailable.
+    other deployments on the same Docker Engine are never touched. `by`: the actor who ends sessions
+    that had not expired. Raises EngineUnavailable.
     """
     report = Report()
     sessions = Session.objects.open() if everything else Session.objects.expired()
@@ -66,8 +66,8 @@ def _stop(session: Session, everything: bool, by: Actor | None) -> bool:
 
 
 def _orphans(node: Node, *, everything: bool) -> list[SandboxInfo]:
-    """Containers of this node without a row that says that they are needed."""
-    # Listed before the rows are read: a container that is being started has its row by then.
+    """Containers of this node that no row needs."""
+    # The list comes first: a container that is being started has its row before it is listed.
     there = get_driver().list_sandboxes(node=str(node.pk))
     rows = Sandbox.objects.none() if everything else Sandbox.objects.filter(node=node)
     needed = {str(pk) for pk in rows.values_list("pk", flat=True)}
@@ -81,7 +81,7 @@ def _orphans(node: Node, *, everything: bool) -> list[SandboxInfo]:
 
 
 def _finish_stopping(node: Node | None) -> None:
-    """With `everything`, no worker may be left to do it: runs end, sessions are stopped."""
+    """End runs and sessions here, since no worker may be left that does it."""
     for execution in Execution.objects.running().filter(session__status="stopping"):
         execution.cancel()
     for session in Session.objects.stopping().filter(node=node):

@@ -1,4 +1,4 @@
-"""Builds on this node: made one at a time, logged, tested. Only workers import this."""
+"""Image builds on this node: one at a time, logged and smoke-tested. Only workers import this."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from sessions_app.models import Node
 from sessions_app.services.task_names import BUILD_TASK
 
 MAX_LOG_CHARACTERS = 256 * 1024
-"""Of a node's build; the rest is counted and not kept."""
+"""Of a node's build; the rest of its log is dropped."""
 KEPT_BUILDS = 5
-"""So many promoted ones of an environment keep their images, for rolling back; so do new ones."""
+"""How many promoted builds of an environment keep their images, and how many of the newest."""
 SMOKE_SECONDS = 60
 _SHOWN = 500
 
@@ -39,8 +39,8 @@ class SmokeTestFailed(Exception):
 
 
 class Log:
-    """Lines of a build, written in batches by whoever asks `beat`: the watching thread, twice a
-    second, so that a silent step gives signs of life as well.
+    """A build's log. `beat` stores its lines: a thread calls it twice a second, so that a silent
+    step of the build has a heartbeat too.
     """
 
     def __init__(self, node_build: NodeBuild) -> None:
@@ -74,7 +74,7 @@ class Log:
 
 
 def carry_out(node_build: NodeBuild) -> None:
-    """Build a started one's image, test it, and note what became of it, whatever happens."""
+    """Make the image of a build that has started, test it, and store the result in any case."""
     log = Log(node_build)
     status, reason = NodeBuild.Status.FAILED, "Its process was interrupted."
     try:
@@ -95,7 +95,7 @@ def carry_out(node_build: NodeBuild) -> None:
 
 
 def _end_of(reason: str) -> str:
-    """Without what the log has above it."""
+    """The first and the last line: the log has the others above."""
     lines = reason.splitlines()
     return reason if len(lines) < 3 else f"{lines[0]} {lines[-1]}"
 
@@ -121,7 +121,7 @@ def _build(node_build: NodeBuild, log: Log) -> ImageInfo:
 
 @contextmanager
 def _context(build: EnvironmentBuild) -> Iterator[Path]:
-    """The environment's folder; an empty one where it was made in the console alone."""
+    """The environment's folder; an empty one if it exists in the console only."""
     folder = folders() / build.environment.name
     if folder.is_dir():
         yield folder
@@ -131,10 +131,12 @@ def _context(build: EnvironmentBuild) -> Iterator[Path]:
 
 
 def smoke_test(node_build: NodeBuild, image: ImageInfo, log: Log) -> None:
-    """Run its program in a sandbox like a session's. Raises SmokeTestFailed, SandboxError."""
+    """Run the smoke test in a sandbox like a session's. Raises SmokeTestFailed, SandboxError."""
     environment = node_build.build.environment
     if not environment.smoke_program:
-        raise SmokeTestFailed("The environment has no smoke test: nothing is known of the image.")
+        raise SmokeTestFailed(
+            "The environment has no smoke test, so its images can't be tested: add one."
+        )
     result = _run_in_sandbox(node_build, image, log)
     found = (result.stdout.decode(errors="replace"), result.exit_code)
     wanted = (environment.smoke_stdout.replace("\r\n", "\n"), environment.smoke_exit_code)
@@ -148,7 +150,7 @@ def smoke_test(node_build: NodeBuild, image: ImageInfo, log: Log) -> None:
 
 
 def _run_in_sandbox(node_build: NodeBuild, image: ImageInfo, log: Log) -> RunResult:
-    """What its program came to, or the compiler, where that fails."""
+    """The result of the program, or of the compiler if that fails."""
     driver = get_driver()
     environment = node_build.build.environment
     spec = sandbox_spec(
@@ -184,8 +186,8 @@ def _run_in_sandbox(node_build: NodeBuild, image: ImageInfo, log: Log) -> RunRes
 
 
 def start_queued_build(node: Node) -> None:
-    """Send a worker the oldest queued one, unless one is running. It is sent again until a worker
-    has taken it up: the first to do so has it.
+    """Enqueue the oldest queued build, unless one is running. Repeated until a task process starts
+    it; the first one that does has it.
     """
     mine = NodeBuild.objects.filter(node=node.name)
     for lost in mine.abandoned():
@@ -197,7 +199,7 @@ def start_queued_build(node: Node) -> None:
 
 
 def queue_promoted(node: Node) -> None:
-    """Have built here what was promoted elsewhere, or whose image was removed by hand."""
+    """Queue builds that were promoted elsewhere, or whose images were removed by hand."""
     for environment in Environment.objects.enabled().exclude(build=None):
         made, _ = NodeBuild.objects.get_or_create(build_id=environment.build_id, node=node.name)
         if made.status != NodeBuild.Status.PASSED:
@@ -209,7 +211,7 @@ def queue_promoted(node: Node) -> None:
 
 
 def remove_old_images(node: Node) -> None:
-    """Images of builds that nobody will go back to."""
+    """Remove images of builds that are too old to roll back to."""
     for environment in Environment.objects.all():
         mine = NodeBuild.objects.filter(node=node.name, build__environment=environment)
         kept = _kept(environment)

@@ -1,4 +1,6 @@
-"""Proving that hostile code is held: checks of this node's sandboxes. Only workers import this."""
+"""Isolation checks: attacks on sandboxes of this node show whether they hold. Only workers import
+this.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,13 @@ from sessions_app.services.isolation import built_on, queue_check, runtimes_of
 from sessions_app.services.task_names import CHECK_TASK
 
 NOT_BEFORE = timedelta(minutes=10)
-"""How long a node is up before it checks anything by itself."""
+"""A node checks nothing by itself until it has been up for this long."""
 
 AGAIN_AFTER = timedelta(hours=1)
-"""A check on a host that was busy is made anew."""
+"""A check on a host that was busy is repeated after this."""
 
 WAIT_FOR_QUIET = timedelta(hours=1)
-"""A check that is due waits for a moment in which its node runs no program, but no longer."""
+"""A check that is due waits up to this long for a moment in which its node runs no program."""
 
 LONGEST_DETAIL = 4000
 
@@ -44,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class AnotherCheckRunsError(Exception):
-    """This node is being checked already. Two at a time would disturb each other's times."""
+    """This node is being checked already. Two checks would disturb each other's timing."""
 
 
 OnVerdict = Callable[[Verdict], None]
@@ -53,7 +55,7 @@ OnVerdict = Callable[[Verdict], None]
 def new_check(
     environment: Environment, runtime: str, node: Node, *, complete: bool = True
 ) -> IsolationCheck:
-    """One that is running from now on."""
+    """A check that counts as running from now on."""
     return IsolationCheck.objects.create(
         node=node,
         environment=environment,
@@ -70,10 +72,10 @@ def carry_out(
     on_verdict: OnVerdict | None = None,
     keep_going: KeepGoing = always,
 ) -> None:
-    """Attack sandboxes of its environment and store what becomes of it.
+    """Attack sandboxes of the check's environment and store the verdicts.
 
-    What keeps it from being carried through is stored too, and raised. Raises SandboxError,
-    Interrupted; AnotherCheckRunsError, before anything is done.
+    An error that ends the check early is stored and raised: SandboxError, Interrupted. Raises
+    AnotherCheckRunsError before anything is done.
     """
     with _alone(check.node):
         try:
@@ -151,7 +153,7 @@ def subject_of(check: IsolationCheck, image_id: str) -> Subject:
 
 
 def _new_spec(check: IsolationCheck, image_id: str) -> SandboxSpec:
-    """As a session's, but for its owner: no session has it, and no cleanup must look for one."""
+    """As for a session, except for the owner, so that no cleanup looks for its session."""
     return sandbox_spec(
         check.environment,
         sandbox_id=uuid4(),
@@ -182,9 +184,9 @@ def _first_program(environment: Environment) -> FirstProgram | None:
 
 @contextlib.contextmanager
 def _alone(node: Node) -> Iterator[None]:
-    """No other check of this node meanwhile; what an earlier one has left is removed first.
+    """Keeps other checks of this node out; removes what an earlier one has left.
 
-    The lock is the database connection's: it goes with the process that has it.
+    The lock belongs to the database connection, so it is released if the process dies.
     """
     key = f"isolation {node.pk}"
     with connection.cursor() as cursor:
@@ -200,7 +202,7 @@ def _alone(node: Node) -> Iterator[None]:
 
 
 def requeue_interrupted_checks(node: Node) -> None:
-    """Those that run as far as their rows know, while no process of the node has the lock."""
+    """Checks whose rows are `running`, although no process of the node has the lock."""
     with contextlib.suppress(AnotherCheckRunsError), _alone(node):
         for check in IsolationCheck.objects.running().filter(node=node):
             same = {"node": node, "environment": check.environment, "runtime": check.runtime}
@@ -213,7 +215,9 @@ def requeue_interrupted_checks(node: Node) -> None:
 
 def _remove_left(node: Node) -> None:
     driver = get_driver()
-    with contextlib.suppress(SandboxError):  # whoever can't list them can't start one either
+    with contextlib.suppress(
+        SandboxError
+    ):  # an Engine that can't list sandboxes can't start any either
         for sandbox in driver.list_sandboxes(node=owner(node)):
             driver.destroy(sandbox.sandbox_id)
 
@@ -222,9 +226,8 @@ def _remove_left(node: Node) -> None:
 
 
 def queue_due_checks(node: Node) -> None:
-    """Queue those whose last one was longer ago than ISOLATION_CHECK_HOURS, or of another image.
-
-    A node that has just started has other things to do.
+    """Queue checks of environments whose last check is older than ISOLATION_CHECK_HOURS, or was of
+    another image. Not on a node that has just started, which has other things to do.
     """
     hours = settings.CODE_EXECUTOR["ISOLATION_CHECK_HOURS"]
     if not hours or node.started_at > timezone.now() - NOT_BEFORE:
@@ -245,8 +248,8 @@ def _last_begun(environment: Environment, runtime: str, node: Node) -> Isolation
 
 
 def _is_old(check: IsolationCheck, oldest: datetime) -> bool:
-    """It was begun before then, or was of another image than there is now; or not all was proven,
-    for the host was busy.
+    """It was queued before then, or checked another image than the current one; or it is incomplete
+    because the host was busy.
     """
     if check.host_was_busy and check.queued_at < timezone.now() - AGAIN_AFTER:
         return True
@@ -256,9 +259,8 @@ def _is_old(check: IsolationCheck, oldest: datetime) -> bool:
 
 
 def start_queued_check(node: Node) -> None:
-    """Send a worker the oldest queued one, in a quiet moment, unless one is running.
-
-    It is sent again until a worker has taken it up: the first to do so has it.
+    """Enqueue the oldest queued check, in a quiet moment, unless one is running. Repeated until a
+    task process starts it; the first one that does has it.
     """
     for stale in IsolationCheck.objects.stale().filter(node=node):
         _give_up(stale)
@@ -271,8 +273,8 @@ def start_queued_check(node: Node) -> None:
 
 
 def _give_up(check: IsolationCheck) -> None:
-    """Like one that was interrupted it counts for nothing, so that it is made anew."""
-    if check.finish(error="Its process ended before it was through.", complete=False):
+    """Finish it as incomplete, so that it is repeated."""
+    if check.finish(error="Its process ended before the check was complete.", complete=False):
         logger.warning("isolation of %s: %s", check, check.summary)
 
 

@@ -1,8 +1,8 @@
-"""Deleting what ended long ago, in batches that keep nobody waiting.
+"""Pruning: history that ended long ago is deleted, in batches so small that no request waits.
 
-What is deleted is a closed session with all its executions, or nothing of it. Whoever deletes rows
-in each batch has locked their session first and passes by what somebody else has locked, so that
-several may be at it, and any of them may be interrupted: a batch is done, or was never begun.
+A closed session is deleted with all its executions, or not at all. A batch locks its sessions first
+and skips those that are locked already, so several processes may prune at the same time. A batch
+that is interrupted has deleted nothing.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sessions_app.models import Execution, IsolationCheck, Session
 from sessions_app.services.stored_bytes import STORAGE_COLUMNS, give_back
 
 BATCH = 1000
-"""Executions that are deleted at one time, give or take those of one session."""
+"""Executions that are deleted at one time, plus those of one more session at most."""
 
 _BATCH_SESSIONS = 200
 
 KEPT_CHECKS = timedelta(days=90)
-"""Isolation checks of a quarter: enough to see since when something fails."""
+"""How long isolation checks are kept: enough to see since when something fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """How many rows."""
+    """How many rows were deleted."""
 
     sessions: int = 0
     executions: int = 0
@@ -52,10 +52,10 @@ class Pruned:
 
 
 def prunable(before: datetime) -> QuerySet[Session]:
-    """Sessions that were closed before, and of whose executions none is younger."""
+    """Sessions that were closed before that time, with no execution that ended later."""
     younger = Q(finished_at__isnull=True) | Q(finished_at__gte=before)
     kept = Execution.objects.filter(younger, session=OuterRef("pk"))
-    # Opened before it was closed: the index on that finds the oldest without reading the others.
+    # `created_at` is redundant, but its index finds the oldest sessions without reading others.
     old = Session.objects.filter(created_at__lt=before, closed_at__lt=before)
     return old.filter(~Exists(kept))
 
@@ -71,8 +71,8 @@ def count_prunable(before: datetime) -> Pruned:
 
 
 def prune(before: datetime, *, batch_size: int = BATCH) -> Iterator[Pruned]:
-    """Delete what ended before, the oldest first: a batch, in a transaction of its own, each time
-    that the caller asks for the next.
+    """Delete what ended before that time, the oldest first. Each step of the iteration deletes one
+    batch in a transaction of its own.
     """
     after = None
     while True:
@@ -85,7 +85,7 @@ def prune(before: datetime, *, batch_size: int = BATCH) -> Iterator[Pruned]:
 
 
 def prune_isolation_checks() -> int:
-    """Delete checks that are older than KEPT_CHECKS, but for the last of each; how many."""
+    """Delete checks older than KEPT_CHECKS, except for the last of each kind; returns how many."""
     old = IsolationCheck.objects.filter(queued_at__lt=timezone.now() - KEPT_CHECKS)
     current = list(IsolationCheck.objects.current().values_list("pk", flat=True))
     keys = list(old.exclude(pk__in=current).values_list("pk", flat=True)[:_BATCH_SESSIONS])
@@ -94,7 +94,7 @@ def prune_isolation_checks() -> int:
 
 
 def prune_by_setting() -> None:
-    """One batch of what is older than HISTORY_DAYS: the upkeep asks for another soon enough."""
+    """Delete one batch of what is older than HISTORY_DAYS; the node's upkeep repeats it."""
     if days := settings.CODE_EXECUTOR["HISTORY_DAYS"]:
         next(prune(timezone.now() - timedelta(days=days)), None)
 
@@ -102,8 +102,8 @@ def prune_by_setting() -> None:
 def _prune_sessions(
     before: datetime, after: datetime | None, batch_size: int
 ) -> tuple[Pruned, datetime | None]:
-    """`after`: when the last one of the batch before was opened. Older entries of the index are
-    those of deleted rows, which need not be passed again each time.
+    """`after`: when the last session of the batch before was opened. It lets the index skip the
+    entries of rows that were deleted just now.
     """
     rows = prunable(before)
     if after is not None:

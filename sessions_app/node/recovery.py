@@ -1,5 +1,5 @@
-"""What a process of this node was at when it died, or a whole cluster: it is given to others at
-once. That they died is known, so that nobody waits for a lease.
+"""Recovery: what a process of this node, or its whole cluster, was doing when it died is given to
+others at once. It is known to have died, so its leases need not expire first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def take_back_everything(node: Node) -> None:
-    """Of the node's last cluster, none of whose processes is left."""
+    """What the node's last cluster was doing, of which no process is left."""
     for execution in Execution.objects.running().filter(session__node=node):
         end_as_died(execution)
     _start_again(Sandbox.objects.filter(node=node))
@@ -37,10 +37,10 @@ def take_back_everything(node: Node) -> None:
 
 
 def take_back(process_id: int, message_id: int) -> None:
-    """Of one of this cluster's task processes, and the message that it had taken, or 0. Done once
-    for each message: what kills who does it comes again when its lock ends.
+    """What a task process of this cluster was doing. `message_id`: its message, or 0 for none. Each
+    message is given back once: one that kills its process again waits until its lock expires.
     """
-    logger.warning("a task process died: what it was at is done by another")
+    logger.warning("a task process died: another one does its task")
     _start_again(Sandbox.objects.filter(node=this_node(), starter=worker_name(process_id)))
     message = OrmQ.objects.filter(pk=message_id).first()
     if message is None or message_id in _given_back:
@@ -57,7 +57,7 @@ _given_back: set[int] = set()
 
 
 def _start_again(sandboxes: SandboxQuerySet) -> None:
-    """Starts that have not ended: warm sandboxes are replaced, those of sessions started anew."""
+    """Replace warm sandboxes that were being started, and start those of sessions again."""
     for sandbox in sandboxes.filter(status=Sandbox.Status.WARMING).select_related("node"):
         with transaction.atomic():
             if sandbox.retire():
@@ -83,4 +83,4 @@ _PREPARATIONS: dict[str, Callable[[str], None]] = {
     CHECK_TASK: _check_again,
     BUILD_TASK: _build_again,
 }
-"""What has to be done to a row before the message that was about it has an effect again."""
+"""What must be done to a row so that its message has an effect again, by task."""

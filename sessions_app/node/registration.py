@@ -12,12 +12,12 @@ from sessions_app.models.node import LOST_AFTER
 
 
 def worker_name(process_id: int | None = None) -> str:
-    """Of this process, unless another one is named."""
+    """The name of this process as a worker, or of another process of the node."""
     return f"{settings.CODE_EXECUTOR['NODE_NAME']}/{process_id or os.getpid()}"
 
 
 def register_node() -> Node:
-    """This node's row, as its configuration says it is now. A draining node stays draining."""
+    """Create this node's row, or update it to the configuration. A draining node stays draining."""
     described = {
         "capacity": settings.CODE_EXECUTOR["NODE_CAPACITY"],
         "concurrency": settings.CODE_EXECUTOR["WORKER_CONCURRENCY"],
@@ -31,12 +31,12 @@ def register_node() -> Node:
 
 
 def this_node() -> Node:
-    """The row as it is now. The node must have been registered."""
+    """This node's current row. The node must have been registered."""
     return Node.objects.get(name=settings.CODE_EXECUTOR["NODE_NAME"])
 
 
 def ensure_node() -> Node:
-    """The row, also where no worker has run here yet: then one that is not alive."""
+    """This node's row. If no worker has run here yet, it is created as a node that is not alive."""
     node, _ = Node.objects.get_or_create(
         name=settings.CODE_EXECUTOR["NODE_NAME"],
         defaults={

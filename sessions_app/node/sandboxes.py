@@ -33,29 +33,29 @@ logger = logging.getLogger(__name__)
 
 
 MAX_IDLE_AGE = timedelta(hours=1)
-"""A warm sandbox that waited this long is replaced by a new one."""
+"""An older warm sandbox is replaced by a new one."""
 
 ASK_AFTER = timedelta(minutes=1)
-"""A warm sandbox that waited this long is asked whether its runner still answers, and so again."""
+"""How often the runner of a warm sandbox is asked whether it still answers."""
 
 ENDED_AFTER = timedelta(minutes=2)
-"""A container this young may be somebody's who starts it, or looks at its end."""
+"""A younger container may still be used by the process that starts it or handles its end."""
 
-FAREWELL_SECONDS = 600
-"""How much longer than its session a sandbox lives whose owner has died."""
+SANDBOX_GRACE_SECONDS = 600
+"""How much longer than its session a sandbox lives if its worker has died."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reservation:
-    """A claimed start, and the row of the sandbox that is to be started."""
+    """A session's claimed start, with the row of the sandbox that is to be started."""
 
     sandbox: Sandbox
     remove: tuple[UUID, ...]
-    """Sandboxes whose places it takes, and whose containers may be there still."""
+    """Sandboxes that it replaces, whose containers may still exist."""
 
 
 def reserve_sandbox(session: Session, node: Node) -> Reservation | None:
-    """Claim a session's start for this node. None: it has no room, or somebody else was faster."""
+    """Claim a session's start for this node. None: the node has no room, or another was faster."""
     with transaction.atomic():
         # A crash of the database that undoes this leaves the session pending, for another start.
         commit_without_waiting()
@@ -80,8 +80,8 @@ def reserve_sandbox(session: Session, node: Node) -> Reservation | None:
 
 
 def _displace_for(session: Session, node: Node) -> list[UUID] | None:
-    """Warm sandboxes that were taken out of the pool because the session's has no place otherwise:
-    it came from another node, or the capacity was lowered. None: there is no room for it.
+    """Take warm sandboxes out of the pool if the session's has no place otherwise, because it came
+    from another node or the capacity was lowered. None: there is no room for it.
     """
     others = Sandbox.objects.filter(node=node).exclude(pk=session.pk)
     with_room = Node.objects.with_room(besides=session.pk).having(session_runtime(session))
@@ -98,7 +98,7 @@ def _displace_for(session: Session, node: Node) -> list[UUID] | None:
 
 
 def start_reserved(reservation: Reservation, session: Session) -> EnvironmentRevision | None:
-    """Start a session's sandbox in place of what was there. As `start_sandbox` otherwise."""
+    """Remove the sandboxes that a session's replaces, and start it: see `start_sandbox`."""
     for sandbox_id in reservation.remove:
         get_driver().destroy(str(sandbox_id))
     return start_sandbox(
@@ -109,10 +109,10 @@ def start_reserved(reservation: Reservation, session: Session) -> EnvironmentRev
 def start_sandbox(
     sandbox: Sandbox, *, ttl_seconds: int | None = None, runtime: str = ""
 ) -> EnvironmentRevision | None:
-    """Start a sandbox's container. A warm one becomes idle. Raises SandboxError. `runtime`: empty
-    for the environment's own.
+    """Start a sandbox's container. A warm one becomes idle. `runtime`: empty for the environment's
+    own. Raises SandboxError.
 
-    None: nobody wants it any more, and the container is gone again.
+    None: it is no longer wanted, and the container was removed again.
     """
     driver = get_driver()
     environment = sandbox.environment
@@ -134,9 +134,9 @@ def start_sandbox(
 
 def _max_idle_seconds(ttl_seconds: int | None) -> int:
     if ttl_seconds is not None:
-        return ttl_seconds + FAREWELL_SECONDS
+        return ttl_seconds + SANDBOX_GRACE_SECONDS
     waiting = int(MAX_IDLE_AGE.total_seconds())
-    return waiting + int(settings.CODE_EXECUTOR["SESSION_TTL"]) + FAREWELL_SECONDS
+    return waiting + int(settings.CODE_EXECUTOR["SESSION_TTL"]) + SANDBOX_GRACE_SECONDS
 
 
 def _record_start(sandbox: Sandbox, handle: SandboxHandle, revision: EnvironmentRevision) -> bool:
@@ -157,7 +157,7 @@ def destroy_sandbox(sandbox_id: str) -> None:
 
 
 def fill_pools(node: Node) -> None:
-    """Have as many warm sandboxes started as each environment's `warm_pool_size` asks for."""
+    """Enqueue starts until each environment has `warm_pool_size` warm sandboxes."""
     while _lacking(node) is not None:
         with transaction.atomic():
             sandbox = reserve_warm_sandbox(node)
@@ -167,8 +167,8 @@ def fill_pools(node: Node) -> None:
 
 
 def reserve_warm_sandbox(node: Node) -> Sandbox | None:
-    """Take a place for a sandbox that a pool of this node lacks, the emptiest one first; the caller
-    starts it. None: nothing is lacking, or there is no room.
+    """Reserve a place for a warm sandbox, of the emptiest pool first; the caller starts it. None:
+    the pools are full, or there is no room.
     """
     with transaction.atomic():
         locked = Node.objects.usable().filter(pk=node.pk).select_for_update(no_key=True).first()
@@ -196,7 +196,7 @@ def _lacking(node: Node) -> Environment | None:
 
 
 def ask_idle(node: Node) -> None:
-    """Have the idle sandbox that was not asked for the longest time asked whether it lives."""
+    """Enqueue the question whether it answers, for the idle sandbox that was asked longest ago."""
     due = Q(asked_at=None) | Q(asked_at__lt=timezone.now() - ASK_AFTER)
     idle = Sandbox.objects.idle().filter(due, node=node)
     sandbox = idle.order_by(F("asked_at").asc(nulls_first=True)).first()
@@ -207,10 +207,10 @@ def ask_idle(node: Node) -> None:
 
 
 def retire_unless_it_answers(sandbox_id: str) -> bool:
-    """Ask an idle sandbox's runner for an answer; True: there was none, and its container is gone.
+    """Ask an idle sandbox's runner for an answer. True: there was none; the container is removed.
 
-    Its row is locked meanwhile: no session is given a sandbox that is being asked, which would
-    disturb its first run, nor one that doesn't answer.
+    Its row is locked meanwhile, so that no session gets a sandbox that is being asked, which would
+    disturb its first run, or one that doesn't answer.
     """
     idle = Sandbox.objects.idle().select_for_update(skip_locked=True)
     with transaction.atomic():
@@ -230,7 +230,7 @@ def _answers(sandbox: Sandbox) -> bool:
     except SandboxLost:
         return False
     except EngineUnavailable:
-        pass  # nothing is known about the sandbox, and its Engine's failure is noticed elsewhere
+        pass  # this says nothing about the sandbox; the Engine's failure is noticed elsewhere
     return True
 
 
@@ -249,7 +249,7 @@ def retire_stale(node: Node) -> None:
 
 
 def _latest_revisions(node: Node) -> dict[int, int]:
-    """Primary keys of the environments to those of their current revisions on the node."""
+    """The primary key of each environment's current revision on the node."""
     latest = EnvironmentRevision.objects.filter(node=node.name).latest_of_nodes()
     return dict(latest.values_list("environment", "pk"))
 
@@ -260,12 +260,12 @@ def _wanted(node: Node, environment: Environment) -> int:
 
 
 def replace_dead(node: Node) -> None:
-    """Find out which containers have ended by themselves, or with their Docker Engine, before a
-    client does: idle sandboxes leave the pool, sessions that are ready get a new one.
+    """Find containers that have ended by themselves, or with their Docker Engine, before a client
+    does: idle sandboxes leave the pool, and sessions that are ready get a new one.
     """
     idle = list(Sandbox.objects.idle().filter(node=node))
     ready = list(Session.objects.in_status(Session.Status.READY).filter(node=node))
-    # Listed after the rows were read: whatever is in them was started before.
+    # The rows come first: all containers in them were started before the list is made.
     there = get_driver().list_sandboxes(node=str(node.pk))
     running = {container.sandbox_id for container in there if container.running}
     for sandbox in idle:
@@ -273,15 +273,15 @@ def replace_dead(node: Node) -> None:
             _retire(sandbox, node)
     for session in ready:
         if str(session.pk) not in running and restart_session(session):
-            logger.warning("session %s: its container has ended, it gets another", session.pk)
+            logger.warning("session %s: its container has ended, so it gets a new one", session.pk)
 
 
 def remove_unowned(node: Node) -> None:
-    """Sandboxes of sessions that have ended without removing theirs, and containers without a row
-    that ended a while ago: their removal has failed.
+    """Enqueue the removal of sandboxes whose sessions have ended, and of containers without a row
+    that ended a while ago, because an earlier removal failed.
     """
     unowned = {str(sandbox.pk) for sandbox in Sandbox.objects.unowned().filter(node=node)}
-    # Listed before the rows are read: a container that is being started has its row by then.
+    # The list comes first: a container that is being started has its row before it is listed.
     there = get_driver().list_sandboxes(node=str(node.pk))
     newest = (timezone.now() - ENDED_AFTER).timestamp()
     ended = {each.sandbox_id for each in there if not each.running and each.created_at < newest}

@@ -1,5 +1,5 @@
-"""What workers do. Each task gets an id, looks at the row, and does nothing where the row says that
-nothing is to be done: a message may come twice, late, or after its worker has died.
+"""The tasks of a node's task processes. Each one gets an id, reads the row, and does nothing if the
+row needs nothing: a message may come twice, late, or after its worker has died.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from sessions_app.services.start_order import more_urgent, send_again
 from sessions_app.services.task_names import CLEAN_UP_NODE_TASK, ECHO_CHANNEL, START_TASK
 
 RETRY_DELAY = timedelta(seconds=2)
-"""A start that failed, or found no room, is tried again after this, and later each time."""
+"""Before a start that failed or found no room is tried again; longer with each failure."""
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
 
-def patient(task: Callable[P, None]) -> Callable[P, None]:
-    """Of a task that the node's upkeep sends again: an Engine that is away is a line in the log,
-    and no failure for an operator to look into.
+def retried_by_upkeep(task: Callable[P, None]) -> Callable[P, None]:
+    """For tasks that the node's upkeep sends again: an Engine that is away is a line in the log,
+    and no failure that an operator has to look into.
     """
 
     @wraps(task)
@@ -56,7 +56,7 @@ def patient(task: Callable[P, None]) -> Callable[P, None]:
         try:
             task(*args, **kwargs)
         except EngineUnavailable as error:
-            logger.warning("%s waits: %s", task.__name__, error)
+            logger.warning("%s is tried again later: %s", task.__name__, error)
 
     return attempt
 
@@ -81,8 +81,8 @@ def start_session(session_id: str) -> None:
 
 
 def _pass_on(session: Session, node: Node) -> None:
-    """This node is full, draining, or lacks the runtime or the promoted image: the start goes to
-    one that has room, or waits for room, or for the image's build.
+    """This node is full, draining, or lacks the runtime or the promoted image: send the start to a
+    node that has room, or let it wait for room or for the image's build.
     """
     able = Node.objects.with_room().having(session_runtime(session))
     other = able.with_image_of(session.environment).exclude(pk=node.pk).first()
@@ -99,13 +99,13 @@ def _start_claimed(session: Session, reservation: Reservation) -> None:
         logger.warning("session %s: its sandbox did not start: %s", session.pk, error)
         _start_failed(session, error)
         return
-    # Where it is not wanted any more, whoever ended it removes the container.
+    # If the session was ended meanwhile, its stop removes the container.
     if revision and session.mark_ready(reservation.sandbox.container_id, revision):
         announce(session.pk, reservation.sandbox.node_id)
 
 
 def _start_failed(session: Session, error: SandboxError) -> None:
-    """Try again in a while where that may help; an image that is missing stays so."""
+    """Try again after a while if that may help; a missing image stays missing."""
     may_help = isinstance(error, EngineUnavailable | SandboxStartFailed)
     if may_help and session.starts < MAX_STARTS:
         session.restart(lease=RETRY_DELAY * session.starts)
@@ -114,7 +114,7 @@ def _start_failed(session: Session, error: SandboxError) -> None:
 
 
 @logs_with("session_id")
-@patient
+@retried_by_upkeep
 def stop_session(session_id: str) -> None:
     """stopping → stopped: remove the container. A running execution is ended by its own worker
     first, which sends this task again.
@@ -135,14 +135,14 @@ def warm_sandbox(sandbox_id: str) -> None:
     sandbox = sandboxes.filter(pk=sandbox_id, status=Sandbox.Status.WARMING).first()
     if sandbox is None:
         return
-    if is_stopping():  # `docker compose down` would not know of it, and it waits for nobody
+    if is_stopping():  # `docker compose down` would leave it behind
         sandbox.retire()
         return
     _start_warm(sandbox)
 
 
 def refill_pool() -> None:
-    """A session has claimed a warm sandbox of this node: start what the pools lack now."""
+    """After a session has claimed a warm sandbox of this node: fill its pools again."""
     node = this_node()
     while not is_stopping() and (sandbox := reserve_warm_sandbox(node)):
         _start_warm(sandbox)
@@ -158,7 +158,7 @@ def _start_warm(sandbox: Sandbox) -> None:
 
 
 @logs_with("sandbox_id")
-@patient
+@retried_by_upkeep
 def ask_sandbox(sandbox_id: str) -> None:
     """Replace a warm sandbox whose runner doesn't answer."""
     if retire_unless_it_answers(sandbox_id):
@@ -166,14 +166,14 @@ def ask_sandbox(sandbox_id: str) -> None:
 
 
 @logs_with("sandbox_id")
-@patient
+@retried_by_upkeep
 def remove_sandbox(sandbox_id: str) -> None:
     """Remove the container of a sandbox that was taken out of the pool."""
     destroy_sandbox(sandbox_id)
 
 
 def echo(word: str) -> None:
-    """Say that a message has come: `manage.py check_stack` listens."""
+    """Notify `manage.py check_stack` that its message arrived."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_notify(%s, %s)", [ECHO_CHANNEL, word])
 
@@ -184,7 +184,7 @@ def clean_up_all_nodes() -> None:
         enqueue(CLEAN_UP_NODE_TASK, queue=node_queue(node.name))
 
 
-@patient
+@retried_by_upkeep
 def clean_up_node() -> None:
     """What `manage.py cleanup_sessions` does."""
     report = clean_up()
@@ -194,8 +194,8 @@ def clean_up_node() -> None:
 
 @logs_with("check_id")
 def check_isolation(check_id: str) -> None:
-    """queued → running → finished: attack sandboxes of an environment. What fails is on the row and
-    in the log.
+    """queued → running → finished: attack sandboxes of an environment. Row and log have the
+    failures.
     """
     check = IsolationCheck.objects.select_related("environment", "node").filter(pk=check_id).first()
     if check is None or not check.start():

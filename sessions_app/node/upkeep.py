@@ -1,7 +1,7 @@
-"""What a node's parent process does about once a second: signs of life, and mending what a part
-that died has left. It never takes part in running code.
+"""Upkeep: what a node's parent process does every second or less often. It sends heartbeats and
+repairs what a part that died has left. It takes no part in running programs.
 
-Every step is safe to take on several nodes at once: each ends in a conditional UPDATE.
+Each step may run on several nodes at the same time, because it ends in a conditional UPDATE.
 """
 
 from __future__ import annotations
@@ -59,24 +59,24 @@ logger = logging.getLogger(__name__)
 cluster_lock = ClusterLock(settings.CODE_EXECUTOR["NODE_NAME"])
 
 GIVEN_UP_AFTER = timedelta(seconds=60)
-"""A node that is silent for this long has its sessions started on others."""
+"""The sessions of a node that has been silent for this long are started on other nodes."""
 
 STUCK_AFTER = timedelta(seconds=10)
-"""A message that has had no effect for this long was lost with the worker that had it."""
+"""A message without an effect for this long was lost with its worker."""
 
 RENEWED_WITHIN_SECONDS = 10.0
-"""How long a live executor may take to renew its leases once the database is back: an attempt to
-connect that began before may have to end first."""
+"""How long a live executor may take to renew its leases when the database is back: an earlier
+attempt to connect may have to time out first."""
 
 PREDECESSOR_SECONDS = 3.0
-"""How long what a cluster that died has left may take to go."""
+"""How long to wait for the processes of a cluster that died."""
 
 FORGOTTEN_AFTER = timedelta(hours=1)
 
 
 def node_started() -> Node:
-    """Register this node, see whether its Docker Engine answers, what of its sandboxes has ended
-    while nobody looked, and what it has built.
+    """Register this node, and find out whether its Docker Engine answers, which of its sandboxes
+    have ended meanwhile, and which images it has.
     """
     node = register_node()
     node.beat(engine_error=_engine_error())
@@ -89,7 +89,7 @@ def node_started() -> Node:
 
 
 def follow_predecessor(node: Node) -> None:
-    """Before this cluster begins: what the node's last one was at is given back."""
+    """Before this cluster begins: recover what the node's last one was doing."""
     try:
         is_gone = cluster_lock.take(PREDECESSOR_SECONDS)
     except psycopg.Error as error:
@@ -97,32 +97,34 @@ def follow_predecessor(node: Node) -> None:
     if is_gone:
         take_back_everything(node)
     else:
-        logger.warning("another worker of this node lives: NODE_NAME must be one worker's own")
+        logger.warning(
+            "another worker with the same NODE_NAME is running: each worker needs a name of its own"
+        )
 
 
 def keep_cluster_lock() -> None:
-    """A connection that was lost has taken the lock with it."""
+    """Take the lock again if it was lost with its connection."""
     with suppress(psycopg.Error):
         cluster_lock.keep()
 
 
 def node_stopped() -> None:
-    """Its sessions stay: their containers run on, and the node takes them up when it is back."""
+    """Its sessions stay: their containers continue, and the node finds them when it is back."""
     Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).update(
         heartbeat_at=Now() - LOST_AFTER
     )
 
 
 class Scheduler:
-    """Steps with intervals in seconds, and the one that tells that this process slept itself."""
+    """Steps, each with an interval in seconds."""
 
     def __init__(self, steps: dict[Callable[[], object], float]) -> None:
         self._steps = steps
         self._due = dict.fromkeys(steps, 0.0)
 
     def tick(self) -> None:
-        """Take each step that is due. One that fails doesn't keep the others from being taken;
-        the first failure is raised after them.
+        """Take each step that is due, even if another one fails; the first failure is raised at the
+        end.
         """
         failures: list[Exception] = []
         for step, interval in self._steps.items():
@@ -137,8 +139,8 @@ class Scheduler:
 
 
 class Reaper:
-    """Ends abandoned runs, but gives live workers time to renew their leases when the database, or
-    this machine, has been away for a while; so does one that has `just_started` and can't know.
+    """Ends abandoned runs. If the database or this machine was away for a while, live workers first
+    get time to renew their leases; so they do if the process has `just_started` and can't know.
     """
 
     def __init__(self, *, just_started: bool = False) -> None:
@@ -191,7 +193,7 @@ def tend_containers() -> None:
 
 
 def record_runtimes() -> None:
-    """Note which OCI runtimes there are: sessions that need one are started where it is."""
+    """Store which OCI runtimes the node has: sessions that need one are started where it is."""
     try:
         runtimes = get_driver().runtimes()
     except EngineUnavailable:
@@ -200,7 +202,7 @@ def record_runtimes() -> None:
 
 
 def record_images() -> None:
-    """Note images that were built by hand, so that sessions are opened in them."""
+    """Store images that were built by hand, so that sessions are opened in them."""
     for environment in Environment.objects.enabled():
         try:
             record_image(environment, get_driver().inspect_image(environment.image_reference))
@@ -211,14 +213,14 @@ def record_images() -> None:
 
 
 def mark_lost_nodes() -> None:
-    """Sessions of a node that is gone are started anew on others; what ran there has failed."""
+    """Mark nodes that are silent: their sessions are started on others, and their runs fail."""
     for node in Node.objects.silent():
         if node.mark_lost():
             logger.warning("node %s is lost", node.name)
 
 
 def move_sessions_of_lost_nodes() -> None:
-    """Only after a good while: a node that merely restarts finds its sessions as they were."""
+    """Not too soon, so that a node that only restarts finds its sessions as they were."""
     gone = Node.objects.gone(after=GIVEN_UP_AFTER)
     if not Node.objects.usable().exists():
         return
@@ -230,7 +232,7 @@ def move_sessions_of_lost_nodes() -> None:
 
 
 def nudge_unattended_sessions() -> None:
-    """Starts whose message or worker was lost go back to the queue, a few times."""
+    """Enqueue starts again whose message or worker was lost, up to MAX_STARTS times."""
     for session in Session.objects.unattended().order_by("lease_expires_at")[:100]:
         if session.starts >= MAX_STARTS:
             fail_session(session, f"Its sandbox did not start in {session.starts} attempts.")
@@ -242,7 +244,7 @@ def nudge_unattended_sessions() -> None:
 
 def _start_anew(session: Session) -> None:
     if restart_session(session):
-        logger.warning("session %s: its sandbox is started anew", session.pk)
+        logger.warning("session %s: its sandbox is started again", session.pk)
 
 
 def _queue_start_again(session: Session) -> None:
@@ -253,19 +255,19 @@ def _queue_start_again(session: Session) -> None:
 
 
 def nudge_waiting_executions() -> None:
-    """A ready session with a queued execution that nobody takes up: the news was lost."""
+    """Notify executors again of executions that wait in ready sessions: the first was lost."""
     waiting = Execution.objects.queued().filter(
         session__status=SessionStatus.READY, queued_at__lt=Now() - STUCK_AFTER
     )
-    # In the order of their keys: the sessions, each once.
+    # DISTINCT ON needs this order.
     waiting = waiting.order_by("session_id", "queued_at").distinct("session_id")
     for execution in waiting.select_related("session")[:100]:
         announce(execution.session_id, execution.session.node_id)
 
 
 def nudge_stopping_sessions() -> None:
-    """A session that is stopping, with nothing running: the message or its worker was lost, or its
-    node's Engine was away. While that is known to be so nobody is sent to it.
+    """Enqueue stops again: the message or its worker was lost, or the node's Engine was away. Not
+    while that Engine is known to be away.
     """
     running = Execution.objects.running().filter(session=OuterRef("pk"))
     stopping = Session.objects.stopping().filter(~Exists(running))
@@ -274,17 +276,17 @@ def nudge_stopping_sessions() -> None:
 
 
 def drop_abandoned_warm_sandboxes() -> None:
-    """Rows of warm sandboxes whose worker died; the cleanup removes what there is of containers."""
+    """Delete rows of warm sandboxes whose worker died; the cleanup removes their containers."""
     Sandbox.objects.abandoned().delete()
 
 
 def remove_events_of_ended_runs() -> None:
-    """Of executors that died, or had no database, when they should have done it."""
+    """Left by executors that died, or had no database, when the runs ended."""
     Event.objects.of_ended_runs().delete()
 
 
 def forget_gone_processes() -> None:
-    """Rows of API processes that died without a word."""
+    """Delete rows of API processes that were killed."""
     ApiProcess.objects.gone(after=FORGOTTEN_AFTER).delete()
 
 
@@ -318,7 +320,7 @@ def remove_images() -> None:
         remove_old_images(node)
 
 
-_rhythm = Scheduler(
+_scheduler = Scheduler(
     {
         beat: 3,
         keep_cluster_lock: 3,
@@ -338,7 +340,7 @@ _rhythm = Scheduler(
         remove_events_of_ended_runs: 60,
         drop_needless: 60,
         count_storage: 2,
-        count_up: 5,  # before it is pruned
+        count_up: 5,  # before pruning
         prune_by_setting: 10,
         queue_isolation_checks: 60,
         start_isolation_check: 5,
@@ -352,5 +354,5 @@ _rhythm = Scheduler(
 
 
 def tick() -> None:
-    """One round; the caller logs what it raises and calls again."""
-    _rhythm.tick()
+    """Take the steps that are due. The caller logs errors and calls again."""
+    _scheduler.tick()

@@ -1,4 +1,6 @@
-"""What a node finds out about the sandbox of one of its sessions. Only workers import this."""
+"""Answers to workspace queries: files, archives and usage of a session's sandbox on this node. Only
+workers import this.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from codeexec.sandbox.types import Usage, WorkspaceEntry
 from environments_app.current_driver import get_driver
 from sessions_app.models import Sandbox, Session, WorkspaceQuery, WorkspaceQueryPiece
 from sessions_app.node.registration import this_node
-from sessions_app.node.sandboxes import FAREWELL_SECONDS
+from sessions_app.node.sandboxes import SANDBOX_GRACE_SECONDS
 from sessions_app.node.workspace_archive import ArchiveWriter
 from sessions_app.services.runtimes import session_runtime
 
@@ -29,33 +31,33 @@ logger = logging.getLogger(__name__)
 
 MOST_LISTED = 10_000
 PATHS_BYTES = 1024 * 1024
-"""Of the paths in a listing, as the sandbox has them."""
+"""Of the paths of a listing, in the file system's encoding."""
 LISTING_BYTES = 3 * 1024 * 1024
-"""Of a listing, as it is answered: whatever a path is made of, JSON may make more of it."""
+"""Of a listing as JSON, which may take more bytes for a path than the file system."""
 MOST_ARCHIVED = 100_000
 """Files and folders. A workspace has room for 65,536."""
 PIECE_BYTES = 512 * 1024
 CPU_OVER_SECONDS = 0.1
-"""What the processors do now is measured over this time."""
+"""The processor time in use is measured for this long."""
 
 _LAST_SECOND = 253402300799
-"""Of the year 9999: programs set their files' times as they like."""
+"""Of the year 9999: programs may give their files any time."""
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _WHY = {
     errno.EISDIR: "it is a folder",
     errno.ELOOP: "it is a symbolic link, and these are not followed",
     errno.EINVAL: "it is no regular file",
     errno.EFBIG: "it is larger than a workspace can be",
-    errno.EACCES: "its program lets nobody read it",
+    errno.EACCES: "its permissions forbid it",
 }
 
 
-class _NobodyWaitsError(Exception):
-    """Who asked has gone, and has taken the question back."""
+class _NoLongerAwaitedError(Exception):
+    """The caller has gone, and has withdrawn the query."""
 
 
 def answer_query(query: WorkspaceQuery) -> None:
-    """taken → answered or refused, if it is still asked; or done, where nobody waits."""
+    """taken → answered or refused if it is still awaited, or done if it needs no answer."""
     if query.about == WorkspaceQuery.About.KEEP:
         _keep(query)
         return
@@ -63,7 +65,7 @@ def answer_query(query: WorkspaceQuery) -> None:
         query.tell(_answer(query))
     except WorkspaceReadFailed as error:
         query.refuse(*_unreadable(query, error))
-    except _NobodyWaitsError:
+    except _NoLongerAwaitedError:
         return
     except SandboxLost:
         query.refuse(NoSandbox.code, "The session's sandbox is gone, or doesn't answer.")
@@ -138,12 +140,12 @@ def _archive(
 
 
 def _room(session: Session) -> int:
-    """No file that has its bytes has more. Holes take no room, and may be any size."""
+    """A file can't have more bytes than that, except for holes, which take no room."""
     return session.environment.limits().tmpfs_bytes
 
 
 class _Pieces:
-    """Keeps what is written to it as a query's pieces."""
+    """Stores what is written to it as a query's pieces."""
 
     def __init__(self, query: WorkspaceQuery) -> None:
         self._query = query
@@ -159,7 +161,7 @@ class _Pieces:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is early."""
+        """For `gzip`, which calls it: only full pieces are stored before the end."""
 
     def end(self) -> dict[str, Any]:
         if self._pending:
@@ -169,7 +171,7 @@ class _Pieces:
     def _keep(self, count: int) -> None:
         data = bytes(self._pending[:count])
         if not WorkspaceQueryPiece.keep(self._query, self._number, data):
-            raise _NobodyWaitsError
+            raise _NoLongerAwaitedError
         self._number += 1
         del self._pending[:count]
 
@@ -208,14 +210,14 @@ _ANSWERS: dict[
 
 
 def _keep(query: WorkspaceQuery) -> None:
-    """Its runner ends the sandbox so long after it was last spoken to, and not earlier."""
+    """Tell the runner how long the sandbox may be idle before it ends itself."""
     try:
         with _workspace_of(query.session_id) as workspace:
             session = Session.objects.get(pk=query.session_id)
-            workspace.keep(session.ttl_seconds + FAREWELL_SECONDS)
+            workspace.keep(session.ttl_seconds + SANDBOX_GRACE_SECONDS)
     except SandboxError as error:
         logger.warning(
-            "session %s: its sandbox may end early: %s It is told again in a minute.",
+            "session %s: its sandbox may end early: %s Tried again in a minute.",
             query.session_id,
             error,
         )

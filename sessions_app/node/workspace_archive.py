@@ -1,4 +1,4 @@
-"""A workspace as a tar.gz file that is harmless to unpack, written as its files come."""
+"""A workspace as a tar.gz file that is safe to unpack, written while its files arrive."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from codeexec.sandbox.types import EntryKind, WorkspaceEntry
 
 _BLOCK_BYTES = 512
 _LAST_SECOND = 2**33 - 1
-"""Of what a header holds."""
+"""The latest time that a header can hold."""
 _COMPRESSION = 1
-"""A node's time is dearer than the tenth that more would save."""
+"""A higher level saves a tenth of the size, but costs the node too much time."""
 
 
 class ArchiveWriter:
-    """Regular files and folders, all below one folder; no links, no special files, nobody's in
-    particular, and no permissions but to read, write and execute.
+    """Regular files and folders, all in one folder. No links or special files, no owner, and no
+    permissions except to read, write and execute.
     """
 
     def __init__(self, into: Any, *, folder: str) -> None:
@@ -31,7 +31,7 @@ class ArchiveWriter:
         self._add_header(folder, tarfile.DIRTYPE, mode=0o755)
 
     def take(self, item: WorkspaceEntry | bytes) -> None:
-        """An entry, and after that of a file its content in pieces, if it can be read."""
+        """Takes an entry; after a file's entry its content in pieces, if it can be read."""
         if isinstance(item, bytes):
             self._add_content(item)
         else:
@@ -49,7 +49,7 @@ class ArchiveWriter:
         elif entry.kind == EntryKind.FILE and entry.size_bytes == 0:
             self._add_file(entry)
         elif entry.kind == EntryKind.FILE:
-            self._begun = entry  # not before something of its content has come
+            self._begun = entry  # only when its first content arrives
 
     def _add_content(self, data: bytes) -> None:
         if self._begun is not None:
@@ -62,7 +62,7 @@ class ArchiveWriter:
             self._pad()
 
     def _end_file(self) -> None:
-        """What is missing of a file that has shrunk are zeros."""
+        """Fill up a file that has shrunk with zeros."""
         self._begun = None
         while self._left > 0:
             count = min(self._left, 64 * 1024)

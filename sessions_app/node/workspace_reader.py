@@ -1,9 +1,10 @@
-"""The workspace reader: a node's process that answers what is asked of its sessions' sandboxes.
+"""The workspace reader: a node's process that answers workspace queries, which are questions of API
+and console about the sandboxes of the node's sessions.
 
-A few threads of its own: what a busy sandbox takes ten seconds to answer keeps nobody waiting but
-those who ask about the same sandbox, and no session from being started. One question at a time is
-put to a sandbox, two at a time are answered for a client, and none that nobody waits for any more.
-Sandboxes that are to live longer are told so by one thread at a time, when no question waits.
+It has threads of its own, so that a busy sandbox that answers after ten seconds delays only other
+queries about itself, and no start of a session. It answers one query at a time of a sandbox, two of
+a client, and none whose caller has gone. Sandboxes whose sessions get more time are told so by one
+thread at a time, when no query waits.
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ logger = logging.getLogger(__name__)
 THREADS = 4
 PER_CLIENT = 2
 REREAD_SECONDS = 2.0
-"""How often it is looked for questions though nobody said that there are any."""
+"""How often queries are read from the database without a notification."""
 _RETRY_SECONDS = 0.5
 _LAST_SECONDS = 1.0
-"""For answers that are being made when it is to stop."""
+"""How long to wait for current answers when stopping."""
 
 
 class WorkspaceReader:
-    """Of one node, which has no other: what was taken and is not being answered, nobody answers."""
+    """The only one of its node, so a query that was taken and isn't being answered here is lost."""
 
     def __init__(self, node_id: UUID, stop: Stop) -> None:
         self._node_id = node_id
         self._stop = stop
-        self._lender = ConnectionPool(THREADS + 1)
+        self._connections = ConnectionPool(THREADS + 1)
         self._changed = threading.Condition()
         self._answering: list[TakenQuery] = []
         self._closed = False
-        self._some_left = True
-        """Taken, and answered by nobody: a predecessor died, or the database was away."""
+        self._may_be_lost = True
+        """There may be lost queries: a predecessor died, or the database was away."""
         self._outage = Outage(logger, "The workspace reader's database")
         self._listener = Listener(
             "code-executor workspace reader", f"{CHANNEL}{node_id}", outage=self._outage
         )
 
     def run(self) -> None:
-        """Until it is told to stop. What is being answered then is not waited for."""
+        """Returns when it was asked to stop; waits _LAST_SECONDS for current answers."""
         threads = [
             threading.Thread(target=self._work, name=f"reader-{number}", daemon=True)
             for number in range(THREADS)
@@ -77,17 +78,17 @@ class WorkspaceReader:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._listener.close()
-        self._lender.close()
+        self._connections.close()
 
     def _put_back(self) -> None:
-        """What was taken and is not being answered is asked again."""
+        """Queue lost queries again."""
         with self._changed:
-            if not self._some_left:
+            if not self._may_be_lost:
                 return
-            with self._lender.borrowed():
-                going_on = [each.query.pk for each in self._answering]
-                WorkspaceQuery.put_back(self._node_id, except_queries=going_on)
-            self._some_left = False
+            with self._connections.borrowed():
+                current = [each.query.pk for each in self._answering]
+                WorkspaceQuery.put_back(self._node_id, except_queries=current)
+            self._may_be_lost = False
             self._outage.worked()
 
     def _wake_one(self) -> None:
@@ -96,22 +97,24 @@ class WorkspaceReader:
 
     def _work(self) -> None:
         while (query := self._next()) is not None:
-            is_left = False
+            is_lost = False
             try:
-                with self._lender.borrowed():
+                with self._connections.borrowed():
                     answer_query(query.query)
             except DATABASE_AWAY as error:
-                is_left = True
+                is_lost = True
                 self._outage.failed(error)
             except Exception:
                 logger.exception("session %s: its sandbox can't be read", query.session_id)
             finally:
-                with self._changed:  # both at once: what is among these is not put back
+                with (
+                    self._changed
+                ):  # both at once, since queries that are being answered are not put back
                     self._answering.remove(query)
-                    self._some_left |= is_left
+                    self._may_be_lost |= is_lost
 
     def _next(self) -> TakenQuery | None:
-        """Waited for; None when no more is to be answered."""
+        """Waits for a query; None when the reader stops."""
         with self._changed:
             while not self._closed:
                 try:
@@ -121,7 +124,7 @@ class WorkspaceReader:
                     query = None
                 if query is not None:
                     self._answering.append(query)
-                    self._changed.notify()  # another may answer the next one
+                    self._changed.notify()  # another thread may answer the next one
                     return query
                 self._changed.wait()
         return None
@@ -129,7 +132,7 @@ class WorkspaceReader:
     def _take(self) -> TakenQuery | None:
         clients = Counter(each.client_id for each in self._answering if each.client_id is not None)
         keeps = any(each.query.about == WorkspaceQuery.About.KEEP for each in self._answering)
-        with self._lender.borrowed():
+        with self._connections.borrowed():
             return WorkspaceQuery.take_next(
                 self._node_id,
                 except_sessions=[each.session_id for each in self._answering],
@@ -139,5 +142,5 @@ class WorkspaceReader:
 
 
 def run_workspace_reader(node_id: UUID, stop: Stop, _predecessor_pid: int | None) -> None:
-    """The life of the workspace reader's process, until it is told to stop."""
+    """What the workspace reader's process does; returns when it was asked to stop."""
     WorkspaceReader(node_id, stop).run()

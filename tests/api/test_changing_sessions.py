@@ -19,7 +19,7 @@ from environments_app.models import Environment
 from sessions_app.callers import Caller
 from sessions_app.models import Execution, Node, Sandbox, Session, WorkspaceQuery
 from sessions_app.models.workspace_query import KEEP_AGAIN, KEPT
-from sessions_app.node.sandboxes import FAREWELL_SECONDS, fill_pools, replace_dead
+from sessions_app.node.sandboxes import SANDBOX_GRACE_SECONDS, fill_pools, replace_dead
 from sessions_app.services.execution_end import finish_execution
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import (
@@ -92,7 +92,7 @@ def test_a_sandbox_lives_as_long_as_its_session(
     extend_session(ready.pk, 20_000, by=BY)
     assert WorkspaceQuery.objects.count() == 1
     assert work() == [], "a task process asked the sandbox"
-    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
     assert not WorkspaceQuery.objects.exists()
 
 
@@ -103,7 +103,7 @@ def test_a_time_that_changes_while_the_sandbox_is_told_is_told_again(
     assert WorkspaceQuery.take_next(ready.node_id) is not None
     extend_session(ready.pk, 20_000, by=BY)
     work()
-    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
 
 
 def test_a_sandbox_that_is_being_started_is_told_when_it_is_ready(
@@ -114,7 +114,7 @@ def test_a_sandbox_that_is_being_started_is_told_when_it_is_ready(
     extend_session(session.pk, 20_000, by=BY)
     assert WorkspaceQuery.take_next(this.pk) is None
     work()
-    assert driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    assert driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
 
 
 def test_a_longer_life_is_told_however_late_and_no_more_when_the_session_has_ended(
@@ -124,7 +124,7 @@ def test_a_longer_life_is_told_however_late_and_no_more_when_the_session_has_end
     WorkspaceQuery.objects.update(asked_at=timezone.now() - 2 * KEPT)
     drop_needless()
     work()
-    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
     extend_session(ready.pk, 30_000, by=BY)
     stop_session(ready.pk)
     work()
@@ -141,7 +141,7 @@ def test_a_sandbox_that_does_not_answer_is_told_again_later(
     assert driver.sandboxes[str(ready.pk)].kept_seconds is None
     WorkspaceQuery.objects.update(asked_at=F("asked_at") - KEEP_AGAIN)
     work()
-    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
     assert not WorkspaceQuery.objects.exists()
 
 

@@ -65,14 +65,14 @@ def test_soon_where_processors_are_idle_and_later_where_they_are_not(
     idle: float, seconds: float, clock: Any
 ) -> None:
     runs = CurrentRuns(places=2)
-    with runs.going_on(claim(), turn()) as old:
+    with runs.running(claim(), turn()) as old:
         clock.goes_on(seconds - 0.3, idle=idle)
-        with runs.going_on(claim(), turn()) as young:
-            assert runs.give_back_places() == 0
+        with runs.running(claim(), turn()) as young:
+            assert runs.release_places() == 0
             clock.goes_on(0.31, idle=idle)
-            assert runs.give_back_places() == 1
+            assert runs.release_places() == 1
             assert (old.turn.has_place, young.turn.has_place) == (False, True)
-            assert runs.give_back_places() == 0  # each gives back one place, once
+            assert runs.release_places() == 0  # each gives back one place, once
             assert runs.now() == {old, young}
         assert runs.now() == {old}
     assert runs.now() == set()
@@ -96,11 +96,11 @@ def test_where_processors_stay_busy_no_more_that_work_go_on_than_there_are_place
 
     def given_back(idle: float) -> int:
         clock.goes_on(BUSY_SECONDS, idle=idle)
-        return runs.give_back_places()
+        return runs.release_places()
 
     with ExitStack() as stack:
         first, second, third = (
-            stack.enter_context(runs.going_on(claim(), turn())) for _ in range(3)
+            stack.enter_context(runs.running(claim(), turn())) for _ in range(3)
         )
         assert given_back(idle=0.0) == 2
         assert given_back(idle=0.0) == 0
@@ -108,7 +108,7 @@ def test_where_processors_stay_busy_no_more_that_work_go_on_than_there_are_place
         first.note(usage(2, cpu_seconds=1.01))  # it sleeps now
         assert given_back(idle=0.0) == 1
         assert not any(run.turn.has_place for run in (first, second, third))
-        fourth = stack.enter_context(runs.going_on(claim(), turn()))
+        fourth = stack.enter_context(runs.running(claim(), turn()))
         assert given_back(idle=0.0) == 0
         assert given_back(idle=1.0) == 1
         assert not any(run.turn.works for run in (first, second, third, fourth))
@@ -123,11 +123,11 @@ def test_one_that_sleeps_gives_its_place_back_soon_however_busy_processors_are(
     before: float | None, then: float | None, works: bool, clock: Any
 ) -> None:
     runs = CurrentRuns(places=1)
-    with runs.going_on(claim(), turn()) as run:
+    with runs.running(claim(), turn()) as run:
         run.note(usage(10, cpu_seconds=before))
         run.note(usage(11, cpu_seconds=then))
         clock.goes_on(IDLE_SECONDS, idle=0.0)
-        assert runs.give_back_places() == (0 if works else 1)
+        assert runs.release_places() == (0 if works else 1)
         assert run.turn.works == works
 
 
@@ -141,17 +141,17 @@ def test_programs_that_share_the_processors_are_no_sleepers(
     runs = CurrentRuns(places=8)
     with ExitStack() as stack:
         for number in range(8):
-            stack.enter_context(runs.going_on(claim(f"works {number}"), turn()))
-        asleep = stack.enter_context(runs.going_on(claim("sleeps"), turn()))
+            stack.enter_context(runs.running(claim(f"works {number}"), turn()))
+        asleep = stack.enter_context(runs.running(claim("sleeps"), turn()))
         given_back = 0
         for _ in range(20):
             clock.goes_on(0.5, idle=0.0)
             for number in range(8):
                 spent[f"works {number}"] += 0.5 / 30  # others work on the machine, too
             runs.measure()
-            for _ in range(runs.give_back_places()):
+            for _ in range(runs.release_places()):
                 given_back += 1
-                stack.enter_context(runs.going_on(claim("next"), turn()))
+                stack.enter_context(runs.running(claim("next"), turn()))
         assert not asleep.turn.works
         assert given_back == 1 + 8  # the sleeper's, and as many as there are places
         assert all(run.turn.works for run in runs.now() if run is not asleep)

@@ -130,7 +130,7 @@ def test_rows_have_what_was_written_in_its_order(
             (Stage.RUN, ERR, b"oh\n"),
             (Stage.RUN, OUT, b"three\n"),
         ]:
-            live.tell(run, stage, stream, data)
+            live.write(run, stage, stream, data)
     until_written(run, b"one two three\n")
     assert [(r.number, r.stage, r.stream, r.start, bytes(r.data)) for r in rows(run)] == [
         (1, "compile", "stderr", 0, b"a warning\n"),
@@ -145,7 +145,7 @@ def test_numbers_and_positions_go_on_from_one_statement_to_the_next(
 ) -> None:
     so_far = b""
     for number in range(5):
-        live.tell(run, Stage.RUN, OUT, b"line %d\n" % number)
+        live.write(run, Stage.RUN, OUT, b"line %d\n" % number)
         so_far += b"line %d\n" % number
         until_written(run, so_far)
     assert [(each.number, each.start) for each in rows(run)] == [(n + 1, 7 * n) for n in range(5)]
@@ -155,7 +155,7 @@ def test_a_row_has_no_more_bytes_than_it_may_and_no_half_characters(
     live: LiveOutput, database: Database, run: RunOutput
 ) -> None:
     text = ("я" * 100_001 + "a").encode()
-    live.tell(run, Stage.RUN, OUT, text)
+    live.write(run, Stage.RUN, OUT, text)
     until_written(run, text)
     sizes = [len(bytes(each.data)) for each in rows(run)]
     assert max(sizes) <= ROW_BYTES and len(sizes) == 4
@@ -164,7 +164,7 @@ def test_a_row_has_no_more_bytes_than_it_may_and_no_half_characters(
 
 def test_bytes_that_are_no_text_are_kept_as_they_are(live: LiveOutput, run: RunOutput) -> None:
     data = bytes(range(256)) * 1000
-    live.tell(run, Stage.RUN, OUT, data)
+    live.write(run, Stage.RUN, OUT, data)
     until_written(run, data)
 
 
@@ -176,7 +176,7 @@ def test_what_many_runs_write_at_the_same_time_keeps_its_order(
 
     def write(run: RunOutput) -> None:
         for line in lines:
-            live.tell(run, Stage.RUN, OUT, line)
+            live.write(run, Stage.RUN, OUT, line)
 
     threads = [threading.Thread(target=write, args=(run,)) for run in runs]
     for thread in threads:
@@ -198,7 +198,7 @@ def test_what_comes_while_a_statement_is_sent_goes_with_the_next_one(
     with database.busy():
         for _ in range(200):
             for run in runs:
-                live.tell(run, Stage.RUN, OUT, b"x")
+                live.write(run, Stage.RUN, OUT, b"x")
     for run in runs:
         until_written(run, b"x" * 200)
         assert len(rows(run)) <= 2  # what came before the thread had begun may have its own
@@ -219,7 +219,7 @@ def test_a_statement_has_a_bound(
     runs = [new_run() for _ in range(10)]
     with live._changed:  # all of it is there before any of it is written
         for run in runs:
-            live.tell(run, Stage.RUN, OUT, b"x" * 400)
+            live.write(run, Stage.RUN, OUT, b"x" * 400)
     for run in runs:
         until_written(run, b"x" * 400)
     assert sizes == [1200, 1200, 1200, 400]
@@ -227,10 +227,10 @@ def test_a_statement_has_a_bound(
 
 def test_watchers_are_notified_once_for_each_statement(live: LiveOutput, run: RunOutput) -> None:
     with told_on(CHANNEL) as told:
-        live.announce_run(run)
+        live.notify_running(run)
         assert eventually(lambda: told() == [str(run.session_id)])
-        live.announce_run(run)  # once is enough
-        live.tell(run, Stage.RUN, OUT, b"x")
+        live.notify_running(run)  # once is enough
+        live.write(run, Stage.RUN, OUT, b"x")
         until_written(run, b"x")
         assert told() == [str(run.session_id)]
     assert len(rows(run)) == 1
@@ -239,9 +239,9 @@ def test_watchers_are_notified_once_for_each_statement(live: LiveOutput, run: Ru
 def test_a_run_that_has_ended_leaves_no_rows(live: LiveOutput, new_run: NewRun) -> None:
     ended, other = new_run(), new_run()
     for run in (ended, other):
-        live.tell(run, Stage.RUN, OUT, b"x")
+        live.write(run, Stage.RUN, OUT, b"x")
         until_written(run, b"x")
-    live.tell(ended, Stage.RUN, OUT, b"never needed")
+    live.write(ended, Stage.RUN, OUT, b"never needed")
     live.forget(ended)
     assert eventually(lambda: not rows(ended))
     assert written(other) == b"x"
@@ -251,10 +251,10 @@ def test_what_there_is_can_be_written_by_the_calling_thread(
     live: LiveOutput, database: Database, run: RunOutput
 ) -> None:
     with database.busy():
-        live.tell(run, Stage.RUN, OUT, b"so far")
+        live.write(run, Stage.RUN, OUT, b"so far")
         live.flush()
         assert written(run) == b"so far"
-    live.tell(run, Stage.RUN, OUT, b", and more")
+    live.write(run, Stage.RUN, OUT, b", and more")
     until_written(run, b"so far, and more")
 
 
@@ -264,17 +264,17 @@ def test_what_there_is_can_be_written_by_the_calling_thread(
 def test_nothing_is_lost_and_nothing_written_twice_where_the_database_was_away(
     live: LiveOutput, database: Database, caplog: pytest.LogCaptureFixture, run: RunOutput
 ) -> None:
-    live.tell(run, Stage.RUN, OUT, b"before ")
+    live.write(run, Stage.RUN, OUT, b"before ")
     until_written(run, b"before ")
     with caplog.at_level(logging.WARNING):
         database.is_away = True
         for word in (b"mean", b"while "):
-            live.tell(run, Stage.RUN, OUT, word)
+            live.write(run, Stage.RUN, OUT, word)
             assert eventually(database.fails_again(2))
         assert written(run) == b"before "
         database.is_away = False
         until_written(run, b"before meanwhile ")
-        live.tell(run, Stage.RUN, OUT, b"after")
+        live.write(run, Stage.RUN, OUT, b"after")
         until_written(run, b"before meanwhile after")
     assert [each.number for each in rows(run)] == list(range(1, len(rows(run)) + 1))
     messages = [each.getMessage() for each in caplog.records]
@@ -286,29 +286,29 @@ def test_a_statement_whose_answer_was_lost_is_repeated_without_harm(
     live: LiveOutput, database: Database, run: RunOutput
 ) -> None:
     database.loses_answers = True
-    live.tell(run, Stage.RUN, OUT, b"once ")
+    live.write(run, Stage.RUN, OUT, b"once ")
     until_written(run, b"once ")
-    live.tell(run, Stage.RUN, OUT, b"and again")
+    live.write(run, Stage.RUN, OUT, b"and again")
     database.loses_answers = False
     until_written(run, b"once and again")
 
 
 def test_a_broken_connection_is_replaced(live: LiveOutput, run: RunOutput) -> None:
-    live.tell(run, Stage.RUN, OUT, b"one ")
+    live.write(run, Stage.RUN, OUT, b"one ")
     until_written(run, b"one ")
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-    live.tell(run, Stage.RUN, OUT, b"two")
+    live.write(run, Stage.RUN, OUT, b"two")
     until_written(run, b"one two")
 
 
 def test_rows_of_a_run_that_ended_while_the_database_was_away_go(
     live: LiveOutput, database: Database, run: RunOutput
 ) -> None:
-    live.tell(run, Stage.RUN, OUT, b"x")
+    live.write(run, Stage.RUN, OUT, b"x")
     until_written(run, b"x")
     database.is_away = True
     live.forget(run)
@@ -325,7 +325,7 @@ def test_it_ends_though_the_database_is_away_and_says_so_once(
     live = LiveOutput(database.borrowed)
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
-            live.tell(run, Stage.RUN, OUT, b"x\n")
+            live.write(run, Stage.RUN, OUT, b"x\n")
             time.sleep(0.05)
         assert eventually(lambda: caplog.records)
         began = time.monotonic()
@@ -343,8 +343,8 @@ def test_an_error_in_the_service_loses_what_it_was_about_and_no_more(
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(live_output, "write_events", lambda *_: 1 / 0)
-        live.tell(run, Stage.RUN, OUT, b"lost ")
+        live.write(run, Stage.RUN, OUT, b"lost ")
         assert eventually(lambda: "live output was lost" in caplog.text)
-    live.tell(run, Stage.RUN, OUT, b"kept")
+    live.write(run, Stage.RUN, OUT, b"kept")
     until_written(run, b"kept")
     assert [each.start for each in rows(run)] == [len(b"lost ")]

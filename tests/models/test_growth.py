@@ -159,7 +159,7 @@ def test_a_timeline_reads_its_own_session(grown: None, client: Client) -> None:
 def test_neither_dashboard_nor_upkeep_reads_history(
     grown: None, admin_client: Client, this: Node
 ) -> None:
-    steps = [*upkeep._rhythm._steps, lambda: admin_client.get("/admin/"), check_health]
+    steps = [*upkeep._scheduler._steps, lambda: admin_client.get("/admin/"), check_health]
     for step in [*steps, lambda: open_session(environment_name="python")]:
         read = history_read(step)
         assert max(read.values(), default=0) <= MOST, (step, read)

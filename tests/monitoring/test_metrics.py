@@ -188,7 +188,7 @@ class TestExecutions:
         assert value("sessions_closed_total", samples, environment="python", reason="client") == 1
 
     def test_upkeep_counts_before_it_prunes(self) -> None:
-        steps = list(upkeep._rhythm._steps)
+        steps = list(upkeep._scheduler._steps)
         assert steps.index(upkeep.count_up) < steps.index(upkeep.prune_by_setting)
 
     def test_counting_reads_no_more_than_what_is_new(self, session: Session) -> None:

@@ -313,4 +313,4 @@ def test_two_that_count_at_a_time_lose_nothing(
 
 
 def test_counting_is_a_step_of_the_upkeep() -> None:
-    assert count_up in upkeep._rhythm._steps
+    assert count_up in upkeep._scheduler._steps

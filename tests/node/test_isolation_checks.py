@@ -480,7 +480,7 @@ class TestSchedule:
         IsolationCheck.objects.update(started_at=timezone.now() - timedelta(minutes=31))
         start_queued_check(this)
         check.refresh_from_db()
-        assert check.error == "Its process ended before it was through."
+        assert check.error == "Its process ended before the check was complete."
         assert not IsolationCheck.objects.current().exists()
         queue_due_checks(up_for(this, minutes=30))
         assert IsolationCheck.objects.queued().filter(environment=python).exists()

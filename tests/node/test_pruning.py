@@ -18,7 +18,7 @@ from django_q.models import Task
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node, Session
 from sessions_app.node.pruning import Pruned, count_prunable, prune, prune_by_setting
-from sessions_app.node.upkeep import _rhythm
+from sessions_app.node.upkeep import _scheduler
 from tests import history
 from tests.conftest import Configure
 from tests.support.console_fixtures import UNSTARTED, execution, failed_task, session
@@ -247,7 +247,7 @@ def test_nothing_is_deleted_by_itself_unless_days_are_set(
     prune_by_setting()
     assert len(left()) == 2
     configure(HISTORY_DAYS=90)
-    assert prune_by_setting in _rhythm._steps
+    assert prune_by_setting in _scheduler._steps
     prune_by_setting()
     assert left() == {young.pk}
 

@@ -454,7 +454,7 @@ def test_a_sandbox_lost_in_a_run_fails_it_and_is_replaced(
     assert (failed.status, failed.verdict) == (E.ERROR, "internal_error")
     assert failed.error_reason == (
         "The container is gone. The program may have begun, so it was not run again. The session "
-        "goes on in a new sandbox with an empty workspace."
+        "continues in a new sandbox with an empty workspace."
     )
     again = Session.objects.get(pk=session.pk)
     assert (again.status, len(driver.sandboxes)) == (S.READY, 1)

@@ -24,7 +24,7 @@ from sessions_app.access.clients import create_client
 from sessions_app.callers import Caller
 from sessions_app.models import Node, Session, WorkspaceQuery, WorkspaceQueryPiece
 from sessions_app.node import workspace_reader
-from sessions_app.node.sandboxes import FAREWELL_SECONDS
+from sessions_app.node.sandboxes import SANDBOX_GRACE_SECONDS
 from sessions_app.node.workspace_reader import WorkspaceReader
 from sessions_app.services.sessions import extend_session, open_session
 from sessions_app.services.workspace_queries import MOST_WAITING, ask, take_back, wait_for_answer
@@ -176,7 +176,7 @@ def lengthen(session: Session) -> None:
 
 
 def is_kept(driver: FakeDriver, session: Session) -> bool:
-    return driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + FAREWELL_SECONDS
+    return driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
 
 
 def test_busy_sandboxes_that_are_to_live_longer_hold_one_thread_and_are_told_in_the_end(
