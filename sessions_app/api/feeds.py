@@ -71,7 +71,7 @@ async def read(session_id: UUID, position: Position) -> Reading | None:
     if not rows:
         return None
     at, status, expires_at, last_sequence, *columns = rows[0]
-    columns = columns[: run_sql.TOLD_COLUMNS]
+    columns = columns[: run_sql.ANSWER_COLUMNS]
     execution = run_queries.read(columns) if columns[0] is not None else None
     in_its_turn = execution is not None and not execution.is_finished
     return Reading(

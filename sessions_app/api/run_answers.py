@@ -180,7 +180,7 @@ async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
     deadline = time.monotonic() + settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
     while not request_metrics.closing and (left := deadline - time.monotonic()) > 0:
         if await waiter.wait(min(left, REREAD_SECONDS)) and waiter.message:
-            return run_queries.told(waiter.message)
+            return run_queries.from_notification(waiter.message)
         try:
             execution = await _read(execution_id)
         except Execution.DoesNotExist:  # the database lost it in a crash: nothing has run

@@ -1,12 +1,13 @@
-"""What each press of Run does to the rows: three statements, a round trip each.
+"""What each run does to the rows: three statements, a round trip each.
 
-    SUBMIT   by the API       the execution, queued; wakes its node's executor
-    CLAIM    by the executor  queued → running, its session ready → executing; all that a run needs
-    FINISH   by the executor  running → completed or cancelled, executing → ready; wakes who waits,
-                              and brings the result where that is short
+    SUBMIT   by the API       inserts the execution, queued; wakes its node's executor
+    CLAIM    by the executor  queued → running, its session ready → executing; returns all that a
+                              run needs
+    FINISH   by the executor  running → completed or cancelled, executing → ready; notifies the
+                              waiting request, with the result where that is short
 
-They are SQL because every Run waits for them: as ORM calls they are fifteen round trips, and six
-milliseconds of Python.
+They are SQL because every run waits for them: as ORM calls they would be fifteen round trips and
+six milliseconds of Python. The statements themselves are in `sql/runs.sql` and `sql/events.sql`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sessions_app.models import run_sql
 from sessions_app.models.execution import Execution, Outcome, Verdict
 
 LARGE_BYTES = 1024 * 1024
-"""Of a statement."""
+"""From this size of its parameters on a statement is large, see `Statement.is_large`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,33 +42,33 @@ class Queued:
 
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
-    """What became of a SUBMIT."""
+    """The outcome of a SUBMIT."""
 
     is_open: bool
-    """False: the session takes no executions any more."""
+    """False: the session accepts no more executions."""
     version: str
-    """Of the session's environment; nothing was queued where it is not the one that was named."""
+    """Of the session's environment. Nothing was queued where it differs from the given one."""
     full_of: str
-    """`session` or `client`: as many of its executions wait as may. `session storage` or `client
-    storage`: with this one it would store more than it may. Empty: there is room."""
+    """`session` or `client`: its queue is full. `session storage` or `client storage`: with this
+    execution it would store more than it may. Empty: there is room."""
     stored_bytes: Mapping[str, int]
-    """By `session` and `client`, as far as these are bounded: what is stored without this one."""
+    """What is stored without this execution, by `session` and `client` where they are bounded."""
     queued: Queued | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """An execution that this process runs now: nobody else will."""
+    """An execution that this process alone runs now, and all that the run needs."""
 
     execution_id: UUID
     session_id: UUID
     request_id: str
-    """Of the request that asked for it; empty: it was none."""
+    """Of the HTTP request that asked for it. Empty: there was none."""
     one_shot: bool
     environment_id: int
     environment_version: str
     claimed_at: datetime
-    """No other claim of the execution was at this moment."""
+    """Tells this claim from other claims of the same execution."""
     code: str
     filename: str
     keeps_file: bool
@@ -77,22 +78,22 @@ class Claim:
     files: Mapping[str, Any]
     timeout_seconds: float
     sandbox: SandboxHandle | None
-    """None: the session has none that runs."""
+    """None: the session has no running sandbox."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """SQL, and what goes into it."""
+    """SQL and its parameters."""
 
     text: str
     parameters: Mapping[str, Any] | Sequence[Any]
     is_large: bool = False
-    """The connection that has sent it keeps as much memory, to its end."""
+    """The connection that sends it keeps that much memory until it is closed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueBounds:
-    """How many executions may wait at one time."""
+    """How many executions may be queued at one time."""
 
     per_session: int
     per_client: int
@@ -100,11 +101,11 @@ class QueueBounds:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageBounds:
-    """How many bytes may be stored of what is run."""
+    """How many bytes of executions may be stored."""
 
     per_session: int
     per_client: int | None
-    """None: as many as it likes."""
+    """None: unbounded."""
 
 
 def submission(
@@ -118,10 +119,10 @@ def submission(
     durable: bool = True,
     request_id: str = "",
 ) -> Statement:
-    """Queues an execution that has no row yet, as the last of its session.
+    """The statement that queues a new execution as the last of its session.
 
-    Not `durable`: the commit doesn't wait for the disk. For what nobody is told about before the
-    claim, which does wait.
+    Not `durable`: the commit doesn't wait for the disk. For executions that their client learns
+    about only after the claim, whose commit does wait.
     """
     given = {name: json.dumps(getattr(execution, name)) for name in ("args", "env", "files")}
     size = input_bytes(execution.code, execution.stdin, *given.values())
@@ -155,13 +156,12 @@ def submission(
 
 
 def input_bytes(*inputs: str | bytes | memoryview) -> int:
-    """What an execution's inputs take, where they are kept."""
+    """How many bytes an execution's inputs take up in the database."""
     return sum(len(each.encode() if isinstance(each, str) else each) for each in inputs)
 
 
 def submitted(row: Sequence[Any] | None) -> Submitted | None:
-    """What `submission` came to; None: there is no such session, as far
-    as its caller may know."""
+    """The outcome of a `submission`. None: there is no such session that the caller may see."""
     if row is None:
         return None
     is_open, version, full_of, sequence, received_at, queued_at, *_, of_session, of_client = row
@@ -176,11 +176,14 @@ def submitted(row: Sequence[Any] | None) -> Submitted | None:
 
 
 class NothingToClaimError(Exception):
-    """A session was begun for an execution that was ended at that moment: it must be left again."""
+    """The session is executing now, but its execution was ended at that moment: the caller must set
+    it back to ready.
+    """
 
 
 def claim(session_id: UUID | str, *, node_id: UUID, worker: str) -> Claim | None:
-    """Take up a ready session's oldest queued execution; None: it has none, or somebody else did.
+    """Claim a ready session's oldest queued execution. None: it has none, or another process was
+    faster.
 
     Raises NothingToClaimError.
     """
@@ -252,10 +255,11 @@ def finish(
     seconds_since_started: float,
     goes_on: bool = True,
 ) -> tuple[bool, bool]:
-    """Keep what a run came to, and free its session: whether each of the two was done.
+    """Store a run's outcome and release its session. Returns whether each of the two was done.
 
-    Not finished: somebody ended it before, and nothing has changed. Not released: its session was
-    stopped or given up meanwhile. `goes_on`: the session's executor is told of what else waits.
+    Not finished: the execution had been ended before, and nothing has changed. Not released: its
+    session was stopped or has failed meanwhile. `goes_on`: notify the executor if more executions
+    wait in the session.
     """
     cancelled = outcome.verdict == Verdict.CANCELLED
     status = Execution.Status.CANCELLED if cancelled else Execution.Status.COMPLETED
@@ -279,7 +283,7 @@ def finish(
 
 
 def _run_columns(last: RunResult | None) -> dict[str, Any]:
-    """A failed compilation is the answer itself: clients show `stderr` where nothing else ran."""
+    """A failed compilation counts as the run: clients show `stderr` where nothing else ran."""
     return {
         "exit_code": last.exit_code if last else None,
         "signal": (last.signal if last else None) or "",
@@ -305,12 +309,12 @@ def _compile_columns(compilation: RunResult | None) -> dict[str, Any]:
 
 
 def reading(execution_id: UUID) -> Statement:
-    """Reads an execution without what was asked for, and without outputs that are large."""
+    """The statement that reads an execution without its inputs and large outputs."""
     return Statement(text=run_sql.READ, parameters=[execution_id])
 
 
 def read(row: Sequence[Any] | None) -> Execution:
-    """What `reading` found. Code, files and the like are read when they are used.
+    """The execution that `reading` found. Its inputs are read when they are used.
 
     Raises Execution.DoesNotExist.
     """
@@ -320,7 +324,7 @@ def read(row: Sequence[Any] | None) -> Execution:
 
 
 def _execution(values: Sequence[Any]) -> Execution:
-    """Of RESULT_COLUMNS, then REVISION_COLUMNS."""
+    """From values of RESULT_COLUMNS, then REVISION_COLUMNS."""
     count = len(run_sql.RESULT_COLUMNS)
     execution = Execution.from_db(connection.alias, run_sql.RESULT_COLUMNS, values[:count])
     large = [name for name in run_sql.OUTPUT_COLUMNS if getattr(execution, name) is None]
@@ -350,18 +354,20 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def told(news: str) -> Execution:
-    """The finished execution that came with a notification; as `read` otherwise."""
+def from_notification(payload: str) -> Execution:
+    """The finished execution that came with a notification, as `read` returns it."""
     names = (*run_sql.RESULT_COLUMNS, *run_sql.REVISION_COLUMNS)
     values = [
         value if value is None or name not in _DECODERS else _DECODERS[name](value)
-        for name, value in zip(names, json.loads(news), strict=True)
+        for name, value in zip(names, json.loads(payload), strict=True)
     ]
     return _execution(values)
 
 
 def renew_leases(execution_ids: Sequence[UUID]) -> set[UUID]:
-    """Those of them that are still wanted: neither they nor their sessions were ended."""
+    """Renews the leases of running executions. Returns those that are to run on: no one has asked
+    for their end, and their sessions are still executing.
+    """
     parameters: dict[str, Any] = {
         "executions": list(execution_ids),
         "lease_seconds": float(settings.CODE_EXECUTOR["EXECUTION_LEASE"]),
@@ -373,7 +379,7 @@ def renew_leases(execution_ids: Sequence[UUID]) -> set[UUID]:
 
 @dataclass(frozen=True, kw_only=True)
 class EventRow:
-    """A row of `Event`."""
+    """The values of an `Event` row."""
 
     execution_id: UUID
     number: int
@@ -384,7 +390,7 @@ class EventRow:
 
 
 def write_events(rows: Sequence[EventRow], session_ids: Iterable[UUID]) -> None:
-    """Keep them, and tell who watches the sessions. The commit doesn't wait for the disk."""
+    """Store events and notify the sessions' viewers. The commit doesn't wait for the disk."""
     parameters = {
         "executions": [row.execution_id for row in rows],
         "numbers": [row.number for row in rows],
@@ -403,7 +409,7 @@ def remove_events(execution_ids: Sequence[UUID]) -> None:
 
 
 def announce(session_id: UUID | str, node_id: UUID | None) -> None:
-    """Wake the executor of the session's node, when the caller's transaction commits."""
+    """Wake the executor of the session's node when the caller's transaction commits."""
     if node_id is not None:
         with connection.cursor() as cursor:
             channel = f"{run_sql.RUNS_CHANNEL}{node_id}"

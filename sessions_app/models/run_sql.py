@@ -1,21 +1,21 @@
-"""The SQL of a press of Run: a round trip each. `press_of_run` says what they mean.
+"""The SQL of runs and their events, from `sql/runs.sql` and `sql/events.sql`, read once at import.
 
-Each locks the session's row before the execution's, as everybody does. What a statement reads
-besides a row that it had to wait for is as old as its beginning: so SUBMIT and FINISH decide by
-columns of the locked session whether there is more to run, and never by looking for executions. All
-times are the database's.
+A statement stands there below its name. `run_queries` calls them and says what they mean.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from codeexec.bounds import FIELD_BYTES
 
 RUNS_CHANNEL = "code_executor_runs_"
-"""And the id of a node: its executor listens; the payload is a session that may have something to
-run, a space, and its client, if it has one: clients take turns."""
+"""Followed by a node's id; its executor listens. The payload is a session that may have something
+to run, a space, and its client, if it has one: clients take turns."""
 
 CANCELS_CHANNEL = "code_executor_cancels"
-"""Every executor listens; the payload is an execution that is to be ended."""
+"""Every executor listens. The payload is the id of an execution that is to be ended."""
 
 RESULT_COLUMNS = (
     "id", "session_id", "sequence", "status", "verdict", "exit_code", "signal", "stdout", "stderr",
@@ -25,20 +25,21 @@ RESULT_COLUMNS = (
     "error_reason", "revision_id", "received_at", "queued_at", "claimed_at", "started_at",
     "finished_at",
 )  # fmt: skip
-"""What answers tell: all but what was asked for, and who ran it."""
+"""What answers contain of an execution: everything but its inputs and its worker."""
 
 OUTPUT_COLUMNS = ("compile_stdout", "compile_stderr", "stdout", "stderr")
-"""Those of them that may be large, in the order in which they are told."""
+"""Those of them that may be large, in the order in which viewers get them."""
 
 REVISION_COLUMNS = ("number", "image_id")
-"""What answers tell of the revision that it ran in; they follow RESULT_COLUMNS."""
+"""What answers contain of the execution's revision. They follow RESULT_COLUMNS."""
 
-TOLD_COLUMNS = len(RESULT_COLUMNS) + len(REVISION_COLUMNS)
+ANSWER_COLUMNS = len(RESULT_COLUMNS) + len(REVISION_COLUMNS)
+"""How many columns both have together."""
 
 
 def _columns(execution: str, *, small: bool = False) -> str:
-    """RESULT_COLUMNS and REVISION_COLUMNS of a row with that name in the statement. `small`: what
-    is large is null.
+    """RESULT_COLUMNS and REVISION_COLUMNS of a row with that name in the statement. `small`: large
+    outputs are null.
     """
     revision = [
         f"(SELECT {name} FROM environments_app_environmentrevision"  # noqa: S608
@@ -55,335 +56,42 @@ def _small(column: str) -> str:
     return f"CASE WHEN octet_length({column}) <= {FIELD_BYTES} THEN {column} END"
 
 
-_TOLD = _columns("finished")
-
-SUBMIT = """
-WITH this AS (
-    SELECT statement_timestamp() AS moment  -- it may be one of several in its transaction
-), session AS MATERIALIZED (
-    SELECT id, status, node_id, client_id, environment_id, ttl_seconds,
-           last_sequence + 1 AS sequence, stored_bytes,
-           status = 'executing' OR
-           status IN ('pending', 'creating', 'ready') AND expires_at > this.moment AS is_open
-    FROM sessions_app_session, this
-    WHERE id = %(session)s AND (%(sees_everything)s OR client_id = %(client)s::bigint)
-    FOR NO KEY UPDATE OF sessions_app_session
-), environment AS (
-    SELECT xmin::text AS version
-    FROM environments_app_environment
-    WHERE id = (SELECT environment_id FROM session)
-), waiting AS (
-    SELECT count(*) AS here
-    FROM sessions_app_execution
-    WHERE session_id = (SELECT id FROM session) AND status = 'queued'
-), storage AS (
-    SELECT session.stored_bytes AS of_session, (
-        SELECT used_bytes FROM sessions_app_clientstorage WHERE client_id = session.client_id
-    ) AS of_client
-    FROM session
-), queue AS (
-    -- A session's first never waits to be counted: its client's sessions are bounded themselves.
-    SELECT CASE
-        WHEN waiting.here >= %(max_queued_per_session)s THEN 'session'
-        WHEN waiting.here > 0 AND %(max_queued_per_client)s <= (
-            SELECT count(*)
-            FROM sessions_app_session AS own
-            JOIN sessions_app_execution AS its ON its.session_id = own.id
-            WHERE own.client_id = session.client_id AND own.closed_at IS NULL
-              AND its.status = 'queued'
-        ) THEN 'client'
-        WHEN storage.of_session + %(input_bytes)s::bigint > %(most_bytes_of_session)s::bigint
-            THEN 'session storage'
-        WHEN storage.of_client + %(input_bytes)s::bigint > %(most_bytes_of_client)s::bigint
-            THEN 'client storage'
-        ELSE '' END AS full_of
-    FROM session, waiting, storage
-), execution AS (
-    INSERT INTO sessions_app_execution (
-        id, session_id, sequence, status, code, filename, stdin, args, env, files, timeout_seconds,
-        received_at, queued_at,
-        verdict, signal, stdout, stderr, stdout_truncated, stderr_truncated,
-        compile_stdout, compile_stderr, error_reason, worker, request_id, keeps_file
-    )
-    SELECT
-        %(id)s, session.id, session.sequence, 'queued', %(code)s, %(filename)s, %(stdin)s,
-        %(args)s::jsonb, %(env)s::jsonb, %(files)s::jsonb, %(timeout_seconds)s,
-        this.moment - make_interval(secs => %(seconds_since_received)s), this.moment,
-        '', '', '', '', false, false, '', '', '', '', %(request_id)s, %(keeps_file)s
-    FROM this, session, environment, queue
-    WHERE session.is_open AND environment.version = %(version)s AND queue.full_of = ''
-    RETURNING sequence, received_at, queued_at
-), touched AS (
-    UPDATE sessions_app_session AS row
-    SET last_sequence = session.sequence,
-        stored_bytes = session.stored_bytes + %(input_bytes)s::bigint,
-        last_activity_at = this.moment,
-        expires_at = this.moment + make_interval(secs => session.ttl_seconds)
-    FROM this, session, execution
-    WHERE row.id = session.id
-)
-SELECT
-    session.is_open, environment.version, queue.full_of, execution.sequence, execution.received_at,
-    execution.queued_at,
-    -- In any other status whoever changes it to ready looks for queued executions then.
-    CASE WHEN session.status = 'ready' AND execution.sequence IS NOT NULL
-         THEN pg_notify(
-             %(runs_channel)s || session.node_id, concat(session.id, ' ', session.client_id)
-         ) END,
-    CASE WHEN execution.sequence IS NOT NULL
-         THEN pg_notify(%(channel)s, session.id::text) END,
-    CASE WHEN NOT %(durable)s THEN set_config('synchronous_commit', 'off', true) END,
-    storage.of_session, storage.of_client
-FROM session CROSS JOIN environment CROSS JOIN queue CROSS JOIN storage
-LEFT JOIN execution ON true
-"""
-
-CLAIM = """
-WITH begun AS (
-    UPDATE sessions_app_session AS row
-    SET status = 'executing'
-    WHERE row.id = %(session)s AND row.status = 'ready' AND row.node_id = %(node)s
-      AND EXISTS (
-          SELECT FROM sessions_app_execution
-          WHERE session_id = row.id AND status = 'queued'
-      )
-    RETURNING row.id, row.environment_id, row.one_shot
-), next AS (
-    SELECT execution.id
-    FROM sessions_app_execution AS execution JOIN begun ON execution.session_id = begun.id
-    WHERE execution.status = 'queued'
-    ORDER BY execution.sequence
-    LIMIT 1
-    FOR NO KEY UPDATE OF execution
-), claimed AS (
-    UPDATE sessions_app_execution AS row
-    SET status = 'running', worker = %(worker)s, claimed_at = now(), started_at = now(),
-        lease_expires_at = now() + make_interval(secs => %(lease_seconds)s),
-        revision_id = (SELECT revision_id FROM sessions_app_sandbox WHERE id = row.session_id)
-    FROM next
-    WHERE row.id = next.id
-    RETURNING row.*
-)
-SELECT
-    claimed.id, claimed.session_id, claimed.request_id, begun.one_shot, begun.environment_id,
-    environment.xmin::text, claimed.claimed_at,
-    claimed.code, claimed.filename, claimed.keeps_file,
-    claimed.stdin, claimed.args, claimed.env, claimed.files,
-    claimed.timeout_seconds,
-    sandbox.container_id, sandbox.token, sandbox.image_id, sandbox.workspace_dir
-FROM begun
-JOIN environments_app_environment AS environment ON environment.id = begun.environment_id
-LEFT JOIN claimed ON true
-LEFT JOIN sessions_app_sandbox AS sandbox ON sandbox.id = begun.id
-"""
-
-FINISH = f"""
-WITH session AS MATERIALIZED (
-    SELECT id, status, node_id, client_id, ttl_seconds, last_sequence,
-           stored_bytes + %(output_bytes)s::bigint AS stored_bytes
-    FROM sessions_app_session
-    WHERE id = %(session)s
-    FOR NO KEY UPDATE
-), finished AS (
-    UPDATE sessions_app_execution AS row
-    SET status = %(status)s, verdict = %(verdict)s, exit_code = %(exit_code)s,
-        signal = %(signal)s, stdout = %(stdout)s, stderr = %(stderr)s,
-        stdout_truncated = %(stdout_truncated)s, stderr_truncated = %(stderr_truncated)s,
-        wall_seconds = %(wall_seconds)s, cpu_seconds = %(cpu_seconds)s,
-        memory_peak_bytes = %(memory_peak_bytes)s,
-        compile_exit_code = %(compile_exit_code)s, compile_stdout = %(compile_stdout)s,
-        compile_stderr = %(compile_stderr)s, compile_wall_seconds = %(compile_wall_seconds)s,
-        compile_stdout_truncated = %(compile_stdout_truncated)s,
-        compile_stderr_truncated = %(compile_stderr_truncated)s,
-        error_reason = %(reason)s,
-        started_at = GREATEST(
-            row.claimed_at, now() - make_interval(secs => %(seconds_since_started)s)
-        ),
-        finished_at = now(), lease_expires_at = NULL
-    FROM session
-    WHERE row.id = %(execution)s AND row.status = 'running'
-    RETURNING row.*
-), released AS (
-    UPDATE sessions_app_session AS row
-    SET status = 'ready', last_activity_at = now(), last_execution_at = now(),
-        expires_at = now() + make_interval(secs => session.ttl_seconds),
-        stored_bytes = session.stored_bytes
-    FROM session, finished
-    WHERE row.id = session.id AND session.status = 'executing'
-    RETURNING row.id
-), stopped AS (
-    UPDATE sessions_app_session AS row
-    SET stored_bytes = session.stored_bytes
-    FROM session, finished
-    WHERE row.id = session.id AND session.status <> 'executing'
-)
-SELECT
-    finished.id IS NOT NULL, released.id IS NOT NULL,
-    CASE WHEN finished.id IS NOT NULL
-         THEN pg_notify(%(channel)s, finished.id || ' ' || session.id || news.text) END,
-    CASE WHEN %(goes_on)s AND released.id IS NOT NULL
-              AND session.last_sequence > finished.sequence
-         THEN pg_notify(
-             %(runs_channel)s || session.node_id, concat(session.id, ' ', session.client_id)
-         ) END
-FROM session LEFT JOIN finished ON true LEFT JOIN released ON true LEFT JOIN LATERAL (
-    -- A notification holds less than 8000 bytes. JSON of a byte may take two.
-    SELECT CASE WHEN length(finished.stdout) + length(finished.stderr)
-                     + length(finished.compile_stdout) + length(finished.compile_stderr) < 3000
-                THEN E'\\n' || jsonb_build_array({_TOLD})::text
-                ELSE '' END AS text
-) AS news ON true
-"""  # noqa: S608 -- columns of ours
-
-READ = f"""
-SELECT {_columns("row", small=True)} FROM sessions_app_execution AS row WHERE id = %s
-"""  # noqa: S608 -- columns of ours
-
-END_QUEUED = """
-WITH ended AS (
-    UPDATE sessions_app_execution
-    SET status = %(status)s, verdict = %(verdict)s, error_reason = %(reason)s,
-        finished_at = statement_timestamp()
-    WHERE session_id = %(session)s AND status = 'queued'
-    RETURNING id
-), numbered AS (
-    SELECT id::text, (row_number() OVER () - 1) / 200 AS part  -- one notification has room for 200
-    FROM ended
-), told AS (
-    SELECT count(*) AS number,
-           pg_notify(%(channel)s, %(session)s || ' ' || string_agg(id, ' '))
-    FROM numbered
-    GROUP BY part
-)
-SELECT COALESCE(sum(number), 0)::int FROM told
-"""
-"""All that waits in a session. Its row is locked by the caller, so that nothing more comes."""
-
-RENEW = """
-UPDATE sessions_app_execution AS row
-SET lease_expires_at = now() + make_interval(secs => %(lease_seconds)s)
-FROM sessions_app_session AS session
-WHERE row.id = ANY(%(executions)s) AND row.status = 'running'
-  AND row.cancel_requested_at IS NULL
-  AND session.id = row.session_id AND session.status = 'executing'
-RETURNING row.id
-"""
-
-ANNOUNCE = """
-SELECT pg_notify(%(channel)s, concat(id, ' ', client_id))
-FROM sessions_app_session
-WHERE id = %(session)s
-"""
-
-WAITING = """
-SELECT session.id, session.client_id
-FROM sessions_app_execution AS execution
-JOIN sessions_app_session AS session ON session.id = execution.session_id
-WHERE execution.status = 'queued' AND session.status = 'ready' AND session.node_id = %s
-GROUP BY session.id
-ORDER BY min(execution.queued_at)
-"""
-"""The sessions of a node that have something to run, and their clients."""
-
-WRITE_EVENTS = """
-WITH written AS (
-    INSERT INTO sessions_app_event (execution_id, number, stage, stream, start, data)
-    SELECT * FROM unnest(
-        %(executions)s::uuid[], %(numbers)s::integer[], %(stages)s::text[], %(streams)s::text[],
-        %(starts)s::integer[], %(data)b::bytea[]
-    )
-    ON CONFLICT DO NOTHING  -- it was sent before, and its answer was lost
-)
-SELECT pg_notify(%(channel)s, session), set_config('synchronous_commit', 'off', true)
-FROM unnest(%(sessions)s::text[]) AS session
-"""
-
-REMOVE_EVENTS = """
-WITH removed AS (DELETE FROM sessions_app_event WHERE execution_id = ANY(%s))
-SELECT set_config('synchronous_commit', 'off', true)
-"""
-
-KEEP_EVENTS = """
-WITH event AS (
-    DELETE FROM sessions_app_event WHERE execution_id = %(execution)s
-    RETURNING number, data, stage || ' ' || stream AS written
-), joined AS (
-    SELECT
-        string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'run stdout')
-            AS stdout,
-        string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'run stderr')
-            AS stderr,
-        string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'compile stdout')
-            AS compile_stdout,
-        string_agg(data, ''::bytea ORDER BY number) FILTER (WHERE written = 'compile stderr')
-            AS compile_stderr
-    FROM event
-), kept AS (
-    UPDATE sessions_app_execution AS row
-    SET stdout = COALESCE(joined.stdout, ''), stderr = COALESCE(joined.stderr, ''),
-        compile_stdout = COALESCE(joined.compile_stdout, ''),
-        compile_stderr = COALESCE(joined.compile_stderr, '')
-    FROM joined
-    WHERE row.id = %(execution)s AND EXISTS (SELECT FROM event)
-    RETURNING row.session_id
-)
-UPDATE sessions_app_session AS row
-SET stored_bytes = row.stored_bytes + (SELECT sum(octet_length(data)) FROM event)
-FROM kept
-WHERE row.id = kept.session_id
-"""
-"""What was told of a run that has no result becomes its output."""
-
-WATCH = f"""
-SELECT
-    statement_timestamp(), session.status, session.expires_at, session.last_sequence,
-    {_columns("execution", small=True)},
-    event.number, event.stage, event.stream, event.start, event.data
-FROM sessions_app_session AS session
-LEFT JOIN sessions_app_execution AS execution
-    ON execution.session_id = session.id AND execution.sequence = %(sequence)s
-LEFT JOIN LATERAL (
-    SELECT number, stage, stream, start, data,
-           sum(octet_length(data)) OVER (ORDER BY number) - octet_length(data) AS bytes_before
-    FROM sessions_app_event
-    WHERE execution_id = execution.id AND execution.status = 'running' AND number > %(row)s
-    ORDER BY number
-    LIMIT %(limit)s
-) AS event ON event.bytes_before < %(most_bytes)s
-WHERE session.id = %(session)s
-ORDER BY event.number
-"""  # noqa: S608 -- columns of ours
-"""A session, one of its executions, and what that has written since, a row for each event."""
-
-WATCH_REST = f"""
-SELECT {
-    ", ".join(
+_COLUMNS = {
+    "{finished_columns}": _columns("finished"),
+    "{row_columns}": _columns("row", small=True),
+    "{execution_columns}": _columns("execution", small=True),
+    "{output_columns}": ", ".join(
         f"octet_length({name}), substring({name} FROM %({name})s + 1 FOR %(most_bytes)s)"
         for name in OUTPUT_COLUMNS
-    )
+    ),
 }
-FROM sessions_app_execution
-WHERE id = %(execution)s
-"""  # noqa: S608
-"""Of each output of an execution that has ended: how long it is, and what comes at a position."""
+"""What stands in braces in the files."""
 
-WATCH_QUEUED = """
-SELECT sequence, id, queued_at
-FROM sessions_app_execution
-WHERE session_id = %(session)s AND sequence > %(after)s
-ORDER BY sequence
-LIMIT %(limit)s
-"""
 
-LATEST = """
-SELECT LEAST(
-    session.last_sequence + 1,
-    (SELECT sequence FROM sessions_app_execution
-     WHERE session_id = session.id AND status = 'running'),
-    (SELECT min(sequence) FROM sessions_app_execution
-     WHERE session_id = session.id AND status = 'queued')
-)
-FROM sessions_app_session AS session
-WHERE session.id = %(session)s
-"""
-"""The execution that runs, or is to run next."""
+def _statements(filename: str) -> dict[str, str]:
+    """The statements of a file by name, without the comments below their names."""
+    text = (Path(__file__).parent / "sql" / filename).read_text()
+    for name, columns in _COLUMNS.items():
+        text = text.replace(name, columns)
+    _, *parts = re.split(r"^-- ([A-Z_]+)\n(?:--.*\n)*", text, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+_RUNS = _statements("runs.sql")
+SUBMIT = _RUNS["SUBMIT"]
+CLAIM = _RUNS["CLAIM"]
+FINISH = _RUNS["FINISH"]
+READ = _RUNS["READ"]
+END_QUEUED = _RUNS["END_QUEUED"]
+RENEW = _RUNS["RENEW"]
+ANNOUNCE = _RUNS["ANNOUNCE"]
+WAITING = _RUNS["WAITING"]
+
+_EVENTS = _statements("events.sql")
+WRITE_EVENTS = _EVENTS["WRITE_EVENTS"]
+REMOVE_EVENTS = _EVENTS["REMOVE_EVENTS"]
+KEEP_EVENTS = _EVENTS["KEEP_EVENTS"]
+WATCH = _EVENTS["WATCH"]
+WATCH_REST = _EVENTS["WATCH_REST"]
+WATCH_QUEUED = _EVENTS["WATCH_QUEUED"]
+LATEST = _EVENTS["LATEST"]

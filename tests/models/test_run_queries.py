@@ -170,7 +170,7 @@ OUTCOMES = [
 
 @pytest.mark.parametrize("result", OUTCOMES)
 def test_what_is_told_is_what_the_row_has(result: Outcome, running: Execution) -> None:
-    told = run_queries.told(news_of(running, result))
+    told = run_queries.from_notification(news_of(running, result))
     row = run_queries.read(run_queries.fetch_one(run_queries.reading(running.pk)))
     for column in run_sql.RESULT_COLUMNS:
         heard, kept = getattr(told, column), getattr(row, column)
