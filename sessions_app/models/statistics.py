@@ -15,6 +15,7 @@ from django.db import connection, models
 MINUTE = timedelta(minutes=1)
 QUARTER = timedelta(minutes=15)
 HOUR = timedelta(hours=1)
+LENGTHS = (MINUTE, QUARTER, HOUR)
 
 
 @dataclass(frozen=True, kw_only=True)

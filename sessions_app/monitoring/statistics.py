@@ -27,7 +27,7 @@ from django.utils import timezone
 
 from codeexec.http.request_metrics import BOUNDS, Histogram
 from sessions_app.models import Execution, IntervalCounts, Session, TotalMark
-from sessions_app.models.statistics import HOUR, MINUTE, QUARTER, Addition, add
+from sessions_app.models.statistics import LENGTHS, Addition, add
 
 EXECUTIONS = "executions"
 """By environment and verdict."""
@@ -179,7 +179,7 @@ def counted_start(environment: str, node: str) -> Iterator[None]:
 
 
 def count_up(most_seconds: float = USUAL_SECONDS) -> None:
-    """Count what has happened since the last time; after so long, the rest is left for the next."""
+    """Count what has happened since the last time. What takes longer is left for the next time."""
     begun = time.monotonic()
     while not _count_step() and time.monotonic() - begun < most_seconds:
         pass
@@ -187,7 +187,7 @@ def count_up(most_seconds: float = USUAL_SECONDS) -> None:
 
 @transaction.atomic
 def _count_step() -> bool:
-    """Of each kind of row, those of STEP at most. False: there are more."""
+    """Count the rows of one STEP of each kind. False: there are more."""
     marks, horizon = _locked_marks(), _horizon()
     totals: list[Addition] = []
     minutes: Minutes = defaultdict(lambda: defaultdict(Counter))
@@ -292,13 +292,14 @@ def _add_to_intervals(minutes: Mapping[datetime, Counts]) -> None:
     oldest = timezone.now() - KEPT
     parts: dict[tuple[timedelta, datetime], list[Counts]] = defaultdict(list)
     for minute, counts in minutes.items():
-        for lasts in (MINUTE, QUARTER, HOUR):
+        for lasts in LENGTHS:
             if minute >= oldest:
                 parts[lasts, floor(minute, lasts)].append(counts)
     if not parts:
         return
     begins = {begin for _, begin in parts}
-    for kept in IntervalCounts.objects.filter(begins_at__in=begins):
+    intervals = IntervalCounts.objects.filter(lasts__in=LENGTHS)  # for the index
+    for kept in intervals.filter(begins_at__in=begins):
         if (kept.lasts, kept.begins_at) in parts:
             parts[kept.lasts, kept.begins_at].append(kept.counts)
     IntervalCounts.objects.bulk_create(
@@ -310,7 +311,7 @@ def _add_to_intervals(minutes: Mapping[datetime, Counts]) -> None:
         unique_fields=["lasts", "begins_at"],
         update_fields=["counts"],
     )
-    IntervalCounts.objects.filter(begins_at__lt=oldest).delete()
+    intervals.filter(begins_at__lt=oldest).delete()
 
 
 # ---- a pass
