@@ -172,6 +172,7 @@ def test_the_dashboard_follows_what_happens(
     assert problems == []
 
 
+@pytest.mark.thorough
 def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
     operator: Page, run: Execution, problems: list[str]
 ) -> None:
@@ -331,6 +332,7 @@ def pages_of_the_console(operator: Page) -> list[str]:
     return [str(link.get_attribute("href")) for link in links.all()]
 
 
+@pytest.mark.thorough
 def test_no_page_does_what_its_policy_forbids(
     operator: Page, run: Execution, rust: Environment, problems: list[str]
 ) -> None:

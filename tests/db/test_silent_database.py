@@ -97,6 +97,7 @@ def status(client: httpx.Client, method: str, path: str) -> int:
     return ask(client, method, path)[0].status_code
 
 
+@pytest.mark.thorough
 def test_each_call_is_answered_503_and_all_is_well_again_afterwards(
     api: httpx.Client, server: LocalPostgres
 ) -> None:
@@ -111,6 +112,7 @@ def test_each_call_is_answered_503_and_all_is_well_again_afterwards(
         assert eventually(lambda: status(api, "GET", "/health/ready") == 200)
 
 
+@pytest.mark.thorough
 def test_a_lock_holds_up_those_calls_alone_that_need_it(
     api: httpx.Client, database_url: str
 ) -> None:

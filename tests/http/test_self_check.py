@@ -17,7 +17,7 @@ from codeexec.configuration import BASE_DIR
 from tests.support.patience import LONG, eventually
 from tests.support.stack import free_port
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.thorough]
 STUCK = "The event loop has been stuck"
 
 

@@ -91,6 +91,7 @@ def queries_of_lists(rust: Environment, node: Node) -> Iterator[tuple[str, dict[
         yield from ((model, {"o": number}) for number in range(1, columns + 1))
 
 
+@pytest.mark.thorough
 def test_no_admin_list_reads_history(
     grown: None, admin_client: Client, rust: Environment, this: Node
 ) -> None:
@@ -279,6 +280,7 @@ def test_history_is_filled_in_and_taken_out_again(this: Node, python: Environmen
     assert Session.objects.count() == 1
 
 
+@pytest.mark.thorough
 def test_the_history_can_be_made_from_the_command_line() -> None:
     command = [sys.executable, "-m", "tests.history", "--help"]
     environ = {key: text for key, text in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}

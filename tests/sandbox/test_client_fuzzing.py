@@ -267,6 +267,7 @@ def hold(
             return enemy, error
 
 
+@pytest.mark.thorough
 @fuzzed(250)
 @given(st.lists(st.tuples(kinds, st.sampled_from([0, 0, 0, 1, 7]), payloads)), st.booleans())
 def test_a_run_ends_in_time_with_a_result_or_a_failure_of_ours(frames, ends):
@@ -276,6 +277,7 @@ def test_a_run_ends_in_time_with_a_result_or_a_failure_of_ours(frames, ends):
         assert max(len(outcome.stdout), len(outcome.stderr)) <= 100 * KIB
 
 
+@pytest.mark.thorough
 @fuzzed(150)
 @given(st.binary(max_size=600), cuts, st.booleans())
 def test_any_bytes_in_place_of_frames_end_a_run(data, places, ends):
@@ -470,6 +472,7 @@ class ClientsAndRunner(RuleBasedStateMachine):
         assert int(left) <= 5  # the runner, the shell and its two
 
 
+@pytest.mark.thorough
 def test_any_sequence_of_clients_and_runs_goes_as_foretold():
     ClientsAndRunner.TestCase.settings = fuzzed(12, stateful_step_count=12)
     ClientsAndRunner.TestCase("runTest").runTest()

@@ -17,11 +17,12 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("compose", "stack", "cluster", "browser", "docker")
 """Markers of tests that take long, for their containers, processes or browsers."""
+MODULE_SCOPE = 'scope="module"'
 
 
 class HeavyModulesWhole(LoadScopeScheduling):
-    """A module with such a marker stays in one process, which keeps what it has started for it.
-    The tests of all others go wherever there is room.
+    """A module with such a marker, or with fixtures of its own scope, stays in one process: what it
+    has started or built is there once. The tests of all others go wherever there is room.
     """
 
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
@@ -30,7 +31,7 @@ class HeavyModulesWhole(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return nodeid if _kind(module) is None else module
+        return module if _kind(module) or MODULE_SCOPE in _text(module) else nodeid
 
 
 def heavy_first(item: pytest.Item) -> int:
@@ -41,11 +42,14 @@ def heavy_first(item: pytest.Item) -> int:
 
 @cache
 def _kind(module: str) -> str | None:
-    """The first one whose marker the module uses. The process that distributes tests has not
-    imported them, so it looks at the text.
-    """
-    text = (ROOT / module).read_text()
-    return next((kind for kind in KINDS if f"pytest.mark.{kind}" in text), None)
+    """The first one whose marker the module uses."""
+    return next((kind for kind in KINDS if f"pytest.mark.{kind}" in _text(module)), None)
+
+
+@cache
+def _text(module: str) -> str:
+    """The process that distributes tests has not imported them, so it reads their text."""
+    return (ROOT / module).read_text()
 
 
 @contextmanager

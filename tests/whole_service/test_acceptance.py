@@ -196,6 +196,7 @@ class TestManyAtOnce:
         assert gone, "containers were left"
 
 
+@pytest.mark.thorough
 class TestWorkerDeath:
     def test_the_caller_is_told_and_everything_else_goes_on(
         self, stack: Stack, client: Client
@@ -396,6 +397,7 @@ class TestLimits:
 
 
 class TestCommands:
+    @pytest.mark.thorough
     def test_cleanup_removes_what_belongs_to_nobody(self, stack: Stack, client: Client) -> None:
         session_id = client.open("python")
         client.execute(session_id, "print(1)")
