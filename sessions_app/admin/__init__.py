@@ -1,5 +1,5 @@
-"""The operators' console. What is history can be read here and changed nowhere; what can be done
-goes through the same services as the API's calls.
+"""The operators' console. History is read-only here; every action goes through the service that the
+API's call uses.
 """
 
 from sessions_app.admin import (

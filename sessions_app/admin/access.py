@@ -1,8 +1,8 @@
-"""Who may use the console: Django's users and groups in the console's looks.
+"""Users and groups of the console: Django's own pages in the console's style.
 
-Nobody gives what he doesn't have: who isn't a superuser makes none, grants the permissions that he
-holds himself and no others, and changes nobody (a password, say) who may do what he may not. Else
-the permission to change users would be every permission.
+Users can only grant permissions that they hold. A user who is no superuser makes no superusers,
+and cannot change (say, the password of) a user with permissions that they lack. Otherwise the
+permission to change users would amount to every permission.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ admin.site.unregister(Group)
 
 
 def permissions_of(user: Any) -> QuerySet[Permission]:
-    """His own and his groups', whether or not he is active; of a superuser, all that there are."""
+    """The user's own and their groups', active or not; all that exist for a superuser."""
     if user.is_superuser:
         return Permission.objects.all()
     return Permission.objects.filter(Q(user=user) | Q(group__user=user)).distinct()
 
 
 def grantable(user: Any, field: str) -> QuerySet[Any] | None:
-    """What this user may choose in a form's field of permissions or groups; None: another field."""
+    """What the user may choose in a field of permissions or groups; None for any other field."""
     if field in ("user_permissions", "permissions"):
         held = permissions_of(user).values("pk")
         return Permission.objects.filter(pk__in=held).select_related("content_type")
@@ -50,7 +50,7 @@ class _GrantsOnlyWhatIsHeld:
     """Of an admin with permissions to choose."""
 
     def may_touch(self, user: Any, row: Any) -> bool:
-        """Whether the row's permissions are all among the user's own."""
+        """Whether the user holds all permissions of the row."""
         raise NotImplementedError
 
     def formfield_for_manytomany(

@@ -84,13 +84,15 @@ SHOWN_DETAILS = 160
 def in_words(details: dict[str, Any]) -> str:
     """`runtime: runc → runsc; forced: it is urgent`."""
     changes = details.get("changes", {})
-    told = [f"{name}: {_value(old)} → {_value(new)}" for name, (old, new) in changes.items()]
-    news = [new for _, new in changes.values()]
-    told_already = {"changes", "fields", *changes} if changes else set()
+    changed = [f"{name}: {_value(old)} → {_value(new)}" for name, (old, new) in changes.items()]
+    new_values = [new for _, new in changes.values()]
+    shown = {"changes", "fields", *changes} if changes else set()
     others = (
-        item for item in details.items() if item[0] not in told_already and item[1] not in news
+        f"{name}: {_value(value)}"
+        for name, value in details.items()
+        if name not in shown and value not in new_values
     )
-    return "; ".join([*told, *(f"{name}: {_value(value)}" for name, value in others)])
+    return "; ".join([*changed, *others])
 
 
 def _value(value: Any) -> str:
@@ -100,7 +102,7 @@ def _value(value: Any) -> str:
 
 
 def _kind(entry: AuditEntry) -> str:
-    """The words for what it was done to: `API key`, not `apikey`."""
+    """The target's kind in words: `API key`, not `apikey`."""
     for app in _APPS:
         with suppress(LookupError):
             return str(apps.get_model(app, entry.target_type)._meta.verbose_name)
@@ -108,7 +110,7 @@ def _kind(entry: AuditEntry) -> str:
 
 
 def _page_of(entry: AuditEntry) -> str:
-    """The page of what it was done to, which may be gone by now."""
+    """The target's page; the target may have been deleted since."""
     for app in _APPS:
         try:
             return reverse(f"admin:{app}_{entry.target_type}_change", args=(entry.target_id,))

@@ -23,7 +23,7 @@ from sessions_app.services.builds import BuildRefused
 
 SHOWN_ROWS = 20
 SHOWN_CHARACTERS = 64 * 1024
-"""The end of a log; the whole of it is in the rows."""
+"""The page shows the end of a log; the rows hold all of it."""
 
 _BADGES = {
     NodeBuild.Status.QUEUED: "warning",
@@ -45,12 +45,12 @@ _QUESTIONS = {
         "Roll back",
     ),
 }
-"""What is asked before a step that changes what sessions get: the question, what the step does, and
-what the button says."""
+"""Shown before a step that changes what sessions get: the question, what the step does, and the
+button's text."""
 
 
 class BuildPages(ModelAdmin):  # type: ignore[misc]
-    """Two pages more for each environment."""
+    """Adds two pages to each environment."""
 
     actions_detail = ("builds",)
 
@@ -63,7 +63,7 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
         return [pattern, *urls]
 
     def has_operate_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        """To see the pages; what they do asks for permissions of its own."""
+        """To see the pages; each step on them needs its own permission."""
         return bool(self.has_view_permission(request))
 
     @operation("Builds and revisions", icon="deployed_code", url_path="builds")
@@ -78,7 +78,7 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
         return self._post(request, environment, {"build": _build, "roll_back": _roll_back})
 
     def build_page(self, request: HttpRequest, object_id: int, build_id: int) -> HttpResponse:
-        """One build, its log up to date by itself; posted: cancel, repeat, promote."""
+        """One build, whose log refreshes itself; posted: cancel, repeat, promote."""
         environment = self._environment(request, object_id)
         build = get_object_or_404(environment.builds, pk=build_id)
         if request.method != "POST":
@@ -113,7 +113,7 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
         return self._page(request, "admin/builds.html", environment, shown)
 
     def _ask(self, request: HttpRequest, environment: Environment, *named: object) -> HttpResponse:
-        """A page that asks whether the posted step is meant."""
+        """A page that asks to confirm the posted step."""
         question, meaning, button = _QUESTIONS[request.POST["step"]]
         kept = {name: request.POST[name] for name in _KEPT if name in request.POST}
         shown = {
@@ -219,7 +219,7 @@ def _nodes(build: EnvironmentBuild) -> list[dict[str, Any]]:
 
 
 def _in_short(reason: str) -> str:
-    """Of many lines the first and the last: those between are in the log."""
+    """The first and the last of many lines; the log has the others."""
     lines = reason.splitlines()
     return reason if len(lines) < 3 else f"{lines[0]} … {lines[-1]}"
 
@@ -230,7 +230,7 @@ def _log(node_build: NodeBuild) -> str:
     return f"… the end of {len(text)} characters:\n{text[-SHOWN_CHARACTERS:]}" if cut else text
 
 
-# ---- what they do, and where that leads
+# ---- steps, and the page that follows each
 
 
 def _require(request: HttpRequest, *permissions: str) -> None:

@@ -1,5 +1,5 @@
-"""Who may call the API. A key is shown on the page that answers its making, and never again: it is
-in no message, cookie or address on the way there.
+"""The API's clients. A new key is shown once, on the page that answers its creation: it is in no
+message, cookie or address on the way there.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KEY_BADGES = {"valid": "success", "expired": "warning", "revoked": "danger"}
 
 
 class KeyColumns:
-    """What there is to say of a key, in lists and on its client's page."""
+    """A key's columns, in lists and on its client's page."""
 
     @column("Key")
     def shown(self, key: ApiKey) -> str:
@@ -169,7 +169,7 @@ class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[
         return f"{size(used_storage(client))} of {size(most_storage(client))}"
 
     def has_operate_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        """To make keys: whoever has one can run code."""
+        """To make keys: any holder of a key can run code."""
         return bool(request.user.has_perm("sessions_app.add_apikey"))
 
     @operation("New key", icon="key", url_path="new-key")

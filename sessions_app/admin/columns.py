@@ -50,7 +50,7 @@ def back_to(model: str, object_id: Any) -> HttpResponse:
 
 
 def is_key(model: type[Model], text: Any) -> bool:
-    """Whether a row could have it: the console's addresses take any text for one."""
+    """Whether a row could have this key: the console's addresses accept any text as one."""
     try:
         model._meta.pk.to_python(text)
     except ValidationError:
@@ -66,8 +66,8 @@ def with_key(rows: QuerySet[Row], text: Any) -> QuerySet[Row]:
 def operation(
     title: str, *, permission: str = "operate", **options: Any
 ) -> Callable[[Method], Method]:
-    """Something to be done with rows, by those whom the admin's `has_<permission>_permission` lets:
-    by itself, `HistoryAdmin.has_operate_permission`.
+    """An action on rows, for users that the admin's `has_<permission>_permission` lets; by default
+    `HistoryAdmin.has_operate_permission`.
     """
     decorator = action(description=title, permissions=[permission], **options)
 

@@ -16,7 +16,7 @@ from sessions_app.models import AttackResult, Execution, Node, Sandbox, Session
 from sessions_app.models.large_fields import JSON_FIELDS
 
 SHOWN_CHARACTERS = 100_000
-"""Of a longer text the page shows this much: a browser has to lay it out."""
+"""The page shows this much of a longer text, which a browser has to lay out."""
 
 SESSION_BADGES: dict[str, str] = {
     Session.Status.PENDING: "warning",
@@ -100,7 +100,7 @@ def text_block(
     truncated: bool = False,
     whole_bytes: int | None = None,
 ) -> str:
-    """A program's text as it is, folded away where it is long. `truncated`: by an output limit.
+    """A program's text as it is, folded when it is long. `truncated`: by an output limit.
     `whole_bytes`: how much there is, where `data` is the beginning.
     """
     text = data if isinstance(data, str) else bytes(data or b"").decode(errors="replace")
@@ -123,7 +123,7 @@ def json_block(value: Any) -> str:
 
 
 def field_block(execution: Execution, name: str) -> str:
-    """A field of which no more than the beginning may have been read."""
+    """A field of which perhaps only the beginning has been read."""
     value, whole = getattr(execution, name), execution.cut.get(name)
     if name in JSON_FIELDS and whole is None:
         return json_block(value)

@@ -1,4 +1,4 @@
-"""The environments' pages with what sessions make of them: how well the warm pools do."""
+"""The environments' pages, with figures from sessions: how well the warm pools do."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ class PooledEnvironmentAdmin(BuildPages, KeptByItsSessions, EnvironmentAdmin):
 
     @column("Pool's hit rate", ordering="hit_rate")
     def hits(self, environment: Any) -> str:
-        """Of the last day's sessions, those that a warm sandbox was there for."""
+        """The last day's sessions that got a warm sandbox."""
         return "-" if environment.pk is None else percent(environment.hit_rate)

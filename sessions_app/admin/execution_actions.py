@@ -18,11 +18,11 @@ from sessions_app.models.execution import UNFINISHED
 from sessions_app.services.executions import cancel_execution, run_again
 
 AT_ONCE = 20
-"""Executions that can be run again in one go: each may take a sandbox."""
+"""Most executions that can be run again at once: each may take a sandbox."""
 
 
 class ExecutionActions(ModelAdmin):  # type: ignore[misc]
-    """The part of an execution's admin that steers it."""
+    """The actions of an execution's admin."""
 
     actions_detail_hide_default = True
     actions = ("cancel_executions", "run_again_executions")
@@ -32,7 +32,7 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
     has_run_again_permission = held("sessions_app.run_again_execution")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Only what goes on can be cancelled."""
+        """Only an execution that has not ended can be cancelled."""
         actions: list[Any] = super().get_actions_detail(request, object_id)
         if with_key(Execution.objects.unfinished(), object_id).exists():
             return actions
@@ -96,7 +96,7 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
         return back_to("sessions_app_execution", object_id if execution is None else execution.pk)
 
     def _run_again(self, request: HttpRequest, execution_id: Any) -> Execution | None:
-        """None: it could not be, which the user is told."""
+        """None where it failed; the user gets a message about it."""
         try:
             return run_again(execution_id, by=user_actor(request))
         except ServiceError as error:

@@ -57,7 +57,7 @@ Sections = Any  # of Django's own types: lists of a title and a mapping with `fi
 
 
 class ExecutionFigures:
-    """How an execution went, in columns that lists and timelines share."""
+    """Columns about how an execution went, for lists and timelines."""
 
     @column("Status", ordering="status")
     def status_badge(self, execution: Execution) -> str:
@@ -91,7 +91,7 @@ class ExecutionFigures:
 
 
 class ExecutionTexts:
-    """What a program was given, and what it wrote."""
+    """A program's input and output."""
 
     @column("Code")
     def code_text(self, execution: Execution) -> str:
@@ -192,7 +192,7 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Execution | None:
-        """With as much of what is large as its page shows."""
+        """Reads as much of the large columns as the page shows."""
         most = SHOWN_CHARACTERS
         rows = cast("ExecutionQuerySet", with_key(self.get_queryset(request), object_id))
         found = read_beginnings(rows, 1, code_bytes=most, other_bytes=most, json_texts=True)
@@ -225,7 +225,7 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
 
     @column("Repeats")
     def repeated(self, execution: Execution) -> str:
-        """The execution whose input it has once more, which may have been pruned."""
+        """The execution that this one repeats; it may have been pruned."""
         if execution.repeats is None:
             return "-"
         original = Execution.row(execution.repeats).only("pk").first()
@@ -251,7 +251,7 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
         return answer
 
     def get_fieldsets(self, request: HttpRequest, obj: Execution | None = None) -> Sections:
-        """What there is to say, and no more."""
+        """Only the fields that have a value."""
         failed = obj is not None and obj.error_reason != ""
         compiled = obj is not None and obj.was_compiled
         given = [f"{name}_text" for name in _OPTIONAL_INPUT if getattr(obj, name, None)]
@@ -268,7 +268,7 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
 
 
 def _page(execution: Execution) -> dict[str, Any]:
-    """Where its time went, or, while it goes on, where its output comes from."""
+    """How the time was spent, or, while it runs, the address of its output."""
     return {
         "row": execution,
         "stages": stages(execution),

@@ -27,7 +27,7 @@ class DayRangeFilter(RangeDateFilter):  # type: ignore[misc]
 
 
 class OwnStatusFilter(ChoicesFieldListFilter):
-    """Leaves it to the rows' own `in_status` to say how those of a status are found."""
+    """Filters by the rows' own `in_status`, which knows the query for each status."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         status = request.GET.get(self.lookup_kwarg)

@@ -64,7 +64,7 @@ class HistoryChangeList(ChangeList):  # type: ignore[misc]
 
 
 class _ReadOnly:
-    """Nobody adds, changes or deletes rows, superusers neither."""
+    """No user adds, changes or deletes rows, not even a superuser."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -77,7 +77,7 @@ class _ReadOnly:
 
 
 class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
-    """Seen by whoever has the model's view or change permission."""
+    """Users need the model's view or change permission."""
 
     paginator = NextPages
     show_full_result_count = False
@@ -85,15 +85,15 @@ class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
     list_per_page = 50
     list_fullwidth = True
     list_filter_submit = True
-    list_disable_select_all = True  # nobody has counted them
+    list_disable_select_all = True  # there is no count of all rows
     list_before_template = "admin/read_since.html"
     compressed_fields = False
     not_in_list: tuple[str, ...] = ()
-    """Columns that a list doesn't show, and that are too big to be read for nothing."""
+    """Large columns, which a list does not show and must not read."""
     time_field = ""
     """By which a list is sorted that grows without end; there is an index for it."""
     read = 50_000
-    """How many of the newest rows are looked at for what no index serves."""
+    """How many of the newest rows a condition without an index searches."""
     indexed: tuple[str, ...] = ()
     """Filters that an index serves, all their rows in the order of time."""
 
@@ -121,16 +121,16 @@ class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
         return rows.filter(**{f"{self.time_field}__gt": next_older[0]})
 
     def has_operate_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
-        """Who may change such a row may use the actions on it."""
+        """Users who may change such a row may use its actions."""
         meta = self.model._meta
         return bool(request.user.has_perm(f"{meta.app_label}.change_{meta.model_name}"))
 
 
 class KeptByItsSessions:
-    """What has had sessions can't be deleted. Django would list them all to say so."""
+    """Rows that have had sessions cannot be deleted; Django would list all these to say so."""
 
     def get_deleted_objects(self, objs: Iterable[Any], request: HttpRequest) -> Any:
-        """What goes too, its counts, the permissions lacking for that, and what prevents it."""
+        """What is deleted with it, the counts, missing permissions, and what prevents it."""
         rows = list(objs)
         having = [row for row in rows if row.sessions.exists()]
         kept = [f"The sessions of {row}. Disable it instead." for row in having]

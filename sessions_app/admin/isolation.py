@@ -1,4 +1,4 @@
-"""Isolation checks: whether hostile code is held, on each node, and what was tried to find out."""
+"""Isolation checks: whether each node contains hostile code, and which attacks were tried."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sessions_app.services.isolation import queue_check
 
 
 def state(check: IsolationCheck) -> tuple[str, str]:
-    """Look and text of a check's badge."""
+    """Colour and text of a check's badge."""
     if check.started_at is None:
         return "warning", "queued"
     if check.finished_at is None:
@@ -89,7 +89,7 @@ class IsolationCheckAdmin(HistoryAdmin):
 
     @column("Attacks")
     def attacks(self, check: IsolationCheck) -> str:
-        """By group, in each of them what went wrong first."""
+        """By group, with failures first in each."""
         results = worst_first(check.results.all())
         groups = [
             {"name": group, "rows": [_row(result) for result in results if result.group == group]}

@@ -1,4 +1,4 @@
-"""What a node's page shows besides its columns: what is on the node now, and what to do."""
+"""A node's page besides its columns: what is on the node now, and what needs attention."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def images(node: Node) -> str:
 
 
 def queue(node: Node) -> str:
-    """Messages to this node alone, by what they ask for."""
+    """Messages for this node only, counted by task."""
     messages = list(OrmQ.objects.filter(key=node_queue(node.name)).order_by("id")[:SHOWN])
     oldest = {message.func(): message.lock for message in reversed(messages)}
     counts = Counter(message.func() for message in messages)

@@ -147,7 +147,7 @@ class NodeAdmin(HistoryAdmin):
     has_recycle_permission = held("sessions_app.recycle_node")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """Without the one that changes nothing in the status that the node has."""
+        """Without the action that the node's status makes pointless."""
         useless = {Node.Status.ACTIVE: "resume_this_node", Node.Status.DRAINING: "drain_this_node"}
         status = with_key(Node.objects.all(), object_id).values_list("status", flat=True).first()
         without = useless.get(Node.Status(status)) if status else None

@@ -1,5 +1,5 @@
-"""What was done to a row: the audit log's entries about it, in place of Django's own history, which
-knows nothing of what commands, the API and the pages' actions do.
+"""A row's history: its entries of the audit log, in place of Django's own history, which lacks what
+commands, the API and the pages' actions do.
 """
 
 from __future__ import annotations

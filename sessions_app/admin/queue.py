@@ -1,5 +1,5 @@
-"""django-q2's rows, read-only for everybody: a schedule or a message names the function that a
-worker calls, so that whoever could edit one could run anything.
+"""django-q2's rows, read-only for all users: a schedule or a message names the function that a
+worker calls, so a user who could edit one could run anything.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class QueuedMessageAdmin(HistoryAdmin):
 
     @column("Can be taken", ordering="lock")
     def lock_time(self, message: OrmQ) -> str:
-        """Until then it is in the hands of a worker."""
+        """A worker holds the message until then."""
         return ago(message.lock)
 
     @column("Options")

@@ -13,7 +13,7 @@ from sessions_app.models.id_search import id_prefix
 
 @admin.register(Sandbox)
 class SandboxAdmin(HistoryAdmin):
-    """The containers that there are now. The runner's token stays in the row."""
+    """The containers that exist now. The runner's token is not shown."""
 
     list_display = ("short_id", "status_badge", "environment", "node", "container", "created")
     list_select_related = ("environment", "node")

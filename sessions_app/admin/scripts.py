@@ -1,4 +1,4 @@
-"""Scripts of the console's pages that live."""
+"""Scripts of the console's pages that refresh themselves."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ def _module(name: str) -> Script:
 
 
 LIVE = tuple(_module(name) for name in ("live_list", "session", "refresh"))
-"""Of lists and pages of what goes on. The last one finds the regions that the others name."""
+"""For lists and pages that refresh. The last one finds the regions that the others name."""

@@ -1,5 +1,5 @@
-"""What operators do to a session. Each action has its own permission, is asked about first, and is
-carried out by the service that the API calls, too.
+"""Operators' actions on a session. Each has its own permission, asks for confirmation, and calls
+the service that the API calls.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIMES = (
     (14400, "4 hours"),
     (28800, "8 hours"),
 )
-"""Seconds that a session can be given, from now on and after each activity."""
+"""Lifetimes that a session can be given, in seconds from now and after each activity."""
 
 
 class ExtendForm(BaseDialogForm):  # type: ignore[misc]
@@ -48,10 +48,10 @@ class ExtendForm(BaseDialogForm):  # type: ignore[misc]
 
 
 class SessionActions(ModelAdmin):  # type: ignore[misc]
-    """The part of a session's admin that steers it."""
+    """The actions of a session's admin."""
 
     actions = ("stop_sessions",)
-    actions_detail_hide_default = True  # the audit log says more than Django's own history
+    actions_detail_hide_default = True  # the audit log has more than Django's own history
     actions_detail = (
         "cancel_its_run",
         "extend_this_session",
@@ -68,8 +68,8 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
     has_read_files_permission = held("sessions_app.read_workspace")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        """None of them where the session has ended: nothing can be done to it. The page shows
-        "Cancel the run" while something runs, which it learns without being loaded again.
+        """None once the session has ended. The page shows "Cancel the run" while a program runs,
+        which it learns without a reload.
         """
         if not with_key(Session.objects.open(), object_id).exists():
             return []

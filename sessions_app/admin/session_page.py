@@ -1,5 +1,5 @@
-"""A session's page: how it stands, what its sandbox uses, and its timeline, all of which keep
-themselves up to date.
+"""A session's page: its status, what its sandbox uses, and its timeline. All of them refresh
+themselves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _READ = ("environment", "client", "node", "revision")
 
 
 class SessionPage(ModelAdmin):  # type: ignore[misc]
-    """The part of a session's admin that shows what goes on in it."""
+    """The part of a session's admin that shows its current state."""
 
     change_form_outer_before_template = "admin/session_page.html"
 
@@ -79,7 +79,7 @@ class SessionPage(ModelAdmin):  # type: ignore[misc]
 
 
 def standing(session: Session) -> dict[str, Any]:
-    """How it stands now."""
+    """Its status now."""
     has_sandbox = session.status in (Session.Status.READY, Session.Status.EXECUTING)
     return {
         "session": session,
@@ -104,7 +104,7 @@ def _lost_files(session: Session) -> bool:
 
 
 def runs(session: Session, request: HttpRequest) -> dict[str, Any]:
-    """The page of its timeline that is asked for."""
+    """The requested page of its timeline."""
     page = page_number(request.GET.get("runs"))
     shown = timeline(session, page)
     unfinished = any(not run.row.is_finished for run in shown.runs)

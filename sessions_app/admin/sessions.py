@@ -109,7 +109,7 @@ class SessionAdmin(SessionActions, SessionPage, WorkspacePages, HistoryAdmin):
 
     @column("Executions", ordering="last_sequence")
     def executions_count(self, session: Session) -> int:
-        """The last one's number: they are numbered without gaps, and never deleted."""
+        """The number of the last execution: there are no gaps, and none is deleted."""
         return session.last_sequence
 
     @column("Created", ordering="created_at")

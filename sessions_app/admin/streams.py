@@ -1,5 +1,5 @@
-"""The events of sessions and executions for the console's own pages: for who is logged in there and
-may look at both, whoever may call the API.
+"""Events of sessions and executions for the console's pages. They need a login with permission to
+view both, and no API key.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def _watched(
 
 
 async def _may_still_look(request: HttpRequest) -> bool:
-    """False when the user has logged out, or was deprived of it."""
+    """False once the user has logged out or lost the permission."""
     try:
         return await in_thread(_may_look, request)
     except DATABASE_AWAY:
-        return True  # nobody can say so now
+        return True  # the database is away: unknown for now
 
 
 def _may_look(request: Any) -> bool:
-    """No middleware has been here: asynchronous views pass none that needs the database."""
+    """Asynchronous views pass no middleware that needs the database, so none has set the user."""
     store = import_module(settings.SESSION_ENGINE).SessionStore
     request.session = store(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
     user = get_user(request)

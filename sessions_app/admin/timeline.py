@@ -1,5 +1,5 @@
-"""A session's runs as its page tells them, the newest first: what was changed in the code since the
-run before, what went in, what came out, how it ended, and where the time went.
+"""A session's executions for its page, the newest first: how the code differs from the execution
+before, input, output, verdict, and how the time was spent.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ whole. To find differences takes the square of their number, and candidates choo
 """
 CONTEXT_LINES = 3
 CODE_BYTES = 64 * 1024
-"""Of a longer program no more than the beginning is read: it is not compared."""
+"""Only the beginning of a longer program is read, and it is not compared."""
 FIELD_BYTES = 16 * 1024
-"""Of everything else: ten runs are on a page, which is read again and again."""
+"""The same for all other columns: a page has ten executions, and is read again and again."""
 LONG_LINES = 60
-"""A longer listing is folded away until it is opened."""
+"""A longer listing is folded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Of a listing of differences."""
+    """A line of a diff."""
 
     look: str
-    """`kept`, `added`, `removed`, or `skipped`, which tells where the next lines stand."""
+    """`kept`, `added`, `removed`, or `skipped`, which has the number of the next line."""
     sign: str
     text: str
 
@@ -59,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One execution, ready to be shown."""
+    """One execution, ready for the template."""
 
     row: Execution
     status_look: str
@@ -68,15 +68,15 @@ class Run:
     when: str
     figures: Sequence[tuple[str, str]]
     heading: str
-    """What the code is told as: whole, or by its differences from the run before."""
+    """Heading of the code: the whole of it, or a diff from the execution before."""
     code: str
-    """All of it, as HTML; empty where its differences are told."""
+    """The whole code as HTML; empty where a diff is shown."""
     changes: Sequence[Line]
     folded: bool
     given: Sequence[tuple[str, str]]
-    """What it was given besides, with titles, as HTML."""
+    """Other inputs, with titles, as HTML."""
     outputs: Sequence[tuple[str, str]]
-    """What came out of it, with titles, as HTML. Nothing while it runs."""
+    """Outputs, with titles, as HTML; empty while it runs."""
     stages: Sequence[Stage]
 
 
@@ -103,7 +103,7 @@ def timeline(session: Session, page: int = 1) -> Timeline:
 
 
 def describe(execution: Execution, before: Execution | None) -> Run:
-    """`before`: the run whose code its own is compared with; None shows it whole."""
+    """`before`: the execution whose code its own is compared with; None shows the whole code."""
     heading, changes = _compared(execution, before)
     is_cut = "code" in execution.cut
     told_whole = before is None or is_cut or (not changes and execution.code != before.code)
@@ -195,8 +195,8 @@ def _json(execution: Execution, name: str) -> str:
 
 
 def _outputs(execution: Execution) -> Iterator[tuple[str, str]]:
-    """As the API tells it, a program that was not compiled has the compiler's errors for its own:
-    they are shown once.
+    """Where compiling failed, the API repeats the compiler's errors as the program's: show them
+    once.
     """
     if execution.error_reason:
         yield "Reason", text_block(execution.error_reason)
@@ -217,7 +217,7 @@ def _outputs(execution: Execution) -> Iterator[tuple[str, str]]:
 
 def stages(execution: Execution) -> tuple[Stage, ...]:
     """From the request's arrival to its result: in the queue, going to the sandbox, compiling,
-    running, keeping the result. Nothing before all of that has come to pass.
+    running, storing the result. Empty until it has ended.
     """
     moments = (
         execution.received_at or execution.queued_at,
@@ -254,7 +254,7 @@ def _bar(named: list[tuple[str, float]]) -> Iterator[Stage]:
 
 
 def page_number(given: Any) -> int:
-    """Of a query string: 1 for what is none."""
+    """The page number of a query string; 1 where it is not a number."""
     try:
         return max(1, min(int(given), 100_000))
     except (TypeError, ValueError):

@@ -1,5 +1,5 @@
-"""The files of a session's workspace, for staff who may read a candidate's: as a page, one by one,
-and all as an archive; and what its sandbox uses now. Who opened what is in the audit log.
+"""The files of a session's workspace, for staff with permission to read candidates' files: a page,
+single files, and an archive of all; and what its sandbox uses now. The audit log records each read.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from sessions_app.workspace_paths import readable_path
 PAGE = "admin/workspace.html"
 SHOWN_FILES = 2000
 SHOWN_PATHS = 256 * 1024
-"""Characters of paths: each is on the page several times over, as an address too."""
+"""Characters of paths on a page, which has each several times, in addresses too."""
 SHOWN_BYTES = 1024 * 1024
-"""A larger file is for downloading."""
+"""A larger file can only be downloaded."""
 
 
 class WorkspacePages(ModelAdmin):  # type: ignore[misc]
@@ -119,7 +119,7 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
             raise PermissionDenied
         try:
             answer = JsonResponse(sandbox_figures(session.pk))
-        except ServiceError as error:  # asked for again and again: no failure of the page, either
+        except ServiceError as error:  # polled again and again, so it is no error of the page
             answer = JsonResponse(error.body())
         add_never_cache_headers(answer)
         return answer
@@ -152,7 +152,7 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
 
 
 def _status(trouble: ServiceError | None) -> int:
-    """That there is no workspace is what the page says, and no failure of it."""
+    """A missing workspace is shown on the page as a notice, not as an error."""
     return trouble.http_status if trouble and trouble.http_status in (400, 404) else 200
 
 
@@ -166,7 +166,7 @@ def _readable(request: HttpRequest, session_id: UUID) -> Session:
 def _opened(
     request: HttpRequest, session: Session, about: WorkspaceQuery.About, *, path: str = ""
 ) -> Answer:
-    """What the session's node says, noted down. Raises ServiceError."""
+    """The node's answer, with an entry in the audit log. Raises ServiceError."""
     found = wait_for_answer(ask(session.pk, about, path=path))
     opened = {"path": path} if path else {}
     record(user_actor(request), "workspace.read", session, about=str(about), **opened)
@@ -199,7 +199,7 @@ def _row(session: Session, file: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_text(content: bytes | None) -> str | None:
-    """None: it is too large to be shown, or no text."""
+    """None where it is too large to show, or not text."""
     if content is None or b"\0" in content:
         return None
     try:

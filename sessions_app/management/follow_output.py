@@ -1,7 +1,7 @@
-"""What a run writes, while it goes on, for a command that has a thread to wait with.
+"""The output of an execution while it runs, for a command that can block a thread.
 
-with listening("run_code", CHANNEL) as news:  # before the run is sent, so nothing is missed
-    execution = follow(submit(…), news, write)
+with listening("run_code", CHANNEL) as listener:  # before the run is sent, so nothing is missed
+    execution = follow(submit(…), listener, write)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Channel = tuple[str, str]
 Write = Callable[[Channel, bytes], None]
 
 
-def follow(execution: Execution, news: psycopg.Connection, write: Write) -> Execution:
+def follow(execution: Execution, listener: psycopg.Connection, write: Write) -> Execution:
     """Hand all output over, each byte once, and return the execution when it has ended."""
     seen: Counter[Channel] = Counter()
     row = 0
@@ -38,7 +38,7 @@ def follow(execution: Execution, news: psycopg.Connection, write: Write) -> Exec
                 write(channel, bytes(event.data))
                 seen[channel] += len(event.data)
             row = event.number
-        _await_news(news, {str(execution.pk), str(execution.session_id)})
+        _wait_for_notification(listener, {str(execution.pk), str(execution.session_id)})
 
 
 def _write_rest(execution: Execution, seen: Counter[Channel], write: Write) -> None:
@@ -58,7 +58,7 @@ def _output(execution: Execution) -> dict[Channel, bytes]:
     return output
 
 
-def _await_news(news: psycopg.Connection, ids: set[str]) -> None:
-    for notification in news.notifies(timeout=REREAD_SECONDS):
+def _wait_for_notification(listener: psycopg.Connection, ids: set[str]) -> None:
+    for notification in listener.notifies(timeout=REREAD_SECONDS):
         if ids & {*notification.payload.partition("\n")[0].split(" ")}:
             return

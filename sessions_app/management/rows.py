@@ -79,7 +79,7 @@ def owned(rows: QuerySet[Row], options: dict[str, Any], *, via: str = "") -> Que
 
 
 def named(model: type[Model], name: str, noun: str) -> Any:
-    """The row with this name. Raises WrongUse, which says which there are."""
+    """The row with this name. Raises WrongUse, which lists the names that exist."""
     rows = model._default_manager
     row = rows.filter(name=name).first()
     if row is None:

@@ -39,8 +39,8 @@ def test_output_is_handed_over_while_the_program_runs(
         written.append((channel, data))
         tell(driver, session)
 
-    with listening("test", CHANNEL) as news, executing(this):
-        ended = follow(submit(session, WAITS), news, write)
+    with listening("test", CHANNEL) as listener, executing(this):
+        ended = follow(submit(session, WAITS), listener, write)
     assert ended.exit_code == 3
     assert written[0] == (("run", "stdout"), b"one\n")
     assert b"".join(data for channel, data in written if channel[1] == "stdout") == b"one\ntwo \xff"
@@ -74,6 +74,6 @@ def test_a_notification_that_is_lost_and_a_row_that_is_missing_do_no_harm(
             stdout=b"abbbbc",
         )
 
-    with listening("test", CHANNEL) as news:
-        assert follow(execution, news, write).is_finished
+    with listening("test", CHANNEL) as listener:
+        assert follow(execution, listener, write).is_finished
     assert written == [b"a", b"bbbbc"]

@@ -180,7 +180,7 @@ class Command(TeachingCommand):
     # ---- words
 
     def _say(self, text: str, ending: str = "\n") -> None:
-        """What is told meanwhile; stdout is for results."""
+        """Progress, on stderr: stdout is for results."""
         self.stderr.write(text, self.style.NOTICE, ending)
         self.stderr.flush()
 
@@ -235,7 +235,7 @@ def _subjects(names: list[str], runtimes: list[str]) -> list[tuple[Environment, 
             f"There is no enabled environment {wanted}; there are: {known}.", returncode=USAGE
         )
     node = ensure_node()
-    with contextlib.suppress(EngineUnavailable):  # the first check says so
+    with contextlib.suppress(EngineUnavailable):  # the first check reports it
         node.note_runtimes(get_driver().runtimes())
         _require_runtimes(runtimes, node)
     return [

@@ -1,4 +1,4 @@
-"""`manage.py clients`: who may call the API."""
+"""`manage.py clients`: the API's clients and their keys."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Command(TeachingCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         live = Count("sessions", filter=Q(sessions__closed_at__isnull=True))
         clients = [_fields(client) for client in _with_keys().annotate(live=live)]
-        nobody = ["There are no clients; `manage.py create_client NAME` makes one."]
-        self.answer(options, clients, map(_lines, clients) if clients else nobody)
+        none = ["There are no clients; `manage.py create_client NAME` makes one."]
+        self.answer(options, clients, map(_lines, clients) if clients else none)
 
 
 def _with_keys() -> Any:

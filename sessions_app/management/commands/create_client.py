@@ -1,4 +1,4 @@
-"""`manage.py create_client`: somebody who may call the API, and a key to do it with."""
+"""`manage.py create_client`: a client of the API, and its first key."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from sessions_app.services.nodes import (
     resume_node,
 )
 
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 _MOST_SECONDS = 7 * 86_400.0
 
 
@@ -77,17 +77,17 @@ left; Ctrl-C ends the waiting, and the node goes on draining.
 
     def _wait(self, node: Node, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        told = -1
+        reported = -1
         while left := live_sessions(node).count():
             if time.monotonic() >= deadline:
                 raise CommandError(
                     f"{node.name} still has {counted(left, 'session')} after {seconds:g} s; it "
                     f"goes on draining. `manage.py stop_session --node {node.name}` ends them."
                 )
-            if left != told:
+            if left != reported:
                 self.remark(f"{node.name}: {counted(left, 'session')} left")
-                told = left
-            time.sleep(min(_LOOK_SECONDS, max(deadline - time.monotonic(), 0)))
+                reported = left
+            time.sleep(min(_POLL_SECONDS, max(deadline - time.monotonic(), 0)))
 
 
 def _do(node: Node, by: Actor, options: dict[str, Any]) -> dict[str, Any]:

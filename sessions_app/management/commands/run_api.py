@@ -25,9 +25,9 @@ from sessions_app.api.feeds import feeds
 
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep theirs: they, not we, close idle connections
 STOP_SECONDS = 8
-"""How long requests that wait or stream may go on when the server is told to stop."""
+"""How long waiting and streaming requests may last after SIGTERM."""
 ANSWER_SECONDS = 1.5
-"""So long before that, who still waits for a result is told where it will be."""
+"""This long before their end, requests that wait for a result are answered with its address."""
 DRAINING_SECONDS = 0.05
 """How often it is seen, meanwhile, whether they all have ended."""
 BACKLOG = 2048

@@ -101,11 +101,11 @@ command's stdin is the program's, unless that is a terminal, or --stdin names a 
         environment, runtime, run = _request(options)
         arrival = RequestArrival()
         write: Write = _no_write if options["json"] else self._write
-        with listening("run_code", CHANNEL) as news, ended_by_signals():
+        with listening("run_code", CHANNEL) as listener, ended_by_signals():
             try:
                 submitted = submit_single_run(environment, run, arrival, runtime=runtime)
-                execution = follow(submitted, news, write)
-            except BrokenPipeError:  # nobody reads it any more
+                execution = follow(submitted, listener, write)
+            except BrokenPipeError:  # the reader of our stdout is gone
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 self._interrupted(arrival.execution_id)
             except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`manage.py unlock_login`: an operator who has mistyped too often needn't wait."""
+"""`manage.py unlock_login`: lets an operator log in again after too many wrong passwords."""
 
 from __future__ import annotations
 
