@@ -103,11 +103,11 @@ class ClientForm(forms.ModelForm):  # type: ignore[type-arg]
 
     max_storage_per_session = SizeField(
         required=False,
-        help_text="Of one session's code, input, files and output: 512m, 2g. Empty: as the setting "
-        "says.",
+        help_text="Of one session's code, input, files and output: 512m, 2g. Empty: the setting's "
+        "value.",
     )
     max_storage_per_client = SizeField(
-        required=False, help_text="Of all its sessions together. Empty: as the setting says."
+        required=False, help_text="Of all its sessions together. Empty: the setting's value."
     )
 
     class Meta:

@@ -67,7 +67,7 @@ class ExecutionActions(ModelAdmin):  # type: ignore[misc]
         variant=ActionVariant.DANGER,
         dialog={
             "title": "Cancel this execution?",
-            "description": "The program is ended, what it wrote is kept; its session goes on.",
+            "description": "The program is ended, its output kept; the session stays open.",
             "form_submit_text": "End the program",
         },
     )

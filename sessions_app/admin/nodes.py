@@ -22,14 +22,14 @@ from sessions_app.services.nodes import drain_node, recycle_pool, resume_node
 
 DRAINING = {
     "title": "Drain this node?",
-    "description": "Its sessions go on to their end; new ones are opened on other nodes. Where "
-    "there is no other, none can be opened.",
+    "description": "Its sessions run until they end; new ones are opened on other nodes. Without "
+    "another node, none can be opened.",
     "form_submit_text": "Drain it",
 }
 RECYCLING = {
     "title": "Recycle this node's pool?",
-    "description": "Its warm sandboxes are removed, and new ones started in their place. No "
-    "session's is touched. Sessions that are opened meanwhile may take a moment longer.",
+    "description": "Its warm sandboxes are replaced by new ones. Sandboxes of sessions stay. "
+    "Sessions that are opened meanwhile may take a moment longer.",
     "form_submit_text": "Recycle it",
 }
 

@@ -92,8 +92,8 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         variant=ActionVariant.DANGER,
         dialog={
             "title": "Stop this session?",
-            "description": "What waits in it is cancelled, what runs is ended, its container "
-            "goes. Its history stays.",
+            "description": "Its program is ended, waiting executions are cancelled, its "
+            "container is removed. Its history is kept.",
             "form_submit_text": "Stop it",
         },
     )
@@ -107,8 +107,8 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         permission="extend",
         icon="more_time",
         dialog={
-            "title": "How long may this session go on?",
-            "description": "A session without activity ends by itself; here is more time, or less.",
+            "title": "How long may this session stay open?",
+            "description": "A session without activity ends by itself after this time.",
             "form_class": ExtendForm,
             "form_submit_text": "Set its time",
         },
@@ -128,8 +128,8 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         icon="restart_alt",
         dialog={
             "title": "Empty this session's workspace?",
-            "description": "All files in it are gone for good, what runs or waits is cancelled; "
-            "the session goes on under the same id.",
+            "description": "All its files are deleted for good; running and waiting executions "
+            "are cancelled. The session stays open under the same id.",
             "form_submit_text": "Reset it",
         },
     )
@@ -146,8 +146,8 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         permission="cancel",
         icon="cancel",
         dialog={
-            "title": "Cancel what runs in this session?",
-            "description": "The program is ended, what it wrote is kept; the session goes on.",
+            "title": "Cancel this session's running execution?",
+            "description": "The program is ended, its output kept; the session stays open.",
             "form_submit_text": "End the program",
         },
     )

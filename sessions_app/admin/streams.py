@@ -50,7 +50,9 @@ def _watched(
 ) -> Response:
     """Raises ServiceError."""
     if not _may_look(request):
-        raise Forbidden("Log in to the console, as somebody who may see sessions and executions.")
+        raise Forbidden(
+            "Log in to the console as a user with permission to view sessions and executions."
+        )
     return find(request, row_id)
 
 

@@ -14,12 +14,12 @@ from sessions_app.services.executions import cancel_execution
 
 
 class Command(TeachingCommand):
-    help = "Cancels executions: their programs are ended, their sessions go on."
+    help = "Cancels executions: their programs are ended, their sessions stay open."
     explanation = """
 An execution is named by the first digits of its id, eight at least; `manage.py executions` lists
-them. One that waits is cancelled at once; one that runs is asked to end, and its worker ends it
-within a second. What it had written is kept. It asks before it cancels anything, unless --yes is
-given. One that has ended already is left as it is; that is no failure.
+them. One that waits is cancelled at once; one that runs is ended by its worker within a second, and
+its output so far is kept. The command asks for confirmation, unless --yes is given. An execution
+that has ended already is left as it is; that is no failure.
 """
     examples = (
         "cancel_execution 0f8e2c1a",
@@ -62,4 +62,4 @@ def _lines(cancelled: list[dict[str, Any]], *, dry_run: bool) -> list[str]:
 
 
 def _done(status: str) -> str:
-    return "is asked to end" if status == Execution.Status.RUNNING else status
+    return "is being ended" if status == Execution.Status.RUNNING else status

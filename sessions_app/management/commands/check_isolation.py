@@ -41,30 +41,30 @@ _MARKS = {Outcome.HELD: ".", Outcome.ESCAPED: "E", Outcome.INCONCLUSIVE: "?", Ou
 
 EXPLANATION = """
 Starts sandboxes of each environment exactly as sessions get them, on this host's Docker Engine, and
-attacks them with programs that mean harm. Each attack says what it tries and what must happen;
---list shows all of them. After each, the attacked sandbox and another one must run a program
-correctly, and in time: 2 s. While resources are attacked, the other one is asked all the while.
+attacks them with hostile programs. --list shows what each attack tries and what must happen. After
+each attack, the attacked sandbox and another one must run a program correctly within 2 s; attacks
+on resources also probe the other one while they run.
 
-  held           what was tried was refused, or bounded
-  escaped        it was possible, or did harm: a protection is off, or doesn't hold on this host
-  inconclusive   it could not be tried, or went otherwise than expected, and again when it was
-                 tried once more, with more time: nothing is proven
-  busy           programs were slow, and again when it was tried once more: the host has too much
-                 to do, and nothing is proven
+  held           the attack was refused, or bounded
+  escaped        the attack succeeded or did harm: a protection is off, or fails on this host
+  inconclusive   the attack could not be tried, or had an unexpected result, also when it was tried
+                 again with more time: nothing is proven
+  busy           programs were slow, also when the attack was tried again: the host is overloaded,
+                 and nothing is proven
 
-An attack looks whether a door is open and never goes through it: where a protection is missing,
-nothing outside of the sandbox is changed. The sandboxes are its own, and no sessions' places are
-taken; they are gone afterwards, and end by themselves within minutes should this be killed.
+An attack only tests whether a way out exists and never uses it: where a protection is missing,
+nothing outside the sandbox is changed. The command has sandboxes of its own, which take no
+session's place and are removed afterwards; if it is killed, they end within minutes.
 
-Workers do the same by themselves every ISOLATION_CHECK_HOURS. Results are stored, shown in the
-admin, and exported at /metrics; a failure makes /api/v1/health say `degraded`. The attack program
-is built when it is first needed, which takes a minute.
+Workers do the same every ISOLATION_CHECK_HOURS. Results are stored, shown in the console, and
+exported at /metrics; a failure makes /api/v1/health report `degraded`. The attack program is built
+when it is first needed, which takes a minute.
 
 """
 
 
 class Command(TeachingCommand):
-    help = "Attacks sandboxes of this node, and says whether everything was held."
+    help = "Attacks sandboxes of this node, and reports whether all attacks were contained."
     explanation = EXPLANATION
     examples = (
         "check_isolation",

@@ -19,19 +19,19 @@ _TEXT_WIDTH = 100
 
 class Command(TeachingCommand):
     help = (
-        "Checks every part of the deployment and says what is wrong, and what to do about it. "
+        "Checks every part of the deployment, and reports what is wrong and what to do about it. "
         "The first thing to run when something doesn't work."
     )
     explanation = f"""
 What is checked: {", ".join(PARTS)}.
 
-  configuration  each setting; who may read secrets; what `manage.py check --deploy` says
-  queue          how many wait, for how long; a message is sent to each node and must come back
+  configuration  each setting; permissions of files with secrets; `manage.py check --deploy`
+  queue          how many messages wait, for how long; each node must answer one in time
   runner         starts a sandbox as a session would get it, and runs a program in it
   disk           DATA_DIR, Docker's storage, the database's size
 
-What it says about docker, images, runner and disk is about the host on which it runs: run it on
-each worker's host. Every part is checked even where another is broken, a wrong setting included.
+Docker, images, runner and disk are checked on the host on which it runs: run it on each worker's
+host. Every part is checked even where another is broken, a wrong setting included.
 
 It leaves nothing behind; the sandbox that it starts belongs to no session.
 """

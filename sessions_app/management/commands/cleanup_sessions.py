@@ -19,8 +19,8 @@ class Command(TeachingCommand):
         "Workers do the same on a schedule."
     )
     explanation = """
-With --all it ends what goes on: every open session of every node is stopped, and every sandbox of
-this node is removed, warm ones too. For taking a deployment down; its history stays.
+With --all it stops every open session of every node, and removes every sandbox of this node, warm
+ones too. Use it to take a deployment down; the history stays.
 Containers of other deployments on the same Docker Engine are never touched.
 """
     examples = (

@@ -25,13 +25,13 @@ _MOST_SECONDS = 7 * 86_400.0
 
 class Command(TeachingCommand):
     help = (
-        "Drains a worker node: its sessions go on to their end, and it gets no new ones. Then its "
-        "host can be taken down, and nobody has lost anything."
+        "Drains a worker node: it gets no new sessions, and those that it has run until they end. "
+        "After that its host can be shut down without losing anything."
     )
     explanation = """
---resume has it take sessions again. --recycle leaves the node as it is, and has its warm sandboxes
-replaced by new ones; no session's is touched. With --wait it ends when the node has no session
-left; Ctrl-C ends the waiting, and the node goes on draining.
+--resume makes the node take sessions again. --recycle only replaces its warm sandboxes by new ones;
+sandboxes of sessions stay. With --wait the command ends when the node has no session left; Ctrl-C
+stops waiting, and the node keeps draining.
 
 `manage.py check_stack --only workers` lists the nodes.
 """
@@ -82,7 +82,7 @@ left; Ctrl-C ends the waiting, and the node goes on draining.
             if time.monotonic() >= deadline:
                 raise CommandError(
                     f"{node.name} still has {counted(left, 'session')} after {seconds:g} s; it "
-                    f"goes on draining. `manage.py stop_session --node {node.name}` ends them."
+                    f"keeps draining. `manage.py stop_session --node {node.name}` ends them."
                 )
             if left != reported:
                 self.remark(f"{node.name}: {counted(left, 'session')} left")

@@ -33,9 +33,9 @@ class Command(TeachingCommand):
         "kept whole."
     )
     explanation = """
-It goes in small batches with pauses between them, so that the service works on meanwhile, and may
-be interrupted and run again at any time. The space that becomes free is used again for new rows.
-The same by itself, all the time: HISTORY_DAYS in code-executor.conf.
+It deletes in small batches with pauses between them, so that the service keeps working, and can be
+interrupted and run again at any time. The freed space is used for new rows.
+HISTORY_DAYS in code-executor.conf makes workers do the same all the time.
 """
     examples = (
         "prune_history --older-than 90d --dry-run",
@@ -46,7 +46,7 @@ The same by itself, all the time: HISTORY_DAYS in code-executor.conf.
         0: "done",
         1: "it failed; the message says why, and what to do",
         2: "used wrongly: nothing was done",
-        130: "Ctrl-C; what it reports is deleted, all else is as it was",
+        130: "Ctrl-C; what it reports is deleted, nothing else",
     }
     has_dry_run = True
 

@@ -70,7 +70,7 @@ class Command(TeachingCommand):
             timeout_graceful_shutdown=STOP_SECONDS,
             backlog=BACKLOG,
         )
-        # uvicorn stops gracefully, then raises the signal again: asked to end is no failure.
+        # uvicorn stops gracefully, then raises the signal again: that is no failure.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: sys.exit(EXIT_CODE if broken.is_it else 0))
         with listening:
@@ -78,9 +78,8 @@ class Command(TeachingCommand):
 
 
 class _Server(uvicorn.Server):
-    """Told to stop, it ends its streams, says so to whoever asks whether it is ready, and refuses
-    new requests with an answer, for as long as others are being answered: only then does it stop
-    listening.
+    """When it is told to stop, it ends its streams, reports that it is not ready, and answers new
+    requests with a refusal until the others have been answered. Only then does it stop listening.
     """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -38,15 +38,15 @@ _CUT_SHORT: dict[str, str] = {
 
 class Command(TeachingCommand):
     help = (
-        "Runs a file through the service, in a fresh sandbox that is thrown away after it: prints "
-        "what the program prints, while it runs, and ends with its exit code."
+        "Runs a file through the service, in a fresh sandbox that is removed afterwards. Prints "
+        "the program's output while it runs, and ends with its exit code."
     )
     explanation = """
-It goes the way of every run: a row and a message in the database, a worker, a sandbox. It needs the
-database and a worker, and neither the API nor a key. The environment is that of the file's
-extension, unless --environment names one. Everything after --args is for the program. What the
-compiler says goes to stderr. With --json nothing is printed before the end. What comes to this
-command's stdin is the program's, unless that is a terminal, or --stdin names a file.
+It takes the path of every execution: a row and a message in the database, a worker, a sandbox. It
+needs the database and a worker, but neither the API nor a key. The file's extension selects the
+environment, unless --environment names one. Everything after --args goes to the program. The
+compiler's output goes to stderr. With --json nothing is printed before the end. The program gets
+this command's stdin, unless that is a terminal or --stdin names a file.
 """
     examples = (
         "run_code hello.py",
@@ -57,11 +57,11 @@ command's stdin is the program's, unless that is a terminal, or --stdin names a 
         "run_code sum.py --args 1 2 --verbose",
     )
     exit_codes = {
-        0: "the program ended well",
+        0: "the program succeeded",
         1: "it could not be run; the message says why (or the program's own)",
         2: "used wrongly: nothing was run (or the program's own)",
         124: "the program ran out of time",
-        130: "Ctrl-C, SIGTERM, or nobody reads it any more; the run was cancelled",
+        130: "Ctrl-C, SIGTERM, or the reader of its output is gone; the run was cancelled",
         137: "the program took too much memory, or was killed",
         "N": "any other: the program's own; 128 + N where signal N ended it",
     }

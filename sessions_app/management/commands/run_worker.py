@@ -23,8 +23,8 @@ UPKEEP_SECONDS = 1.0
 
 class Command(TeachingCommand):
     help = (
-        "Runs this node's workers and its upkeep until SIGTERM or Ctrl-C, which lets running "
-        "programs finish for a while. Ends with status 1 when it must be started again. "
+        "Runs this node's workers and its upkeep until SIGTERM or Ctrl-C, which gives running "
+        "programs a while to finish. Ends with status 1 when it must be started again. "
         "Needs PostgreSQL and this node's Docker Engine."
     )
 

@@ -25,7 +25,7 @@ _RUNS_SHOWN = 1000
 
 
 class Command(ListCommand):
-    help = "Lists sessions, those that are live unless something else is asked for; or shows one."
+    help = "Lists sessions, by default the live ones; or shows one."
     explanation = """
 A session is named by the first digits of its id, eight at least. `manage.py executions ID` shows
 the code and the output of a run, `manage.py stop_session ID` ends a session.

@@ -16,12 +16,12 @@ _SHOWN = 10
 
 
 class Command(TeachingCommand):
-    help = "Stops sessions: what runs in them is ended, their containers go, their history stays."
+    help = "Stops sessions: their programs are ended, their containers removed, their history kept."
     explanation = """
 A session is named by the first digits of its id, eight at least; `manage.py sessions` lists them.
-It is asked to end, as the admin's button does it, and the worker of its node removes the container
-within seconds. It asks before it stops anything, unless --yes is given. One that has ended already
-is left as it is; that is no failure.
+As with the console's button, the worker of its node removes the container within seconds. The
+command asks for confirmation, unless --yes is given. A session that has ended already is left as it
+is; that is no failure.
 """
     examples = (
         "stop_session 0f8e2c1a",
