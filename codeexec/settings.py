@@ -1,4 +1,4 @@
-"""Django's settings, derived from the configuration that `env` reads."""
+"""Django's settings, made from the configuration."""
 
 import os
 import secrets
@@ -14,12 +14,12 @@ from codeexec.admin_site import UNFOLD  # noqa: F401 -- a setting
 from codeexec.db import private_database
 
 _configured, CONFIGURATION_PROBLEMS = configuration.load_what_can_be()
-"""What can't be, a line each. Only the doctor goes on all the same, and tells of the rest, too."""
+"""One line for each wrong setting. Only `check_stack` continues then, and reports the rest too."""
 _EXAMINED = sys.argv[1:2] == ["check_stack"]
 
 
 def _refuse(problem: str) -> None:
-    """One readable message instead of a traceback: whoever edits the file needs no more."""
+    """Ends with a readable message instead of a traceback."""
     if not _EXAMINED:
         sys.exit(problem)
     CONFIGURATION_PROBLEMS.append(problem)
@@ -30,14 +30,15 @@ if CONFIGURATION_PROBLEMS and not _EXAMINED:
 
 
 _secret_names = {setting.name for setting in configuration.SETTINGS if setting.secret}
-# Without the secrets: Django's pages about failures show settings, and hide those that it knows.
+# Without secrets: Django's pages about failures show settings, and hide only those that Django
+# knows.
 CODE_EXECUTOR = {name: value for name, value in _configured.items() if name not in _secret_names}
 BASE_DIR = configuration.BASE_DIR
 DATA_DIR: Path = CODE_EXECUTOR["DATA_DIR"]
 
 
 def _secret_key() -> str:
-    """The configured key, or the one in DATA_DIR, made by whichever process comes first."""
+    """The configured key, or the one in DATA_DIR, which the first process creates."""
     if _configured["SECRET_KEY"]:
         return str(_configured["SECRET_KEY"])
     try:
@@ -54,7 +55,7 @@ def _kept_key(path: Path) -> str:
         candidate.touch(mode=0o600)
         candidate.write_text(secrets.token_urlsafe(50))
         try:
-            os.link(candidate, path)  # fails where another process was faster: its key counts
+            os.link(candidate, path)  # fails if another process was faster: then its key is used
         except FileExistsError:
             pass
         finally:
@@ -75,7 +76,7 @@ def _database() -> dict[str, Any]:
         given["password"] = password
     known = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST"}
     known["port"] = "PORT"
-    # PostgreSQL plans a statement that comes again only once: a sixth of a run's time in queries.
+    # PostgreSQL plans a repeated statement only once, which saves a sixth of a run's query time.
     prepared = {"server_side_binding": True, "prepare_threshold": 5}
     return {
         "ENGINE": "codeexec.db.django_backend",
@@ -90,17 +91,17 @@ SECRET_KEY = _secret_key()
 DEBUG: bool = CODE_EXECUTOR["API_DEBUG"]
 ALLOWED_HOSTS: list[str] = CODE_EXECUTOR["ALLOWED_HOSTS"]
 CSRF_TRUSTED_ORIGINS: list[str] = CODE_EXECUTOR["CSRF_TRUSTED_ORIGINS"]
-# An admin that is reached by https only: what is for browsers need never travel in the clear.
+# If the console is reached only by https, cookies and pages need never be sent unencrypted.
 BEHIND_TLS = bool(CSRF_TRUSTED_ORIGINS) and all(
     origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS
 )
 TRUSTED_PROXIES: list[str] = CODE_EXECUTOR["TRUSTED_PROXIES"]
-# Whether a request came by https is what the server says, which believes TRUSTED_PROXIES alone:
-# with a header that Django itself believes, anybody could say so.
+# The server knows whether a request came by https, because it trusts only TRUSTED_PROXIES. A header
+# that Django itself trusts could be sent by anyone.
 SECURE_PROXY_SSL_HEADER = None
-# Only where the proxy's word is heard: a redirect of what has come by https would never end.
+# Only if the proxy is trusted: otherwise requests that came by https would be redirected for ever.
 SECURE_SSL_REDIRECT = BEHIND_TLS and bool(TRUSTED_PROXIES)
-# A platform in the proxy's network, and health checks, speak to the API directly.
+# A platform in the proxy's network, and health checks, call the API directly.
 SECURE_REDIRECT_EXEMPT = ["^api/"]
 SECURE_HSTS_SECONDS: int = CODE_EXECUTOR["HSTS_SECONDS"] if BEHIND_TLS else 0
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -109,16 +110,17 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BEHIND_TLS
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
-# Links from elsewhere find an operator logged in; forms elsewhere can't be sent in his name.
+# Operators stay logged in when they follow links from other sites, but other sites can't post forms
+# as them.
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = int(timedelta(hours=12).total_seconds())
-# Browsers take such a name from this host by https alone: neighbours in its domain can't set it.
+# Browsers accept cookies with this prefix only from this host and by https, not from its domain.
 _COOKIE_PREFIX = "__Host-" if BEHIND_TLS else ""
 SESSION_COOKIE_NAME = f"{_COOKIE_PREFIX}sessionid"
 CSRF_COOKIE_NAME = f"{_COOKIE_PREFIX}csrftoken"
 SILENCED_SYSTEM_CHECKS = [
-    "security.W005",  # HSTS for subdomains: those are not the service's to decide about
-    "security.W021",  # HSTS preloading: neither
+    "security.W005",  # HSTS for subdomains: the service doesn't decide about those
+    "security.W021",  # HSTS preloading: the same
 ]
 # Pages that may call the API from a browser. Keys and tokens are sent by their scripts: a browser's
 # own credentials, such as the console's cookies, never are.
@@ -181,13 +183,13 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "sessions_app.access.console_login.refused_logins",
 ]
-# Of asynchronous views, in place of MIDDLEWARE: coroutines only, see `codeexec.http.serving`.
+# For asynchronous views, in place of MIDDLEWARE: only coroutines, see `codeexec.http.serving`.
 ASYNC_MIDDLEWARE = [
     "codeexec.http.middleware.browser_safety",
     "codeexec.http.middleware.local_only_async",
     "corsheaders.middleware.CorsMiddleware",
 ]
-# Whether a request's body is to be read at all, asked when its head is there.
+# Decides whether a request's body is read at all, when its head has arrived.
 ADMISSION = "sessions_app.api.authorization.admit"
 ROOT_URLCONF = "codeexec.urls"
 ASGI_APPLICATION = "codeexec.asgi.application"
@@ -239,17 +241,17 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "codeexec.http.error_answers.exception_handler",
 }
 
-# The queue. A task carries an id; whether it may run at all is decided by a conditional UPDATE on
-# its row, so that a message that comes twice does nothing the second time. A message whose worker
-# died comes again after `retry` seconds, and so, harmlessly, does that of a run that takes longer.
-# `timeout` is for scheduled tasks; what `codeexec.taskqueue.enqueue.enqueue` sends has none.
+# The queue. A task has an id, and a conditional UPDATE on its row decides whether it may run: so a
+# message that is delivered twice does nothing the second time. The message of a dead worker is
+# delivered again after `retry` seconds, and so, without harm, is that of a task that takes longer.
+# `timeout` is for scheduled tasks; tasks of `codeexec.taskqueue.enqueue.enqueue` have none.
 Q_CLUSTER = {
-    "name": "shared",  # codeexec.taskqueue.enqueue.SHARED_QUEUE: where schedules send their tasks
+    "name": "shared",  # codeexec.taskqueue.enqueue.SHARED_QUEUE, for scheduled tasks
     "broker_class": "codeexec.taskqueue.broker.PostgresBroker",
-    "workers": 4,  # tasks wait for the Docker Engine; programs are run by the executor
+    "workers": 4,  # tasks mostly wait for the Docker Engine; the executor runs programs
     "retry": 120,
     "timeout": 120,
-    "queue_limit": 1,  # the least that is taken ahead of the workers
+    "queue_limit": 1,  # the smallest number taken ahead of the workers
     "save_limit": -1,
     "max_attempts": 3,
     "catch_up": False,
@@ -270,7 +272,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Runs a candidate's code in a hardened container while an interview is live.",
     "VERSION": __version__,
     "SERVE_INCLUDE_SCHEMA": False,
-    "OAS_VERSION": "3.1.0",  # whose schemas are JSON Schema: names of properties have bounds too
+    "OAS_VERSION": "3.1.0",  # its schemas are JSON Schema, which can limit property names
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "sessions_app.api.schema.describe_access",

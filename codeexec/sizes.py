@@ -1,4 +1,4 @@
-"""Sizes in bytes, written the way Docker writes them: `64m`, `1g`, `512k`, `1048576`."""
+"""Sizes in bytes, written as for Docker: `64m`, `1g`, `512k`, `1048576`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Who does something, as the audit log names him. Knows no model: rows of users and clients go,
-and what they did stays readable.
+"""Who did something, for the audit log. It doesn't refer to rows: when users and clients are
+deleted, their entries stay readable.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from django.http import HttpRequest
 
 class ActorKind(StrEnum):
     USER = "user"
-    """Somebody logged in to the console."""
+    """A user who is logged in to the console."""
     CLIENT = "client"
-    """A client of the API, by a key or by a session token that it made."""
+    """A client of the API, with a key or with a session token that it made."""
     COMMAND = "command"
-    """Whoever ran a management command on a host."""
+    """The host's user who ran a management command."""
     ANYBODY = "anybody"
-    """A call to an API that asks for no key."""
+    """A caller of an API that needs no key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
     kind: ActorKind
     name: str
-    """Of the user or the client; of a command, the command's."""
+    """The name of the user, the client or the command."""
     id: str = ""
-    """Primary key of the user or the client; of a command, the host's user who ran it."""
+    """The primary key of the user or the client; for a command, the host's user who ran it."""
     address: str = ""
-    """IP address, where it is known."""
+    """The IP address, if it is known."""
     credential: str = ""
-    """Of a client: the key or the kind of token that it came with, as far as that is no secret."""
+    """For a client: the prefix of its key, or the kind of its token."""
 
 
 ANYBODY = Actor(kind=ActorKind.ANYBODY, name="anybody")
 
 
 def user_actor(request: HttpRequest) -> Actor:
-    """Of a request to the console, which only users make."""
+    """The user of a request to the console."""
     return Actor(
         kind=ActorKind.USER,
         name=request.user.get_username(),

@@ -12,12 +12,12 @@ from codeexec.audit.actors import user_actor
 from codeexec.audit.record import record
 
 SHOWN_CHARACTERS = 200
-"""Of a value: enough to tell it, and not a whole program."""
+"""Of a value: enough to recognize it, but not a whole program."""
 
 
 class AuditedForms:
-    """Of an admin with forms: what is added, changed and deleted by them is in the audit log, too.
-    An action on rows is recorded by the service that carries it out.
+    """For an admin with forms: records what is added, changed and deleted with them. Actions on
+    rows are recorded by the services that carry them out.
     """
 
     def construct_change_message(
@@ -43,8 +43,8 @@ class AuditedForms:
 
 
 def changes_of(form: BaseForm) -> dict[str, list[Any]]:
-    """What each changed field was before, and is now; nothing of secrets."""
-    fields = form.fields  # what has changed may be none of them: a password is told as one
+    """The old and the new value of each changed field, without secrets."""
+    fields = form.fields  # a changed password isn't among them
     changed = (
         name for name in form.changed_data if name in fields and not _is_secret(fields[name], name)
     )
@@ -62,7 +62,7 @@ def _is_secret(field: forms.Field, name: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Something that JSON has, and that is short."""
+    """A short value that JSON can hold."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str | Model):
@@ -79,6 +79,6 @@ def _noted(request: HttpRequest) -> dict[str, Any]:
 
 
 def _fields(message: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Labels of the changed fields, out of what Django says of a form."""
+    """The labels of the changed fields, from Django's description of a change."""
     changed = [field for part in message for field in part.get("changed", {}).get("fields", ())]
     return {"fields": changed} if changed else {}

@@ -8,7 +8,7 @@ from codeexec.audit.actors import ActorKind
 
 
 class AuditEntry(models.Model):
-    """Somebody did something. Kept for good: nothing prunes it, and the console only shows it."""
+    """One action of an actor. Entries are kept for good, and the console only shows them."""
 
     at = models.DateTimeField(default=timezone.now)
     actor_kind = models.CharField(

@@ -15,15 +15,16 @@ _LONGEST = {
     "target_id": 64,
     "target_name": 200,
 }
-"""Characters that the columns take. A longer name is cut; that it was done is what counts."""
+"""The lengths of the columns. Longer names are cut off, so that the entry can be written."""
 
 
 def record(
     by: Actor, action: str, target: models.Model | None = None, **details: Any
 ) -> AuditEntry:
-    """Note down what is being done, in the caller's transaction: both happen, or neither.
+    """Write an entry in the caller's transaction, so that the action and its entry are committed
+    together.
 
-    `action`: `<thing>.<verb>`. `details`: JSON values, moments, UUIDs; no secrets, and no code.
+    `action`: `<thing>.<verb>`. `details`: JSON values, times, UUIDs; no secrets and no code.
     """
     names = {
         "actor_name": by.name,

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack
 from codeexec.sandbox.attacks.subject import PROGRAMS, FirstProgram, Subject
-from codeexec.sandbox.attacks.suite import MAX_IDLE_SECONDS, Verdict, attack_all
+from codeexec.sandbox.attacks.suite import MAX_IDLE_SECONDS, AttackReport, attack_all
 from codeexec.sandbox.driver import KeepGoing, always
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import SandboxSpec
@@ -49,7 +49,7 @@ class AnotherCheckRunsError(Exception):
     """This node is being checked already. Two checks would disturb each other's timing."""
 
 
-OnVerdict = Callable[[Verdict], None]
+OnReport = Callable[[AttackReport], None]
 
 
 def new_check(
@@ -69,7 +69,7 @@ def carry_out(
     check: IsolationCheck,
     attacks: Sequence[Attack] = ATTACKS,
     *,
-    on_verdict: OnVerdict | None = None,
+    on_report: OnReport | None = None,
     keep_going: KeepGoing = always,
 ) -> None:
     """Attack sandboxes of the check's environment and store the verdicts.
@@ -79,7 +79,7 @@ def carry_out(
     """
     with _alone(check.node):
         try:
-            _attack(check, attacks, on_verdict, keep_going)
+            _attack(check, attacks, on_report, keep_going)
         except SandboxError as error:
             check.finish(error=str(error))
             _report(check)
@@ -94,7 +94,7 @@ def carry_out(
 def _attack(
     check: IsolationCheck,
     attacks: Sequence[Attack],
-    on_verdict: OnVerdict | None,
+    on_report: OnReport | None,
     keep_going: KeepGoing,
 ) -> None:
     driver = get_driver()
@@ -105,29 +105,29 @@ def _attack(
         revision=revision, image_id=revision.image_id, notes=check.notes
     )
 
-    def store(verdict: Verdict) -> None:
-        _store(check, verdict)
-        if on_verdict is not None:
-            on_verdict(verdict)
+    def store(report: AttackReport) -> None:
+        _store(check, report)
+        if on_report is not None:
+            on_report(report)
 
     attack_all(
         driver,
         subject_of(check, revision.image_id),
         attacks,
-        on_verdict=store,
+        on_report=store,
         keep_going=keep_going,
     )
 
 
-def _store(check: IsolationCheck, verdict: Verdict) -> None:
+def _store(check: IsolationCheck, report: AttackReport) -> None:
     AttackResult.objects.create(
         isolation_check=check,
-        attack=verdict.attack.name,
-        group=verdict.attack.group,
-        outcome=verdict.outcome,
-        detail=verdict.detail.replace("\0", "")[:LONGEST_DETAIL],
-        seconds=verdict.seconds,
-        answer_seconds=verdict.answer_seconds,
+        attack=report.attack.name,
+        group=report.attack.group,
+        outcome=report.outcome,
+        detail=report.detail.replace("\0", "")[:LONGEST_DETAIL],
+        seconds=report.seconds,
+        answer_seconds=report.answer_seconds,
     )
 
 

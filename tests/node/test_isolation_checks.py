@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from codeexec.db.postgres import connection_parameters
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Group, choose
-from codeexec.sandbox.attacks.suite import Verdict
+from codeexec.sandbox.attacks.suite import AttackReport
 from codeexec.sandbox.errors import RunnerSilent, SandboxLost, SandboxStartFailed
 from environments_app.models import Environment
 from environments_app.services import record_image
@@ -199,12 +199,12 @@ class TestCommand:
         attacks = choose(["environment", "capabilities"])
         seen: list[str] = []
 
-        def fail_the_second(verdict: Verdict) -> None:
-            seen.append(verdict.attack.name)
+        def fail_the_second(report: AttackReport) -> None:
+            seen.append(report.attack.name)
             if len(seen) == 1:
                 driver.fail_next("run", error)
 
-        carry_out(check, attacks, on_verdict=fail_the_second)
+        carry_out(check, attacks, on_report=fail_the_second)
         check.refresh_from_db()
         assert (len(seen), check.summary) == (2, summary)
 
@@ -388,7 +388,7 @@ class TestCarryingOut:
 
         check = new_check(python, "runc", this)
         with pytest.raises(KeyboardInterrupt):
-            carry_out(check, choose(["environment"]), on_verdict=interrupt)
+            carry_out(check, choose(["environment"]), on_report=interrupt)
         assert (check.error, check.complete) == ("It was interrupted.", False)
         assert driver.sandboxes == {}
         assert not IsolationCheck.objects.current().exists()

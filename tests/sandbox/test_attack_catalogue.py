@@ -168,7 +168,7 @@ class TestJudge:
         finding = judge(attack(ends=frozenset({Verdict.TIME_LIMIT})), late, LIMITS)
         assert (finding.outcome, finding.detail) == (
             Outcome.BUSY,
-            "it was ended 4.0 s after its time",
+            "it was ended 4.0 s too late",
         )
 
     def test_another_exit_code_than_the_attack_gave_is_no_proof(self):
@@ -182,7 +182,7 @@ class TestJudge:
         ("changes", "words"),
         [
             ({"clean": False}, "outlived"),
-            ({"wall_seconds": 9.0}, "ran for 9.0 s, 5 s were allowed"),
+            ({"wall_seconds": 9.0}, "ran for 9.0 s; 5 s were allowed"),
             ({"cpu_seconds": 9.0}, "processor time"),
             ({"memory_peak_bytes": 200 * MIB}, "200 MiB"),
             ({"stdout": b"held x: y\n" * 100_000}, "bytes of its output"),

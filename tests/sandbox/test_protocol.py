@@ -12,13 +12,13 @@ from codeexec.sandbox.client import protocol
 from codeexec.sandbox.client.protocol import (
     Cause,
     ClientFrame,
+    FailureStage,
     Flag,
     Frame,
     FrameReader,
     RunEnd,
     RunFlag,
     RunnerFrame,
-    Stage,
 )
 from codeexec.sandbox.client.verdicts import to_result
 from codeexec.sandbox.docker.stream import Demultiplexer
@@ -143,7 +143,7 @@ def test_a_commands_frame_is_what_the_runner_reads():
 
 def test_failures_and_grants_are_read():
     failure = protocol.decode_failed(b"\1\0\0\0\x1c\0\0\0\2")
-    assert (failure.stage, failure.errno, failure.file) == (Stage.FILE, 28, 2)
+    assert (failure.stage, failure.errno, failure.file) == (FailureStage.FILE, 28, 2)
     assert protocol.decode_grant(b"\0\0\1\0") == 256
     for decode in (protocol.decode_failed, protocol.decode_grant, protocol.decode_result):
         with pytest.raises(protocol.ProtocolError):

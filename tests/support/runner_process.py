@@ -94,7 +94,7 @@ class RunnerProcess:
 
 
 class ClientStream:
-    """A `connection.Stream`."""
+    """A `connection.ByteStream`."""
 
     def __init__(self, runner: RunnerProcess, late_seconds: float, pause_seconds: float) -> None:
         self._runner = runner
@@ -133,7 +133,7 @@ class ClientStream:
 
 
 class Other:
-    """A `connection.Stream` of what the runner writes to stderr."""
+    """A `connection.ByteStream` of what the runner writes to stderr."""
 
     def __init__(self, runner: RunnerProcess, descriptor: int) -> None:
         self._runner = runner

@@ -314,11 +314,12 @@ def test_a_dead_sentinel_ends_everything_with_a_message(
 
 def test_a_stuck_upkeep_ends_everything_with_a_message(meeting: Meeting, tmp_path: Path) -> None:
     soon = {"CHECK_SECONDS": "0.2", "STUCK_CHECKS": "10"}
+    before = psutil.Process().children(recursive=True)  # the run's reaper
     cluster = RunningCluster(meeting, tmp_path / "log", environ=soon)
-    cluster.upkeep = meeting.next()  # who is not released
+    cluster.upkeep = meeting.next()  # is not released
     assert cluster.process.wait(LONG) == 1
     assert "The upkeep is stuck, though the database answers" in cluster.log
-    assert not psutil.Process().children(recursive=True)
+    assert psutil.Process().children(recursive=True) == before
 
 
 def test_what_waits_for_a_statement_of_ours_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:

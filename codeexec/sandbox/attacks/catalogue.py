@@ -25,44 +25,46 @@ class Check(StrEnum):
     PROGRAM = "program"
     """The environment's own first program."""
     TIDIED = "tidied"
-    """The same, once what the attack left was removed: it may harm its own session's later runs, as
-    it would on any machine, and never another's."""
+    """The same, after the attack's files were removed: it may harm later runs of its own session,
+    as on any machine, but never another session.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
     name: str
-    """Also the word that the attack program knows it by."""
+    """Also the attack program's argument."""
     group: Group
     tries: str
-    """What it does, as a sentence without a subject."""
+    """What it does, as a sentence without its subject."""
     must: str
     """What must happen."""
     ends: frozenset[Verdict] = frozenset({Verdict.OK})
     """How its program may end."""
     exit_codes: frozenset[int] = frozenset()
-    """Where it ends by itself with another code than 0."""
+    """If it ends by itself with another code than 0."""
     reports: bool = True
-    """Whether it says what it has seen. Otherwise how it ends is what proves it held."""
+    """Whether it reports what it found. If not, its end alone shows whether it was held."""
     wall_seconds: float = 5.0
     output_bytes: int = 256 * 1024
     check: Check = Check.PROGRAM
     only_without_network: bool = False
     elsewhere: str = ""
-    """Word that the attack program is asked in the bystander afterwards; it must hold too."""
+    """Argument of the attack program for a check in the bystander afterwards, which must hold too.
+    """
     afterwards: str = ""
-    """The same in the attacked sandbox, once it has run a program."""
+    """The same in the attacked sandbox, after it has run a program."""
     meanwhile: str = ""
-    """The same in the bystander, again and again while it is under way."""
+    """The same in the bystander, again and again during the attack."""
     lacks: Mapping[str, str] = field(default_factory=dict)
-    """Runtimes in which it can't be tried, and why that is no reason to worry."""
+    """Runtimes in which it can't be tried, and why that is safe."""
     killed_in: frozenset[str] = frozenset()
-    """Runtimes in which it is ended, for memory or time, where others refuse it something."""
+    """Runtimes that end it for memory or time where others refuse what it tries."""
     may_lose: frozenset[str] = frozenset()
-    """Runtimes in which the attacked sandbox, and it alone, may be lost."""
+    """Runtimes in which the attacked sandbox may be lost, but no other."""
 
     def concerns(self, *, runtime: str, network: bool) -> bool:
-        """Whether there is anything to be tried in such a sandbox."""
+        """Whether it can be tried in such a sandbox."""
         return runtime not in self.lacks and not (network and self.only_without_network)
 
     def with_more_time(self) -> Attack:
@@ -81,7 +83,7 @@ def _resource(name: str, tries: str, must: str, **more: object) -> Attack:
 
 
 def _memory(name: str, tries: str, *, or_refused: bool = False) -> Attack:
-    """One that takes 1.5 times the memory there is, if it can."""
+    """An attack that tries to take 1.5 times the sandbox's memory."""
     return Attack(
         name=name,
         group=Group.RESOURCES,

@@ -1,5 +1,5 @@
-"""What of this host must not be reached or seen from a sandbox: somebody listens on each of its
-addresses, on its loopback and on a Unix socket without a file, and counts who comes.
+"""The parts of this host that must not be reached or seen from a sandbox. Listeners on all of its
+addresses, on its loopback and on a Unix socket without a file count connections.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import psutil
 
 _SOON = 0.2
 _RESOLVER = re.compile(r"^nameserver\s+(\S+)", re.MULTILINE)
-_NAMES_OF_NOBODY = {"localhost", "localhost.localdomain", ""}
+_NO_NAMES = {"localhost", "localhost.localdomain", ""}
 
 
 @dataclass(kw_only=True)
 class Host:
     port: int
     abstract: str
-    """Name of the Unix socket, without the zero byte."""
+    """The Unix socket's name, without the zero byte."""
     addresses: tuple[str, ...]
     resolvers: tuple[str, ...]
     name: str
     visitors: int = 0
-    """Connections that somebody has made to the listeners so far."""
+    """Connections to the listeners so far."""
 
     def facts(self) -> list[tuple[str, str]]:
         return [
@@ -102,7 +102,7 @@ def _count(host: Host, listeners: list[socket.socket], done: threading.Event) ->
 
 
 def _addresses() -> tuple[str, ...]:
-    """The host's own, but for its loopback's and those that begin everywhere alike."""
+    """The host's own addresses, without loopback and link-local ones."""
     found = [
         entry.address.partition("%")[0]
         for entries in psutil.net_if_addrs().values()
@@ -125,4 +125,4 @@ def _resolvers() -> tuple[str, ...]:
 
 def _host_name() -> str:
     name = socket.gethostname()
-    return "" if name in _NAMES_OF_NOBODY else name
+    return "" if name in _NO_NAMES else name

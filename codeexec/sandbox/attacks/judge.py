@@ -1,4 +1,4 @@
-"""From what an attack said and how it ended to whether it was held."""
+"""Turns an attack's report and its end into an outcome."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _KILLED = frozenset({Verdict.MEMORY_LIMIT, Verdict.TIME_LIMIT})
 _GRACE_SECONDS = 3.0
 _CPU_TOLERANCE = 1.5
 _CPU_ALLOWANCE_SECONDS = 0.3
-"""The kernel gives shares of processor time out in slices of a tenth of a second."""
+"""The kernel hands out processor time in slices of a tenth of a second."""
 
 
 class Outcome(StrEnum):
     HELD = "held"
     ESCAPED = "escaped"
     INCONCLUSIVE = "inconclusive"
-    """It could not be tried, or went otherwise than expected: nothing is proven."""
+    """It could not be tried, or went differently than expected: nothing is proven."""
     BUSY = "busy"
-    """Programs were slow, as they are on a host that has too much to do: nothing is proven."""
+    """Programs were slow, as on an overloaded host: nothing is proven."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     outcome: Outcome
     detail: str
-    """What it was refused or could do; a line for each where it could do something."""
+    """What the attack was refused or could do, with a line for each thing that it could do."""
 
     def after(self, where: str) -> Finding:
         return replace(self, detail=f"afterwards, {where}: {self.detail}")
@@ -54,31 +54,31 @@ def held(detail: str) -> Finding:
 def judge(
     attack: Attack, result: RunResult, limits: SandboxLimits, *, runtime: str = ""
 ) -> Finding:
-    """The worst of what is known: one way out counts more than a hundred that were shut."""
-    said = _Said(result.stdout)
-    problem = "\n".join(said.escaped) or _overstepped(attack, result, limits, runtime)
+    """The worst of all findings: one open way counts more than a hundred closed ones."""
+    report = _Report(result.stdout)
+    problem = "\n".join(report.escaped) or _overstepped(attack, result, limits, runtime)
     if problem:
         return escaped(problem)
     late = result.wall_seconds - attack.wall_seconds
     if late > _GRACE_SECONDS:
-        return busy(f"it was ended {late:.1f} s after its time")
+        return busy(f"it was ended {late:.1f} s too late")
     if runtime in attack.killed_in and result.verdict in _ends_when_killed(attack):
         return held(_ending(result))
-    doubt = "\n".join(said.untried) or _unexpected(attack, result)
+    doubt = "\n".join(report.untried) or _unexpected(attack, result)
     if doubt:
         return inconclusive(doubt)
-    if attack.reports and not said.held:
-        return inconclusive(f"It said nothing and ended as {_ending(result)}.")
-    return held("\n".join(said.held) or _ending(result))
+    if attack.reports and not report.held:
+        return inconclusive(f"It reported nothing and ended as {_ending(result)}.")
+    return held("\n".join(report.held) or _ending(result))
 
 
 def _ends_when_killed(attack: Attack) -> frozenset[Verdict]:
-    """What must end for memory, and ran out of time, may not even have begun to take it."""
+    """An attack on memory that ran out of time may not even have begun to allocate."""
     return attack.ends if Verdict.OK not in attack.ends else _KILLED
 
 
-class _Said:
-    """Lines that begin with one of the words; whatever else a program writes is its attack."""
+class _Report:
+    """An attack's report: the lines that begin with one of the words. Other output is ignored."""
 
     def __init__(self, output: bytes) -> None:
         self.held: list[str] = []
@@ -91,19 +91,19 @@ class _Said:
 
 
 def _overstepped(attack: Attack, result: RunResult, limits: SandboxLimits, runtime: str) -> str:
-    """A bound that did not hold, as the runner has measured it."""
+    """The limit that the attack exceeded by the runner's figures; empty: none."""
     longest = attack.wall_seconds + _GRACE_SECONDS
     share = limits.cpus * result.wall_seconds * _CPU_TOLERANCE + _CPU_ALLOWANCE_SECONDS
     if not result.clean:
-        return "something that it started outlived its run"
+        return "a process that it started outlived its run"
     if result.wall_seconds > longest and result.verdict != Verdict.TIME_LIMIT:
-        return f"it ran for {result.wall_seconds:.1f} s, {attack.wall_seconds:g} s were allowed"
+        return f"it ran for {result.wall_seconds:.1f} s; {attack.wall_seconds:g} s were allowed"
     if max(len(result.stdout), len(result.stderr)) > attack.output_bytes:
         return f"more than {attack.output_bytes} bytes of its output were taken"
-    if runtime == GVISOR:  # it counts waiting as computing, and reserving as having
+    if runtime == GVISOR:  # it counts waiting as processor time, and reserved as used memory
         return ""
     if result.cpu_seconds > share:
-        return f"it got {result.cpu_seconds:.1f} s of processor time, its share was {share:.1f} s"
+        return f"it got {result.cpu_seconds:.1f} s of processor time; its share was {share:.1f} s"
     if result.memory_peak_bytes > 1.25 * limits.memory_bytes:
         return f"it had {result.memory_peak_bytes >> 20} MiB of memory"
     return ""
@@ -114,7 +114,7 @@ def _unexpected(attack: Attack, result: RunResult) -> str:
     if result.verdict in attack.ends and result.exit_code in codes:
         return ""
     expected = " or ".join(sorted(attack.ends))
-    return f"It ended as {_ending(result)}, expected was {expected}.{_tail(result)}"
+    return f"It ended as {_ending(result)}, but {expected} was expected.{_tail(result)}"
 
 
 def _ending(result: RunResult) -> str:

@@ -1,7 +1,7 @@
 """Files that a language's tools read when they start, by the extension of its sources.
 
-Each ends the program that reads it, with a code of its own: a run that was poisoned shows it.
-Paths are relative to the workspace; those of HOME are below `~`.
+Each ends the program that reads it with exit code 66, so that a poisoned run is recognized. Paths
+are relative to the workspace; those of HOME are below `~`.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ HOME: Mapping[str, Mapping[str, str]] = {
 }
 
 ANY: Mapping[str, str] = {"attack-left.sh": _SHELL}
-"""Of a language that is not known here."""
+"""For other languages."""
 
 
 def planted(attack: str, extension: str) -> Mapping[str, str]:
-    """Path to text: what an attack of this name leaves in such an environment."""
+    """The files that an attack leaves in such an environment: path to text."""
     if attack == "poisoned-workspace":
         return {**WORKSPACE.get(extension, {}), **ANY}
     if attack == "poisoned-home":

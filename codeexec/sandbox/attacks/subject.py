@@ -1,4 +1,4 @@
-"""What is attacked: sandboxes of one environment, started exactly as sessions' are."""
+"""The attacked sandboxes: of one environment, started exactly as those of sessions."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ PROGRAMS: Mapping[str, str] = {
     ".swift": 'print("hello")\n',
     ".hs": 'main = putStrLn "hello"\n',
 }
-"""A first program for each extension: it says hello."""
+"""A first program for each extension. It prints hello."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstProgram:
-    """A program of the environment's own language, which must run whatever has happened."""
+    """A program in the environment's own language, which must still run after each attack."""
 
     filename: str
     source: str
@@ -62,13 +62,15 @@ class FirstProgram:
 class Subject:
     environment: str
     runtime: str
-    """The runtime by name, also where an environment says none."""
+    """The runtime's name, also where the environment doesn't set one."""
     new_spec: Callable[[], SandboxSpec]
-    """A sandbox as a session would get it, under an id of its own."""
+    """The spec of a sandbox as a session would get it, with an id of its own."""
     extension: str
-    """Of the environment's source files."""
+    """The extension of the environment's source files."""
     program: FirstProgram | None
-    """None: no first program is known in this language; the attack program's greeting must do."""
+    """None: there is no first program in this language, and only the attack program's own greeting
+    is tried.
+    """
 
     @property
     def network(self) -> bool:

@@ -1,18 +1,18 @@
 """All attacks on one environment in one runtime.
 
-Two sandboxes are started. One is attacked; the other is a bystander, a session of somebody else.
-After each attack both must run a program correctly, in time:
+Two sandboxes are started. One is attacked; the other is a bystander, like another client's session.
+After each attack both must run a program correctly and in time:
 
-- the bystander its own first program, in IN_TIME_SECONDS; while resources are attacked it is asked
-  all the while;
-- the attacked sandbox the attack program's greeting, and the environment's first program. Where
-  that must be compiled, it is compiled anew once for each group of attacks: compiling takes longer
-  than most attacks. Attacks that put something in its way are followed by it each time.
+- the bystander its own first program, within IN_TIME_SECONDS. During attacks on resources it runs
+  the program again and again;
+- the attacked sandbox the attack program's greeting, and the environment's first program. A program
+  that must be compiled is compiled once for each group of attacks, because compiling takes longer
+  than most attacks; but after each attack that obstructs it.
 
-An attack that proves nothing, or was met by slowness, is tried once more with more time: on a host
-that has much to do it may not have come to its point, and programs take long whatever is attacked.
-Slowness is no harm: where it is met twice, nothing is proven (`busy`). Then what an attack has left
-is removed. A sandbox that is lost is replaced; whether it may be is for the catalogue to say.
+An attack that proves nothing, or after which programs were slow, is tried once more with more time:
+on an overloaded host it may not have got far enough, and programs are slow for other reasons. If
+programs are slow twice, nothing is proven (`busy`). Then everything that the attack left is
+removed. A lost sandbox is replaced; the catalogue says which attacks may lose it.
 """
 
 from __future__ import annotations
@@ -41,38 +41,44 @@ from codeexec.sandbox.attacks.subject import HELLO, OUTPUT_BYTES, Subject, says_
 from codeexec.sandbox.docker.runner_image import runner_version
 from codeexec.sandbox.driver import Driver, KeepGoing, always
 from codeexec.sandbox.errors import EngineUnavailable, RunnerSilent, SandboxError, SandboxLost
-from codeexec.sandbox.types import Command, RunResult, SandboxHandle, SandboxSpec, WorkspaceFile
-from codeexec.sandbox.types import Verdict as RunVerdict
+from codeexec.sandbox.types import (
+    Command,
+    RunResult,
+    SandboxHandle,
+    SandboxSpec,
+    Verdict,
+    WorkspaceFile,
+)
 
 IN_TIME_SECONDS = 2.0
-"""A program that takes a few milliseconds must be answered within this, whatever others do."""
+"""A program that takes a few milliseconds must end within this time, whatever others do."""
 COMPILED_IN_TIME_SECONDS = 20.0
 ASK_EVERY_SECONDS = 0.25
 MAX_IDLE_SECONDS = 180
-"""A checker that dies leaves its sandboxes behind for so long."""
+"""How long sandboxes remain when the process that checks dies."""
 PROGRAM = "attack"
 _TIDY_SECONDS = 15.0
 _MEETING_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What became of one attack."""
+class AttackReport:
+    """The result of one attack."""
 
     attack: Attack
     outcome: Outcome
     detail: str
     seconds: float
-    """With what follows it."""
+    """Including the checks after it."""
     answer_seconds: float
-    """The bystander's slowest answer, during and after it."""
+    """The bystander's slowest program, during and after the attack."""
 
 
 class Interrupted(Exception):
-    """The caller no longer wants an answer."""
+    """`keep_going` has ended the check."""
 
 
-OnVerdict = Callable[[Verdict], None]
+OnReport = Callable[[AttackReport], None]
 
 
 def attack_all(
@@ -80,14 +86,14 @@ def attack_all(
     subject: Subject,
     attacks: Sequence[Attack],
     *,
-    on_verdict: OnVerdict | None = None,
+    on_report: OnReport | None = None,
     keep_going: KeepGoing = always,
-) -> list[Verdict]:
-    """Try those that concern such a sandbox. `keep_going` is asked before each.
+) -> list[AttackReport]:
+    """Try the attacks that apply to such a sandbox. `keep_going` is asked before each.
 
-    Nothing is left at the end. Raises SandboxError where it can't begin, Interrupted.
+    Nothing is left at the end. Raises SandboxError if it can't begin, and Interrupted.
     """
-    verdicts = []
+    results = []
     concerned = [
         attack
         for attack in attacks
@@ -98,14 +104,14 @@ def attack_all(
             if not keep_going():
                 raise Interrupted
             last = index + 1 == len(concerned) or concerned[index + 1].group != attack.group
-            verdicts.append(arena.attack(attack, last_of_group=last))
-            if on_verdict is not None:
-                on_verdict(verdicts[-1])
-    return verdicts
+            results.append(arena.attack(attack, last_of_group=last))
+            if on_report is not None:
+                on_report(results[-1])
+    return results
 
 
 class _Sandbox:
-    """One that is started, and started anew where it was lost."""
+    """A sandbox that is replaced when it is lost."""
 
     def __init__(self, driver: Driver, subject: Subject, program: bytes) -> None:
         self._driver = driver
@@ -139,7 +145,7 @@ class _Sandbox:
         wall_seconds: float = 5.0,
         output_bytes: int = OUTPUT_BYTES,
     ) -> RunResult:
-        """Run the attack program, which is put there anew each time."""
+        """Run the attack program, which is written anew each time."""
         path = f"{self.spec.workspace_dir}/{PROGRAM}"
         command = Command(
             argv=(path, word),
@@ -152,7 +158,7 @@ class _Sandbox:
 
 
 class _Arena:
-    """The two sandboxes of a subject, and the host beside them."""
+    """A subject's two sandboxes, and the host's listeners."""
 
     def __init__(self, driver: Driver, subject: Subject) -> None:
         self._driver = driver
@@ -161,7 +167,7 @@ class _Arena:
         self._mark = f"mark-{secrets.token_hex(8)}"
         self._slowest = 0.0
         self._silent = 0
-        """How often the runner has not answered in this attack."""
+        """How often the runner did not answer during this attack."""
 
     def __enter__(self) -> _Arena:
         with contextlib.ExitStack() as stack:
@@ -190,17 +196,17 @@ class _Arena:
 
     # ---- one attack
 
-    def attack(self, attack: Attack, *, last_of_group: bool) -> Verdict:
+    def attack(self, attack: Attack, *, last_of_group: bool) -> AttackReport:
         started, self._slowest, self._silent = time.monotonic(), 0.0, 0
-        compiling = last_of_group or _is_in_the_way(attack)
+        compiling = last_of_group or _obstructs_compiling(attack)
         finding = self._tried(attack, compiling=compiling)
         if finding.outcome in (Outcome.INCONCLUSIVE, Outcome.BUSY):
-            with contextlib.suppress(SandboxError):  # whatever is wrong shows again at once
+            with contextlib.suppress(SandboxError):  # the second try shows what is wrong
                 self._tidy()
             finding = self._tried(attack.with_more_time(), compiling=compiling)
         if finding.outcome == Outcome.ESCAPED:
             self._begin_anew()
-        return Verdict(
+        return AttackReport(
             attack=attack,
             outcome=finding.outcome,
             detail=finding.detail,
@@ -237,11 +243,11 @@ class _Arena:
             attack, result, policy.outer_limits(self._target.spec), runtime=self._subject.runtime
         )
         if self._visitors(attack) > visitors:
-            return escaped(f"it has reached a listener of the host\n{finding.detail}")
+            return escaped(f"it reached a listener of the host\n{finding.detail}")
         return finding
 
     def _visitors(self, attack: Attack) -> int:
-        """Whom the host's listeners have met; they need a moment for it."""
+        """Connections to the host's listeners, which are counted with a little delay."""
         if attack.group == Group.NETWORK:
             time.sleep(_MEETING_SECONDS)
         return self._host.visitors if attack.group == Group.NETWORK else 0
@@ -256,12 +262,12 @@ class _Arena:
         return escaped(f"its sandbox was lost: {error}")
 
     def _is_silent_alone(self) -> bool:
-        """Whether it was silent again when it was tried once more, while another one answers."""
+        """Whether its runner is silent for the second time while another sandbox answers."""
         self._silent += 1
         return self._silent > 1 and self._ask_bystander() is None
 
     def _begin_anew(self) -> None:
-        """What has escaped may have harmed both: what comes next must not be blamed for it."""
+        """An escape may have harmed both sandboxes; the next attack must not be blamed for it."""
         self._target.replace()
         self._bystander.replace()
         self._prepare_bystander()
@@ -269,7 +275,7 @@ class _Arena:
     # ---- after it
 
     def _after(self, attack: Attack, *, compiling: bool) -> Finding | None:
-        """None where all is well with both sandboxes."""
+        """None if both sandboxes work."""
         try:
             problem = self._after_in_target(attack, compiling=compiling)
         except EngineUnavailable:
@@ -295,7 +301,9 @@ class _Arena:
         return finding
 
     def _judged_beside(self, problem: Finding) -> Finding:
-        """What is slow where another sandbox is not, at the same time, hangs for the attack."""
+        """If only the attacked sandbox is slow, twice, and another one isn't at the same time, the
+        attack is the reason.
+        """
         slow_here_alone = problem.outcome == Outcome.BUSY and self._ask_bystander() is None
         if not slow_here_alone:
             return problem
@@ -329,7 +337,7 @@ class _Arena:
     # ---- programs that must run
 
     def _run_first_program(self, sandbox: _Sandbox, *, compiling: bool) -> Finding | None:
-        """What is wrong; None: it said hello, in time."""
+        """What went wrong; None: it printed hello in time."""
         program = self._subject.program
         if program is None or (program.compile and not compiling):
             return None
@@ -339,15 +347,15 @@ class _Arena:
         began = time.monotonic()
         compiled = sandbox.run(compile_command, program.file())
         seconds = time.monotonic() - began
-        if compiled.verdict == RunVerdict.TIME_LIMIT or seconds > COMPILED_IN_TIME_SECONDS:
-            return busy(f"the first program was compiled for {seconds:.1f} s")
+        if compiled.verdict == Verdict.TIME_LIMIT or seconds > COMPILED_IN_TIME_SECONDS:
+            return busy(f"compiling the first program took {seconds:.1f} s")
         if compiled.exit_code:
             tail = compiled.stderr[-300:].decode(errors="replace")
             return escaped(f"the first program was not compiled: {compiled.verdict} {tail}")
         return self._timed(sandbox.run, program.run_command())
 
     def _ask_bystander(self) -> Finding | None:
-        """Its first program was compiled when it was started."""
+        """Have the bystander run its first program, which was compiled when it was started."""
         program = self._subject.program
         began = time.monotonic()
         if program is None:
@@ -364,14 +372,14 @@ class _Arena:
         seconds = time.monotonic() - began
         if says_hello(result) and seconds <= IN_TIME_SECONDS:
             return None
-        if says_hello(result) or result.verdict == RunVerdict.TIME_LIMIT:
+        if says_hello(result) or result.verdict == Verdict.TIME_LIMIT:
             return busy(f"a first program took {seconds:.1f} s, more than {IN_TIME_SECONDS:g} s")
-        said = (result.stdout + result.stderr)[-200:].decode(errors="replace").strip()
-        return escaped(f"a first program ended as {result.verdict} {result.exit_code}: {said!r}")
+        output = (result.stdout + result.stderr)[-200:].decode(errors="replace").strip()
+        return escaped(f"a first program ended as {result.verdict} {result.exit_code}: {output!r}")
 
     @contextlib.contextmanager
     def _asking_bystander(self, attack: Attack) -> Iterator[list[Finding]]:
-        """Have it run a program again and again meanwhile; yields where what goes wrong is put."""
+        """Meanwhile the bystander runs a program again and again; yields the list of problems."""
         problems: list[Finding] = []
         done = threading.Event()
         arguments = (attack.meanwhile, done, problems)
@@ -400,13 +408,13 @@ class _Arena:
         except SandboxError as error:
             problems.append(escaped(f"meanwhile, another sandbox was lost: {error}"))
 
-    # ---- what attacks are told
+    # ---- what attacks need to know
 
     def _facts(self, *more: tuple[str, str]) -> str:
         spec = self._target.spec
         limits = policy.outer_limits(spec)
         program = self._subject.program
-        told = [
+        facts = [
             ("pids", str(limits.pids)),
             ("memory", str(limits.memory_bytes)),
             ("tmpfs", str(limits.tmpfs_bytes)),
@@ -421,7 +429,7 @@ class _Arena:
             *self._host.facts(),
             *more,
         ]
-        return "".join(f"{name} {value}\n" for name, value in told)
+        return "".join(f"{name} {value}\n" for name, value in facts)
 
     @staticmethod
     def _worst(finding: Finding, *others: Finding | None) -> Finding:
@@ -433,7 +441,7 @@ class _Arena:
 
 
 def _files_of_shared_memory(subject: Subject) -> int:
-    """gVisor's kernel has no limit of a folder's own: all of them together have one."""
+    """gVisor has no limit for a single folder, only one for all folders together."""
     return policy.GVISOR_FILES if subject.runtime == policy.GVISOR else policy.SHM_FILES
 
 
@@ -446,6 +454,6 @@ def _plants(attack: Attack, subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
-def _is_in_the_way(attack: Attack) -> bool:
-    """Whether it is the next source file or its compilation that is attacked."""
+def _obstructs_compiling(attack: Attack) -> bool:
+    """Whether it attacks the next source file or its compilation."""
     return attack.name.endswith("-in-the-way") or attack.name.startswith("poisoned-")

@@ -21,12 +21,12 @@ from codeexec.sandbox.client.output_batches import OutputBatches
 from codeexec.sandbox.client.protocol import (
     Cause,
     ClientFrame,
+    FailureStage,
     Flag,
     Frame,
     RunEnd,
     RunFlag,
     RunnerFrame,
-    Stage,
 )
 from codeexec.sandbox.client.verdicts import to_result
 from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output, always
@@ -45,7 +45,7 @@ GRACE_SECONDS = 7.0
 SEND_SOON_BYTES = 1024 * 1024
 
 
-class Stream(Protocol):
+class ByteStream(Protocol):
     def send(self, data: bytes) -> None: ...
 
     def send_at_once(self, data: bytes) -> bool: ...
@@ -60,7 +60,7 @@ class RunnerConnection:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: ByteStream,
         *,
         token: str,
         workspace_dir: str,
@@ -267,11 +267,11 @@ class RunnerConnection:
             failure = protocol.decode_failed(frame.payload)
         code = errno.errorcode.get(failure.errno, failure.errno)
         reason = f"{os.strerror(failure.errno)} ({code})"
-        if failure.stage == Stage.FILE:
+        if failure.stage == FailureStage.FILE:
             path = paths[failure.file] if failure.file < len(paths) else "A file"
             text = f"{path} could not be written: {reason}."
             raise WorkspaceWriteFailed(text, errno=failure.errno)
-        if failure.stage == Stage.EXEC:
+        if failure.stage == FailureStage.EXEC:
             text = f"The command can't be started: {reason}."
             raise CommandNotStarted(text, program=self._program, errno=failure.errno)
         raise SandboxLost("The sandbox's runner could not understand its input.")

@@ -123,7 +123,7 @@ class AnswerFrame(IntEnum):
     END = ord("Z")
 
 
-class Stage(IntEnum):
+class FailureStage(IntEnum):
     """At which stage a FAILED run failed."""
 
     FILE = 1
@@ -181,7 +181,7 @@ class RunEnd:
 class Failure:
     """The payload of FAILED."""
 
-    stage: Stage
+    stage: FailureStage
     errno: int
     file: int
     """The number of the run's last FILE before it, counted from 0."""
@@ -299,7 +299,7 @@ def decode_failed(payload: bytes) -> Failure:
         stage, error, file = _FAILED.unpack(payload)
         if error > _MAX_ERRNO:
             raise ValueError("an errno that no kernel has")
-        return Failure(stage=Stage(stage), errno=error, file=file)
+        return Failure(stage=FailureStage(stage), errno=error, file=file)
     except (struct.error, ValueError) as problem:
         raise ProtocolError(f"a failure that can't be read: {payload!r}") from problem
 

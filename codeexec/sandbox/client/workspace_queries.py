@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from codeexec.sandbox.client import protocol
-from codeexec.sandbox.client.connection import Stream
+from codeexec.sandbox.client.connection import ByteStream
 from codeexec.sandbox.client.protocol import AnswerFrame, Frame, QueryKind, WorkspaceQueryEnd
 from codeexec.sandbox.driver import KeepGoing
 from codeexec.sandbox.errors import SandboxLost, WorkspaceReadFailed
@@ -31,7 +31,7 @@ class _EnoughError(Exception):
 class WorkspaceClient:
     """The `driver.WorkspaceConnection` of a real runner."""
 
-    def __init__(self, stream: Stream, *, token: str, keep_going: KeepGoing) -> None:
+    def __init__(self, stream: ByteStream, *, token: str, keep_going: KeepGoing) -> None:
         self._stream = stream
         self._token = token
         self._keep_going = keep_going

@@ -15,7 +15,7 @@ from django.core.management.base import CommandError, CommandParser
 from codeexec.cli import INTERRUPTED, USAGE, TeachingCommand, table
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack, Group, choose
 from codeexec.sandbox.attacks.judge import Outcome
-from codeexec.sandbox.attacks.suite import Verdict
+from codeexec.sandbox.attacks.suite import AttackReport
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError
 from environments_app.current_driver import get_driver
 from environments_app.models import Environment
@@ -170,7 +170,7 @@ class Command(TeachingCommand):
         began = time.monotonic()
         check = new_check(environment, runtime, node, complete=complete)
         try:
-            carry_out(check, attacks, on_verdict=self._progress)
+            carry_out(check, attacks, on_report=self._progress)
         except AnotherCheckRunsError:
             check.delete()
             raise
@@ -184,13 +184,13 @@ class Command(TeachingCommand):
         self.stderr.write(text, self.style.NOTICE, ending)
         self.stderr.flush()
 
-    def _progress(self, verdict: Verdict) -> None:
+    def _progress(self, report: AttackReport) -> None:
         if not self._verbose:
-            self._say(_MARKS[verdict.outcome], ending="")
+            self._say(_MARKS[report.outcome], ending="")
             return
-        head = f"{verdict.outcome:<13} {verdict.attack.name:<22} {verdict.seconds:5.1f} s"
-        detail = "; ".join(verdict.detail.splitlines())
-        shown = detail if verdict.outcome != Outcome.HELD or len(detail) < 90 else detail[:89] + "…"
+        head = f"{report.outcome:<13} {report.attack.name:<22} {report.seconds:5.1f} s"
+        detail = "; ".join(report.detail.splitlines())
+        shown = detail if report.outcome != Outcome.HELD or len(detail) < 90 else detail[:89] + "…"
         self._say(f"{head}  {shown}")
 
     def _list(self, attacks: Sequence[Attack]) -> None:
