@@ -15,6 +15,6 @@ class SessionsAppConfig(AppConfig):
         from sessions_app.services.runtimes import names_of_all
 
         listen_for_changes()
-        key_cache.on_change.append(stream_places.look_again)
+        key_cache.on_change.append(stream_places.check_again)
         runtimes.sources.append(names_of_all)
         companions.append(keep_reporting)

@@ -1,9 +1,9 @@
 """Following sessions for any number of viewers, in the API's event loop.
 
-A process follows each session that somebody watches once: a `Feed` reads when the hub has heard of
-the session, and keeps the last events for those who are up to date with it. Who isn't, because he
-has just come or is slow, reads for himself until he is. So a viewer costs a position and a place in
-the feed, and no thread and no connection while nothing happens.
+A process follows each watched session once: a `Feed` reads when a notification about the session
+arrives, and keeps the last events for the viewers that are up to date with it. A viewer that is
+not, because it is new or slow, reads the rows itself until it is. So a viewer costs a position and
+a place in the feed, and no thread and no connection while nothing happens.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from sessions_app.api.timeline import (
     READ_BYTES,
     Entry,
     Position,
+    Progress,
     Queued,
     Reading,
     Rest,
     SessionEntry,
-    Told,
     rests,
 )
 from sessions_app.models import Execution, run_queries, run_sql
@@ -42,21 +42,21 @@ logger = logging.getLogger(__name__)
 TAIL_BYTES = 256 * 1024
 TAIL_ENTRIES = 1000
 REREAD_SECONDS = 5.0
-"""How often a feed reads though nobody said that something changed."""
+"""How often a feed reads without a notification, because one can be lost."""
 AWAY_SECONDS = 0.5
 AT_ONCE_BYTES = 64 * 1024
-"""Larger events are made in threads: they would hold up all others."""
+"""Larger events are rendered in threads, because they would hold up all others."""
 
 
 async def latest(session_id: UUID) -> Position:
-    """Where what runs now begins, or what will run next. Raises OperationalError."""
+    """The beginning of the execution that runs now, or runs next. Raises OperationalError."""
     row = await async_database.fetch_one(run_sql.LATEST, {"session": session_id})
     sequence = row[0] if row is not None else 1
     return Position(sequence=sequence, queued=sequence - 1)
 
 
 async def read(session_id: UUID, position: Position) -> Reading | None:
-    """What there is for somebody at that position; None: the session is gone.
+    """The rows for a viewer at that position. None: the session is gone.
 
     Raises OperationalError.
     """
@@ -100,7 +100,7 @@ async def read(session_id: UUID, position: Position) -> Reading | None:
 
 async def _rest(execution: Execution, position: Position) -> list[Rest]:
     known = position.at(execution.sequence)
-    if not execution.left_out or not execution.is_finished or known.told >= Told.ENDED:
+    if not execution.left_out or not execution.is_finished or known.progress >= Progress.ENDED:
         return []
     wanted = dict(zip(run_sql.OUTPUT_COLUMNS, known.seen, strict=True))
     row = await async_database.fetch_one(
@@ -137,21 +137,21 @@ class Feed:
         self.session_id = session_id
         self.viewers = 0
         self.has_position = False
-        """From then on each change of the session becomes an entry: who reads after that, and then
-        takes the entries, misses nothing."""
+        """From then on each change of the session becomes an entry. A viewer that reads the rows
+        after that, and then takes the entries, misses nothing."""
         self.is_over = False
-        """Nothing will come any more."""
+        """Nothing more will come."""
         self.first = 0
-        """Number of the first entry that is in memory."""
-        self.news = asyncio.Event()
-        """Set when there is more. The next one is another event."""
+        """Number of the first entry in memory."""
+        self.changed = asyncio.Event()
+        """Set when there is more, and then replaced by a new one."""
         self._entries: deque[Entry] = deque()
         self._bytes = 0
         self._task = asyncio.create_task(self._follow(), name=f"feed {session_id}")
 
     @property
     def end(self) -> int:
-        """Number of the entry that comes next."""
+        """Number of the next entry."""
         return self.first + len(self._entries)
 
     def __getitem__(self, number: int) -> Entry:
@@ -165,12 +165,12 @@ class Feed:
         self.wake()
 
     def wake(self) -> None:
-        """Have its viewers look whether there is more for them."""
-        told, self.news = self.news, asyncio.Event()
-        told.set()
+        """Has its viewers check whether there is more for them."""
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
 
     async def _follow(self, position: Position | None = None) -> None:
-        """From there on, or from what runs now on."""
+        """From that position on. None: from the execution that runs now."""
         with hub.subscribe(self.session_id) as waiter:
             while not self.is_over:
                 try:
@@ -216,14 +216,14 @@ class Feed:
 
 
 class Feeds:
-    """Those of this process."""
+    """The feeds of one process, by session."""
 
     def __init__(self) -> None:
         self._feeds: dict[UUID, Feed] = {}
         self.are_closed = False
 
     def close(self) -> None:
-        """The process is stopping: every stream ends. Its viewers come back, to another one."""
+        """Ends every stream, because the process stops. Its viewers reconnect to another one."""
         self.are_closed = True
         for feed in self._feeds.values():
             feed.finish()
@@ -251,12 +251,12 @@ feeds = Feeds()
 
 
 class Viewer:
-    """One party that follows a session, or one execution of it."""
+    """A client that follows a session, or one execution of it."""
 
     def __init__(
         self, session_id: UUID, position: Position | None, *, only: int | None = None
     ) -> None:
-        """`position` None: from what runs now on. `only`: the sequence of the one execution."""
+        """`position` None: from the execution that runs now. `only`: one execution's sequence."""
         self.position = position or Position()
         self._from_now_on = position is None
         self._session_id = session_id
@@ -266,31 +266,31 @@ class Viewer:
         self._is_ended = False
 
     def end(self) -> None:
-        """It gets nothing more."""
+        """Ends its stream."""
         self._is_ended = True
         if self._feed is not None:
             self._feed.wake()
 
     async def events(self, idle_seconds: float) -> AsyncGenerator[Entry | None, None]:
-        """What comes, each once and in order, to the end. None each time that so long has passed,
-        whatever comes. Whenever an event is given, `position` is the one after it.
+        """All events, each once and in order, to the end; None whenever `idle_seconds` have passed.
+        After each event, `position` is the position after it.
         """
-        pulse = _Pulse(idle_seconds)
+        heartbeat = _Heartbeat(idle_seconds)
         with feeds.watched(self._session_id) as feed:
             self._feed = feed
             while not (self._has_all or feeds.are_closed or self._is_ended):
                 if not feed.has_position:
                     if feed.is_over:
                         return
-                    if not await pulse.told(feed.news):
+                    if not await heartbeat.wait_for(feed.changed):
                         yield None
                     continue
-                number = feed.end  # what the feed reads from now on may be news
+                number = feed.end  # what the feed reads from now on may be new
                 try:
                     reading = await self._read()
                 except DATABASE_AWAY:
                     await asyncio.sleep(AWAY_SECONDS)
-                    if pulse.is_due():
+                    if heartbeat.is_due():
                         yield None
                     continue
                 if reading is None:
@@ -312,7 +312,7 @@ class Viewer:
                             yield entry
                     elif feed.is_over:
                         return
-                    elif not await pulse.told(feed.news):
+                    elif not await heartbeat.wait_for(feed.changed):
                         yield None
 
     async def _read(self) -> Reading | None:
@@ -344,32 +344,32 @@ class Viewer:
 
 
 def has_all(position: Position, sequence: int) -> bool:
-    """Whether who is there knows all of that execution."""
+    """Whether a viewer at that position has all of the execution."""
     return position.sequence > sequence or (
-        position.sequence == sequence and position.told == Told.ALL
+        position.sequence == sequence and position.progress == Progress.ALL
     )
 
 
-class _Pulse:
-    """Says when a viewer is to have a sign of life."""
+class _Heartbeat:
+    """When a viewer is due for a sign of life."""
 
     def __init__(self, idle_seconds: float) -> None:
         self._idle_seconds = idle_seconds
         self._due = time.monotonic() + idle_seconds
 
     def is_due(self) -> bool:
-        """Whether it is time; the next one is reckoned from then on."""
+        """Whether it is time; the next one is due from then on."""
         now = time.monotonic()
         due = now >= self._due
         if due:
             self._due = now + self._idle_seconds
         return due
 
-    async def told(self, news: asyncio.Event) -> bool:
-        """Waits for that; False: it is time for a sign of life instead."""
+    async def wait_for(self, changed: asyncio.Event) -> bool:
+        """False: a sign of life is due first."""
         try:
             async with asyncio.timeout(self._due - time.monotonic()):
-                await news.wait()
+                await changed.wait()
         except TimeoutError:
             return not self.is_due()
         return True

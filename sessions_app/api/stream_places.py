@@ -1,4 +1,4 @@
-"""How many event streams this process serves at one time, and to whom: nobody takes them all."""
+"""How many event streams this process serves at one time, in all and to each caller."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class StreamPlace:
 
     bounds: list[_Bound]
     is_allowed: Allowed
-    """Whether its viewer may still watch."""
+    """Whether its viewer may still watch, asked again and again."""
     end: Callable[[], None] = field(default=lambda: None)
-    """Ends the stream, once there is one."""
+    """Ends the stream, once it has begun."""
 
 
 class StreamPlaces:
@@ -43,7 +43,7 @@ class StreamPlaces:
     def __init__(self) -> None:
         self._open: set[StreamPlace] = set()
         self._taken: Counter[_Bound] = Counter()
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._is_changed = False
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class StreamPlaces:
         return place
 
     def free(self, place: StreamPlace) -> None:
-        """A second time does nothing."""
+        """Repeating it does nothing."""
         if place in self._open:
             self._open.remove(place)
             self._taken.subtract(place.bounds)
@@ -71,11 +71,11 @@ class StreamPlaces:
                 if not self._taken[bound]:
                     del self._taken[bound]
 
-    def look_again(self) -> None:
-        """Clients or keys have changed: end the streams of those who may not watch any more."""
+    def check_again(self) -> None:
+        """Clients or keys have changed: ends the streams of viewers that may no longer watch."""
         self._is_changed = True
-        if self._open and (self._looking is None or self._looking.done()):
-            self._looking = asyncio.get_running_loop().create_task(self._end_forbidden())
+        if self._open and (self._checking is None or self._checking.done()):
+            self._checking = asyncio.get_running_loop().create_task(self._end_forbidden())
 
     async def _end_forbidden(self) -> None:
         while self._is_changed:

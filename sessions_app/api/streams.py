@@ -1,7 +1,7 @@
-"""Server-Sent Events: what a session's programs write, while they run and afterwards.
+"""Server-Sent Events: the output of a session's programs, while they run and afterwards.
 
-A view validates who asks for what, and answers what is to be streamed. `streaming` makes of it one
-that streams that, without holding a thread or a connection while nothing happens.
+A view validates the request and returns `Streamed`. `streaming` answers with the events, without
+holding a thread or a connection while nothing happens.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from sessions_app.models import Execution, Session
 
 WATCHING = Access(scope=Scope.READ, roles=ANY_ROLE)
 LATEST = "latest"
-"""In place of an event's id: from what runs now on."""
+"""In place of an event's id: from the execution that runs now."""
 HEARTBEAT_SECONDS = 15.0
-"""A comment, so that nobody on the way takes an idle connection for a dead one. As often it is seen
-whether its viewer may still look."""
+"""How often a comment is sent, so that proxies don't take an idle connection for a dead one, and
+how often it is checked whether the viewer may still watch."""
 RETRY_MS = 1000
-"""How long browsers wait until they come back."""
+"""How long browsers wait before they reconnect."""
 _WRITE_BYTES = 64 * 1024
-"""Handed to the server at one time: it holds what a slow client doesn't take."""
+"""Handed to the server at one time, which keeps it in memory until a slow client takes it."""
 
 
 class Streamed(Deferred):
-    """Something that may be watched."""
+    """A valid request for a stream."""
 
     def __init__(
         self, session_id: UUID, position: Position | None, *, only: int | None = None
     ) -> None:
-        """`position` None: from what runs now on. `only`: the sequence of the one execution."""
+        """`position` None: from the execution that runs now. `only`: one execution's sequence."""
         super().__init__(status=200)
         self.session_id, self.position, self.only = session_id, position, only
 
@@ -77,7 +77,7 @@ def watched_execution(execution: Execution, request: HttpRequest) -> Response:
 
 
 def _position(request: HttpRequest) -> Position | None:
-    """None: from what runs now on. Raises InvalidRequest."""
+    """None: from the execution that runs now. Raises InvalidRequest."""
     given = request.headers.get("Last-Event-ID") or request.GET.get("last_event_id", "")
     if given == LATEST:
         return None
@@ -113,7 +113,7 @@ def not_allowed(method: str) -> HttpResponseBase:
 
 
 async def _may_still_watch(request: HttpRequest) -> bool:
-    """False where a key was revoked, a token's time is over, a client was disabled."""
+    """False where the key was revoked, the token has expired, or the client was disabled."""
     credentials = credentials_of(request)
     try:
         caller = recognize_at_once(credentials)
@@ -123,12 +123,12 @@ async def _may_still_watch(request: HttpRequest) -> bool:
     except ServiceError:
         return False
     except DATABASE_AWAY:
-        return True  # nobody can say so now
+        return True  # it can't be checked now
     return True
 
 
 def event_stream(streamed: Streamed, caller: Caller, is_allowed: Allowed) -> StreamingHttpResponse:
-    """Ends when there is nothing more to come, or its viewer may not look any more.
+    """Ends when nothing more will come, or its viewer may no longer watch.
 
     Raises TooManyStreams, NoCapacity.
     """
@@ -136,7 +136,7 @@ def event_stream(streamed: Streamed, caller: Caller, is_allowed: Allowed) -> Str
     response = StreamingHttpResponse(
         _parts(streamed, place), content_type="text/event-stream; charset=utf-8"
     )
-    finalize(response, stream_places.free, place)  # of one that nobody closes
+    finalize(response, stream_places.free, place)  # if it is never closed
     response._resource_closers.append(partial(stream_places.free, place))  # type: ignore[attr-defined]
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-store, no-transform"

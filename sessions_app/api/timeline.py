@@ -1,13 +1,13 @@
-"""A session's runs as a sequence of events, and positions in it. Pure: rows in, events out.
+"""A session's executions as a sequence of events, and positions in it. Pure: rows in, events out.
 
-What a viewer is sent is made up from rows, whoever reads them and when: from those of events while
-a program runs, from the execution once that has ended. A position says how much of it a viewer
-knows, in bytes: so it stays good when the rows of events are gone, on whichever server.
+Events are made from rows: from those of `Event` while a program runs, from the execution's once it
+has ended. A position states how many bytes of them a viewer has, so it stays valid when the rows of
+`Event` are gone, and on any server.
 
     queued ─▶ running ─▶ output… ─▶ completed | error | cancelled ─▶ result       of each execution
 
-The executions of a session follow each other; only that a later one is queued is told while an
-earlier one runs.
+The executions of a session follow each other. Only the `queued` event of a later one is sent while
+an earlier one runs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from sessions_app.models.run_sql import OUTPUT_COLUMNS
 from sessions_app.models.session import CLOSED
 
 EVENTS = 64
-"""Rows of events, read at one time."""
+"""Rows of `Event` that are read at one time."""
 READ_BYTES = 256 * 1024
-"""Of output, read at one time, give or take a row's: a slow viewer holds it."""
+"""Output that is read at one time, plus or minus a row: a slow viewer keeps it in memory."""
 QUEUED = 100
-"""Executions that wait, read at one time."""
+"""Queued executions that are read at one time."""
 PIECE_BYTES = 64 * 1024
-"""Of an ended execution's output in one event."""
+"""Output of an ended execution that one event has."""
 
 _CHANNELS = (
     (Stage.COMPILE.value, Stream.STDOUT.value),
@@ -48,8 +48,8 @@ _CHANNELS = (
 )
 
 
-class Told(IntEnum):
-    """How far the story of one execution was told, besides its output."""
+class Progress(IntEnum):
+    """How much of an execution was sent, besides its output."""
 
     NOTHING = 0
     RUNNING = 1
@@ -63,22 +63,22 @@ class InvalidPositionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How much of a session's events somebody knows. As text it is an event's id."""
+    """How much of a session's events a viewer has. As text it is an event's id."""
 
     sequence: int = 1
-    """Of the execution that is being told of: all of those before it is known."""
-    told: Told = Told.NOTHING
+    """Of the execution that is being sent: those before it were sent in full."""
+    progress: Progress = Progress.NOTHING
     seen: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Bytes of its output: those of the compiler, stdout and stderr, and its own."""
+    """Bytes of its output: the compiler's stdout and stderr, and the program's."""
     row: int = 0
-    """Number of the last row of events among them."""
+    """Number of the last `Event` row among them."""
     queued: int = 0
-    """The last execution that is known to be there."""
+    """The last execution whose `queued` event was sent."""
     session: str = ""
-    """Stands for what was said last of the session itself."""
+    """Digest of the last `session` event."""
 
     def __str__(self) -> str:
-        numbers = (self.sequence, self.told.value, *self.seen, self.row, self.queued)
+        numbers = (self.sequence, self.progress.value, *self.seen, self.row, self.queued)
         return f"{'.'.join(map(str, numbers))}.{self.session}"
 
     @classmethod
@@ -87,10 +87,10 @@ class Position:
         if not _ID.fullmatch(text):
             raise InvalidPositionError(text)
         *numbers, session = text.split(".")
-        sequence, told, a, b, c, d, row, queued = map(int, numbers)
+        sequence, progress, a, b, c, d, row, queued = map(int, numbers)
         return cls(
             sequence=sequence,
-            told=Told(told),
+            progress=Progress(progress),
             seen=(a, b, c, d),
             row=row,
             queued=queued,
@@ -99,14 +99,14 @@ class Position:
 
     @property
     def next(self) -> int:
-        """The execution of which there may be more to tell."""
-        return self.sequence + (self.told == Told.ALL)
+        """The execution of which there may be more to send."""
+        return self.sequence + (self.progress == Progress.ALL)
 
     def at(self, sequence: int) -> Self:
-        """The same, or the beginning of a later execution."""
+        """This position, or the beginning of a later execution."""
         if sequence == self.sequence:
             return self
-        return replace(self, sequence=sequence, told=Told.NOTHING, seen=(0, 0, 0, 0), row=0)
+        return replace(self, sequence=sequence, progress=Progress.NOTHING, seen=(0, 0, 0, 0), row=0)
 
 
 _ID = re.compile(r"[1-9]\d{0,8}\.[0-3](\.\d{1,9}){6}\.[0-9a-f]{0,8}", re.ASCII)
@@ -118,36 +118,36 @@ class Entry:
 
     name: str
     sequence: int
-    """Of the execution that it is about; 0: it is about the session."""
+    """Of its execution. 0: the event is about the session."""
     data: Mapping[str, Any]
     size: int = 0
     """Bytes of output in it."""
 
     def after(self, position: Position) -> Position | None:
-        """Where somebody is who gets it; None: he knows it, or it isn't what comes next."""
+        """The position after it. None: the viewer has it already, or it isn't the next one."""
         raise NotImplementedError
 
     def is_astride(self, position: Position) -> bool:
-        """Whether some of it is known there, or what is before it is not: whoever is there has to
-        read for himself.
+        """Whether the viewer has a part of it, or lacks what comes before it: such a viewer has to
+        read the rows itself.
         """
         return False
 
     def is_of_turn(self, position: Position) -> bool:
-        """Whether it is of the execution that is told of there, or of the one that follows when
-        all of that has been told.
+        """Whether it belongs to the execution that is being sent at that position, or to the next
+        one where that was sent in full.
         """
         return position.sequence <= self.sequence <= position.next
 
     @cached_property
     def body(self) -> bytes:
-        """The event as it is sent, but for its id: the same for all viewers."""
+        """The event as it is sent, without its id: the same for all viewers."""
         return b"event: %s\ndata: %s\n\n" % (self.name.encode(), render_json(self.data))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionEntry(Entry):
-    """How the session is."""
+    """The session's status and expiry."""
 
     digest: str
     read_at: datetime
@@ -165,10 +165,10 @@ class QueuedEntry(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToldEntry(Entry):
-    """A status but the first, and the result."""
+class ProgressEntry(Entry):
+    """A later status than `queued`, or the result."""
 
-    told: Told
+    progress: Progress
 
     def is_astride(self, position: Position) -> bool:
         return self.sequence > position.next
@@ -177,16 +177,16 @@ class ToldEntry(Entry):
         if not self.is_of_turn(position):
             return None
         here = position.at(self.sequence)
-        return None if here.told >= self.told else replace(here, told=self.told)
+        return None if here.progress >= self.progress else replace(here, progress=self.progress)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputEntry(Entry):
     channel: int
     start: int
-    """Bytes of its channel that are before it."""
+    """Bytes of its channel before it."""
     end: int
-    """Bytes of its channel that are known when it is."""
+    """Bytes of its channel up to its end."""
     row: int
 
     def is_astride(self, position: Position) -> bool:
@@ -194,13 +194,13 @@ class OutputEntry(Entry):
             return self.sequence > position.next
         here = position.at(self.sequence)
         known = here.seen[self.channel]
-        return here.told < Told.ENDED and known < self.end and known != self.start
+        return here.progress < Progress.ENDED and known < self.end and known != self.start
 
     def after(self, position: Position) -> Position | None:
         if not self.is_of_turn(position):
             return None
         here = position.at(self.sequence)
-        if here.told >= Told.ENDED or here.seen[self.channel] != self.start:
+        if here.progress >= Progress.ENDED or here.seen[self.channel] != self.start:
             return None
         seen = list(here.seen)
         seen[self.channel] = self.end
@@ -210,7 +210,7 @@ class OutputEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Queued:
-    """What is known of an execution before its turn."""
+    """An execution that waits for its turn."""
 
     sequence: int
     execution_id: UUID
@@ -219,18 +219,18 @@ class Queued:
 
 @dataclass(frozen=True, kw_only=True)
 class Rest:
-    """Output that somebody doesn't know, of an execution that has ended."""
+    """Output of an ended execution that a viewer lacks."""
 
     channel: int
     start: int
     data: bytes
     is_last: bool
-    """Nothing of its channel comes after it."""
+    """Nothing of its channel follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Rows, read in one moment."""
+    """The rows of one read."""
 
     session_id: UUID
     at: datetime
@@ -238,16 +238,16 @@ class Reading:
     expires_at: datetime
     last_sequence: int
     execution: Execution | None
-    """The one that was asked for; None: there is none yet."""
+    """The execution at the position. None: there is none yet."""
     events: list[EventRow] = field(default_factory=list)
     rest: list[Rest] = field(default_factory=list)
-    """Where its output is too large to be read with it: what comes next of each channel."""
+    """The next output of each channel, where it is too large to be read with the execution."""
     queued: list[Queued] = field(default_factory=list)
-    """Those behind it."""
+    """The executions behind it."""
 
     @property
     def may_be_more(self) -> bool:
-        """Whether another reading, from where this one leads to, may find more at once."""
+        """Whether another read, from the position after this one, may find more at once."""
         ended = self.execution is not None and self.execution.is_finished
         return ended or self._has_full_rows or len(self.queued) == QUEUED
 
@@ -258,30 +258,30 @@ class Reading:
 
     @property
     def ends_here(self) -> bool:
-        """Whether the session is closed, and the execution that was asked for never came."""
+        """Whether the session is closed and has no execution at the position."""
         return self.status in CLOSED and self.execution is None
 
     def entries(self, position: Position) -> Iterator[Entry]:
-        """What there is to tell somebody at that position, in order."""
+        """The events for a viewer at that position, in order."""
         yield self._session()
         if self.execution is not None:
-            yield from self._story(self.execution, position.at(position.next))
+            yield from self._events_of(self.execution, position.at(position.next))
         for each in self.queued:
             yield _queued(self.session_id, each)
 
-    def _story(self, execution: Execution, known: Position) -> Iterator[Entry]:
+    def _events_of(self, execution: Execution, known: Position) -> Iterator[Entry]:
         yield from _beginning(execution)
         for event in self.events:
             channel = _CHANNELS.index((event.stage, event.stream))
             yield _output(execution, channel, event.start, event.data, row=event.number)
         if execution.finished_at is None:
             return
-        if known.told < Told.ENDED:
+        if known.progress < Progress.ENDED:
             for rest in self.rest if execution.left_out else rest_of(execution, known):
                 yield from _pieces(execution, rest, row=known.row)
                 if not rest.is_last:
                     return
-            yield _told(execution, execution.status, execution.finished_at, Told.ENDED)
+            yield _progress(execution, execution.status, execution.finished_at, Progress.ENDED)
         yield _result(execution)
 
     def _session(self) -> SessionEntry:
@@ -299,7 +299,7 @@ class Reading:
 
 
 def session_digest(status: str, expires_at: datetime) -> str:
-    """Stands for it in a position."""
+    """What a position has of a `session` event."""
     return f"{zlib.crc32(f'{status} {expires_at.timestamp()}'.encode()):08x}"
 
 
@@ -313,18 +313,18 @@ def _beginning(execution: Execution) -> Iterator[Entry]:
         ),
     )
     if execution.claimed_at is not None:
-        yield _told(execution, Execution.Status.RUNNING, execution.claimed_at, Told.RUNNING)
+        yield _progress(execution, Execution.Status.RUNNING, execution.claimed_at, Progress.RUNNING)
 
 
 def rest_of(execution: Execution, known: Position) -> list[Rest]:
-    """Of outputs that were read with it."""
+    """The rest of outputs that were read with the execution."""
     outputs = [bytes(getattr(execution, column)) for column in OUTPUT_COLUMNS]
     found = [(len(data), data[at:]) for data, at in zip(outputs, known.seen, strict=True)]
     return rests(execution, known, found)
 
 
 def rests(execution: Execution, known: Position, found: list[tuple[int, bytes]]) -> list[Rest]:
-    """`found`: of each channel how much there is, and what comes where it is known to."""
+    """`found`: for each channel its length, and the bytes after those that the viewer has."""
     return [
         Rest(
             channel=channel,
@@ -337,7 +337,7 @@ def rests(execution: Execution, known: Position, found: list[tuple[int, bytes]])
 
 
 def _pieces(execution: Execution, rest: Rest, *, row: int) -> Iterator[OutputEntry]:
-    """Each ends between two characters, as far as there are any."""
+    """The output in events that end between two characters, where it has characters."""
     done, data = 0, rest.data
     if not rest.is_last:
         data = data[: last_border(bytearray(data)) or len(data)]
@@ -349,7 +349,7 @@ def _pieces(execution: Execution, rest: Rest, *, row: int) -> Iterator[OutputEnt
 
 
 def _written(execution: Execution) -> range:
-    """Where the compilation failed, its output stands in the columns of the run as well."""
+    """A failed compilation's output is in the columns of the run as well, and is sent once."""
     return range(2) if execution.compile_exit_code else range(4)
 
 
@@ -364,11 +364,11 @@ def _queued(session_id: UUID, queued: Queued) -> QueuedEntry:
     )
 
 
-def _told(execution: Execution, status: str, at: datetime, told: Told) -> ToldEntry:
-    return ToldEntry(
+def _progress(execution: Execution, status: str, at: datetime, progress: Progress) -> ProgressEntry:
+    return ProgressEntry(
         name="status",
         sequence=execution.sequence,
-        told=told,
+        progress=progress,
         data=_status_data(execution.session_id, execution.pk, execution.sequence, str(status), at),
     )
 
@@ -406,14 +406,14 @@ def _output(
     )
 
 
-def _result(execution: Execution) -> ToldEntry:
+def _result(execution: Execution) -> ProgressEntry:
     data = ExecutionSerializer().to_representation(execution)
     if execution.left_out:
         data["omitted"] = [omitted_name(name) for name in execution.left_out]
-    return ToldEntry(
+    return ProgressEntry(
         name="result",
         sequence=execution.sequence,
-        told=Told.ALL,
+        progress=Progress.ALL,
         size=len(execution.stdout) + len(execution.stderr),
         data=data,
     )
