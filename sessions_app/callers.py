@@ -1,8 +1,8 @@
-"""Who a call is from, and what that allows. The one value that views and services ask.
+"""`Caller`: who a call is from, and what it may see and do.
 
 A caller is a client with a key, the holder of a token for one session, or, with API_AUTH=open and
-in the service's own work, the operator, who sees everything. Nothing is allowed by leaving
-something out: a `Caller` made of defaults sees nothing and may do nothing.
+in the service's own work, the operator, who sees everything. A `Caller` made of defaults sees
+nothing and may do nothing.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SCOPES = {
     Scope.TOKENS: "make session tokens",
     Scope.METRICS: "read /metrics",
 }
-"""In the words of commands and forms."""
+"""As commands and forms describe them."""
 
 USUAL_SCOPES = (Scope.READ, Scope.SESSIONS, Scope.EXECUTE, Scope.TOKENS)
-"""Of an interview platform."""
+"""Those that an interview platform needs."""
 
 
 class Role(StrEnum):
@@ -60,7 +60,7 @@ class KnownClient:
     max_storage_per_session: int | None = None
     max_storage_per_client: int | None = None
     has_neighbours: bool = False
-    """There are other clients that may have sessions."""
+    """Other clients may have sessions too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,14 @@ class Quota:
     """How many requests a caller may still make, as its last one left it."""
 
     limit: int | None = None
-    """A minute; None: as many as it likes."""
+    """Requests a minute. None: unlimited."""
     remaining: int = 0
     reset_seconds: int = 0
-    """Until all are there again; where none remains, until one is."""
+    """Until all are available again; where none remains, until one is."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """The fields of draft-ietf-httpapi-ratelimit-headers that clients' libraries know."""
+        """The headers of draft-ietf-httpapi-ratelimit-headers that clients' libraries know."""
         if self.limit is None:
             return {}
         return {
@@ -93,14 +93,14 @@ class Caller:
     client: KnownClient | None = None
     """Whose rows it sees, where it doesn't see everything."""
     session_id: UUID | None = None
-    """A token's: the only session that it sees."""
+    """Of a token: the only session that it sees."""
     role: Role | None = None
-    """A token's; None: the caller has a key, or is the operator."""
+    """Of a token. None: the caller has a key, or is the operator."""
     token_id: str = ""
-    """A token's: tells it from others."""
+    """Of a token: tells it from others."""
     quota: Quota = Quota()
     key_prefix: str = ""
-    """Of the key that the caller came with."""
+    """Of the caller's key."""
 
     # REST framework takes a caller for the request's user.
     is_authenticated = True
@@ -111,7 +111,7 @@ class Caller:
 
     @property
     def answer_headers(self) -> dict[str, str]:
-        """What each answer tells it."""
+        """Headers of each answer to it."""
         return self.quota.headers
 
     @property
@@ -128,7 +128,7 @@ class Caller:
 
     @property
     def credential(self) -> str:
-        """What it came with, without what is secret of it."""
+        """Its key or token, without the secret part."""
         if self.role is not None:
             return f"token of the role {self.role.value}"
         return f"key cex_{self.key_prefix}_…" if self.key_prefix else ""
@@ -139,7 +139,7 @@ class Caller:
         return scope in self.client.scopes
 
     def may_see(self, session_id: UUID, client_id: int | None) -> bool:
-        """As the querysets' `visible_to`, of a session whose owner is known."""
+        """As the querysets' `visible_to`, for a session whose client is known."""
         if self.session_id is not None and self.session_id != session_id:
             return False
         return self.sees_everything or (client_id is not None and client_id == self.client_id)

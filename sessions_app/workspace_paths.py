@@ -1,4 +1,4 @@
-"""Paths inside a workspace, validated once, where they come in."""
+"""Paths inside a workspace, validated once, where they enter the service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAME = r"(?:[^./\\{0}][^/\\{0}]*|\.[^./\\{0}][^/\\{0}]*|\.\.[^/\\{0}]+)".format
     r"\x00-\x1f\x7f-\x9f"
 )
 PATTERN = rf"^(?:\.(?:/+\.)*/+)?{_NAME}(?:/+(?:\.|{_NAME}))*$"
-"""What `workspace_path` takes, but for length and depth, in words that JavaScript knows as well."""
+"""What `workspace_path` accepts, without length and depth, as a pattern that JavaScript knows."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -35,8 +35,8 @@ def workspace_path(text: str, field: str = "filename") -> str:
 
 
 def readable_path(text: str) -> str:
-    """The path of a file to be read, which programs may have called as they like: only what can be
-    no file below the workspace is refused. Raises InvalidPath.
+    """The path of a file to read. Programs name files as they like, so only paths that can't be
+    below the workspace are refused. Raises InvalidPath.
     """
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\0" in text or text.startswith("/"):

@@ -1,8 +1,9 @@
-"""Finding out who calls.
+"""From a request's key or token to its `Caller`. Roles and scopes are checked later, in
+`sessions_app.api.authorization`.
 
-What a call brings with it is checked against what this process has in memory. Only where that
-doesn't do (a client has just changed, a key's use is to be noted down, a limited client has used up
-its permits) the database is asked, which an event loop leaves to a thread.
+Credentials are checked against what this process has in memory. The database is asked only where
+that isn't enough (a client has just changed, a key's use is to be written, a limited client has
+used up its permits); event loops do that in a thread.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from sessions_app.callers import OPERATOR, Caller, KnownClient, Quota
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Credentials:
-    """What a call says of itself. Never shown: there are secrets in it."""
+    """The key or token of a request. Never shown, because it is secret."""
 
     key: str = ""
     token: str = ""
     ends_something: bool = False
-    """The call ends a session, for which there are permits when all others are used up."""
+    """The call ends a session, for which some permits are reserved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class _Identified:
 
 
 def authenticate(credentials: Credentials) -> Caller:
-    """Who calls, and one request less that its client may make.
+    """The caller, whose client may make one request less now.
 
     Raises NotAuthenticated, InvalidKey, InvalidToken, TokenExpired, RateLimited.
     """
@@ -52,14 +53,14 @@ def authenticate(credentials: Credentials) -> Caller:
 
 
 def recognize(credentials: Credentials) -> Caller:
-    """Who called, and is still there: raises as `authenticate`, but counts nothing."""
+    """The caller of a stream that is still open. Raises as `authenticate`, but counts nothing."""
     if _is_operator(credentials):
         return OPERATOR
     return _identified(credentials, key_cache.known()).caller
 
 
 def recognize_at_once(credentials: Credentials) -> Caller | None:
-    """As `recognize`, without the database; None: it has to be asked."""
+    """As `recognize`, without the database. None: it has to be asked."""
     if _is_operator(credentials):
         return OPERATOR
     known = key_cache.at_hand()
@@ -67,7 +68,7 @@ def recognize_at_once(credentials: Credentials) -> Caller | None:
 
 
 def authenticate_at_once(credentials: Credentials) -> Caller | None:
-    """As `authenticate`, without the database; None: it has to be asked."""
+    """As `authenticate`, without the database. None: it has to be asked."""
     if _is_operator(credentials):
         return OPERATOR
     known = key_cache.at_hand()
@@ -86,7 +87,7 @@ def _share(credentials: Credentials) -> Share:
 
 
 def _charged(caller: Caller, share: Share) -> Caller:
-    """One request less that it may make. Raises RateLimited."""
+    """Takes one of the requests that it may make. Raises RateLimited."""
     with _token_charged(caller) as quota:
         if caller.client is not None:
             quota = _tighter(quota, allowances.take(caller.client, share))
@@ -111,7 +112,9 @@ class _NotAtOnceError(Exception):
 
 @contextmanager
 def _token_charged(caller: Caller) -> Iterator[Quota]:
-    """Raises RateLimited. What was not let through in the end was not the token's request."""
+    """Takes one of the token's requests, and gives it back if the client's limit refuses it. Raises
+    RateLimited.
+    """
     if not caller.token_id:
         yield Quota()
         return
@@ -129,8 +132,8 @@ def _tighter(first: Quota, second: Quota) -> Quota:
 
 
 def _is_operator(credentials: Credentials) -> bool:
-    """With API_AUTH=open everybody is who brings nothing. What is brought must be right: so keys
-    and pages that are given tokens can be tried there.
+    """With API_AUTH=open, calls without credentials are the operator's. Credentials that are sent
+    must be valid even then, so that keys and tokens can be tried out.
     """
     return _is_open() and not (credentials.key or credentials.token)
 
@@ -155,7 +158,7 @@ def _valid_key(text: str, known: Known) -> KnownKey:
     key = known.key(digest_of(text)) if KEY_PATTERN.fullmatch(text) else None
     if key is None:
         raise InvalidKey("This key is not known; check that it was copied in full.")
-    # Only who has the whole key is told more.
+    # Only callers that have the whole key learn more.
     if key.revoked:
         raise InvalidKey(f"The key cex_{key.prefix}_… has been revoked; use another.")
     if key.is_expired:
@@ -177,7 +180,7 @@ def _token_holder(token: Token, known: Known) -> Caller:
 
 
 def _client_of(token: Token, known: Known) -> KnownClient | None:
-    """None: the token was made without a key, and counts as long as none is asked for."""
+    """None: the token was made without a key, and is valid as long as API_AUTH is open."""
     if token.client_id is None:
         if not _is_open():
             raise InvalidToken(

@@ -1,4 +1,4 @@
-"""Clients and their keys: made, shown once, revoked."""
+"""Clients and their keys, and what a client may have: live sessions, queued runs, storage."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sessions_app.models import ApiKey, Client, ClientStorage, Node, Session
 from sessions_app.models.run_queries import QueueBounds, StorageBounds
 
 KEY_PATTERN = re.compile(r"cex_([0-9a-f]{8})_[0-9a-f]{64}")
-"""Told to secret scanners: 256 random bits behind a prefix that is no secret."""
+"""256 random bits behind a prefix that isn't secret. Secret scanners search for this pattern."""
 
 
 _LONGEST_NAME = int(Client._meta.get_field("name").max_length or 0)
 LONGEST_DAYS = 36_500
-"""Of a key that expires."""
+"""The longest life of a key that expires."""
 
 
 class ClientError(Exception):
-    """What was asked for can't be; the text says why, and what to do."""
+    """The request is refused. The text is for the operator: why, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,8 @@ def create_client(
     by: Actor | None = None,
     **bounds: int | None,
 ) -> Client:
-    """Raises ClientError where there is one of that name, or no such scope. `bounds` are of
-    BOUNDS. `by` is in the audit log, where it is given.
+    """Raises ClientError where the name is taken or a scope is unknown. `bounds`: some of BOUNDS.
+    `by`: for the audit log.
     """
     if not name.strip() or "\0" in name or len(name) > _LONGEST_NAME:
         raise ClientError(f"A client's name must have 1 to {_LONGEST_NAME} characters, and no NUL.")
@@ -89,7 +89,7 @@ def find_client(name: str) -> Client:
 def create_key(
     client: Client, *, expires_in: timedelta | None = None, by: Actor | None = None
 ) -> NewKey:
-    """Besides those that it has: a client changes to a new key before its old one is revoked."""
+    """One more key, so that a client can change to it before its old one is revoked."""
     prefix = _unused_prefix()
     key = f"cex_{prefix}_{secrets.token_hex(32)}"
     expires_at = None if expires_in is None else timezone.now() + expires_in
@@ -109,12 +109,12 @@ def _unused_prefix() -> str:
 
 
 def digest_of(key: str) -> bytes:
-    """By which a key is found. `ApiKey` says why a fast hash is the right one."""
+    """The digest by which a key is found. `ApiKey` explains why a fast hash is right here."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def find_key(prefix: str) -> ApiKey:
-    """By its prefix, or the key itself. Raises ClientError."""
+    """The key with that prefix, or the key itself. Raises ClientError."""
     given = KEY_PATTERN.fullmatch(prefix)
     shown = given[1] if given else prefix.removeprefix("cex_").rstrip("_…")
     key = ApiKey.objects.filter(prefix=shown).select_related("client").first()
@@ -125,7 +125,7 @@ def find_key(prefix: str) -> ApiKey:
 
 @transaction.atomic
 def revoke_key(prefix: str, *, by: Actor | None = None) -> bool:
-    """For ever, and at once in every process. False: it was revoked before. Raises ClientError."""
+    """Revokes for ever and in every process. False: it was revoked before. Raises ClientError."""
     key = find_key(prefix)
     revoked = key.revoke()
     if revoked and by is not None:
@@ -139,8 +139,8 @@ def is_bounded(client: KnownClient) -> bool:
 
 
 def require_room(client: KnownClient) -> None:
-    """See that the client may have one more live session. For inside the transaction that opens it:
-    until its end others of the client wait. Raises TooManySessions.
+    """Checks that the client may have one more live session. Call it in the transaction that opens
+    the session: other openings of the client wait for its end. Raises TooManySessions.
     """
     row = Client.objects.select_for_update(no_key=True).get(pk=client.id)
     live = Session.objects.live().filter(client=row).count()
@@ -155,8 +155,8 @@ def require_room(client: KnownClient) -> None:
 
 
 def _require_room_for_others(live: int) -> None:
-    """Of what a client has and what is free, together, it may have its share. So the more others
-    have, the less it can take of the rest, and there is always a first one for who has none.
+    """A client may have its share of its own sessions and the free places together. So the more
+    others have, the less it can take of the rest, and a client without a session always gets one.
     """
     free = _free_places()
     if live and free > 0 and live + 1 > _share() * (live + free):
@@ -172,7 +172,7 @@ def _share() -> float:
 
 
 def _free_places() -> int:
-    """Of nodes that take sessions. Warm sandboxes give way."""
+    """Free places of nodes that take sessions. Warm sandboxes make room, so they count as free."""
     nodes = dict(Node.objects.active().values_list("pk", "capacity"))
     taking = Q(node__in=nodes) | Q(node=None)
     return sum(nodes.values()) - Session.objects.live().filter(taking).count()
@@ -189,7 +189,7 @@ def queue_bounds(client: KnownClient | None) -> QueueBounds:
 
 
 def storage_bounds(client: KnownClient | Client | None) -> StorageBounds:
-    """The client's own, or else those of the settings. Who is no client stores for none."""
+    """The client's own, or those of the settings. Without a client only the session is bounded."""
     if client is None:
         return StorageBounds(per_session=_setting("MAX_STORAGE_PER_SESSION"), per_client=None)
     return StorageBounds(
@@ -199,12 +199,12 @@ def storage_bounds(client: KnownClient | Client | None) -> StorageBounds:
 
 
 def most_storage(client: KnownClient | Client) -> int:
-    """Bytes that may be kept of all its executions."""
+    """Bytes that may be stored of all its executions."""
     return client.max_storage_per_client or _setting("MAX_STORAGE_PER_CLIENT")
 
 
 def used_storage(client: Client) -> int:
-    """Bytes that are kept of its executions, as they were counted last."""
+    """Bytes stored of its executions, as they were counted last."""
     storage: ClientStorage | None = getattr(client, "storage", None)  # none: not counted yet
     return storage.used_bytes if storage is not None else 0
 

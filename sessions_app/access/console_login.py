@@ -1,7 +1,8 @@
-"""Logging in to the console: who has tried too often has to wait, whatever the password.
+"""Logging in to the console: after too many wrong passwords one has to wait.
 
-What is counted is a name from an address, so that nobody can keep an operator out from elsewhere.
-The address is the connection's, or, where that comes from one of TRUSTED_PROXIES, what it says.
+Attempts are counted by name and address together, so that an operator can't be locked out from
+elsewhere. The address is the connection's, or, where that is one of TRUSTED_PROXIES, the forwarded
+one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 
 
 class ThrottledBackend(ModelBackend):
-    """Django's own names and passwords."""
+    """Django's own user names and passwords, with a limit on wrong ones."""
 
     def authenticate(
         self,
@@ -41,7 +42,7 @@ class ThrottledBackend(ModelBackend):
         password: str | None = None,
         **fields: Any,
     ) -> Any:
-        """The user, or None. Raises PermissionDenied where one must wait, and notes until when."""
+        """The user or None. Raises PermissionDenied where one has to wait, and sets until when."""
         if request is None or username is None:
             return super().authenticate(request, username, password, **fields)
         username, address = username[:150], client_address(request)
@@ -79,7 +80,7 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]
 
 
 def refused_logins(handler: Handler) -> Handler:
-    """Middleware: the page that says to wait is no success."""
+    """Middleware: gives the page that asks to wait its status, 429 or 503."""
 
     def respond(request: HttpRequest) -> HttpResponseBase:
         response = handler(request)
@@ -96,7 +97,7 @@ def refused_logins(handler: Handler) -> Handler:
 
 
 def _found_no_turn(request: HttpRequest | None) -> bool:
-    """Too many have signed in at once, see `codeexec.http.sign_ins`."""
+    """Too many were signing in at once, see `codeexec.http.sign_ins`."""
     return getattr(request, "sign_in_refused", False)
 
 
@@ -110,7 +111,7 @@ def _seconds_until(moment: datetime) -> int:
 
 @transaction.atomic
 def forgive_logins(username: str, address: str | None = None, *, by: Actor) -> int:
-    """Let a name try again at once, from one address or all. How many attempts are forgiven."""
+    """Let a name try again at once, from one address or all. Returns how many attempts it had."""
     attempts = FailedLogin.objects.filter(username=username)
     if address is not None:
         attempts = attempts.filter(address=address)

@@ -1,9 +1,9 @@
-"""Clients and keys as this process read them last, so that a call need not read its own again.
+"""Clients and keys as this process read them last, so that calls need not read their own.
 
-All of them are kept, not those that were used: a key that isn't there is known to be wrong without
-asking the database, however many wrong ones are tried. They are read again when the database says
-that a client or a key has changed, and after MAX_AGE_SECONDS in any case; while nobody listens to
-the database, each call reads for itself what it needs.
+All of them are kept, not only those that were used: so a wrong key is known to be wrong without
+asking the database, however many are tried. They are read again when the database notifies of a
+change, and after MAX_AGE_SECONDS in any case. While the process is not connected to LISTEN, each
+call reads the rows that it needs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from sessions_app.models import ApiKey, Client
 from sessions_app.models.client import CHANGED_CHANNEL
 
 MAX_AGE_SECONDS = 30.0
-"""Should a notification be lost, by a connection that is dead and doesn't know it."""
+"""In case a notification is lost by a connection that is dead without knowing it."""
 USE_SECONDS = 60.0
-"""A key's `last_used_at` is written this often at most."""
+"""A key's `last_used_at` is written at most this often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Snapshot:
     read_at: float
     """By the monotonic clock."""
     changes: int
-    """That had been told of before it was read."""
+    """How many changes had been notified before it was read."""
 
     def key(self, digest: bytes) -> KnownKey | None:
         return self.keys.get(digest)
@@ -98,28 +98,28 @@ class KeyCache:
         """Called in the event loop whenever something has changed, or may have."""
 
     def at_hand(self) -> Snapshot | None:
-        """None: the database has to be asked."""
+        """None: the snapshot is missing or out of date, and the database has to be asked."""
         snapshot = self._snapshot
         if snapshot is None or snapshot.changes != self._changes or not hub.is_connected:
             return None
         return snapshot if time.monotonic() - snapshot.read_at < MAX_AGE_SECONDS else None
 
     def known(self) -> Known:
-        """From the database where there is nothing at hand."""
+        """Reads the database where nothing up to date is at hand."""
         if not hub.is_connected:
             return Rows()
         with self._one_reads():  # for all that wait
             return self.at_hand() or self._read()
 
     def forget(self) -> None:
-        """Something has changed, or may have. From the event loop alone."""
+        """Something has changed, or may have. Called in the event loop only."""
         self._changes += 1
-        for told in self.on_change:
-            told()
+        for notify in self.on_change:
+            notify()
 
     @contextmanager
     def _one_reads(self) -> Iterator[None]:
-        """Where the database is silent, those that wait don't each find it out after the other."""
+        """One thread reads for all. If the database is silent, those that wait give up together."""
         if not self._reading.acquire(timeout=settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]):
             raise OperationalError("clients and keys can't be read")
         try:
@@ -128,7 +128,7 @@ class KeyCache:
             self._reading.release()
 
     def _read(self) -> Snapshot:
-        """Where a change is told of meanwhile, it serves this call and no later one."""
+        """If a change is notified meanwhile, the snapshot serves this call and no later one."""
         self._snapshot = _read_everything(changes=self._changes)
         return self._snapshot
 
@@ -136,7 +136,7 @@ class KeyCache:
         return time.monotonic() - self._used.get(key.id, -USE_SECONDS) < USE_SECONDS
 
     def note_use(self, key: KnownKey) -> None:
-        """Other processes may have done it just now."""
+        """Writes `last_used_at`, unless another process has just done so."""
         self._used[key.id] = time.monotonic()
         a_while_ago = Now() - timedelta(seconds=USE_SECONDS)
         unnoted = Q(last_used_at__isnull=True) | Q(last_used_at__lt=a_while_ago)

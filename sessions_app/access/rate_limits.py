@@ -3,12 +3,12 @@ permits at a time.
 
 The bucket holds as many permits as the client may make requests in a minute, and fills up in one.
 A process that is asked for more and more takes twice as many each time, up to a second's worth;
-those that it hasn't used within LEASE_SECONDS are lost. So never more requests get through than the
-bucket has given permits for, whatever the number of processes, and a busy client costs about one
-statement a second in each. Clients without a limit cost nothing.
+permits that it hasn't used within LEASE_SECONDS are lost. So requests never exceed the permits that
+the bucket has given, whatever the number of processes, and a busy client costs about one statement
+a second in each. Clients without a limit cost nothing.
 
-Not everybody may empty it. What session tokens leave is for the client's keys, and a reserve on top
-of the limit is for the end of sessions: a platform can tear down whatever its users do.
+A part of the bucket is reserved. Session tokens leave a quarter of the limit to the client's keys,
+and a reserve on top of it is for ending sessions, so that a platform can always clean up.
 
     reserve ─▶ keys that end a session      limit // 4 ─▶ keys      the rest ─▶ session tokens
 
@@ -53,7 +53,7 @@ SET permits = given.permits - given.count, counted_at = given.counted_at
 FROM given
 WHERE row.client_id = given.client_id
 RETURNING given.count::int, row.permits - %(left_alone)s::float,
-          -- What a crash of the database forgets of it does no harm.
+          -- It does no harm if a crash of the database loses this.
           set_config('synchronous_commit', 'off', true)
 """
 
@@ -65,10 +65,10 @@ ON CONFLICT DO NOTHING
 
 
 class Share(Enum):
-    """What a request may take of its client's permits."""
+    """Which of its client's permits a request may take."""
 
     END = "end"
-    """All, the reserve included: it ends a session, and has a key."""
+    """All, the reserve included: a request with a key that ends a session."""
     KEY = "key"
     TOKEN = "token"  # noqa: S105 -- a name
 
@@ -92,32 +92,32 @@ class _Lease:
     permits: int = 0
     until: float = 0.0
     size: int = 1
-    """How many were taken last."""
+    """How many permits were taken last."""
     left: float = 0.0
-    """In the bucket, for this share, after that."""
+    """What the bucket had left for this share after that."""
     refused_until: float = 0.0
-    """There is none before that moment, by the monotonic clock."""
+    """There is no permit before that moment, by the monotonic clock."""
 
     def quota(self) -> Quota:
         return quota_of(self.limit, self.permits + max(0.0, self.left))
 
 
 def quota_of(limit: int, permits: float) -> Quota:
-    """Of a bucket that fills up in a minute. `permits`: what it holds."""
+    """The quota of a bucket that fills up in a minute. `permits`: what it holds."""
     missing = limit - permits if permits >= 1 else 1 - permits
     seconds = max(0, math.ceil(missing * 60 / limit))
     return Quota(limit=limit, remaining=min(limit, int(permits)), reset_seconds=seconds)
 
 
 class RateLimits:
-    """Of one process."""
+    """The permits that one process holds."""
 
     def __init__(self) -> None:
         self._leases: dict[tuple[int, Share], _Lease] = {}
         self._changing = threading.Lock()
 
     def take_at_once(self, client: KnownClient, share: Share = Share.KEY) -> Quota | None:
-        """One permit; None: the database has to be asked. Raises RateLimited."""
+        """Takes a permit. None: the database has to be asked. Raises RateLimited."""
         limit = client.requests_per_minute
         if limit is None:
             return Quota()
@@ -132,7 +132,7 @@ class RateLimits:
             return lease.quota()
 
     def take(self, client: KnownClient, share: Share = Share.KEY) -> Quota:
-        """As `take_at_once`, asking the database."""
+        """As `take_at_once`, but asks the database if need be."""
         if (quota := self.take_at_once(client, share)) is not None:
             return quota
         limit, now = client.requests_per_minute or 1, time.monotonic()

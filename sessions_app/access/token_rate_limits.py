@@ -1,5 +1,5 @@
-"""How many requests the holder of one session token may make: buckets in this process's memory, so
-that no viewer uses up what is for a client's other users.
+"""How many requests each session token may make: buckets in this process's memory, so that one
+viewer can't use up the requests of a client's other users.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from sessions_app.access.rate_limits import quota_of, refused
 from sessions_app.callers import KnownClient, Quota
 
 FULL_SECONDS = 60.0
-"""A bucket that was not used for so long is full, and needs not be kept."""
+"""A bucket that wasn't used for so long is full and can be forgotten."""
 _MOST_KEPT = 1000
-"""More than that, and the full ones go."""
+"""From this number on, full buckets are forgotten."""
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,7 @@ class _Bucket:
 
 
 class TokenRateLimits:
-    """Of one process, and forgotten with it."""
+    """The buckets of one process, forgotten when it ends."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
@@ -48,7 +48,7 @@ class TokenRateLimits:
             return quota_of(limit, bucket.permits)
 
     def give_back(self, token_id: str) -> None:
-        """One that was taken, and not used."""
+        """Returns a permit that was taken and not used."""
         with self._changing:
             if (bucket := self._buckets.get(token_id)) is not None:
                 bucket.permits += 1
@@ -71,7 +71,7 @@ class TokenRateLimits:
 
 
 def limit_of_token(client: KnownClient | None) -> int:
-    """As the setting says, and not more than half of what its client may make."""
+    """Requests a minute: the setting's, but at most half of what its client may make."""
     limit = int(settings.CODE_EXECUTOR["TOKEN_REQUESTS_PER_MINUTE"])
     if client is None or client.requests_per_minute is None:
         return limit

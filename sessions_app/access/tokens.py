@@ -1,8 +1,9 @@
 """Session tokens: short-lived, for one session and role, safe to hand to a browser.
 
-Nothing is stored: a token says, signed, which session it is for, as whom, on behalf of which client
-and until when. So it can't be revoked by itself; it ends with its time, with its client, and, for
-all but looking, with its session.
+Nothing is stored: a token holds, signed, its session, its role, its client and its expiry. So it
+can't be revoked by itself; it ends when it expires, when its client is disabled, and, for all but
+reading, when its session ends. What a role may do is declared at each call and checked by `require`
+in `sessions_app.api.authorization`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from sessions_app.models import Session
 
 PREFIX = "cet_"
 DEFAULT_SECONDS = 4 * 3600
-"""An interview and then some."""
+"""Somewhat longer than an interview."""
 MAX_SECONDS = 24 * 3600
 _SALT = "code-executor session token 1"
-"""Makes the signing key: what else SECRET_KEY signs is no token, and no token is anything else."""
+"""Part of the signing key, so that nothing else that SECRET_KEY signs passes as a token."""
 _LONGEST = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """What a token says."""
+    """What a token holds."""
 
     session_id: UUID
     role: Role
@@ -38,7 +39,7 @@ class Token:
     """None: its session was opened with API_AUTH=open."""
     expires_at: datetime
     id: str
-    """Tells it from others, and can't be used as one."""
+    """Tells it from other tokens; it can't be used as one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +64,9 @@ def issue_token(
     if not session.is_open:
         raise SessionClosed("The session has ended. Open a new one.", status=session.status)
     expires = int(time.time()) + expires_in_seconds
-    said = {"s": session.pk.hex, "r": role.value, "c": session.client_id, "e": expires}
+    content = {"s": session.pk.hex, "r": role.value, "c": session.client_id, "e": expires}
     return IssuedToken(
-        token=PREFIX + signing.dumps(said, salt=_SALT),
+        token=PREFIX + signing.dumps(content, salt=_SALT),
         session_id=session.pk,
         role=role,
         expires_at=datetime.fromtimestamp(expires, UTC),
@@ -73,21 +74,21 @@ def issue_token(
 
 
 def read_token(text: str) -> Token:
-    """Raises InvalidToken, TokenExpired. Whether its client still exists is not for this to say."""
+    """Raises InvalidToken, TokenExpired. Doesn't check whether its client still exists."""
     if not text.startswith(PREFIX) or len(text) > _LONGEST:
         raise InvalidToken(f"This is not a session token; those begin with {PREFIX}.")
     try:
-        said = signing.loads(text.removeprefix(PREFIX), salt=_SALT)
+        content = signing.loads(text.removeprefix(PREFIX), salt=_SALT)
     except signing.BadSignature:
         raise InvalidToken(
             "The session token was not made by this service, or was changed."
         ) from None
-    if said["e"] <= time.time():
+    if content["e"] <= time.time():
         raise TokenExpired("The session token has expired; ask for a new one.")
     return Token(
-        session_id=UUID(said["s"]),
-        role=Role(said["r"]),
-        client_id=said["c"],
-        expires_at=datetime.fromtimestamp(said["e"], UTC),
+        session_id=UUID(content["s"]),
+        role=Role(content["r"]),
+        client_id=content["c"],
+        expires_at=datetime.fromtimestamp(content["e"], UTC),
         id=sha256(text.encode()).hexdigest()[:32],
     )

@@ -1,4 +1,4 @@
-"""What lists can be filtered by, and how they are paged."""
+"""Filters of lists, and their pages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METADATA_PREFIX = "metadata."
 
 
 class _Pages(CursorPagination):
-    """Of rows with their `listed_bytes`: a page ends before it has more than PAGE_BYTES of them."""
+    """Pages of rows with `listed_bytes`: a page ends before it exceeds PAGE_BYTES."""
 
     _room: int | None = None
 
@@ -50,7 +50,7 @@ class _Pages(CursorPagination):
                 "cursor is not one that a page of this list named; start again without it.",
                 field="cursor",
             ) from error
-        # A credential has no place in a link, which is kept, logged and passed on.
+        # A credential has no place in a link, which is stored, logged and passed on.
         self.base_url = remove_query_param(self.base_url or "", "token")
         return page
 
@@ -59,7 +59,7 @@ class _Pages(CursorPagination):
         return wanted if self._room is None or wanted is None else min(wanted, self._room)
 
     def _that_fit(self, page: list[Any]) -> int:
-        """How many of them, beginning with the one that the page's cursor is next to."""
+        """How many rows fit, beginning with the one next to the page's cursor."""
         backwards = self.cursor is not None and self.cursor.reverse
         sizes: Iterator[int] = (row.listed_bytes for row in (page[::-1] if backwards else page))
         totals = accumulate(sizes)
@@ -86,8 +86,8 @@ class TextOfKey(KeyTextTransform):
 
 
 def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[Session]:
-    """`status`, `environment`, `metadata.<key>`. Raises InvalidRequest for an unknown status, for
-    one that is given twice, and for more than an index can look up.
+    """By `status`, `environment` and `metadata.<key>`. Raises InvalidRequest for an unknown status,
+    a filter that is given twice, and more than an index can look up.
     """
     filters = _metadata_filters(request)
     if len(filters) > METADATA_FILTERS:
@@ -107,7 +107,7 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
         sessions = sessions & Session.objects.in_status(status)
     environment = request.query_params.get("environment")
     if environment:
-        # By its key, not joined by its name: PostgreSQL then knows how many sessions it has.
+        # By its key and not its name, so that PostgreSQL can estimate how many sessions it has.
         named = list(Environment.objects.filter(name=environment).values_list("pk", flat=True))
         sessions = sessions.filter(environment__in=named)
     for number, (key, value) in enumerate(filters):
@@ -127,7 +127,7 @@ def _require_findable(name: str, value: str, most_bytes: int) -> None:
 
 
 def require_single(request: Request, *names: str) -> None:
-    """Raises InvalidRequest where one of these parameters comes twice: which one is meant?"""
+    """Raises InvalidRequest where one of these parameters is given twice."""
     for name in names:
         if len(request.query_params.getlist(name)) > 1:
             raise InvalidRequest(f"{name} must be given only once.", field=name)
@@ -136,8 +136,8 @@ def require_single(request: Request, *names: str) -> None:
 def _with_metadata(
     sessions: QuerySet[Session], alias: str, key: str, value: str
 ) -> QuerySet[Session]:
-    """Those that have this value, as a text or as what it says in JSON: `metadata.room=7` finds
-    {"room": "7"} and {"room": 7}.
+    """Sessions with this value, as text or as JSON: `metadata.room=7` finds {"room": "7"} and
+    {"room": 7}.
     """
     found, parsed = Q(metadata__contains={key: value}), _parsed(value)
     if parsed is not None:

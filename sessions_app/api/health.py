@@ -1,4 +1,4 @@
-"""What the health call finds out before it answers."""
+"""What the health call reads before it answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sessions_app.monitoring.health import latest_health
 
 
 async def read_health(request: Any) -> None:
-    """Puts it on the request, and who asks, for more is told to those who have a key."""
+    """Sets the health and the caller on the request; callers with a key see more of it."""
     request.health = await latest_health.result()
     with suppress(ServiceError, *DATABASE_AWAY):
         await identify(request)

@@ -1,4 +1,4 @@
-"""Ids in addresses: the same id, however its letters are written."""
+"""Ids in addresses, in upper or lower case."""
 
 from __future__ import annotations
 

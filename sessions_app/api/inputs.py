@@ -1,7 +1,7 @@
-"""What a call takes besides its path: the fields of its body and the parameters of its address.
+"""The fields of the body and the parameters of the address that a call takes.
 
-Each action declares them with `takes`, once for the schema and for the check; one that declares
-none takes none. Any other name is refused: a misspelt one would silently mean something else.
+Each action declares them with `takes`, once for the schema and for the check; an action without it
+takes none. Other names are refused, because a misspelt one would silently be ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Action = TypeVar("Action", bound=Callable[..., Any])
 TOKEN = "token"  # noqa: S105 -- a parameter's name
 """Taken by every call that reads, see `sessions_app.api.authorization.credentials_of`."""
 ANY_KEY = "<key>"
-"""At the end of a parameter's name: whatever a client likes."""
+"""At the end of a parameter's name: any name that a client chooses."""
 _SHOWN_CHARACTERS = 50
 _SHOWN_NAMES = 10
 _BODY, _ADDRESS = "field", "parameter"
@@ -73,7 +73,7 @@ def require_known(request: Request, action: object) -> None:
 
 
 def _has_no_json(request: Request) -> bool:
-    """A call that takes no body is not refused for one that is of no kind."""
+    """A call without a body may come with any content type."""
     return "json" not in (request.content_type or "")
 
 
@@ -91,9 +91,9 @@ def _refused(
     unknown: list[str], kind: str, known: Collection[str], elsewhere: Collection[str]
 ) -> UnknownField:
     names = unknown[:_SHOWN_NAMES]
-    said = {_shown(name): [_sentence(name, kind, known, elsewhere)] for name in names}
-    field, (detail,) = next(iter(said.items()))
-    return UnknownField(detail, field=field, errors=said)
+    problems = {_shown(name): [_sentence(name, kind, known, elsewhere)] for name in names}
+    field, (detail,) = next(iter(problems.items()))
+    return UnknownField(detail, field=field, errors=problems)
 
 
 def _sentence(name: str, kind: str, known: Collection[str], elsewhere: Collection[str]) -> str:
@@ -105,7 +105,7 @@ def _sentence(name: str, kind: str, known: Collection[str], elsewhere: Collectio
 
 
 def unknown_name(name: str, kind: str, known: Collection[str], of: str = "this call") -> str:
-    """What is said of a name that nothing has."""
+    """The sentence about an unknown name."""
     begin, nearest = f"{_shown(name)} is not a {kind} of {of}", nearest_name(name, known)
     if nearest is not None:
         return f"{begin}. Did you mean {nearest}?"
@@ -113,7 +113,7 @@ def unknown_name(name: str, kind: str, known: Collection[str], of: str = "this c
 
 
 def nearest_name(name: str, known: Collection[str]) -> str | None:
-    """The one of the known names that was probably meant."""
+    """The known name that was probably meant."""
     folded = {_folded(each): each for each in sorted(known)}
     for each in folded:
         if each.endswith(ANY_KEY) and _folded(name).startswith(each.removesuffix(f".{ANY_KEY}")):

@@ -1,4 +1,4 @@
-"""An execution's answer where it is large: written as its fields are read, a piece at a time."""
+"""The answer with a large execution: sent as its fields are read, a piece at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sessions_app.models.large_fields import JSON_FIELDS, fill, pieces
 
 
 class LargeAnswer(StreamingHttpResponse):
-    """Of what `execution` has left out, all."""
+    """Contains all fields that `execution` left out."""
 
     def __init__(self, serializer: ExecutionSerializer, execution: Execution) -> None:
         super().__init__(_parts(serializer, execution), content_type="application/json")
@@ -27,7 +27,7 @@ class LargeAnswer(StreamingHttpResponse):
 
 
 def whole(serializer: ExecutionSerializer, execution: Execution) -> HttpResponseBase:
-    """Everything of an execution that was read without its large fields."""
+    """All of an execution that was read without its large fields."""
     fill([execution])
     if execution.left_out:
         return LargeAnswer(serializer, execution)
@@ -35,7 +35,7 @@ def whole(serializer: ExecutionSerializer, execution: Execution) -> HttpResponse
 
 
 class _Field:
-    """Stands for one that is read when its turn comes."""
+    """A placeholder for a field that is read when its turn comes."""
 
     def __init__(self, execution: Execution, name: str) -> None:
         self._execution, self._name = execution, name

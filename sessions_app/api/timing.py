@@ -1,4 +1,4 @@
-"""Where the time of an answer went, as the standard header `Server-Timing` tells it.
+"""Where the time of an answer went, as the standard header `Server-Timing`.
 
     received ── accept ──▶ queued ── queue ──▶ claimed ── prepare ──▶ started ── run ──▶ finished
     finished ── answer ──▶ answered
