@@ -1,4 +1,4 @@
-"""Builds of environments: having them made, promoting what passed, and going back.
+"""Builds of environments: requesting, promoting and rolling back.
 
 A build is made on every node that is up, each with its own Docker Engine, under a name that no
 session uses. Promoting it is one change of the environment's row: all nodes follow at once.
@@ -25,7 +25,7 @@ from sessions_app.services.task_names import REMOVE_TASK
 
 
 class BuildRefused(ServiceError):
-    """A build, a promotion or a roll back that can't be; the text says why."""
+    """A build, a promotion or a roll back is refused; the text explains why."""
 
     code = "build_refused"
     http_status = 409
@@ -41,7 +41,7 @@ def dockerfile_of(environment: Environment) -> str:
 
 @transaction.atomic
 def request_build(environment: Environment, dockerfile: str, *, by: Actor) -> EnvironmentBuild:
-    """Have every usable node build it. Raises BuildRefused."""
+    """Have every usable node build the image. Raises BuildRefused."""
     text = dockerfile.replace("\r\n", "\n")
     try:
         validators.dockerfile(text)
@@ -61,7 +61,7 @@ def request_build(environment: Environment, dockerfile: str, *, by: Actor) -> En
 
 @transaction.atomic
 def cancel_build(build: EnvironmentBuild, *, by: Actor) -> bool:
-    """Queued ones end at once, running ones within a second. False: nothing was left to cancel."""
+    """Queued builds end at once, running ones within a second. False: all had ended."""
     now = timezone.now()
     queued = build.nodes.all().queued().update(status=NodeBuild.Status.CANCELLED, finished_at=now)
     running = build.nodes.all().running().update(cancel_requested_at=now)
@@ -72,7 +72,7 @@ def cancel_build(build: EnvironmentBuild, *, by: Actor) -> bool:
 
 @transaction.atomic
 def repeat_build(build: EnvironmentBuild, *, by: Actor) -> bool:
-    """Build again where it failed or was cancelled. False: nowhere."""
+    """Build again on the nodes where it failed or was cancelled. False: there is none."""
     again = [each.node for each in build.nodes.all() if each.repeat()]
     if again:
         record(by, "environment.build", build.environment, build=build.pk, again_on=again)
@@ -80,7 +80,7 @@ def repeat_build(build: EnvironmentBuild, *, by: Actor) -> bool:
 
 
 def obstacles(build: EnvironmentBuild) -> list[str]:
-    """Why it should not be promoted, node by node. Empty: it passed on every node that is up."""
+    """Why a build should not be promoted, node by node. Empty: it passed on every active node."""
     found = {each.node: each for each in build.nodes.all()}
     reasons = []
     for name in Node.objects.active().order_by("name").values_list("name", flat=True):
@@ -96,8 +96,8 @@ def obstacles(build: EnvironmentBuild) -> list[str]:
 def promote(build: EnvironmentBuild, *, by: Actor, reason: str = "") -> None:
     """Sessions get its image from now on; those that are open keep theirs. Raises BuildRefused.
 
-    `reason`: why it is promoted though something speaks against it, for the audit log. Where its
-    image was not built at all it can't be.
+    `reason`: why it is promoted in spite of obstacles, for the audit log. A build without an image
+    can't be promoted.
     """
     environment = Environment.objects.select_for_update().get(pk=build.environment_id)
     against = obstacles(build)
@@ -129,7 +129,7 @@ def roll_back(revision: EnvironmentRevision, *, by: Actor) -> None:
 
 
 def irreversible(revision: EnvironmentRevision) -> str:
-    """Why nobody can go back to a revision. Empty: one can."""
+    """Why a revision can't be rolled back to. Empty: it can."""
     if revision.columns is None:
         return "Its definition was not stored: it was made by an earlier version of this service."
     ids = {image_id for node, image_id, _ in _images(revision) if node == revision.node}
@@ -147,7 +147,7 @@ def _images(revision: EnvironmentRevision) -> list[tuple[str, str, int]]:
 
 
 def _put(environment: Environment, images: list[tuple[str, str, int]], *, cause: str) -> None:
-    """Write the row, the nodes' revisions, and turn their pools over: all of it or nothing."""
+    """Write the environment and the nodes' revisions, and retire their idle sandboxes."""
     names = [*environment.defining_columns(), "build", "updated_at"]
     environment.save(update_fields=names)
     for image in images:

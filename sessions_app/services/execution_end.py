@@ -1,5 +1,5 @@
-"""Taking executions up, one of a session at a time, and ending them: by what they came to, or
-because their worker has died.
+"""Claiming executions, one of a session at a time, and ending them: with their outcome, or because
+their worker has died.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from sessions_app.services.sessions import enqueue_stop, restart_session, stop_s
 def claim_next_execution(
     session_id: UUID | str, *, node_id: UUID, worker: str
 ) -> run_queries.Claim | None:
-    """Take up the oldest queued execution of a ready session; None: there is nothing to do.
+    """Claim the oldest queued execution of a ready session. None: there is nothing to do.
 
-    Whoever loses a race here may go away: the winner looks for more when it has finished.
+    A process that loses this race need not try again: the winner claims the next one when it has
+    finished.
     """
     try:
         return run_queries.claim(session_id, node_id=node_id, worker=worker)
     except run_queries.NothingToClaimError:
-        # It was ended just now, and there may be others behind it.
+        # It was ended just now, and others may wait behind it.
         Session.row(session_id).get().leave_execution()
         run_queries.announce(session_id, node_id)
         return None
@@ -39,9 +40,9 @@ def finish_execution(
     seconds_since_started: float = 0.0,
     sandbox_lost: bool = False,
 ) -> bool:
-    """Keep what a run came to, and free its session. False: somebody ended it before.
+    """Store a run's outcome and release its session. False: it had been ended before.
 
-    May be repeated where the connection broke: what was not done the first time is done then.
+    May be repeated where the connection broke: it then does what was not done the first time.
     """
     with transaction.atomic() if sandbox_lost else nullcontext():
         finished, released = run_queries.finish(
@@ -59,9 +60,9 @@ def finish_execution(
 
 
 def fail_execution(claim: run_queries.Claim, reason: str, *, sandbox_lost: bool = False) -> bool:
-    """We failed to run it: it ends with the reason, its session goes on with the next one.
+    """End an execution that the service failed to run, with the reason; its session runs the next.
 
-    Where the sandbox is lost with it, because the session is being stopped, it is cancelled.
+    Where the sandbox is lost because the session is being stopped, the execution is cancelled.
     """
     execution = find_execution(claim.execution_id)
 
@@ -74,13 +75,13 @@ def fail_execution(claim: run_queries.Claim, reason: str, *, sandbox_lost: bool 
 
 
 class _EndedBeforeError(Exception):
-    """Somebody else has ended the execution: nothing of what we did about it may stay."""
+    """The execution had been ended before: the transaction is rolled back."""
 
 
 def _end_run(
     execution: Execution, end: Callable[[Session], bool], *, sandbox_lost: bool = False
 ) -> bool:
-    """End an execution with `end`, and free its session. False: somebody ended it before.
+    """End an execution with `end`, and release its session. False: it had been ended before.
 
     The session's row is locked before the execution's, here as everywhere.
     """
@@ -101,15 +102,15 @@ def _end_run(
 
 
 def _replace_sandbox(session_id: UUID) -> None:
-    """In the transaction that ends its run: no other run may begin in what is lost."""
+    """In the transaction that ends the run, so that no other run begins in the lost sandbox."""
     session = Session.row(session_id).get()
     if not session.one_shot:
         restart_session(session)
 
 
 def _leave_session(session: Session, released: bool) -> None:
-    """What becomes of a session whose run has ended, after the commit: who waits for the result
-    doesn't wait for this. Should we die here, the node's upkeep does it.
+    """Handles a session whose run has ended, after the commit, so that the waiting request doesn't
+    wait for it. If this process dies here, the node's upkeep does it.
     """
     if session.one_shot:
         session = stop_session(session.pk, Session.StopReason.FINISHED)
@@ -120,7 +121,7 @@ def _leave_session(session: Session, released: bool) -> None:
 
 
 def reap_abandoned_executions() -> int:
-    """End runs whose worker has died; how many those were. What had begun is never run again."""
+    """End runs whose worker has died; returns how many. A run that had begun is never repeated."""
     reaped = 0
     abandoned = Execution.objects.abandoned().select_related("session")
     for execution in abandoned.order_by("lease_expires_at")[:100]:
@@ -133,13 +134,13 @@ def _reap(execution: Execution) -> bool:
 
 
 def abandon_executions_of(worker: str) -> None:
-    """End what a worker ran that is known to have died, whatever its leases say."""
+    """End the runs of a worker that is known to have died, even if its leases are valid."""
     for execution in Execution.objects.running().filter(worker=worker):
         end_as_died(execution)
 
 
 def end_as_died(execution: Execution) -> bool:
-    """Its worker is known to have died, whatever its lease says. False: it was ended before."""
+    """End a run whose worker is known to have died. False: it had been ended before."""
     return _end_run(execution, lambda _: execution.fail(_died(execution)))
 
 

@@ -1,6 +1,4 @@
-"""Accepting executions: what is asked for is checked, bounded and queued. And asking for their end,
-and for another one like them.
-"""
+"""Accepting executions (checked, bounded, queued), cancelling them, and running them again."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ FileContent = str | Mapping[str, str]
 
 
 AT_ONCE_CHARACTERS = 256 * 1024
-"""To write a longer request into a statement would hold up all others."""
+"""Longer requests are submitted in a thread, because they would hold up all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +67,15 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestArrival:
-    """How a request to run something came in."""
+    """When a request for a run arrived, and what its execution is to be."""
 
     execution_id: UUID = field(default_factory=uuid4)
-    """The id that its execution is to have."""
+    """The id for its execution."""
     at: float = field(default_factory=time.monotonic)
     """When, by this process's monotonic clock."""
     awaited: bool = False
-    """The caller tells nobody of it before the run has ended: there is no need to wait for the
-    disk, because the claim that follows is on it before anything runs."""
+    """The client learns of the execution only when it has ended. Its commit need not wait for the
+    disk, because the claim's commit does, before anything runs."""
 
 
 def submit_execution(
@@ -86,7 +84,7 @@ def submit_execution(
     arrival: RequestArrival | None = None,
     caller: Caller = OPERATOR,
 ) -> Execution:
-    """Queue one run in a session. Runs of one session take place one at a time, in this order.
+    """Queue an execution in a session, which runs one at a time in the order of their arrival.
 
     Raises NotFound, SessionClosed, InvalidRequest, LimitExceeded, TooManyQueued, StorageFull.
     """
@@ -103,7 +101,7 @@ def submit_execution(
             return _as_queued(execution, submitted.queued)
         if submitted.full_of:
             raise _full(submitted, execution, caller)
-        # The environment was edited at this very moment: it is read again.
+        # The environment was edited at this moment: read it again.
 
 
 def _full(submitted: run_queries.Submitted, execution: Execution, caller: Caller) -> ServiceError:
@@ -128,8 +126,8 @@ def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:
 async def submit_at_once(
     session_id: UUID, request: RunRequest, arrival: RequestArrival, caller: Caller
 ) -> Execution:
-    """As `submit_execution`, in the event loop: one statement where nothing is in the way, and all
-    else, errors and large requests too, in a thread.
+    """As `submit_execution`, in the event loop: one statement in the usual case. Errors, large
+    requests and all else are left to a thread.
     """
     environment_id = _known_environment(session_id, caller)
     known = known_environments.get(environment_id) if environment_id is not None else None
@@ -174,20 +172,20 @@ def _submission(
 
 @dataclass(frozen=True, kw_only=True)
 class _KnownSession:
-    """What no session ever changes."""
+    """What never changes in a session."""
 
     environment_id: int
     client_id: int | None
 
 
 _sessions: dict[UUID, _KnownSession] = {}
-"""Those that this process has heard of lately. Whose a session is decides the statement that queues
-a run, all the same: this is for what is answered before."""
+"""Sessions that this process has served lately, to validate requests before the statement that
+queues the run, which itself checks whose session it is."""
 _MOST_SESSIONS = 10_000
 
 
 def remember_session(session: Session) -> None:
-    """What this process will need to know for the session's first run."""
+    """Keeps what the next run in the session needs."""
     if len(_sessions) >= _MOST_SESSIONS:
         _sessions.clear()
     bind_log(session_id=session.pk)
@@ -197,7 +195,7 @@ def remember_session(session: Session) -> None:
 
 
 def _known_environment(session_id: UUID, caller: Caller) -> int | None:
-    """None: it has to be looked up, or there is none for this caller."""
+    """None: it has to be read, or the caller may not see the session."""
     known = _sessions.get(session_id)
     if known is None or not caller.may_see(session_id, known.client_id):
         return None
@@ -232,8 +230,10 @@ def submit_single_run(
     *,
     runtime: str | None = None,
 ) -> Execution:
-    """One run in a session of its own, which ends with it. Raises as both of its halves do."""
-    if _names_only(request):  # of a workspace that has no file yet
+    """One run in a session of its own, which ends with it. Raises what `open_session` and
+    `submit_execution` raise.
+    """
+    if _names_only(request):  # a new workspace has no file
         raise _nothing_to_run(str(request.filename))
     with transaction.atomic():
         session = open_session(
@@ -272,7 +272,7 @@ def _files_besides_code(request: RunRequest, filename: str) -> dict[str, FileCon
 
 
 def _names_only(request: RunRequest) -> bool:
-    """Whether a file that is to be run is named, and nothing is given to be written."""
+    """Whether the request names a file of the workspace to run, and sends none."""
     return request.code is None and not request.files and bool(request.filename)
 
 
@@ -308,7 +308,7 @@ def _require_space(environment: Environment, execution: Execution) -> None:
 
 
 class RunnableFiles(Protocol):
-    """What is to be run, as a row has it, or a claim."""
+    """The files of a row or a claim."""
 
     @property
     def code(self) -> str: ...
@@ -324,7 +324,7 @@ class RunnableFiles(Protocol):
 
 
 def workspace_files(program: RunnableFiles) -> list[WorkspaceFile]:
-    """The files that a run begins with: those of the request, and its code, where it has one."""
+    """The files to write before a run: those of the request, and its code if it has any."""
     files = [
         WorkspaceFile(path=path, content=_content(content))
         for path, content in program.files.items()
@@ -341,8 +341,8 @@ def _content(content: FileContent) -> bytes:
 def cancel_execution(
     execution_id: UUID | str, *, caller: Caller = OPERATOR, by: Actor
 ) -> Execution:
-    """Ask a run to end; its session goes on. What waits is ended at once, what has ended stays as
-    it is. Raises NotFound.
+    """Cancel an execution; its session continues. A queued one ends at once, a running one soon,
+    and one that has ended stays as it is. Raises NotFound.
     """
     execution = find_execution(execution_id, caller)
     with transaction.atomic():
@@ -356,8 +356,8 @@ def cancel_execution(
 
 
 def run_again(execution_id: UUID | str, *, by: Actor) -> Execution:
-    """Queue the same input once more: in the same session where that is open, else as a single run
-    in the same environment and runtime.
+    """Queue the same input again: in the same session if that is open, otherwise as a single run in
+    the same environment and runtime.
 
     Raises NotFound, and as `submit_execution` and `submit_single_run` do.
     """
@@ -390,7 +390,7 @@ def _same_request(original: Execution) -> RunRequest:
 
 
 def find_execution(execution_id: UUID | str, caller: Caller = OPERATOR) -> Execution:
-    """Its large fields are read when they are used. Raises NotFound."""
+    """The execution; its large fields are read when they are used. Raises NotFound."""
     visible = Execution.objects.visible_to(caller)
     rows = visible.without_large_fields().select_related("revision")
     found = rows.filter(pk=execution_id).first()

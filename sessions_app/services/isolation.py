@@ -1,4 +1,4 @@
-"""How the isolation checks stand, and having one made. What is attacked is in `isolation`."""
+"""The results of isolation checks, and queueing new ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OVERDUE_AFTER = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What is known of an environment in one runtime on one node."""
+    """The last isolation check of an environment in one runtime on one node."""
 
     node: Node
     environment: Environment
@@ -40,15 +40,15 @@ class Standing:
 
 
 def runtimes_of(environment: Environment, node: Node) -> list[str]:
-    """Those to check there: the environment's own and, in the default environment, those that
-    sessions may choose instead. What these hold is not a matter of the image, and takes minutes.
+    """The runtimes to check there: the environment's own and, for the default environment only,
+    those that sessions may choose: checking them takes minutes, and the image makes no difference.
     """
     own, *others = obtainable(environment, node)
     return [own, *others] if environment.is_default else [own]
 
 
 def obtainable(environment: Environment, node: Node) -> list[str]:
-    """What its sessions may get there: the environment's own first."""
+    """The runtimes that its sessions may get there, the environment's own first."""
     own = environment.runtime or next(iter(node.runtimes), DEFAULT_RUNTIME)
     return list(dict.fromkeys([own, *choosable(environment, [node])]))
 

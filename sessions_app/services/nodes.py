@@ -15,7 +15,7 @@ from sessions_app.services.task_names import REMOVE_TASK
 
 
 class UnknownNodeError(Exception):
-    """There is no such node; the text says which there are."""
+    """There is no such node; the text names those that exist."""
 
 
 def find_node(name: str) -> Node:
@@ -54,8 +54,8 @@ def _change(
 
 @transaction.atomic
 def recycle_pool(node_id: UUID | str, *, by: Actor) -> int:
-    """Take every idle warm sandbox of a node out of its pool, whose upkeep starts others; how many
-    there were. One that a session claims meanwhile is that session's, and stays.
+    """Retire every idle warm sandbox of a node, whose upkeep starts others; returns how many. One
+    that a session claims meanwhile stays.
     """
     node = Node.objects.get(pk=node_id)
     idle = Sandbox.objects.idle().filter(node=node)
@@ -67,7 +67,7 @@ def recycle_pool(node_id: UUID | str, *, by: Actor) -> int:
 
 
 def live_sessions(node: Node) -> QuerySet[Session]:
-    """Those that a draining node still has to see to their end."""
+    """The sessions that a draining node waits for."""
     return Session.objects.live().filter(node=node).select_related("environment")
 
 

@@ -1,4 +1,4 @@
-"""Putting a claimed execution that has not started back into its session's queue."""
+"""Putting a claimed execution that has not started back into the queue."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sessions_app.services.sessions import restart_session
 def requeue_execution(
     execution_id: UUID, session_id: UUID, *, claimed_at: datetime, sandbox_lost: bool = False
 ) -> bool:
-    """running → queued: it is the first that its session runs next, in a new sandbox where the one
-    it had is lost. For whoever made this claim, as long as nothing of it has started.
+    """running → queued: its session runs it next, in a new sandbox if its own is lost. Only for the
+    process that made this claim, as long as the program has not started.
 
-    False: it still runs, because somebody wants it, or its session, to end. May be repeated.
+    False: it is still running, because it or its session is to end. May be repeated.
     """
     with transaction.atomic():
         session = Session.objects.select_for_update().get(pk=session_id)
@@ -33,5 +33,5 @@ def requeue_execution(
 
 
 def running_of(session_id: UUID, worker: str) -> Execution | None:
-    """The execution of a session that runs, as far as its row knows, in this worker."""
+    """The execution of a session that is running in this worker, by its row."""
     return Execution.objects.running().filter(session=session_id, worker=worker).first()

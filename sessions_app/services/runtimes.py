@@ -1,7 +1,7 @@
 """Which OCI runtime a session's sandbox is started with.
 
-`SESSION_RUNTIMES` names those that clients may ask for, the weakest first. Nobody gets a weaker one
-than the session's environment has; where that has none, it is the Docker Engine's default.
+`SESSION_RUNTIMES` names those that clients may choose, the weakest first. No session gets a weaker
+one than its environment has; where that has none, it is the Docker Engine's default.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sessions_app.models import Node, Session
 
 
 def choose_runtime(environment: Environment, asked: str) -> str:
-    """What a client asks for, where it may. Raises UnknownRuntime."""
+    """The runtime that a client asks for, if it may. Raises UnknownRuntime."""
     known = choosable(environment, Node.objects.usable())
     if asked not in known:
         allowed = f"one of {', '.join(known)}" if known else "left out"
@@ -29,7 +29,7 @@ def choose_runtime(environment: Environment, asked: str) -> str:
 
 
 def choosable(environment: Environment, nodes: Iterable[Node]) -> list[str]:
-    """What its sessions may be given on these nodes, the weakest first."""
+    """The runtimes that its sessions may choose on these nodes, the weakest first."""
     nodes = list(nodes)
     there = {name for node in nodes for name in node.runtimes}
     least = _strength(max(_own(environment, nodes), key=_strength, default=""))
@@ -37,14 +37,14 @@ def choosable(environment: Environment, nodes: Iterable[Node]) -> list[str]:
 
 
 def names_of_all() -> set[str]:
-    """Of all nodes, whether or not they are up."""
+    """The runtimes of all nodes, up or not."""
     return {name for names in Node.objects.values_list("runtimes", flat=True) for name in names}
 
 
 def is_own(environment: Environment, runtime: str) -> bool:
-    """Whether the environment's warm sandboxes have this runtime, on whichever node. Those with the
-    Docker Engine's default have what that was when they were started, which may be weaker than what
-    it is now: they are taken for the weakest one only.
+    """Whether the environment's warm sandboxes have this runtime on every node. A warm sandbox with
+    the Docker Engine's default runs in what that was when it was started, so it counts as the
+    weakest one only.
     """
     if not environment.runtime and _strength(runtime) > 0:
         return False
@@ -52,9 +52,9 @@ def is_own(environment: Environment, runtime: str) -> bool:
 
 
 def session_runtime(session: Session) -> str:
-    """The one to start its sandbox with; empty: the Docker Engine's default. An environment that
-    was given a stronger one since the session was opened has it, and one that was given any where
-    the session's may not be chosen any more.
+    """The runtime to start a session's sandbox with. Empty: the Docker Engine's default. The
+    environment's wins where it was made stronger since the session was opened, or where the
+    session's may no longer be chosen.
     """
     own, chosen = session.environment.runtime, session.runtime
     if own and chosen not in _ordered():
@@ -73,7 +73,7 @@ def _ordered() -> list[str]:
 
 
 def _strength(name: str) -> int:
-    """One that is not in the list can't be compared: nothing takes its place."""
+    """A runtime that isn't in the list counts as stronger than all, so that none replaces it."""
     if not name:
         return -1
     return _ordered().index(name) if name in _ordered() else len(_ordered())

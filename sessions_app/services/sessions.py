@@ -1,4 +1,4 @@
-"""Opening and ending sessions."""
+"""Opening, changing, emptying and ending sessions."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from sessions_app.services.task_names import REMOVE_TASK, START_TASK, STOP_TASK
 from sessions_app.services.warm_pool import claim_warm_sandbox
 
 OPENED_SECONDS = 3.0
-"""How long it is tried to find out whether a session was opened whose opening had no answer."""
+"""How long to look for a session whose opening got no answer."""
 _AWAY_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """Tells the session of one call from all others, before it has an id."""
+    """Identifies the session of one call before it has an id."""
 
     id: UUID = field(default_factory=uuid4)
     at: datetime = field(default_factory=timezone.now)
@@ -54,8 +54,8 @@ class Opening:
 
 
 def open_or_find_session(caller: Caller, **wanted: Any) -> Session:
-    """As `open_session`; also where the connection broke when the session was open and nobody knew
-    of it yet. Raises what that does, and AnswerLost where it can't be told. Not for a transaction.
+    """As `open_session`, but finds the session where the connection broke after it was opened.
+    Raises AnswerLost as well, where that can't be found out. Call it outside of a transaction.
     """
     opening = Opening()
     try:
@@ -129,8 +129,8 @@ def _open(
 
 
 def _may_be_warm(session: Session) -> bool:
-    """Kept longer than the setting says, a session outlives a warm sandbox, which ends by itself.
-    Those have their environment's runtime.
+    """A warm sandbox ends by itself after the setting's time, and has its environment's runtime: it
+    is not for sessions that live longer or choose another.
     """
     if session.ttl_seconds > default_ttl_seconds():
         return False
@@ -143,12 +143,12 @@ def _open_cold(session: Session) -> None:
     session.lease_expires_at = Now() + START_LEASE  # by the database's clock
     enqueue(START_TASK, str(session.pk), queue=SHARED_QUEUE)
     session.save(force_insert=True)
-    session.lease_expires_at = None  # for its worker alone, which reads the row
+    session.lease_expires_at = None  # only its worker needs it, and reads the row
 
 
 def _take_place(session: Session) -> None:
-    """See that there is room for one more session's sandbox; a warm one gives way where it must."""
-    # Locked, so that two requests can't both be given the last place, nor the pool take it.
+    """Checks that there is room for one more sandbox; removes a warm one if need be."""
+    # Locked, so that two requests, or a request and the pool, can't both get the last place.
     nodes = list(Node.objects.active().order_by("pk").select_for_update(no_key=True))
     if not nodes:
         raise NoCapacity(
@@ -191,12 +191,12 @@ def find_session(session_id: UUID | str, caller: Caller = OPERATOR) -> Session:
 
 
 def no_session(session_id: UUID | str) -> NotFound:
-    """Of what isn't there, and of what is another's: nobody is told which."""
+    """For sessions that don't exist and those of other clients alike."""
     return NotFound(f"There is no session {session_id}.")
 
 
 def closed_session(session: Session) -> SessionClosed:
-    """Why it takes no executions any more."""
+    """Why the session accepts no more executions."""
     return SessionClosed(_closed_detail(session), status=session.status)
 
 
@@ -216,7 +216,7 @@ def change_session(
     caller: Caller = OPERATOR,
     by: Actor,
 ) -> Session:
-    """Give it more time, or less, from now on; replace its metadata. None leaves a thing as it is.
+    """Give it more or less time, counted from now, and replace its metadata. None: unchanged.
 
     Raises NotFound, SessionClosed, StorageFull.
     """
@@ -243,8 +243,8 @@ def _describe(session: Session, metadata: dict[str, Any], caller: Caller) -> Non
 def extend_session(
     session_id: UUID | str, ttl_seconds: int, *, caller: Caller = OPERATOR, by: Actor
 ) -> Session:
-    """It lives `ttl_seconds` from now on, more than before or less, and as long after each
-    activity. Raises NotFound, SessionClosed.
+    """Let it live `ttl_seconds` from now on, and as long after each activity. Raises NotFound,
+    SessionClosed.
     """
     return change_session(session_id, ttl_seconds=ttl_seconds, caller=caller, by=by)
 
@@ -254,15 +254,15 @@ def _extend(session: Session, ttl_seconds: int, by: Actor) -> None:
     if not session.extend(ttl_seconds):
         raise closed_session(find_session(session.pk))
     if ttl_seconds > default_ttl_seconds():
-        # Its sandbox was started to end by itself before that, or is just being started so.
+        # Its sandbox was started to end by itself before that.
         WorkspaceQuery.ask_to_keep(session.pk, session.node_id)
     changes = {"ttl": [before, ttl_seconds]}
     record(by, "session.extend", session, ttl_seconds=ttl_seconds, changes=changes)
 
 
 def reset_session(session_id: UUID | str, *, caller: Caller = OPERATOR, by: Actor) -> Session:
-    """Back to a new, empty workspace under the same id. Whatever was sent to it before is
-    cancelled, waiting or running; what is sent from now on runs in the new one.
+    """Give a session a new, empty workspace. Executions sent before are cancelled, waiting or
+    running; those sent from now on run in the new workspace.
 
     Raises NotFound, SessionClosed, InvalidRequest.
     """
@@ -274,7 +274,7 @@ def reset_session(session_id: UUID | str, *, caller: Caller = OPERATOR, by: Acto
         if session.status in (Session.Status.READY, Session.Status.EXECUTING):
             node = node_name(session.node_id) if session.node_id else None
             session.restart()
-            # There its image is, and the sandbox that is thrown away makes room.
+            # That node has the image, and room: the old sandbox is removed.
             queue = node_queue(node) if node else SHARED_QUEUE
             enqueue(START_TASK, str(session.pk), queue=queue)
         record(by, "session.reset", session, cancelled=cancelled)
@@ -301,7 +301,7 @@ def stop_session(
     *,
     by: Actor | None = None,
 ) -> Session:
-    """Ask a session to end: what waits in it is cancelled, its container goes.
+    """Stop a session: queued executions are cancelled, its container is removed.
 
     Repeating it is harmless. `by`: None where the service does it by itself. Raises NotFound.
     """
@@ -321,7 +321,7 @@ def _end_what_waits(session: Session) -> None:
 
 
 def enqueue_stop(session: Session) -> None:
-    """To the node that has its container. A session without a node has none to remove."""
+    """Send the stop to the node with its container. A session without a node has none to remove."""
     node = Node.objects.filter(sessions=session.pk).first()
     if node is None:
         session.mark_stopped()
@@ -330,7 +330,7 @@ def enqueue_stop(session: Session) -> None:
 
 
 def fail_session(session: Session, reason: str) -> bool:
-    """Give a session up: every execution that waits in it is answered with the reason.
+    """End a session with an error; its waiting and running executions end with the same reason.
 
     False: it has changed since it was read.
     """
@@ -345,8 +345,8 @@ def fail_session(session: Session, reason: str) -> bool:
 
 
 def restart_session(session: Session) -> bool:
-    """Its sandbox is lost: start another under the same id. False: it has changed since it was
-    read, and is ending, or was started by somebody else.
+    """Start another sandbox for a session that has lost its own. False: the session has changed
+    since it was read: it is ending, or was restarted already.
     """
     with transaction.atomic():
         if not session.restart():
@@ -356,7 +356,7 @@ def restart_session(session: Session) -> bool:
 
 
 def expire_sessions() -> int:
-    """Stop every session that is past its time; how many that were."""
+    """Stop all sessions that have expired; returns how many."""
     stopped = 0
     for session in Session.objects.expired().order_by("expires_at")[:1000]:
         stopped += expire_session(session)
@@ -364,7 +364,7 @@ def expire_sessions() -> int:
 
 
 def expire_session(session: Session) -> bool:
-    """False where somebody used it just now."""
+    """False: it was used just now."""
     with transaction.atomic():
         expired = session.expire()
         if expired:

@@ -1,4 +1,4 @@
-"""Whose sandbox is started next, where many sessions wait for theirs."""
+"""Which session's sandbox is started next."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from sessions_app.services.task_names import START_TASK
 
 
 def more_urgent(session: Session) -> Session | None:
-    """The oldest pending session of a client that has fewer starts going on than this one's has:
-    however many wait of one client, another's first waits for none of them. None: there is none.
+    """The oldest pending session of a client with fewer running starts than this one's client has.
+    So however many sessions of one client wait, another's first waits for none of them. None: there
+    is none.
     """
     starting = Session.objects.in_status(Session.Status.CREATING)
     going_on: Counter[int | None] = Counter(starting.values_list("client", flat=True))
@@ -27,7 +28,7 @@ def more_urgent(session: Session) -> Session | None:
 
 
 def send_again(session: Session) -> None:
-    """Another was started in its place: its message goes to the end of the queue that it was in."""
+    """Another session was started instead: send its message to the end of its queue again."""
     replaced = Sandbox.objects.filter(pk=session.pk).select_related("node").first()
     queue = node_queue(replaced.node.name) if replaced else SHARED_QUEUE
     enqueue(START_TASK, str(session.pk), queue=queue)

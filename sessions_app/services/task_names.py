@@ -1,7 +1,7 @@
-"""The tasks that workers do, by the names under which messages send for them.
+"""The names of the workers' tasks.
 
-A message holds the name of one of the functions in `node/tasks.py`, and ids. Whoever sends one
-needs the name alone, and imports nothing of the node's room.
+A message holds the name of one of the functions in `node/tasks.py`, and ids. So its sender needs
+only the name, and imports nothing of the node's room.
 """
 
 from __future__ import annotations
@@ -21,4 +21,4 @@ BUILD_TASK = f"{_TASKS}.build_image"
 ECHO_TASK = f"{_TASKS}.echo"
 
 ECHO_CHANNEL = "code_executor_echo"
-"""On which a worker that did the echo task says so."""
+"""The channel on which the echo task notifies."""
