@@ -34,7 +34,7 @@ from scripts.steps import (
     stop_on_signals,
 )
 
-PYTEST_END_SECONDS = 60.0
+PYTEST_END_SECONDS = 120.0
 IN_PARALLEL = ["-n", "4"]
 """Twice as many processes as a small machine has processors: many a test waits for a container."""
 DAILY = ["-m", "not thorough"]
