@@ -1,4 +1,4 @@
-"""When a run that goes on gives its place back."""
+"""When a long run gives its place back."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def claim(sandbox: str | None = None) -> Claim:
-    """Of which nothing counts here but which sandbox there is to be looked at."""
+    """Only its sandbox matters here, which is measured."""
     return cast(Claim, SimpleNamespace(sandbox=sandbox))
 
 
 @dataclass
 class UsageDriver:
-    """Says what programs have spent; those that it knows nothing of work as much as they can."""
+    """Has the processor time that programs have used; those called "next" work all the time."""
 
     clock: Any
     spent: Mapping[str, float]
@@ -134,7 +134,7 @@ def test_one_that_sleeps_gives_its_place_back_soon_however_busy_processors_are(
 def test_programs_that_share_the_processors_are_no_sleepers(
     clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However little each of them gets, no more go on than there are places."""
+    """However little each of them gets, no more of them work than there are places."""
     spent = Counter[str]()
     monkeypatch.setattr(current_runs, "processors", lambda: 2)
     monkeypatch.setattr(current_runs, "get_driver", lambda: UsageDriver(clock, spent))

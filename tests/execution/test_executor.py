@@ -1,4 +1,4 @@
-"""The executor, in threads of the test: what is announced is run, in order, by few connections."""
+"""The executor, in threads of the test: it runs executions in order, over few connections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ E = Execution.Status
 
 @contextmanager
 def executing(node: Node, concurrency: int = 2, *, stops_in: float = LONG) -> Iterator[Stop]:
-    """How it is told to stop; at the end it has stopped."""
+    """An executor runs; yields how to stop it, which is done at the end."""
     stop = Stop(SafeEvent(), SafeEvent(), stops_in)
     tried = Executor(node.pk, concurrency=concurrency, stop=stop)
     failures: list[BaseException] = []
@@ -61,7 +61,7 @@ def executing(node: Node, concurrency: int = 2, *, stops_in: float = LONG) -> It
     assert not thread.is_alive() and not failures
 
 
-def has_come_to(execution: Execution, status: str) -> bool:
+def has_status(execution: Execution, status: str) -> bool:
     return bool(eventually(lambda: Execution.objects.get(pk=execution.pk).status == status))
 
 
@@ -78,20 +78,20 @@ def submit(session: Session, code: str = "print(1)") -> Execution:
 
 
 SLEEP = "import time; time.sleep(60)"
-UNTIL_TOLD = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"
+UNTIL_LET = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"
 
 
-def tell(driver: FakeDriver, session: Session) -> None:
-    """The program that runs in it until it is told."""
+def let_end(driver: FakeDriver, session: Session) -> None:
+    """Lets the program end that runs in the session."""
     (driver.sandboxes[str(session.pk)].folder / "go").touch()
 
 
-def test_what_is_announced_is_run(sessions: list[Session], this: Node) -> None:
+def test_executions_are_run_in_order(sessions: list[Session], this: Node) -> None:
     with executing(this):
         first = submit(sessions[0])
-        assert has_come_to(first, E.COMPLETED)
+        assert has_status(first, E.COMPLETED)
         again = [submit(sessions[0], f"print({number})") for number in range(5)]
-        assert has_come_to(again[-1], E.COMPLETED)
+        assert has_status(again[-1], E.COMPLETED)
     done = list(Execution.objects.order_by("sequence"))
     assert [bytes(each.stdout) for each in done] == [b"1\n", *(b"%d\n" % n for n in range(5))]
     ends = [(each.started_at, each.finished_at) for each in done]
@@ -101,7 +101,7 @@ def test_what_is_announced_is_run(sessions: list[Session], this: Node) -> None:
 def test_the_times_of_a_run_are_in_their_order(sessions: list[Session], this: Node) -> None:
     with executing(this):
         execution = submit(sessions[0])
-        assert has_come_to(execution, E.COMPLETED)
+        assert has_status(execution, E.COMPLETED)
     execution.refresh_from_db()
     times = [
         execution.received_at,
@@ -114,11 +114,13 @@ def test_the_times_of_a_run_are_in_their_order(sessions: list[Session], this: No
     assert times == sorted(times)  # type: ignore[type-var]
 
 
-def test_what_waited_before_it_came_is_run(sessions: list[Session], this: Node) -> None:
+def test_executions_that_waited_before_its_start_are_run(
+    sessions: list[Session], this: Node
+) -> None:
     waiting = [submit(session) for session in sessions]
     with executing(this, concurrency=1):
         for execution in waiting:
-            assert has_come_to(execution, E.COMPLETED)
+            assert has_status(execution, E.COMPLETED)
 
 
 @pytest.fixture
@@ -128,20 +130,20 @@ def kept_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(current_runs, "BUSY_SECONDS", LONG)
 
 
-def test_no_more_begin_at_one_time_than_may(
+def test_no_more_begin_at_one_time_than_there_are_places(
     sessions: list[Session], this: Node, kept_places: None
 ) -> None:
     with executing(this, concurrency=2):
         running = [submit(session, SLEEP) for session in sessions[:2]]
         for execution in running:
-            assert has_come_to(execution, E.RUNNING)
+            assert has_status(execution, E.RUNNING)
         third = submit(sessions[2])
         time.sleep(0.3)  # a free thread takes milliseconds
         assert Execution.objects.get(pk=third.pk).status == E.QUEUED
         stop_session(sessions[0].pk)
-        assert has_come_to(third, E.COMPLETED)
+        assert has_status(third, E.COMPLETED)
         stop_session(sessions[1].pk)
-        assert has_come_to(running[1], E.CANCELLED)
+        assert has_status(running[1], E.CANCELLED)
 
 
 @pytest.fixture
@@ -167,40 +169,40 @@ def test_a_client_that_runs_nothing_does_not_wait_for_places_that_others_hold(
 ) -> None:
     greedy, other, third = (sessions_of(name, n) for name, n in [("a", 5), ("b", 2), ("c", 1)])
     with executing(this, concurrency=2):
-        own = [submit(session, UNTIL_TOLD) for session in greedy]
+        own = [submit(session, UNTIL_LET) for session in greedy]
         assert eventually(lambda: Execution.objects.running().count() == 2)
         holding = set(Execution.objects.running())
         for _ in range(3):  # with one run at a time it never waits
-            assert has_come_to(submit(other[0]), E.COMPLETED)
-        stays = submit(other[0], UNTIL_TOLD)
-        assert has_come_to(stays, E.RUNNING)
-        assert has_come_to(submit(third[0]), E.COMPLETED)  # nor does another one
+            assert has_status(submit(other[0]), E.COMPLETED)
+        stays = submit(other[0], UNTIL_LET)
+        assert has_status(stays, E.RUNNING)
+        assert has_status(submit(third[0]), E.COMPLETED)  # nor does another one
         second = submit(other[1])
         time.sleep(0.3)  # a free thread takes milliseconds
         assert Execution.objects.get(pk=second.pk).status == E.QUEUED
         assert set(Execution.objects.running()) == {*holding, stays}
-        tell(driver, other[0])  # it runs nothing any more
-        assert has_come_to(second, E.COMPLETED)
+        let_end(driver, other[0])  # it runs nothing any more
+        assert has_status(second, E.COMPLETED)
         assert set(Execution.objects.running()) == holding
         for session in greedy:
-            tell(driver, session)
-        assert all(has_come_to(execution, E.COMPLETED) for execution in own)
+            let_end(driver, session)
+        assert all(has_status(execution, E.COMPLETED) for execution in own)
 
 
-def test_what_began_beyond_the_places_leaves_as_many_to_others(
+def test_a_run_beyond_the_places_takes_none_from_others(
     sessions_of: SessionsOf, this: Node, kept_places: None, driver: FakeDriver
 ) -> None:
     greedy, other = sessions_of("a", 3), sessions_of("b", 1)
     with executing(this, concurrency=1):
-        first = submit(greedy[0], UNTIL_TOLD)
-        assert has_come_to(first, E.RUNNING)
-        beyond = submit(other[0], UNTIL_TOLD)
-        assert has_come_to(beyond, E.RUNNING)
+        first = submit(greedy[0], UNTIL_LET)
+        assert has_status(first, E.RUNNING)
+        beyond = submit(other[0], UNTIL_LET)
+        assert has_status(beyond, E.RUNNING)
         waits = [submit(session) for session in greedy[1:]]
-        tell(driver, greedy[0])
-        assert all(has_come_to(each, E.COMPLETED) for each in (first, *waits))
-        tell(driver, other[0])
-        assert has_come_to(beyond, E.COMPLETED)
+        let_end(driver, greedy[0])
+        assert all(has_status(each, E.COMPLETED) for each in (first, *waits))
+        let_end(driver, other[0])
+        assert has_status(beyond, E.COMPLETED)
 
 
 def test_a_client_whose_program_sleeps_begins_another_though_all_places_are_held(
@@ -211,46 +213,46 @@ def test_a_client_whose_program_sleeps_begins_another_though_all_places_are_held
     monkeypatch.setattr(current_runs, "BUSY_SECONDS", LONG)
     with executing(this, concurrency=1):
         holds = submit(greedy[0], "while True: pass")
-        assert has_come_to(holds, E.RUNNING)
-        assert has_come_to(submit(other[0], SLEEP), E.RUNNING)
-        assert has_come_to(submit(other[1]), E.COMPLETED)
+        assert has_status(holds, E.RUNNING)
+        assert has_status(submit(other[0], SLEEP), E.RUNNING)
+        assert has_status(submit(other[1]), E.COMPLETED)
         for session in (greedy[0], other[0]):
             stop_session(session.pk)
-        assert has_come_to(holds, E.CANCELLED)
+        assert has_status(holds, E.CANCELLED)
 
 
-def test_what_goes_on_holds_no_place(
+def test_a_long_run_holds_no_place(
     python: Environment, this: Node, work: Work, driver: FakeDriver
 ) -> None:
     opened = [open_session(environment_name="python") for _ in range(7)]
     work()
     others = threading.active_count()
     with executing(this, concurrency=1):
-        going_on = [submit(session, UNTIL_TOLD) for session in opened[1:]]
+        long_run = [submit(session, UNTIL_LET) for session in opened[1:]]
         stranger = submit(opened[0])
-        assert has_come_to(stranger, E.COMPLETED)
-        assert all(has_come_to(each, E.RUNNING) for each in going_on)
-        assert has_come_to(submit(opened[0]), E.COMPLETED)
+        assert has_status(stranger, E.COMPLETED)
+        assert all(has_status(each, E.RUNNING) for each in long_run)
+        assert has_status(submit(opened[0]), E.COMPLETED)
         for session in opened[1:]:
-            tell(driver, session)
-        assert all(has_come_to(each, E.COMPLETED) for each in going_on)
+            let_end(driver, session)
+        assert all(has_status(each, E.COMPLETED) for each in long_run)
         # Of the executor, the one that waits, and those of what its runs share.
         assert eventually(lambda: threading.active_count() <= others + 5)
-        assert has_come_to(submit(opened[0]), E.COMPLETED)
+        assert has_status(submit(opened[0]), E.COMPLETED)
 
 
-def test_who_waits_gets_a_place_in_the_order_of_arrival(
+def test_places_are_given_in_the_order_of_arrival(
     sessions: list[Session], this: Node, driver: FakeDriver
 ) -> None:
     with executing(this, concurrency=1):
-        heard = submit(sessions[2])  # what comes while it begins to listen may come twice
-        assert has_come_to(heard, E.COMPLETED)
-        first = submit(sessions[0], UNTIL_TOLD)
-        assert has_come_to(first, E.RUNNING)
+        earlier = submit(sessions[2])  # the first notification may come twice
+        assert has_status(earlier, E.COMPLETED)
+        first = submit(sessions[0], UNTIL_LET)
+        assert has_status(first, E.RUNNING)
         order = [submit(sessions[2]), submit(sessions[1]), submit(sessions[0]), submit(sessions[1])]
-        tell(driver, sessions[0])
-        assert all(has_come_to(execution, E.COMPLETED) for execution in order)
-    taken = Execution.objects.exclude(pk__in=[heard.pk, first.pk]).order_by("claimed_at")
+        let_end(driver, sessions[0])
+        assert all(has_status(execution, E.COMPLETED) for execution in order)
+    taken = Execution.objects.exclude(pk__in=[earlier.pk, first.pk]).order_by("claimed_at")
     assert [each.pk for each in taken][:2] == [order[0].pk, order[1].pk]
     assert [each.pk for each in taken][2:] in (
         [order[2].pk, order[3].pk],
@@ -265,9 +267,9 @@ def test_a_stopped_session_has_its_program_ended(
     monkeypatch.setattr(executor, "UPKEEP_SECONDS", 0.05)
     with executing(this):
         execution = submit(sessions[0], f"print('so far', flush=True)\n{SLEEP}")
-        assert has_come_to(execution, E.RUNNING)
+        assert has_status(execution, E.RUNNING)
         stop_session(sessions[0].pk)
-        assert has_come_to(execution, E.CANCELLED)
+        assert has_status(execution, E.CANCELLED)
 
 
 def test_a_lease_is_renewed_as_long_as_its_program_runs(
@@ -276,7 +278,7 @@ def test_a_lease_is_renewed_as_long_as_its_program_runs(
     monkeypatch.setattr(executor, "UPKEEP_SECONDS", 0.05)
     with executing(this):
         execution = submit(sessions[0], SLEEP)
-        assert has_come_to(execution, E.RUNNING)
+        assert has_status(execution, E.RUNNING)
         first = Execution.objects.get(pk=execution.pk).lease_expires_at
         assert first is not None
         rows = Execution.row(execution.pk)
@@ -288,10 +290,10 @@ def test_stopping_lets_what_runs_end_and_takes_nothing_new(
     sessions: list[Session], this: Node, driver: FakeDriver
 ) -> None:
     with executing(this) as stop:
-        running = submit(sessions[0], UNTIL_TOLD)
-        assert has_come_to(running, E.RUNNING)
+        running = submit(sessions[0], UNTIL_LET)
+        assert has_status(running, E.RUNNING)
         stop.asked.set()
-        tell(driver, sessions[0])
+        let_end(driver, sessions[0])
     late = submit(sessions[1])
     assert Execution.objects.get(pk=running.pk).status == E.COMPLETED
     assert Execution.objects.get(pk=late.pk).status == E.QUEUED
@@ -301,37 +303,37 @@ def test_what_comes_while_it_stops_does_not_wait_for_what_still_runs(
     sessions: list[Session], this: Node, driver: FakeDriver
 ) -> None:
     with executing(this, concurrency=1) as stop:
-        going_on = submit(sessions[0], UNTIL_TOLD)
-        assert has_come_to(going_on, E.RUNNING)
+        long_run = submit(sessions[0], UNTIL_LET)
+        assert has_status(long_run, E.RUNNING)
         stop.asked.set()
         for session in sessions[1:]:
-            assert has_come_to(submit(session), E.COMPLETED)
+            assert has_status(submit(session), E.COMPLETED)
         cancelled = submit(sessions[1], SLEEP)
-        assert has_come_to(cancelled, E.RUNNING)
+        assert has_status(cancelled, E.RUNNING)
         cancel_execution(cancelled.pk, by=Caller().actor)
-        assert has_come_to(cancelled, E.CANCELLED)
-        assert Execution.objects.get(pk=going_on.pk).status == E.RUNNING
-        tell(driver, sessions[0])
-    assert Execution.objects.get(pk=going_on.pk).status == E.COMPLETED
+        assert has_status(cancelled, E.CANCELLED)
+        assert Execution.objects.get(pk=long_run.pk).status == E.RUNNING
+        let_end(driver, sessions[0])
+    assert Execution.objects.get(pk=long_run.pk).status == E.COMPLETED
 
 
 def test_what_comes_late_in_a_stop_is_left_to_the_next_executor(
     sessions: list[Session], this: Node, driver: FakeDriver
 ) -> None:
     with executing(this, stops_in=0) as stop:
-        going_on = submit(sessions[0], UNTIL_TOLD)
-        assert has_come_to(going_on, E.RUNNING)
+        long_run = submit(sessions[0], UNTIL_LET)
+        assert has_status(long_run, E.RUNNING)
         stop.asked.set()
         time.sleep(4 * executor.STOPPING_SECONDS)
         late = submit(sessions[1])
-        tell(driver, sessions[0])
-        assert has_come_to(going_on, E.COMPLETED)
+        let_end(driver, sessions[0])
+        assert has_status(long_run, E.COMPLETED)
     assert Execution.objects.get(pk=late.pk).status == E.QUEUED
     with executing(this):
-        assert has_come_to(late, E.COMPLETED)
+        assert has_status(late, E.COMPLETED)
 
 
-def test_what_a_stop_cuts_off_is_told_so_at_once(sessions: list[Session], this: Node) -> None:
+def test_runs_that_a_stop_ends_fail_at_once(sessions: list[Session], this: Node) -> None:
     with executing(this) as stop:
         cut = [submit(each, f"print('so far', flush=True)\n{SLEEP}") for each in sessions]
         behind = submit(sessions[0])
@@ -340,9 +342,9 @@ def test_what_a_stop_cuts_off_is_told_so_at_once(sessions: list[Session], this: 
         stop.asked.set()
         with told_on(CHANNEL) as told:
             stop.now.set()
-            assert all(has_come_to(execution, E.ERROR) for execution in cut)
-            heard = {each for payload in told() for each in payload.split()}
-    assert {str(execution.pk) for execution in cut} <= heard
+            assert all(has_status(execution, E.ERROR) for execution in cut)
+            notified = {each for payload in told() for each in payload.split()}
+    assert {str(execution.pk) for execution in cut} <= notified
     for execution in cut:
         execution.refresh_from_db()
         assert execution.error_reason == executor.CUT_OFF
@@ -355,11 +357,11 @@ def test_a_database_that_drops_its_connections_is_found_again(
     sessions: list[Session], this: Node
 ) -> None:
     with executing(this):
-        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+        assert has_status(submit(sessions[0]), E.COMPLETED)
         _end_connections()
         unheard = submit(sessions[1])
-        assert has_come_to(unheard, E.COMPLETED)
-        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+        assert has_status(unheard, E.COMPLETED)
+        assert has_status(submit(sessions[0]), E.COMPLETED)
 
 
 def _end_connections() -> None:
@@ -380,12 +382,12 @@ def test_many_that_run_share_few_connections(
     with executing(this, concurrency=2):
         running = [submit(session, SLEEP) for session in opened]
         for execution in running:
-            assert has_come_to(execution, E.RUNNING)
+            assert has_status(execution, E.RUNNING)
         assert _connected() - before <= CONNECTIONS + LISTENING
         for session in opened:
             stop_session(session.pk)
         for execution in running:
-            assert has_come_to(execution, E.CANCELLED)
+            assert has_status(execution, E.CANCELLED)
 
 
 def _connected() -> int:
@@ -417,11 +419,11 @@ def test_an_environment_that_was_edited_counts_from_the_next_run_on(
     sessions: list[Session], this: Node, python: Environment
 ) -> None:
     with executing(this):
-        assert has_come_to(submit(sessions[0]), E.COMPLETED)
+        assert has_status(submit(sessions[0]), E.COMPLETED)
         Environment.objects.filter(pk=python.pk).update(
             timeout_seconds=7, run_command="echo edited"
         )
         execution = submit(sessions[0])
-        assert has_come_to(execution, E.COMPLETED)
+        assert has_status(execution, E.COMPLETED)
     execution.refresh_from_db()
     assert (execution.timeout_seconds, bytes(execution.stdout)) == (7, b"edited\n")

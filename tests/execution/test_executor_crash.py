@@ -1,5 +1,5 @@
-"""The executor of a real deployment is killed while it runs programs: who waits hears of it at
-once, and the sessions go on.
+"""The executor of a real deployment is killed while it runs programs: waiting requests learn of it
+at once, and the sessions continue.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_who_waits_hears_of_it_at_once_and_the_next_program_runs(stack: Stack) -
 
 
 def test_a_claim_whose_answer_is_lost_is_made_again(stack: Stack, tmp_path: Path) -> None:
-    """The connection breaks between its commit and its answer: nobody knows that it was made."""
+    """The connection breaks between its commit and its answer: no process knows of it."""
     proxy = CuttingProxy(tmp_path / "proxy", stack.environ["DATABASE_URL"])
     stack.stop("worker")
     stack.start("worker", "run_worker", DATABASE_URL=proxy.url)

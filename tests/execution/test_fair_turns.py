@@ -1,4 +1,4 @@
-"""Whose program begins next, and who has to wait for a place."""
+"""Whose program begins next, and which have to wait for a place."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_where_all_places_are_held_only_clients_that_run_nothing_begin() -> None
     assert turns.take() is None
 
 
-def test_who_comes_beyond_the_places_takes_none_from_others() -> None:
+def test_a_turn_beyond_the_places_takes_none_from_others() -> None:
     turns = FairTurns(places=1)
     add(turns, "A1", "A2")
     holds = taken(turns)

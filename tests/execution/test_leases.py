@@ -42,7 +42,7 @@ def test_what_is_held_is_renewed_by_one_statement(running: list[Execution]) -> N
 
 
 @pytest.mark.parametrize("how", ["stop", "fail"])
-def test_a_run_that_is_not_wanted_any_more_is_told_so(how: str, running: list[Execution]) -> None:
+def test_a_run_that_is_no_longer_wanted_learns_so(how: str, running: list[Execution]) -> None:
     leases = Leases()
     with leases.held(running[0].pk) as one_goes_on, leases.held(running[1].pk) as other_goes_on:
         leases.renew()
@@ -51,7 +51,7 @@ def test_a_run_that_is_not_wanted_any_more_is_told_so(how: str, running: list[Ex
             assert running[0].session.request_stop(Session.StopReason.CLIENT)
         else:
             assert running[0].fail("It was given up.")
-        assert one_goes_on()  # nobody has asked
+        assert one_goes_on()  # not asked yet
         leases.renew()
         assert not one_goes_on()
         assert other_goes_on()

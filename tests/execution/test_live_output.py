@@ -53,7 +53,7 @@ class Database:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Inside, whoever wants it waits."""
+        """Callers wait for it for the duration of the `with`."""
         self._open.clear()
         yield
         self._open.set()
@@ -318,7 +318,7 @@ def test_rows_of_a_run_that_ended_while_the_database_was_away_go(
     assert eventually(lambda: not rows(run))
 
 
-def test_it_ends_though_the_database_is_away_and_says_so_once(
+def test_it_ends_though_the_database_is_away_and_logs_it_once(
     caplog: pytest.LogCaptureFixture, database: Database, run: RunOutput
 ) -> None:
     database.is_away = True

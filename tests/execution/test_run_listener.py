@@ -1,4 +1,4 @@
-"""Where an executor hears of runs: what is announced comes, in order, and nothing is missed."""
+"""The executor is notified of runs, in order, and misses none."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def stop() -> SafeEvent:
 
 
 @pytest.fixture
-def box(this: Node, stop: SafeEvent) -> Iterator[RunListener]:
-    box = RunListener(this.pk, FairTurns(places=100), stop)
-    yield box
-    box.close()
+def listener(this: Node, stop: SafeEvent) -> Iterator[RunListener]:
+    listener = RunListener(this.pk, FairTurns(places=100), stop)
+    yield listener
+    listener.close()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def sessions(python: Environment, this: Node) -> list[Session]:
 
 
 def activity(where: str) -> list[int]:
-    """Server processes of the inbox's connections that are like that."""
+    """Server processes of the listener's connections for which that holds."""
     query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'code-executor executor'"
     with connection.cursor() as cursor:
         cursor.execute(f"{query} AND datname = current_database() AND {where}")
@@ -69,41 +69,41 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def listening() -> list[int]:
-    """Those that have said so, and have looked up what came before."""
+    """Those that listen, and have read what came before."""
     return activity("state = 'idle' AND query LIKE '%sessions_app_execution%'")
 
 
-def next_session(box: RunListener) -> str | None:
-    turn = box.next()
+def next_session(listener: RunListener) -> str | None:
+    turn = listener.next()
     return turn.session_id if turn else None
 
 
-def waiting(box: RunListener, thread: ThreadPoolExecutor) -> Future[str | None]:
+def waiting(listener: RunListener, thread: ThreadPoolExecutor) -> Future[str | None]:
     """The next session, waited for by a thread that has begun to listen."""
-    future = thread.submit(next_session, box)
+    future = thread.submit(next_session, listener)
     until(listening)
     return future
 
 
 def test_sessions_come_in_the_order_in_which_they_were_announced(
-    box: RunListener, thread: ThreadPoolExecutor, this: Node, sessions: list[Session]
+    listener: RunListener, thread: ThreadPoolExecutor, this: Node, sessions: list[Session]
 ) -> None:
-    first = waiting(box, thread)
+    first = waiting(listener, thread)
     order = [sessions[2], sessions[0], sessions[1]]
     for session in order:
         announce(session.pk, this.pk)
         time.sleep(0.01)  # they come one by one, or several at once
-    heard = [
+    received = [
         first.result(LONG),
-        *(thread.submit(next_session, box).result(LONG) for _ in order[1:]),
+        *(thread.submit(next_session, listener).result(LONG) for _ in order[1:]),
     ]
-    assert heard == [str(session.pk) for session in order]
+    assert received == [str(session.pk) for session in order]
     announce(sessions[2].pk, this.pk)
-    assert thread.submit(next_session, box).result(LONG) == str(sessions[2].pk)
+    assert thread.submit(next_session, listener).result(LONG) == str(sessions[2].pk)
 
 
-def test_whose_turn_it_is_is_known_of_all_that_came_while_nobody_read(
-    box: RunListener, thread: ThreadPoolExecutor, python: Environment, this: Node
+def test_turns_count_all_notifications_that_came_while_no_thread_read(
+    listener: RunListener, thread: ThreadPoolExecutor, python: Environment, this: Node
 ) -> None:
     """A client that has had its turn comes behind one that was announced after all of its own."""
     greedy, other = create_client("greedy"), create_client("other")
@@ -111,45 +111,54 @@ def test_whose_turn_it_is_is_known_of_all_that_came_while_nobody_read(
     late = session_in(Session.Status.READY, python, this)
     Session.objects.filter(pk__in=[each.pk for each in many]).update(client=greedy)
     Session.row(late.pk).update(client=other)
-    first = waiting(box, thread)
+    first = waiting(listener, thread)
     submit_execution(many[0].pk, CODE)
     assert first.result(LONG) == str(many[0].pk)
     for session in (*many[1:], late):
         submit_execution(session.pk, CODE)
     time.sleep(0.3)  # notifications arrive a moment after their commits
-    heard = [thread.submit(next_session, box).result(LONG) for _ in range(5)]
-    assert heard.index(str(late.pk)) == 1
-    assert [each for each in heard if each != str(late.pk)] == [str(each.pk) for each in many[1:]]
+    received = [thread.submit(next_session, listener).result(LONG) for _ in range(5)]
+    assert received.index(str(late.pk)) == 1
+    assert [each for each in received if each != str(late.pk)] == [
+        str(each.pk) for each in many[1:]
+    ]
 
 
-def test_what_waited_before_is_looked_up(
-    box: RunListener, python: Environment, this: Node, other: Node, sessions: list[Session]
+def test_runs_that_waited_before_are_read_from_the_database(
+    listener: RunListener, python: Environment, this: Node, other: Node, sessions: list[Session]
 ) -> None:
     elsewhere = session_in(Session.Status.READY, python, other)
     for session in (sessions[0], sessions[0], sessions[1], elsewhere):
         submit_execution(session.pk, CODE)
-    assert {next_session(box), next_session(box)} == {str(sessions[0].pk), str(sessions[1].pk)}
+    assert {next_session(listener), next_session(listener)} == {
+        str(sessions[0].pk),
+        str(sessions[1].pk),
+    }
 
 
-def test_other_nodes_announcements_are_not_heard(
-    box: RunListener, thread: ThreadPoolExecutor, this: Node, other: Node, sessions: list[Session]
+def test_notifications_for_other_nodes_are_not_received(
+    listener: RunListener,
+    thread: ThreadPoolExecutor,
+    this: Node,
+    other: Node,
+    sessions: list[Session],
 ) -> None:
-    heard = waiting(box, thread)
+    received = waiting(listener, thread)
     announce(sessions[0].pk, other.pk)
     announce(sessions[1].pk, this.pk)
-    assert heard.result(LONG) == str(sessions[1].pk)
+    assert received.result(LONG) == str(sessions[1].pk)
 
 
 def test_a_stop_ends_the_wait(
-    box: RunListener, thread: ThreadPoolExecutor, stop: SafeEvent
+    listener: RunListener, thread: ThreadPoolExecutor, stop: SafeEvent
 ) -> None:
-    heard = waiting(box, thread)
+    received = waiting(listener, thread)
     stop.set()
-    assert heard.result(LONG) is None
+    assert received.result(LONG) is None
 
 
-def test_what_is_announced_while_nobody_listens_is_looked_up(
-    box: RunListener,
+def test_runs_that_come_while_no_thread_listens_are_read_from_the_database(
+    listener: RunListener,
     thread: ThreadPoolExecutor,
     sessions: list[Session],
     monkeypatch: pytest.MonkeyPatch,
@@ -161,17 +170,17 @@ def test_what_is_announced_while_nobody_listens_is_looked_up(
         assert may_listen.wait(LONG)
         return connect(self)
 
-    heard = waiting(box, thread)
+    received = waiting(listener, thread)
     monkeypatch.setattr(Listener, "_connect", connect_later)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s, 10000)", listening())
-    submit_execution(sessions[0].pk, CODE)  # told to nobody
+    submit_execution(sessions[0].pk, CODE)  # no connection listens
     may_listen.set()
-    assert heard.result(LONG) == str(sessions[0].pk)
+    assert received.result(LONG) == str(sessions[0].pk)
 
 
-def test_what_is_announced_during_the_look_up_is_heard(
-    box: RunListener,
+def test_runs_that_come_during_that_read_are_received(
+    listener: RunListener,
     thread: ThreadPoolExecutor,
     sessions: list[Session],
     monkeypatch: pytest.MonkeyPatch,
@@ -186,7 +195,7 @@ def test_what_is_announced_during_the_look_up_is_heard(
     monkeypatch.setattr(run_listener, "WAITING", when_let)
     with psycopg.connect(**connection_parameters("test"), autocommit=True) as keeper:
         keeper.execute(f"SELECT pg_advisory_lock({DOOR})")
-        heard = thread.submit(next_session, box)
+        received = thread.submit(next_session, listener)
         until(lambda: activity("wait_event = 'advisory'"))
         submit_execution(sessions[0].pk, CODE)
-    assert heard.result(LONG) == str(sessions[0].pk)
+    assert received.result(LONG) == str(sessions[0].pk)

@@ -75,7 +75,7 @@ def test_a_conversation_that_failed_is_not_used_again(
     assert conversations(driver, handle) == 2
 
 
-def test_one_that_somebody_else_has_taken_over_is_begun_anew(
+def test_a_connection_that_another_client_took_over_is_replaced(
     driver: FakeDriver, sandbox_connections: SandboxConnections
 ) -> None:
     handle = started(driver)

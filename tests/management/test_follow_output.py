@@ -11,7 +11,7 @@ from environments_app.models import Environment
 from sessions_app.management import follow_output
 from sessions_app.management.follow_output import Channel, follow
 from sessions_app.models import Event, Execution, Node, Session
-from tests.execution.test_executor import executing, sessions, submit, tell
+from tests.execution.test_executor import executing, let_end, sessions, submit
 from tests.support.cast import claim, execution_in, session_in
 from tests.support.fake_driver import FakeDriver
 
@@ -37,7 +37,7 @@ def test_output_is_handed_over_while_the_program_runs(
 
     def write(channel: Channel, data: bytes) -> None:
         written.append((channel, data))
-        tell(driver, session)
+        let_end(driver, session)
 
     with listening("test", CHANNEL) as listener, executing(this):
         ended = follow(submit(session, WAITS), listener, write)

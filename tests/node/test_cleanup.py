@@ -157,7 +157,7 @@ def shown(*arguments: str) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_the_command_says_what_it_did(
+def test_the_command_prints_what_it_did(
     session: Session, python: Environment, this: Node, driver: FakeDriver
 ) -> None:
     Session.row(session.pk).update(expires_at=timezone.now())
@@ -180,7 +180,7 @@ def test_the_command_removes_everything(session: Session, driver: FakeDriver) ->
     assert driver.sandboxes == {}
 
 
-def test_the_command_says_that_the_engine_is_away(this: Node, driver: FakeDriver) -> None:
+def test_the_command_reports_that_the_engine_is_away(this: Node, driver: FakeDriver) -> None:
     driver.engine_is_down = True
     with pytest.raises(CommandError, match="Docker Engine doesn't answer"):
         shown()

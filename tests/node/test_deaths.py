@@ -1,4 +1,4 @@
-"""Processes of a worker are killed at their work: that they died is known, and nobody waits for a
+"""Processes of a worker are killed while they work: that is noticed, and no session waits for a
 lease.
 """
 
@@ -96,12 +96,12 @@ def test_a_second_worker_under_the_same_name_takes_nothing_back(
     session = stack.client.open("python")
     with ThreadPoolExecutor(1) as threads:
         code = "import time; time.sleep(15); print('done')"
-        going_on = threads.submit(stack.client.execute, session, code)
+        long_run = threads.submit(stack.client.execute, session, code)
         assert eventually(
             lambda: stack.rows("SELECT 1 FROM sessions_app_execution WHERE status = 'running'")
         )
         stack.start("second", "run_worker")
-        assert eventually(lambda: "NODE_NAME must be" in stack.log("second"))
+        assert eventually(lambda: "another worker with the same NODE_NAME" in stack.log("second"))
         stack.stop("second")
-        assert going_on.result()["stdout"] == "done\n"
+        assert long_run.result()["stdout"] == "done\n"
     stack.client.stop(session)

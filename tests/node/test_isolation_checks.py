@@ -132,7 +132,7 @@ def up_for(node: Node, **span: float) -> Node:
 
 @contextmanager
 def being_checked(node: Node) -> Iterator[None]:
-    """Somebody else has the lock of this node's checks."""
+    """Another process has the lock of this node's checks."""
     with psycopg.connect(**connection_parameters("test"), autocommit=True) as other:
         lock = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
         other.execute(lock, [f"isolation {node.pk}"])
@@ -161,7 +161,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("attacks", "outcome"), [(LEAKS_OF_ONE, "escaped"), (DEAF, "inconclusive")]
     )
-    def test_what_is_not_held_exits_with_1_and_says_what(
+    def test_what_is_not_held_exits_with_1_and_is_named(
         self, python: Environment, this: Node, driver: FakeDriver, attacks: bytes, outcome: str
     ) -> None:
         driver.attacks = attacks
@@ -229,7 +229,7 @@ class TestCommand:
         assert command("--environment=python", "--attack=environment")[0] == 0
         assert IsolationCheck.objects.get().summary == "1 held"
 
-    def test_an_old_runc_is_told_with_what_mends_it(
+    def test_an_old_runc_is_reported_with_the_version_that_fixes_it(
         self, python: Environment, this: Node, driver: FakeDriver
     ) -> None:
         driver.runc = "1.1.5+ds1"
@@ -380,7 +380,7 @@ class TestCarryingOut:
         assert (check.ok, check.summary) == (False, "no attack concerns it")
         assert f": python in runsc on this: {check.summary}. " in check_health().checks["isolation"]
 
-    def test_an_interruption_says_so_and_counts_for_nothing(
+    def test_an_interrupted_check_shows_it_and_counts_for_nothing(
         self, python: Environment, this: Node, driver: FakeDriver
     ) -> None:
         def interrupt(_verdict: object) -> None:
@@ -508,7 +508,7 @@ class TestHealth:
     ) -> None:
         assert check_health().checks["isolation"] == "ok"
 
-    def test_a_failed_last_check_degrades_it_and_says_which(
+    def test_a_failed_last_check_degrades_health_which_names_it(
         self, environments: dict[str, Environment], this: Node
     ) -> None:
         finished(environments["python"], this, escaped=("dns", "bpf"))
@@ -670,7 +670,7 @@ class TestConsole:
         act(staff("view_isolationcheck"), "check_now", [check])
         assert not IsolationCheck.objects.queued().exists()
 
-    def test_the_dashboard_says_how_each_environment_stands(
+    def test_the_dashboard_shows_the_state_of_each_environment(
         self, admin_client: Client, environments: dict[str, Environment], this: Node
     ) -> None:
         finished(environments["python"], this)
@@ -713,7 +713,7 @@ class TestConsole:
         assert "Hostile code" not in html
 
 
-def test_a_node_that_starts_says_nothing_about_isolation(
+def test_a_node_that_starts_reports_nothing_about_isolation(
     transactional_db: None, python: Environment, driver: FakeDriver
 ) -> None:
     node_started()

@@ -1,4 +1,4 @@
-"""All attacks, in real sandboxes, beside a service in use: nobody notices, nothing is left.
+"""All attacks, in real sandboxes, beside a service in use: no candidate notices, nothing is left.
 
 The images are the deployment's own, and so are the limits: this is what an operator sees.
 """
@@ -37,7 +37,7 @@ WHOLE: dict[str, list[Group]] = {
 
 
 class Candidate:
-    """Somebody in an interview, who presses Run all the time; in a thread."""
+    """A candidate who runs programs all the time, in a thread."""
 
     def __init__(self, stack: Stack) -> None:
         self.answers: list[tuple[float, str]] = []

@@ -177,7 +177,7 @@ def say(*arguments: str) -> str:
     return out.getvalue()
 
 
-def test_a_dry_run_says_what_would_be_deleted(this: Node, python: Environment) -> None:
+def test_a_dry_run_prints_what_would_be_deleted(this: Node, python: Environment) -> None:
     closed(python, this, 100, 101, 102)
     said = say("--older-than", "90d", "--dry-run")
     assert said.startswith("1 sessions with 2 executions, 0 failed tasks from before 20")
@@ -185,7 +185,7 @@ def test_a_dry_run_says_what_would_be_deleted(this: Node, python: Environment) -
     assert len(left()) == 1
 
 
-def test_the_command_says_what_it_deleted(this: Node, python: Environment) -> None:
+def test_the_command_prints_what_it_deleted(this: Node, python: Environment) -> None:
     closed(python, this, 100, 101)
     assert "1 sessions with 1 executions" in say("--older-than", "12w", "--pause", "0")
     assert left() == set()
@@ -222,7 +222,7 @@ def test_without_an_age_nothing_is_deleted(db: None) -> None:
         say()
 
 
-def test_an_interrupted_one_says_how_far_it_came(
+def test_an_interrupted_one_prints_what_it_has_deleted(
     year: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_seconds: float) -> None:

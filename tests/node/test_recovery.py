@@ -81,7 +81,9 @@ def test_a_check_and_a_build_begin_anew(python: Environment, this: Node) -> None
     assert check.start() and node_build.start()
 
 
-def test_what_kills_who_does_it_comes_again_once_and_then_when_its_lock_ends(this: Node) -> None:
+def test_a_message_that_kills_its_process_comes_back_once_and_then_when_its_lock_expires(
+    this: Node,
+) -> None:
     message_id = taken("sessions_app.node.tasks.remove_sandbox", "1")
     take_back(DEAD, message_id)
     assert is_free(message_id)

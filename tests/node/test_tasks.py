@@ -414,7 +414,7 @@ def test_a_compiled_program_takes_the_place_of_no_file(
         assert (execution.verdict, bytes(execution.stdout)) == ("ok", text.encode())
 
 
-def test_a_compiler_that_says_too_much_is_cut_and_what_it_made_is_run(
+def test_a_compiler_that_writes_too_much_is_truncated_and_its_program_is_run(
     session: Session, run: Run, python: Environment, configure: Configure
 ) -> None:
     configure(OUTPUT_LIMIT=1024)
@@ -505,7 +505,7 @@ def test_what_loses_each_sandbox_before_it_starts_is_not_moved_for_ever(
         ("run", CommandNotStarted("There is no such program.")),
     ],
 )
-def test_a_run_that_can_not_begin_says_why(
+def test_a_run_that_can_not_begin_has_the_reason(
     call: str, error: Exception, session: Session, run: Run, driver: FakeDriver
 ) -> None:
     driver.fail_next(call, error)  # type: ignore[arg-type]

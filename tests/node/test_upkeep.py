@@ -90,7 +90,7 @@ def test_a_node_notes_what_has_been_built(
     assert EnvironmentRevision.objects.count() == len(environments)
 
 
-def test_a_node_whose_engine_is_away_says_so(
+def test_a_node_shows_that_its_engine_is_away(
     environments: dict[str, Environment], this: Node, driver: FakeDriver
 ) -> None:
     driver.engine_is_down = True
@@ -287,7 +287,7 @@ def test_a_lost_start_is_sent_again(python: Environment, this: Node, work: Work)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_run_that_nobody_heard_of_is_announced_again(
+def test_executions_whose_notification_was_lost_are_notified_again(
     python: Environment, this: Node, work: Work
 ) -> None:
     session = open_session()
@@ -419,7 +419,7 @@ def test_nobody_is_sent_to_an_engine_that_is_away_to_stop_a_session(
 
 
 @pytest.mark.parametrize("task", [tasks.stop_session, tasks.remove_sandbox])
-def test_a_task_that_finds_the_engine_away_says_so_in_a_line(
+def test_a_task_that_finds_the_engine_away_logs_one_line(
     python: Environment,
     this: Node,
     driver: FakeDriver,
@@ -557,7 +557,7 @@ def test_a_sandbox_that_a_session_has_claimed_is_not_asked(
     assert str(session.pk) in driver.sandboxes
 
 
-def test_a_node_that_comes_back_gives_nobody_a_sandbox_that_ended_meanwhile(
+def test_a_node_that_comes_back_gives_no_session_a_sandbox_that_ended_meanwhile(
     pool: Environment, driver: FakeDriver
 ) -> None:
     for sandbox in Sandbox.objects.idle():
@@ -594,7 +594,7 @@ def test_an_environment_without_an_image_has_no_pool(python: Environment, this: 
 
 
 @pytest.mark.parametrize("why", ["old", "outdated", "surplus", "disabled", "draining"])
-def test_a_sandbox_that_nobody_should_get_is_removed(
+def test_a_sandbox_that_no_session_should_get_is_removed(
     why: str, pool: Environment, this: Node, work: Work, driver: FakeDriver
 ) -> None:
     kept = 0
@@ -635,7 +635,7 @@ def test_tending_costs_the_same_however_many_are_idle(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_dead_idle_sandbox_is_given_to_nobody(pool: Environment, driver: FakeDriver) -> None:
+def test_a_dead_idle_sandbox_is_given_to_no_session(pool: Environment, driver: FakeDriver) -> None:
     dead = Sandbox.objects.idle().earliest("created_at")
     driver.lose(str(dead.pk))
     upkeep.tend_containers()

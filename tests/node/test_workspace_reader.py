@@ -1,4 +1,4 @@
-"""The workspace reader, in threads of the test: what waits for what, and for what nobody waits."""
+"""The workspace reader, in threads of the test: which queries wait for which."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def reading(node: Node) -> Iterator[None]:
 
 
 class Busy:
-    """Sandboxes whose runners say nothing until they are told to."""
+    """Sandboxes whose runners answer only when the test lets them."""
 
     def __init__(self, driver: FakeDriver) -> None:
         self._open_workspace = driver.open_workspace
@@ -83,7 +83,7 @@ class Busy:
         while speaks is not None and not speaks.wait(0.02):
             if not keep_going():
                 self.given_up.append(handle.sandbox_id)
-                raise SandboxLost("nobody waits")
+                raise SandboxLost("the caller has gone")
         with self._open_workspace(handle) as workspace:
             yield workspace
 
@@ -108,7 +108,7 @@ def taken() -> list[UUID]:
     return list(WorkspaceQuery.objects.filter(status="taken").values_list("session_id", flat=True))
 
 
-def test_a_busy_sandbox_keeps_nobody_waiting_but_who_asks_about_it(
+def test_a_busy_sandbox_delays_only_queries_about_itself(
     python: Environment, this: Node, work: Work, busy: Busy
 ) -> None:
     first, second = opened(work, 2)
@@ -142,7 +142,7 @@ def test_two_at_a_time_are_answered_for_one_client(
             wait_for_answer(each)
 
 
-def test_what_nobody_waits_for_is_given_up_and_not_begun(
+def test_queries_whose_caller_has_gone_are_given_up_and_not_begun(
     python: Environment, this: Node, work: Work, busy: Busy
 ) -> None:
     (session,) = opened(work, 1)
@@ -179,7 +179,7 @@ def is_kept(driver: FakeDriver, session: Session) -> bool:
     return driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
 
 
-def test_busy_sandboxes_that_are_to_live_longer_hold_one_thread_and_are_told_in_the_end(
+def test_keeping_busy_sandboxes_takes_one_thread_and_is_done_in_the_end(
     python: Environment, this: Node, work: Work, busy: Busy, driver: FakeDriver
 ) -> None:
     theirs = opened(work, workspace_reader.THREADS, client="a")
@@ -199,9 +199,7 @@ def test_busy_sandboxes_that_are_to_live_longer_hold_one_thread_and_are_told_in_
     assert all(is_kept(driver, each) for each in theirs)
 
 
-def test_who_waits_for_an_answer_goes_before_what_nobody_waits_for(
-    python: Environment, this: Node, work: Work
-) -> None:
+def test_queries_that_are_awaited_go_first(python: Environment, this: Node, work: Work) -> None:
     first, second = opened(work, 2)
     lengthen(first)
     asked = ask(second.pk, FILES)
