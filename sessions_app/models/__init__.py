@@ -1,6 +1,6 @@
 """The rows that are the truth about sessions. Each transition of a status is written here, once,
-as a conditional UPDATE that names the statuses it starts from; False or None says that somebody
-else was faster.
+as a conditional UPDATE that names the statuses it starts from. False or None means that another
+process was faster.
 """
 
 from sessions_app.models.api_process import ApiProcess

@@ -1,8 +1,8 @@
-"""How many containers there may still be.
+"""How many more sandboxes the nodes have room for.
 
-Each row of a sandbox takes a place of its node. So does, on whichever node, each session that was
-accepted and has no sandbox yet. Whoever takes a place has locked the rows of the nodes; whoever
-turns one use of a place into another, as a session does that claims a warm sandbox, needs not.
+Each row of a sandbox takes a place on its node; each accepted session without a sandbox takes one
+on any node. Code that takes a place locks the rows of the nodes first. Code that only turns one use
+of a place into another, such as claiming a warm sandbox for a session, need not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sessions_app.models.session import Session
 
 
 def places_left(nodes: Collection[Node]) -> int:
-    """Of these nodes together, which the caller has locked."""
+    """The free places of these nodes together, whose rows the caller has locked."""
     sandboxes = Sandbox.objects.filter(node__in=nodes)
     waiting = Session.objects.open().filter(status=Session.Status.PENDING)
     waiting = waiting.filter(~Exists(sandboxes.filter(pk=OuterRef("pk"))))

@@ -12,7 +12,7 @@ from django.utils import timezone
 from sessions_app.callers import SCOPES, USUAL_SCOPES, Scope
 
 CHANGED_CHANNEL = "code_executor_clients"
-"""Notified by triggers on the tables, whoever changes a client or a key, SQL by hand included."""
+"""Notified by triggers on the tables for every change of a client or a key, by hand too."""
 
 
 BOUNDS = (
@@ -23,7 +23,7 @@ BOUNDS = (
     "max_storage_per_session",
     "max_storage_per_client",
 )
-"""Limits of a client's own: columns, and options of `manage.py create_client`."""
+"""Limits that a client can have of its own: columns, and options of `manage.py create_client`."""
 
 
 def usual_scopes() -> list[str]:
@@ -135,8 +135,8 @@ class ApiKey(models.Model):
 
     Only the key's SHA-256 is kept. Passwords need a slow, salted hash, because people choose them
     from few; a secret of 256 random bits can't be guessed however fast guesses are tried, nor be in
-    anybody's table. So the fast hash loses nothing, and a key is found by its digest: one look-up
-    in an index, which compares no secret byte by byte.
+    any table of hashes. So the fast hash loses nothing, and a key is found by its digest: one
+    look-up in an index, which compares no secret byte by byte.
     """
 
     client = models.ForeignKey(Client, on_delete=models.CASCADE, related_name="keys")

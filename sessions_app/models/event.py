@@ -1,7 +1,7 @@
-"""What a program that runs has written so far, for who watches it.
+"""The output of running programs so far, for their viewers.
 
-Rows live as long as their run: the finished execution has all that they have, and more. Those of a
-run whose worker has died become its output first. So the table is small, however long the history.
+Rows live as long as their run, because the finished execution has all the output. Rows of a run
+whose worker has died become its output. So the table is small, however long the history.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Stream(models.TextChoices):
 
 class EventQuerySet(models.QuerySet["Event"]):
     def of_ended_runs(self) -> Self:
-        """Left by a process that died between the result and their removal."""
+        """Events of ended executions, left by a process that died before removing them."""
         running = Execution.objects.running().filter(pk=OuterRef("execution"))
         return self.filter(~Exists(running))
 
@@ -39,7 +39,7 @@ class Event(models.Model):
     pk = models.CompositePrimaryKey("execution_id", "number")
     execution = models.ForeignKey(
         Execution,
-        # The database does it: Django would read every execution that it deletes, to look.
+        # The database does it: Django would read every execution that it deletes.
         on_delete=models.DO_NOTHING,
         db_constraint=False,
         db_index=False,
@@ -55,7 +55,7 @@ class Event(models.Model):
 
     class Meta:
         ordering = ("execution", "number")
-        default_permissions = ()  # who may look at an execution sees what it has written
+        default_permissions = ()  # the permission to view executions covers them
 
     def __str__(self) -> str:
         return f"{self.execution_id} {self.number}"

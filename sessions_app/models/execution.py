@@ -23,9 +23,9 @@ class ExecutionStatus(models.TextChoices):
     QUEUED = "queued", "queued"
     RUNNING = "running", "running"
     COMPLETED = "completed", "completed"
-    """The program was run, however it ended: the verdict says how."""
+    """The program was run; the verdict tells how it ended."""
     ERROR = "error", "error"
-    """We failed; `error_reason` says why."""
+    """The service failed; `error_reason` has the reason."""
     CANCELLED = "cancelled", "cancelled"
 
 
@@ -57,30 +57,30 @@ FINISHED = (ExecutionStatus.COMPLETED, ExecutionStatus.ERROR, ExecutionStatus.CA
 
 INPUTS = ("code", "stdin", "args", "env", "files")
 OUTPUTS = ("stdout", "stderr", "compile_stdout", "compile_stderr")
-"""Fields that may be large. `large_fields` says how they are read."""
+"""Fields that may be large. `large_fields` reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a worker found out by running an execution."""
+    """How the run of an execution ended, as its row stores it."""
 
     verdict: Verdict
     compilation: RunResult | None
     run: RunResult | None
     """None when the compilation failed."""
     reason: str = ""
-    """Why the program could not be started, where that is no failure of ours."""
+    """Why the program could not be started, where that is not a failure of the service."""
 
 
 class ExecutionQuerySet(models.QuerySet["Execution"]):
     def visible_to(self, caller: Caller) -> Self:
-        """Those of the sessions that are visible to it."""
+        """Executions of the sessions that are visible to the caller."""
         if caller.sees_everything and caller.session_id is None:
             return self
         return self.filter(session__in=Session.objects.visible_to(caller))
 
     def without_large_fields(self) -> Self:
-        """Each of these is read when it is used."""
+        """Large fields are read when they are used."""
         return self.defer(*INPUTS, *OUTPUTS)
 
     def queued(self) -> Self:
@@ -93,7 +93,7 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         return self.filter(status__in=UNFINISHED)
 
     def in_status(self, status: ExecutionStatus | str) -> Self:
-        """The rare ones by their verdict, which says the same and has an index."""
+        """The rare statuses by their verdict, which is equivalent and has an index."""
         verdict = _VERDICT_OF.get(status)
         rows = self.filter(status=status)
         return rows if verdict is None else rows.filter(verdict=verdict)
@@ -105,12 +105,12 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
     def transition(
         self, to: ExecutionStatus, *, expected: tuple[ExecutionStatus, ...], **changes: Any
     ) -> bool:
-        """Change status if it is still an expected one; False: somebody else was faster."""
+        """Change status if it is still an expected one. False: another process was faster."""
         return self.filter(status__in=expected).update(status=to, **changes) > 0
 
     def requeue(self) -> bool:
-        """running → queued: its worker took it up and has not started it. Not where somebody has
-        asked for its end.
+        """running → queued: its worker claimed it and has not started it. Not where its end was
+        requested.
         """
         return self.filter(cancel_requested_at=None).transition(
             ExecutionStatus.QUEUED,
@@ -124,7 +124,7 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
 
 
 class Execution(models.Model):
-    """One press of Run: what was asked for, and what came of it."""
+    """One program that was sent to be run: its inputs and its result."""
 
     Status = ExecutionStatus
     Verdict = Verdict
@@ -178,7 +178,7 @@ class Execution(models.Model):
         on_delete=models.PROTECT,
         null=True,
         related_name="+",
-        db_index=False,  # nobody looks for them by it, and each Run would pay for it
+        db_index=False,  # no query uses it, and each run would pay for it
         help_text="Of the environment, and so the image, that it ran in.",
     )
     worker = models.CharField(max_length=120, blank=True, help_text="Node and process id.")
@@ -202,9 +202,9 @@ class Execution(models.Model):
     objects = ExecutionQuerySet.as_manager()
 
     left_out: tuple[str, ...] = ()
-    """Fields that were too large to be read with the others: they are not empty in its row."""
+    """Fields that were too large to be read with the others, and not empty in the row."""
     cut: Mapping[str, int] = MappingProxyType({})
-    """Bytes of the fields of which no more than the beginning was read."""
+    """Bytes of the fields of which only the beginning was read."""
 
     class Meta:
         ordering = ("-queued_at",)
@@ -275,7 +275,7 @@ class Execution(models.Model):
         )
 
     def abandon(self, reason: str) -> bool:
-        """running → error, if its lease is over: a worker that renews it late has won."""
+        """running → error, if its lease has expired: a worker that renews it late wins."""
         return self._finish(
             ExecutionStatus.ERROR,
             among=Execution.objects.abandoned(),
@@ -290,8 +290,8 @@ class Execution(models.Model):
 
     @staticmethod
     def cancel_queued(session_id: UUID) -> int:
-        """queued → cancelled, all that waits in a session; how many those were. For callers that
-        have locked the session's row.
+        """queued → cancelled, all queued executions of a session; returns how many. The caller has
+        locked the session's row.
         """
         return _end_queued(session_id, ExecutionStatus.CANCELLED, Verdict.CANCELLED)
 
@@ -301,7 +301,7 @@ class Execution(models.Model):
         return _end_queued(session_id, ExecutionStatus.ERROR, Verdict.INTERNAL_ERROR, reason)
 
     def request_cancel(self) -> bool:
-        """running: its worker is asked to end it. False: it doesn't run, or was asked before."""
+        """Asks the worker to end a running execution. False: not running, or asked before."""
         unasked = Execution.row(self.pk).running().filter(cancel_requested_at=None)
         if not unasked.update(cancel_requested_at=Now()):
             return False
@@ -328,7 +328,7 @@ class Execution(models.Model):
         return finished
 
     def _keep_events(self) -> None:
-        """What it had written so far, where there will be no result."""
+        """Stores the output so far, where there will be no result."""
         with connection.cursor() as cursor:
             cursor.execute(run_sql.KEEP_EVENTS, {"execution": self.pk})
 

@@ -122,11 +122,11 @@ class IsolationCheck(models.Model):
             "held": self.held,
         }
         counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-        told = "; ".join(part for part in (self.error, counted) if part)
-        return told or ("no attack concerns it" if self.finished_at else "")
+        summary = "; ".join(part for part in (self.error, counted) if part)
+        return summary or ("no attack concerns it" if self.finished_at else "")
 
     def start(self) -> bool:
-        """queued → running. False: somebody else has started it."""
+        """queued → running. False: another process has started it."""
         queued = IsolationCheck.objects.queued().filter(pk=self.pk)
         started = queued.update(started_at=Now())
         self.refresh_from_db()
@@ -138,7 +138,7 @@ class IsolationCheck(models.Model):
         return running.update(started_at=None) == 1
 
     def finish(self, *, error: str = "", complete: bool | None = None) -> bool:
-        """running → finished, with the counts of its results. False: it was given up already."""
+        """running → finished, with the counts of its results. False: it was ended before."""
         outcomes = list(self.results.values_list("outcome", flat=True))
         changes: dict[str, object] = {} if complete is None else {"complete": complete}
         running = IsolationCheck.objects.running().filter(pk=self.pk)
@@ -190,7 +190,7 @@ class AttackResult(models.Model):
 
     @property
     def described(self) -> Attack | None:
-        """What the catalogue says of it; None where this version knows it no more."""
+        """Its entry in the catalogue. None: this version doesn't have it any more."""
         return BY_NAME.get(self.attack)
 
 

@@ -80,15 +80,15 @@ def read_beginnings(
     annotations = {name: RawSQL(text, []) for name, text in columns.items()}  # noqa: S611
     found = list(rows.without_large_fields().annotate(**annotations)[:count])
     for execution in found:
-        told = vars(execution)
-        kept = {name: told.pop(f"beginning_of_{name}") for name in LARGE_FIELDS}
-        sizes = {name: told.pop(f"size_of_{name}") for name in LARGE_FIELDS}
+        values = vars(execution)
+        kept = {name: values.pop(f"beginning_of_{name}") for name in LARGE_FIELDS}
+        sizes = {name: values.pop(f"size_of_{name}") for name in LARGE_FIELDS}
         execution.cut = {
             name: size for name, size in sizes.items() if _is_cut(kept[name], size, most[name])
         }
         texts = {name: kept.pop(name) for name in JSON_FIELDS if name in execution.cut}
         _set(execution, kept)
-        told |= {name: text for name, text in texts.items() if text is not None}
+        values |= {name: text for name, text in texts.items() if text is not None}
         execution.left_out = ()
     return found
 

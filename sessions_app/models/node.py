@@ -29,15 +29,15 @@ def node_name(node_id: UUID) -> str:
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def alive(self) -> Self:
-        """Nodes that were heard of lately, draining ones too: their sessions go on."""
+        """Nodes with a recent heartbeat, draining ones too: their sessions continue."""
         return self.filter(heartbeat_at__gt=Now() - LOST_AFTER)
 
     def with_silence(self) -> Self:
-        """Adds `silence`: how long each has not been heard of."""
+        """Adds `silence`: the time since each node's last heartbeat."""
         return self.annotate(silence=Now() - F("heartbeat_at"))
 
     def active(self) -> Self:
-        """Nodes that take new sessions: active, and heard of lately."""
+        """Nodes that take new sessions: active, with a recent heartbeat."""
         return self.alive().filter(status=Node.Status.ACTIVE)
 
     def silent(self) -> Self:
@@ -45,7 +45,7 @@ class NodeQuerySet(models.QuerySet["Node"]):
         return self.filter(status=Node.Status.ACTIVE, heartbeat_at__lte=Now() - LOST_AFTER)
 
     def gone(self, after: timedelta) -> Self:
-        """Not heard of for so long: lost, or draining, which they stay when they come back."""
+        """Without a heartbeat for so long: lost ones, and draining ones, which stay draining."""
         return self.exclude(status=Node.Status.ACTIVE).filter(heartbeat_at__lt=Now() - after)
 
     def usable(self) -> Self:

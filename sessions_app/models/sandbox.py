@@ -178,6 +178,6 @@ class Sandbox(models.Model):
         return changed == 1
 
     def retire(self) -> bool:
-        """Take a warm sandbox out of the pool; whoever gets True destroys its container."""
+        """Take a warm sandbox out of the pool. True: the caller destroys its container."""
         deleted, _ = Sandbox.objects.warm().filter(pk=self.pk).delete()
         return deleted > 0

@@ -38,7 +38,7 @@ class SessionStatus(models.TextChoices):
     """Asked to end; its container goes."""
     STOPPED = "stopped", "stopped"
     ERROR = "error", "error"
-    """Given up; `error_reason` says why."""
+    """It failed; `error_reason` has the reason."""
 
 
 OPEN = (SessionStatus.PENDING, SessionStatus.CREATING, SessionStatus.READY, SessionStatus.EXECUTING)
@@ -49,19 +49,19 @@ CLOSED = (SessionStatus.STOPPED, SessionStatus.ERROR)
 P = ParamSpec("P")
 
 
-def heard(transition: Callable[P, bool]) -> Callable[P, bool]:
-    """Who watches the session hears of it when it is done. For transitions that no run waits for:
-    those of an execution are told with what it writes, and with its result.
+def notifying(transition: Callable[P, bool]) -> Callable[P, bool]:
+    """Notifies the session's viewers when the transition is done. Not for the transitions of runs,
+    whose own statements notify them.
     """
 
     @wraps(transition)
-    def told(*args: P.args, **kwargs: P.kwargs) -> bool:
+    def notify(*args: P.args, **kwargs: P.kwargs) -> bool:
         done = transition(*args, **kwargs)
         if done:
             publish(cast("Session", args[0]).pk)
         return done
 
-    return told
+    return notify
 
 
 class SessionQuerySet(models.QuerySet["Session"]):
@@ -71,9 +71,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
     """
 
     def visible_to(self, caller: Caller) -> Self:
-        """What is there at all, as far as this caller is told: its client's sessions, and of those
-        a token's one.
-        """
+        """The sessions that the caller may see: its client's, or the one of its token."""
         sessions = self if caller.session_id is None else self.filter(pk=caller.session_id)
         if caller.sees_everything:
             return sessions
@@ -97,7 +95,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
         return self.open().exclude(status=SessionStatus.EXECUTING).filter(expires_at__lte=Now())
 
     def unattended(self) -> Self:
-        """Not started, and whoever should be at it is taking too long."""
+        """Not started, and the lease of the worker that should start it has expired."""
         return self.live().filter(
             status__in=[SessionStatus.PENDING, SessionStatus.CREATING],
             lease_expires_at__lte=Now(),
@@ -109,7 +107,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
     def transition(
         self, to: SessionStatus, *, expected: tuple[SessionStatus, ...], **changes: Any
     ) -> bool:
-        """Change status if it is still an expected one; False: somebody else was faster."""
+        """Change status if it is still an expected one. False: another process was faster."""
         return self.filter(status__in=expected).update(status=to, **changes) > 0
 
 
@@ -279,7 +277,7 @@ class Session(models.Model):
 
     @property
     def is_expired(self) -> bool:
-        """As `SessionQuerySet.expired`: a run that goes on keeps its session alive."""
+        """As `SessionQuerySet.expired`: a running execution keeps its session alive."""
         executing = self.status == SessionStatus.EXECUTING
         return self.is_open and not executing and self.expires_at <= timezone.now()
 
@@ -287,11 +285,11 @@ class Session(models.Model):
     def row(session_id: UUID | str) -> SessionQuerySet:
         return Session.objects.filter(pk=session_id)
 
-    @heard
+    @notifying
     def claim_start(self, node: Node) -> bool:
         """pending → creating: a worker of this node starts its sandbox.
 
-        The lease is the proof of the claim: whoever comes back with an older one has lost it.
+        The lease is the proof of the claim: a worker with an older one has lost it.
         """
         lease = database_now() + START_LEASE
         claimed = Session.row(self.pk).transition(
@@ -306,7 +304,7 @@ class Session(models.Model):
             self.starts += 1
         return claimed
 
-    @heard
+    @notifying
     def mark_ready(self, container_id: str, revision: EnvironmentRevision) -> bool:
         """creating → ready: the sandbox whose start this object has claimed answers."""
         return self._unchanged().transition(
@@ -338,7 +336,7 @@ class Session(models.Model):
             expires_at=self.next_expiry(),
         )
 
-    @heard
+    @notifying
     def restart(self, *, lease: timedelta = START_LEASE) -> bool:
         """creating, ready or executing → pending, unless it has changed since this object was read:
         its sandbox is lost, a worker starts another with an empty workspace.
@@ -357,7 +355,7 @@ class Session(models.Model):
         pending = Session.row(self.pk).filter(status=SessionStatus.PENDING)
         return pending.update(lease_expires_at=Now() + lease) > 0
 
-    @heard
+    @notifying
     def extend(self, ttl_seconds: int) -> bool:
         """Lives so long from now on, and after each activity. False: it takes no executions any
         more.
@@ -383,13 +381,13 @@ class Session(models.Model):
         """Any open status but executing → stopping, unless it got more time meanwhile."""
         return self._stop(Session.objects.expired(), Session.StopReason.EXPIRED)
 
-    @heard
+    @notifying
     def _stop(self, among: SessionQuerySet, reason: StopReason | str) -> bool:
         return among.filter(pk=self.pk).transition(
             SessionStatus.STOPPING, expected=OPEN, stop_reason=reason, lease_expires_at=None
         )
 
-    @heard
+    @notifying
     def mark_stopped(self) -> bool:
         """stopping → stopped: its container is gone."""
         return Session.row(self.pk).transition(
@@ -399,7 +397,7 @@ class Session(models.Model):
             container_id="",
         )
 
-    @heard
+    @notifying
     def fail(self, reason: str) -> bool:
         """Any open status → error, unless it has changed since this object was read."""
         return self._unchanged().transition(
@@ -412,7 +410,7 @@ class Session(models.Model):
         )
 
     def _unchanged(self) -> SessionQuerySet:
-        """Its row, while nobody else has given it another status or started it anew."""
+        """Its row, if no other process has changed its status or restarted it."""
         return Session.row(self.pk).filter(
             status=self.status,
             node=self.node_id,

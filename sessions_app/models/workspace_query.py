@@ -15,16 +15,16 @@ from codeexec.db.notifications import publish
 from sessions_app.models.session import Session
 
 LATEST = timedelta(seconds=15)
-"""A question that nobody took up for this long isn't answered any more: whoever asked has gone."""
+"""A query that no node took for this long is not answered any more: its client has gone."""
 
 CHANNEL = "code_executor_queries_"
 """And the id of a node: its workspace reader listens. PostgreSQL takes 63 characters of both."""
 
 KEPT = timedelta(minutes=10)
-"""An answer that nobody has fetched goes after this: a slow client may take so long over one."""
+"""An unfetched answer is removed after this: a slow client may take so long to read it."""
 
 KEEP_AGAIN = timedelta(minutes=1)
-"""A sandbox that was too busy to take its longer life is told again after this."""
+"""When to retry a `keep` that a sandbox was too busy to take."""
 
 _TAKE_NEXT = """
 WITH next AS (
@@ -64,7 +64,7 @@ DELETE FROM sessions_app_workspacequerypiece WHERE query_id IN (SELECT id FROM b
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TakenQuery:
-    """One that this process answers now: nobody else will."""
+    """A query that this process alone answers now."""
 
     query: WorkspaceQuery
     session_id: UUID
@@ -74,7 +74,7 @@ class TakenQuery:
 class WorkspaceQueryStatus(models.TextChoices):
     ASKED = "asked", "asked"
     TAKEN = "taken", "taken"
-    """The session's node is looking."""
+    """The session's node is answering it."""
     ANSWERED = "answered", "answered"
     REFUSED = "refused", "refused"
     """`code` and `reason` say why."""
@@ -84,28 +84,28 @@ class WorkspaceQueryQuerySet(models.QuerySet["WorkspaceQuery"]):
     def transition(
         self, to: WorkspaceQueryStatus, *, expected: WorkspaceQueryStatus, **changes: Any
     ) -> bool:
-        """Change status if it is still the expected one; False: somebody else was faster."""
+        """Change status if it is still the expected one. False: another process was faster."""
         return self.filter(status=expected).update(status=to, **changes) > 0
 
     def awaited(self) -> Self:
-        """Not taken up yet, and somebody waits for the answer."""
+        """Not taken yet, with a request waiting for the answer."""
         asked = self.filter(status=WorkspaceQueryStatus.ASKED, asked_at__gt=timezone.now() - LATEST)
         return asked.exclude(about=WorkspaceQuery.About.KEEP)
 
     def needless(self) -> Self:
-        """Answers that nobody has fetched, and longer lives of sandboxes that are gone."""
+        """Answers that were not fetched, and `keep` queries of sandboxes that are gone."""
         keep = Q(about=WorkspaceQuery.About.KEEP)
         live = Session.objects.live().filter(pk=OuterRef("session_id"))
         return self.filter(~keep & Q(asked_at__lt=timezone.now() - KEPT) | keep & ~Q(Exists(live)))
 
 
 class WorkspaceQuery(models.Model):
-    """What somebody wants to know of a session's running sandbox, on its way to the node that has
-    it, and the answer on its way back. Whoever fetches an answer removes it. Nothing refers to
-    these rows, and a crash of the database server may lose them.
+    """A query about a session's running sandbox, sent to its node, and the answer. Fetching an
+    answer removes it. Nothing refers to these rows, and a crash of the database server may lose
+    them.
 
-    `keep` asks for nothing: the sandbox is told how long its session lives, nobody waits for it,
-    and its row goes when it is done.
+    `keep` asks for nothing: it gives the sandbox the new length of its session's life. No request
+    waits for it, and its row is removed when it is done.
     """
 
     Status = WorkspaceQueryStatus
@@ -154,8 +154,8 @@ class WorkspaceQuery(models.Model):
         except_clients: Sequence[int] = (),
         may_keep: bool = True,
     ) -> TakenQuery | None:
-        """asked → taken: the oldest that somebody waits for, of the node's sessions but those, and
-        of others than those clients; if there is none, and `may_keep`, one to keep a sandbox.
+        """asked → taken: the oldest query of the node's sessions that a request waits for, without
+        those sessions and clients. If there is none, and `may_keep`, one to keep a sandbox.
         """
         wanted: dict[str, Any] = {
             "node": node_id,
@@ -182,15 +182,15 @@ class WorkspaceQuery(models.Model):
 
     @staticmethod
     def put_back(node_id: UUID, *, except_queries: Sequence[UUID] = ()) -> None:
-        """taken → asked: who was answering them has died, or has lost the database."""
+        """taken → asked: the process that was answering them has died, or has lost the database."""
         with connection.cursor() as cursor:
             cursor.execute(_PUT_BACK, [node_id, list(except_queries)])
 
     @staticmethod
     def ask_to_keep(session_id: UUID, node_id: UUID | None) -> None:
-        """The session lives longer than its sandbox was started for. In a transaction that has
-        written the new time: one that waits already is kept from being taken up before its end,
-        and does for this one too.
+        """The session lives longer than its sandbox was started for. Call in the transaction that
+        writes the new time: a `keep` that waits already is not taken before the commit, and serves
+        for this one too.
         """
         keep = WorkspaceQuery.About.KEEP
         waiting = WorkspaceQuery.objects.filter(session_id=session_id, about=keep)
@@ -206,7 +206,7 @@ class WorkspaceQuery(models.Model):
         return WorkspaceQuery.objects.filter(pk=self.pk).exists()
 
     def tell(self, answer: Any) -> bool:
-        """taken → answered. False: nobody waits for it any more."""
+        """taken → answered. False: no request waits for it any more."""
         return self._end(WorkspaceQueryStatus.ANSWERED, answer=answer)
 
     def refuse(self, code: str, reason: str) -> bool:
@@ -214,7 +214,7 @@ class WorkspaceQuery(models.Model):
         return self._end(WorkspaceQueryStatus.REFUSED, code=code, reason=reason)
 
     def done(self) -> bool:
-        """taken → gone: nobody waits for an answer."""
+        """taken → removed: no request waits for an answer."""
         deleted, _ = WorkspaceQuery.objects.filter(
             pk=self.pk, status=WorkspaceQueryStatus.TAKEN
         ).delete()
@@ -265,13 +265,13 @@ class WorkspaceQueryPiece(models.Model):
 
     @staticmethod
     def keep(query: WorkspaceQuery, number: int, data: bytes) -> bool:
-        """False: the question was taken back, and nothing more is to be kept."""
+        """False: the query was taken back, and no more pieces are to be stored."""
         with connection.cursor() as cursor:
             cursor.execute(_KEEP_PIECE, [query.pk, number, data, timezone.now()])
             return bool(cursor.rowcount)
 
 
-# The lock has whoever takes the question back wait, and remove this piece with the others.
+# The lock makes a request that takes the query back wait, and remove this piece with the others.
 _KEEP_PIECE = f"""
     WITH asked AS (
         SELECT id FROM {WorkspaceQuery._meta.db_table} WHERE id = %s FOR KEY SHARE

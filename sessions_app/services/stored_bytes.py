@@ -69,7 +69,7 @@ _COUNT_CLOSED = f"""
     ORDER BY client_id
     ON CONFLICT (client_id) DO UPDATE
     SET closed_bytes = storage.closed_bytes + excluded.closed_bytes
-"""  # noqa: S608 -- columns of ours
+"""  # noqa: S608 -- our own columns
 _COUNT_ALL = """
     INSERT INTO sessions_app_clientstorage AS storage (client_id, closed_bytes, used_bytes)
     SELECT client.id, 0, COALESCE(sum(session.stored_bytes), 0)
@@ -139,7 +139,7 @@ def count_storage() -> None:
 
 
 def give_back(sessions: Iterable[Session]) -> None:
-    """They are deleted, by the transaction that this is part of."""
+    """Their bytes are free again: the caller deletes them in this transaction."""
     counts: Counter[int] = Counter()
     for session in sessions:
         if session.client_id is not None and session.storage_counted:

@@ -1,7 +1,7 @@
-"""Asking a node about the sandbox of one of its sessions: the API has no Docker.
+"""Asking a node about the sandbox of one of its sessions, because the API has no Docker.
 
-A row says what is asked, a notification has the node's workspace reader look for it, and another
-says that the row has the answer. Whoever fetches an answer removes it.
+The query is a row; a notification wakes the node's workspace reader, and another one wakes the
+request when the row has the answer. Fetching an answer removes it.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from sessions_app.models.workspace_query import CHANNEL
 from sessions_app.services.sessions import closed_session, find_session
 
 MOST_WAITING = 16
-"""Questions about one sandbox, which are answered one after the other."""
+"""Queries about one session's sandbox, which are answered one after the other."""
 
 FIGURES_SECONDS = 2.0
-"""For figures of this moment, which are asked for again: they hold a thread for no longer."""
+"""How long to wait for current figures, which hold a thread and are asked for again anyway."""
 ANSWER_SECONDS = 12.0
-"""How long an answer is waited for: somewhat longer than a node looks at a workspace."""
+"""How long to wait for an answer: somewhat longer than a node may take over a workspace."""
 
 _REREAD_SECONDS = 2.0
 """A notification can be lost."""
 
 _PAUSES = (0.005, 0.01, 0.01, 0.02, 0.02, 0.05, 0.1)
-"""Seconds between two looks of who waits in a thread; the last one again and again."""
+"""Seconds between two reads of a waiting thread; the last one is repeated."""
 
 _FETCH = f"""
     DELETE FROM {WorkspaceQuery._meta.db_table} WHERE id = %s AND status IN ('answered', 'refused')
@@ -67,7 +67,7 @@ _ERRORS: dict[str, type[ServiceError]] = {
 class Answer:
     query_id: UUID
     text: str
-    """JSON: an object that is a listing, figures, or what is to be known of a content."""
+    """JSON: an object with a listing, figures, or the description of a file or archive."""
 
     @cached_property
     def value(self) -> Any:
@@ -81,8 +81,8 @@ def ask(
     path: str = "",
     caller: Caller = OPERATOR,
 ) -> WorkspaceQuery:
-    """Send a question to the node that has the session's sandbox. `answer` or `wait_for_answer`
-    follows.
+    """Send a query to the node that has the session's sandbox. Call `answer` or `wait_for_answer`
+    with it.
 
     Raises NotFound, SessionClosed, NoSandbox, SandboxUnreachable, TooManyQueued.
     """
@@ -134,7 +134,7 @@ async def answer(query: WorkspaceQuery) -> Answer:
                     raise _unanswered()
                 await waiter.wait(min(left, _REREAD_SECONDS))
     finally:
-        if row is None:  # whoever asked has gone, too
+        if row is None:  # the request was cancelled, or timed out
             await _take_back(query.pk)
     return _read(query, row)
 
@@ -143,7 +143,7 @@ _taking_back: set[asyncio.Task[None]] = set()
 
 
 def take_back_soon(query: WorkspaceQuery) -> None:
-    """As `take_back`, beside whatever goes on in the event loop."""
+    """As `take_back`, in a task of the event loop."""
     task = asyncio.get_running_loop().create_task(_take_back(query.pk))
     _taking_back.add(task)
     task.add_done_callback(_taking_back.discard)
@@ -179,8 +179,8 @@ def _unanswered() -> SandboxUnreachable:
 
 
 async def pieces(found: Answer) -> AsyncIterator[bytes]:
-    """The content that belongs to an answer. What was given is gone, and so is the rest when its
-    reader goes away.
+    """The content that belongs to an answer. Each piece is removed as it is read, and the rest when
+    the reader leaves.
     """
     number, row = 0, None
     try:
@@ -215,7 +215,7 @@ _TAKE_BACK = tuple(
 
 
 async def _take_back(query_id: UUID) -> None:
-    """Nobody waits for the answer any more: who is making it stops, what there is of it goes."""
+    """The request no longer waits: the node stops answering, and what it wrote is removed."""
     with suppress(*DATABASE_AWAY):  # upkeep does it in the end
         for statement in _TAKE_BACK:
             await async_database.fetch_one(f"{statement} RETURNING 1", [query_id])
@@ -229,15 +229,15 @@ def take_back(query_id: UUID) -> None:
 
 
 def drop_needless() -> None:
-    """Answers that nobody has come for, and what was to be done for sessions that have ended."""
+    """Removes answers that were not fetched, and `keep` queries of sessions that have ended."""
     WorkspaceQuery.objects.needless().delete()
     WorkspaceQueryPiece.objects.unfetched().delete()
 
 
 def sandbox_figures(session_id: UUID | str, *, caller: Caller = OPERATOR) -> dict[str, Any]:
-    """What the session's sandbox uses now, and may use: memory_bytes, memory_limit_bytes, cpu and
-    cpu_limit (cores), pids and pids_limit, runtime. None: it can't be known. Waits in the calling
-    thread. Raises as `ask` and `answer` do.
+    """What the session's sandbox uses now, and its limits: memory_bytes, memory_limit_bytes, cpu,
+    cpu_limit (cores), pids, pids_limit and runtime. None: unknown. Waits in the calling thread.
+    Raises what `ask` and `answer` raise.
     """
     asked = ask(session_id, WorkspaceQuery.About.FIGURES, caller=caller)
     figures: dict[str, Any] = wait_for_answer(asked, seconds=FIGURES_SECONDS).value
