@@ -1,4 +1,4 @@
-"""The operators' pages: environments, and their history to look at."""
+"""The operators' pages of environments and their revisions."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
         record_definition(obj)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """A new one can't be without an image and a user, which are ISOLATION_FIELDS."""
+        """A new one needs an image and a user, which are ISOLATION_FIELDS."""
         return request.user.is_superuser and super().has_add_permission(request)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -190,7 +190,7 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
 
     @admin.display(description="changed since seeding")
     def changed(self, environment: Environment) -> str:
-        """What seeding will keep, and so report."""
+        """The fields that seeding will keep and report."""
         if environment.seeded is None:
             return "not from the file"
         labels = {field.name: str(field.verbose_name) for field in Environment._meta.fields}

@@ -1,4 +1,4 @@
-"""Building the images: which environments, whether they need it, and what became of it."""
+"""Building images: which environments, whether they need it, and the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FROM = re.compile(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", re.IGNORECASE | re.MULTILIN
 
 
 class UnknownBuildError(Exception):
-    """An environment that was asked for can't be built; the text says what to do."""
+    """A named environment can't be built; the text explains what to do."""
 
 
 class Outcome(StrEnum):
@@ -40,7 +40,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What became of one image."""
+    """The result of building one image."""
 
     name: str
     image: str
@@ -90,16 +90,16 @@ def _dockerfile(name: str) -> Path:
 
 
 def build_runner(driver: Driver, on_line: OnLine) -> Built:
-    """The runner's image, which every sandbox needs. Without a line of output it was there."""
-    said = False
+    """Build the runner's image, which every sandbox needs. Unchanged if nothing was printed."""
+    printed = False
 
-    def say(line: str) -> None:
-        nonlocal said
-        said = True
+    def print_line(line: str) -> None:
+        nonlocal printed
+        printed = True
         on_line(line)
 
-    built = _timed("runner", "", None, lambda: driver.build_runner(on_line=say))
-    untouched = built.outcome == Outcome.BUILT and not said
+    built = _timed("runner", "", None, lambda: driver.build_runner(on_line=print_line))
+    untouched = built.outcome == Outcome.BUILT and not printed
     return replace(built, outcome=Outcome.UNCHANGED) if untouched else built
 
 

@@ -1,4 +1,4 @@
-"""`config/environments.yaml`: what it may say, and the values that it says.
+"""`config/environments.yaml`: what it may contain, and reading it.
 
 A file with any problem is refused whole, with every problem's line and key. Where an optional key
 is left out, the setting or the default of this module holds.
@@ -125,7 +125,7 @@ def _check_commands(columns: Mapping[str, Any], value: Value) -> None:
 
 
 def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:
-    """What the file gives. None where it can't be: its problem is noted, the file is refused."""
+    """The file's value. None where it is wrong: the problem is noted and the file refused."""
     columns: dict[str, Any] = {}
     for key, entry in entries.items():
         if key in _TEXTS:

@@ -41,7 +41,7 @@ class EnvironmentLimits:
 class Limit:
     """One limit: its key in the YAML, its column, and the setting that holds where it is not given.
 
-    The setting also says what the limit may be, so that file, admin and configuration agree.
+    The setting also bounds the limit, so that file, admin and configuration agree.
     """
 
     key: str

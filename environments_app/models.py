@@ -296,11 +296,11 @@ class Environment(models.Model):
         return self.network
 
     def limits(self) -> EnvironmentLimits:
-        """What a run gets that asks for nothing else."""
+        """The limits of a run whose request names none."""
         return limits_of({limit.field: getattr(self, limit.field) for limit in LIMITS})
 
     def maxima(self) -> EnvironmentLimits:
-        """What a run can ask for: never less than what it gets anyway."""
+        """The most that a run can ask for: never less than `limits()`."""
         limits = self.limits()
         return EnvironmentLimits(
             **{
@@ -505,7 +505,7 @@ class NodeBuild(models.Model):
         return f"{self.build} on {self.node}"
 
     def start(self) -> bool:
-        """queued → running. False: somebody else has started it, or it was cancelled."""
+        """queued → running. False: another process has started it, or it was cancelled."""
         queued = NodeBuild.objects.queued().filter(pk=self.pk)
         return queued.update(status=self.Status.RUNNING, started_at=Now(), beat_at=Now()) == 1
 

@@ -1,4 +1,4 @@
-"""Which OCI runtimes there are to choose from: whoever knows nodes says so."""
+"""The OCI runtimes that can be chosen: `sessions_app`, which knows the nodes, supplies them."""
 
 from __future__ import annotations
 

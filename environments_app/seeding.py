@@ -1,8 +1,8 @@
 """From the file to the rows, without overwriting what an operator changed.
 
-A row remembers in `seeded` what the file last said. Where the row says something else, an operator
-changed it in the admin, and it is kept as it is, until it is forced. Which environment is the
-default is one choice over all of them, and is judged by itself.
+A row keeps the values last taken from the file in `seeded`. Where the row differs from them, an
+operator changed it in the console, and it is kept unless --force is given. Which environment is the
+default is one choice for all of them, and is compared by itself.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def _seed_one(definition: Definition, row: Environment | None, *, force: bool) -
     if row is None:
         Environment.objects.create(name=definition.name, seeded=columns, **columns)
         return Seeded(name=definition.name, outcome=Outcome.CREATED)
-    news = _differing(vars(row), columns)
-    changed = changed_fields(row) if row.seeded else news
-    if news and changed and not force:
+    new_values = _differing(vars(row), columns)
+    changed = changed_fields(row) if row.seeded else new_values
+    if new_values and changed and not force:
         return Seeded(name=row.name, outcome=Outcome.KEPT, fields=changed)
     _write(row, columns)
-    outcome = Outcome.UPDATED if news else Outcome.UNCHANGED
-    return Seeded(name=row.name, outcome=outcome, fields=news)
+    outcome = Outcome.UPDATED if new_values else Outcome.UNCHANGED
+    return Seeded(name=row.name, outcome=outcome, fields=new_values)
 
 
 def _require_runtime(definition: Definition) -> None:
@@ -91,7 +91,7 @@ def _require_runtime(definition: Definition) -> None:
         require_known_runtime(definition.runtime)
     except ValueError as error:
         name = f"environments.{definition.name}.runtime"
-        raise DefinitionsError(f"{name}: {definition.runtime!r} can't be: {error}.") from error
+        raise DefinitionsError(f"{name}: {definition.runtime!r} can't be used: {error}.") from error
 
 
 def _differing(now: dict[str, Any], other: dict[str, Any]) -> tuple[str, ...]:

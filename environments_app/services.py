@@ -49,8 +49,8 @@ def sandbox_spec(
     """What the driver needs to start a sandbox of this environment.
 
     `image`: another than the one that sessions get. `image_id`: its id, where it is known.
-    `runtime` takes the place of the environment's own. `uid`: who programs run as, where the
-    sandbox has a row that says so.
+    `runtime` replaces the environment's own. `uid`: the user that programs run as, where the
+    sandbox's row has one.
     """
     return SandboxSpec(
         sandbox_id=str(sandbox_id),

@@ -1,4 +1,4 @@
-"""The rules of `rules` and `commands` as Django validators."""
+"""The rules of `rules` and `command_templates` as Django validators."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def command(value: str) -> None:
     try:
         check_command(value)
     except ValueError as error:
-        raise ValidationError(f"This command can't be: {error}.") from error
+        raise ValidationError(f"This command is wrong: {error}.") from error
 
 
 def runs_the_file(run_command: str, compile_command: str) -> None:
     try:
         check_names_the_file(run_command, compile_command)
     except ValueError as error:
-        raise ValidationError({"run_command": f"This command can't be: {error}."}) from error
+        raise ValidationError({"run_command": f"This command is wrong: {error}."}) from error
 
 
 def known_runtime(value: str) -> None:
     try:
         require_known_runtime(value)
     except ValueError as error:
-        raise ValidationError({"runtime": f"'{value}' can't be: {error}."}) from error
+        raise ValidationError({"runtime": f"'{value}' can't be used: {error}."}) from error
 
 
 MAX_DOCKERFILE_BYTES = 64 * 1024
@@ -73,13 +73,13 @@ _FROM = re.compile(r"^[ \t]*FROM[ \t]+\S", re.IGNORECASE | re.MULTILINE)
 
 def no_nul(value: str) -> None:
     if "\0" in value:
-        raise ValidationError("It holds a NUL character.")
+        raise ValidationError("It must not contain NUL characters.")
 
 
 def dockerfile(value: str) -> None:
-    """What no Engine would build, told before one is asked."""
+    """Refuses what no Docker Engine would build, before one is asked."""
     no_nul(value)
     if len(value.encode()) > MAX_DOCKERFILE_BYTES:
-        raise ValidationError(f"It has more than {MAX_DOCKERFILE_BYTES // 1024} KiB.")
+        raise ValidationError(f"It must be at most {MAX_DOCKERFILE_BYTES // 1024} KiB.")
     if not _FROM.search(value):
-        raise ValidationError("It has no FROM: every Dockerfile begins with a base image.")
+        raise ValidationError("It has no FROM; a Dockerfile must begin with a base image.")

@@ -19,12 +19,12 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class DefinitionsError(Exception):
-    """The file can't be used. The text has a line for each problem."""
+    """The file can't be used. The text has one line for each problem."""
 
 
 @dataclass(kw_only=True)
 class Problems:
-    """What is wrong with one file."""
+    """The problems of one file."""
 
     filename: str
     lines: list[tuple[int, str]] = field(default_factory=list)
@@ -115,7 +115,7 @@ class Value:
         return None
 
     def checked(self, check: Callable[[str], None]) -> str | None:
-        """A text that `check` accepts; its ValueError says what is wrong or allowed."""
+        """A text that `check` accepts; its ValueError states the problem."""
         text = self.text()
         if text is None:
             return None

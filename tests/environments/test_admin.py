@@ -350,7 +350,7 @@ def test_a_new_environment_is_enabled_once_it_has_an_image(admin_client: Client)
 def test_a_runtime_that_no_node_has_is_refused(admin_client: Client, this: Node) -> None:
     Node.objects.update(runtimes=["runc", "runsc"])
     refused = save(admin_client, "node", runtime="kata")
-    assert "'kata' can't be: no node's Docker Engine has it; they have runc, runsc." in refused
+    assert "'kata' can't be used: no node's Docker Engine has it; they have runc, runsc." in refused
     assert save(admin_client, "node", runtime="runsc") == ""
     Node.objects.update(runtimes=["runc"])
     assert save(admin_client, "node", description="Its runtime stays as it is.") == ""

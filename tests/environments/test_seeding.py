@@ -245,7 +245,9 @@ def test_the_shipped_file_is_what_the_command_reads() -> None:
 def test_a_runtime_that_no_node_has_is_refused_with_a_sentence(this: Node) -> None:
     Node.objects.update(runtimes=["runc", "runsc"])
     seed(file(PYTHON, definition("other", runtime="runsc")))
-    with pytest.raises(DefinitionsError, match=r"environments\.node\.runtime: 'kata' can't be: no"):
+    with pytest.raises(
+        DefinitionsError, match=r"environments\.node\.runtime: 'kata' can't be used: no"
+    ):
         seed(file(PYTHON, definition("node", runtime="kata")))
     assert not Environment.objects.filter(name="node").exists()
     Node.objects.update(runtimes=["runc"])
