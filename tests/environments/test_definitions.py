@@ -183,7 +183,7 @@ def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
         ("    runtime: run sc", "line 5, environments.x.runtime: 'run sc' is wrong; allowed: a"),
         (
             "    compile_command: cc {file} -o x",
-            "line 5, environments.x.compile_command: 'cc {file} -o x' is wrong; {file} is no "
+            "line 5, environments.x.compile_command: 'cc {file} -o x' is wrong; {file} is not a "
             "placeholder; allowed: {file_path}, {filename}, {output_path}",
         ),
         (
