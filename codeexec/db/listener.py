@@ -2,7 +2,7 @@
 command.
 
 A lost connection is replaced after a pause that grows with each failure. Notifications that were
-sent meanwhile are lost, so callers are told of each new connection and read the rows again.
+sent meanwhile are lost, so callers learn of each new connection and read the rows again.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def is_bounded() -> bool:
 
 def commit_without_waiting() -> None:
     """The current transaction's commit doesn't wait for the disk: a crash of the database server in
-    the next moments may undo it. For changes that no client has been told about yet.
+    the next moments may undo it. For changes that no client knows of yet.
     """
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit TO off")

@@ -9,13 +9,12 @@ from codeexec.db.postgres import LIVENESS, BoundedConnection, bounded_options, h
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Its connections wait no longer than the work may that they are used for, and the server ends
-    the statements of those that the API's threads make.
+    """Its connections wait no longer than their thread's work may take, and the server ends the
+    statements of the API's threads after DATABASE_TIMEOUT.
 
-    Looks at its socket where Django asks the server `SELECT 1` before each piece of work. A server
-    that ended the connection, or the kernel that gave it up, has made the socket readable; nothing
-    else is expected on an idle one. A host that vanished without a word is noticed by the query
-    itself, as it would be by `SELECT 1`.
+    Where Django sends `SELECT 1` before each piece of work, it checks the connection's socket
+    instead: an idle one is only readable when the server or the kernel has closed it. A host that
+    disappeared is noticed by the next query, as it would be by `SELECT 1`.
     """
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> BoundedConnection:

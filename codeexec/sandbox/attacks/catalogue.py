@@ -166,7 +166,7 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     replace(
         _memory("oom-score", "makes itself the last to be killed for memory, then takes it"),
-        lacks={GVISOR: "its kernel kills nobody for memory, and asks nobody's score"},
+        lacks={GVISOR: "its kernel kills no process for memory, and reads no scores"},
     ),
     _resource("full-workspace", "fills the workspace", "it ends at its size"),
     _resource("full-tmp", "fills /tmp", "it ends at its size"),
@@ -252,7 +252,7 @@ ATTACKS: tuple[Attack, ...] = (
     _resource(
         "file-locks",
         "locks the files that all sandboxes share, and asks for leases on them",
-        "leases are refused; locks hold nobody up",
+        "leases are refused; locks delay no other program",
     ),
     _resource(
         "priority",
@@ -279,17 +279,17 @@ ATTACKS: tuple[Attack, ...] = (
     # ---- ways out
     _escape(
         "capabilities",
-        "looks which capabilities it has, and asks for all",
+        "checks which capabilities it has, and asks for all",
         "there are none in any set, and it gets none",
     ),
     _escape(
         "no-new-privileges",
-        "looks whether programs can gain privileges, and asks for it",
+        "checks whether programs can gain privileges, and tries to",
         "they can't, and it stays so",
     ),
     _escape(
         "seccomp",
-        "looks whether its system calls are filtered",
+        "checks whether its system calls are filtered",
         "they are",
         lacks={GVISOR: "its system calls reach gVisor's own kernel, never the host's"},
     ),
@@ -327,7 +327,7 @@ ATTACKS: tuple[Attack, ...] = (
     _escape("runner-memory", "reads and writes the runner's memory"),
     _escape("runner-descriptors", "takes descriptors out of the runner"),
     _escape("cgroups", "writes to cgroups, release_agent among them, and makes one"),
-    _escape("sysfs", "writes to whatever of /sys looks writable"),
+    _escape("sysfs", "writes to every file of /sys that seems writable"),
     _escape("kernel-settings", "writes to /proc/sys, core_pattern among it, and sysrq-trigger"),
     _escape(
         "devices",
@@ -362,7 +362,7 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     _escape(
         "crash-handler",
-        "looks whether a crash starts a program on the host, and removes what keeps it from that",
+        "checks whether a crash starts a program on the host, and removes what prevents it",
         "it starts none, and that stays so",
         lacks={GVISOR: "its programs crash within its own kernel"},
     ),
@@ -379,10 +379,10 @@ ATTACKS: tuple[Attack, ...] = (
         "looks for the secret that the runner obeys, in all of /proc",
         "it is nowhere",
     ),
-    _leak("inherited-descriptors", "looks which descriptors it starts with", "the three streams"),
+    _leak("inherited-descriptors", "checks which descriptors it starts with", "the three streams"),
     _leak("engine-socket", "looks for the sockets of Docker and the like", "there is none"),
     _leak("other-processes", "lists processes", "the runner and itself"),
-    _leak("other-files", "looks for what another session has left in its folders", "nothing"),
+    _leak("other-files", "looks for files of another session in its folders", "nothing"),
     _leak("host-names", "looks for the host's name", "it is nowhere"),
     _leak(
         "host-addresses",
@@ -392,7 +392,7 @@ ATTACKS: tuple[Attack, ...] = (
     _leak(
         "lock-and-watch",
         "locks and watches each file that another sandbox might have as well, the runner's too",
-        "nobody meets its locks, and it sees nobody",
+        "no other session meets its locks, and it sees none",
         meanwhile="meet-locks",
     ),
     _leak("mount-points", "lists what is mounted", "nothing of the host's besides what must be"),
@@ -406,7 +406,7 @@ ATTACKS: tuple[Attack, ...] = (
     _network("public-udp", "sends packets to public addresses, broadcast and multicast"),
     _network("dns", "asks for the address of a name"),
     _network("cloud-metadata", "asks the services that tell a cloud's machines their secrets"),
-    _network("host-services", "connects to the host's own addresses, where somebody listens"),
+    _network("host-services", "connects to the host's own addresses, where a listener waits"),
     _network(
         "host-loopback", "connects to what listens on the host's loopback", "it is not the host's"
     ),
@@ -431,7 +431,7 @@ ATTACKS: tuple[Attack, ...] = (
     _tampering(
         "forge-frames",
         "writes what the runner says at the end of a run",
-        "it is output like any other, and the true end is told",
+        "it is ordinary output, and the program's true end is reported",
         ends=frozenset({Verdict.RUNTIME_ERROR}),
         exit_codes=frozenset({7}),
     ),
@@ -486,7 +486,7 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     _leftover(
         "ignored-signals",
-        "looks which signal settings a new program gets",
+        "checks which signal settings a new program gets",
         "those that it has by default",
     ),
     _leftover(
