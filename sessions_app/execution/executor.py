@@ -191,7 +191,7 @@ class Executor:
     def _next_turn(self) -> Turn | None:
         """None: this thread ends, because the executor stops or enough others wait."""
         if not self._closed.is_set() and (turn := self._turns.take()) is not None:
-            if self._turns.can_take():
+            if self._turns.can_take() or not self._idle:
                 self._start_thread()
             return turn
         if not self._become_idle():
