@@ -128,6 +128,7 @@ def kept_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever runs is young enough to hold its place."""
     monkeypatch.setattr(current_runs, "IDLE_SECONDS", LONG)
     monkeypatch.setattr(current_runs, "BUSY_SECONDS", LONG)
+    monkeypatch.setattr(current_runs.Processors, "are_idle", lambda _: False)
 
 
 def test_no_more_begin_at_one_time_than_there_are_places(
