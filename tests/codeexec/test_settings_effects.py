@@ -40,7 +40,6 @@ def test_sandbox_limits_are_the_settings(
 def test_sandbox_hardening_is_the_settings(
     python: Environment, this: Node, work: Work, driver: FakeDriver, configure: Configure
 ) -> None:
-    configure(CONTAINER_LABELS={})
     open_session()
     work()
     configure(NETWORK_DISABLED=False, NO_NEW_PRIVILEGES=False, CONTAINER_LABELS={"team": "a"})
