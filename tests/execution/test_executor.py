@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 
 from codeexec.db.notifications import CHANNEL
 from codeexec.db.postgres import connection_parameters
@@ -204,6 +204,21 @@ def test_a_run_beyond_the_places_takes_none_from_others(
         assert all(has_status(each, E.COMPLETED) for each in (first, *waits))
         let_end(driver, other[0])
         assert has_status(beyond, E.COMPLETED)
+
+
+def test_a_thread_listens_though_several_begin_beyond_the_places_at_once(
+    sessions_of: SessionsOf, this: Node, kept_places: None, driver: FakeDriver
+) -> None:
+    greedy, *others = (sessions_of(name, 1)[0] for name in "abcd")
+    with executing(this, concurrency=1):
+        assert has_status(submit(greedy, UNTIL_LET), E.RUNNING)
+        with transaction.atomic():  # they are notified together
+            at_once = [submit(session, UNTIL_LET) for session in others[:2]]
+        assert all(has_status(each, E.RUNNING) for each in at_once)
+        assert has_status(submit(others[2]), E.COMPLETED)
+        assert Execution.objects.running().count() == 3  # it waited for none of them
+        for session in (greedy, *others[:2]):
+            let_end(driver, session)
 
 
 def test_a_client_whose_program_sleeps_begins_another_though_all_places_are_held(
