@@ -89,14 +89,14 @@ class WorkspaceQueryQuerySet(models.QuerySet["WorkspaceQuery"]):
 
     def awaited(self) -> Self:
         """Not taken yet, with a request waiting for the answer."""
-        asked = self.filter(status=WorkspaceQueryStatus.ASKED, asked_at__gt=timezone.now() - LATEST)
+        asked = self.filter(status=WorkspaceQueryStatus.ASKED, asked_at__gt=Now() - LATEST)
         return asked.exclude(about=WorkspaceQuery.About.KEEP)
 
     def needless(self) -> Self:
         """Answers that were not fetched, and `keep` queries of sandboxes that are gone."""
         keep = Q(about=WorkspaceQuery.About.KEEP)
         live = Session.objects.live().filter(pk=OuterRef("session_id"))
-        return self.filter(~keep & Q(asked_at__lt=timezone.now() - KEPT) | keep & ~Q(Exists(live)))
+        return self.filter(~keep & Q(asked_at__lt=Now() - KEPT) | keep & ~Q(Exists(live)))
 
 
 class WorkspaceQuery(models.Model):
@@ -239,7 +239,7 @@ class WorkspaceQuery(models.Model):
 
 class WorkspaceQueryPieceQuerySet(models.QuerySet["WorkspaceQueryPiece"]):
     def unfetched(self) -> Self:
-        return self.filter(written_at__lt=timezone.now() - KEPT)
+        return self.filter(written_at__lt=Now() - KEPT)
 
 
 class WorkspaceQueryPiece(models.Model):
@@ -267,7 +267,7 @@ class WorkspaceQueryPiece(models.Model):
     def keep(query: WorkspaceQuery, number: int, data: bytes) -> bool:
         """False: the query was taken back, and no more pieces are to be stored."""
         with connection.cursor() as cursor:
-            cursor.execute(_KEEP_PIECE, [query.pk, number, data, timezone.now()])
+            cursor.execute(_KEEP_PIECE, [query.pk, number, data])
             return bool(cursor.rowcount)
 
 
@@ -277,5 +277,5 @@ _KEEP_PIECE = f"""
         SELECT id FROM {WorkspaceQuery._meta.db_table} WHERE id = %s FOR KEY SHARE
     )
     INSERT INTO {WorkspaceQueryPiece._meta.db_table} (query_id, number, data, written_at)
-    SELECT id, %s, %s, %s FROM asked
+    SELECT id, %s, %s, statement_timestamp() FROM asked
 """  # noqa: S608 -- tables of ours

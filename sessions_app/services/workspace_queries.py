@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.models.functions import Now
 
 from codeexec.db.async_database import async_database
 from codeexec.db.notifications import hub
@@ -89,7 +90,7 @@ def ask(
     session = find_session(session_id, caller)
     node = _node_of(session)
     _require_place(session)
-    query = WorkspaceQuery(session_id=session.pk, about=about, path=path)
+    query = WorkspaceQuery(session_id=session.pk, about=about, path=path, asked_at=Now())
     with transaction.atomic(), connection.cursor() as cursor:
         commit_without_waiting()
         query.save(force_insert=True)

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.db import connection, connections
+from django.utils import timezone
 
 from codeexec.audit.actors import command_actor
 from codeexec.errors import NoSandbox, TooManyQueued
@@ -122,6 +124,24 @@ def test_a_busy_sandbox_delays_only_queries_about_itself(
         speaks.set()
         for each in asked:
             assert wait_for_answer(each).value["files"] == []
+
+
+@pytest.mark.parametrize("wrong", [timedelta(minutes=-10), timedelta(minutes=10)])
+def test_an_api_host_whose_clock_is_wrong_is_answered(
+    wrong: timedelta,
+    python: Environment,
+    this: Node,
+    work: Work,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (session,) = opened(work, 1)
+    right = timezone.now
+    with monkeypatch.context() as patch:
+        patch.setattr(timezone, "now", lambda: right() + wrong)
+        asked = ask(session.pk, FILES)
+    with reading(this):
+        assert wait_for_answer(asked).value["files"] == []
+    assert not WorkspaceQuery.objects.exists()
 
 
 def test_two_at_a_time_are_answered_for_one_client(
