@@ -123,8 +123,7 @@ def _open(
         session, environment_name, storage_bounds(client)
     ):
         return session
-    session.stored_bytes = require_room_for_metadata(session.metadata, client)
-    _open_cold(session)
+    _open_cold(session, client)
     return session
 
 
@@ -138,7 +137,8 @@ def _may_be_warm(session: Session) -> bool:
 
 
 @transaction.atomic
-def _open_cold(session: Session) -> None:
+def _open_cold(session: Session, client: KnownClient | None) -> None:
+    session.stored_bytes = require_room_for_metadata(session.metadata, client)
     _take_place(session)
     session.lease_expires_at = Now() + START_LEASE  # by the database's clock
     enqueue(START_TASK, str(session.pk), queue=SHARED_QUEUE)

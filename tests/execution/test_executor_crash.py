@@ -67,6 +67,7 @@ def test_a_claim_whose_answer_is_lost_is_made_again(stack: Stack, tmp_path: Path
     """The connection breaks between its commit and its answer: no process knows of it."""
     proxy = CuttingProxy(tmp_path / "proxy", stack.environ["DATABASE_URL"])
     stack.stop("worker")
+    assert eventually(lambda: stack.health() != "healthy")  # it is a second old at most
     stack.start("worker", "run_worker", DATABASE_URL=proxy.url)
     assert eventually(lambda: stack.health() == "healthy")
     session = stack.client.open("python")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import resource
 import secrets
@@ -224,8 +225,8 @@ class LocalProcess:
             self._process.returncode = os.waitstatus_to_exitcode(status)
             cpu = usage.ru_utime + usage.ru_stime
             # A process inherits its parent's peak: only what is above it is known to be its own.
-            known = usage.ru_maxrss > self._own_peak or not self._peak_seen
-            peak = usage.ru_maxrss * 1024 if known else self._peak_seen
+            known = usage.ru_maxrss > self._own_peak
+            peak = usage.ru_maxrss * 1024 if known else self._peak_seen or mmap.PAGESIZE
             self._ended = (status, wall, cpu, peak)
 
 
