@@ -13,7 +13,7 @@ from benchmark.words import number, word
 CALLS = ("bare", "bare_file", "runner", "runner_anew", "docker_exec", "execute", "single_run")
 OPENINGS = ("open_warm", "docker_start", "open_cold")
 SUMMARY = ("bare", "docker_exec", "execute", "single_run", "open_warm", "open_cold")
-"""What somebody wants to know first."""
+"""The six rows of the README."""
 AT_THE_LIMIT = 0.8
 """Of what a sandbox may use of a processor: limits are enforced by the tenth of a second."""
 _STAGE_WORDS = {"runner": "runner_stage"}

@@ -29,7 +29,7 @@ class Deferred(Response):
 
 
 def answering_errors(view: AsyncView) -> AsyncView:
-    """Answers what the view raises where it is an error that clients are told of."""
+    """Answers the errors that are meant for clients; what else the view raises goes on."""
 
     @wraps(view)
     async def answer(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
