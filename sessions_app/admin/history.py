@@ -86,7 +86,7 @@ class HistoryAdmin(_ReadOnly, ModelAdmin):  # type: ignore[misc]
     list_fullwidth = True
     list_filter_submit = True
     list_disable_select_all = True  # there is no count of all rows
-    list_before_template = "admin/read_since.html"
+    list_before_template = "admin/list_notes.html"
     compressed_fields = False
     not_in_list: tuple[str, ...] = ()
     """Large columns, which a list does not show and must not read."""

@@ -187,17 +187,39 @@ def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
     assert problems == []
 
 
+def wait_for_refreshes(tab: Page, times: int) -> None:
+    """Until the list has been read that often from now on."""
+    for _ in range(times):
+        tab.wait_for_event("response", lambda response: response.url == tab.url)
+
+
 def test_a_list_empties_and_fills_by_itself(
     operator: Page, this: Node, python: Environment, problems: list[str]
 ) -> None:
     first = session(python, this)
+    rows = operator.locator("#result_list")
     operator.goto(reverse("admin:sessions_app_session_changelist") + "?status__exact=ready")
-    expect(operator.locator("#result_list")).to_contain_text(str(first.pk)[:8])
-    assert first.fail("It was given up.")
-    expect(operator.locator("#result_list")).to_have_count(0)
+    expect(rows).to_contain_text(str(first.pk)[:8])
+    wait_for_refreshes(operator, 2)
     second = session(python, this)
-    expect(operator.locator("#result_list")).to_contain_text(str(second.pk)[:8])
+    expect(rows).to_contain_text(str(second.pk)[:8])
+    for each in (first, second):
+        assert each.fail("It was given up.")
+    expect(rows).to_have_count(0)
+    wait_for_refreshes(operator, 2)
+    third = session(python, this)
+    expect(rows).to_contain_text(str(third.pk)[:8])
     assert problems == []
+
+
+def test_a_list_says_when_it_is_not_up_to_date(operator: Page, this: Node) -> None:
+    notice = operator.locator("[data-refresh-notice]")
+    operator.goto(reverse("admin:sessions_app_session_changelist"))
+    expect(notice).to_be_hidden()
+    operator.route(operator.url, lambda route: route.fulfill(status=503))
+    expect(notice).to_contain_text("the service does not answer")
+    operator.unroute_all()
+    expect(notice).to_be_hidden()
 
 
 def test_an_operator_stops_a_session(operator: Page, run: Execution, problems: list[str]) -> None:
