@@ -94,8 +94,8 @@ UNFOLD: dict[str, Any] = {
             ),
             _group(
                 "Queue",
-                _item("Schedules", "schedule", "django_q_schedule"),
-                _item("Queued messages", "mail", "django_q_ormq"),
+                _item("Scheduled tasks", "schedule", "django_q_schedule"),
+                _item("Queued tasks", "mail", "django_q_ormq"),
                 _item("Failed tasks", "error", "django_q_failure"),
             ),
             _group(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.contrib import admin
 from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import NoReverseMatch, reverse
+from django.utils.text import capfirst
 from django_q.models import Success
 
 from environments_app.models import Environment
@@ -86,6 +89,17 @@ def test_the_sidebar_has_what_its_reader_may_see(rows: dict[str, Any]) -> None:
     assert list_page(SESSION) in text
     assert list_page(EXECUTION) not in text
     assert reverse("admin:auth_user_changelist") not in text
+
+
+def test_the_sidebar_calls_a_list_what_its_page_is_called() -> None:
+    groups = settings.UNFOLD["SIDEBAR"]["navigation"][1:]
+    titles = {str(item["link"]): item["title"] for group in groups for item in group["items"]}
+    lists = {
+        list_page(f"{model._meta.app_label}_{model._meta.model_name}"): model
+        for model in admin.site._registry
+    }
+    named = {link: str(capfirst(lists[link]._meta.verbose_name_plural)) for link in titles}
+    assert titles == named | {list_page("audit_auditentry"): "Audit log"}
 
 
 # Users and groups
