@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from uuid import uuid4
@@ -17,8 +17,12 @@ from django.utils import timezone
 
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack
 from codeexec.sandbox.attacks.subject import PROGRAMS, FirstProgram, Subject
-from codeexec.sandbox.attacks.suite import MAX_IDLE_SECONDS, AttackReport, attack_all
-from codeexec.sandbox.driver import KeepGoing, always
+from codeexec.sandbox.attacks.suite import (
+    MAX_IDLE_SECONDS,
+    AttackReport,
+    OnReport,
+    attack_all,
+)
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import SandboxSpec
 from codeexec.taskqueue.enqueue import enqueue, node_queue
@@ -49,9 +53,6 @@ class AnotherCheckRunsError(Exception):
     """This node is being checked already. Two checks would disturb each other's timing."""
 
 
-OnReport = Callable[[AttackReport], None]
-
-
 def new_check(
     environment: Environment, runtime: str, node: Node, *, complete: bool = True
 ) -> IsolationCheck:
@@ -70,33 +71,29 @@ def carry_out(
     attacks: Sequence[Attack] = ATTACKS,
     *,
     on_report: OnReport | None = None,
-    keep_going: KeepGoing = always,
 ) -> None:
-    """Attack sandboxes of the check's environment and store the verdicts.
+    """Attack sandboxes of the check's environment and store the verdicts. They are logged as well,
+    except where `on_report` shows them.
 
-    An error that ends the check early is stored and raised: SandboxError, Interrupted. Raises
+    An error that ends the check early is stored and raised: SandboxError. Raises
     AnotherCheckRunsError before anything is done.
     """
+    log = _log if on_report is None else lambda _check: None
     with _alone(check.node):
         try:
-            _attack(check, attacks, on_report, keep_going)
+            _attack(check, attacks, on_report)
         except SandboxError as error:
             check.finish(error=str(error))
-            _report(check)
+            log(check)
             raise
         except BaseException:
             check.finish(error="It was interrupted.", complete=False)
             raise
         check.finish()
-        _report(check)
+        log(check)
 
 
-def _attack(
-    check: IsolationCheck,
-    attacks: Sequence[Attack],
-    on_report: OnReport | None,
-    keep_going: KeepGoing,
-) -> None:
+def _attack(check: IsolationCheck, attacks: Sequence[Attack], on_report: OnReport | None) -> None:
     driver = get_driver()
     environment = check.environment
     revision = record_image(environment, driver.inspect_image(environment.image_reference))
@@ -110,13 +107,7 @@ def _attack(
         if on_report is not None:
             on_report(report)
 
-    attack_all(
-        driver,
-        subject_of(check, revision.image_id),
-        attacks,
-        on_report=store,
-        keep_going=keep_going,
-    )
+    attack_all(driver, subject_of(check, revision.image_id), attacks, on_report=store)
 
 
 def _store(check: IsolationCheck, report: AttackReport) -> None:
@@ -131,7 +122,7 @@ def _store(check: IsolationCheck, report: AttackReport) -> None:
     )
 
 
-def _report(check: IsolationCheck) -> None:
+def _log(check: IsolationCheck) -> None:
     level = logging.ERROR
     if check.ok or check.host_was_busy:
         level = logging.INFO if check.ok else logging.WARNING
@@ -215,9 +206,8 @@ def requeue_interrupted_checks(node: Node) -> None:
 
 def _remove_left(node: Node) -> None:
     driver = get_driver()
-    with contextlib.suppress(
-        SandboxError
-    ):  # an Engine that can't list sandboxes can't start any either
+    # An Engine that can't list sandboxes can't start any either.
+    with contextlib.suppress(SandboxError):
         for sandbox in driver.list_sandboxes(node=owner(node)):
             driver.destroy(sandbox.sandbox_id)
 

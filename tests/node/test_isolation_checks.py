@@ -146,10 +146,15 @@ class TestCommand:
         configure(SESSION_RUNTIMES=["runc"])
 
     def test_what_is_held_exits_with_0_and_is_stored(
-        self, python: Environment, this: Node, driver: FakeDriver
+        self,
+        python: Environment,
+        this: Node,
+        driver: FakeDriver,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         code, output, progress = command("--environment=python", "--group=leaks")
         assert code == 0, output + progress
+        assert not caplog.records, "a line of the log would stand between the dots"
         count = len(choose(groups=[Group.LEAKS]))
         assert re.search(rf"^python +runc +{count} +{count} +0 +0 +0 +\d+$", output, re.MULTILINE)
         assert "." * count in progress

@@ -39,7 +39,7 @@ from codeexec.sandbox.attacks.judge import (
 from codeexec.sandbox.attacks.poison import planted
 from codeexec.sandbox.attacks.subject import HELLO, OUTPUT_BYTES, Subject, says_hello
 from codeexec.sandbox.docker.runner_image import runner_version
-from codeexec.sandbox.driver import Driver, KeepGoing, always
+from codeexec.sandbox.driver import Driver
 from codeexec.sandbox.errors import EngineUnavailable, RunnerSilent, SandboxError, SandboxLost
 from codeexec.sandbox.types import (
     Command,
@@ -74,10 +74,6 @@ class AttackReport:
     """The bystander's slowest program, during and after the attack."""
 
 
-class Interrupted(Exception):
-    """`keep_going` has ended the check."""
-
-
 OnReport = Callable[[AttackReport], None]
 
 
@@ -86,14 +82,11 @@ def attack_all(
     subject: Subject,
     attacks: Sequence[Attack],
     *,
-    on_report: OnReport | None = None,
-    keep_going: KeepGoing = always,
-) -> list[AttackReport]:
-    """Try the attacks that apply to such a sandbox. `keep_going` is asked before each.
-
-    Nothing is left at the end. Raises SandboxError if it can't begin, and Interrupted.
+    on_report: OnReport,
+) -> None:
+    """Try the attacks that apply to such a sandbox. Nothing is left at the end. Raises SandboxError
+    if it can't begin.
     """
-    results = []
     concerned = [
         attack
         for attack in attacks
@@ -101,13 +94,8 @@ def attack_all(
     ]
     with _Arena(driver, subject) as arena:
         for index, attack in enumerate(concerned):
-            if not keep_going():
-                raise Interrupted
             last = index + 1 == len(concerned) or concerned[index + 1].group != attack.group
-            results.append(arena.attack(attack, last_of_group=last))
-            if on_report is not None:
-                on_report(results[-1])
-    return results
+            on_report(arena.attack(attack, last_of_group=last))
 
 
 class _Sandbox:
