@@ -14,6 +14,10 @@ class BenchmarkError(Exception):
     """The service did not answer as it should; the text says how it did."""
 
 
+class WrongPlan(BenchmarkError):
+    """What was asked for can't be measured: an address, a name or a file is wrong."""
+
+
 class NotMeasurable(Exception):
     """A part can't be measured from here; the text says why. The rest goes on without it."""
 

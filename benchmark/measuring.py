@@ -12,7 +12,7 @@ from benchmark.bare import bare, interpreter_version
 from benchmark.below import measure_below
 from benchmark.containers import DockerHere
 from benchmark.executing import measure_executes
-from benchmark.figures import EnvironmentFigures, Report
+from benchmark.figures import EnvironmentFigures, Report, WrongPlan
 from benchmark.machine import Machine, this_machine
 from benchmark.openings import measure_openings
 from benchmark.processor import ProcessorMeter
@@ -27,7 +27,8 @@ Say = Callable[[str], None]
 def measure(plan: Plan, say: Say) -> Report:
     """Everything that can be measured from here; `say` is told what is being done.
 
-    Whatever is opened or started is stopped again, however it ends. Raises BenchmarkError.
+    Whatever is opened or started is stopped again, however it ends. Raises BenchmarkError, and
+    WrongPlan before anything is measured.
     """
     load = os.getloadavg()[0]
     date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -46,6 +47,11 @@ def measure(plan: Plan, say: Say) -> Report:
 def _subjects(plan: Plan, say: Say) -> list[Subject]:
     """All of them before the first is measured: a mistake shows at once."""
     with contextlib.closing(Caller(plan.url)) as caller:
+        known = caller.call("GET", "/environments").body
+        if unknown := [name for name in plan.environments if name not in known]:
+            raise WrongPlan(
+                f"There is no environment {unknown[0]!r}; there are: {', '.join(known) or 'none'}."
+            )
         return [
             Subject(
                 plan=plan,

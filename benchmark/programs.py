@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.figures import BenchmarkError
+from benchmark.figures import WrongPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +27,15 @@ OF_ENVIRONMENTS = {
 
 
 def program_for(environment: str, file: Path | None) -> Program:
-    """Raises BenchmarkError where no program is known and none is given."""
+    """Raises WrongPlan where no program is known and none is given."""
     if file is not None:
         try:
             return Program(code=file.read_text())
         except (OSError, UnicodeDecodeError) as error:
-            raise BenchmarkError(f"The program can't be read: {error}") from error
+            raise WrongPlan(f"The program can't be read: {error}") from error
     if environment not in OF_ENVIRONMENTS:
         known = ", ".join(OF_ENVIRONMENTS)
-        raise BenchmarkError(
+        raise WrongPlan(
             f"No program is known for {environment!r}, only for {known}: name one with --program."
         )
     return OF_ENVIRONMENTS[environment]

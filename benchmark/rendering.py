@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.figures import BenchmarkError, Report
+from benchmark.figures import Report, WrongPlan
 from benchmark.tables import Table, machine_line, sections, summary, warnings
 
 WHOLE, SUMMARY = "benchmark", "benchmark summary"
@@ -64,17 +64,17 @@ def _markdown_table(table: Table) -> str:
 
 
 def check_place(file: Path) -> None:
-    """Raises BenchmarkError where there is no place for the figures, before they are taken."""
+    """Raises WrongPlan where there is no place for the figures, before they are taken."""
     text = _read(file)
     if not any(_place(name).search(text) for name in (WHOLE, SUMMARY)):
-        raise BenchmarkError(
+        raise WrongPlan(
             f"{file} has no place for figures: <!-- {WHOLE} --> … <!-- /{WHOLE} -->, or the same "
             f"with '{SUMMARY}'."
         )
 
 
 def put_into(file: Path, report: Report) -> None:
-    """Replace what stands between the comments. Raises BenchmarkError."""
+    """Replace what stands between the comments. Raises WrongPlan."""
     check_place(file)
     text = _read(file)
     text = _replaced(text, WHOLE, as_markdown(report))
@@ -94,4 +94,4 @@ def _read(file: Path) -> str:
     try:
         return file.read_text()
     except OSError as error:
-        raise BenchmarkError(f"{file} can't be read: {error}") from error
+        raise WrongPlan(f"{file} can't be read: {error}") from error

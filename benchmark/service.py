@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmark.figures import BenchmarkError
+from benchmark.figures import BenchmarkError, WrongPlan
 from benchmark.programs import Program
 
 TIMEOUT_SECONDS = 310.0
@@ -91,14 +91,14 @@ class Caller:
     """One kept-alive connection to the API."""
 
     def __init__(self, url: str) -> None:
-        """`url`: of the service, with or without a path. Raises BenchmarkError."""
+        """`url`: of the service, with or without a path. Raises WrongPlan."""
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise BenchmarkError(f"{url} is no address: {error}") from error
+            raise WrongPlan(f"{url} is no address: {error}") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BenchmarkError(f"{url} is no address of a service: http://host:port")
+            raise WrongPlan(f"{url} is no address of a service: http://host:port")
         secure = parts.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         self._connection = kind(parts.hostname, port, timeout=TIMEOUT_SECONDS)

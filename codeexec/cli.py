@@ -70,6 +70,8 @@ class TeachingCommand(BaseCommand):
     exit_codes: Mapping[Any, str] = EXIT_CODES
     errors: tuple[type[Exception], ...] = ()
     """Errors whose text says what is wrong and what to do. They end the command with status 1."""
+    misuses: tuple[type[Exception], ...] = ()
+    """The same for what was typed, such as an unknown name: status 2, nothing was done."""
     has_json: bool = True
     has_dry_run: bool = False
     requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = ()
@@ -107,7 +109,7 @@ class TeachingCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> str | None:
         """As Django does it, but without a traceback for errors that an operator can act on."""
         try:
-            with _explained(self.errors):
+            with _explained(self.errors, self.misuses):
                 return super().execute(*args, **options)
         except CommandError as error:
             if not self._called_from_command_line or options.get("traceback"):
@@ -155,9 +157,13 @@ class _Formatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 @contextmanager
-def _explained(errors: tuple[type[Exception], ...]) -> Iterator[None]:
+def _explained(
+    errors: tuple[type[Exception], ...], misuses: tuple[type[Exception], ...]
+) -> Iterator[None]:
     try:
         yield
+    except misuses as error:
+        raise WrongUse(str(error)) from error
     except errors as error:
         raise CommandError(str(error)) from error
     except (OperationalError, InterfaceError) as error:

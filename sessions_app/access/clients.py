@@ -77,14 +77,6 @@ def create_client(
         ) from error
 
 
-def find_client(name: str) -> Client:
-    """Raises ClientError."""
-    client = Client.objects.filter(name=name).first()
-    if client is None:
-        raise ClientError(f"There is no client {name!r}; `manage.py clients` lists them.")
-    return client
-
-
 @transaction.atomic
 def create_key(
     client: Client, *, expires_in: timedelta | None = None, by: Actor | None = None

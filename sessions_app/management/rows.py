@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
@@ -20,14 +20,17 @@ from sessions_app.models.id_search import id_prefix
 Row = TypeVar("Row", bound=Model)
 
 OWNERS: dict[str, type[Model]] = {"environment": Environment, "node": Node, "client": Client}
+_MAKES_ONE = {
+    "environment": "`manage.py seed_environments` makes those of the file",
+    "node": "start one with `manage.py run_worker`",
+    "client": "`manage.py create_client NAME` makes one",
+}
 MOST_ROWS = 100_000
 _SHOWN_OTHERS = 5
 
 
 def find_one(rows: QuerySet[Row], prefix: str, noun: str) -> Row:
-    """The row whose id begins so. Raises WrongUse where no id can, CommandError where none does, or
-    several do.
-    """
+    """The row whose id begins so. Raises WrongUse where none does, or several do."""
     condition = id_prefix(prefix)
     if condition is None:
         raise WrongUse(
@@ -36,10 +39,10 @@ def find_one(rows: QuerySet[Row], prefix: str, noun: str) -> Row:
         )
     found = list(rows.filter(condition).order_by("pk")[: _SHOWN_OTHERS + 1])
     if not found:
-        raise CommandError(f"There is no {noun} {prefix}; `manage.py {noun}s` lists them.")
+        raise WrongUse(f"There is no {noun} {prefix}; `manage.py {noun}s` lists them.")
     if len(found) > 1:
         ids = ", ".join(str(row.pk) for row in found[:_SHOWN_OTHERS])
-        raise CommandError(f"Several {noun}s begin with {prefix}: {ids}. Give more digits.")
+        raise WrongUse(f"Several {noun}s begin with {prefix}: {ids}. Give more digits.")
     return found[0]
 
 
@@ -74,17 +77,18 @@ def owned(rows: QuerySet[Row], options: dict[str, Any], *, via: str = "") -> Que
     """
     for name, model in OWNERS.items():
         if options.get(name):
-            rows = rows.filter(**{f"{via}{name}": named(model, options[name], name)})
+            found = named(model._default_manager.all(), options[name], name)
+            rows = rows.filter(**{f"{via}{name}": found})
     return rows
 
 
-def named(model: type[Model], name: str, noun: str) -> Any:
+def named(rows: QuerySet[Row], name: str, noun: str) -> Row:
     """The row with this name. Raises WrongUse, which lists the names that exist."""
-    rows = model._default_manager
     row = rows.filter(name=name).first()
     if row is None:
-        known = ", ".join(rows.order_by("name").values_list("name", flat=True)[:50]) or "none"
-        raise WrongUse(f"There is no {noun} {name!r}; there are: {known}.")
+        known = ", ".join(rows.order_by("name").values_list("name", flat=True)[:50])
+        there = f"there are: {known}" if known else f"there is none yet: {_MAKES_ONE[noun]}"
+        raise WrongUse(f"There is no {noun} {name!r}; {there}.")
     return row
 
 

@@ -14,23 +14,6 @@ from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.services.task_names import REMOVE_TASK
 
 
-class UnknownNodeError(Exception):
-    """There is no such node; the text names those that exist."""
-
-
-def find_node(name: str) -> Node:
-    """Raises UnknownNodeError."""
-    node = Node.objects.filter(name=name).first()
-    if node is None:
-        known = ", ".join(Node.objects.order_by("name").values_list("name", flat=True))
-        raise UnknownNodeError(
-            f"There is no node {name!r}; the nodes are: {known}."
-            if known
-            else "There is no node yet: start one with `manage.py run_worker`."
-        )
-    return node
-
-
 def drain_node(node_id: UUID | str, *, by: Actor) -> bool:
     """active → draining: it keeps the sessions that it has and gets no new ones."""
     return _change(node_id, Node.Status.ACTIVE, Node.Status.DRAINING, by, "node.drain")

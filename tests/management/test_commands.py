@@ -221,22 +221,25 @@ def test_no_key_is_in_the_audit_log(cast: dict[str, Any]) -> None:
     ("arguments", "code", "said"),
     [
         (["sessions", "zz"], 2, "'zz' is not an id"),
-        (["sessions", "12345678"], 1, "There is no session 12345678"),
+        (["sessions", "12345678"], 2, "There is no session 12345678"),
         (["sessions", "--environment", "moon"], 2, "There is no environment 'moon'; there are: "),
-        (["executions", "12345678"], 1, "There is no execution 12345678"),
+        (["executions", "12345678"], 2, "There is no execution 12345678"),
         (["executions", "--session", "zz"], 2, "'zz' is not an id"),
-        (["cancel_execution", "12345678", "--yes"], 1, "There is no execution 12345678"),
+        (["cancel_execution", "12345678", "--yes"], 2, "There is no execution 12345678"),
         (["cancel_execution", "zz"], 2, "'zz' is not an id"),
         (["stop_session"], 2, "Give ids of sessions, or else --all"),
         (["stop_session", "12345678", "--all"], 2, "Give ids of sessions, or else --all"),
-        (["stop_session", "12345678", "--yes"], 1, "There is no session 12345678"),
+        (["stop_session", "12345678", "--yes"], 2, "There is no session 12345678"),
         (["stop_session", "--all"], 2, "confirm with --yes"),
-        (["drain_node", "moon"], 1, "There is no node 'moon'; the nodes are: this."),
+        (["drain_node", "moon"], 2, "There is no node 'moon'; there are: this."),
         (["drain_node", "this", "--resume", "--wait"], 2, "--wait goes with draining"),
         (["drain_node", "this", "--wait", "--timeout", "0"], 1, "this still has 2 sessions"),
-        (["revoke_key", "12345678"], 1, "`manage.py clients` lists them"),
+        (["revoke_key", "12345678"], 2, "`manage.py clients` lists them"),
         (["create_client", "acme"], 1, "`manage.py create_key acme` makes it another"),
-        (["create_key", "nobody"], 1, "There is no client 'nobody'"),
+        (["create_key", "nobody"], 2, "There is no client 'nobody'; there are: acme."),
+        (["build_environments", "moon"], 2, "There is no environment 'moon'; there are: "),
+        (["check_isolation", "--environment", "moon"], 2, "There is no enabled environment moon"),
+        (["check_isolation", "--attack", "moon"], 2, "There is no attack moon; --list shows all."),
         (["run_code", "/nowhere.py"], 2, "/nowhere.py can't be read: No such file"),
         (["run_code", "-", "--stdin", "-"], 2, "can't both come from stdin"),
         (["run_code", "README.md"], 2, "No environment runs files like README.md (they run .js"),
@@ -428,6 +431,33 @@ def test_a_node_is_drained_resumed_and_recycled(cast: dict[str, Any], this: Node
     assert status() == "active"
     assert json.loads(shown("drain_node", "this", "--recycle", "--json"))["recycled"] == 1
     assert status() == "active"
+
+
+def test_what_is_asked_of_a_lost_node_is_refused_with_what_to_do(
+    cast: dict[str, Any], this: Node
+) -> None:
+    silent = timezone.now() - timedelta(minutes=3)
+    Node.objects.filter(pk=this.pk).update(status="lost", heartbeat_at=silent)
+    for option, then in (("--resume", "takes new sessions again"), ("--wait", "can be drained")):
+        with pytest.raises(CommandError) as caught:
+            shown("drain_node", "this", option)
+        assert caught.value.returncode == 1
+        assert re.fullmatch(
+            r"Nothing was changed: node this is lost: no sign of life for 3 min 0\d s\. "
+            rf".*start it again.* It {then} as soon as its worker runs\.",
+            str(caught.value),
+        )
+    assert Node.objects.get(pk=this.pk).status == "lost"
+
+
+def test_where_no_row_has_a_name_yet_it_is_told_how_to_make_one(transactional_db: None) -> None:
+    for arguments, how in (
+        (["drain_node", "moon"], "start one with `manage.py run_worker`."),
+        (["create_key", "moon"], "`manage.py create_client NAME` makes one."),
+        (["sessions", "--environment", "moon"], "`manage.py seed_environments` makes those of the"),
+    ):
+        with pytest.raises(CommandError, match=re.escape(f"there is none yet: {how}")):
+            shown(*arguments)
 
 
 def test_what_is_cancelled_is_told_once_and_what_has_ended_is_no_failure(

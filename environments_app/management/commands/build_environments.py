@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from codeexec.audit.actors import command_actor
-from codeexec.cli import USAGE, TeachingCommand, table
+from codeexec.cli import TeachingCommand, table
 from codeexec.sandbox.errors import SandboxError
 from environments_app.building import (
     Built,
@@ -50,6 +50,7 @@ promoted in the console is built from what was promoted.
         2: "used wrongly: nothing was done",
     }
     errors = (SandboxError,)
+    misuses = (UnknownBuildError,)
     has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -72,10 +73,7 @@ promoted in the console is built from what was promoted.
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            environments = environments_to_build(options["names"], with_disabled=options["all"])
-        except UnknownBuildError as error:
-            raise CommandError(str(error), returncode=USAGE) from error
+        environments = environments_to_build(options["names"], with_disabled=options["all"])
         if options["dry_run"]:
             self._tell_what_would_be(environments, options)
             return

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 
-from benchmark.figures import BenchmarkError, Report
+from benchmark.figures import BenchmarkError, Report, WrongPlan
 from benchmark.measuring import measure
 from benchmark.picture import as_svg
 from benchmark.rendering import as_markdown, as_text, check_place, put_into
@@ -65,9 +65,11 @@ class Command(TeachingCommand):
     exit_codes = {
         0: "measured",
         1: "the service doesn't answer as it should",
-        2: "wrong options",
+        2: "wrong options: nothing was measured",
         130: "Ctrl-C; what was opened has been stopped",
     }
+    errors = (BenchmarkError, OSError)
+    misuses = (WrongPlan,)
     has_json = False  # one of several forms, below
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -146,16 +148,11 @@ class Command(TeachingCommand):
             for file in options["into"]:
                 check_place(file)
             with ended_by_signals():
-                report = measure(plan, self._say)
+                report = measure(plan, self.remark)
             self._write(report, options)
-        except (BenchmarkError, OSError) as error:
-            raise CommandError(str(error)) from error
         except KeyboardInterrupt:
             self.stderr.write("Interrupted: what was opened has been stopped.")
             sys.exit(INTERRUPTED)
-
-    def _say(self, what: str) -> None:
-        self.stderr.write(what, self.style.NOTICE)
 
     def _write(self, report: Report, options: dict[str, Any]) -> None:
         for file in options["plot"]:

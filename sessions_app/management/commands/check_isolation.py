@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from codeexec.cli import INTERRUPTED, USAGE, TeachingCommand, table
+from codeexec.cli import FAILED, INTERRUPTED, TeachingCommand, WrongUse, table
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack, Group, choose
 from codeexec.sandbox.attacks.judge import Outcome
 from codeexec.sandbox.attacks.suite import AttackReport
@@ -26,7 +26,7 @@ from sessions_app.node.isolation_checks import AnotherCheckRunsError, carry_out,
 from sessions_app.node.registration import ensure_node
 from sessions_app.services.isolation import runtimes_of
 
-FAILED, CANNOT_RUN, BUSY = 1, 3, 4
+CANNOT_RUN, BUSY = 3, 4
 _HEAD: tuple[str, ...] = (
     "ENVIRONMENT",
     "RUNTIME",
@@ -126,7 +126,7 @@ class Command(TeachingCommand):
         try:
             attacks = choose(options["attack"], options["group"])
         except ValueError as error:
-            raise CommandError(str(error), returncode=USAGE) from error
+            raise WrongUse(str(error)) from error
         if options["list"]:
             self._list(attacks)
             return
@@ -231,9 +231,7 @@ def _subjects(names: list[str], runtimes: list[str]) -> list[tuple[Environment, 
     if missing or not found:
         known = ", ".join(enabled.values_list("name", flat=True)) or "none"
         wanted = ", ".join(sorted(missing)) or "of any name"
-        raise CommandError(
-            f"There is no enabled environment {wanted}; there are: {known}.", returncode=USAGE
-        )
+        raise WrongUse(f"There is no enabled environment {wanted}; there are: {known}.")
     node = ensure_node()
     with contextlib.suppress(EngineUnavailable):  # the first check reports it
         node.note_runtimes(get_driver().runtimes())
@@ -248,9 +246,8 @@ def _subjects(names: list[str], runtimes: list[str]) -> list[tuple[Environment, 
 def _require_runtimes(runtimes: list[str], node: Node) -> None:
     missing = sorted(set(runtimes) - set(node.runtimes))
     if missing:
-        raise CommandError(
-            f"{node} has no runtime {', '.join(missing)}; it has: {', '.join(node.runtimes)}.",
-            returncode=USAGE,
+        raise WrongUse(
+            f"{node} has no runtime {', '.join(missing)}; it has: {', '.join(node.runtimes)}."
         )
 
 

@@ -8,8 +8,9 @@ from django.core.management.base import CommandParser
 
 from codeexec.audit.actors import command_actor
 from codeexec.cli import TeachingCommand, changing
-from sessions_app.access.clients import ClientError, create_client, create_key, find_client
+from sessions_app.access.clients import ClientError, create_client, create_key
 from sessions_app.management.key_options import days, new_key_fields, shown
+from sessions_app.management.rows import named
 from sessions_app.models import Client
 
 BY = command_actor("create_key")
@@ -49,7 +50,7 @@ class Command(TeachingCommand):
 
 
 def _client(name: str, *, create: bool) -> Client:
-    """Raises ClientError."""
+    """Raises ClientError, WrongUse."""
     if create and not Client.objects.filter(name=name).exists():
         return create_client(name, by=BY)
-    return find_client(name)
+    return named(Client.objects.all(), name, "client")

@@ -9,18 +9,17 @@ from django.core.management.base import CommandError, CommandParser
 
 from codeexec.audit.actors import Actor, command_actor
 from codeexec.cli import TeachingCommand, WrongUse, changing, counted, option
+from sessions_app.management.rows import named
 from sessions_app.models import Node
-from sessions_app.services.nodes import (
-    UnknownNodeError,
-    drain_node,
-    find_node,
-    live_sessions,
-    recycle_pool,
-    resume_node,
-)
+from sessions_app.monitoring.diagnosis.workers import check_node
+from sessions_app.services.nodes import drain_node, live_sessions, recycle_pool, resume_node
 
 _POLL_SECONDS = 2.0
 _MOST_SECONDS = 7 * 86_400.0
+_WHEN_LOST = {
+    "drain": "It can be drained as soon as its worker runs.",
+    "resume": "It takes new sessions again as soon as its worker runs.",
+}
 
 
 class Command(TeachingCommand):
@@ -41,7 +40,6 @@ stops waiting, and the node keeps draining.
         "drain_node worker-2 --resume",
         "drain_node worker-2 --recycle --json",
     )
-    errors = (UnknownNodeError,)
     has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -64,10 +62,14 @@ stops waiting, and the node keeps draining.
             raise WrongUse("--wait goes with draining, not with --resume or --recycle.")
         if options["timeout"] is not None and not options["wait"]:
             raise WrongUse("--timeout is for --wait; give both, or neither.")
-        node, by = find_node(options["name"]), command_actor("drain_node")
+        node = named(Node.objects.with_silence(), options["name"], "node")
         with changing(options):
-            value = _do(node, by, options)
+            value = _do(node, command_actor("drain_node"), options)
         node.refresh_from_db()
+        if node.status == Node.Status.LOST and value["action"] in _WHEN_LOST:
+            raise CommandError(
+                f"Nothing was changed: {check_node(node)} {_WHEN_LOST[value['action']]}"
+            )
         if options["wait"] and not options["dry_run"]:
             seconds = options["timeout"]
             self._wait(node, _MOST_SECONDS if seconds is None else seconds)

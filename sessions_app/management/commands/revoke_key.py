@@ -14,7 +14,7 @@ from sessions_app.access.clients import ClientError, find_key, revoke_key
 class Command(TeachingCommand):
     help = "Has a key refused from now on, by every process of the API. For ever."
     examples = ("revoke_key 0a1b2c3d", "revoke_key 0a1b2c3d --dry-run")
-    errors = (ClientError,)
+    misuses = (ClientError,)
     has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:

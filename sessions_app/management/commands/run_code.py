@@ -66,6 +66,7 @@ this command's stdin, unless that is a terminal or --stdin names a file.
         "N": "any other: the program's own; 128 + N where signal N ended it",
     }
     errors = (ServiceError,)
+    misuses = (InvalidRequest,)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", metavar="FILE", help="the program; - reads it from stdin")
@@ -92,12 +93,6 @@ this command's stdin, unless that is a terminal or --stdin names a file.
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        try:
-            self._run(options)
-        except InvalidRequest as error:
-            raise WrongUse(str(error)) from error
-
-    def _run(self, options: dict[str, Any]) -> None:
         environment, runtime, run = _request(options)
         arrival = RequestArrival()
         write: Write = _no_write if options["json"] else self._write
