@@ -10,8 +10,8 @@ from django.utils.html import format_html
 
 from codeexec.audit.actors import ActorKind
 from codeexec.audit.models import AuditEntry
-from sessions_app.admin.columns import column, time_column
-from sessions_app.admin.display import ago, json_block
+from sessions_app.admin.columns import ago_column, column, row_column, time_column
+from sessions_app.admin.display import json_block
 from sessions_app.admin.filters import DayRangeFilter
 from sessions_app.admin.history import HistoryAdmin
 
@@ -38,11 +38,11 @@ class AuditEntryAdmin(HistoryAdmin):
     )
     readonly_fields = fields
 
+    time = ago_column("Time", "at")
     at_exactly = time_column("Time", "at")
-
-    @column("Time", ordering="at")
-    def time(self, entry: AuditEntry) -> str:
-        return ago(entry.at)
+    with_what = row_column("Key or token", lambda entry: entry.credential or "-")
+    did = row_column("Action", lambda entry: entry.action)
+    details_text = row_column("Details", lambda entry: json_block(entry.details))
 
     @column("By")
     def who(self, entry: AuditEntry) -> str:
@@ -50,14 +50,6 @@ class AuditEntryAdmin(HistoryAdmin):
             return "anyone, without a key"
         by = f" (by {entry.actor_id})" if entry.actor_kind == "command" and entry.actor_id else ""
         return f"{entry.actor_kind} {entry.actor_name}{by}"
-
-    @column("Key or token")
-    def with_what(self, entry: AuditEntry) -> str:
-        return entry.credential or "-"
-
-    @column("Action")
-    def did(self, entry: AuditEntry) -> str:
-        return entry.action
 
     @column("Object")
     def target(self, entry: AuditEntry) -> str:
@@ -72,10 +64,6 @@ class AuditEntryAdmin(HistoryAdmin):
     @column("Details")
     def more(self, entry: AuditEntry) -> str:
         return in_words(entry.details)[:SHOWN_DETAILS] or "-"
-
-    @column("Details")
-    def details_text(self, entry: AuditEntry) -> str:
-        return json_block(entry.details)
 
 
 SHOWN_DETAILS = 160

@@ -34,8 +34,15 @@ from sessions_app.access.clients import (
     revoke_key,
     used_storage,
 )
-from sessions_app.admin.columns import back_to, column, operation, time_column
-from sessions_app.admin.display import ago, badge, page_link
+from sessions_app.admin.columns import (
+    ago_column,
+    back_to,
+    column,
+    operation,
+    row_column,
+    time_column,
+)
+from sessions_app.admin.display import badge, page_link
 from sessions_app.admin.history import HistoryAdmin, HistoryInline, KeptByItsSessions
 from sessions_app.callers import SCOPES
 from sessions_app.formats import size
@@ -48,25 +55,11 @@ KEY_BADGES = {"valid": "success", "expired": "warning", "revoked": "danger"}
 class KeyColumns:
     """A key's columns, in lists and on its client's page."""
 
-    @column("Key")
-    def shown(self, key: ApiKey) -> str:
-        return page_link(key)
-
-    @column("State")
-    def state_badge(self, key: ApiKey) -> str:
-        return badge(KEY_BADGES[key.state], key.state)
-
-    @column("Created", ordering="created_at")
-    def created(self, key: ApiKey) -> str:
-        return ago(key.created_at)
-
-    @column("Expires", ordering="expires_at")
-    def expires(self, key: ApiKey) -> str:
-        return ago(key.expires_at)
-
-    @column("Last used", ordering="last_used_at")
-    def used(self, key: ApiKey) -> str:
-        return ago(key.last_used_at)
+    shown = row_column("Key", page_link)
+    state_badge = row_column("State", lambda key: badge(KEY_BADGES[key.state], key.state))
+    created = ago_column("Created", "created_at")
+    expires = ago_column("Expires", "expires_at")
+    used = ago_column("Last used", "last_used_at")
 
 
 class KeyInline(KeyColumns, HistoryInline):
@@ -158,10 +151,7 @@ class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[
     inlines = (KeyInline,)
     compressed_fields = False
     actions_detail = ("new_key",)
-
-    @column("Scopes")
-    def scope_names(self, client: Client) -> str:
-        return ", ".join(client.scopes)
+    scope_names = row_column("Scopes", lambda client: ", ".join(client.scopes))
 
     @column("Stored", ordering="storage__used_bytes")
     def stored(self, client: Client) -> str:
@@ -186,12 +176,9 @@ class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[
             self.log_change(request, client, f"Made the key {new.row}.")
             # Past the forms' audit: the service has recorded it.
             ModelAdmin.log_addition(self, request, new.row, f"For the client {client}.")
-        page = TemplateResponse(request, PAGE, context)
+        page = TemplateResponse(request, "admin/new_key.html", context)
         add_never_cache_headers(page)
         return page
-
-
-PAGE = "admin/new_key.html"
 
 
 @admin.register(ApiKey)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import signature
 from typing import Any, TypeVar, cast
@@ -13,6 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from unfold.decorators import action, display
 
+from sessions_app.admin.display import ago, badge, short_id
 from sessions_app.formats import exact
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -24,14 +25,44 @@ def column(title: str, *, ordering: str | None = None) -> Callable[[Method], Met
     return cast("Callable[[Method], Method]", display(description=title, ordering=ordering))
 
 
-def time_column(title: str, field: str) -> Callable[[Any, Any], str]:
-    """A moment to the millisecond, for a row's page."""
+def row_column(
+    title: str, show: Callable[[Any], Any], *, ordering: str | None = None
+) -> Callable[[Any, Any], Any]:
+    """A column with what `show` makes of the row."""
 
-    @column(title)
-    def shown(admin: Any, row: Any) -> str:
-        return exact(getattr(row, field))
+    @column(title, ordering=ordering)
+    def shown(admin: Any, row: Any) -> Any:
+        return show(row)
 
     return shown
+
+
+def field_column(title: str, field: str, show: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """A field as `show` shows its value, for lists, which can be sorted by it."""
+    return row_column(title, lambda row: show(getattr(row, field)), ordering=field)
+
+
+def ago_column(title: str, field: str) -> Callable[[Any, Any], Any]:
+    return field_column(title, field, ago)
+
+
+def time_column(title: str, field: str) -> Callable[[Any, Any], Any]:
+    """A moment to the millisecond, for a row's page."""
+    return field_column(title, field, exact)
+
+
+def badge_column(title: str, field: str, looks: Mapping[str, str]) -> Callable[[Any, Any], Any]:
+    """A field with choices, as a badge; `looks` has the look of each choice."""
+
+    def show(row: Any) -> str:
+        value = getattr(row, field)
+        return badge(looks[value], getattr(row, f"get_{field}_display")()) if value else "-"
+
+    return row_column(title, show, ordering=field)
+
+
+def id_column(title: str, *, ordering: str | None = None) -> Callable[[Any, Any], Any]:
+    return row_column(title, short_id, ordering=ordering)
 
 
 def held(permission: str) -> Callable[..., bool]:

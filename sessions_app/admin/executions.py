@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from django.contrib import admin
@@ -8,16 +9,22 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
-from sessions_app.admin.columns import column, time_column, with_key
+from sessions_app.admin.columns import (
+    ago_column,
+    badge_column,
+    column,
+    field_column,
+    id_column,
+    row_column,
+    time_column,
+    with_key,
+)
 from sessions_app.admin.display import (
     EXECUTION_BADGES,
     SHOWN_CHARACTERS,
     VERDICT_BADGES,
-    ago,
-    badge,
     field_block,
     page_link,
-    short_id,
     text_block,
 )
 from sessions_app.admin.execution_actions import ExecutionActions
@@ -56,93 +63,13 @@ _TIMES = (
 Sections = Any  # of Django's own types: lists of a title and a mapping with `fields`
 
 
-class ExecutionFigures:
-    """Columns about how an execution went, for lists and timelines."""
-
-    @column("Status", ordering="status")
-    def status_badge(self, execution: Execution) -> str:
-        return badge(EXECUTION_BADGES[execution.status], execution.get_status_display())
-
-    @column("Verdict", ordering="verdict")
-    def verdict_badge(self, execution: Execution) -> str:
-        if not execution.verdict:
-            return "-"
-        return badge(VERDICT_BADGES[execution.verdict], execution.get_verdict_display())
-
-    @column("Queued", ordering="queued_at")
-    def queued(self, execution: Execution) -> str:
-        return ago(execution.queued_at)
-
-    @column("Waited")
-    def waited(self, execution: Execution) -> str:
-        return elapsed(execution.queued_at, execution.started_at)
-
-    @column("Wall", ordering="wall_seconds")
-    def wall(self, execution: Execution) -> str:
-        return duration(execution.wall_seconds)
-
-    @column("CPU", ordering="cpu_seconds")
-    def cpu(self, execution: Execution) -> str:
-        return duration(execution.cpu_seconds)
-
-    @column("Memory", ordering="memory_peak_bytes")
-    def memory(self, execution: Execution) -> str:
-        return size(execution.memory_peak_bytes)
-
-
-class ExecutionTexts:
-    """A program's input and output."""
-
-    @column("Code")
-    def code_text(self, execution: Execution) -> str:
-        if execution.keeps_file:
-            return "as it is in the workspace"
-        return field_block(execution, "code")
-
-    @column("Standard input")
-    def stdin_text(self, execution: Execution) -> str:
-        return field_block(execution, "stdin")
-
-    @column("Arguments")
-    def args_text(self, execution: Execution) -> str:
-        return field_block(execution, "args")
-
-    @column("Environment variables")
-    def env_text(self, execution: Execution) -> str:
-        return field_block(execution, "env")
-
-    @column("Other files")
-    def files_text(self, execution: Execution) -> str:
-        return field_block(execution, "files")
-
-    @column("Standard output")
-    def stdout_text(self, execution: Execution) -> str:
-        return field_block(execution, "stdout")
-
-    @column("Standard error")
-    def stderr_text(self, execution: Execution) -> str:
-        return field_block(execution, "stderr")
-
-    @column("Compiler's output")
-    def compile_stdout_text(self, execution: Execution) -> str:
-        return field_block(execution, "compile_stdout")
-
-    @column("Compiler's errors")
-    def compile_stderr_text(self, execution: Execution) -> str:
-        return field_block(execution, "compile_stderr")
-
-    @column("Reason")
-    def error_text(self, execution: Execution) -> str:
-        return text_block(execution.error_reason)
-
-    @column("Revision and image")
-    def ran_in(self, execution: Execution) -> str:
-        revision = execution.revision
-        return f"{revision.number}, {revision.image_id}" if revision else "-"
+def _text_column(title: str, field: str) -> Callable[[Any, Any], Any]:
+    """Part of a program's input or output."""
+    return row_column(title, lambda execution: field_block(execution, field))
 
 
 @admin.register(Execution)
-class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, HistoryAdmin):
+class ExecutionAdmin(ExecutionActions, HistoryAdmin):
     list_display = (
         "short_id",
         "status_badge",
@@ -174,6 +101,24 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
     read = 20_000
     ordering = ("-queued_at", "id")
     not_in_list = BIG_COLUMNS
+    short_id = id_column("Execution")
+    status_badge = badge_column("Status", "status", EXECUTION_BADGES)
+    verdict_badge = badge_column("Verdict", "verdict", VERDICT_BADGES)
+    queued = ago_column("Queued", "queued_at")
+    wall = field_column("Wall", "wall_seconds", duration)
+    cpu = field_column("CPU", "cpu_seconds", duration)
+    memory = field_column("Memory", "memory_peak_bytes", size)
+    compile_wall = field_column("Compiled in", "compile_wall_seconds", duration)
+    timeout = field_column("Time limit", "timeout_seconds", duration)
+    stdin_text = _text_column("Standard input", "stdin")
+    args_text = _text_column("Arguments", "args")
+    env_text = _text_column("Environment variables", "env")
+    files_text = _text_column("Other files", "files")
+    stdout_text = _text_column("Standard output", "stdout")
+    stderr_text = _text_column("Standard error", "stderr")
+    compile_stdout_text = _text_column("Compiler's output", "compile_stdout")
+    compile_stderr_text = _text_column("Compiler's errors", "compile_stderr")
+    error_text = field_column("Reason", "error_reason", text_block)
     queued_exactly = time_column("Queued", "queued_at")
     started_exactly = time_column("Started", "started_at")
     finished_exactly = time_column("Finished", "finished_at")
@@ -209,10 +154,6 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
             queryset = self.newest(request, queryset, READ_CODES).filter(code__icontains=term)
         return queryset, False
 
-    @column("Execution")
-    def short_id(self, execution: Execution) -> str:
-        return short_id(execution)
-
     @column("Session")
     def session_link(self, execution: Execution) -> str:
         return page_link(
@@ -235,18 +176,30 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
     def environment(self, execution: Execution) -> str:
         return execution.session.environment.name
 
-    @column("Compiled in")
-    def compile_wall(self, execution: Execution) -> str:
-        return duration(execution.compile_wall_seconds)
+    @column("Waited")
+    def waited(self, execution: Execution) -> str:
+        return elapsed(execution.queued_at, execution.started_at)
 
-    @column("Time limit")
-    def timeout(self, execution: Execution) -> str:
-        return duration(execution.timeout_seconds)
+    @column("Code")
+    def code_text(self, execution: Execution) -> str:
+        if execution.keeps_file:
+            return "as it is in the workspace"
+        return field_block(execution, "code")
+
+    @column("Revision and image")
+    def ran_in(self, execution: Execution) -> str:
+        revision = execution.revision
+        return f"{revision.number}, {revision.image_id}" if revision else "-"
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *, obj: Any = None, **kwargs: Any
     ) -> HttpResponse:
-        context["run"] = None if obj is None else _page(obj)
+        # How its time was spent, or, while it runs, the address of its output.
+        context["run"] = obj and {
+            "row": obj,
+            "stages": stages(obj),
+            "events_address": reverse("execution_events", args=(obj.pk,)),
+        }
         answer: HttpResponse = super().render_change_form(request, context, obj=obj, **kwargs)
         return answer
 
@@ -265,12 +218,3 @@ class ExecutionAdmin(ExecutionActions, ExecutionFigures, ExecutionTexts, History
 
     def get_readonly_fields(self, request: HttpRequest, obj: Execution | None = None) -> list[Any]:
         return flatten_fieldsets(self.get_fieldsets(request, obj))
-
-
-def _page(execution: Execution) -> dict[str, Any]:
-    """How the time was spent, or, while it runs, the address of its output."""
-    return {
-        "row": execution,
-        "stages": stages(execution),
-        "events_address": reverse("execution_events", args=(execution.pk,)),
-    }

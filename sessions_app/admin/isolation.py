@@ -10,8 +10,15 @@ from django.http import HttpRequest
 from django.template.loader import render_to_string
 
 from codeexec.sandbox.attacks.catalogue import Group
-from sessions_app.admin.columns import column, operation, time_column
-from sessions_app.admin.display import ATTACK_BADGES, ago, badge
+from sessions_app.admin.columns import (
+    ago_column,
+    column,
+    field_column,
+    operation,
+    row_column,
+    time_column,
+)
+from sessions_app.admin.display import ATTACK_BADGES, badge
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.formats import duration, elapsed
 from sessions_app.models import IsolationCheck
@@ -63,29 +70,14 @@ class IsolationCheckAdmin(HistoryAdmin):
     )
     readonly_fields = fields
 
+    environment_name = field_column("Environment", "environment", str)
+    state_badge = row_column("State", lambda check: badge(*state(check)))
+    result = row_column("Result", lambda check: check.summary or "-")
+    queued = ago_column("Queued", "queued_at")
+    took = row_column("Took", lambda check: elapsed(check.started_at, check.finished_at))
     queued_exactly = time_column("Queued", "queued_at")
     started_exactly = time_column("Started", "started_at")
     finished_exactly = time_column("Finished", "finished_at")
-
-    @column("Environment", ordering="environment")
-    def environment_name(self, check: IsolationCheck) -> str:
-        return str(check.environment)
-
-    @column("State")
-    def state_badge(self, check: IsolationCheck) -> str:
-        return badge(*state(check))
-
-    @column("Result")
-    def result(self, check: IsolationCheck) -> str:
-        return check.summary or "-"
-
-    @column("Queued", ordering="queued_at")
-    def queued(self, check: IsolationCheck) -> str:
-        return ago(check.queued_at)
-
-    @column("Took")
-    def took(self, check: IsolationCheck) -> str:
-        return elapsed(check.started_at, check.finished_at)
 
     @column("Attacks")
     def attacks(self, check: IsolationCheck) -> str:

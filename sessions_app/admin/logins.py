@@ -5,8 +5,7 @@ from django.http import HttpRequest
 
 from codeexec.audit.actors import user_actor
 from codeexec.audit.record import record
-from sessions_app.admin.columns import column, operation
-from sessions_app.admin.display import ago
+from sessions_app.admin.columns import ago_column, operation
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.models import FailedLogin
 from sessions_app.models.failed_login import FailedLoginQuerySet
@@ -22,10 +21,7 @@ class FailedLoginAdmin(HistoryAdmin):
     actions = ("forgive",)
     fields = ("username", "address", "tried_at", "forgiven")
     readonly_fields = fields
-
-    @column("Tried", ordering="tried_at")
-    def tried(self, attempt: FailedLogin) -> str:
-        return ago(attempt.tried_at)
+    tried = ago_column("Tried", "tried_at")
 
     @operation("Forgive: let them try again at once")
     def forgive(self, request: HttpRequest, queryset: FailedLoginQuerySet) -> None:

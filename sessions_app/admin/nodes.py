@@ -13,8 +13,19 @@ from unfold.enums import ActionVariant
 
 from codeexec.audit.actors import user_actor
 from sessions_app.admin import node_page
-from sessions_app.admin.columns import back_to, column, held, operation, time_column, with_key
-from sessions_app.admin.display import NODE_BADGES, ago, badge
+from sessions_app.admin.columns import (
+    ago_column,
+    back_to,
+    badge_column,
+    column,
+    field_column,
+    held,
+    operation,
+    row_column,
+    time_column,
+    with_key,
+)
+from sessions_app.admin.display import NODE_BADGES
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.models import Node, Sandbox
 from sessions_app.models.node import NodeQuerySet
@@ -83,36 +94,18 @@ class NodeAdmin(HistoryAdmin):
     )
     readonly_fields = flatten_fieldsets(fieldsets)
 
-    started_exactly = time_column("Started", "started_at")
-
     def get_queryset(self, request: HttpRequest) -> QuerySet[Node]:
         return with_sandboxes(cast(NodeQuerySet, super().get_queryset(request)))
 
     # ---- columns
 
-    @column("Status", ordering="status")
-    def status_badge(self, node: Node) -> str:
-        return badge(NODE_BADGES[node.status], node.get_status_display())
-
-    @column("Heartbeat", ordering="heartbeat_at")
-    def heartbeat(self, node: Node) -> str:
-        return ago(node.heartbeat_at)
-
-    @column("Started", ordering="started_at")
-    def started(self, node: Node) -> str:
-        return ago(node.started_at)
-
-    @column("In use", ordering="used")
-    def used(self, node: Node) -> int:
-        return node.used  # type: ignore[attr-defined, no-any-return]
-
-    @column("Warm", ordering="idle")
-    def idle(self, node: Node) -> int:
-        return node.idle  # type: ignore[attr-defined, no-any-return]
-
-    @column("Docker Engine", ordering="engine_error")
-    def engine(self, node: Node) -> str:
-        return node.engine_error or "ok"
+    status_badge = badge_column("Status", "status", NODE_BADGES)
+    heartbeat = ago_column("Heartbeat", "heartbeat_at")
+    started = ago_column("Started", "started_at")
+    started_exactly = time_column("Started", "started_at")
+    used = row_column("In use", lambda node: node.used, ordering="used")
+    idle = row_column("Warm", lambda node: node.idle, ordering="idle")
+    engine = field_column("Docker Engine", "engine_error", lambda error: error or "ok")
 
     # ---- the page
 
@@ -120,25 +113,11 @@ class NodeAdmin(HistoryAdmin):
     def to_do(self, node: Node) -> str:
         return render_to_string("admin/advice.html", {"advice": node_page.advice(node)})
 
-    @column("Running")
-    def running(self, node: Node) -> str:
-        return node_page.running(node)
-
-    @column("Sessions")
-    def sessions(self, node: Node) -> str:
-        return node_page.sessions(node)
-
-    @column("Sandboxes")
-    def sandboxes(self, node: Node) -> str:
-        return node_page.sandboxes(node)
-
-    @column("Images")
-    def images(self, node: Node) -> str:
-        return node_page.images(node)
-
-    @column("Its queue")
-    def queue(self, node: Node) -> str:
-        return node_page.queue(node)
+    running = row_column("Running", node_page.running)
+    sessions = row_column("Sessions", node_page.sessions)
+    sandboxes = row_column("Sandboxes", node_page.sandboxes)
+    images = row_column("Images", node_page.images)
+    queue = row_column("Its queue", node_page.queue)
 
     # ---- permissions: each action has its own
 

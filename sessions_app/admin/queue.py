@@ -4,17 +4,23 @@ worker calls, so a user who could edit one could run anything.
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 from django_q.models import Failure, OrmQ, Schedule, Success
 
-from sessions_app.admin.columns import column
-from sessions_app.admin.display import ago, text_block
+from sessions_app.admin.columns import ago_column, column, row_column
+from sessions_app.admin.display import text_block
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.formats import elapsed
 
 for model in (Schedule, OrmQ, Failure, Success):  # no task keeps its success: nothing to list
     if admin.site.is_registered(model):
         admin.site.unregister(model)
+
+
+def _listed(arguments: Any) -> str:
+    return ", ".join(map(str, arguments or ())) or "-"
 
 
 @admin.register(Schedule)
@@ -36,13 +42,11 @@ class ScheduleAdmin(HistoryAdmin):
     )
     readonly_fields = fields
 
+    next_time = ago_column("Next run", "next_run")
+
     @column("Name", ordering="name")
     def label(self, schedule: Schedule) -> str:
         return schedule.name or f"Schedule {schedule.pk}"
-
-    @column("Next run", ordering="next_run")
-    def next_time(self, schedule: Schedule) -> str:
-        return ago(schedule.next_run)
 
 
 @admin.register(OrmQ)
@@ -54,14 +58,8 @@ class QueuedMessageAdmin(HistoryAdmin):
     fields = ("key", "task_id", "func", "arguments", "lock", "options_text")
     readonly_fields = fields
 
-    @column("Arguments")
-    def arguments(self, message: OrmQ) -> str:
-        return ", ".join(str(argument) for argument in message.args() or ()) or "-"
-
-    @column("Can be taken", ordering="lock")
-    def lock_time(self, message: OrmQ) -> str:
-        """A worker holds the message until then."""
-        return ago(message.lock)
+    arguments = row_column("Arguments", lambda message: _listed(message.args()))
+    lock_time = ago_column("Can be taken", "lock")  # a worker holds the message until then
 
     @column("Options")
     def options_text(self, message: OrmQ) -> str:
@@ -88,18 +86,7 @@ class FailedTaskAdmin(HistoryAdmin):
     )
     readonly_fields = fields
 
-    @column("Arguments")
-    def arguments(self, task: Failure) -> str:
-        return ", ".join(str(argument) for argument in task.args or ()) or "-"
-
-    @column("What went wrong")
-    def failure(self, task: Failure) -> str:
-        return text_block(str(task.result))
-
-    @column("Failed", ordering="stopped")
-    def stopped_time(self, task: Failure) -> str:
-        return ago(task.stopped)
-
-    @column("Took")
-    def took(self, task: Failure) -> str:
-        return elapsed(task.started, task.stopped)
+    arguments = row_column("Arguments", lambda task: _listed(task.args))
+    failure = row_column("What went wrong", lambda task: text_block(str(task.result)))
+    stopped_time = ago_column("Failed", "stopped")
+    took = row_column("Took", lambda task: elapsed(task.started, task.stopped))

@@ -4,8 +4,14 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
-from sessions_app.admin.columns import column, time_column
-from sessions_app.admin.display import SANDBOX_BADGES, ago, badge, short_id
+from sessions_app.admin.columns import (
+    ago_column,
+    badge_column,
+    field_column,
+    id_column,
+    time_column,
+)
+from sessions_app.admin.display import SANDBOX_BADGES
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.models import Sandbox
 from sessions_app.models.id_search import id_prefix
@@ -38,6 +44,10 @@ class SandboxAdmin(HistoryAdmin):
         "lease_exactly",
     )
     readonly_fields = fields
+    short_id = id_column("Sandbox", ordering="id")
+    status_badge = badge_column("Status", "status", SANDBOX_BADGES)
+    container = field_column("Container", "container_id", lambda container: container[:12] or "-")
+    created = ago_column("Created", "created_at")
     created_exactly = time_column("Created", "created_at")
     lease_exactly = time_column("Warming until", "lease_expires_at")
 
@@ -51,19 +61,3 @@ class SandboxAdmin(HistoryAdmin):
         term = search_term.strip().lower()
         found = Q(container_id__startswith=term) | (id_prefix(term) or Q())
         return queryset.filter(found), False
-
-    @column("Sandbox", ordering="id")
-    def short_id(self, sandbox: Sandbox) -> str:
-        return short_id(sandbox)
-
-    @column("Status", ordering="status")
-    def status_badge(self, sandbox: Sandbox) -> str:
-        return badge(SANDBOX_BADGES[sandbox.status], sandbox.get_status_display())
-
-    @column("Container", ordering="container_id")
-    def container(self, sandbox: Sandbox) -> str:
-        return sandbox.container_id[:12] or "-"
-
-    @column("Created", ordering="created_at")
-    def created(self, sandbox: Sandbox) -> str:
-        return ago(sandbox.created_at)

@@ -8,8 +8,15 @@ from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
 from django.http import HttpRequest
 
-from sessions_app.admin.columns import column, time_column
-from sessions_app.admin.display import SESSION_BADGES, ago, badge, json_block, short_id, text_block
+from sessions_app.admin.columns import (
+    ago_column,
+    badge_column,
+    column,
+    field_column,
+    id_column,
+    time_column,
+)
+from sessions_app.admin.display import SESSION_BADGES, ago, json_block, text_block
 from sessions_app.admin.filters import DayRangeFilter, OwnStatusFilter
 from sessions_app.admin.history import HistoryAdmin
 from sessions_app.admin.scripts import LIVE
@@ -68,6 +75,11 @@ class SessionAdmin(SessionActions, SessionPage, WorkspacePages, HistoryAdmin):
         ),
     )
     readonly_fields = flatten_fieldsets(fieldsets)
+    short_id = id_column("Session")
+    status_badge = badge_column("Status", "status", SESSION_BADGES)
+    created = ago_column("Created", "created_at")
+    last_execution = ago_column("Last execution", "last_execution_at")
+    metadata_text = field_column("Metadata", "metadata", json_block)
     created_exactly = time_column("Created", "created_at")
     ready_exactly = time_column("Ready", "ready_at")
     closed_exactly = time_column("Closed", "closed_at")
@@ -99,26 +111,10 @@ class SessionAdmin(SessionActions, SessionPage, WorkspacePages, HistoryAdmin):
             queryset = queryset.filter(container | Q(metadata_words__icontains=term))
         return queryset, False
 
-    @column("Session")
-    def short_id(self, session: Session) -> str:
-        return short_id(session)
-
-    @column("Status", ordering="status")
-    def status_badge(self, session: Session) -> str:
-        return badge(SESSION_BADGES[session.status], session.get_status_display())
-
     @column("Executions", ordering="last_sequence")
     def executions_count(self, session: Session) -> int:
         """The number of the last execution: there are no gaps, and none is deleted."""
         return session.last_sequence
-
-    @column("Created", ordering="created_at")
-    def created(self, session: Session) -> str:
-        return ago(session.created_at)
-
-    @column("Last execution", ordering="last_execution_at")
-    def last_execution(self, session: Session) -> str:
-        return ago(session.last_execution_at)
 
     @column("Expires", ordering="expires_at")
     def expires(self, session: Session) -> str:
@@ -129,10 +125,6 @@ class SessionAdmin(SessionActions, SessionPage, WorkspacePages, HistoryAdmin):
         if session.error_reason:
             return text_block(session.error_reason)
         return session.get_stop_reason_display() or "-"
-
-    @column("Metadata")
-    def metadata_text(self, session: Session) -> str:
-        return json_block(session.metadata)
 
     @column("Time to live")
     def ttl(self, session: Session) -> str:
