@@ -34,11 +34,7 @@ def local_only(handler: Handler) -> Handler:
     """Keeps other sites' pages away from a service that asks for no key."""
 
     def respond(request: HttpRequest) -> HttpResponseBase:
-        try:
-            require_local(request)
-        except Forbidden as error:
-            return error_answer(error)
-        return handler(request)
+        return _refusal(request) or handler(request)
 
     return respond
 
@@ -47,13 +43,17 @@ def local_only_async(handler: AsyncHandler) -> AsyncHandler:
     """As `local_only`."""
 
     async def respond(request: HttpRequest) -> HttpResponseBase:
-        try:
-            require_local(request)
-        except Forbidden as error:
-            return error_answer(error)
-        return await handler(request)
+        return _refusal(request) or await handler(request)
 
     return respond
+
+
+def _refusal(request: HttpRequest) -> HttpResponseBase | None:
+    try:
+        require_local(request)
+    except Forbidden as error:
+        return error_answer(error)
+    return None
 
 
 def browser_safety(handler: AsyncHandler) -> AsyncHandler:

@@ -45,8 +45,7 @@ from codeexec.http.bodies import Body
 from codeexec.http.error_answers import database_away, error_answer, error_page
 from codeexec.http.memory import used_memory
 from codeexec.http.request_metrics import REQUEST_ID, Answering, request_metrics
-from codeexec.http.sign_ins import is_sign_in, sign_ins
-from codeexec.http.thread_shares import thread_shares
+from codeexec.http.shares import is_sign_in, sign_in_turn, thread_share
 from codeexec.http.threads import RequestExecutor, begin_in_thread, in_thread, threads
 from codeexec.logs import subject
 from codeexec.sizes import format_size
@@ -150,19 +149,15 @@ class Application(ASGIHandler):
                 await self.send_response(_shutting_down(), send)
                 return
             try:
-                await self._answer_by(is_async, request, receive, send)
+                if is_async:
+                    async with _while_connected(receive):
+                        await self._answer(request, send)
+                else:
+                    await self._answer(request, send, receive)
             except asyncio.CancelledError:  # by the stopping server, when its time is over
                 if not request_metrics.closing or answering.has_begun:
                     raise
                 await self.send_response(_cut_off(), send)
-
-    async def _answer_by(
-        self, is_async: bool, request: ASGIRequest, receive: Receive, send: Send
-    ) -> None:
-        if is_async:
-            await self._answer_while_connected(request, receive, send)
-        else:
-            await self._answer(request, send, receive)
 
     async def _received(self, request: ASGIRequest, receive: Receive, send: Send) -> Body | None:
         """Reads the request's body and gives it to the request. None: the request is finished."""
@@ -181,21 +176,14 @@ class Application(ASGIHandler):
         request._stream = cast(BinaryIO, body)
         return body
 
-    async def _answer_while_connected(
-        self, request: ASGIRequest, receive: Receive, send: Send
-    ) -> None:
-        """Cancels the view when its client disconnects."""
-        async with _while_connected(receive):
-            await self._answer(request, send)
-
     async def _answer(
         self, request: ASGIRequest, send: Send, receive: Receive | None = None
     ) -> None:
         """With `receive`, a streamed answer ends when its client disconnects."""
         response = await self.run_get_response(request)
-        watched = receive is not None and isinstance(response, StreamingHttpResponse)
+        streams = isinstance(response, StreamingHttpResponse)
         try:
-            async with _while_connected(receive) if receive and watched else nullcontext():
+            async with _while_connected(receive) if receive and streams else nullcontext():
                 await self.send_response(response, send)
         finally:
             response.close()  # sends request_finished, whose receivers don't block
@@ -236,10 +224,10 @@ def _held(size: int) -> Iterator[None]:
 def _place(request: Any) -> AbstractAsyncContextManager[None]:
     """A place among its client's threads. The console may use all threads, except for sign-ins."""
     if is_sign_in(request):
-        return sign_ins.turn(request)
+        return sign_in_turn(request)
     if not hasattr(request, "body_holder"):
         return nullcontext()
-    return thread_shares.place(request.body_holder, is_list=request.is_list)
+    return thread_share(request.body_holder, is_list=request.is_list)
 
 
 def _for_any_origin(request: HttpRequest, answer: HttpResponseBase) -> HttpResponseBase:
@@ -249,15 +237,22 @@ def _for_any_origin(request: HttpRequest, answer: HttpResponseBase) -> HttpRespo
 
 def _named(send: Send, answering: Answering) -> Send:
     """Notes the answer's status, and adds the request's id to its headers."""
-    header = (REQUEST_ID, subject("request_id").encode())
 
-    async def send_named(message: Mapping[str, Any]) -> None:
+    async def send_noted(message: Mapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             answering.status = message["status"]
-            message = {**message, "headers": [*message["headers"], header]}
         await send(message)
 
-    return send_named
+    return _with_header(send_noted, REQUEST_ID, subject("request_id").encode())
+
+
+def _with_header(send: Send, name: bytes, value: bytes) -> Send:
+    async def send_more(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (name, value)]}
+        await send(message)
+
+    return send_more
 
 
 def _resolved(request: Any) -> ResolverMatch | None:
@@ -300,33 +295,24 @@ async def _finished(work: Awaitable[R]) -> R:
 @asynccontextmanager
 async def _while_connected(receive: Receive) -> AsyncIterator[None]:
     """Cancels what is inside, and nothing else, when the client disconnects."""
-    watcher = _Watcher(receive)
+    inside, client_is_gone = asyncio.current_task(), False
+
+    async def watch() -> None:
+        nonlocal client_is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        client_is_gone = True
+        if inside is not None:
+            inside.cancel()
+
+    watcher = asyncio.create_task(watch())
     try:
         yield
     except asyncio.CancelledError:
-        if not watcher.client_is_gone:
+        if not client_is_gone:
             raise
     finally:
-        watcher.stop()
-
-
-class _Watcher:
-    """Cancels the task that made it when the client disconnects, until it is stopped."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._watched = asyncio.current_task()
-        self._task = asyncio.create_task(self._watch(receive))
-        self.client_is_gone = False
-
-    def stop(self) -> None:
-        self._task.cancel()
-
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.client_is_gone = True
-        if self._watched is not None:
-            self._watched.cancel()
+        watcher.cancel()
 
 
 def _require_query(scope: Scope) -> None:
@@ -380,17 +366,8 @@ def _closing(scope: Scope, send: Send) -> Send:
     """For an answer before the body was read. A client that waits for `100 Continue` and doesn't
     get it may send the body or another request: so the connection is closed.
     """
-    if (b"expect", b"100-continue") not in [
-        (name, value.lower()) for name, value in scope["headers"]
-    ]:
-        return send
-
-    async def send_closing(message: Mapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-        await send(message)
-
-    return send_closing
+    expected = [value.lower() for name, value in scope["headers"] if name == b"expect"]
+    return _with_header(send, b"connection", b"close") if b"100-continue" in expected else send
 
 
 def _declared_length(scope: Scope) -> int:

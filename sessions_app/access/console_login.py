@@ -24,7 +24,7 @@ from unfold.forms import AuthenticationForm
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.http.client_address import client_address
-from codeexec.http.sign_ins import RETRY_AFTER_SECONDS
+from codeexec.http.shares import RETRY_AFTER_SECONDS
 from sessions_app.models.failed_login import FailedLogin, begin_login
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def refused_logins(handler: Handler) -> Handler:
 
 
 def _found_no_turn(request: HttpRequest | None) -> bool:
-    """Too many were signing in at once, see `codeexec.http.sign_ins`."""
+    """Too many were signing in at once, see `codeexec.http.shares`."""
     return getattr(request, "sign_in_refused", False)
 
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from codeexec.db.postgres import connection_parameters
-from codeexec.http.thread_shares import thread_shares
+from codeexec.http import shares
 from codeexec.http.threads import threads
 from sessions_app.access.clients import create_client, create_key
 from tests.conftest import Configure
@@ -55,7 +55,7 @@ def test_others_are_answered_and_so_are_its_other_calls(
         return await asyncio.gather(*lists)
 
     assert {answer.status_code for answer in api.run(test())} == {200}
-    assert not thread_shares._shares
+    assert not shares._all_places
 
 
 def test_who_waits_too_long_for_a_place_is_refused(
