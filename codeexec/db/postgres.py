@@ -8,7 +8,7 @@ import select
 import threading
 import time
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 from django.conf import settings
@@ -59,12 +59,6 @@ def _most_seconds() -> float:
     return float(settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]) + ANSWER_SECONDS
 
 
-def _seconds_left() -> float | None:
-    if _work.until is None:
-        return None
-    return max(0.0, min(_most_seconds(), _work.until - time.monotonic()))
-
-
 def bounded_options(options: str = "") -> str:
     """libpq's `options` that make the server end a statement after DATABASE_TIMEOUT."""
     milliseconds = round(1000 * settings.CODE_EXECUTOR["DATABASE_TIMEOUT"])
@@ -77,7 +71,9 @@ class BoundedConnection(psycopg.Connection[Any]):
     def wait(
         self, gen: PQGen[R], interval: float = _WAIT_SECONDS, timeout: float | None = None
     ) -> R:
-        seconds = _seconds_left() if timeout is None else timeout
+        seconds = timeout
+        if seconds is None and _work.until is not None:
+            seconds = max(0.0, min(_most_seconds(), _work.until - time.monotonic()))
         try:
             return super().wait(gen, interval, seconds)
         except _WaitTimeout as error:
@@ -122,12 +118,17 @@ def commit_without_waiting() -> None:
         cursor.execute("SET LOCAL synchronous_commit TO off")
 
 
+def fetch_all(statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    """All rows of a statement, over Django's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return list(cursor.fetchall())
+
+
 def database_now() -> datetime:
     """The database's clock, which all hosts use for leases and heartbeats."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        moment: datetime = cursor.fetchone()[0]
-    return moment
+    ((moment,),) = fetch_all("SELECT clock_timestamp()")
+    return cast(datetime, moment)
 
 
 def has_ended(descriptor: int) -> bool:

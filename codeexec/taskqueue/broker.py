@@ -122,12 +122,8 @@ class PostgresBroker(Broker):  # type: ignore[misc]
                 reason = error
         logger.warning("Message %s can't be deleted now: %s", task_id, reason)
 
-    def delete(self, task_id: int) -> None:
-        self.acknowledge(task_id)
-
-    def fail(self, task_id: int) -> None:
-        """Delete a message that can't be read: it never will be."""
-        self.acknowledge(task_id)
+    delete = acknowledge
+    fail = acknowledge  # what can't be read never can be
 
     def queue_size(self) -> int:
         return self._messages().filter(lock__lte=Now()).count()
@@ -138,8 +134,7 @@ class PostgresBroker(Broker):  # type: ignore[misc]
     def purge_queue(self) -> None:
         self._messages().delete()
 
-    def delete_queue(self) -> None:
-        self.purge_queue()
+    delete_queue = purge_queue
 
     def ping(self) -> bool:
         return True  # a cluster may start before its database

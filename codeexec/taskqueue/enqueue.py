@@ -9,9 +9,10 @@ from __future__ import annotations
 import uuid
 from typing import cast
 
-from django.db import connection
 from django.utils import timezone
 from django_q.signing import SignedPackage
+
+from codeexec.db.postgres import fetch_all
 
 SHARED_QUEUE = "shared"
 CHANNEL = "code_executor_queue"
@@ -59,6 +60,5 @@ def message(task: str, *args: str) -> str:
 
 def send(queue: str, payload: str) -> int:
     """Put a signed message into a queue and notify its workers; returns the message's id."""
-    with connection.cursor() as cursor:
-        cursor.execute(_SEND, [queue, payload, CHANNEL])
-        return cast(int, cursor.fetchone()[0])
+    ((message_id, _),) = fetch_all(_SEND, [queue, payload, CHANNEL])
+    return cast(int, message_id)

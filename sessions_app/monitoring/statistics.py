@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from django.db import connection, models, transaction
+from django.db import models, transaction
 from django.utils import timezone
 
+from codeexec.db.postgres import fetch_all
 from codeexec.http.request_metrics import BOUNDS, Histogram
 from sessions_app.models import Execution, IntervalCounts, Session, TotalMark
 from sessions_app.models.statistics import LENGTHS, Addition, add
@@ -218,10 +219,10 @@ def _end_of_step(
 def _count_runs(mark: TotalMark, until: datetime, minutes: Minutes) -> list[Addition]:
     given = _parameters(mark, until) | {"bounds": [-bound for bound in reversed(BOUNDS)]}
     # First, so that one that ends at this moment is counted the next time, and not never.
-    mark.left = [row[0] for row in _rows(_LEFT_RUNS, given)]
+    mark.left = [row[0] for row in fetch_all(_LEFT_RUNS, given)]
     ended: Counter[tuple[str, str]] = Counter()
     lasted: dict[tuple[str, str], Histogram] = defaultdict(Histogram)
-    for row in _rows(_RUNS, given | {"unfinished": mark.left}):
+    for row in fetch_all(_RUNS, given | {"unfinished": mark.left}):
         environment, verdict, minute, stage, place, bucket, number, seconds = row
         if stage == "whole":  # which each has
             ended[environment, verdict] += number
@@ -243,9 +244,9 @@ def _count_runs(mark: TotalMark, until: datetime, minutes: Minutes) -> list[Addi
 
 def _count_opened(mark: TotalMark, until: datetime, minutes: Minutes) -> list[Addition]:
     given = _parameters(mark, until) | {"restarted": _RESTARTED}
-    mark.left = [row[0] for row in _rows(_LEFT_SESSIONS, given)]
+    mark.left = [row[0] for row in fetch_all(_LEFT_SESSIONS, given)]
     opened: Counter[tuple[str, str]] = Counter()
-    for row in _rows(_OPENED, given | {"unfinished": mark.left}):
+    for row in fetch_all(_OPENED, given | {"unfinished": mark.left}):
         environment, environment_id, minute, kind, warm, is_new, bucket, number = row
         if is_new:
             opened[environment, kind] += number
@@ -259,7 +260,7 @@ def _count_opened(mark: TotalMark, until: datetime, minutes: Minutes) -> list[Ad
 
 
 def _count_closed(mark: TotalMark, until: datetime, _minutes: Minutes) -> list[Addition]:
-    rows = _rows(_CLOSED, _parameters(mark, until))
+    rows = fetch_all(_CLOSED, _parameters(mark, until))
     return [Addition(name=SESSIONS_CLOSED, labels=labels, count=number) for *labels, number in rows]
 
 
@@ -339,12 +340,5 @@ def _parameters(mark: TotalMark, until: datetime) -> dict[str, Any]:
 
 def _horizon() -> datetime:
     """Each transaction that began before it has ended, or has been open for LONGEST_WAIT."""
-    (row,) = _rows(_HORIZON, [LONGEST_WAIT])
-    horizon: datetime = row[0]
-    return horizon
-
-
-def _rows(statement: str, parameters: Any) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return list(cursor.fetchall())
+    ((horizon,),) = fetch_all(_HORIZON, [LONGEST_WAIT])
+    return cast(datetime, horizon)

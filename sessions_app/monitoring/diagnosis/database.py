@@ -11,7 +11,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models.functions import Now
 
 from codeexec.cli import first_line
-from codeexec.db.postgres import connection_parameters
+from codeexec.db.postgres import connection_parameters, database_now
 from sessions_app.formats import duration
 from sessions_app.models import Node
 from sessions_app.models.node import TAKEN_DOWN_AFTER
@@ -121,11 +121,10 @@ def check_migrations() -> Iterator[Finding]:
 
 
 def check_clocks() -> Iterator[Finding]:
-    with connection.cursor() as cursor:
-        before = time.time()
-        cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float")
-        there = float(cursor.fetchone()[0])
-        here = (before + time.time()) / 2
+    connection.ensure_connection()
+    before = time.time()
+    there = database_now().timestamp()
+    here = (before + time.time()) / 2
     yield _clock_difference("this host's clock and the database's", here - there)
     for node in Node.objects.filter(heartbeat_at__gt=Now() - TAKEN_DOWN_AFTER).order_by("name"):
         ahead = node.clock_ahead.total_seconds()

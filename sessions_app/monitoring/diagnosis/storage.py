@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from django.conf import settings
-from django.db import connection
 
+from codeexec.db.postgres import fetch_all
 from codeexec.sandbox.errors import EngineUnavailable
 from environments_app.current_driver import get_driver
 from sessions_app.access.clients import most_storage, used_storage
@@ -91,9 +91,7 @@ def _writable(folder: Path) -> Finding:
 
 
 def _database_size() -> Iterator[Finding]:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_database_size(current_database())")
-        total = int(cursor.fetchone()[0])
+    ((total,),) = fetch_all("SELECT pg_database_size(current_database())")
     text = f"the database takes {size(total)}"
     if total > DATABASE_BYTES and not settings.CODE_EXECUTOR["HISTORY_DAYS"]:
         yield warning(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from django.apps import apps
-from django.db import connection
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from codeexec.db.postgres import fetch_all
 from sessions_app.monitoring.metrics.present import gauge, single
 
 _TABLES = """
@@ -31,24 +30,18 @@ class DatabaseCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         rows = gauge("table_rows", "Rows, as the planner estimates them.", "table")
         size = gauge("table_bytes", "Bytes of a table and its indexes.", "table")
-        for table, estimate, bytes_on_disk in _query(_TABLES, [_tables()]):
+        for table, estimate, bytes_on_disk in fetch_all(_TABLES, [_tables()]):
             rows.add_metric([table], estimate)
             size.add_metric([table], bytes_on_disk)
         yield from (rows, size)
         connections = gauge("database_connections", "Of all processes, by state.", "state")
-        for state, count in _query(_CONNECTIONS):
+        for state, count in fetch_all(_CONNECTIONS):
             connections.add_metric([state], count)
         yield connections
-        ((most,),) = _query("SELECT current_setting('max_connections')::int")
+        ((most,),) = fetch_all("SELECT current_setting('max_connections')::int")
         yield single("database_connections_max", "That the server takes.", most)
 
 
 def _tables() -> list[str]:
     models = (model for label in _APPS for model in apps.get_app_config(label).get_models())
     return sorted(model._meta.db_table for model in models)
-
-
-def _query(statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return list(cursor.fetchall())

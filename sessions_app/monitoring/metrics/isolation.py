@@ -8,31 +8,31 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from codeexec.sandbox.attacks.judge import Outcome
+from sessions_app.monitoring.metrics.present import gauge
 from sessions_app.services.isolation import current_checks
-
-PREFIX = "code_executor_isolation"
 
 
 class IsolationCollector(Collector):
     """The last complete check of each environment, runtime and node."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        where = ["environment", "runtime", "node"]
-        attacks = GaugeMetricFamily(
-            f"{PREFIX}_attacks",
+        where = ("environment", "runtime", "node")
+        attacks = gauge(
+            "isolation_attacks",
             "Attacks of the last isolation check, by outcome.",
-            labels=[*where, "outcome"],
+            *where,
+            "outcome",
         )
-        moment = GaugeMetricFamily(
-            f"{PREFIX}_last_check_timestamp_seconds",
+        moment = gauge(
+            "isolation_last_check_timestamp_seconds",
             "When the last isolation check ended, in Unix time.",
-            labels=where,
+            *where,
         )
-        ok = GaugeMetricFamily(
-            f"{PREFIX}_ok",
+        ok = gauge(
+            "isolation_ok",
             "0 where something was not held in the last isolation check, or could not be tried. A "
             "host that was too busy to prove it is 1, with attacks whose outcome is busy.",
-            labels=where,
+            *where,
         )
         for check in current_checks():
             labels = [str(check.environment), check.runtime, str(check.node)]
