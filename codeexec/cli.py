@@ -29,6 +29,8 @@ from django.core.management.base import (
 )
 from django.db import InterfaceError, OperationalError, ProgrammingError, transaction
 
+from codeexec.numbers import within
+
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = {
@@ -237,13 +239,7 @@ def _not_empty(parse: Any) -> Callable[[str], Any]:
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """For `type=`."""
 
-    def parse(text: str) -> int:
-        number = int(text)
-        if not least <= number <= most:
-            raise ValueError(text)
-        return number
-
-    return option(parse, f"a whole number from {least} to {most}")
+    return option(within(int, least, most), f"a whole number from {least} to {most}")
 
 
 def option(parse: Callable[[str], Parsed], allowed: str) -> Callable[[str], Parsed]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from codeexec.numbers import within
 from codeexec.sizes import format_size
 from environments_app import rules
 from environments_app.command_templates import check_command, check_names_the_file
@@ -135,7 +136,8 @@ def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:
         elif key in _FLAGS:
             columns[key] = entry.flag()
         elif key == "warm_pool_size":
-            columns[key] = entry.parsed(_pool_size, f"a number from 0 to {rules.MAX_WARM_POOL}")
+            sizes = within(int, 0, rules.MAX_WARM_POOL)
+            columns[key] = entry.parsed(sizes, f"a number from 0 to {rules.MAX_WARM_POOL}")
     smoke_test = _smoke_test(entries["smoke_test"]) if "smoke_test" in entries else {}
     return columns | smoke_test | {"limits": _limits(entries)}
 
@@ -148,22 +150,8 @@ def _smoke_test(value: Value) -> dict[str, Any]:
         f"smoke_{key}": entries[key].text() for key in ("program", "stdout") if key in entries
     }
     if "exit_code" in entries:
-        columns["smoke_exit_code"] = entries["exit_code"].parsed(_exit_code, "0 to 255")
+        columns["smoke_exit_code"] = entries["exit_code"].parsed(within(int, 0, 255), "0 to 255")
     return columns
-
-
-def _exit_code(text: str) -> int:
-    code = int(text)
-    if not 0 <= code <= 255:
-        raise ValueError(text)
-    return code
-
-
-def _pool_size(text: str) -> int:
-    size = int(text)
-    if not 0 <= size <= rules.MAX_WARM_POOL:
-        raise ValueError(text)
-    return size
 
 
 def _extension_of(filename: str | None, value: Value) -> str:

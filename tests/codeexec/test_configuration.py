@@ -345,7 +345,7 @@ def test_an_open_service_may_listen_nowhere_else(conf, host: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         conf(API_AUTH="open", API_HOST=host)
     _title, problem = str(caught.value).splitlines()
-    assert problem.startswith("API_AUTH: open serves whoever reaches it")
+    assert problem.startswith("API_AUTH: open serves everyone who reaches it")
     for told in (repr(host), "API_HOST=127.0.0.1", "API_AUTH=key", "manage.py create_client"):
         assert told in problem
     assert conf(API_AUTH="key", API_HOST=host)["API_AUTH"] == "key"

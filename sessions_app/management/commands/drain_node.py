@@ -9,6 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from codeexec.audit.actors import Actor, command_actor
 from codeexec.cli import TeachingCommand, WrongUse, changing, counted, option
+from codeexec.numbers import within
 from sessions_app.management.rows import named
 from sessions_app.models import Node
 from sessions_app.monitoring.diagnosis.workers import check_node
@@ -52,7 +53,7 @@ stops waiting, and the node keeps draining.
         parser.add_argument("--wait", action="store_true", help="until it has no session left")
         parser.add_argument(
             "--timeout",
-            type=option(_seconds, "a number of seconds from 0 to 604800"),
+            type=option(within(float, 0, _MOST_SECONDS), "a number of seconds from 0 to 604800"),
             metavar="SECONDS",
             help="with --wait: give up after this, with exit code 1 (a week)",
         )
@@ -109,10 +110,3 @@ def _line(value: dict[str, Any]) -> str:
     done = {"resume": "takes new sessions", "drain": "takes no new sessions"}[value["action"]]
     left = counted(value["live_sessions"], "session")
     return f"{value['node']} {done}; {left} live there{would}"
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= _MOST_SECONDS:
-        raise ValueError(text)
-    return number

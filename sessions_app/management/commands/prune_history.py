@@ -14,16 +14,10 @@ from django.core.management.base import CommandParser
 from codeexec.audit.actors import command_actor
 from codeexec.audit.record import record
 from codeexec.cli import INTERRUPTED, TeachingCommand, option, whole_number
+from codeexec.numbers import within
 from sessions_app.management.moments import moment
 from sessions_app.monitoring.statistics import count_up
 from sessions_app.node.pruning import BATCH, Pruned, count_prunable, prune
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 60:
-        raise ValueError(text)
-    return number
 
 
 class Command(TeachingCommand):
@@ -67,7 +61,7 @@ HISTORY_DAYS in code-executor.conf makes workers do the same all the time.
         )
         parser.add_argument(
             "--pause",
-            type=option(_seconds, "a number of seconds from 0 to 60"),
+            type=option(within(float, 0, 60), "a number of seconds from 0 to 60"),
             default=0.05,
             metavar="SECONDS",
             help="between two batches (%(default)s)",
