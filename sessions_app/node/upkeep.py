@@ -179,17 +179,21 @@ def tend_pool() -> None:
     fill_pools(node)
 
 
-def ask_idle_sandboxes() -> None:
-    node = this_node()
-    if not node.engine_error:
-        ask_idle(node)
+def with_engine(step: Callable[[Node], object]) -> Callable[[], None]:
+    """A step for this node, which is left out while its Docker Engine is known to be away."""
+
+    def step_with_engine() -> None:
+        node = this_node()
+        if not node.engine_error:
+            step(node)
+
+    return step_with_engine
 
 
-def tend_containers() -> None:
-    node = this_node()
-    if not node.engine_error:
-        replace_dead(node)
-        remove_unowned(node)
+@with_engine
+def tend_containers(node: Node) -> None:
+    replace_dead(node)
+    remove_unowned(node)
 
 
 def record_runtimes() -> None:
@@ -290,36 +294,6 @@ def forget_gone_processes() -> None:
     ApiProcess.objects.gone(after=FORGOTTEN_AFTER).delete()
 
 
-def queue_isolation_checks() -> None:
-    node = this_node()
-    if not node.engine_error:
-        queue_due_checks(node)
-
-
-def start_isolation_check() -> None:
-    node = this_node()
-    if not node.engine_error:
-        start_queued_check(node)
-
-
-def start_build() -> None:
-    node = this_node()
-    if not node.engine_error:
-        start_queued_build(node)
-
-
-def queue_promoted_builds() -> None:
-    node = this_node()
-    if not node.engine_error:
-        queue_promoted(node)
-
-
-def remove_images() -> None:
-    node = this_node()
-    if not node.engine_error:
-        remove_old_images(node)
-
-
 _scheduler = Scheduler(
     {
         beat: 3,
@@ -327,7 +301,7 @@ _scheduler = Scheduler(
         Reaper(just_started=True): 1,
         expire_sessions: 1,
         tend_pool: 1,
-        ask_idle_sandboxes: 2,
+        with_engine(ask_idle): 2,
         tend_containers: 10,
         record_images: 10,
         record_runtimes: 30,
@@ -342,13 +316,13 @@ _scheduler = Scheduler(
         count_storage: 2,
         count_up: 5,  # before pruning
         prune_by_setting: 10,
-        queue_isolation_checks: 60,
-        start_isolation_check: 5,
+        with_engine(queue_due_checks): 60,
+        with_engine(start_queued_check): 5,
         prune_isolation_checks: 600,
         forget_gone_processes: 600,
-        start_build: 1,
-        queue_promoted_builds: 10,
-        remove_images: 600,
+        with_engine(start_queued_build): 1,
+        with_engine(queue_promoted): 10,
+        with_engine(remove_old_images): 600,
     }
 )
 

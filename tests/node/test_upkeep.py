@@ -503,14 +503,14 @@ def test_a_worker_that_stops_begins_no_warm_sandbox(
 def test_idle_sandboxes_are_asked_one_at_a_time_and_not_often(
     pool: Environment, work: Work
 ) -> None:
-    upkeep.ask_idle_sandboxes()
+    upkeep.ask_idle(upkeep.this_node())
     assert queued() == []  # they have just been started
     Sandbox.objects.update(asked_at=timezone.now() - ASK_AFTER)
     first, second = Sandbox.objects.order_by("asked_at", "pk")
     Sandbox.objects.filter(pk=second.pk).update(asked_at=None)
     asked = []
     for _ in range(3):
-        upkeep.ask_idle_sandboxes()
+        upkeep.ask_idle(upkeep.this_node())
         asked += work()
     assert asked == [Delivery("ask_sandbox", (str(each.pk),)) for each in (second, first)]
     assert Sandbox.objects.idle().count() == 2

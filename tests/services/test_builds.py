@@ -161,10 +161,10 @@ def test_a_node_that_was_away_builds_what_was_promoted(
     )
     Node.objects.filter(pk=this.pk).update(heartbeat_at=timezone.now() - timedelta(hours=1))
     promote(build, by=BY)
-    upkeep.queue_promoted_builds()
+    upkeep.queue_promoted(this)
     made = build.nodes.get(node=this.name)
     build_image(str(made.pk))
-    upkeep.queue_promoted_builds()
+    upkeep.queue_promoted(this)
     made.refresh_from_db()
     latest = python.revisions.filter(node=this.name).order_by("-number").first()
     assert latest is not None
