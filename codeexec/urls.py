@@ -28,8 +28,6 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "index.html", {"needs_key": needs_key})
 
 
-CONSOLE = "admin/sessions_app"
-
 urlpatterns = [
     path("", index, name="index"),
     path("api/v1/", include("sessions_app.api.urls")),

@@ -25,7 +25,6 @@ from django.utils import timezone
 
 import codeexec.taskqueue.broker
 from codeexec.http.serving import Application, disconnect_receivers
-from environments_app.current_driver import use_driver
 from environments_app.definitions import read_definitions
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
@@ -34,7 +33,7 @@ from sessions_app.node.registration import register_node
 from tests.support.api_client import Api, serving
 from tests.support.databases import migrated
 from tests.support.emptying import delete_rows
-from tests.support.fake_driver import FakeDriver
+from tests.support.fake_driver import FakeDriver, use_driver
 from tests.support.parallel import HeavyModulesWhole, heavy_first, its_turn
 from tests.support.patience import LONG
 from tests.support.this_run import FIRST, LABELS, interrupted_by_signals, reaped

@@ -23,7 +23,7 @@ from sessions_app.admin.columns import back_to, held, operation, with_key
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import OPEN
 from sessions_app.services.executions import cancel_execution
-from sessions_app.services.sessions import extend_session, reset_session, stop_session
+from sessions_app.services.sessions import change_session, reset_session, stop_session
 
 TIMES = (
     (900, "15 minutes"),
@@ -116,7 +116,7 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
     def extend_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         seconds = form.cleaned_data["ttl_seconds"]
         try:
-            extend_session(object_id, seconds, by=user_actor(request))
+            change_session(object_id, ttl_seconds=seconds, by=user_actor(request))
         except ServiceError as error:
             return self._refused(request, object_id, error)
         self.message_user(request, f"The session ends after {dict(TIMES)[seconds]}.")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Self
 from uuid import uuid4
 
@@ -181,3 +181,16 @@ class Sandbox(models.Model):
         """Take a warm sandbox out of the pool. True: the caller destroys its container."""
         deleted, _ = Sandbox.objects.warm().filter(pk=self.pk).delete()
         return deleted > 0
+
+
+def places_left(nodes: Collection[Node]) -> int:
+    """How many more sandboxes these nodes together have room for.
+
+    Each row of a sandbox takes a place on its node; each accepted session without a sandbox takes
+    one on any node. Code that takes a place has locked the rows of the nodes. Code that only turns
+    one use of a place into another, such as claiming a warm sandbox for a session, need not.
+    """
+    sandboxes = Sandbox.objects.filter(node__in=nodes)
+    waiting = Session.objects.open().filter(status=Session.Status.PENDING)
+    waiting = waiting.filter(~Exists(sandboxes.filter(pk=OuterRef("pk"))))
+    return sum(node.capacity for node in nodes) - sandboxes.count() - waiting.count()

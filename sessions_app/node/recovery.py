@@ -7,12 +7,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from django.db import transaction
 from django.utils import timezone
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
-from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app.models import NodeBuild
 from sessions_app.models import Execution, Node, Sandbox, Session
 from sessions_app.models.sandbox import SandboxQuerySet
@@ -21,7 +19,8 @@ from sessions_app.node.isolation_checks import requeue_interrupted_checks
 from sessions_app.node.registration import this_node, worker_name
 from sessions_app.services.execution_end import end_as_died
 from sessions_app.services.sessions import fail_session, restart_session
-from sessions_app.services.task_names import BUILD_TASK, CHECK_TASK, REMOVE_TASK
+from sessions_app.services.task_names import BUILD_TASK, CHECK_TASK
+from sessions_app.services.warm_pool import retire_warm_sandbox
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +57,8 @@ _given_back: set[int] = set()
 
 def _start_again(sandboxes: SandboxQuerySet) -> None:
     """Replace warm sandboxes that were being started, and start those of sessions again."""
-    for sandbox in sandboxes.filter(status=Sandbox.Status.WARMING).select_related("node"):
-        with transaction.atomic():
-            if sandbox.retire():
-                enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(sandbox.node.name))
+    for sandbox in sandboxes.filter(status=Sandbox.Status.WARMING):
+        retire_warm_sandbox(sandbox)
     starting = sandboxes.filter(status=Sandbox.Status.IN_USE).values("pk")
     for session in Session.objects.in_status(Session.Status.CREATING).filter(pk__in=starting):
         if session.starts >= MAX_STARTS:

@@ -21,13 +21,14 @@ from environments_app.current_driver import get_driver
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import record_image, sandbox_spec
 from sessions_app.models import Node, Sandbox, Session
-from sessions_app.models.capacity import places_left
+from sessions_app.models.sandbox import places_left
 from sessions_app.models.session import START_LEASE
 from sessions_app.monitoring.statistics import counted_start
 from sessions_app.node.registration import worker_name
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import restart_session
 from sessions_app.services.task_names import ASK_TASK, REMOVE_TASK, WARM_TASK
+from sessions_app.services.warm_pool import retire_warm_sandbox
 
 logger = logging.getLogger(__name__)
 
@@ -239,19 +240,14 @@ def retire_stale(node: Node) -> None:
     oldest = timezone.now() - MAX_IDLE_AGE
     kept: Counter[int] = Counter()
     idle = Sandbox.objects.idle().filter(node=node).select_related("environment")
-    latest = _latest_revisions(node)
+    revisions = EnvironmentRevision.objects.filter(node=node.name).latest_of_nodes()
+    latest = dict(revisions.values_list("environment", "pk"))
     for sandbox in idle.order_by("-created_at"):
         outdated = sandbox.revision_id != latest.get(sandbox.environment_id)
         kept[sandbox.environment_id] += not outdated
         surplus = kept[sandbox.environment_id] > _wanted(node, sandbox.environment)
         if sandbox.created_at < oldest or outdated or surplus:
-            _retire(sandbox, node)
-
-
-def _latest_revisions(node: Node) -> dict[int, int]:
-    """The primary key of each environment's current revision on the node."""
-    latest = EnvironmentRevision.objects.filter(node=node.name).latest_of_nodes()
-    return dict(latest.values_list("environment", "pk"))
+            retire_warm_sandbox(sandbox)
 
 
 def _wanted(node: Node, environment: Environment) -> int:
@@ -270,7 +266,7 @@ def replace_dead(node: Node) -> None:
     running = {container.sandbox_id for container in there if container.running}
     for sandbox in idle:
         if str(sandbox.pk) not in running:
-            _retire(sandbox, node)
+            retire_warm_sandbox(sandbox)
     for session in ready:
         if str(session.pk) not in running and restart_session(session):
             logger.warning("session %s: its container has ended, so it gets a new one", session.pk)
@@ -288,9 +284,3 @@ def remove_unowned(node: Node) -> None:
     rows = Sandbox.objects.filter(node=node, pk__in=ended).values_list("pk", flat=True)
     for sandbox_id in filter(None, unowned | (ended - {str(pk) for pk in rows})):
         enqueue(REMOVE_TASK, sandbox_id, queue=node_queue(node.name))
-
-
-def _retire(sandbox: Sandbox, node: Node) -> None:
-    with transaction.atomic():
-        if sandbox.retire():
-            enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(node.name))

@@ -5,6 +5,7 @@ row needs nothing: a message may come twice, late, or after its worker has died.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
@@ -15,7 +16,7 @@ from django.db import connection
 from codeexec.logs import logs_with
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from codeexec.taskqueue.cluster import is_stopping
-from codeexec.taskqueue.enqueue import enqueue, node_queue
+from codeexec.taskqueue.enqueue import SHARED_QUEUE, enqueue, node_queue
 from environments_app.models import NodeBuild
 from sessions_app.models import Execution, IsolationCheck, Node, Sandbox, Session
 from sessions_app.models.run_queries import announce
@@ -35,7 +36,6 @@ from sessions_app.node.sandboxes import (
 )
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import fail_session
-from sessions_app.services.start_order import more_urgent, send_again
 from sessions_app.services.task_names import CLEAN_UP_NODE_TASK, ECHO_CHANNEL, START_TASK
 
 RETRY_DELAY = timedelta(seconds=2)
@@ -72,12 +72,37 @@ def start_session(session_id: str) -> None:
     node = this_node()
     urgent = more_urgent(session)
     if urgent and (reservation := reserve_sandbox(urgent, node)):
-        send_again(session)
+        _send_again(session)
         _start_claimed(urgent, reservation)
     elif reservation := reserve_sandbox(session, node):
         _start_claimed(session, reservation)
     else:
         _pass_on(session, node)
+
+
+def more_urgent(session: Session) -> Session | None:
+    """The oldest pending session of a client with fewer running starts than this one's client has.
+    So however many sessions of one client wait, another's first waits for none of them. None: there
+    is none.
+    """
+    starting = Session.objects.in_status(Session.Status.CREATING)
+    going_on: Counter[int | None] = Counter(starting.values_list("client", flat=True))
+    own = going_on.pop(session.client_id, 0)
+    if own == 0:
+        return None
+    pending = Session.objects.in_status(Session.Status.PENDING).order_by("created_at", "pk")
+    oldest: dict[int | None, Session] = {}
+    for each in pending.exclude(client=session.client_id).select_related("environment"):
+        oldest.setdefault(each.client_id, each)
+    urgent = [each for client, each in oldest.items() if going_on[client] < own]
+    return min(urgent, key=lambda each: going_on[each.client_id], default=None)
+
+
+def _send_again(session: Session) -> None:
+    """Another session was started instead: send its message to the end of its queue again."""
+    replaced = Sandbox.objects.filter(pk=session.pk).select_related("node").first()
+    queue = node_queue(replaced.node.name) if replaced else SHARED_QUEUE
+    enqueue(START_TASK, str(session.pk), queue=queue)
 
 
 def _pass_on(session: Session, node: Node) -> None:

@@ -16,12 +16,11 @@ from django.utils import timezone
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.errors import ServiceError
-from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app import validators
 from environments_app.models import Environment, EnvironmentBuild, EnvironmentRevision, NodeBuild
 from environments_app.services import add_revision
 from sessions_app.models import Node, Sandbox
-from sessions_app.services.task_names import REMOVE_TASK
+from sessions_app.services.warm_pool import retire_warm_sandbox
 
 
 class BuildRefused(ServiceError):
@@ -152,7 +151,5 @@ def _put(environment: Environment, images: list[tuple[str, str, int]], *, cause:
     environment.save(update_fields=names)
     for image in images:
         add_revision(environment, *image, cause=cause)
-    idle = Sandbox.objects.idle().filter(environment=environment).select_related("node")
-    for sandbox in idle:
-        if sandbox.retire():
-            enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(sandbox.node.name))
+    for sandbox in Sandbox.objects.idle().filter(environment=environment):
+        retire_warm_sandbox(sandbox)

@@ -106,20 +106,16 @@ def submit_execution(
 
 def _full(submitted: run_queries.Submitted, execution: Execution, caller: Caller) -> ServiceError:
     what, _, of_storage = submitted.full_of.partition(" ")
-    if not of_storage:
-        return _queue_full(what, caller)
-    used = submitted.stored_bytes[what]
-    return storage_full(what, used, caller.client, added="this run")
-
-
-def _queue_full(full_of: str, caller: Caller) -> TooManyQueued:
+    if of_storage:
+        used = submitted.stored_bytes[what]
+        return storage_full(what, used, caller.client, added="this run")
     bounds = queue_bounds(caller.client)
-    maximum = bounds.per_session if full_of == "session" else bounds.per_client
+    maximum = bounds.per_session if what == "session" else bounds.per_client
     return TooManyQueued(
-        f"The queue of this {full_of} is full: at most {maximum} may wait. Try again when some "
-        "have run, or cancel some.",
+        f"The queue of this {what} is full: at most {maximum} may wait. Try again when some have "
+        "run, or cancel some.",
         maximum=maximum,
-        queue=full_of,
+        queue=what,
     )
 
 
@@ -170,17 +166,10 @@ def _submission(
     return execution, statement
 
 
-@dataclass(frozen=True, kw_only=True)
-class _KnownSession:
-    """What never changes in a session."""
-
-    environment_id: int
-    client_id: int | None
-
-
-_sessions: dict[UUID, _KnownSession] = {}
-"""Sessions that this process has served lately, to validate requests before the statement that
-queues the run, which itself checks whose session it is."""
+_sessions: dict[UUID, tuple[int, int | None]] = {}
+"""The ids of environment and client, which never change, of the sessions that this process has
+served lately: to validate requests before the statement that queues the run, which itself checks
+whose session it is."""
 _MOST_SESSIONS = 10_000
 
 
@@ -189,17 +178,13 @@ def remember_session(session: Session) -> None:
     if len(_sessions) >= _MOST_SESSIONS:
         _sessions.clear()
     bind_log(session_id=session.pk)
-    _sessions[session.pk] = _KnownSession(
-        environment_id=session.environment_id, client_id=session.client_id
-    )
+    _sessions[session.pk] = session.environment_id, session.client_id
 
 
 def _known_environment(session_id: UUID, caller: Caller) -> int | None:
     """None: it has to be read, or the caller may not see the session."""
-    known = _sessions.get(session_id)
-    if known is None or not caller.may_see(session_id, known.client_id):
-        return None
-    return known.environment_id
+    environment_id, client_id = _sessions.get(session_id, (None, None))
+    return environment_id if caller.may_see(session_id, client_id) else None
 
 
 def _environment_of(session_id: UUID, caller: Caller) -> int:

@@ -9,9 +9,8 @@ from django.db.models import QuerySet
 
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
-from codeexec.taskqueue.enqueue import enqueue, node_queue
 from sessions_app.models import Execution, Node, Sandbox, Session
-from sessions_app.services.task_names import REMOVE_TASK
+from sessions_app.services.warm_pool import retire_warm_sandbox
 
 
 def drain_node(node_id: UUID | str, *, by: Actor) -> bool:
@@ -41,12 +40,10 @@ def recycle_pool(node_id: UUID | str, *, by: Actor) -> int:
     that a session claims meanwhile stays.
     """
     node = Node.objects.get(pk=node_id)
-    idle = Sandbox.objects.idle().filter(node=node)
-    retired = [sandbox for sandbox in idle.order_by("created_at") if sandbox.retire()]
-    for sandbox in retired:
-        enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(node.name))
-    record(by, "node.recycle", node, sandboxes=len(retired))
-    return len(retired)
+    idle = Sandbox.objects.idle().filter(node=node).order_by("created_at")
+    retired = sum(map(retire_warm_sandbox, idle))
+    record(by, "node.recycle", node, sandboxes=retired)
+    return retired
 
 
 def live_sessions(node: Node) -> QuerySet[Session]:

@@ -31,13 +31,13 @@ from environments_app.services import find_environment
 from sessions_app.access.clients import is_bounded, require_room, storage_bounds
 from sessions_app.callers import OPERATOR, Caller, KnownClient
 from sessions_app.models import Execution, Node, Sandbox, Session, WorkspaceQuery
-from sessions_app.models.capacity import places_left
 from sessions_app.models.node import node_name
+from sessions_app.models.sandbox import places_left
 from sessions_app.models.session import START_LEASE, default_ttl_seconds
 from sessions_app.services.runtimes import choose_runtime, is_own, session_runtime
 from sessions_app.services.stored_bytes import require_room_for_metadata
-from sessions_app.services.task_names import REMOVE_TASK, START_TASK, STOP_TASK
-from sessions_app.services.warm_pool import claim_warm_sandbox
+from sessions_app.services.task_names import START_TASK, STOP_TASK
+from sessions_app.services.warm_pool import claim_warm_sandbox, retire_warm_sandbox
 
 OPENED_SECONDS = 3.0
 """How long to look for a session whose opening got no answer."""
@@ -67,18 +67,15 @@ def open_or_find_session(caller: Caller, **wanted: Any) -> Session:
     while time.monotonic() < deadline:
         with suppress(*DATABASE_AWAY):
             close_old_connections()
-            if (opened := _opened_by(opening)) is not None:
+            sessions = Session.objects.select_related("environment")
+            opened = sessions.filter(created_at=opening.at, opening=opening.id).first()
+            if opened is not None:
                 return opened
         time.sleep(_AWAY_SECONDS)
     raise AnswerLost(
         "The connection to the database was lost while the session was being opened: GET "
         "/api/v1/sessions, newest first, shows whether it was. Open another only if it isn't there."
     )
-
-
-def _opened_by(opening: Opening) -> Session | None:
-    sessions = Session.objects.select_related("environment")
-    return sessions.filter(created_at=opening.at, opening=opening.id).first()
 
 
 def open_session(
@@ -169,16 +166,10 @@ def _take_place(session: Session) -> None:
             f"The image of environment {environment.name!r} has not been built yet: "
             f"`manage.py build_environments {environment.name}` builds it."
         )
-    if places_left(usable) < 1 and not _displace_warm_sandbox(usable):
-        raise NoCapacity("All sandboxes are in use; try again when a session has ended.")
-
-
-def _displace_warm_sandbox(nodes: list[Node]) -> bool:
-    displaced = Sandbox.objects.displaceable(nodes)
-    if displaced is None or not displaced.retire():
-        return False
-    enqueue(REMOVE_TASK, str(displaced.pk), queue=node_queue(node_name(displaced.node_id)))
-    return True
+    if places_left(usable) < 1:
+        displaced = Sandbox.objects.displaceable(usable)
+        if displaced is None or not retire_warm_sandbox(displaced):
+            raise NoCapacity("All sandboxes are in use; try again when a session has ended.")
 
 
 def find_session(session_id: UUID | str, caller: Caller = OPERATOR) -> Session:
@@ -197,15 +188,12 @@ def no_session(session_id: UUID | str) -> NotFound:
 
 def closed_session(session: Session) -> SessionClosed:
     """Why the session accepts no more executions."""
-    return SessionClosed(_closed_detail(session), status=session.status)
-
-
-def _closed_detail(session: Session) -> str:
+    why = "been stopped."
     if session.status == Session.Status.ERROR:
-        return f"The session has failed: {session.error_reason} Open a new one."
-    if session.is_open or session.stop_reason == Session.StopReason.EXPIRED:
-        return "The session has expired. Open a new one."
-    return "The session has been stopped. Open a new one."
+        why = f"failed: {session.error_reason}"
+    elif session.is_open or session.stop_reason == Session.StopReason.EXPIRED:
+        why = "expired."
+    return SessionClosed(f"The session has {why} Open a new one.", status=session.status)
 
 
 def change_session(
@@ -216,7 +204,8 @@ def change_session(
     caller: Caller = OPERATOR,
     by: Actor,
 ) -> Session:
-    """Give it more or less time, counted from now, and replace its metadata. None: unchanged.
+    """Let it live `ttl_seconds` from now on and after each activity, and replace its metadata.
+    None: unchanged.
 
     Raises NotFound, SessionClosed, StorageFull.
     """
@@ -238,15 +227,6 @@ def _describe(session: Session, metadata: dict[str, Any], caller: Caller) -> Non
     size = require_room_for_metadata(metadata, caller.client, replaces=before, in_session=stored)
     if not session.describe(metadata, stored_bytes=stored - before + size):
         raise closed_session(find_session(session.pk))
-
-
-def extend_session(
-    session_id: UUID | str, ttl_seconds: int, *, caller: Caller = OPERATOR, by: Actor
-) -> Session:
-    """Let it live `ttl_seconds` from now on, and as long after each activity. Raises NotFound,
-    SessionClosed.
-    """
-    return change_session(session_id, ttl_seconds=ttl_seconds, caller=caller, by=by)
 
 
 def _extend(session: Session, ttl_seconds: int, by: Actor) -> None:

@@ -1,4 +1,5 @@
-"""Claiming a warm sandbox for a new session (`claim_warm_sandbox`), and how often there is one.
+"""Claiming a warm sandbox for a new session (`claim_warm_sandbox`), how often there is one, and
+taking one out of the pool.
 
 The pools are filled by each node, in `sessions_app.node.sandboxes`.
 """
@@ -9,19 +10,19 @@ import functools
 from datetime import timedelta
 from typing import Any
 
-from django.db import connection, models
+from django.db import connection, models, transaction
 from django.db.models import Count, OuterRef, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from codeexec.taskqueue.enqueue import message, node_queue
+from codeexec.taskqueue.enqueue import enqueue, message, node_queue
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import find_environment
 from sessions_app.models import ClientStorage, Node, Sandbox, Session
-from sessions_app.models.node import LOST_AFTER
+from sessions_app.models.node import LOST_AFTER, node_name
 from sessions_app.models.run_queries import StorageBounds
 from sessions_app.services.stored_bytes import METADATA_BYTES
-from sessions_app.services.task_names import REFILL_TASK
+from sessions_app.services.task_names import REFILL_TASK, REMOVE_TASK
 
 REFILL_AFTER = timedelta(seconds=0.25)
 """Starting a container keeps two processors busy for a while, so the first run of the session
@@ -166,6 +167,17 @@ def _statement(default: bool) -> str:
            {known}
     FROM environment CROSS JOIN storage LEFT JOIN sandbox ON true
     """  # noqa: S608 -- names of our own tables and columns
+
+
+@transaction.atomic
+def retire_warm_sandbox(sandbox: Sandbox) -> bool:
+    """Take a warm sandbox out of the pool, and have its node remove the container. False: it is a
+    session's by now, or another process was faster.
+    """
+    retired = sandbox.retire()
+    if retired:
+        enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(node_name(sandbox.node_id)))
+    return retired
 
 
 class _Share(models.Subquery):

@@ -24,7 +24,6 @@ from sessions_app.services.execution_end import finish_execution
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import (
     change_session,
-    extend_session,
     open_session,
     reset_session,
     stop_session,
@@ -65,7 +64,7 @@ def entries() -> list[tuple[str, str, dict[str, Any]]]:
 @pytest.mark.parametrize("ttl", [60, 7200])
 def test_a_session_gets_more_time_or_less_from_now_on(ready: Session, ttl: int) -> None:
     before = timezone.now()
-    session = extend_session(ready.pk, ttl, by=BY)
+    session = change_session(ready.pk, ttl_seconds=ttl, by=BY)
     assert session.ttl_seconds == ttl
     assert before <= session.expires_at - timedelta(seconds=ttl) <= timezone.now()
     details = {"ttl_seconds": ttl, "changes": {"ttl": [3600, ttl]}}
@@ -73,7 +72,7 @@ def test_a_session_gets_more_time_or_less_from_now_on(ready: Session, ttl: int) 
 
 
 def test_each_run_then_gives_it_as_much_again(ready: Session, work: Work) -> None:
-    extend_session(ready.pk, 60, by=BY)
+    change_session(ready.pk, ttl_seconds=60, by=BY)
     run(ready)
     work()
     ready.refresh_from_db()
@@ -85,11 +84,11 @@ def test_a_sandbox_lives_as_long_as_its_session(
     ready: Session, driver: FakeDriver, work: Work
 ) -> None:
     """It would end by itself when its session was meant to have ended long ago."""
-    extend_session(ready.pk, 60, by=BY)
+    change_session(ready.pk, ttl_seconds=60, by=BY)
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds is None
-    extend_session(ready.pk, 10_000, by=BY)
-    extend_session(ready.pk, 20_000, by=BY)
+    change_session(ready.pk, ttl_seconds=10_000, by=BY)
+    change_session(ready.pk, ttl_seconds=20_000, by=BY)
     assert WorkspaceQuery.objects.count() == 1
     assert work() == [], "a task process asked the sandbox"
     assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
@@ -99,9 +98,9 @@ def test_a_sandbox_lives_as_long_as_its_session(
 def test_a_time_that_changes_while_the_sandbox_is_told_is_told_again(
     ready: Session, driver: FakeDriver, work: Work
 ) -> None:
-    extend_session(ready.pk, 10_000, by=BY)
+    change_session(ready.pk, ttl_seconds=10_000, by=BY)
     assert WorkspaceQuery.take_next(ready.node_id) is not None
-    extend_session(ready.pk, 20_000, by=BY)
+    change_session(ready.pk, ttl_seconds=20_000, by=BY)
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
 
@@ -111,7 +110,7 @@ def test_a_sandbox_that_is_being_started_is_told_when_it_is_ready(
 ) -> None:
     """Its start may have read the time before it was changed."""
     session = open_session(environment_name="python")
-    extend_session(session.pk, 20_000, by=BY)
+    change_session(session.pk, ttl_seconds=20_000, by=BY)
     assert WorkspaceQuery.take_next(this.pk) is None
     work()
     assert driver.sandboxes[str(session.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
@@ -120,12 +119,12 @@ def test_a_sandbox_that_is_being_started_is_told_when_it_is_ready(
 def test_a_longer_life_is_told_however_late_and_no_more_when_the_session_has_ended(
     ready: Session, driver: FakeDriver, work: Work
 ) -> None:
-    extend_session(ready.pk, 20_000, by=BY)
+    change_session(ready.pk, ttl_seconds=20_000, by=BY)
     WorkspaceQuery.objects.update(asked_at=timezone.now() - 2 * KEPT)
     drop_needless()
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds == 20_000 + SANDBOX_GRACE_SECONDS
-    extend_session(ready.pk, 30_000, by=BY)
+    change_session(ready.pk, ttl_seconds=30_000, by=BY)
     stop_session(ready.pk)
     work()
     drop_needless()
@@ -135,7 +134,7 @@ def test_a_longer_life_is_told_however_late_and_no_more_when_the_session_has_end
 def test_a_sandbox_that_does_not_answer_is_told_again_later(
     ready: Session, driver: FakeDriver, work: Work
 ) -> None:
-    extend_session(ready.pk, 20_000, by=BY)
+    change_session(ready.pk, ttl_seconds=20_000, by=BY)
     driver.fail_next("open_workspace", SandboxLost("The sandbox's runner doesn't answer."))
     work()
     assert driver.sandboxes[str(ready.pk)].kept_seconds is None
@@ -149,7 +148,7 @@ def test_a_sandbox_that_does_not_answer_is_told_again_later(
 def test_a_session_that_has_ended_gets_no_time(python: Environment, this: Node, status: S) -> None:
     session = session_in(status, python, this)
     with pytest.raises(SessionClosed):
-        extend_session(session.pk, 60, by=BY)
+        change_session(session.pk, ttl_seconds=60, by=BY)
     assert entries() == []
 
 
@@ -160,10 +159,10 @@ def test_an_expired_session_gets_no_time_unless_it_runs_something(
     expired = session_in(S.READY, python, this)
     Session.row(expired.pk).update(expires_at=late)
     with pytest.raises(SessionClosed, match="expired"):
-        extend_session(expired.pk, 60, by=BY)
+        change_session(expired.pk, ttl_seconds=60, by=BY)
     executing = session_in(S.EXECUTING, python, this)
     Session.row(executing.pk).update(expires_at=late)
-    assert extend_session(executing.pk, 60, by=BY).expires_at > timezone.now()
+    assert change_session(executing.pk, ttl_seconds=60, by=BY).expires_at > timezone.now()
 
 
 def test_metadata_is_replaced_and_what_it_says_is_not_in_the_log(ready: Session) -> None:
@@ -175,7 +174,7 @@ def test_metadata_is_replaced_and_what_it_says_is_not_in_the_log(ready: Session)
 def test_nothing_is_changed_of_what_isnt_ones_own(ready: Session) -> None:
     stranger = Caller()
     for change in (
-        lambda: extend_session(ready.pk, 60, caller=stranger, by=BY),
+        lambda: change_session(ready.pk, ttl_seconds=60, caller=stranger, by=BY),
         lambda: reset_session(ready.pk, caller=stranger, by=BY),
         lambda: reset_session(NOBODY, by=BY),
     ):

@@ -29,7 +29,7 @@ from sessions_app.models import Client as ClientRow
 from sessions_app.models import Event as EventRow
 from sessions_app.models import Execution, Node, Session
 from sessions_app.services.executions import RunRequest, submit_execution
-from sessions_app.services.sessions import extend_session, stop_session
+from sessions_app.services.sessions import change_session, stop_session
 from tests.conftest import Configure, Work
 from tests.execution.test_executor import executing
 from tests.support.api_client import Api
@@ -599,7 +599,7 @@ def test_who_watches_hears_that_a_session_lives_longer(stage: Stage) -> None:
         assert after.data["expires_at"] > before.data["expires_at"]
 
     def extend(session_id: str) -> None:
-        extend_session(session_id, 7200, by=command_actor("test"))
+        change_session(session_id, ttl_seconds=7200, by=command_actor("test"))
 
     stage.play(scene)
 

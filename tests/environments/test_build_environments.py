@@ -12,10 +12,10 @@ from django.core.management import CommandError, call_command
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import EngineUnavailable, ImageBuildFailed
 from environments_app.building import CONTEXT_LABEL
-from environments_app.current_driver import get_driver, use_driver
+from environments_app.current_driver import get_driver
 from environments_app.models import Environment
 from tests.conftest import Configure
-from tests.support.fake_driver import FakeDriver
+from tests.support.fake_driver import FakeDriver, use_driver
 from tests.support.sandboxes import configured_image, docker_url
 
 pytestmark = pytest.mark.django_db

@@ -27,7 +27,6 @@ from django_q.models import OrmQ
 from codeexec import configuration
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.taskqueue.enqueue import node_queue
-from environments_app.current_driver import use_driver
 from environments_app.models import Environment
 from sessions_app.models import Node
 from sessions_app.monitoring.diagnosis import queue
@@ -35,7 +34,7 @@ from sessions_app.monitoring.diagnosis.findings import failures
 from sessions_app.monitoring.diagnosis.host import check_docker, lost_bridge
 from tests.conftest import Configure
 from tests.support.databases import database_of_its_own
-from tests.support.fake_driver import FakeDriver
+from tests.support.fake_driver import FakeDriver, use_driver
 from tests.support.patience import eventually
 from tests.support.stack import ROOT, Stack, running_stack
 

@@ -28,7 +28,7 @@ from sessions_app.models import Node, Session, WorkspaceQuery, WorkspaceQueryPie
 from sessions_app.node import workspace_reader
 from sessions_app.node.sandboxes import SANDBOX_GRACE_SECONDS
 from sessions_app.node.workspace_reader import WorkspaceReader
-from sessions_app.services.sessions import extend_session, open_session
+from sessions_app.services.sessions import change_session, open_session
 from sessions_app.services.workspace_queries import MOST_WAITING, ask, take_back, wait_for_answer
 from tests.conftest import Work
 from tests.support.cast import known
@@ -192,7 +192,7 @@ def test_what_a_reader_that_died_was_answering_is_answered_by_the_next(
 
 
 def lengthen(session: Session) -> None:
-    extend_session(session.pk, 20_000, by=BY)
+    change_session(session.pk, ttl_seconds=20_000, by=BY)
 
 
 def is_kept(driver: FakeDriver, session: Session) -> bool:

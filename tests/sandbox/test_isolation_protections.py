@@ -15,11 +15,11 @@ from django.core.management import call_command
 
 from codeexec.sandbox import policy, seccomp
 from codeexec.sandbox.docker.docker_driver import DockerDriver
-from environments_app.current_driver import use_driver
 from environments_app.models import Environment
 from sessions_app.models import IsolationCheck, Node
 from sessions_app.node.isolation_checks import owner
 from tests.conftest import Configure
+from tests.support.fake_driver import use_driver
 from tests.support.sandboxes import IMAGE, IMAGE_PREFIX, docker_url
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]

@@ -10,7 +10,6 @@ import pytest
 
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import SandboxLost
-from environments_app.current_driver import use_driver
 from environments_app.models import Environment
 from environments_app.services import record_image
 from sessions_app.models import Node, Sandbox, Session
@@ -18,6 +17,7 @@ from sessions_app.node import tasks
 from sessions_app.node.sandboxes import fill_pools
 from sessions_app.services.sessions import open_session
 from tests.conftest import Configure, Work
+from tests.support.fake_driver import use_driver
 from tests.support.sandboxes import IMAGE_PREFIX, run_python
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]

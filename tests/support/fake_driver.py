@@ -26,9 +26,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from codeexec.sandbox.client.protocol import new_token
 from codeexec.sandbox.client.verdicts import to_result
-from codeexec.sandbox.driver import KeepGoing, OnLine, OnOutput, always
+from codeexec.sandbox.driver import Driver, KeepGoing, OnLine, OnOutput, always
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
@@ -54,6 +56,7 @@ from codeexec.sandbox.types import (
     WorkspaceEntry,
     WorkspaceFile,
 )
+from environments_app import current_driver
 from tests.support.fake_process import LocalProcess
 
 DEFAULT_IMAGES = ("code-executor-python",)
@@ -460,6 +463,15 @@ def _interpreters(folder: Path) -> Path:
         for name in ("python", "python3"):
             (bin_dir / name).symlink_to(os.path.realpath(sys.executable))
     return bin_dir
+
+
+@contextlib.contextmanager
+def use_driver(driver: Driver) -> Iterator[Driver]:
+    """The driver of this process inside the `with`, and of processes that it forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(current_driver, "_made", {})
+        patch.setattr(current_driver, "_docker_driver", lambda: driver)
+        yield driver
 
 
 def _remove(path: Path) -> None:

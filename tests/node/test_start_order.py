@@ -13,8 +13,8 @@ from sessions_app.access.clients import create_client
 from sessions_app.models import Client, Node, Session
 from sessions_app.node import tasks
 from sessions_app.node.sandboxes import reserve_sandbox
+from sessions_app.node.tasks import more_urgent
 from sessions_app.services.sessions import open_session, reset_session
-from sessions_app.services.start_order import more_urgent
 from tests.conftest import Work
 from tests.support.fake_driver import FakeDriver
 from tests.support.working import Delivery, lose_messages, queued
