@@ -7,8 +7,8 @@
     containers  the runner alone and Docker by itself, where its Engine is reached
     processor   processor time of the service's processes, where they are on this host
     machine     what the figures were taken on
-    figures     the values that all of these come to, and their statistics
-    tables, rendering, picture, words   what people get to see of them
+    figures     the values that all of these give, and their statistics
+    tables, rendering, picture, words   how they are shown
 
 Only ratios mean something on another machine, so whatever is compared is measured in turn.
 """

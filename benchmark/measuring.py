@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from benchmark.bare import bare, interpreter_version
-from benchmark.below import measure_below
-from benchmark.containers import DockerHere
+from benchmark.containers import DockerHere, work_of
 from benchmark.executing import measure_executes
 from benchmark.figures import EnvironmentFigures, Report, WrongPlan
 from benchmark.machine import Machine, this_machine
@@ -22,6 +21,9 @@ from benchmark.subject import Plan, Subject
 from codeexec import __version__
 
 Say = Callable[[str], None]
+
+EXEC_SHARE = 4
+"""Runs for each `docker exec`, which takes long."""
 
 
 def measure(plan: Plan, say: Say) -> Report:
@@ -75,9 +77,27 @@ def _measure(subject: Subject, docker: DockerHere) -> EnvironmentFigures:
             subject.meter = ProcessorMeter(subject.url)
         measure_executes(subject)
         with subject.noting("containers"):
-            measure_below(subject, docker)
+            _measure_below(subject, docker)
         measure_openings(subject, docker)
     return subject.figures()
+
+
+def _measure_below(subject: Subject, docker: DockerHere) -> None:
+    """The runner alone, and Docker by itself. Raises NotMeasurable, and SandboxError where no Docker
+    Engine is reached.
+    """
+    runs = subject.plan.runs
+    if subject.bare and subject.bare.has_file_way:
+        subject.say("bare processes")
+        subject.add_row("bare_file", subject.bare.run_file, runs)
+    work = work_of(subject.environment, subject.program)
+    with docker.sandbox(work) as sandbox:
+        subject.say("the runner alone")
+        with sandbox.connected() as connection:
+            subject.add_row("runner", lambda: sandbox.run(connection), runs)
+        subject.add_row("runner_anew", sandbox.run_anew, runs)
+        subject.say("docker exec")
+        subject.add_row("docker_exec", sandbox.docker_exec, subject.plan.share(EXEC_SHARE))
 
 
 def _machine(subjects: list[Subject], docker: DockerHere, load: float) -> Machine:

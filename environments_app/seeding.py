@@ -41,23 +41,11 @@ class Seeded:
     """For the choice of the default: what it is now."""
 
 
-def seed(definitions: Definitions, *, force: bool = False, dry_run: bool = False) -> list[Seeded]:
-    """Take a file into the database and report on every environment that is there.
-
-    `force` takes the file's word everywhere; `dry_run` reports and changes nothing.
+@transaction.atomic
+def seed(definitions: Definitions, *, force: bool = False) -> list[Seeded]:
+    """Take a file into the database and report on every environment that is there. `force`: what
+    operators changed is overwritten.
     """
-    with transaction.atomic():
-        report = _seed(definitions, force=force)
-        transaction.set_rollback(dry_run)
-    return report
-
-
-def changed_fields(row: Environment) -> tuple[str, ...]:
-    """Columns that say something else than the file last did. None for what isn't from the file."""
-    return _differing(vars(row), row.seeded or {})
-
-
-def _seed(definitions: Definitions, *, force: bool) -> list[Seeded]:
     rows = {row.name: row for row in Environment.objects.select_for_update()}
     report = [
         _seed_one(definition, rows.pop(definition.name, None), force=force)
@@ -67,6 +55,11 @@ def _seed(definitions: Definitions, *, force: bool) -> list[Seeded]:
     if definitions.default_environment:
         report.append(_seed_default(definitions.default_environment, force=force))
     return report
+
+
+def changed_fields(row: Environment) -> tuple[str, ...]:
+    """Columns that say something else than the file last did. None for what isn't from the file."""
+    return _differing(vars(row), row.seeded or {})
 
 
 def _seed_one(definition: Definition, row: Environment | None, *, force: bool) -> Seeded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from django.conf import settings
 from django.db.models.functions import Now
@@ -18,16 +19,9 @@ def worker_name(process_id: int | None = None) -> str:
 
 def register_node() -> Node:
     """Create this node's row, or update it to the configuration. A draining node stays draining."""
-    described = {
-        "capacity": settings.CODE_EXECUTOR["NODE_CAPACITY"],
-        "concurrency": settings.CODE_EXECUTOR["WORKER_CONCURRENCY"],
-        "started_at": Now(),
-        "heartbeat_at": Now(),
-    }
-    node, _ = Node.objects.update_or_create(
-        name=settings.CODE_EXECUTOR["NODE_NAME"], defaults=described
-    )
-    return node
+    columns = _configured() | {"started_at": Now(), "heartbeat_at": Now()}
+    name = settings.CODE_EXECUTOR["NODE_NAME"]
+    return Node.objects.update_or_create(name=name, defaults=columns)[0]
 
 
 def this_node() -> Node:
@@ -37,12 +31,11 @@ def this_node() -> Node:
 
 def ensure_node() -> Node:
     """This node's row. If no worker has run here yet, it is created as a node that is not alive."""
-    node, _ = Node.objects.get_or_create(
-        name=settings.CODE_EXECUTOR["NODE_NAME"],
-        defaults={
-            "capacity": settings.CODE_EXECUTOR["NODE_CAPACITY"],
-            "concurrency": settings.CODE_EXECUTOR["WORKER_CONCURRENCY"],
-            "heartbeat_at": Now() - LOST_AFTER,
-        },
-    )
-    return node
+    columns = _configured() | {"heartbeat_at": Now() - LOST_AFTER}
+    name = settings.CODE_EXECUTOR["NODE_NAME"]
+    return Node.objects.get_or_create(name=name, defaults=columns)[0]
+
+
+def _configured() -> dict[str, Any]:
+    config = settings.CODE_EXECUTOR
+    return {"capacity": config["NODE_CAPACITY"], "concurrency": config["WORKER_CONCURRENCY"]}

@@ -7,6 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from codeexec.audit.actors import command_actor
+from codeexec.cli import changing
 from codeexec.sandbox.types import ImageInfo
 from environments_app.definitions import Definition, Definitions, DefinitionsError
 from environments_app.models import Environment
@@ -160,11 +161,13 @@ def test_choosing_the_default_is_no_change_of_the_environment() -> None:
 
 
 def test_a_dry_run_reports_and_changes_nothing() -> None:
-    assert outcomes(file(PYTHON), dry_run=True)["python"] == Outcome.CREATED
+    with changing({"dry_run": True}):
+        assert outcomes(file(PYTHON))["python"] == Outcome.CREATED
     assert not Environment.objects.exists()
     seed(file(PYTHON))
     news = file(definition("python", description="news"))
-    assert outcomes(news, dry_run=True)["python"] == Outcome.UPDATED
+    with changing({"dry_run": True}):
+        assert outcomes(news)["python"] == Outcome.UPDATED
     assert Environment.objects.get().description == ""
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from codeexec.sandbox.policy import GVISOR
 from codeexec.sandbox.types import Verdict
@@ -78,16 +79,28 @@ _FLOOD = frozenset({Verdict.OUTPUT_LIMIT})
 _GVISOR = frozenset({GVISOR})
 
 
-def _resource(name: str, tries: str, must: str, **more: object) -> Attack:
-    return Attack(name=name, group=Group.RESOURCES, tries=tries, must=must, **more)  # type: ignore[arg-type]
+def _of(group: Group, must: str = "", **usual: Any) -> Callable[..., Attack]:
+    """Makes attacks of a group. `must` and `usual` are for those that give nothing else."""
+
+    def attack(name: str, tries: str, must: str = must, **more: Any) -> Attack:
+        return Attack(name=name, group=group, tries=tries, must=must, **{**usual, **more})
+
+    return attack
+
+
+_resource = _of(Group.RESOURCES)
+_escape = _of(Group.ESCAPE, "each is refused")
+_leak = _of(Group.LEAKS)
+_network = _of(Group.NETWORK, "no way leads there", only_without_network=True)
+_tampering = _of(Group.TAMPERING)
+_leftover = _of(Group.LEFTOVERS, elsewhere="look-around")
 
 
 def _memory(name: str, tries: str, *, or_refused: bool = False) -> Attack:
     """An attack that tries to take 1.5 times the sandbox's memory."""
-    return Attack(
-        name=name,
-        group=Group.RESOURCES,
-        tries=tries,
+    return _resource(
+        name,
+        tries,
         must="ends as memory_limit, or is refused more; the runner lives on"
         if or_refused
         else "ends as memory_limit, and the runner lives on",
@@ -96,28 +109,6 @@ def _memory(name: str, tries: str, *, or_refused: bool = False) -> Attack:
         wall_seconds=10.0,
         may_lose=_GVISOR,
     )
-
-
-def _escape(name: str, tries: str, must: str = "each is refused", **more: object) -> Attack:
-    return Attack(name=name, group=Group.ESCAPE, tries=tries, must=must, **more)  # type: ignore[arg-type]
-
-
-def _leak(name: str, tries: str, must: str, **more: object) -> Attack:
-    return Attack(name=name, group=Group.LEAKS, tries=tries, must=must, **more)  # type: ignore[arg-type]
-
-
-def _network(name: str, tries: str, must: str = "no way leads there", **more: object) -> Attack:
-    given: dict[str, object] = {"only_without_network": True, **more}
-    return Attack(name=name, group=Group.NETWORK, tries=tries, must=must, **given)  # type: ignore[arg-type]
-
-
-def _tampering(name: str, tries: str, must: str, **more: object) -> Attack:
-    return Attack(name=name, group=Group.TAMPERING, tries=tries, must=must, **more)  # type: ignore[arg-type]
-
-
-def _leftover(name: str, tries: str, must: str, **more: object) -> Attack:
-    given: dict[str, object] = {"elsewhere": "look-around", **more}
-    return Attack(name=name, group=Group.LEFTOVERS, tries=tries, must=must, **given)  # type: ignore[arg-type]
 
 
 ATTACKS: tuple[Attack, ...] = (

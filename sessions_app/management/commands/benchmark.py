@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from benchmark.figures import BenchmarkError, Report, WrongPlan
 from benchmark.measuring import measure
@@ -151,8 +150,8 @@ class Command(TeachingCommand):
                 report = measure(plan, self.remark)
             self._write(report, options)
         except KeyboardInterrupt:
-            self.stderr.write("Interrupted: what was opened has been stopped.")
-            sys.exit(INTERRUPTED)
+            text = "Interrupted: what was opened has been stopped."
+            raise CommandError(text, returncode=INTERRUPTED) from None
 
     def _write(self, report: Report, options: dict[str, Any]) -> None:
         for file in options["plot"]:

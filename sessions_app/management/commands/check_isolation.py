@@ -132,13 +132,12 @@ class Command(TeachingCommand):
             return
         self._verbose, self._json = options["verbose"], options["json"]
         subjects = _subjects(options["environment"], options["runtime"])
-        complete = len(attacks) == len(ATTACKS)
         try:
             with ended_by_signals():
-                checks = self._check_all(subjects, attacks, complete)
+                checks = self._check_all(subjects, attacks)
         except KeyboardInterrupt:
-            self.stderr.write("Interrupted: what was started is gone.")
-            sys.exit(INTERRUPTED)
+            text = "Interrupted: what was started is gone."
+            raise CommandError(text, returncode=INTERRUPTED) from None
         self._write(checks)
         if not all(check.ok or check.host_was_busy for check in checks):
             sys.exit(FAILED)
@@ -146,28 +145,24 @@ class Command(TeachingCommand):
             sys.exit(BUSY)
 
     def _check_all(
-        self, subjects: list[tuple[Environment, str]], attacks: Sequence[Attack], complete: bool
+        self, subjects: list[tuple[Environment, str]], attacks: Sequence[Attack]
     ) -> list[IsolationCheck]:
         node = ensure_node()
         try:
             get_driver().ping()
             return [
-                self._check(environment, runtime, node, attacks, complete)
+                self._check(environment, runtime, node, attacks)
                 for environment, runtime in subjects
             ]
         except (SandboxError, AnotherCheckRunsError) as error:
             raise CommandError(str(error), returncode=CANNOT_RUN) from error
 
     def _check(
-        self,
-        environment: Environment,
-        runtime: str,
-        node: Node,
-        attacks: Sequence[Attack],
-        complete: bool,
+        self, environment: Environment, runtime: str, node: Node, attacks: Sequence[Attack]
     ) -> IsolationCheck:
         self._say(f"{environment} in {runtime}: ", ending="\n" if self._verbose else "")
         began = time.monotonic()
+        complete = len(attacks) == len(ATTACKS)
         check = new_check(environment, runtime, node, complete=complete)
         try:
             carry_out(check, attacks, on_report=self._progress)

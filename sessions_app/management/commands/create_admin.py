@@ -15,7 +15,7 @@ NAME = "admin"
 
 
 class Command(TeachingCommand):
-    """Says what it did in one line, so that set-up can show it."""
+    """Prints one line, which set-up shows."""
 
     help = (
         "Creates the superuser `admin` with a random password, which is printed this once, "
@@ -37,12 +37,9 @@ class Command(TeachingCommand):
         with changing(options):
             created = users.create_superuser(NAME, password=password)
             record(command_actor("create_admin"), "user.create", created)
-        self._tell(options, password)
-
-    def _tell(self, options: dict[str, Any], password: str) -> None:
         if options["dry_run"]:
             value = {"username": NAME, "created": False, "dry_run": True}
             self.answer(options, value, [f"user {NAME} would be created"])
-            return
-        value = {"username": NAME, "created": True, "password": password}
-        self.answer(options, value, [f"user {NAME}, password {password} (shown this once)"])
+        else:
+            value = {"username": NAME, "created": True, "password": password}
+            self.answer(options, value, [f"user {NAME}, password {password} (shown this once)"])

@@ -110,8 +110,8 @@ this command's stdin, unless that is a terminal or --stdin names a file.
     def _interrupted(self, execution_id: UUID) -> NoReturn:
         with suppress(NotFound):  # it was not sent yet
             cancel_execution(execution_id, by=command_actor("run_code"))
-        self.stderr.write("Interrupted: the run is cancelled.")
-        sys.exit(INTERRUPTED)
+        text = "Interrupted: the run is cancelled."
+        raise CommandError(text, returncode=INTERRUPTED) from None
 
     def _write(self, channel: Channel, data: bytes) -> None:
         printed = channel == (Stage.RUN, Stream.STDOUT)
