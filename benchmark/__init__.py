@@ -10,5 +10,5 @@
     figures     the values that all of these give, and their statistics
     tables, rendering, picture, words   how they are shown
 
-Only ratios mean something on another machine, so whatever is compared is measured in turn.
+Only ratios mean something on another machine, so things that are compared are measured in turn.
 """

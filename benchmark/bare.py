@@ -1,6 +1,6 @@
 """The floor: the program as a process of this host, without anything around it.
 
-What is run here is fixed in this file, and never taken from what a service says of itself.
+The commands are fixed in this file and never taken from the service's description of itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmark.figures import BenchmarkError, NotMeasurable
 from benchmark.programs import Program
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-"""Rather than what PATH says: interpreters of other origins may load more at their start."""
+"""Not the one of PATH: interpreters of other origins may load more at their start."""
 TIMEOUT_SECONDS = 60.0
 
 _RUST_OPTIONS = ("--edition", "2021", "-O", "-C", "overflow-checks=on", "-C", "strip=debuginfo")
@@ -38,7 +38,7 @@ class Host:
     at_once: Sequence[Command]
     """The least it takes: the floor. Several commands are one run."""
     from_file: Sequence[Command] = ()
-    """The way a sandbox has to go, where that is another one."""
+    """How a sandbox has to run it, where that is different."""
 
 
 HOSTS = {
@@ -66,7 +66,7 @@ HOSTS = {
 
 
 class Bare:
-    """Runs a program on this host; each call tells its milliseconds. Raises BenchmarkError."""
+    """Runs a program on this host. Calls return their milliseconds, and raise BenchmarkError."""
 
     def __init__(self, program: Program, extension: str, folder: Path) -> None:
         """`folder`: for the program's file and what is made of it; its own for each that runs at
@@ -93,7 +93,7 @@ class Bare:
         return _timed(self._from_file)
 
     def side_by_side(self, number: int) -> list[Bare]:
-        """As many that don't write to the same files."""
+        """The same program `number` times, each with a folder of its own."""
         folders = [self._folder / str(index) for index in range(number)]
         for folder in folders:
             folder.mkdir(exist_ok=True)
@@ -117,9 +117,8 @@ class Bare:
 
 @contextlib.contextmanager
 def bare(program: Program, extension: str) -> Iterator[Bare]:
-    """`extension`: of the environment's source files, which says the language.
-
-    Raises NotMeasurable where this host can't run the program.
+    """`extension`: of the environment's source files. Raises NotMeasurable where this host can't
+    run the program.
     """
     with tempfile.TemporaryDirectory(prefix="code-executor-benchmark-") as folder:
         found = Bare(program, extension, Path(folder))

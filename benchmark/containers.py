@@ -28,7 +28,7 @@ from environments_app.command_templates import placeholder_values, render
 from environments_app.current_driver import get_driver
 
 NODE = "benchmark"
-"""In the containers' label: no worker takes them for its own."""
+"""In the containers' label, so that no worker handles them as its own."""
 WORKSPACE_DIR = "/workspace"
 USER = "executor"
 MAX_IDLE_SECONDS = 300
@@ -46,7 +46,7 @@ class Work:
 
 
 def work_of(environment: dict[str, Any], program: Program) -> Work:
-    """`environment`: what the service says of it."""
+    """`environment`: as the service describes it."""
     limits = environment["limits"]
     values = placeholder_values(
         WORKSPACE_DIR,
@@ -92,7 +92,7 @@ def _spec(environment: dict[str, Any]) -> SandboxSpec:
 
 
 class Containers:
-    """A sandbox of the benchmark's own. Each call tells its milliseconds; raises SandboxError."""
+    """A sandbox of the benchmark's own. Calls return their milliseconds, and raise SandboxError."""
 
     def __init__(self, driver: Driver, docker: DockerStopwatch, work: Work, handle: SandboxHandle):
         self._driver = driver

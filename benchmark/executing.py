@@ -16,11 +16,11 @@ from benchmark.subject import BARE, Subject
 from benchmark.turns import Burst, Call, side_by_side
 
 ROUNDS = 4
-"""In which bare processes and sessions, side by side, take turns."""
+"""Bare processes and sessions, side by side, take turns so often."""
 FACTOR = 2
-"""Runs side by side for each of those one at a time: they are done sooner, and spread more."""
+"""How many times as many runs side by side as one at a time: they end sooner, and vary more."""
 CPU_PERIOD_MS = 100.0
-"""For which the kernel gives out processor time to containers."""
+"""The period in which the kernel gives processor time to containers."""
 RUNS_PER_SESSION = 16
 """At least, of those side by side."""
 
@@ -42,7 +42,7 @@ def measure_executes(subject: Subject) -> None:
 
 
 def _open(subject: Subject, stack: contextlib.ExitStack) -> OpenedSession:
-    """One that has run the program once, so it is ready."""
+    """A session that has run the program once, so that it is ready."""
     session = stack.enter_context(open_session(subject.url, subject.name))
     session.execute(subject.program)
     return session
@@ -60,7 +60,7 @@ def _open_more(
 
 @dataclass
 class _Tally:
-    """What is noted beside the times that calls take."""
+    """Counts more than the times of calls: stages, and processor time."""
 
     subject: Subject
     runs: list[Run] = field(default_factory=list)
@@ -77,7 +77,7 @@ class _Tally:
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
-        """Counts the processor time and the time that pass inside."""
+        """Counts the time and the processor time that are spent inside."""
         meter = self.subject.meter
         before, begun = meter.read() if meter else {}, time.perf_counter()
         yield
@@ -98,14 +98,14 @@ class _Tally:
         )
 
     def _cpu_use(self, sessions: int) -> float:
-        """All the time, or within the one period that a program ends in, whichever is more."""
+        """The larger share: of all the time, or of the one period that a program ends in."""
         cpus = self.subject.environment["limits"]["cpu"]
         all_ms = sum(run.program_cpu_ms for run in self.runs)
         steady = all_ms / (self.seconds * 1000 * sessions * cpus)
         return float(max(steady, all_ms / len(self.runs) / (CPU_PERIOD_MS * cpus)))
 
     def _processor_ms(self) -> Mapping[str, float]:
-        """Per execution; the load generator's own and the program's are known anywhere."""
+        """Per execution. The load generator's and the program's are known on any host."""
         known = {
             "program": fmean(run.program_cpu_ms for run in self.runs),
             "load": fmean(run.client_cpu_ms for run in self.runs),
@@ -122,7 +122,7 @@ def _one_at_a_time(subject: Subject, session: OpenedSession) -> Level:
 
 
 def _lone(samples_ms: list[float]) -> Burst:
-    """As if one call had followed the other at once."""
+    """As if the calls had followed each other without a pause."""
     return Burst(samples_ms=samples_ms, seconds=sum(samples_ms) / 1000)
 
 

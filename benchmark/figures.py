@@ -1,4 +1,4 @@
-"""What a benchmark comes to. All times are in milliseconds."""
+"""The figures of a benchmark. All times are in milliseconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.machine import Machine
 
 
 class BenchmarkError(Exception):
-    """The service did not answer as it should; the text says how it did."""
+    """The service did not answer as it should; the text has its answer."""
 
 
 class WrongPlan(BenchmarkError):
@@ -19,7 +19,7 @@ class WrongPlan(BenchmarkError):
 
 
 class NotMeasurable(Exception):
-    """A part can't be measured from here; the text says why. The rest goes on without it."""
+    """A part can't be measured from here; the text says why. The rest is measured without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Latency:
 
 
 def latency(samples_ms: Sequence[float]) -> Latency:
-    """Percentiles within what was seen: no sample lies beyond them. Two samples at least."""
+    """Percentiles lie between the smallest and the largest sample. Needs two samples at least."""
     percentiles = statistics.quantiles(samples_ms, n=100, method="inclusive")
     return Latency(
         count=len(samples_ms),
@@ -47,7 +47,7 @@ def latency(samples_ms: Sequence[float]) -> Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One kind of call, and what it is compared with: measured in turn with it."""
+    """One kind of call, and the one that it was measured in turn with."""
 
     key: str
     latency: Latency

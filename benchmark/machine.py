@@ -1,4 +1,4 @@
-"""What the figures were taken on."""
+"""The machine on which the figures were taken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db import DatabaseError, connection
 
 CPUINFO = Path("/proc/cpuinfo")
 BUSY = 0.3
-"""Load per core before the start above which the figures are those of a busy machine."""
+"""With more load per core than this before the start, the machine counts as busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def cpu_model(cpuinfo: str) -> str:
 
 
 def _postgresql() -> str | None:
-    """Of the database that this host's configuration names, which need not be reached."""
+    """The version of the configured database. None: it isn't reached."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SHOW server_version")

@@ -27,9 +27,9 @@ EXEC_SHARE = 4
 
 
 def measure(plan: Plan, say: Say) -> Report:
-    """Everything that can be measured from here; `say` is told what is being done.
+    """Everything that can be measured from here; `say` is called with what is being done.
 
-    Whatever is opened or started is stopped again, however it ends. Raises BenchmarkError, and
+    All that was opened or started is stopped again, however it ends. Raises BenchmarkError, and
     WrongPlan before anything is measured.
     """
     load = os.getloadavg()[0]
@@ -47,7 +47,7 @@ def measure(plan: Plan, say: Say) -> Report:
 
 
 def _subjects(plan: Plan, say: Say) -> list[Subject]:
-    """All of them before the first is measured: a mistake shows at once."""
+    """All of them before the first is measured, so that a mistake shows at once."""
     with contextlib.closing(Caller(plan.url)) as caller:
         known = caller.call("GET", "/environments").body
         if unknown := [name for name in plan.environments if name not in known]:
@@ -83,8 +83,8 @@ def _measure(subject: Subject, docker: DockerHere) -> EnvironmentFigures:
 
 
 def _measure_below(subject: Subject, docker: DockerHere) -> None:
-    """The runner alone, and Docker by itself. Raises NotMeasurable, and SandboxError where no Docker
-    Engine is reached.
+    """The runner alone, and Docker by itself. Raises NotMeasurable, and SandboxError where the
+    Docker Engine isn't reached.
     """
     runs = subject.plan.runs
     if subject.bare and subject.bare.has_file_way:

@@ -38,7 +38,7 @@ def measure_openings(subject: Subject, docker: DockerHere) -> None:
 
 
 def _measure_cold(subject: Subject, docker: DockerHere, count: int) -> None:
-    """In turn with Docker's own part of it, where the Docker Engine is reached."""
+    """In turn with Docker's own part of a cold start, where the Docker Engine is reached."""
     work = work_of(subject.environment, subject.program)
     cold = _cold_start(subject)
     calls: dict[str, Call] = {}
@@ -49,7 +49,7 @@ def _measure_cold(subject: Subject, docker: DockerHere, count: int) -> None:
 
 
 def _cold_start(subject: Subject) -> Call:
-    """A session that is to live longer than a warm sandbox would gets a new one."""
+    """A session that is to live longer than a warm sandbox gets a new sandbox."""
     with open_session(subject.url, subject.name) as session:
         ttl = session.ttl_seconds() + 1
     seen: list[float] = []
@@ -68,7 +68,7 @@ def _cold_start(subject: Subject) -> Call:
 
 
 def _settled(call: Call) -> Call:
-    """After a moment in which what was removed or started before comes to its end."""
+    """The call after a moment in which earlier starts and removals end."""
 
     def later() -> float:
         time.sleep(SETTLING_SECONDS)

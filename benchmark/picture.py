@@ -53,7 +53,7 @@ class Segment:
     width: float
     colour: str
     title: str
-    """What a viewer is told that points at it."""
+    """Shown to a viewer who points at it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ Reading = dict[tuple[int, int], tuple[str, int]]
 
 
 def component_of(name: str, command: Sequence[str]) -> str | None:
-    """Which part of the service a process is, by what it calls itself."""
+    """Which part of the service a process is, by its name and command line."""
     words = " ".join(command).split()
     line = " ".join(words)
     if "run_api" in words:
@@ -40,12 +40,12 @@ def component_of(name: str, command: Sequence[str]) -> str | None:
 
 
 class ProcessorMeter:
-    """All processes that look like a part of the service count: of another deployment on this host,
-    too, which is why nothing else should be running.
+    """Counts all processes that look like a part of the service. Those of another deployment on
+    this host count too, so nothing else should be running.
     """
 
     def __init__(self, url: str) -> None:
-        """Raises NotMeasurable where the service at `url` is not in sight."""
+        """Raises NotMeasurable where the service at `url` can't be seen from here."""
         host = urlsplit(url).hostname or ""
         if not _is_this_host(host):
             raise NotMeasurable(f"{host} is another host")
@@ -63,7 +63,7 @@ class ProcessorMeter:
 
 
 def spent_ms(before: Reading, after: Reading) -> dict[str, float]:
-    """By component. Threads that are new have begun at nothing."""
+    """By component. New threads began at zero."""
     spent = dict.fromkeys(COMPONENTS, 0.0)
     for key, (component, nanoseconds) in after.items():
         _, earlier = before.get(key, ("", 0))

@@ -12,7 +12,7 @@ from benchmark.figures import WrongPlan
 class Program:
     code: str
     stdout: str | None = None
-    """What it must print; None: whatever it prints is right."""
+    """What it must print; None: anything."""
 
     def accepts(self, stdout: str) -> bool:
         return self.stdout is None or stdout == self.stdout

@@ -18,11 +18,11 @@ from benchmark.figures import BenchmarkError, WrongPlan
 from benchmark.programs import Program
 
 TIMEOUT_SECONDS = 310.0
-"""Above the largest REQUEST_TIMEOUT that is usual: the service's own answer says more."""
+"""More than the usual REQUEST_TIMEOUT, because the service's own answer explains more."""
 KEY_VARIABLE = "CODE_EXECUTOR_API_KEY"
 """Environment variable with the key to call with, where the service asks for one."""
 IDLE_SECONDS = 2.0
-"""A connection that was not used for longer is made anew: the server may just be closing it."""
+"""A connection that was unused for longer is opened anew: the server may just be closing it."""
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.005
 
@@ -75,7 +75,7 @@ def median_stages(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def parse_server_timing(header: str | None) -> dict[str, float]:
-    """Durations by name. What is no duration is left out, as the standard asks."""
+    """Durations by name. Anything else is left out, as the standard asks."""
     durations: dict[str, float] = {}
     for metric in (header or "").split(","):
         name, *parameters = (part.strip() for part in metric.split(";"))
@@ -155,7 +155,7 @@ class OpenedSession:
     caller: Caller
     session_id: str
     ready: bool
-    """Whether the answer that opened it said so."""
+    """By the answer to the call that opened it."""
     opening_ms: float
     begun: float
     """When the call that opened it was made."""
@@ -186,8 +186,8 @@ class OpenedSession:
 
 
 def _stamped(ready_at: str, seen_ms: float) -> float | None:
-    """By the service's own time of it, which no question has to wait for; None where its clock
-    isn't ours. `seen_ms`: how long ago the session was asked for.
+    """By the service's own time, which polling can't delay; None where its clock differs from this
+    host's. `seen_ms`: how long ago the session was asked for.
     """
     asked_for = time.time() - seen_ms / 1000
     stamped_ms = (datetime.fromisoformat(ready_at).timestamp() - asked_for) * 1000
@@ -196,7 +196,7 @@ def _stamped(ready_at: str, seen_ms: float) -> float | None:
 
 @contextlib.contextmanager
 def open_session(url: str, environment: str, **fields: Any) -> Iterator[OpenedSession]:
-    """A session that is stopped at the end, whatever happens. Raises BenchmarkError."""
+    """A session that is stopped at the end in any case. Raises BenchmarkError."""
     with contextlib.closing(Caller(url)) as caller:
         caller.call("GET", "/environments")  # connects
         begun = time.perf_counter()
@@ -216,7 +216,7 @@ def open_session(url: str, environment: str, **fields: Any) -> Iterator[OpenedSe
 
 
 def _stop(url: str, session_id: str) -> None:
-    """On a connection of its own: an interrupted call leaves the session's in no state for it."""
+    """On a new connection, because an interrupted call leaves the session's unusable."""
     with contextlib.closing(Caller(url)) as caller:
         caller.call("DELETE", f"/sessions/{session_id}")
 

@@ -1,4 +1,4 @@
-"""One environment that is measured, and what has come of it so far."""
+"""One environment that is measured, and its figures so far."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Plan:
 class Subject:
     plan: Plan
     environment: dict[str, Any]
-    """What the service says of it."""
+    """The service's own description of it."""
     program: Program
     say: Callable[[str], None]
     bare: Bare | None = None
@@ -63,7 +63,7 @@ class Subject:
 
     @contextlib.contextmanager
     def noting(self, key: str) -> Iterator[None]:
-        """What can't be measured in here is left out, with the reason; the rest goes on."""
+        """What can't be measured in here is left out, with the reason; the rest continues."""
         try:
             yield
         except (NotMeasurable, SandboxError) as error:
@@ -77,9 +77,10 @@ class Subject:
     def add_rows(
         self, calls: Mapping[str, Call], count: int, *, waits: bool = False
     ) -> dict[str, list[float]]:
-        """Measure calls in turn, each a row beside the first, which becomes none if it is there.
+        """Measure calls in turn; each becomes a row that is compared with the first, unless it has
+        a row already.
 
-        `waits`: they take their time by themselves; no pauses, and one call to warm up.
+        `waits`: the calls wait by themselves, so there are no pauses, and one call to warm up.
         """
         manner = {"warm_up": 1, "pause": 0} if waits else {}
         samples = in_turn(calls, count, **manner)

@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 
 WARM_UP = 3
 PAUSE = 0.5
-"""Of the time a turn took: back to back, a program would use up its sandbox's CPU limit, and be
-slowed down by that rather than by anything that is measured here."""
+"""As a share of a turn's time. Without pauses a program would use up its sandbox's CPU limit, which
+would slow it down more than anything that is measured here."""
 BUDGET_SECONDS = 30.0
-"""After that a measurement ends early: where a program takes long, fewer calls do."""
+"""A measurement ends early after this, with fewer calls of a program that takes long."""
 LEAST = 5
 
 Call = Callable[[], float]
-"""Does something once and tells how many milliseconds count."""
+"""Does something once and returns how many milliseconds count."""
 
 
 def in_turn(
     calls: Mapping[str, Call], count: int, *, warm_up: int = WARM_UP, pause: float = PAUSE
 ) -> dict[str, list[float]]:
-    """Each call `count` times, first one first, then the other way round, so that none has the
+    """Makes each call `count` times, in this order and the reverse by turns, so that none has the
     better place. `pause`: see PAUSE.
     """
     for call in calls.values():
@@ -43,7 +43,7 @@ def in_turn(
 
 @dataclass
 class Burst:
-    """What came of calls side by side."""
+    """The result of calls side by side."""
 
     samples_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -58,7 +58,7 @@ class Burst:
 
 
 def side_by_side(calls: Sequence[Call], count: int) -> Burst:
-    """Each call in a thread of its own, again and again, until `count` are done in all."""
+    """Repeats each call in a thread of its own until `count` are done in all."""
     work = _Work(count)
     begun = time.perf_counter()
     with ThreadPoolExecutor(len(calls)) as threads:

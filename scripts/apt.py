@@ -33,8 +33,8 @@ def _update(log: Path) -> None:
     global _updated
     if _updated:
         return
-    # One unreachable third-party source fails the whole update; the installation will tell
-    # whether the packages that count can be had.
+    # One unreachable third-party source fails the whole update, although the packages that are
+    # needed may be there: the installation shows it.
     with suppress(SetUpError):
         run_logged(["apt-get", "update"], log, env=_WITHOUT_QUESTIONS)
     _updated = True

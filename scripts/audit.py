@@ -1,9 +1,9 @@
-"""Whether what is installed is known to be dangerous: the last check of `scripts/lint`.
+"""Checks the installed packages for known vulnerabilities: the last check of `scripts/lint`.
 
-Where PyPI's advisories can be asked, pip-audit asks them. Where only a package index is reached,
-which is all that many networks have, each installed release is looked up there: those that their
-makers have withdrawn ("yanked", PEP 592) are found, vulnerabilities are not, and the output says
-which of the two was done. Fails on a known vulnerability and on a withdrawn release.
+If PyPI's advisory service is reached, pip-audit asks it. If only a package index is reached, as in
+many networks, each installed release is looked up there: this finds releases that their makers have
+withdrawn ("yanked", PEP 592), but no vulnerabilities. The output says which of the two was done.
+Fails on a known vulnerability and on a withdrawn release.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def installed() -> list[Release]:
 
 
 def known_vulnerabilities(audited: Any) -> list[str] | None:
-    """What pip-audit's JSON says; None where it could look up hardly anything."""
+    """The vulnerabilities in pip-audit's JSON; None where it could look up hardly anything."""
     looked_up = [each for each in audited["dependencies"] if "skip_reason" not in each]
     if len(looked_up) < len(audited["dependencies"]) / 2:
         return None
@@ -87,7 +87,7 @@ def ask_advisories() -> list[str] | None:
 
 
 def is_withdrawn(page: Any, number: str) -> bool | None:
-    """What an index's page of a project says of a release; None where it doesn't have it."""
+    """Whether a release is withdrawn, by an index's page of its project; None: it isn't there."""
     pattern = rf"-{re.escape(number)}(-|\.tar\.|\.zip$)"
     files = [each for each in page["files"] if re.search(pattern, each["filename"])]
     return all(each.get("yanked", False) for each in files) if files else None
@@ -107,8 +107,8 @@ def look_up(index: str, release: Release) -> bool | None:
 
 
 def without_password(index: str) -> tuple[str, dict[str, str]]:
-    """An index's address, and the header with the name and password that stood in it. urllib would
-    take them for a port, and tell them in its error.
+    """An index's address, and a header with the name and password from it. urllib would read them
+    as a port, and show them in its error.
     """
     credentials, at, host = urlsplit(index).netloc.rpartition("@")
     if not at:
@@ -118,7 +118,7 @@ def without_password(index: str) -> tuple[str, dict[str, str]]:
 
 
 def ask_index(index: str, releases: Iterable[Release]) -> dict[Release, bool | None]:
-    """What the index says of each release within INDEX_SECONDS."""
+    """The index's answer for each release within INDEX_SECONDS."""
     pool = ThreadPoolExecutor(16)
     asked = {release: pool.submit(look_up, index, release) for release in releases}
     done, _late = wait(asked.values(), timeout=INDEX_SECONDS)
@@ -164,4 +164,4 @@ def main() -> int:
 if __name__ == "__main__":
     exit_status = main()
     sys.stdout.flush()
-    os._exit(exit_status)  # threads that still wait for the index keep nobody waiting
+    os._exit(exit_status)  # without waiting for threads that still ask the index

@@ -27,7 +27,7 @@ from scripts.steps import SetUpError, Step, end_group, run_logged, step
 SUITE = "trixie"
 REPOSITORY, TAG = "debian", f"{SUITE}-slim"
 MIRROR = "http://deb.debian.org/debian"
-SILENCE_SECONDS = 15  # a pull that says nothing for this long won't come
+SILENCE_SECONDS = 15  # a pull without progress for this long is given up
 _BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -1,4 +1,4 @@
-"""The proof that everything works: a program, run through the service's own HTTP API."""
+"""Proves that everything works by running a program through the service's own HTTP API."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Answer:
 
 
 def wait_until_healthy(base_url: str, still_running: Callable[[], None]) -> None:
-    """Returns when /health says that the service can work, be it with part of its environments;
-    calls `still_running` between its looks.
+    """Returns when /health is healthy or degraded: then the service can run programs. Calls
+    `still_running` before each request.
 
     Raises SetUpError when that takes longer than HEALTH_SECONDS.
     """
@@ -79,7 +79,7 @@ def run_first_program(base_url: str, environment: str, key: str = "") -> Answer 
 def call(
     method: str, url: str, body: dict[str, Any] | None = None, key: str = ""
 ) -> dict[str, Any]:
-    """The JSON object that the API answers, whatever its status. Raises OSError, ValueError."""
+    """The JSON object that the API answers, with any status. Raises OSError, ValueError."""
     request = urllib.request.Request(url, method=method)  # noqa: S310 -- our own address
     if body is not None:
         request.data = json.dumps(body).encode()

@@ -32,7 +32,7 @@ runner   The runner's own C sources with AddressSanitizer, UndefinedBehaviorSani
 client   The worker's side of the protocol, by hypothesis, against a runner gone hostile and
          against the real one.
 
-Inputs that reach something new are kept in .data/fuzzing/corpus, and the next run goes on from
+Inputs that reach something new are kept in .data/fuzzing/corpus, and the next run starts with
 them. Findings are written to .data/fuzzing/findings. Exit code 1: there is a finding.
 """
 

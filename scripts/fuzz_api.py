@@ -1,17 +1,17 @@
-"""Calls the API with whatever its own OpenAPI schema allows, and with what it forbids.
+"""Calls the API with input that its own OpenAPI schema allows, and with input that it forbids.
 
     python -m scripts.fuzz_api --seconds 600 [--seed 7] [--url http://… --api-key KEY]
 
 schemathesis takes every operation of the schema through all its phases (the schema's examples, each
 bound from both sides, random data, and sequences of calls) with all its checks on. Without --url a
 deployment of its own is started (PostgreSQL at DATABASE_URL, Docker), and taken down at the end.
-Three checks are ours, `scripts.schema_rules` says why:
-    positive_data_acceptance   is left to the requests that make sense: JSON Schema can't say that
-                               the file that is to be run must be among those that are sent
-    use_after_free             takes a stopped session that is read: its history stays, by contract;
-                               that it is not alive is checked
-    not_a_server_error         takes 503 and 504, and another check their reasons: the API promises
-                               both, and a node that is full is what fuzzing brings about
+Three checks are replaced by those of `scripts.schema_rules`:
+    positive_data_acceptance   only for requests that make sense: JSON Schema can't state that the
+                               file that is to be run must be among those that are sent
+    use_after_free             a stopped session may be read, because its history stays; that it is
+                               not alive is checked
+    not_a_server_error         503 and 504 are allowed, and another check looks at their reasons:
+                               the API promises both, and fuzzing fills the node
 """
 
 from __future__ import annotations

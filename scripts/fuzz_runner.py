@@ -1,8 +1,8 @@
-"""Builds and runs the fuzzed runner: see `tests/fuzzing/kernel.h` for what it is put into.
+"""Builds and runs the fuzzed runner. `tests/fuzzing/kernel.h` describes the kernel around it.
 
-What is fuzzed runs in a folder of its own and, where we are root, as nobody, without a network and
-in a namespace of processes of its own: should a call slip past the simulated kernel, it hits
-nothing of this machine.
+The fuzzed program runs in a folder of its own and, if we are root, as the user `nobody`, without a
+network and in its own namespace of processes. So a call that slips past the simulated kernel harms
+nothing on this machine.
 """
 
 from __future__ import annotations
@@ -96,13 +96,15 @@ def ensure_clang(log: Path) -> None:
 
 
 def _has_fuzzer() -> bool:
-    """Clang says a name back that it has no file for; which of the two it has is its builder's."""
+    """Clang prints the full path of a file that it has, under one of two names, and otherwise the
+    name.
+    """
     names = (f"libclang_rt.fuzzer-{os.uname().machine}.a", "libclang_rt.fuzzer.a")
     return any(Path(_clang(f"-print-file-name={name}")).is_absolute() for name in names)
 
 
 def _runtime_package() -> str:
-    """Of the very clang that is there; where there is no such package, clang's own has it all."""
+    """The package with the runtime of the clang that is installed."""
     return f"libclang-rt-{_clang('-dumpversion').split('.')[0]}-dev"
 
 
@@ -193,7 +195,7 @@ def _conversation(argv: Sequence[str]) -> bytes:
 
 
 def _said(data: bytes) -> bytes:
-    """Steps "a client says": 0, a length, so many bytes; then the program writes and ends."""
+    """The steps of a client that sends this: 0, a length, the bytes; then the program ends."""
     pieces = (data[at : at + 255] for at in range(0, len(data), 255))
     output = b"".join(b"\0" + bytes([len(piece)]) + piece for piece in pieces)
     return b"\x0d\1" + output + b"\6\1\0\x20\7\0\1\0\x08\1\3"
@@ -225,7 +227,7 @@ def fuzz(home: Home, targets: Sequence[str], *, seconds: int, jobs: int = 1) -> 
 
 
 def run(home: Home, target: str, *, seconds: int, sources: Path = SOURCES) -> Outcome:
-    """Fuzz one target, on from what earlier runs have found, and keep what is new."""
+    """Fuzz one target, starting with the inputs of earlier runs, and keep new ones."""
     corpus = home.corpus(target)
     with _workshop() as folder:
         program = build(home, target, folder, sources=sources)
@@ -252,7 +254,7 @@ def replay(home: Home, path: Path, target: str | None = None) -> int:
     """Run one input and show what it does; 1 when it is a finding still."""
     target = target or path.name.split("-")[0]
     if target not in SHARES:
-        raise SetUpError(f"{path.name} begins with no target's name: say --target.")
+        raise SetUpError(f"{path.name} begins with no target's name: name one with --target.")
     code, output = try_inputs(home, target, [path])
     print(output)
     return code
@@ -288,7 +290,7 @@ def coverage(home: Home, targets: Sequence[str]) -> str:
 
 @contextmanager
 def _workshop() -> Iterator[Path]:
-    """A folder that nobody may write to: below /tmp, for a home may be closed to others."""
+    """A folder of the user `nobody`, below /tmp, because a home may be closed to others."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name)
         if os.geteuid() == 0:

@@ -23,8 +23,8 @@ def configuration(path: str) -> str:
 
 
 def daemon_options(folder: Path) -> list[str]:
-    """For a Docker Engine that is started here: one configuration file more, unless the operator
-    has one, who then decides.
+    """Names a configuration file with gVisor for a Docker Engine that is started here, unless the
+    operator has a file.
     """
     path = shutil.which(NAME)
     if path is None or DAEMON_FILE.exists():
@@ -35,7 +35,7 @@ def daemon_options(folder: Path) -> list[str]:
 
 
 def install(log: Path) -> None:
-    """For tests, before a Docker Engine is started. Where it can't be had, `require` says so."""
+    """For tests, before a Docker Engine is started. If it fails, `require` explains what to do."""
     if shutil.which(NAME) is None and apt.can_install():
         with step("gVisor") as current:
             current.doing(f"installing Debian's {NAME}")

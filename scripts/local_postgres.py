@@ -39,7 +39,7 @@ class LocalPostgres:
         """Makes the cluster and the database if need be; returns when it takes connections."""
         self._socket_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._socket_folder.stat().st_uid != os.geteuid():
-            raise SetUpError(f"{self._socket_folder} belongs to somebody else; remove it.")
+            raise SetUpError(f"{self._socket_folder} belongs to another user; remove it.")
         self._socket_folder.chmod(0o700)
         if not self._cluster.exists():
             self._create()

@@ -1,4 +1,4 @@
-"""What must hold before anything is started: nobody else serves here, and the port is free."""
+"""What must hold before anything is started: no other server runs here, and the port is free."""
 
 from __future__ import annotations
 

@@ -84,9 +84,7 @@ class Part:
             self._plan_restart(self._process.returncode)
 
     def _rotate(self) -> None:
-        """What is in the log goes into another one, whose content goes. The process, which appends,
-        writes on into this one.
-        """
+        """Copies a long log over the previous one and empties it; the process goes on appending."""
         if self._log.stat().st_size > LOG_BYTES:
             shutil.copyfile(self._log, self._log.with_name(f"{self._log.name}.1"))
             os.truncate(self._log, 0)
@@ -98,7 +96,7 @@ class Part:
             raise SetUpError(f"The {self.name} ended at once:\n{self.last_lines()}")
 
     def last_lines(self) -> str:
-        """What the process has said last, for reading below a message."""
+        """The end of the process's log, for reading below a message."""
         return last_lines(self._log, after=self._log_start)
 
     def _plan_restart(self, code: int) -> None:

@@ -36,7 +36,7 @@ from scripts.steps import (
 
 PYTEST_END_SECONDS = 120.0
 IN_PARALLEL = ["-n", "4"]
-"""Twice as many processes as a small machine has processors: many a test waits for a container."""
+"""Twice as many processes as a small machine has processors: many tests wait for containers."""
 DAILY = ["-m", "not thorough"]
 SLOWEST = "--durations=10"
 
@@ -58,7 +58,7 @@ def _set_up(config: configuration.Values, stack: ExitStack) -> None:
 
 
 def _start_database(folder: Path, log: Path, stack: ExitStack) -> None:
-    """A throw-away one, whatever DATABASE_URL says: tests never touch an operator's data."""
+    """A throw-away one in place of DATABASE_URL's: tests never touch an operator's data."""
     with step("PostgreSQL") as current:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -87,7 +87,7 @@ def _begin(argv: Sequence[str | Path], log: Path, stack: ExitStack) -> subproces
 
 
 def _end(title: str, process: subprocess.Popen[bytes], log: Path) -> int:
-    """Shows all that it printed, in one piece; its exit code."""
+    """Waits for the program and prints all of its output; returns its exit code."""
     with step(title):
         code = process.wait()
     print(log.read_text(errors="replace"), flush=True)

@@ -1,7 +1,7 @@
 """What schemathesis must know of the service besides its OpenAPI schema: see `scripts.fuzz_api`.
 
-A schema can say what an environment's name looks like, but not which ones there are; nor that what
-is to be run must be among the files. Such values are made here, and such requests told apart.
+A schema can describe the form of an environment's name, but not which ones exist, nor that the file
+to run must be among those that are sent. Such values are made here, and such requests recognized.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance, use_after_free
 
 KNOWN_VARIABLE = "FUZZ_ENVIRONMENTS"
-"""JSON: of each environment, by its name, what `GET /environments/{name}` says."""
+"""JSON: the answer of `GET /environments/{name}` by name."""
 
 _ENVIRONMENTS: dict[str, Any] = json.loads(os.environ[KNOWN_VARIABLE])
 _MAIN_FILES = [known["default_filename"] for known in _ENVIRONMENTS.values()]
@@ -64,7 +64,7 @@ def unavailable_for_a_reason(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.check
 def errors_explain_themselves(ctx: Any, response: Any, case: Any) -> None:
-    """Every error is JSON with a sentence and a name, whatever was sent."""
+    """Every error is JSON with a sentence and a name."""
     if (
         response.status_code >= 400
         and case.method.upper() != "HEAD"

@@ -1,7 +1,7 @@
 """What set-up prints and how it runs other programs.
 
-Each step is announced in one line with its time; what the programs say goes to a log file, whose
-end is shown when one of them fails. Only the standard library: this runs before anything is
+Each step is announced in one line with its time. Programs write into a log file, whose end is shown
+when one of them fails. Only the standard library is used, because this runs before anything is
 installed.
 """
 
