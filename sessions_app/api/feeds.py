@@ -116,12 +116,7 @@ async def _queued(session_id: UUID, position: Position, last_sequence: int) -> l
     if last_sequence <= after:
         return []
     wanted = {"session": session_id, "after": after, "limit": QUEUED}
-    return [
-        Queued(sequence=sequence, execution_id=execution_id, queued_at=queued_at)
-        for sequence, execution_id, queued_at in await async_database.fetch_all(
-            run_sql.WATCH_QUEUED, wanted
-        )
-    ]
+    return [Queued(*row) for row in await async_database.fetch_all(run_sql.WATCH_QUEUED, wanted)]
 
 
 async def _rendered(entry: Entry) -> Entry:
@@ -176,7 +171,8 @@ class Feed:
                 try:
                     if position is None:
                         position = await latest(self.session_id)
-                        self._begin()
+                        self.has_position = True
+                        self.wake()
                     reading = await read(self.session_id, position)
                 except DATABASE_AWAY:
                     await asyncio.sleep(AWAY_SECONDS)
@@ -192,10 +188,6 @@ class Feed:
                 if not reading.may_be_more or moved == position:
                     await waiter.wait(REREAD_SECONDS)
                 position = moved
-
-    def _begin(self) -> None:
-        self.has_position = True
-        self.wake()
 
     async def _add(self, reading: Reading, position: Position) -> Position:
         for entry in reading.entries(position):
@@ -328,19 +320,16 @@ class Viewer:
     def _takes(self, entry: Entry) -> bool:
         if self._only is not None and entry.sequence != self._only:
             return False
-        if isinstance(entry, SessionEntry) and not self._is_newer(entry):
-            return False
+        if isinstance(entry, SessionEntry):
+            read_at, known = entry.read_at.timestamp(), self._session_read_at
+            self._session_read_at = max(read_at, known)
+            if read_at <= known:
+                return False
         moved = entry.after(self.position)
         if moved is None:
             return False
         self.position = moved
         return True
-
-    def _is_newer(self, entry: SessionEntry) -> bool:
-        read_at = entry.read_at.timestamp()
-        newer = read_at > self._session_read_at
-        self._session_read_at = max(read_at, self._session_read_at)
-        return newer
 
 
 def has_all(position: Position, sequence: int) -> bool:

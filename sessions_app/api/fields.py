@@ -188,23 +188,18 @@ def _file_content(path: str, content: Any) -> Any:
     if isinstance(content, str):
         _require_text(f"files: the content of {path!r}", content)
         return content
-    if isinstance(content, dict):
-        _require_base64_only(path, content)
-    if isinstance(content, dict) and content:
-        encoded = content["base64"]
-        if isinstance(encoded, str) and _BASE64.fullmatch(encoded):
-            return content
-        raise serializers.ValidationError(f"files: the content of {path!r} is not valid base64.")
-    raise serializers.ValidationError(
-        f'files: the content of {path!r} must be a string or {{"base64": "..."}}.'
-    )
-
-
-def _require_base64_only(path: str, content: dict[str, Any]) -> None:
+    if not isinstance(content, dict) or not content:
+        raise serializers.ValidationError(
+            f'files: the content of {path!r} must be a string or {{"base64": "..."}}.'
+        )
     for name in content:
         if name != "base64":
             what = unknown_name(name, "field", ["base64"], f"the file {path!r}")
             raise UnknownField(f"files: {what}", field="files")
+    encoded = content["base64"]
+    if not isinstance(encoded, str) or not _BASE64.fullmatch(encoded):
+        raise serializers.ValidationError(f"files: the content of {path!r} is not valid base64.")
+    return content
 
 
 class Seconds(_Field):

@@ -89,7 +89,11 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
     """By `status`, `environment` and `metadata.<key>`. Raises InvalidRequest for an unknown status,
     a filter that is given twice, and more than an index can look up.
     """
-    filters = _metadata_filters(request)
+    filters = [
+        (name.removeprefix(METADATA_PREFIX), str(value))
+        for name, value in request.query_params.items()
+        if name.startswith(METADATA_PREFIX)
+    ]
     if len(filters) > METADATA_FILTERS:
         raise OutOfBounds(
             f"metadata must be filtered by at most {METADATA_FILTERS} keys, not {len(filters)}.",
@@ -103,7 +107,10 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
         _require_findable(name, request.query_params.get(name, ""), most)
     status = request.query_params.get("status")
     if status:
-        _require_known(status)
+        if status not in Session.Status.values:
+            known = ", ".join(Session.Status.values)
+            detail = f"status must be one of {known}, not {status[:50]!r}."
+            raise InvalidRequest(detail, field="status")
         sessions = sessions & Session.objects.in_status(status)
     environment = request.query_params.get("environment")
     if environment:
@@ -170,17 +177,3 @@ def _number(text: str) -> float:
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)  # NaN and the like are Python's, not JSON's
-
-
-def _metadata_filters(request: Request) -> list[tuple[str, str]]:
-    return [
-        (name.removeprefix(METADATA_PREFIX), str(value))
-        for name, value in request.query_params.items()
-        if name.startswith(METADATA_PREFIX)
-    ]
-
-
-def _require_known(status: str) -> None:
-    if status not in Session.Status.values:
-        known = ", ".join(Session.Status.values)
-        raise InvalidRequest(f"status must be one of {known}, not {status[:50]!r}.", field="status")

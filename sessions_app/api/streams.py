@@ -55,17 +55,13 @@ class Streamed(Deferred):
 def watched_session(session: Session, request: HttpRequest) -> Response:
     """Raises InvalidRequest."""
     position = _position(request)
-    if position is not None and _is_over(session, position):
-        return Response(status=204)
-    return Streamed(session.pk, position)
-
-
-def _is_over(session: Session, position: Position) -> bool:
-    return (
-        session.closed_at is not None
+    is_over = (
+        position is not None
+        and session.closed_at is not None
         and position.next > session.last_sequence
         and position.session == session_digest(session.status, session.expires_at)
     )
+    return Response(status=204) if is_over else Streamed(session.pk, position)
 
 
 def watched_execution(execution: Execution, request: HttpRequest) -> Response:

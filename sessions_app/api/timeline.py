@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from codeexec.http.json_answer import render_json
@@ -208,8 +208,7 @@ class OutputEntry(Entry):
         return replace(here, seen=(first, second, third, fourth), row=max(here.row, self.row))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Queued:
+class Queued(NamedTuple):
     """An execution that waits for its turn."""
 
     sequence: int
@@ -267,10 +266,13 @@ class Reading:
         if self.execution is not None:
             yield from self._events_of(self.execution, position.at(position.next))
         for each in self.queued:
-            yield _queued(self.session_id, each)
+            yield _queued(self.session_id, each.execution_id, each.sequence, each.queued_at)
 
     def _events_of(self, execution: Execution, known: Position) -> Iterator[Entry]:
-        yield from _beginning(execution)
+        yield _queued(execution.session_id, execution.pk, execution.sequence, execution.queued_at)
+        if execution.claimed_at is not None:
+            running = Execution.Status.RUNNING
+            yield _progress(execution, running, execution.claimed_at, Progress.RUNNING)
         for event in self.events:
             channel = _CHANNELS.index((event.stage, event.stream))
             yield _output(execution, channel, event.start, event.data, row=event.number)
@@ -301,19 +303,6 @@ class Reading:
 def session_digest(status: str, expires_at: datetime) -> str:
     """What a position has of a `session` event."""
     return f"{zlib.crc32(f'{status} {expires_at.timestamp()}'.encode()):08x}"
-
-
-def _beginning(execution: Execution) -> Iterator[Entry]:
-    yield _queued(
-        execution.session_id,
-        Queued(
-            sequence=execution.sequence,
-            execution_id=execution.pk,
-            queued_at=execution.queued_at,
-        ),
-    )
-    if execution.claimed_at is not None:
-        yield _progress(execution, Execution.Status.RUNNING, execution.claimed_at, Progress.RUNNING)
 
 
 def rest_of(execution: Execution, known: Position) -> list[Rest]:
@@ -353,15 +342,10 @@ def _written(execution: Execution) -> range:
     return range(2) if execution.compile_exit_code else range(4)
 
 
-def _queued(session_id: UUID, queued: Queued) -> QueuedEntry:
+def _queued(session_id: UUID, execution_id: UUID, sequence: int, at: datetime) -> QueuedEntry:
     status = Execution.Status.QUEUED.value
-    return QueuedEntry(
-        name="status",
-        sequence=queued.sequence,
-        data=_status_data(
-            session_id, queued.execution_id, queued.sequence, status, queued.queued_at
-        ),
-    )
+    data = _status_data(session_id, execution_id, sequence, status, at)
+    return QueuedEntry(name="status", sequence=sequence, data=data)
 
 
 def _progress(execution: Execution, status: str, at: datetime, progress: Progress) -> ProgressEntry:

@@ -1,8 +1,7 @@
-from django.urls import path
+from django.urls import path, register_converter
+from django.urls.converters import UUIDConverter
 
-from sessions_app.api import ids  # noqa: F401 -- registers <id:...>
 from sessions_app.api.async_views import at_once
-from sessions_app.api.health import read_health
 from sessions_app.api.run_answers import waiting_for_end, waiting_for_result
 from sessions_app.api.streams import streaming
 from sessions_app.api.views import (
@@ -10,9 +9,19 @@ from sessions_app.api.views import (
     ExecutionViewSet,
     HealthViewSet,
     SessionViewSet,
+    read_health,
 )
 from sessions_app.api.workspace_answers import waiting_for_answer
 from sessions_app.monitoring.readiness import read_readiness
+
+
+class IdConverter(UUIDConverter):
+    """Ids in addresses, in upper or lower case."""
+
+    regex = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
+
+register_converter(IdConverter, "id")
 
 execute = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
 run_once = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))

@@ -5,6 +5,7 @@ declares the scope and the roles that it needs, and `access` checks them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from codeexec.errors import NotFound
+from codeexec.errors import DATABASE_AWAY, NotFound, ServiceError
 from codeexec.http.threads import begin_in_thread
 from environments_app.models import Environment
 from sessions_app.access.tokens import DEFAULT_SECONDS, issue_token
@@ -41,6 +42,7 @@ from sessions_app.api.authorization import (
     actor_of,
     allows,
     caller_of,
+    identify,
     is_known,
     public,
 )
@@ -62,7 +64,7 @@ from sessions_app.api.workspace_answers import Asked, as_download, as_json
 from sessions_app.callers import Role, Scope
 from sessions_app.models import Execution, Session, WorkspaceQuery
 from sessions_app.models.large_fields import fill, listed_bytes
-from sessions_app.monitoring.health import Health
+from sessions_app.monitoring.health import Health, latest_health
 from sessions_app.monitoring.readiness import RETRY_SECONDS, Readiness
 from sessions_app.services import executions
 from sessions_app.services.executions import RequestArrival, submit_at_once, submit_single_run
@@ -351,6 +353,13 @@ class EnvironmentViewSet(ApiViewSet):
         if environment is None:
             raise NotFound(f"There is no environment {name!r}; GET /environments lists them.")
         return Response(EnvironmentSerializer(environment).data)
+
+
+async def read_health(request: Any) -> None:
+    """Sets the health and the caller on the request; callers with a key see more of it."""
+    request.health = await latest_health.result()
+    with suppress(ServiceError, *DATABASE_AWAY):
+        await identify(request)
 
 
 @extend_schema(tags=["service"])
