@@ -57,25 +57,9 @@ async function showEnvironments() {
     select.value = "python";
   }
   select.disabled = names.length === 0;
-  element("run").disabled = true;
+  element("run").disabled = select.disabled;
   if (names.length > 0) {
-    try {
-      await offerExample();
-    } finally {
-      element("run").disabled = false;
-    }
-  }
-}
-
-/** What is there to be run must be of the environment that it is sent to. */
-async function changeLanguage() {
-  element("run").disabled = true;
-  try {
     await offerExample();
-  } catch {
-    showProblem("The environment can't be read.");
-  } finally {
-    element("run").disabled = false;
   }
 }
 
@@ -83,19 +67,25 @@ async function changeLanguage() {
 const drafts = { ...EXAMPLES };
 let language = null;
 
-/** Shows the draft of the chosen environment's language, and keeps that of the one before. */
+/** Shows the draft of the chosen environment's language, and keeps that of the one before. Until
+ * then nothing can be run: the program must be of the environment that it is sent to. */
 async function offerExample() {
   const code = element("code");
   const name = element("environment").value;
-  const environment = await getJson(`${form.dataset.environments}/${encodeURIComponent(name)}`);
-  if (element("environment").value !== name || environment.file_extension === language) {
-    return;
+  element("run").disabled = true;
+  try {
+    const environment = await getJson(`${form.dataset.environments}/${encodeURIComponent(name)}`);
+    if (element("environment").value !== name || environment.file_extension === language) {
+      return;
+    }
+    if (code.value !== "") {
+      drafts[language ?? environment.file_extension] = code.value;
+    }
+    language = environment.file_extension;
+    code.value = drafts[language] ?? "";
+  } finally {
+    element("run").disabled = false;
   }
-  if (code.value !== "") {
-    drafts[language ?? environment.file_extension] = code.value;
-  }
-  language = environment.file_extension;
-  code.value = drafts[language] ?? "";
 }
 
 async function run(event) {
@@ -175,7 +165,9 @@ form.addEventListener("keydown", (event) => {
     form.requestSubmit();
   }
 });
-element("environment").addEventListener("change", changeLanguage);
+element("environment").addEventListener("change", () => {
+  offerExample().catch(() => showProblem("The environment can't be read."));
+});
 showHealth();
 setInterval(showHealth, HEALTH_EVERY_MS);
 

@@ -1,8 +1,8 @@
 "use strict";
 
-// A list that keeps itself up to date (refresh.js): new rows appear, and rows change. It waits while
-// rows are chosen. An empty list is refreshed whole until it has rows; one without rows any more is
-// loaded again.
+// A list that keeps itself up to date (refresh.js): new rows appear, and rows change. It waits
+// while rows are chosen. An empty list is refreshed whole until it has rows; one without rows any
+// more is loaded again.
 
 const list = document.getElementById("result_list");
 const region = list ?? document.getElementById("changelist-form");

@@ -11,28 +11,26 @@
 // - One request at a time; the next one so many seconds after the last answer.
 // - None in a hidden tab; one at once when it is shown again.
 // - While something in the region is selected, or a form in it has the focus or was filled in, the
-//   region waits.
+//   region stays as it is.
 // - The new element's attributes count from then on: without data-refresh-url the region is final.
-// - 204: nothing is new. 401, 403, 404, or the way to the login: the region is not asked for again.
-//   Any other failure: it is asked for again, ever less often.
-// - data-refresh-state tells how it stands: "fresh", "late" (it failed) or "ended" (refused). An
-//   element [data-refresh-notice] in the region or, without one, in the page, says the last two in
-//   words.
-// - The event "refresh", sent to a region, refreshes it at once; "refreshed" is sent by it, after;
-//   "gone" where the answer has no such region, which is a failure unless a listener prevents that.
+// - 204: nothing is new. 401, 403, 404, or a redirection to the login: the region is not requested
+//   again. Any other failure: it is requested again, ever less often.
+// - data-refresh-state is "fresh", "late" (it failed) or "ended" (refused). An element
+//   [data-refresh-notice] in the region or, without one, in the page, shows the last two in words.
+// - The event "refresh" on a region refreshes it at once. It sends "refreshed" afterwards, and
+//   "gone" if the answer has no such region: a failure unless a listener prevents the default.
 
 const SLOWEST_MS = 60_000;
-const PATIENCE_MS = 15_000;
+const TIMEOUT_MS = 15_000;
 const NOTICE = "[data-refresh-notice]";
-/** The worst first: of all regions of a page, one notice says it. */
-const STATES = ["ended", "late", "fresh"];
-const WORDS = new Map([
-  ["ended", "Not up to date: you may no longer see this, or are logged out. Load the page again."],
-  ["late", "Not up to date: the service does not answer. It is asked again."],
-  ["fresh", ""],
-]);
+/** The worst state first: a notice for all regions of the page shows that one. */
+const WORDS = {
+  ended: "Not up to date: you may no longer see this, or are logged out. Load the page again.",
+  late: "Not up to date: the service does not answer. It is asked again.",
+  fresh: "",
+};
 
-/** Of each region: its timer, whether it is being asked for, and how often in a row it failed. */
+/** For each region: its timer, whether it is being requested, and how often in a row it failed. */
 const regions = new Map();
 
 function begin() {
@@ -45,36 +43,23 @@ function begin() {
   }
 }
 
-/** Regions that a larger one has lost: nothing of them is late any more. */
-function forgetRemoved() {
-  for (const [region, state] of regions) {
-    if (!region.isConnected) {
-      clearTimeout(state.timer);
-      regions.delete(region);
-    }
-  }
-}
-
 function wait(region) {
   const state = regions.get(region);
   clearTimeout(state?.timer);
-  if (state !== undefined && !document.hidden && mayAsk(region)) {
-    state.timer = setTimeout(() => ask(region), pause(region, state.failures));
+  if (state !== undefined && !document.hidden && canRefresh(region)) {
+    const every = 1000 * (Number(region.dataset.refreshSeconds) || 5);
+    const pause = Math.max(every, Math.min(SLOWEST_MS, every * 2 ** state.failures));
+    state.timer = setTimeout(() => ask(region), pause);
   }
 }
 
-function pause(region, failures) {
-  const every = 1000 * (Number(region.dataset.refreshSeconds) || 5);
-  return failures === 0 ? every : Math.max(every, Math.min(SLOWEST_MS, every * 2 ** failures));
-}
-
-function mayAsk(region) {
+function canRefresh(region) {
   return region.isConnected && region.dataset.refreshUrl && region.dataset.refreshState !== "ended";
 }
 
 async function ask(region) {
   const state = regions.get(region);
-  if (state === undefined || state.asking || document.hidden || !mayAsk(region)) {
+  if (state === undefined || state.asking || document.hidden || !canRefresh(region)) {
     return;
   }
   clearTimeout(state.timer);
@@ -84,7 +69,7 @@ async function ask(region) {
     state.failures = 0;
   } catch {
     state.failures += 1;
-    tell(region, "late");
+    show(region, "late");
   } finally {
     state.asking = false;
     wait(region);
@@ -96,10 +81,10 @@ async function refresh(region) {
   const response = await fetch(address, {
     headers: { Accept: "text/html" },
     cache: "no-store",
-    signal: AbortSignal.timeout(PATIENCE_MS),
+    signal: AbortSignal.timeout(TIMEOUT_MS),
   });
   if (response.redirected || [401, 403, 404].includes(response.status)) {
-    tell(region, "ended");
+    show(region, "ended");
     return;
   }
   if (!response.ok) {
@@ -108,10 +93,10 @@ async function refresh(region) {
   if (response.status !== 204 && !become(region, await response.text(), address)) {
     return;
   }
-  tell(region, "fresh");
+  show(region, "fresh");
 }
 
-/** Whether the region has become what was answered: not while somebody is busy in it. */
+/** Makes the region what was answered, unless the user works in it; returns whether it did. */
 function become(region, html, address) {
   const answered = new DOMParser().parseFromString(html, "text/html").getElementById(region.id);
   if (answered === null) {
@@ -120,7 +105,7 @@ function become(region, html, address) {
     }
     throw new Error(`${address} answered no element #${region.id}`);
   }
-  // It may have been given another address meanwhile: then this is not what it is to show.
+  // If it was given another address meanwhile, this is no longer what it should show.
   if (isBusy(region) || region.dataset.refreshUrl !== address) {
     return false;
   }
@@ -154,7 +139,7 @@ function isFilledIn(field) {
   return field.value !== undefined && field.value !== field.defaultValue;
 }
 
-/** Whether another option is chosen than the page came with: without a word, the first one is. */
+/** Whether another option is chosen than when the page was loaded: the first one, by default. */
 function isChosen(field, options) {
   if (!field.multiple && !options.some((option) => option.defaultSelected)) {
     return field.selectedIndex > 0;
@@ -162,7 +147,7 @@ function isChosen(field, options) {
   return options.some((option) => option.selected !== option.defaultSelected);
 }
 
-/** What had the focus and was moved has it again; if it is gone, its region has. */
+/** Gives the focus back to an element that was moved, or to the region if the element is gone. */
 function keepFocus(region, focused) {
   if (focused === null || focused === document.activeElement) {
     return;
@@ -202,7 +187,7 @@ function morph(old, wanted) {
   }
 }
 
-/** Rows that are gone, so that those after them are recognised. */
+/** Removes rows that are gone first, so that those after them are recognised. */
 function removeUnwanted(old, wanted) {
   const ids = new Set([...wanted.children].map((child) => child.id));
   for (const child of [...old.children]) {
@@ -221,7 +206,7 @@ function matching(old, next, node) {
   return next !== null && next.nodeName === node.nodeName && !next.id ? next : null;
 }
 
-/** All but what the reader did (opened a part) and what this script wrote. */
+/** All but what the user did (opened a part) and what this script wrote. */
 function copyAttributes(old, wanted) {
   const own = (name) => name === "open" || name === "data-refresh-state" || name === "tabindex";
   for (const { name, value } of [...wanted.attributes]) {
@@ -236,13 +221,19 @@ function copyAttributes(old, wanted) {
   }
 }
 
-function tell(region, state) {
+/** Shows the region's state, and forgets regions that were removed with a larger one. */
+function show(region, state) {
   region.dataset.refreshState = state;
-  forgetRemoved();
+  for (const [each, { timer }] of regions) {
+    if (!each.isConnected) {
+      clearTimeout(timer);
+      regions.delete(each);
+    }
+  }
   const own = region.querySelector(NOTICE);
   const notice = own ?? document.querySelector(NOTICE);
   const states = own ? [state] : [...regions.keys()].map((each) => each.dataset.refreshState);
-  const words = WORDS.get(STATES.find((each) => states.includes(each)));
+  const words = WORDS[Object.keys(WORDS).find((each) => states.includes(each))];
   if (notice !== null && notice.textContent !== words) {
     notice.textContent = words;
   }

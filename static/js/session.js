@@ -1,21 +1,22 @@
 "use strict";
 
-// A session's page, and that of an execution that goes on. What its programs write appears as they write it: the session's events are read
-// (Server-Sent Events, resumed by the browser where they break off), the output goes into the run
-// that it is of, and the page's regions (refresh.js) are told when something began or ended.
+// The page of a session, or of an execution that has not ended. It shows output while programs
+// write it: the script follows the session's events (Server-Sent Events, which the browser resumes
+// after a break), adds output to its run, and refreshes the page's regions (refresh.js) when a
+// status changes.
 
 const page = document.getElementById("session");
 /** Characters of a running program's output that the page keeps. All of it is shown afterwards. */
 const MOST_CHARACTERS = 200_000;
 const MOST_PIECES = 5_000;
 const FIGURES_MS = 2_000;
-/** Where there are none to be had. */
+/** When there are none. */
 const FIGURES_LATER_MS = 15_000;
-/** A region that is being refreshed already is told once more, so late. */
+/** Regions are refreshed a second time after this: the first event may meet a refresh under way. */
 const AGAIN_MS = 600;
 const SIZES = ["B", "KiB", "MiB", "GiB"];
 
-/** Of each run that goes on: the pieces of its output, and how long they are. */
+/** For each run that has not ended: the pieces of its output, and their length. */
 const outputs = new Map();
 let figures = null;
 let again = 0;
@@ -42,12 +43,12 @@ function watch() {
 }
 
 function refreshRegions() {
-  tellRegions();
+  refreshOnce();
   clearTimeout(again);
-  again = setTimeout(tellRegions, AGAIN_MS);
+  again = setTimeout(refreshOnce, AGAIN_MS);
 }
 
-function tellRegions() {
+function refreshOnce() {
   for (const region of page.querySelectorAll("[data-refresh-url]")) {
     region.dispatchEvent(new CustomEvent("refresh"));
   }
@@ -88,7 +89,7 @@ function element({ text, stream }) {
   return piece;
 }
 
-/** Keep the last line in sight, unless somebody reads further up. */
+/** Keeps the last line in sight, unless the user reads further up. */
 function follow(shown) {
   const below = shown.scrollHeight - shown.clientHeight - shown.scrollTop;
   const grown = shown.lastChild?.offsetHeight ?? 0;
@@ -97,7 +98,7 @@ function follow(shown) {
   }
 }
 
-/** A region that was refreshed has what the server knows; what only the page knows is put back. */
+/** A refreshed region has what the server knows; this restores what only the page knows. */
 function putBack() {
   for (const [run, output] of outputs) {
     const shown = place(run);

@@ -103,7 +103,8 @@ async def watching(application: Application, path: str, **headers: str) -> Async
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
             heads = {name.decode().lower(): value.decode() for name, value in message["headers"]}
-            started.set_result((message["status"], heads))
+            if not started.done():  # else its viewer has hung up
+                started.set_result((message["status"], heads))
         else:
             if message.get("body"):
                 received.put_nowait(message["body"])
@@ -126,9 +127,9 @@ async def watching(application: Application, path: str, **headers: str) -> Async
         "server": ("testserver", 80),
     }
     task = asyncio.create_task(application(scope, receive, send))
-    async with asyncio.timeout(LONG):
-        status, heads = await started
     try:
+        async with asyncio.timeout(LONG):
+            status, heads = await started
         yield Watching(task=task, status=status, headers=heads, received=received)
     finally:
         gone.set()
