@@ -89,12 +89,12 @@ class Environment(models.Model):
         max_length=rules.DESCRIPTION.max_length, blank=True, help_text="Shown to clients."
     )
     enabled = models.BooleanField(
-        default=True, help_text="Off: no new sessions in it; those that are open go on."
+        default=True, help_text="Off: no new sessions in it; open ones continue."
     )
     is_default = models.BooleanField(
         "default",
         default=False,
-        help_text="Meant where a client names no environment. Only one can be.",
+        help_text="Used where a client names no environment. Only one can be the default.",
     )
     image = models.CharField(
         max_length=rules.IMAGE.max_length,
@@ -146,7 +146,7 @@ class Environment(models.Model):
     network = models.BooleanField(
         null=True,
         blank=True,
-        choices=[(None, "As NETWORK_DISABLED says"), (True, "Yes"), (False, "No")],
+        choices=[(None, "As set by NETWORK_DISABLED"), (True, "Yes"), (False, "No")],
         help_text="Whether programs reach the network.",
     )
     warm_pool_size = models.PositiveSmallIntegerField(
@@ -170,7 +170,7 @@ class Environment(models.Model):
         null=True,
         editable=False,
         related_name="+",
-        help_text="The one that was promoted. Null: the image that is built from its folder.",
+        help_text="The promoted build. Null: its image is built from its folder.",
     )
 
     memory_bytes = models.BigIntegerField("memory", null=True, blank=True)
@@ -363,7 +363,7 @@ class EnvironmentRevision(models.Model):
     columns = models.JSONField(
         null=True,
         editable=False,
-        help_text="Environment.defining_columns(): what a roll back takes back.",
+        help_text="Environment.defining_columns(): what a roll back restores.",
     )
     cause = models.CharField(
         max_length=100,

@@ -45,14 +45,14 @@ class Migration(migrations.Migration):
                     "enabled",
                     models.BooleanField(
                         default=True,
-                        help_text="Off: no new sessions in it; those that are open go on.",
+                        help_text="Off: no new sessions in it; open ones continue.",
                     ),
                 ),
                 (
                     "is_default",
                     models.BooleanField(
                         default=False,
-                        help_text="Meant where a client names no environment. Only one can be.",
+                        help_text="Used where a client names no environment. Only one can be the default.",
                         verbose_name="default",
                     ),
                 ),
@@ -128,7 +128,7 @@ class Migration(migrations.Migration):
                     "network",
                     models.BooleanField(
                         blank=True,
-                        choices=[(None, "As NETWORK_DISABLED says"), (True, "Yes"), (False, "No")],
+                        choices=[(None, "As set by NETWORK_DISABLED"), (True, "Yes"), (False, "No")],
                         help_text="Whether programs reach the network.",
                         null=True,
                     ),
@@ -432,7 +432,7 @@ class Migration(migrations.Migration):
             name="build",
             field=models.ForeignKey(
                 editable=False,
-                help_text="The one that was promoted. Null: the image that is built from its folder.",
+                help_text="The promoted build. Null: its image is built from its folder.",
                 null=True,
                 on_delete=django.db.models.deletion.PROTECT,
                 related_name="+",
@@ -491,7 +491,7 @@ class Migration(migrations.Migration):
                     "columns",
                     models.JSONField(
                         editable=False,
-                        help_text="Environment.defining_columns(): what a roll back takes back.",
+                        help_text="Environment.defining_columns(): what a roll back restores.",
                         null=True,
                     ),
                 ),

@@ -211,14 +211,14 @@ class Migration(migrations.Migration):
                     "max_live_sessions",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="Sessions at one time, single runs too. Empty: its share, as CLIENT_SHARE says.",
+                        help_text="Sessions at one time, single runs too. Empty: its share by CLIENT_SHARE.",
                         null=True,
                     ),
                 ),
                 (
                     "enabled",
                     models.BooleanField(
-                        default=True, help_text="Otherwise all its keys and tokens are refused."
+                        default=True, help_text="If not, all its keys and tokens are refused."
                     ),
                 ),
                 (
@@ -229,7 +229,7 @@ class Migration(migrations.Migration):
                     "max_queued_per_client",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="Executions that may wait in all its sessions. Empty: as the setting says.",
+                        help_text="Executions that may wait in all its sessions. Empty: MAX_QUEUED_PER_CLIENT.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                     ),
@@ -238,7 +238,7 @@ class Migration(migrations.Migration):
                     "max_queued_per_session",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="Executions that may wait in one of its sessions. Empty: as the setting says.",
+                        help_text="Executions that may wait in one session. Empty: MAX_QUEUED_PER_SESSION.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                     ),
@@ -332,7 +332,7 @@ class Migration(migrations.Migration):
                 (
                     "username",
                     models.CharField(
-                        help_text="As it was given; nobody need be called so.", max_length=150
+                        help_text="As it was typed; there may be no such user.", max_length=150
                     ),
                 ),
                 (
@@ -346,7 +346,7 @@ class Migration(migrations.Migration):
                     "forgiven",
                     models.BooleanField(
                         default=False,
-                        help_text="An operator let them try again: it counts no more.",
+                        help_text="An operator unlocked the login, so it no longer counts.",
                     ),
                 ),
             ],
@@ -511,11 +511,11 @@ class Migration(migrations.Migration):
                 ("seen_at", models.DateTimeField(default=django.utils.timezone.now)),
                 (
                     "listening",
-                    models.BooleanField(help_text="It hears what the database notifies."),
+                    models.BooleanField(help_text="It receives the database's notifications."),
                 ),
                 (
                     "requests",
-                    models.PositiveIntegerField(help_text="That it answers, streams among them."),
+                    models.PositiveIntegerField(help_text="That it is answering, streams included."),
                 ),
                 ("streams", models.PositiveIntegerField()),
                 (
@@ -610,7 +610,7 @@ class Migration(migrations.Migration):
                 (
                     "lease_expires_at",
                     models.DateTimeField(
-                        help_text="While it is warming: when its worker is taken for dead.",
+                        help_text="While it is warming: when its worker counts as dead.",
                         null=True,
                     ),
                 ),
@@ -649,7 +649,7 @@ class Migration(migrations.Migration):
                 (
                     "uid",
                     models.PositiveIntegerField(
-                        help_text="Who its programs run as. Empty: as its image says.", null=True
+                        help_text="User number of its programs. Empty: the one in its image.", null=True
                     ),
                 ),
                 (
@@ -717,7 +717,7 @@ class Migration(migrations.Migration):
                 (
                     "complete",
                     models.BooleanField(
-                        default=True, help_text="Whether it is of all attacks that concern it."
+                        default=True, help_text="Whether all attacks that apply were tried."
                     ),
                 ),
                 ("queued_at", models.DateTimeField(default=django.utils.timezone.now)),
@@ -728,7 +728,7 @@ class Migration(migrations.Migration):
                 ("inconclusive", models.PositiveIntegerField(default=0)),
                 (
                     "error",
-                    models.TextField(blank=True, help_text="Why it could not be carried through."),
+                    models.TextField(blank=True, help_text="Why it could not be completed."),
                 ),
                 (
                     "environment",
@@ -769,7 +769,7 @@ class Migration(migrations.Migration):
                         blank=True,
                         db_default="",
                         default="",
-                        help_text="What weakens each sandbox of its host, a line for each.",
+                        help_text="What weakens every sandbox on its host, a line each.",
                     ),
                 ),
             ],
@@ -847,7 +847,7 @@ class Migration(migrations.Migration):
                 (
                     "lease_expires_at",
                     models.DateTimeField(
-                        help_text="While it is pending or creating: when its start is given on.",
+                        help_text="While it is pending or creating: when another worker starts it.",
                         null=True,
                     ),
                 ),
@@ -896,7 +896,7 @@ class Migration(migrations.Migration):
                 (
                     "warm",
                     models.BooleanField(
-                        help_text="Opened on a warm sandbox. Null: opened before this was noted down.",
+                        help_text="Opened on a warm sandbox. Null: opened before this was recorded.",
                         null=True,
                     ),
                 ),
@@ -904,7 +904,7 @@ class Migration(migrations.Migration):
                     "client",
                     models.ForeignKey(
                         db_index=False,
-                        help_text="Whose it is. Null: opened without a key.",
+                        help_text="The client that opened it. Null: opened without a key.",
                         null=True,
                         on_delete=django.db.models.deletion.PROTECT,
                         related_name="sessions",
@@ -924,7 +924,7 @@ class Migration(migrations.Migration):
                 (
                     "workspace_since",
                     models.DateTimeField(
-                        help_text="When its workspace was new and empty: what was in one before that is gone. Null: it has none yet.",
+                        help_text="When its workspace was new and empty; files from before that are gone. Null: it has none yet.",
                         null=True,
                     ),
                 ),
@@ -948,7 +948,7 @@ class Migration(migrations.Migration):
                     "opening",
                     models.UUIDField(
                         editable=False,
-                        help_text="Of the call that opened it, which doesn't know its id before the answer: a warm session has its sandbox's.",
+                        help_text="Identifies the call that opened it, which learns the session's id from the answer only: a warm session has its sandbox's.",
                         null=True,
                     ),
                 ),
@@ -1099,7 +1099,7 @@ class Migration(migrations.Migration):
                     "last_used_at",
                     models.DateTimeField(
                         editable=False,
-                        help_text="To the minute: not each use is noted down.",
+                        help_text="To the minute, because not every use is recorded.",
                         null=True,
                     ),
                 ),
@@ -1189,11 +1189,11 @@ class Migration(migrations.Migration):
                     "detail",
                     models.TextField(blank=True, help_text="What it was refused, or could do."),
                 ),
-                ("seconds", models.FloatField(help_text="With what follows it.")),
+                ("seconds", models.FloatField(help_text="Including the checks after it.")),
                 (
                     "answer_seconds",
                     models.FloatField(
-                        help_text="The slowest answer of another sandbox's program, during and after it."
+                        help_text="The slowest program of another sandbox, during and after it."
                     ),
                 ),
                 (
@@ -1299,10 +1299,10 @@ class Migration(migrations.Migration):
                 (
                     "started_at",
                     models.DateTimeField(
-                        help_text="The program, or its compiler, began.", null=True
+                        help_text="When the program or its compiler began.", null=True
                     ),
                 ),
-                ("finished_at", models.DateTimeField(help_text="The result was kept.", null=True)),
+                ("finished_at", models.DateTimeField(help_text="When the result was stored.", null=True)),
                 ("lease_expires_at", models.DateTimeField(null=True)),
                 (
                     "session",
@@ -1315,22 +1315,22 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "claimed_at",
-                    models.DateTimeField(help_text="A node's executor took it up.", null=True),
+                    models.DateTimeField(help_text="When a node's executor claimed it.", null=True),
                 ),
                 (
                     "received_at",
-                    models.DateTimeField(help_text="The API had the request.", null=True),
+                    models.DateTimeField(help_text="When the API received the request.", null=True),
                 ),
                 (
                     "cancel_requested_at",
                     models.DateTimeField(
-                        help_text="While it ran: its worker was asked to end it.", null=True
+                        help_text="When its worker was asked to end it.", null=True
                     ),
                 ),
                 (
                     "repeats",
                     models.UUIDField(
-                        help_text="Id of the execution whose input this one has once more.",
+                        help_text="Id of the execution whose input is run again.",
                         null=True,
                     ),
                 ),
@@ -1340,7 +1340,7 @@ class Migration(migrations.Migration):
                         blank=True,
                         db_default="",
                         default="",
-                        help_text="Of the request that asked for it: the lines of the log about it have it, too.",
+                        help_text="Of the HTTP request that asked for it; the log's lines about it have it too.",
                         max_length=64,
                     ),
                 ),
@@ -1348,7 +1348,7 @@ class Migration(migrations.Migration):
                     "revision",
                     models.ForeignKey(
                         db_index=False,
-                        help_text="Of the environment, and so the image, that it ran in.",
+                        help_text="The environment's revision, and so the image, that it ran in.",
                         null=True,
                         on_delete=django.db.models.deletion.PROTECT,
                         related_name="+",
@@ -1362,7 +1362,7 @@ class Migration(migrations.Migration):
                     models.BooleanField(
                         db_default=False,
                         default=False,
-                        help_text="What the workspace has under that name is run.",
+                        help_text="The workspace's own file of that name is run.",
                     ),
                 ),
             ],
@@ -1494,7 +1494,7 @@ class Migration(migrations.Migration):
                 (
                     "start",
                     models.PositiveIntegerField(
-                        help_text="Bytes of its stage and stream before it."
+                        help_text="Bytes before it in its stage and stream."
                     ),
                 ),
                 ("data", models.BinaryField(help_text="Ends between two characters of UTF-8.")),

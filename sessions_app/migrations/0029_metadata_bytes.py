@@ -38,7 +38,7 @@ class Migration(migrations.Migration):
             name="max_storage_per_client",
             field=models.BigIntegerField(
                 blank=True,
-                help_text="Bytes of all its sessions' metadata, inputs and outputs. Empty: as the setting says.",
+                help_text="Bytes of all its sessions' metadata, inputs and outputs. Empty: MAX_STORAGE_PER_CLIENT.",
                 null=True,
                 validators=[django.core.validators.MinValueValidator(1)],
             ),
@@ -48,7 +48,7 @@ class Migration(migrations.Migration):
             name="max_storage_per_session",
             field=models.BigIntegerField(
                 blank=True,
-                help_text="Bytes of one session's metadata, inputs and outputs. Empty: as the setting says.",
+                help_text="Bytes of one session's metadata, inputs and outputs. Empty: MAX_STORAGE_PER_SESSION.",
                 null=True,
                 validators=[django.core.validators.MinValueValidator(1)],
             ),

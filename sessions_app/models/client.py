@@ -53,36 +53,36 @@ class Client(models.Model):
     max_live_sessions = models.PositiveIntegerField(
         null=True,
         blank=True,
-        help_text="Sessions at one time, single runs too. Empty: its share, as CLIENT_SHARE says.",
+        help_text="Sessions at one time, single runs too. Empty: its share by CLIENT_SHARE.",
     )
     max_queued_per_session = models.PositiveIntegerField(
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Executions that may wait in one of its sessions. Empty: as the setting says.",
+        help_text="Executions that may wait in one session. Empty: MAX_QUEUED_PER_SESSION.",
     )
     max_queued_per_client = models.PositiveIntegerField(
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Executions that may wait in all its sessions. Empty: as the setting says.",
+        help_text="Executions that may wait in all its sessions. Empty: MAX_QUEUED_PER_CLIENT.",
     )
     max_storage_per_session = models.BigIntegerField(
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Bytes of one session's metadata, inputs and outputs. Empty: as the setting "
-        "says.",
+        help_text="Bytes of one session's metadata, inputs and outputs. Empty: "
+        "MAX_STORAGE_PER_SESSION.",
     )
     max_storage_per_client = models.BigIntegerField(
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Bytes of all its sessions' metadata, inputs and outputs. Empty: as the setting "
-        "says.",
+        help_text="Bytes of all its sessions' metadata, inputs and outputs. Empty: "
+        "MAX_STORAGE_PER_CLIENT.",
     )
     enabled = models.BooleanField(
-        default=True, help_text="Otherwise all its keys and tokens are refused."
+        default=True, help_text="If not, all its keys and tokens are refused."
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -148,7 +148,7 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, editable=False)
     last_used_at = models.DateTimeField(
-        null=True, editable=False, help_text="To the minute: not each use is noted down."
+        null=True, editable=False, help_text="To the minute, because not every use is recorded."
     )
 
     objects = ApiKeyQuerySet.as_manager()

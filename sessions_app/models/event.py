@@ -48,7 +48,7 @@ class Event(models.Model):
     number = models.PositiveIntegerField(help_text="1, 2, 3 … within its execution.")
     stage = models.CharField(max_length=7, choices=Stage)
     stream = models.CharField(max_length=6, choices=Stream)
-    start = models.PositiveIntegerField(help_text="Bytes of its stage and stream before it.")
+    start = models.PositiveIntegerField(help_text="Bytes before it in its stage and stream.")
     data = models.BinaryField(help_text="Ends between two characters of UTF-8.")
 
     objects = EventQuerySet.as_manager()

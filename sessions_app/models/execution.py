@@ -141,7 +141,7 @@ class Execution(models.Model):
     code = models.TextField()
     filename = models.CharField(max_length=255)
     keeps_file = models.BooleanField(
-        default=False, db_default=False, help_text="What the workspace has under that name is run."
+        default=False, db_default=False, help_text="The workspace's own file of that name is run."
     )
     stdin = models.BinaryField(default=bytes)
     args = models.JSONField(default=list)
@@ -169,9 +169,7 @@ class Execution(models.Model):
     compile_stderr_truncated = models.BooleanField(default=False, db_default=False)
     compile_wall_seconds = models.FloatField(null=True)
 
-    repeats = models.UUIDField(
-        null=True, help_text="Id of the execution whose input this one has once more."
-    )
+    repeats = models.UUIDField(null=True, help_text="Id of the execution whose input is run again.")
     error_reason = models.TextField(blank=True)
     revision = models.ForeignKey(
         EnvironmentRevision,
@@ -179,7 +177,7 @@ class Execution(models.Model):
         null=True,
         related_name="+",
         db_index=False,  # no query uses it, and each run would pay for it
-        help_text="Of the environment, and so the image, that it ran in.",
+        help_text="The environment's revision, and so the image, that it ran in.",
     )
     worker = models.CharField(max_length=120, blank=True, help_text="Node and process id.")
     request_id = models.CharField(
@@ -187,16 +185,18 @@ class Execution(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text="Of the request that asked for it: the lines of the log about it have it, too.",
+        help_text="Of the HTTP request that asked for it; the log's lines about it have it too.",
     )
-    received_at = models.DateTimeField(null=True, help_text="The API had the request.")
+    received_at = models.DateTimeField(null=True, help_text="When the API received the request.")
     queued_at = models.DateTimeField(default=timezone.now)
-    claimed_at = models.DateTimeField(null=True, help_text="A node's executor took it up.")
-    started_at = models.DateTimeField(null=True, help_text="The program, or its compiler, began.")
-    finished_at = models.DateTimeField(null=True, help_text="The result was kept.")
+    claimed_at = models.DateTimeField(null=True, help_text="When a node's executor claimed it.")
+    started_at = models.DateTimeField(
+        null=True, help_text="When the program or its compiler began."
+    )
+    finished_at = models.DateTimeField(null=True, help_text="When the result was stored.")
     lease_expires_at = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(
-        null=True, help_text="While it ran: its worker was asked to end it."
+        null=True, help_text="When its worker was asked to end it."
     )
 
     objects = ExecutionQuerySet.as_manager()

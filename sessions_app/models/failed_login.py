@@ -35,12 +35,12 @@ class FailedLogin(models.Model):
     """
 
     username = models.CharField(
-        max_length=150, help_text="As it was given; nobody need be called so."
+        max_length=150, help_text="As it was typed; there may be no such user."
     )
     address = models.CharField(max_length=45, help_text="IP address; of IPv6, its /64 network.")
     tried_at = models.DateTimeField(default=timezone.now)
     forgiven = models.BooleanField(
-        default=False, help_text="An operator let them try again: it counts no more."
+        default=False, help_text="An operator unlocked the login, so it no longer counts."
     )
 
     objects = FailedLoginQuerySet.as_manager()

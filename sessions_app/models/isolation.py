@@ -57,7 +57,7 @@ class IsolationCheck(models.Model):
     image_id = models.CharField(max_length=100, blank=True)
     runtime = models.CharField(max_length=64)
     complete = models.BooleanField(
-        default=True, help_text="Whether it is of all attacks that concern it."
+        default=True, help_text="Whether all attacks that apply were tried."
     )
     queued_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
@@ -72,9 +72,9 @@ class IsolationCheck(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text="What weakens each sandbox of its host, a line for each.",
+        help_text="What weakens every sandbox on its host, a line each.",
     )
-    error = models.TextField(blank=True, help_text="Why it could not be carried through.")
+    error = models.TextField(blank=True, help_text="Why it could not be completed.")
 
     objects = IsolationCheckQuerySet.as_manager()
 
@@ -168,9 +168,9 @@ class AttackResult(models.Model):
     group = models.CharField(max_length=32)
     outcome = models.CharField(max_length=16, choices=Outcome)
     detail = models.TextField(blank=True, help_text="What it was refused, or could do.")
-    seconds = models.FloatField(help_text="With what follows it.")
+    seconds = models.FloatField(help_text="Including the checks after it.")
     answer_seconds = models.FloatField(
-        help_text="The slowest answer of another sandbox's program, during and after it."
+        help_text="The slowest program of another sandbox, during and after it."
     )
 
     class Meta:

@@ -96,7 +96,7 @@ class Sandbox(models.Model):
     )
     status = models.CharField(max_length=10, choices=Status)
     uid = models.PositiveIntegerField(
-        null=True, help_text="Who its programs run as. Empty: as its image says."
+        null=True, help_text="User number of its programs. Empty: the one in its image."
     )
     container_id = models.CharField(max_length=64, blank=True)
     image_id = models.CharField(max_length=100, blank=True)
@@ -114,7 +114,7 @@ class Sandbox(models.Model):
         help_text="Node and process id of the process that starts it, or has done so.",
     )
     lease_expires_at = models.DateTimeField(
-        null=True, help_text="While it is warming: when its worker is taken for dead."
+        null=True, help_text="While it is warming: when its worker counts as dead."
     )
 
     objects = SandboxQuerySet.as_manager()

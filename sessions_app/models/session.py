@@ -132,7 +132,7 @@ class Session(models.Model):
         null=True,
         related_name="sessions",
         db_index=False,
-        help_text="Whose it is. Null: opened without a key.",
+        help_text="The client that opened it. Null: opened without a key.",
     )
     revision = models.ForeignKey(
         EnvironmentRevision, on_delete=models.PROTECT, null=True, related_name="sessions"
@@ -146,7 +146,7 @@ class Session(models.Model):
     )
     warm = models.BooleanField(
         null=True,
-        help_text="Opened on a warm sandbox. Null: opened before this was noted down.",
+        help_text="Opened on a warm sandbox. Null: opened before this was recorded.",
     )
     runtime = models.CharField(
         max_length=64,
@@ -175,22 +175,22 @@ class Session(models.Model):
     opening = models.UUIDField(
         null=True,
         editable=False,
-        help_text="Of the call that opened it, which doesn't know its id before the answer: a warm "
-        "session has its sandbox's.",
+        help_text="Identifies the call that opened it, which learns the session's id from the "
+        "answer only: a warm session has its sandbox's.",
     )
     created_at = models.DateTimeField(default=timezone.now)
     ready_at = models.DateTimeField(null=True)
     workspace_since = models.DateTimeField(
         null=True,
-        help_text="When its workspace was new and empty: what was in one before that is gone. "
-        "Null: it has none yet.",
+        help_text="When its workspace was new and empty; files from before that are gone. Null: "
+        "it has none yet.",
     )
     last_activity_at = models.DateTimeField(default=timezone.now)
     last_execution_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField()
     closed_at = models.DateTimeField(null=True)
     lease_expires_at = models.DateTimeField(
-        null=True, help_text="While it is pending or creating: when its start is given on."
+        null=True, help_text="While it is pending or creating: when another worker starts it."
     )
     stop_reason = models.CharField(max_length=10, choices=StopReason, blank=True)
     error_reason = models.TextField(blank=True)
