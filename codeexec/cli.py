@@ -41,13 +41,8 @@ EXIT_CODES = {
 
 _WIDEST = 100
 _OF_DJANGO = (
-    "version",
-    "verbosity",
-    "settings",
-    "pythonpath",
-    "no_color",
-    "force_color",
-    "skip_checks",
+    *("version", "verbosity", "settings", "pythonpath"),
+    *("no_color", "force_color", "skip_checks"),
 )
 """Options that every command has, and that `--help` doesn't show."""
 _INDENT = "  "
@@ -101,10 +96,9 @@ class TeachingCommand(BaseCommand):
         return parser
 
     def _epilog(self) -> str:
-        examples = "\n".join(f"{_INDENT}{_as_typed(each)}" for each in self.examples)
-        codes = "\n".join(
-            f"{_INDENT}{code:<3}  {self.exit_codes[code]}" for code in self.exit_codes
-        )
+        typed = (each if "manage.py" in each else f"manage.py {each}" for each in self.examples)
+        examples = "\n".join(f"{_INDENT}{each}" for each in typed)
+        codes = "\n".join(f"{_INDENT}{code:<3}  {text}" for code, text in self.exit_codes.items())
         parts = [self.explanation.strip("\n"), f"examples:\n{examples}", f"exit codes:\n{codes}"]
         return "\n\n".join(part for part in parts if part)
 
@@ -148,10 +142,6 @@ class TeachingCommand(BaseCommand):
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was done.")
-
-
-def _as_typed(example: str) -> str:
-    return example if "manage.py" in example else f"manage.py {example}"
 
 
 class _Formatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):

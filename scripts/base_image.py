@@ -158,7 +158,7 @@ def _trust_what_this_machine_trusts(root: Path) -> None:
     (root / _BUNDLE).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(bundle, root / _BUNDLE)
     shipped = Path("/usr/share/ca-certificates").rglob("*.crt")
-    known = {_key(text) for path in shipped for text in _certificates(path)}
+    known = {_key(text) for path in shipped for text in _CERTIFICATE.findall(path.read_text())}
     folder = root / "usr/local/share/ca-certificates"
     folder.mkdir(parents=True, exist_ok=True)
     additions = [
@@ -166,10 +166,6 @@ def _trust_what_this_machine_trusts(root: Path) -> None:
     ]
     for number, text in enumerate(additions):
         (folder / f"host-{number}.crt").write_text(f"{text}\n")
-
-
-def _certificates(path: Path) -> list[str]:
-    return _CERTIFICATE.findall(path.read_text())
 
 
 def _key(certificate: str) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import docker
 from docker.errors import DockerException
-from docker.models.containers import Container
 
 from scripts import apt, gvisor
 from scripts.processes import Part
@@ -76,15 +76,10 @@ def _start(socket: str, logs: Path, current: Step) -> Part | None:
     if _SYSTEMD.is_dir():
         subprocess.run(["systemctl", "start", "docker"], check=False)
         return None
-    command = [
-        "dockerd",
-        "--host",
-        socket,
-        "--log-level",
-        "warn",
-        *gvisor.daemon_options(logs.parent),
-    ]
-    daemon = Part("Docker Engine", command, logs / "dockerd.log", stop_seconds=STOP_SECONDS)
+    options = ["--host", socket, "--log-level", "warn", *gvisor.daemon_options(logs.parent)]
+    daemon = Part(
+        "Docker Engine", ["dockerd", *options], logs / "dockerd.log", stop_seconds=STOP_SECONDS
+    )
     daemon.start()
     return daemon
 
@@ -106,15 +101,14 @@ def _let_removals_finish(client: docker.DockerClient) -> None:
     before it is done leaves dead ones behind.
     """
     deadline = time.monotonic() + REMOVAL_SECONDS
+    states: dict[str, Any] = {"status": ["dead", "removing", "running"]}
     with suppress(DockerException, OSError):
-        while unfinished := _containers(client, "dead", "removing", "running"):
+        while unfinished := client.containers.list(
+            all=True, sparse=True, filters={"status": states}
+        ):
             if time.monotonic() > deadline:
                 return
             for container in unfinished:
                 if container.status == "dead":
                     container.remove(force=True)
             time.sleep(0.1)
-
-
-def _containers(client: docker.DockerClient, *states: str) -> list[Container]:
-    return client.containers.list(all=True, sparse=True, filters={"status": list(states)})

@@ -6,10 +6,11 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scripts.processes import Part
 from scripts.steps import SetUpError
 
 HEALTH_SECONDS = 90.0
@@ -32,15 +33,15 @@ class Answer:
     seconds: float
 
 
-def wait_until_healthy(base_url: str, still_running: Callable[[], None]) -> None:
-    """Returns when /health is healthy or degraded: then the service can run programs. Calls
-    `still_running` before each request.
+def wait_until_healthy(base_url: str, parts: Sequence[Part]) -> None:
+    """Returns when /health is healthy or degraded: then the service can run programs.
 
-    Raises SetUpError when that takes longer than HEALTH_SECONDS.
+    Raises SetUpError when one of its parts ends, or this takes longer than HEALTH_SECONDS.
     """
     deadline = time.monotonic() + HEALTH_SECONDS
     while True:
-        still_running()
+        for part in parts:
+            part.require()
         try:
             health = call("GET", f"{base_url}/health")
         except (OSError, ValueError) as error:

@@ -100,19 +100,16 @@ def _client_holds(seed: int) -> bool:
     return False
 
 
-def _fuzz_api(options: argparse.Namespace) -> int:
-    run_shown([sys.executable, "-m", "scripts.fuzz_api", *options.rest])
-    return 0
-
-
 def main() -> None:
     """Ends with 1 when something was found."""
     options = _parse(sys.argv[1:])
-    parts = {"runner": _fuzz_runner, "client": _fuzz_client, "api": _fuzz_api}
+    parts = {"runner": _fuzz_runner, "client": _fuzz_client}
     stop_on_signals()
     with reported():
         try:
-            sys.exit(parts[options.part](options))
+            if options.part in parts:
+                sys.exit(parts[options.part](options))
+            run_shown([sys.executable, "-m", "scripts.fuzz_api", *options.rest])
         except Stopped:
             sys.exit(130)
 

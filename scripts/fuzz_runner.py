@@ -89,7 +89,7 @@ def ensure_clang(log: Path) -> None:
             _install(["clang", "llvm"], log)
             current.outcome = "installed"
         if not _has_fuzzer():
-            _install([_runtime_package()], log)
+            _install([f"libclang-rt-{_clang('-dumpversion').split('.')[0]}-dev"], log)
             current.outcome = "installed"
         if not _has_fuzzer():
             raise SetUpError(f"{shutil.which('clang')} has no libFuzzer.")
@@ -101,11 +101,6 @@ def _has_fuzzer() -> bool:
     """
     names = (f"libclang_rt.fuzzer-{os.uname().machine}.a", "libclang_rt.fuzzer.a")
     return any(Path(_clang(f"-print-file-name={name}")).is_absolute() for name in names)
-
-
-def _runtime_package() -> str:
-    """The package with the runtime of the clang that is installed."""
-    return f"libclang-rt-{_clang('-dumpversion').split('.')[0]}-dev"
 
 
 def _clang(argument: str) -> str:
@@ -157,7 +152,8 @@ def _forget_old_builds(home: Home) -> None:
 def seeds(target: str) -> list[bytes]:
     """What the real client sends, in the form that the targets read."""
     if target == "order":
-        return [b"\2A=1\0B=2\0" + _order(argv) for argv in (["true"], ["python", "-c", "1"])]
+        orders = (_exec(0, argv)[9:-1] for argv in (["true"], ["python", "-c", "1"]))
+        return [b"\2A=1\0B=2\0" + order for order in orders]
     if target == "limits":
         return [
             b"low 0\n" * 200,
@@ -167,10 +163,6 @@ def seeds(target: str) -> list[bytes]:
     if target == "conversation":
         return [_said(_conversation(argv)) for argv in (["true"], ["cat", "-"])]
     return [bytes(range(64))]
-
-
-def _order(argv: Sequence[str]) -> bytes:
-    return _exec(0, argv)[9:-1]
 
 
 def _exec(run_id: int, argv: Sequence[str]) -> bytes:
@@ -238,7 +230,7 @@ def run(home: Home, target: str, *, seconds: int, sources: Path = SOURCES) -> Ou
             options.append(f"-dict={folder / 'words'}")
         output = _execute(program, folder, [*options, inputs])
         finding = _kept_finding(home, target, folder)
-        _keep_corpus(inputs, corpus)
+        shutil.copytree(inputs, corpus, dirs_exist_ok=True)
     outcome = Outcome(
         target=target,
         executions=_last_number(r"number_of_executed_units: *(\d+)", output),
@@ -355,12 +347,6 @@ def _kept_finding(home: Home, target: str, folder: Path) -> Path | None:
         kept = home.findings / f"{target}-{path.name.removeprefix('found-')}"
         shutil.copy(path, kept)
     return kept
-
-
-def _keep_corpus(inputs: Path, corpus: Path) -> None:
-    corpus.mkdir(parents=True, exist_ok=True)
-    for path in inputs.iterdir():
-        shutil.copy(path, corpus)
 
 
 def _last_number(pattern: str, output: str) -> int:

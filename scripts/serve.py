@@ -53,7 +53,9 @@ class Server:
         self._log = self._logs / "set-up.log"
         self._parts: list[Part] = []
         self._address = f"http://{_reachable(config['API_HOST'])}:{config['API_PORT']}"
-        self._environment = _default_environment(config["ENVIRONMENTS_FILE"])
+        content = yaml.safe_load(config["ENVIRONMENTS_FILE"].read_text()) or {}
+        defaults = content.get("defaults") or {}
+        self._environment = str(defaults.get("default_environment") or "python")
 
     def set_up(self) -> None:
         """Everything that has to be there before the service can start."""
@@ -77,7 +79,7 @@ class Server:
             self._start_part("worker", manage("run_worker"), stop_seconds=20)
             self._start_part("API", manage("run_api"), stop_seconds=10)
             admin = manage_output("create_admin")  # while they start
-            wait_until_healthy(f"{self._address}/api/v1", self._require_parts)
+            wait_until_healthy(f"{self._address}/api/v1", self._parts)
             current.outcome = "healthy"
         with step("First program through the API") as current:
             with self._key() as key:
@@ -125,10 +127,6 @@ class Server:
         part.start()
         self._parts.append(part)
 
-    def _require_parts(self) -> None:
-        for part in self._parts:
-            part.require()
-
     def _remove_sandboxes(self) -> None:
         try:
             run_logged(manage("cleanup_sessions", "--all"), self._log)
@@ -155,20 +153,8 @@ def _reachable(host: str) -> str:
     return f"[{'::1' if host == '::' else host}]" if ":" in host else host
 
 
-def _default_environment(environments_file: Path) -> str:
-    content = yaml.safe_load(environments_file.read_text()) or {}
-    return str((content.get("defaults") or {}).get("default_environment") or "python")
-
-
 def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-def _configuration() -> configuration.Values:
-    try:
-        return configuration.load()
-    except configuration.ConfigurationError as error:
-        raise SetUpError(str(error)) from error
 
 
 def main() -> None:
@@ -176,10 +162,12 @@ def main() -> None:
     stop_on_signals()
     with reported(), ExitStack() as stack:
         try:
-            server = Server(_configuration(), stack)
+            server = Server(configuration.load(), stack)
             server.set_up()
             server.start()
             server.serve()
+        except configuration.ConfigurationError as error:
+            raise SetUpError(str(error)) from error
         except Stopped:
             say("Stopping")
         finally:

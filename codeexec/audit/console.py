@@ -32,7 +32,10 @@ class AuditedForms:
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         if not isinstance(message, str):
-            details = _fields(message) | _noted(request)
+            # The labels of the changed fields, from Django's description of the change.
+            parts = [part.get("changed", {}).get("fields", ()) for part in message]
+            changed = [field for part in parts for field in part]
+            details = ({"fields": changed} if changed else {}) | _noted(request)
             record(user_actor(request), f"{obj._meta.model_name}.change", obj, **details)
         return super().log_change(request, obj, message)  # type: ignore[misc]
 
@@ -44,21 +47,13 @@ class AuditedForms:
 
 def changes_of(form: BaseForm) -> dict[str, list[Any]]:
     """The old and the new value of each changed field, without secrets."""
-    fields = form.fields  # a changed password isn't among them
-    changed = (
-        name for name in form.changed_data if name in fields and not _is_secret(fields[name], name)
-    )
-    return {
-        name: [
-            _plain(form.get_initial_for_field(fields[name], name)),
-            _plain(form.cleaned_data.get(name)),
-        ]
-        for name in changed
-    }
-
-
-def _is_secret(field: forms.Field, name: str) -> bool:
-    return isinstance(field.widget, forms.PasswordInput) or "password" in name
+    changes = {}
+    for name in form.changed_data:
+        field = form.fields.get(name)  # none: the changed password
+        if field and "password" not in name and not isinstance(field.widget, forms.PasswordInput):
+            old = form.get_initial_for_field(field, name)
+            changes[name] = [_plain(old), _plain(form.cleaned_data.get(name))]
+    return changes
 
 
 def _plain(value: Any) -> Any:
@@ -76,9 +71,3 @@ def _plain(value: Any) -> Any:
 def _noted(request: HttpRequest) -> dict[str, Any]:
     changes = getattr(request, "audited_changes", None)
     return {"changes": changes} if changes else {}
-
-
-def _fields(message: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The labels of the changed fields, from Django's description of a change."""
-    changed = [field for part in message for field in part.get("changed", {}).get("fields", ())]
-    return {"fields": changed} if changed else {}

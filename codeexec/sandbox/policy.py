@@ -107,7 +107,10 @@ def container_config(
         "NetworkMode": "bridge" if spec.network else "none",
         "ReadonlyRootfs": True,
         "Binds": [f"{runner_volume}:{RUNNER_DIR}:ro,nocopy"],
-        "Mounts": [_read_only_file(*where) for where in own_files.items()],
+        "Mounts": [
+            {"Type": "bind", "Source": source, "Target": target, "ReadOnly": True}
+            for target, source in own_files.items()
+        ],
         "Tmpfs": {
             spec.workspace_dir: tmpfs_options(spec, identity, mode="0755"),
             **{folder: tmpfs_options(spec, identity, mode="1777") for folder in TEMPORARY},
@@ -199,10 +202,6 @@ DEVICE_FOLDERS = {
     # Replaces the file system of message queues, which would outlive a run.
     "/dev/mqueue": "ro,noexec,nosuid,nodev,mode=0755,size=4096,nr_inodes=1",
 }
-
-
-def _read_only_file(target: str, source: str) -> dict[str, Any]:
-    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": True}
 
 
 def standard_labels(spec: SandboxSpec) -> dict[str, str]:

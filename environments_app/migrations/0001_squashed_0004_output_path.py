@@ -128,7 +128,11 @@ class Migration(migrations.Migration):
                     "network",
                     models.BooleanField(
                         blank=True,
-                        choices=[(None, "As set by NETWORK_DISABLED"), (True, "Yes"), (False, "No")],
+                        choices=[
+                            (None, "As set by NETWORK_DISABLED"),
+                            (True, "Yes"),
+                            (False, "No"),
+                        ],
                         help_text="Whether programs reach the network.",
                         null=True,
                     ),

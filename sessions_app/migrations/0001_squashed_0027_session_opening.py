@@ -515,7 +515,9 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "requests",
-                    models.PositiveIntegerField(help_text="That it is answering, streams included."),
+                    models.PositiveIntegerField(
+                        help_text="That it is answering, streams included."
+                    ),
                 ),
                 ("streams", models.PositiveIntegerField()),
                 (
@@ -649,7 +651,8 @@ class Migration(migrations.Migration):
                 (
                     "uid",
                     models.PositiveIntegerField(
-                        help_text="User number of its programs. Empty: the one in its image.", null=True
+                        help_text="User number of its programs. Empty: the one in its image.",
+                        null=True,
                     ),
                 ),
                 (
@@ -1302,7 +1305,10 @@ class Migration(migrations.Migration):
                         help_text="When the program or its compiler began.", null=True
                     ),
                 ),
-                ("finished_at", models.DateTimeField(help_text="When the result was stored.", null=True)),
+                (
+                    "finished_at",
+                    models.DateTimeField(help_text="When the result was stored.", null=True),
+                ),
                 ("lease_expires_at", models.DateTimeField(null=True)),
                 (
                     "session",

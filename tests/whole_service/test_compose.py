@@ -74,7 +74,7 @@ class Stack:
 
     def wait_until_ready(self) -> None:
         """Returns when the API can work and the pool of idle sandboxes is full."""
-        wait_until_healthy(str(self.api.base_url).rstrip("/"), still_running=lambda: None)
+        wait_until_healthy(str(self.api.base_url).rstrip("/"), parts=())
         full = eventually(
             lambda: len(self.sandboxes() - self._sessions) == self._pool, READY_SECONDS
         )

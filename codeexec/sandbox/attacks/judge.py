@@ -62,7 +62,9 @@ def judge(
     late = result.wall_seconds - attack.wall_seconds
     if late > _GRACE_SECONDS:
         return busy(f"it was ended {late:.1f} s too late")
-    if runtime in attack.killed_in and result.verdict in _ends_when_killed(attack):
+    # An attack on memory that ran out of time may not even have begun to allocate.
+    killed = attack.ends if Verdict.OK not in attack.ends else _KILLED
+    if runtime in attack.killed_in and result.verdict in killed:
         return held(_ending(result))
     doubt = "\n".join(report.untried) or _unexpected(attack, result)
     if doubt:
@@ -70,11 +72,6 @@ def judge(
     if attack.reports and not report.held:
         return inconclusive(f"It reported nothing and ended as {_ending(result)}.")
     return held("\n".join(report.held) or _ending(result))
-
-
-def _ends_when_killed(attack: Attack) -> frozenset[Verdict]:
-    """An attack on memory that ran out of time may not even have begun to allocate."""
-    return attack.ends if Verdict.OK not in attack.ends else _KILLED
 
 
 class _Report:
@@ -114,14 +111,10 @@ def _unexpected(attack: Attack, result: RunResult) -> str:
     if result.verdict in attack.ends and result.exit_code in codes:
         return ""
     expected = " or ".join(sorted(attack.ends))
-    return f"It ended as {_ending(result)}, but {expected} was expected.{_tail(result)}"
+    stderr = result.stderr[-200:].decode(errors="replace")
+    return f"It ended as {_ending(result)}, but {expected} was expected. {stderr}".strip()
 
 
 def _ending(result: RunResult) -> str:
     by = f" by {result.signal}" if result.signal else ""
     return f"{result.verdict}, exit code {result.exit_code}{by}"
-
-
-def _tail(result: RunResult) -> str:
-    text = result.stderr[-200:].decode(errors="replace").strip()
-    return f" {text}" if text else ""

@@ -186,14 +186,18 @@ class _Arena:
 
     def attack(self, attack: Attack, *, last_of_group: bool) -> AttackReport:
         started, self._slowest, self._silent = time.monotonic(), 0.0, 0
-        compiling = last_of_group or _obstructs_compiling(attack)
+        obstructs_compiling = attack.name.startswith("poisoned-") or "-in-the-way" in attack.name
+        compiling = last_of_group or obstructs_compiling
         finding = self._tried(attack, compiling=compiling)
         if finding.outcome in (Outcome.INCONCLUSIVE, Outcome.BUSY):
             with contextlib.suppress(SandboxError):  # the second try shows what is wrong
                 self._tidy()
             finding = self._tried(attack.with_more_time(), compiling=compiling)
         if finding.outcome == Outcome.ESCAPED:
-            self._begin_anew()
+            # It may have harmed both sandboxes, and the next attack must not be blamed for it.
+            self._target.replace()
+            self._bystander.replace()
+            self._prepare_bystander()
         return AttackReport(
             attack=attack,
             outcome=finding.outcome,
@@ -253,12 +257,6 @@ class _Arena:
         """Whether its runner is silent for the second time while another sandbox answers."""
         self._silent += 1
         return self._silent > 1 and self._ask_bystander() is None
-
-    def _begin_anew(self) -> None:
-        """An escape may have harmed both sandboxes; the next attack must not be blamed for it."""
-        self._target.replace()
-        self._bystander.replace()
-        self._prepare_bystander()
 
     # ---- after it
 
@@ -402,13 +400,15 @@ class _Arena:
         spec = self._target.spec
         limits = policy.outer_limits(spec)
         program = self._subject.program
+        # gVisor has no limit for a single folder, only one for all folders together.
+        gvisor = self._subject.runtime == policy.GVISOR
         facts = [
             ("pids", str(limits.pids)),
             ("memory", str(limits.memory_bytes)),
             ("tmpfs", str(limits.tmpfs_bytes)),
             ("shm", str(policy.SHM_BYTES)),
             ("inodes", str(policy.MAX_FILES)),
-            ("shm-files", str(_files_of_shared_memory(self._subject))),
+            ("shm-files", str(policy.GVISOR_FILES if gvisor else policy.SHM_FILES)),
             ("descriptors", str(policy.OPEN_FILES["Hard"])),
             ("runner-folder", policy.RUNNER_DIR),
             ("runner-file", f"runner-{runner_version()}"),
@@ -428,11 +428,6 @@ class _Arena:
         return replace(worst)
 
 
-def _files_of_shared_memory(subject: Subject) -> int:
-    """gVisor has no limit for a single folder, only one for all folders together."""
-    return policy.GVISOR_FILES if subject.runtime == policy.GVISOR else policy.SHM_FILES
-
-
 def _plants(attack: Attack, subject: Subject) -> list[tuple[str, str]]:
     files = planted(attack.name, subject.extension)
     home = "/tmp/"  # noqa: S108 -- the sandbox's: policy.DEFAULT_ENV
@@ -440,8 +435,3 @@ def _plants(attack: Attack, subject: Subject) -> list[tuple[str, str]]:
         ("plant", f"{path.replace('~/', home)} {text}".replace("\n", "\\n"))
         for path, text in files.items()
     ]
-
-
-def _obstructs_compiling(attack: Attack) -> bool:
-    """Whether it attacks the next source file or its compilation."""
-    return attack.name.endswith("-in-the-way") or attack.name.startswith("poisoned-")

@@ -67,25 +67,16 @@ def _record(report: list[Seeded]) -> None:
 
 
 def _row(seeded: Seeded) -> str:
-    if seeded.name is None:
-        return _default_row(seeded)
-    return f"{seeded.name:<20} {seeded.outcome}{_detail(seeded)}"
+    if seeded.name is not None:
+        return f"{seeded.name:<20} {seeded.outcome}{_detail(seeded)}"
+    row = f"{'default environment':<20} {seeded.outcome}: {seeded.default or 'none'}"
+    kept = " (chosen in the admin); --force takes the file's word"
+    return row + kept * (seeded.outcome == Outcome.KEPT)
 
 
 def _detail(seeded: Seeded) -> str:
-    labels = ", ".join(_label(name) for name in seeded.fields)
+    known = {each.name: str(each.verbose_name) for each in Environment._meta.fields}
+    labels = ", ".join(known[name] for name in seeded.fields)
     if seeded.outcome == Outcome.KEPT:
         return f" (changed in the admin: {labels}); --force takes the file's word"
     return f" ({labels})" if labels else ""
-
-
-def _label(column: str) -> str:
-    labels = {each.name: str(each.verbose_name) for each in Environment._meta.fields}
-    return labels[column]
-
-
-def _default_row(seeded: Seeded) -> str:
-    row = f"{'default environment':<20} {seeded.outcome}: {seeded.default or 'none'}"
-    if seeded.outcome == Outcome.KEPT:
-        return f"{row} (chosen in the admin); --force takes the file's word"
-    return row
