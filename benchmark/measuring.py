@@ -48,6 +48,10 @@ def measure(plan: Plan, say: Say) -> Report:
 
 def _subjects(plan: Plan, say: Say) -> list[Subject]:
     """All of them before the first is measured, so that a mistake shows at once."""
+
+    def say_of(name: str, what: str) -> None:
+        say(f"{name}: {what} ...")
+
     with contextlib.closing(Caller(plan.url)) as caller:
         known = caller.call("GET", "/environments").body
         if unknown := [name for name in plan.environments if name not in known]:
@@ -59,14 +63,10 @@ def _subjects(plan: Plan, say: Say) -> list[Subject]:
                 plan=plan,
                 environment=caller.call("GET", f"/environments/{name}").body,
                 program=program_for(name, plan.program),
-                say=partial(_say_of, say, name),
+                say=partial(say_of, name),
             )
             for name in plan.environments
         ]
-
-
-def _say_of(say: Say, name: str, what: str) -> None:
-    say(f"{name}: {what} ...")
 
 
 def _measure(subject: Subject, docker: DockerHere) -> EnvironmentFigures:

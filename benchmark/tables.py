@@ -47,8 +47,14 @@ def _section(figures: EnvironmentFigures) -> Section:
         _latencies(figures, CALLS, "one_at_a_time"),
         _latencies(figures, OPENINGS, "until_ready"),
         _throughput(figures.levels),
-        _stages(figures.levels),
-        _processor(figures.levels),
+        # These go down and levels across, because there are more of them than of levels.
+        _across(figures.levels, "stages", lambda level: level.stages_ms, stage_word),
+        _across(
+            figures.levels,
+            "processor",
+            _processor_of,
+            lambda component: word(_COMPONENT_WORDS.get(component, component)),
+        ),
     ]
     return Section(
         name=figures.name,
@@ -114,17 +120,8 @@ def _throughput(levels: Sequence[Level]) -> Table:
     )
 
 
-def _stages(levels: Sequence[Level]) -> Table:
-    """Stages go down, levels across: there are more of the one than of the other."""
-    return _across(levels, "stages", lambda level: level.stages_ms, stage_word)
-
-
 def stage_word(stage: str) -> str:
     return word(_STAGE_WORDS.get(stage, stage))
-
-
-def _processor(levels: Sequence[Level]) -> Table:
-    return _across(levels, "processor", _processor_of, _component_word)
 
 
 def _processor_of(level: Level) -> dict[str, float]:
@@ -133,10 +130,6 @@ def _processor_of(level: Level) -> dict[str, float]:
     own = {name: there[name] for name in COMPONENTS if name in there}
     total = {"total": sum(own.values())} if own else {}
     return {**own, **total, **{name: there[name] for name in ("program", "load") if name in there}}
-
-
-def _component_word(component: str) -> str:
-    return word(_COMPONENT_WORDS.get(component, component))
 
 
 def _across(

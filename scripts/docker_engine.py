@@ -101,11 +101,9 @@ def _let_removals_finish(client: docker.DockerClient) -> None:
     before it is done leaves dead ones behind.
     """
     deadline = time.monotonic() + REMOVAL_SECONDS
-    states: dict[str, Any] = {"status": ["dead", "removing", "running"]}
+    filters: dict[str, Any] = {"status": ["dead", "removing", "running"]}
     with suppress(DockerException, OSError):
-        while unfinished := client.containers.list(
-            all=True, sparse=True, filters={"status": states}
-        ):
+        while unfinished := client.containers.list(all=True, sparse=True, filters=filters):
             if time.monotonic() > deadline:
                 return
             for container in unfinished:

@@ -109,7 +109,9 @@ class KeyCache:
         if not hub.is_connected:
             return Rows()
         with self._one_reads():  # for all that wait
-            return self.at_hand() or self._read()
+            # If a change is notified meanwhile, the snapshot serves this call and no later one.
+            self._snapshot = self.at_hand() or _read_everything(changes=self._changes)
+            return self._snapshot
 
     def forget(self) -> None:
         """Something has changed, or may have. Called in the event loop only."""
@@ -126,11 +128,6 @@ class KeyCache:
             yield
         finally:
             self._reading.release()
-
-    def _read(self) -> Snapshot:
-        """If a change is notified meanwhile, the snapshot serves this call and no later one."""
-        self._snapshot = _read_everything(changes=self._changes)
-        return self._snapshot
 
     def is_use_noted(self, key: KnownKey) -> bool:
         return time.monotonic() - self._used.get(key.id, -USE_SECONDS) < USE_SECONDS

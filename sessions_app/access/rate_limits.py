@@ -20,10 +20,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from django.db import connection
 
@@ -171,17 +169,12 @@ def _taken(client_id: int, limit: int, share: Share, wanted: int) -> tuple[int, 
         "wanted": wanted,
         "left_alone": float(_left_alone(limit, share)),
     }
-    while (row := _fetched(_TAKE, parameters)) is None:
-        with connection.cursor() as cursor:
-            cursor.execute(_FILL, parameters)
-    return row[0], row[1]
-
-
-def _fetched(statement: str, parameters: dict[str, Any]) -> Sequence[Any] | None:
     with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        row: Sequence[Any] | None = cursor.fetchone()
-        return row
+        cursor.execute(_TAKE, parameters)
+        while (row := cursor.fetchone()) is None:
+            cursor.execute(_FILL, parameters)
+            cursor.execute(_TAKE, parameters)
+    return row[0], row[1]
 
 
 def _refusal(limit: int, share: Share, seconds: float) -> RateLimited:

@@ -29,7 +29,9 @@ def follow(execution: Execution, listener: psycopg.Connection, write: Write) -> 
     while True:
         current = Execution.row(execution.pk).get()
         if current.is_finished:
-            _write_rest(current, seen, write)
+            for channel, output in _output(current).items():
+                if rest := output[seen[channel] :]:
+                    write(channel, rest)
             return current
         # Its rows are gone when it has ended meanwhile: then the next turn has them all.
         for event in Event.objects.filter(execution=execution, number__gt=row).order_by("number"):
@@ -39,12 +41,6 @@ def follow(execution: Execution, listener: psycopg.Connection, write: Write) -> 
                 seen[channel] += len(event.data)
             row = event.number
         _wait_for_notification(listener, {str(execution.pk), str(execution.session_id)})
-
-
-def _write_rest(execution: Execution, seen: Counter[Channel], write: Write) -> None:
-    for channel, output in _output(execution).items():
-        if rest := output[seen[channel] :]:
-            write(channel, rest)
 
 
 def _output(execution: Execution) -> dict[Channel, bytes]:

@@ -30,17 +30,14 @@ def shown(client: Client, new: NewKey, *, dry_run: bool) -> str:
     if dry_run:
         expires = expiry_text(new.row.expires_at)
         return f"A key of the client {client.name} would be made; it would expire: {expires}."
+    address = f"http://127.0.0.1:{settings.CODE_EXECUTOR['API_PORT']}/api/v1"
     return (
         f"{new.key}\n\n"
         f"That is a key of the client {client.name}; it expires: {expiry_text(new.row.expires_at)}."
         f"\nKeep it now: it is not stored here, and can't be shown again. It goes into a header:\n"
-        f"\n  curl -H 'Authorization: Api-Key {new.key}' {_address()}/environments\n"
+        f"\n  curl -H 'Authorization: Api-Key {new.key}' {address}/environments\n"
         f"\n`manage.py revoke_key {new.row.prefix}` takes it back."
     )
-
-
-def _address() -> str:
-    return f"http://127.0.0.1:{settings.CODE_EXECUTOR['API_PORT']}/api/v1"
 
 
 def new_key_fields(client: Client, new: NewKey, *, dry_run: bool) -> dict[str, Any]:

@@ -22,10 +22,7 @@ def moment(text: str) -> datetime:
         raise argparse.ArgumentTypeError(
             f"{text!r} is wrong; give 90d, 12h, 30m, 4w, or a date such as 2026-01-31"
         ) from None
-    return _past(given if given.tzinfo else timezone.make_aware(given), text)
-
-
-def _past(given: datetime, text: str) -> datetime:
+    given = given if given.tzinfo else timezone.make_aware(given)
     if given >= timezone.now() - timedelta(minutes=1):
         raise argparse.ArgumentTypeError(f"{text!r} must be at least a minute in the past")
     return given

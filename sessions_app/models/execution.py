@@ -23,7 +23,7 @@ class ExecutionStatus(models.TextChoices):
     QUEUED = "queued", "queued"
     RUNNING = "running", "running"
     COMPLETED = "completed", "completed"
-    """The program was run; the verdict tells how it ended."""
+    """The program was run; the verdict is how it ended."""
     ERROR = "error", "error"
     """The service failed; `error_reason` has the reason."""
     CANCELLED = "cancelled", "cancelled"
@@ -323,14 +323,10 @@ class Execution(models.Model):
             to, expected=expected, finished_at=Now(), lease_expires_at=None, **changes
         )
         if finished:
-            self._keep_events()
+            with connection.cursor() as cursor:  # there will be no result with the output so far
+                cursor.execute(run_sql.KEEP_EVENTS, {"execution": self.pk})
             publish(self.pk, self.session_id)
         return finished
-
-    def _keep_events(self) -> None:
-        """Stores the output so far, where there will be no result."""
-        with connection.cursor() as cursor:
-            cursor.execute(run_sql.KEEP_EVENTS, {"execution": self.pk})
 
 
 def _end_queued(

@@ -45,7 +45,9 @@ def clean_up(*, everything: bool = False, dry_run: bool = False, by: Actor | Non
     report = Report()
     sessions = Session.objects.open() if everything else Session.objects.expired()
     for session in sessions.order_by("created_at"):
-        if dry_run or _stop(session, everything, by):
+        if not dry_run and everything:
+            stop_session(session.pk, Session.StopReason.OPERATOR, by=by)
+        if dry_run or everything or expire_session(session):
             report.sessions.append(str(session.pk))
     node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
     if node is not None:
@@ -56,13 +58,6 @@ def clean_up(*, everything: bool = False, dry_run: bool = False, by: Actor | Non
     if everything and not dry_run:
         _finish_stopping(node)
     return report
-
-
-def _stop(session: Session, everything: bool, by: Actor | None) -> bool:
-    if not everything:
-        return expire_session(session)
-    stop_session(session.pk, Session.StopReason.OPERATOR, by=by)
-    return True
 
 
 def _orphans(node: Node, *, everything: bool) -> list[SandboxInfo]:

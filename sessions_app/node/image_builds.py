@@ -88,16 +88,13 @@ def carry_out(node_build: NodeBuild) -> None:
     finally:
         if node_build.cancel_was_requested():
             status, reason = NodeBuild.Status.CANCELLED, ""
-        log(f"{status.label}: {_end_of(reason)}".removesuffix(": "))
+        lines = reason.splitlines()
+        # The log has the others above.
+        shown = reason if len(lines) < 3 else f"{lines[0]} {lines[-1]}"
+        log(f"{status.label}: {shown}".removesuffix(": "))
         log.flush()
         node_build.finish(status, reason)
         logger.info("%s: %s %s", node_build, status.label, reason)
-
-
-def _end_of(reason: str) -> str:
-    """The first and the last line: the log has the others above."""
-    lines = reason.splitlines()
-    return reason if len(lines) < 3 else f"{lines[0]} {lines[-1]}"
 
 
 def _build(node_build: NodeBuild, log: Log) -> ImageInfo:
@@ -141,11 +138,11 @@ def smoke_test(node_build: NodeBuild, image: ImageInfo, log: Log) -> None:
     found = (result.stdout.decode(errors="replace"), result.exit_code)
     wanted = (environment.smoke_stdout.replace("\r\n", "\n"), environment.smoke_exit_code)
     if found != wanted or result.verdict not in (Verdict.OK, Verdict.RUNTIME_ERROR):
-        said = result.stderr.decode(errors="replace")[-_SHOWN:]
+        stderr = result.stderr.decode(errors="replace")[-_SHOWN:]
         raise SmokeTestFailed(
             f"The smoke test's program ended with {result.verdict}, exit code {found[1]} and "
             f"{found[0][:_SHOWN]!r} instead of exit code {wanted[1]} and {wanted[0][:_SHOWN]!r}. "
-            f"{said}".rstrip()
+            f"{stderr}".rstrip()
         )
 
 

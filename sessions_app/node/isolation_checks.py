@@ -225,16 +225,10 @@ def queue_due_checks(node: Node) -> None:
     oldest = timezone.now() - timedelta(hours=hours)
     for environment in built_on(node):
         for runtime in runtimes_of(environment, node):
-            last = _last_begun(environment, runtime, node)
+            checks = node.isolation_checks.filter(environment=environment, runtime=runtime)
+            last = checks.filter(complete=True).order_by("-queued_at").first()
             if last is None or (last.finished_at and _is_old(last, oldest)):
                 queue_check(environment, runtime, node)
-
-
-def _last_begun(environment: Environment, runtime: str, node: Node) -> IsolationCheck | None:
-    same = IsolationCheck.objects.filter(
-        environment=environment, runtime=runtime, node=node, complete=True
-    )
-    return same.order_by("-queued_at").first()
 
 
 def _is_old(check: IsolationCheck, oldest: datetime) -> bool:
@@ -253,19 +247,15 @@ def start_queued_check(node: Node) -> None:
     task process starts it; the first one that does has it.
     """
     for stale in IsolationCheck.objects.stale().filter(node=node):
-        _give_up(stale)
+        # Finished as incomplete, it is repeated.
+        if stale.finish(error="Its process ended before the check was complete.", complete=False):
+            logger.warning("isolation of %s: %s", stale, stale.summary)
     checks = IsolationCheck.objects.filter(node=node)
     queued = checks.queued().order_by("queued_at").first()
     if queued is None or checks.running().exists() or not _may_start(queued):
         return
     with transaction.atomic():
         enqueue(CHECK_TASK, str(queued.pk), queue=node_queue(node.name))
-
-
-def _give_up(check: IsolationCheck) -> None:
-    """Finish it as incomplete, so that it is repeated."""
-    if check.finish(error="Its process ended before the check was complete.", complete=False):
-        logger.warning("isolation of %s: %s", check, check.summary)
 
 
 def _may_start(check: IsolationCheck) -> bool:

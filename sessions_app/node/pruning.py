@@ -80,8 +80,8 @@ def prune(before: datetime, *, batch_size: int = BATCH) -> Iterator[Pruned]:
         if not pruned.sessions:
             break
         yield pruned
-    while count := _delete_tasks(before, batch_size):
-        yield Pruned(failed_tasks=count)
+    while some := list(_old_tasks(before).values_list("pk", flat=True)[:batch_size]):
+        yield Pruned(failed_tasks=int(Task.objects.filter(pk__in=some).delete()[0]))
 
 
 def prune_isolation_checks() -> int:
@@ -112,7 +112,10 @@ def _prune_sessions(
     with transaction.atomic():
         commit_without_waiting()  # what a crash of the database brings back is pruned again
         columns = rows.only("created_at", "last_sequence", "client", *STORAGE_COLUMNS)
-        batch = _up_to(batch_size, list(columns[:_BATCH_SESSIONS]))
+        batch = list(columns[:_BATCH_SESSIONS])
+        # The first ones, until they have so many executions together.
+        totals = accumulate(session.last_sequence for session in batch)
+        batch = batch[: 1 + sum(total < batch_size for total in totals)]
         keys = [session.pk for session in batch]
         deleted, _ = Execution.objects.filter(session__in=keys).delete()
         Session.objects.filter(pk__in=keys).delete()
@@ -121,16 +124,5 @@ def _prune_sessions(
     return pruned, batch[-1].created_at if batch else after
 
 
-def _up_to(executions: int, sessions: list[Session]) -> list[Session]:
-    """The first sessions, until they have so many executions together."""
-    totals = accumulate(session.last_sequence for session in sessions)
-    return sessions[: 1 + sum(total < executions for total in totals)]
-
-
 def _old_tasks(before: datetime) -> Any:
     return Task.objects.filter(stopped__lt=before)
-
-
-def _delete_tasks(before: datetime, batch_size: int) -> int:
-    some = list(_old_tasks(before).values_list("pk", flat=True)[:batch_size])
-    return int(Task.objects.filter(pk__in=some).delete()[0])

@@ -245,14 +245,11 @@ def retire_stale(node: Node) -> None:
     for sandbox in idle.order_by("-created_at"):
         outdated = sandbox.revision_id != latest.get(sandbox.environment_id)
         kept[sandbox.environment_id] += not outdated
-        surplus = kept[sandbox.environment_id] > _wanted(node, sandbox.environment)
+        wanted = node.status == Node.Status.ACTIVE and sandbox.environment.enabled
+        most = sandbox.environment.warm_pool_size if wanted else 0
+        surplus = kept[sandbox.environment_id] > most
         if sandbox.created_at < oldest or outdated or surplus:
             retire_warm_sandbox(sandbox)
-
-
-def _wanted(node: Node, environment: Environment) -> int:
-    active = node.status == Node.Status.ACTIVE and environment.enabled
-    return environment.warm_pool_size if active else 0
 
 
 def replace_dead(node: Node) -> None:

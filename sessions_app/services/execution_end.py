@@ -122,15 +122,12 @@ def _leave_session(session: Session, released: bool) -> None:
 
 def reap_abandoned_executions() -> int:
     """End runs whose worker has died; returns how many. A run that had begun is never repeated."""
-    reaped = 0
+
+    def reap(execution: Execution) -> bool:
+        return _end_run(execution, lambda _: execution.abandon(_died(execution)))
+
     abandoned = Execution.objects.abandoned().select_related("session")
-    for execution in abandoned.order_by("lease_expires_at")[:100]:
-        reaped += _reap(execution)
-    return reaped
-
-
-def _reap(execution: Execution) -> bool:
-    return _end_run(execution, lambda _: execution.abandon(_died(execution)))
+    return sum(map(reap, abandoned.order_by("lease_expires_at")[:100]))
 
 
 def abandon_executions_of(worker: str) -> None:

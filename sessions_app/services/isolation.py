@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.conf import settings
 from django.utils import timezone
@@ -101,16 +101,12 @@ def _standing(
     node: Node, environment: Environment, runtime: str, last: IsolationCheck | None
 ) -> Standing:
     newest = last.finished_at if last else node.started_at
+    longest = timedelta(hours=settings.CODE_EXECUTOR["ISOLATION_CHECK_HOURS"] * OVERDUE_AFTER)
+    late = newest is not None and newest < timezone.now() - longest
     return Standing(
         node=node,
         environment=environment,
         runtime=runtime,
         last=last,
-        overdue=_is_overdue(newest),
+        overdue=late and bool(longest),
     )
-
-
-def _is_overdue(newest: datetime | None) -> bool:
-    hours = settings.CODE_EXECUTOR["ISOLATION_CHECK_HOURS"]
-    longest = timedelta(hours=hours * OVERDUE_AFTER)
-    return bool(hours) and newest is not None and newest < timezone.now() - longest

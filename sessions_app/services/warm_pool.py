@@ -66,19 +66,14 @@ def claim_warm_sandbox(
         cursor.execute(_statement(environment_name is None), parameters)
         row = cursor.fetchone()
     if row is not None and row[0] is not None:
-        _take_over(session, row)
+        session.id, session.node_id, session.revision_id, session.container_id = row[:4]
+        session.stored_bytes, session.environment = row[4], _environment(row)
+        session._state.adding, session._state.db = False, connection.alias
         return True
     session.status, session.warm = Session.Status.PENDING, False
     session.ready_at = session.workspace_since = None
     session.environment = find_environment(environment_name) if row is None else _environment(row)
     return False
-
-
-def _take_over(session: Session, row: tuple[Any, ...]) -> None:
-    session.id, session.node_id, session.revision_id, session.container_id = row[:4]
-    session.stored_bytes = row[4]
-    session.environment = _environment(row)
-    session._state.adding, session._state.db = False, connection.alias
 
 
 def _environment(row: tuple[Any, ...]) -> Environment:

@@ -55,11 +55,9 @@ def _cancel(execution: Execution, by: Actor) -> dict[str, Any]:
 def _lines(cancelled: list[dict[str, Any]], *, dry_run: bool) -> list[str]:
     lines = []
     for each in cancelled:
-        done = "would be cancelled" if dry_run else _done(each["status"])
+        ending = each["status"] == Execution.Status.RUNNING
+        done = "is being ended" if ending else each["status"]
+        done = "would be cancelled" if dry_run else done
         lines.append(f"{each['execution_id']} {done if each['asked'] else 'had ended already'}")
     asked = sum(each["asked"] for each in cancelled)
     return [*lines, f"{counted(asked, 'execution')} in all"]
-
-
-def _done(status: str) -> str:
-    return "is being ended" if status == Execution.Status.RUNNING else status

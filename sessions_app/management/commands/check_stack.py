@@ -64,14 +64,16 @@ It leaves nothing behind; the sandbox that it starts belongs to no session.
             if not options["json"]:
                 self._show(finding)
         counts = Counter(finding.severity for finding in found)
-        bad = counts[Severity.FAILURE] or (options["strict"] and counts[Severity.WARNING])
+        failures, warnings = counts[Severity.FAILURE], counts[Severity.WARNING]
+        bad = failures or (options["strict"] and warnings)
         value = {
             "ok": not bad,
-            "failures": counts[Severity.FAILURE],
-            "warnings": counts[Severity.WARNING],
+            "failures": failures,
+            "warnings": warnings,
             "findings": [_as_json(finding) for finding in found],
         }
-        self.answer(options, value, [_summary(counts)])
+        summary = f"{counted(failures, 'failure')}, {counted(warnings, 'warning')}."
+        self.answer(options, value, [summary if failures or warnings else "All is well."])
         if bad:
             sys.exit(FAILED)
 
@@ -84,7 +86,10 @@ It leaves nothing behind; the sandbox that it starts belongs to no session.
         mark, part = f"{_MARKS[finding.severity]:<8}", f"{finding.part:<14}"
         lines = textwrap.wrap(finding.text, _TEXT_WIDTH) or [""]
         self.stdout.write(style(mark) + part + lines[0])
-        for line in (*lines[1:], *_advice(finding)):
+        advice = textwrap.wrap(
+            finding.advice, _TEXT_WIDTH, initial_indent="→ ", subsequent_indent="  "
+        )
+        for line in (*lines[1:], *advice):
             self.stdout.write(" " * 22 + line)
         self.stdout.flush()
 
@@ -96,16 +101,3 @@ def _as_json(finding: Finding) -> dict[str, str]:
         "text": finding.text,
         "advice": finding.advice,
     }
-
-
-def _advice(finding: Finding) -> list[str]:
-    if not finding.advice:
-        return []
-    return textwrap.wrap(finding.advice, _TEXT_WIDTH, initial_indent="→ ", subsequent_indent="  ")
-
-
-def _summary(counts: Counter[Severity]) -> str:
-    failures, warnings = counts[Severity.FAILURE], counts[Severity.WARNING]
-    if not failures and not warnings:
-        return "All is well."
-    return f"{counted(failures, 'failure')}, {counted(warnings, 'warning')}."

@@ -21,14 +21,10 @@ class Command(TeachingCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         live = Count("sessions", filter=Q(sessions__closed_at__isnull=True))
-        clients = [_fields(client) for client in _with_keys().annotate(live=live)]
+        rows = Client.objects.order_by("name").select_related("storage").prefetch_related("keys")
+        clients = [_fields(client) for client in rows.annotate(live=live)]
         none = ["There are no clients; `manage.py create_client NAME` makes one."]
         self.answer(options, clients, map(_lines, clients) if clients else none)
-
-
-def _with_keys() -> Any:
-    clients = Client.objects.order_by("name").select_related("storage")
-    return clients.prefetch_related("keys")
 
 
 def _fields(client: Any) -> dict[str, Any]:

@@ -10,21 +10,14 @@ from django.db.models import QuerySet
 from sessions_app.api.answers import TimelineSerializer
 from sessions_app.formats import duration, size
 from sessions_app.management.list_command import ListCommand
-from sessions_app.management.rows import (
-    age,
-    block,
-    described,
-    find_one,
-)
+from sessions_app.management.rows import age, block, described, find_one
 from sessions_app.models import Execution, Session
 from sessions_app.models.large_fields import BIG_COLUMNS
 
 
 class Command(ListCommand):
     help = "Lists executions, the newest first; or shows one with its code, input and output."
-    explanation = """
-An execution is named by the first digits of its id, eight at least.
-"""
+    explanation = "An execution is named by the first digits of its id, eight at least."
     noun = "execution"
     head = (
         *("EXECUTION", "SESSION", "ENVIRONMENT", "STATUS"),

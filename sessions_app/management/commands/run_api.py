@@ -52,7 +52,9 @@ class Command(TeachingCommand):
         bound_arenas()
         host, port = settings.CODE_EXECUTOR["API_HOST"], settings.CODE_EXECUTOR["API_PORT"]
         listening = _listen(host, port)
-        _allow_open_files()
+        # As many connections as this process may have: 1024 is soon used up by idle ones.
+        _soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         companions.extend([watch_own_parts, give_memory_back])
         logging.captureWarnings(True)  # in the form of all other lines
         config = uvicorn.Config(
@@ -78,7 +80,7 @@ class Command(TeachingCommand):
 
 
 class _Server(uvicorn.Server):
-    """When it is told to stop, it ends its streams, reports that it is not ready, and answers new
+    """When it is asked to stop, it ends its streams, reports that it is not ready, and answers new
     requests with a refusal until the others have been answered. Only then does it stop listening.
     """
 
@@ -99,12 +101,6 @@ class _Server(uvicorn.Server):
     async def _drain(self, *, until: float) -> None:
         while request_metrics.in_flight and not self.force_exit and time.monotonic() < until:
             await asyncio.sleep(DRAINING_SECONDS)
-
-
-def _allow_open_files() -> None:
-    """As many connections as this process may be given: 1024 is soon used up by idle ones."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -56,9 +56,5 @@ class Command(TeachingCommand):
         except ClusterDiedError as error:
             raise CommandError(str(error)) from error
         finally:
-            _say_stopped()
-
-
-def _say_stopped() -> None:
-    with contextlib.suppress(DatabaseError):  # away: a node without signs of life is lost as well
-        upkeep.node_stopped()
+            with contextlib.suppress(DatabaseError):  # a silent node is lost after a while, too
+                upkeep.node_stopped()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -11,10 +10,7 @@ from django.db.models import QuerySet
 from codeexec.cli import table
 from sessions_app.formats import duration
 from sessions_app.management.list_command import ListCommand
-from sessions_app.management.rows import (
-    age,
-    described,
-)
+from sessions_app.management.rows import age, described
 from sessions_app.models import Execution, Session
 from sessions_app.models.large_fields import BIG_COLUMNS
 from sessions_app.models.session import CLOSED
@@ -98,14 +94,11 @@ the code and the output of a run, `manage.py stop_session ID` ends a session.
         runs = Execution.objects.filter(session=row).defer(*BIG_COLUMNS)
         runs = runs.order_by("sequence")[:_RUNS_SHOWN]
         fields = self.fields(row)
+        lines = described({name.replace("_", " "): value for name, value in fields.items()})
+        if runs:
+            lines += ["", *table(_RUNS_HEAD, map(_run_row, runs))]
         value = fields | {"executions": [_run_fields(run) for run in runs]}
-        self.answer(options, value, _whole(fields, runs))
-
-
-def _whole(fields: dict[str, Any], runs: Iterable[Execution]) -> list[str]:
-    lines = described({name.replace("_", " "): value for name, value in fields.items()})
-    rows = [_run_row(run) for run in runs]
-    return [*lines, "", *table(_RUNS_HEAD, rows)] if rows else lines
+        self.answer(options, value, lines)
 
 
 def _run_fields(run: Execution) -> dict[str, Any]:

@@ -40,7 +40,9 @@ is; that is no failure.
     def handle(self, *_args: Any, **options: Any) -> None:
         sessions = _chosen(options)
         if sessions and not options["dry_run"]:
-            self.require_yes(options, _question(sessions))
+            names = ", ".join(str(session.pk)[:8] for session in sessions[:_SHOWN])
+            names += " …" * (len(sessions) > _SHOWN)
+            self.require_yes(options, f"Stop {counted(len(sessions), 'session')} ({names})?")
         by = command_actor("stop_session")
         with changing(options):
             stopped = [_stop(session, by) for session in sessions]
@@ -56,12 +58,6 @@ def _chosen(options: dict[str, Any]) -> list[Session]:
         found = [find_one(Session.objects.all(), each, "session") for each in options["ids"]]
         return list({session.pk: session for session in found}.values())
     return list(owned(Session.objects.open(), options).order_by("created_at"))
-
-
-def _question(sessions: list[Session]) -> str:
-    names = ", ".join(str(session.pk)[:8] for session in sessions[:_SHOWN])
-    more = " …" if len(sessions) > _SHOWN else ""
-    return f"Stop {counted(len(sessions), 'session')} ({names}{more})?"
 
 
 def _stop(session: Session, by: Any) -> dict[str, Any]:
