@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from codeexec.sandbox.docker.runner_image import runner_version
 from tests.support.chromium import PATIENCE_MS, chromium
 from tests.support.patience import eventually
 from tests.support.sandboxes import configured_image
-from tests.support.stack import ROOT, Stack, docker, running_stack
+from tests.support.stack import Stack, collect_static_files, docker, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser, pytest.mark.thorough]
 
@@ -38,9 +36,7 @@ def prefix() -> Iterator[str]:
 
 @pytest.fixture
 def stack(tmp_path: Path, prefix: str) -> Iterator[Stack]:
-    """Pages follow a build by a script, which the API has as it was when it started."""
-    collect = [sys.executable, "manage.py", "collectstatic", "--no-input", "--verbosity=0"]
-    subprocess.run(collect, cwd=ROOT, check=True)
+    collect_static_files()
     with running_stack(tmp_path, DOCKER_IMAGE_PREFIX=prefix) as stack:
         yield stack
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 
 from tests.support.chromium import PATIENCE_MS, chromium
 from tests.support.patience import eventually
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack, collect_static_files, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.browser, pytest.mark.thorough]
 
@@ -30,6 +30,7 @@ for number in range(250):
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
+    collect_static_files()
     with running_stack(tmp_path) as stack:
         yield stack
 
@@ -64,6 +65,8 @@ def run_of(stack: Stack, session_id: str) -> dict[str, Any]:
 def test_an_operator_watches_an_interview_and_steers_it(stack: Stack, console: Page) -> None:
     console.get_by_role("link", name="Sessions").first.click()
     expect(console.locator("#changelist-form")).to_be_visible()
+    for _ in range(2):  # the list refreshes itself while there is nothing in it
+        console.wait_for_event("response", lambda response: response.url == console.url)
     session_id = stack.client.open("python")  # and the list that is open shows it
     console.get_by_role("link", name=session_id[:8]).click()
     expect(console.locator("#now")).to_contain_text("READY", ignore_case=True)

@@ -146,6 +146,12 @@ def free_port() -> int:
     raise OSError("no port is free")
 
 
+def collect_static_files() -> None:
+    """For pages whose scripts are tested: the API serves the files that are there at its start."""
+    collect = [sys.executable, "manage.py", "collectstatic", "--no-input", "--verbosity=0"]
+    subprocess.run(collect, cwd=ROOT, check=True)
+
+
 @contextmanager
 def running_stack(folder: Path, **settings: str) -> Iterator[Stack]:
     """A deployment with the shipped environments; nothing of it is left at the end."""
