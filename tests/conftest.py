@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.db import connection
+from django.db.models import Model
 from django.test import TransactionTestCase, override_settings
 from django.utils import timezone
 
@@ -29,9 +30,8 @@ from environments_app.definitions import read_definitions
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
 from sessions_app.models import Node
-from sessions_app.node.registration import register_node
 from tests.support.api_client import Api, serving
-from tests.support.databases import migrated
+from tests.support.databases import insert_rows, migrated, rows_of
 from tests.support.emptying import delete_rows
 from tests.support.fake_driver import FakeDriver, use_driver
 from tests.support.parallel import HeavyModulesWhole, heavy_first, its_turn
@@ -144,26 +144,24 @@ def environments(
 ) -> dict[str, Environment]:
     """The shipped environments, each built on `this`, and nothing started in advance."""
     configure(NODE_NAME=NODE)
-    found = {each.name: each for each in _seeded(definitions)}
-    EnvironmentRevision.objects.bulk_create(_built(each, driver) for each in found.values())
-    return found
+    if SEEDED:
+        insert_rows(ROWS)
+    else:
+        seed(definitions)
+        Environment.objects.update(warm_pool_size=0)
+        SEEDED.extend(Environment.objects.all())
+        EnvironmentRevision.objects.bulk_create(_built(each, driver) for each in SEEDED)
+        ROWS.update({model: rows_of(model) for model in (Environment, EnvironmentRevision)})
+    return {each.name: each for each in deepcopy(SEEDED)}
 
 
 SEEDED: list[Environment] = []
-"""Rows that seeding has once made: copies of them take one statement, seeding takes a dozen."""
-
-
-def _seeded(definitions: Any) -> list[Environment]:
-    if SEEDED:
-        return Environment.objects.bulk_create(deepcopy(SEEDED))
-    seed(definitions)
-    Environment.objects.update(warm_pool_size=0)
-    SEEDED.extend(Environment.objects.all())
-    return deepcopy(SEEDED)
+ROWS: dict[type[Model], str] = {}
+"""What the first test has made: a copy takes one statement, seeding takes two dozen."""
 
 
 def _built(environment: Environment, driver: FakeDriver) -> EnvironmentRevision:
-    """What `record_image` writes; all of them at once take one statement."""
+    """What `record_image` writes."""
     image = driver.inspect_image(environment.image_reference)
     return EnvironmentRevision(
         environment=environment,
@@ -187,10 +185,14 @@ def rust(environments: dict[str, Environment]) -> Environment:
 
 @pytest.fixture
 def this(db: None, configure: Configure) -> Node:
+    """What `register_node` writes, in one statement, but that its heartbeat is ahead."""
     configure(NODE_NAME=NODE)
-    node = register_node()
-    Node.objects.update(heartbeat_at=timezone.now() + LONGER_THAN_A_TEST)
-    return node
+    return Node.objects.create(
+        name=NODE,
+        capacity=django_settings.CODE_EXECUTOR["NODE_CAPACITY"],
+        concurrency=django_settings.CODE_EXECUTOR["WORKER_CONCURRENCY"],
+        heartbeat_at=timezone.now() + LONGER_THAN_A_TEST,
+    )
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ when the run ends.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import secrets
 import subprocess
@@ -17,6 +18,8 @@ from functools import cache
 from pathlib import Path
 
 import psycopg
+from django.db import connection
+from django.db.models import Model
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.support.parallel import locked
@@ -65,8 +68,8 @@ def _seeded(_server_url: str) -> str:
     with _made_once(SEEDED, template) as url:
         if url:
             _manage(url, "seed_environments")
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute(ONE_WARM)
+            with psycopg.connect(url, autocommit=True) as writer:
+                writer.execute(ONE_WARM)
     return SEEDED
 
 
@@ -95,6 +98,25 @@ def _manage(url: str, *command: str) -> None:
     )
 
 
+def rows_of(model: type[Model]) -> str:
+    """All of them, as `insert_rows` takes them."""
+    table = connection.ops.quote_name(model._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT json_agg(each) FROM {table} each")  # noqa: S608 -- a quoted name
+        return json.dumps(cursor.fetchone()[0])
+
+
+def insert_rows(rows: dict[type[Model], str]) -> None:
+    """Rows again that `rows_of` has read, with one statement for all tables."""
+    inserts = [_INSERT.format(connection.ops.quote_name(model._meta.db_table)) for model in rows]
+    parts = [f"part{number} AS ({insert})" for number, insert in enumerate(inserts)]
+    with connection.cursor() as cursor:
+        cursor.execute(f"WITH {', '.join(parts)} SELECT", list(rows.values()))
+
+
+_INSERT = "INSERT INTO {0} SELECT * FROM json_populate_recordset(NULL::{0}, %s)"
+
+
 def _url(name: str) -> str:
     given = conninfo_to_dict(os.environ["DATABASE_URL"])
     user, password = given.get("user") or "postgres", given.get("password") or ""
@@ -108,19 +130,19 @@ def _server() -> psycopg.Connection[tuple[object, ...]]:
 
 
 def _exists(name: str) -> bool:
-    with _server() as connection:
-        found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name])
+    with _server() as server:
+        found = server.execute("SELECT FROM pg_database WHERE datname = %s", [name])
         return found.fetchone() is not None
 
 
 def _create(name: str, template: str) -> None:
-    with _server() as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    with _server() as server:
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
 
 
 def _drop(name: str) -> None:
-    with _server() as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with _server() as server:
+        server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @atexit.register
