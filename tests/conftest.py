@@ -130,12 +130,17 @@ def definitions() -> Any:
 @pytest.fixture
 def driver(definitions: Any) -> Iterator[FakeDriver]:
     """Has the images of all shipped environments."""
-    prefix = django_settings.CODE_EXECUTOR["DOCKER_IMAGE_PREFIX"]
-    images = [f"{prefix}-{each.columns()['image']}" for each in definitions.environments]
-    fake = FakeDriver(images=images)
+    fake = make_driver(definitions)
     with use_driver(fake):
         yield fake
     fake.close()
+
+
+def make_driver(definitions: Any) -> FakeDriver:
+    prefix = django_settings.CODE_EXECUTOR["DOCKER_IMAGE_PREFIX"]
+    return FakeDriver(
+        images=[f"{prefix}-{each.columns()['image']}" for each in definitions.environments]
+    )
 
 
 @pytest.fixture
@@ -144,6 +149,10 @@ def environments(
 ) -> dict[str, Environment]:
     """The shipped environments, each built on `this`, and nothing started in advance."""
     configure(NODE_NAME=NODE)
+    return make_environments(definitions, driver)
+
+
+def make_environments(definitions: Any, driver: FakeDriver) -> dict[str, Environment]:
     if SEEDED:
         insert_rows(ROWS)
     else:
@@ -185,8 +194,12 @@ def rust(environments: dict[str, Environment]) -> Environment:
 
 @pytest.fixture
 def this(db: None, configure: Configure) -> Node:
-    """What `register_node` writes, in one statement, but that its heartbeat is ahead."""
     configure(NODE_NAME=NODE)
+    return make_node()
+
+
+def make_node() -> Node:
+    """What `register_node` writes, in one statement, but that its heartbeat is ahead."""
     return Node.objects.create(
         name=NODE,
         capacity=django_settings.CODE_EXECUTOR["NODE_CAPACITY"],

@@ -29,6 +29,7 @@ from tests.support.cast import (
     run_result,
     session_in,
 )
+from tests.support.databases import copy_row
 from tests.support.plans import indexes_used
 from tests.support.racing import blocked_by, together
 from tests.support.working import announcements, take_up, told_on
@@ -414,12 +415,7 @@ def test_a_session_with_executions_can_not_be_deleted(session: Session) -> None:
 @pytest.fixture
 def history(session: Session) -> None:
     completed = execution_in(E.COMPLETED, session)
-    columns = Execution.objects.filter(pk=completed.pk).values().get()
-    del columns["id"]
-    Execution.objects.bulk_create(
-        (Execution(**{**columns, "sequence": number}) for number in range(2, 3000)),
-        batch_size=1000,
-    )
+    copy_row(completed, 3000, id="gen_random_uuid()", sequence="sequence + number")
     execution_in(E.RUNNING, session)
     new_execution(session)
     with connection.cursor() as cursor:

@@ -4,10 +4,9 @@ more of it than it shows.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import closing
+from copy import deepcopy
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from environments_app.models import Environment
@@ -28,22 +26,15 @@ from sessions_app.monitoring.health import check_health
 from sessions_app.node import upkeep
 from sessions_app.services.sessions import open_session
 from tests import history
-from tests.conftest import Configure
+from tests.conftest import NODE as NODE_NAME
+from tests.conftest import Configure, make_driver, make_environments, make_node
 from tests.support.console_fixtures import (
     EXECUTION,
-    FAILURE,
-    HISTORY,
-    MESSAGE,
-    NODE,
-    SANDBOX,
-    SCHEDULE,
     SESSION,
-    execution,
     list_page,
-    session,
-    shown,
-    text_of,
 )
+from tests.support.emptying import truncate
+from tests.support.fake_driver import FakeDriver
 from tests.support.plans import history_read, rows_read
 
 pytestmark = pytest.mark.django_db
@@ -56,16 +47,41 @@ table is far more.
 """
 
 
+@pytest.fixture(scope="module")
+def year(
+    django_db_setup: None, django_db_blocker: Any, definitions: Any
+) -> Iterator[tuple[dict[str, Environment], Node]]:
+    """A year of history, made once in a transaction. Each test goes back to it at its end."""
+    with django_db_blocker.unblock():
+        with transaction.atomic(), closing(make_driver(definitions)) as driver:
+            cast = make_environments(definitions, driver), make_node()
+            history.fill(sessions=SESSIONS, executions=EXECUTIONS, live=20)
+            yield cast
+            transaction.set_rollback(True)
+        truncate()
+
+
+@pytest.fixture
+def environments(
+    db: None, configure: Configure, driver: FakeDriver, year: tuple[dict[str, Environment], Node]
+) -> dict[str, Environment]:
+    return deepcopy(year[0])
+
+
+@pytest.fixture
+def this(db: None, configure: Configure, year: tuple[dict[str, Environment], Node]) -> Node:
+    configure(NODE_NAME=NODE_NAME)
+    return deepcopy(year[1])
+
+
 @pytest.fixture
 def grown(
     environments: dict[str, Environment], this: Node, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """A year of history, and lists that search less of it than usual."""
-    history.fill(sessions=SESSIONS, executions=EXECUTIONS, live=20)
+) -> None:
+    """Lists search less of the history than usual."""
     monkeypatch.setattr(SessionAdmin, "read", SEARCHED)
     monkeypatch.setattr(ExecutionAdmin, "read", SEARCHED)
     monkeypatch.setattr("sessions_app.admin.executions.READ_CODES", SEARCHED)
-    yield
 
 
 def queries_of_lists(rust: Environment, node: Node) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -181,109 +197,3 @@ def test_what_an_execution_changes_in_its_session_is_in_no_index() -> None:
         definitions = [row[0] for row in cursor.fetchall()]
     assert len(definitions) > 5
     assert [(d, column) for d in definitions for column in changed if column in d] == []
-
-
-# ---- lists take a fixed number of queries
-
-
-@pytest.mark.parametrize(
-    ("model", "count"),
-    [
-        (SESSION, 6),
-        (EXECUTION, 8),
-        (NODE, 3),
-        (SANDBOX, 5),
-        (SCHEDULE, 3),
-        (MESSAGE, 4),
-        (FAILURE, 3),
-    ],
-)
-def test_an_admin_list_takes_so_many_queries(
-    admin_client: Client, this: Node, python: Environment, model: str, count: int
-) -> None:
-    execution(session(python, this))
-    admin_client.get(list_page(model))
-    with CaptureQueriesContext(connection) as queries:
-        admin_client.get(list_page(model))
-    assert len(queries) == count, [query["sql"][:200] for query in queries]
-    assert model in HISTORY
-
-
-# ---- lists without a count
-
-
-@pytest.fixture
-def five(this: Node, python: Environment) -> list[str]:
-    ran = session(python, this)
-    now = timezone.now()
-    rows = [execution(ran, queued_at=now - timedelta(days=days)) for days in range(5)]
-    return [str(row.pk) for row in rows]
-
-
-def test_pages_follow_each_other_to_the_end(
-    admin_client: Client, five: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ExecutionAdmin, "list_per_page", 2)
-    found = [shown(admin_client, EXECUTION, p=str(page)) for page in (1, 2, 3, 4)]
-    assert found == [set(five[:2]), set(five[2:4]), set(five[4:]), set()]
-    first = text_of(admin_client, list_page(EXECUTION))
-    last = text_of(admin_client, list_page(EXECUTION), p="3")
-    assert ('rel="next"' in first, 'rel="prev"' in first) == (True, False)
-    assert ('rel="next"' in last, 'rel="prev"' in last) == (False, True)
-    assert "1\u20132" in first
-    assert "5\u20135" in last
-
-
-@pytest.mark.parametrize("number", ["0", "-3", "99999999"])
-def test_a_page_that_there_is_not_is_an_empty_or_the_first_one(
-    admin_client: Client, five: list[str], number: str
-) -> None:
-    assert shown(admin_client, EXECUTION, p=number) in (set(), set(five))
-
-
-def test_a_list_says_how_far_back_it_was_searched(
-    admin_client: Client, five: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sessions_app.admin.executions.READ_CODES", 2)
-    note = "Only the newest rows were searched"
-    assert shown(admin_client, EXECUTION, q="print") == set(five[:2])
-    assert note in text_of(admin_client, list_page(EXECUTION), q="print")
-    day = f"{timezone.now() - timedelta(days=3):%Y-%m-%d}"
-    assert shown(admin_client, EXECUTION, q="print", queued_at_to=day) == set(five[3:])
-    chosen = {"q": "print", "queued_at_from": day, "queued_at_to": day}
-    assert shown(admin_client, EXECUTION, **chosen) == {five[3]}
-    assert note not in text_of(admin_client, list_page(EXECUTION), **chosen)
-    assert note not in text_of(admin_client, list_page(EXECUTION))
-
-
-def test_a_list_in_another_order_is_made_of_the_newest_rows(
-    admin_client: Client, five: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ExecutionAdmin, "read", 3)
-    by_wall = str(ExecutionAdmin.list_display.index("wall") + 1)
-    assert shown(admin_client, EXECUTION, o=by_wall) == set(five[:3])
-    by_time = str(ExecutionAdmin.list_display.index("queued") + 1)
-    assert shown(admin_client, EXECUTION, o=by_time) == set(five)
-
-
-# ---- the history that these tests, and measurements, are made with
-
-
-def test_history_is_filled_in_and_taken_out_again(this: Node, python: Environment) -> None:
-    ours = execution(session(python, this, metadata={"origin": "elsewhere"}))
-    history.fill(sessions=40, executions=400, live=3)
-    assert (Session.objects.count(), Execution.objects.count()) == (41, 401)
-    assert Session.objects.live().count() == 4
-    assert Execution.objects.values("verdict").distinct().count() > 4
-    history.remove()
-    assert list(Execution.objects.values_list("pk", flat=True)) == [ours.pk]
-    assert Session.objects.count() == 1
-
-
-@pytest.mark.thorough
-def test_the_history_can_be_made_from_the_command_line() -> None:
-    command = [sys.executable, "-m", "tests.history", "--help"]
-    environ = {key: text for key, text in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--executions" in done.stdout

@@ -13,6 +13,7 @@ from environments_app.models import Environment
 from sessions_app.models import Node, Session
 from sessions_app.models.session import CLOSED, LIVE, OPEN
 from tests.support.cast import new_session, session_in
+from tests.support.databases import copy_row
 from tests.support.plans import indexes_used
 from tests.support.racing import blocked_by, together
 
@@ -282,9 +283,7 @@ def test_history_can_not_be_deleted(python: Environment, this: Node) -> None:
 @pytest.fixture
 def history(python: Environment, this: Node) -> None:
     stopped = session_in(S.STOPPED, python, this)
-    columns = Session.objects.filter(pk=stopped.pk).values().get()
-    del columns["id"]
-    Session.objects.bulk_create((Session(**columns) for _ in range(3000)), batch_size=1000)
+    copy_row(stopped, 3000, id="gen_random_uuid()")
     for status in (S.PENDING, S.READY, S.STOPPING):
         session_in(status, python, this)
     with connection.cursor() as cursor:

@@ -117,6 +117,19 @@ def insert_rows(rows: dict[type[Model], str]) -> None:
 _INSERT = "INSERT INTO {0} SELECT * FROM json_populate_recordset(NULL::{0}, %s)"
 
 
+def copy_row(row: Model, count: int, **changed: str) -> None:
+    """So many copies of a row. `changed`: SQL for columns that differ, which may use `number`."""
+    table = connection.ops.quote_name(row._meta.db_table)
+    columns = [field.column for field in row._meta.concrete_fields]
+    values = [changed.get(column, column) for column in columns]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)}"  # noqa: S608
+            f" FROM {table}, generate_series(1, %s) AS number WHERE id = %s",
+            [count, row.pk],
+        )
+
+
 def _url(name: str) -> str:
     given = conninfo_to_dict(os.environ["DATABASE_URL"])
     user, password = given.get("user") or "postgres", given.get("password") or ""
