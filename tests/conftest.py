@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,7 +26,10 @@ from django.test import TransactionTestCase, override_settings
 from django.utils import timezone
 
 import codeexec.taskqueue.broker
+from codeexec.db.connection_pool import ConnectionPool
 from codeexec.http.serving import Application, disconnect_receivers
+from codeexec.taskqueue.broker import PostgresBroker
+from codeexec.taskqueue.enqueue import SHARED_QUEUE
 from environments_app.definitions import read_definitions
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
@@ -95,9 +99,12 @@ def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
-    """The tests' database, which is emptied as `tests.support.emptying` does it."""
+    """The tests' database, which is emptied as `tests.support.emptying` does it. Its connection
+    stays open from test to test: the first statements of a new one take many milliseconds.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", delete_rows)
+        patch.setattr(TransactionTestCase, "_should_reload_connections", lambda _case: False)
         yield
 
 
@@ -215,10 +222,11 @@ def other(this: Node) -> Node:
 
 
 @pytest.fixture
-def work(transactional_db: None, this: Node, monkeypatch: pytest.MonkeyPatch) -> Work:
+def work(transactional_db: None, this: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
     """Takes messages through the real broker, and calls their tasks, until none is left."""
     monkeypatch.setattr(codeexec.taskqueue.broker, "WAIT_SECONDS", 0)
-    return work_off
+    with closing(PostgresBroker(SHARED_QUEUE)) as broker, closing(ConnectionPool(1)) as pool:
+        yield partial(work_off, broker, pool)
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,15 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+import pytest
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, connections
 from django.utils.module_loading import import_string
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
+import codeexec.taskqueue.broker
+from codeexec.db.connection_pool import ConnectionPool
 from codeexec.db.postgres import connection_parameters
 from codeexec.taskqueue.broker import PostgresBroker
 from codeexec.taskqueue.enqueue import SHARED_QUEUE
@@ -29,6 +32,8 @@ from sessions_app.services.execution_end import claim_next_execution
 from tests.support.patience import LONG
 
 FENCE = "no more"
+BETWEEN_LOOKS_SECONDS = 0.02
+"""What waits to be run is looked for so often; messages of the queue come at once."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,19 @@ def deliver(payload: str) -> None:
     import_string(function)(*ids)
 
 
-def work_off() -> list[Delivery]:
+def work_off(broker: PostgresBroker, pool: ConnectionPool) -> list[Delivery]:
     """Take each message there is, run each execution that can be run on this node, and do what
-    follows from it; which messages those were, in order."""
+    follows from it; which messages those were, in order. `pool` is for output while programs run.
+    """
     done = []
-    with closing(PostgresBroker(SHARED_QUEUE)) as broker:
-        while True:
-            while messages := broker.dequeue():
-                for number, payload in messages:
-                    deliver(payload)
-                    broker.acknowledge(number)
-                    done.append(delivery(payload))
-            if not run_waiting() + answer_asked():
-                return done
+    while True:
+        while messages := broker.dequeue():
+            for number, payload in messages:
+                deliver(payload)
+                broker.acknowledge(number)
+                done.append(delivery(payload))
+        if not run_waiting(pool) + answer_asked():
+            return done
 
 
 def answer_asked() -> int:
@@ -92,11 +97,11 @@ def answer_asked() -> int:
     return count
 
 
-def run_waiting() -> int:
+def run_waiting(pool: ConnectionPool) -> int:
     """Run the next execution of each ready session of this node; how many those were."""
     node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
     claims = [claim for each in _waiting(node) if (claim := take_up(each, node))] if node else []
-    around = ExecutorContext(database=_this_connection, live=LiveOutput(_connection_for_once))
+    around = ExecutorContext(database=_this_connection, live=LiveOutput(pool.borrowed))
     try:
         for claim in claims:
             run_execution(claim, around, _wanted(claim.execution_id))
@@ -121,15 +126,6 @@ def _waiting(node: Node) -> list[UUID]:
 def _this_connection() -> Iterator[None]:
     connection.close_if_unusable_or_obsolete()
     yield
-
-
-@contextmanager
-def _connection_for_once() -> Iterator[None]:
-    """For a thread that nobody tells to close its own."""
-    try:
-        yield
-    finally:
-        connection.close()
 
 
 def _wanted(execution_id: UUID) -> Callable[[], bool]:
@@ -172,21 +168,27 @@ def working(workers: int = 1) -> Iterator[None]:
 
     def work() -> None:
         try:
-            while not stop.is_set():
-                work_off()
+            with (
+                closing(PostgresBroker(SHARED_QUEUE)) as broker,
+                closing(ConnectionPool(1)) as pool,
+            ):
+                while not stop.is_set():
+                    work_off(broker, pool)
         except BaseException as error:
             failures.append(error)
         finally:
             connections.close_all()
 
     threads = [threading.Thread(target=work) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codeexec.taskqueue.broker, "WAIT_SECONDS", BETWEEN_LOOKS_SECONDS)
         for thread in threads:
-            thread.join()
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
     if failures:
         raise failures[0]
