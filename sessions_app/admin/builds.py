@@ -72,10 +72,9 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
         environment = self._environment(request, object_id)
         if request.method != "POST":
             return self._overview(request, environment)
-        if request.POST.get("step") == "roll_back" and not _is_confirmed(request):
-            _require(request, "promote_environment")
-            return self._ask(request, environment, environment, request.POST.get("revision", ""))
-        return self._post(request, environment, {"build": _build, "roll_back": _roll_back})
+        named = (environment, request.POST.get("revision", ""))
+        steps = {"build": _build, "roll_back": _roll_back}
+        return self._post(request, environment, environment, steps, named)
 
     def build_page(self, request: HttpRequest, object_id: int, build_id: int) -> HttpResponse:
         """One build, whose log refreshes itself; posted: cancel, repeat, promote."""
@@ -83,11 +82,8 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
         build = get_object_or_404(environment.builds, pk=build_id)
         if request.method != "POST":
             return self._page(request, "admin/build.html", environment, _in_full(build))
-        if request.POST.get("step") == "promote" and not _is_confirmed(request):
-            _require(request, "promote_environment")
-            return self._ask(request, environment, build)
         steps = {"cancel": _cancel, "repeat": _repeat, "promote": _promote}
-        return self._post(request, build, steps)
+        return self._post(request, environment, build, steps, (build,))
 
     def _environment(self, request: HttpRequest, object_id: object) -> Environment:
         if not self.has_view_permission(request):
@@ -95,11 +91,21 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
         return get_object_or_404(Environment.objects.select_related("build"), pk=object_id)
 
     def _post(
-        self, request: HttpRequest, subject: Any, steps: dict[str, Callable[..., str]]
+        self,
+        request: HttpRequest,
+        environment: Environment,
+        subject: Any,
+        steps: dict[str, Callable[..., str]],
+        named: tuple[object, ...],
     ) -> HttpResponse:
-        step = steps.get(request.POST.get("step", ""))
+        """Takes the posted step; `named` stand in the question that some steps ask before."""
+        name = request.POST.get("step", "")
+        step = steps.get(name)
         if step is None:
             return HttpResponseBadRequest("There is no such step.")
+        if name in _QUESTIONS and "confirmed" not in request.POST:
+            _require(request, "promote_environment")
+            return self._ask(request, environment, *named)
         try:
             return HttpResponseRedirect(step(request, subject))
         except BuildRefused as error:
@@ -147,10 +153,6 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
 
 
 _KEPT = ("step", "revision", "reason")
-
-
-def _is_confirmed(request: HttpRequest) -> bool:
-    return "confirmed" in request.POST
 
 
 # ---- what the pages show

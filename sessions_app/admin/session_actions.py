@@ -4,6 +4,8 @@ the service that the API calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +13,7 @@ from django import forms
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
+from django.shortcuts import redirect
 from unfold.admin import ModelAdmin
 from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
@@ -115,12 +117,9 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
     )
     def extend_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         seconds = form.cleaned_data["ttl_seconds"]
-        try:
-            change_session(object_id, ttl_seconds=seconds, by=user_actor(request))
-        except ServiceError as error:
-            return self._refused(request, object_id, error)
-        self.message_user(request, f"The session ends after {dict(TIMES)[seconds]}.")
-        return back_to("sessions_app_session", object_id)
+        extend = partial(change_session, object_id, ttl_seconds=seconds)
+        done = f"The session ends after {dict(TIMES)[seconds]}."
+        return self._change(request, object_id, extend, done)
 
     @operation(
         "Reset",
@@ -134,12 +133,9 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         },
     )
     def reset_this_session(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        try:
-            reset_session(object_id, by=user_actor(request))
-        except ServiceError as error:
-            return self._refused(request, object_id, error)
-        self.message_user(request, "The session gets a new, empty workspace.")
-        return back_to("sessions_app_session", object_id)
+        reset = partial(reset_session, object_id)
+        done = "The session gets a new, empty workspace."
+        return self._change(request, object_id, reset, done)
 
     @operation(
         "Cancel the run",
@@ -152,10 +148,8 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
         },
     )
     def cancel_its_run(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        running = (
-            Execution.objects.filter(session=UUID(object_id)).unfinished().order_by("sequence")
-        )
-        execution = running.first()
+        unfinished = Execution.objects.filter(session=UUID(object_id)).unfinished()
+        execution = unfinished.order_by("sequence").first()
         if execution is None:
             self.message_user(request, "Nothing runs in this session.", messages.WARNING)
         else:
@@ -165,21 +159,23 @@ class SessionActions(ModelAdmin):  # type: ignore[misc]
 
     @operation("Workspace", permission="read_files", icon="folder_open")
     def open_its_workspace(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return _to("workspace", object_id)
+        return redirect("admin:sessions_app_session_workspace", object_id)
 
     @operation("Archive", permission="read_files", icon="download")
     def download_its_workspace(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return _to("archive", object_id)
+        return redirect("admin:sessions_app_session_archive", object_id)
 
-    def _refused(self, request: HttpRequest, object_id: str, error: ServiceError) -> HttpResponse:
-        self.message_user(request, str(error), messages.ERROR)
+    def _change(
+        self, request: HttpRequest, object_id: str, change: Callable[..., Any], done: str
+    ) -> HttpResponse:
+        try:
+            change(by=user_actor(request))
+        except ServiceError as error:
+            self.message_user(request, str(error), messages.ERROR)
+        else:
+            self.message_user(request, done)
         return back_to("sessions_app_session", object_id)
 
 
 def _stop(request: HttpRequest, session_id: Any) -> Session:
     return stop_session(session_id, Session.StopReason.OPERATOR, by=user_actor(request))
-
-
-def _to(part: str, session_id: str) -> HttpResponse:
-    address = reverse(f"admin:sessions_app_session_{part}", args=(session_id,))
-    return HttpResponse(status=302, headers={"Location": address})

@@ -46,7 +46,7 @@ def test_live_sessions_are_counted_by_status(
     session(python, this)
     session(python, this, status="executing")
     session(python, this, status="stopped", stop_reason="client")
-    counts = {badge.text: badge.count for badge in figures(admin_client)["live_sessions"]}
+    counts = {badge["text"]: badge["count"] for badge in figures(admin_client)["live_sessions"]}
     assert counts == {"pending": 0, "creating": 0, "ready": 2, "executing": 1, "stopping": 0}
 
 
@@ -62,7 +62,10 @@ def test_the_runs_of_the_last_hour_are_counted_by_verdict(
     context = figures(admin_client)
     assert context["runs"] == 3
     assert context["unfinished"] == 0
-    assert {badge.text: badge.count for badge in context["verdicts"]} == {"ok": 2, "time limit": 1}
+    assert {badge["text"]: badge["count"] for badge in context["verdicts"]} == {
+        "ok": 2,
+        "time limit": 1,
+    }
 
 
 @pytest.mark.parametrize(("period", "bars"), [("hour", 60), ("day", 96), ("week", 168)])
@@ -79,9 +82,9 @@ def test_the_chart_has_a_bar_for_each_interval_of_the_chosen_period(
     context = admin_client.get(INDEX, {"period": period}).context
     chart = context["chart"]
     assert len(chart) == bars
-    assert (chart[-1].good, chart[-1].bad, chart[-1].failed) == (48, 24, 24)
-    assert "UTC: 4 runs, 2 of them not ok, 1 failed in the service" in chart[-1].title
-    assert [bar.interval.runs for bar in chart[:-1]] == [0] * (bars - 1)
+    assert [chart[-1][part] for part in ("good", "bad", "failed")] == [48, 24, 24]
+    assert "UTC: 4 runs, 2 of them not ok, 1 failed in the service" in chart[-1]["title"]
+    assert [bar["interval"].runs for bar in chart[:-1]] == [0] * (bars - 1)
     assert f"Last {period}" in text_of(admin_client, INDEX, period=period)
 
 

@@ -12,7 +12,6 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from environments_app.models import Environment
-from sessions_app.admin.dashboard.badges import Badge
 from sessions_app.admin.display import (
     EXECUTION_BADGES,
     SESSION_BADGES,
@@ -75,15 +74,15 @@ def _address(rows: type[Model], finding: Finding) -> str:
     return f"{reverse(f'{name}_changelist')}{'?' * bool(finding.query)}{finding.query}"
 
 
-def _status_badges() -> list[Badge]:
+def _status_badges() -> list[dict[str, Any]]:
     counts = live_sessions()
     return [
-        Badge(
-            text=status.label,
-            look=SESSION_BADGES[status],
-            count=counts[status],
-            address=f"status__exact={status}",
-        )
+        {
+            "text": status.label,
+            "look": SESSION_BADGES[status],
+            "count": counts[status],
+            "address": f"status__exact={status}",
+        }
         for status in LIVE
     ]
 
@@ -155,9 +154,7 @@ def latest_executions() -> list[dict[str, Any]]:
             "row": execution,
             "id": short_id(execution),
             "status_look": EXECUTION_BADGES[execution.status],
-            "verdict_look": VERDICT_BADGES.get(Execution.Verdict(execution.verdict))
-            if execution.verdict
-            else None,
+            "verdict_look": VERDICT_BADGES.get(execution.verdict),
             "queued": ago(execution.queued_at),
             "waited": elapsed(execution.queued_at, execution.started_at),
             "wall": duration(execution.wall_seconds),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +11,6 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
-from sessions_app.admin.dashboard.badges import Badge
 from sessions_app.admin.display import VERDICT_BADGES, ago
 from sessions_app.admin.filters import WithinFilter
 from sessions_app.formats import duration, percent
@@ -40,36 +38,6 @@ _STAGES = {
 }
 _PACE = {MINUTE: "minute", QUARTER: "quarter of an hour", HOUR: "hour"}
 _REFRESH_SECONDS = {"hour": 5, "day": 15, "week": 30}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """An interval of the chart, in the chart's units."""
-
-    x: int
-    good: float
-    """Height of the part for programs that ended with `ok`, or haven't ended; the others stand on
-    top of it: what ended otherwise, and what failed in the service.
-    """
-    bad: float
-    failed: float
-    interval: Interval
-
-    @property
-    def good_y(self) -> float:
-        return CHART_HEIGHT - self.good
-
-    @property
-    def bad_y(self) -> float:
-        return self.good_y - self.bad
-
-    @property
-    def failed_y(self) -> float:
-        return self.bad_y - self.failed
-
-    @property
-    def title(self) -> str:
-        return f"{self.interval.begins_at:%a %H:%M} UTC: {in_words(self.interval)}"
 
 
 def in_words(interval: Interval) -> str:
@@ -136,34 +104,43 @@ def _within(period: str) -> str:
     return f"{WithinFilter.parameter_name}={period}"
 
 
-def _verdicts(counts: Mapping[str, int], period: str) -> list[Badge]:
+def _verdicts(counts: Mapping[str, int], period: str) -> list[dict[str, Any]]:
     return [
-        Badge(
-            text=verdict.label,
-            look=VERDICT_BADGES[verdict],
-            count=counts[verdict],
-            address=f"verdict__exact={verdict}&{_within(period)}",
-        )
+        {
+            "text": verdict.label,
+            "look": VERDICT_BADGES[verdict],
+            "count": counts[verdict],
+            "address": f"verdict__exact={verdict}&{_within(period)}",
+        }
         for verdict in Execution.Verdict
         if verdict in counts
     ]
 
 
-def chart(figures: PeriodFigures) -> list[Bar]:
+def chart(figures: PeriodFigures) -> list[dict[str, Any]]:
     highest = max((each.runs for each in figures.intervals), default=0) or 1
     scale = CHART_HEIGHT / highest
     return [_bar(number, each, scale) for number, each in enumerate(figures.intervals)]
 
 
-def _bar(number: int, interval: Interval, scale: float) -> Bar:
-    bad = interval.not_ok - interval.failed
-    return Bar(
-        x=number * BAR,
-        good=(interval.runs - interval.not_ok) * scale,
-        bad=bad * scale,
-        failed=interval.failed * scale,
-        interval=interval,
-    )
+def _bar(number: int, interval: Interval, scale: float) -> dict[str, Any]:
+    """The part for programs that ended with `ok`, or haven't ended. On top of it stand those that
+    ended otherwise, and those that failed in the service.
+    """
+    good = (interval.runs - interval.not_ok) * scale
+    bad, failed = (interval.not_ok - interval.failed) * scale, interval.failed * scale
+    good_y = CHART_HEIGHT - good
+    return {
+        "x": number * BAR,
+        "good": good,
+        "good_y": good_y,
+        "bad": bad,
+        "bad_y": good_y - bad,
+        "failed": failed,
+        "failed_y": good_y - bad - failed,
+        "title": f"{interval.begins_at:%a %H:%M} UTC: {in_words(interval)}",
+        "interval": interval,
+    }
 
 
 def _cause_row(cause: Cause) -> dict[str, Any]:
