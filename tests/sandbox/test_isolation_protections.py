@@ -237,7 +237,7 @@ def test_sandboxes_of_one_user_are_told_as_such(
     code, document = check("user-quotas", "lock-and-watch", "flush-disk")
     escaped = {each["attack"]: each["detail"] for each in document["results"][:2]}
     assert (code, document["escaped"]) == (1, 2), document
-    assert "for what another session has taken" in escaped["user-quotas"]
+    assert "because of what another session has taken" in escaped["user-quotas"]
     assert "another session" in escaped["lock-and-watch"]
 
 

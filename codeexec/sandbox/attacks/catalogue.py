@@ -181,7 +181,7 @@ ATTACKS: tuple[Attack, ...] = (
         "sparse-files",
         "makes a file of 1 TiB with nothing in it, then reserves as much",
         "the first takes no room, the second is refused",
-        lacks={GVISOR: "its tmpfs tells a file's size as the room that it takes"},
+        lacks={GVISOR: "its tmpfs reports a file's size as the space that it uses"},
     ),
     _resource(
         "deep-folders",
@@ -309,8 +309,8 @@ ATTACKS: tuple[Attack, ...] = (
         "runner-proc",
         "reads what /proc shows of the runner",
         lacks={
-            GVISOR: "it shows everybody variables, addresses and names of what is open, none of "
-            "them secret; memory and streams can't be opened, as other attacks try"
+            GVISOR: "it shows variables, addresses and names of open files to all programs, and "
+            "none is secret; memory and streams can't be opened, as other attacks prove"
         },
     ),
     _escape("runner-proc-write", "writes to what /proc shows of the runner"),
@@ -359,7 +359,7 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     _escape("clocks", "sets the host's clock"),
     _escape("machine", "renames the host, changes its swap, reboots it"),
-    # ---- learning what it has no business to know
+    # ---- learning secrets
     _leak(
         "environment",
         "reads its environment variables",
@@ -390,13 +390,13 @@ ATTACKS: tuple[Attack, ...] = (
     _leak("kernel-addresses", "looks for addresses in the kernel", "zeros, or nothing"),
     _leak("kernel-log", "reads the kernel's log", "each way is refused"),
     _leak("hardware", "reads serial numbers and firmware", "nothing can be read"),
-    _leak("masked-proc", "reads parts of /proc that tell of the whole host", "they are empty"),
-    # ---- reaching anything but oneself
+    _leak("masked-proc", "reads parts of /proc that describe the whole host", "they are empty"),
+    # ---- reaching anything outside the sandbox
     _network("interfaces", "lists network interfaces", "there is none but lo"),
     _network("public-tcp", "connects to public addresses"),
     _network("public-udp", "sends packets to public addresses, broadcast and multicast"),
     _network("dns", "asks for the address of a name"),
-    _network("cloud-metadata", "asks the services that tell a cloud's machines their secrets"),
+    _network("cloud-metadata", "asks the services that give a cloud's machines their secrets"),
     _network("host-services", "connects to the host's own addresses, where a listener waits"),
     _network(
         "host-loopback", "connects to what listens on the host's loopback", "it is not the host's"
@@ -405,9 +405,9 @@ ATTACKS: tuple[Attack, ...] = (
     _network("netlink", "makes interfaces, addresses and routes", "each is refused"),
     _network("configure-interfaces", "changes the loopback interface", "each is refused"),
     # ---- harming the runner
-    _tampering("signal-runner", "sends the runner every signal", "it goes on"),
+    _tampering("signal-runner", "sends the runner every signal", "it continues"),
     _tampering(
-        "signal-flood", "sends the runner 100,000 signals that are kept for it", "it goes on"
+        "signal-flood", "sends the runner 100,000 signals that are queued for it", "it continues"
     ),
     _tampering(
         "kill-everything",
@@ -418,10 +418,10 @@ ATTACKS: tuple[Attack, ...] = (
     _tampering(
         "limit-runner", "takes descriptors, processes and time from the runner", "each is refused"
     ),
-    _tampering("slow-runner", "makes the runner yield to everybody", "each is refused"),
+    _tampering("slow-runner", "lowers the runner's priority", "each is refused"),
     _tampering(
         "forge-frames",
-        "writes what the runner says at the end of a run",
+        "writes what the runner sends at the end of a run",
         "it is ordinary output, and the program's true end is reported",
         ends=frozenset({Verdict.RUNTIME_ERROR}),
         exit_codes=frozenset({7}),
@@ -498,7 +498,7 @@ ATTACKS: tuple[Attack, ...] = (
     ),
     _leftover(
         "locked-workspace",
-        "shuts everybody out of the workspace",
+        "removes all permissions of the workspace",
         "the next run gets in",
     ),
     _leftover(
@@ -538,9 +538,9 @@ BY_NAME: Mapping[str, Attack] = {attack.name: attack for attack in ATTACKS}
 
 
 def choose(names: Collection[str] = (), groups: Collection[str] = ()) -> list[Attack]:
-    """Those with these names or of these groups, in their order; all where nothing is named.
+    """Those with these names or of these groups, in their order; all if nothing is named.
 
-    Raises ValueError, saying what there is, for a name that is none.
+    Raises ValueError for an unknown name.
     """
     unknown = sorted({*names} - BY_NAME.keys())
     if unknown:

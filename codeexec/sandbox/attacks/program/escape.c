@@ -67,7 +67,7 @@ static void is_zero(const char *name)
 {
     const char *value = status(name);
     if (!value)
-        untried("%s: the kernel doesn't say", name);
+        untried("%s: the kernel doesn't show it", name);
     else if (strspn(value, "0") == strlen(value))
         held("%s: 0", name);
     else
@@ -100,20 +100,20 @@ static void no_new_privileges(void)
                                     : (errno = errno == EINVAL ? EPERM : errno, -1));
 }
 
-/* Without a profile the runner gives itself a small filter, so that there is one says little: calls
- * that no program of a sandbox needs, and that the kernel lets everybody make, must be refused. */
+/* Without a profile the runner gives itself a small filter, so the existence of a filter proves little.
+ * Calls that no program of a sandbox needs and that the kernel allows to all must be refused. */
 static void seccomp_filter(void)
 {
     const char *mode = status("Seccomp");
     if (!mode)
-        untried("Seccomp: the kernel doesn't say");
+        untried("Seccomp: the kernel doesn't show it");
     else if (strcmp(mode, "2") == 0)
         held("Seccomp: a filter");
     else
         escaped("Seccomp: %s, which is no filter", mode);
     refused("keyctl", syscall(SYS_keyctl, 0 /* get id */, -4 /* the user's keyring */, 1));
     refused("mbind", syscall(SYS_mbind, NULL, 0, 0, NULL, 0, 0));
-    /* Not by mmap(): musl's calls every refusal a lack of memory. */
+    /* Not with mmap(): musl's reports every refusal as a lack of memory. */
     refused("huge pages, which no container's memory counts",
             syscall(SYS_mmap, NULL, 2 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
                     -1, 0));
@@ -152,7 +152,7 @@ static int note_setuid(const char *path)
     return 0;
 }
 
-/* Debian's images have some (su, mount, passwd): what counts is that they give nothing. */
+/* Debian's images have some (su, mount, passwd): they must give no privileges. */
 static void setuid_programs(void)
 {
     static const char *const FOLDERS[] = {"/bin", "/usr/bin", "/sbin", "/usr/sbin",
@@ -163,7 +163,7 @@ static void setuid_programs(void)
     if (setuid_found && usable)
         escaped("%d set-user-ID programs can be used, such as %s", setuid_found, setuid_path);
     else
-        held("set-user-ID programs: %d, none of use", setuid_found);
+        held("set-user-ID programs: %d, and none gives privileges", setuid_found);
     int fd = open("own", O_WRONLY | O_CREAT | O_CLOEXEC, 0700);
     refused("give a file to root", fchown(fd, 0, 0));
     if (fd >= 0)
@@ -261,7 +261,7 @@ static void root_file_system(void)
     const char *root = strstr(text, " / ");
     const char *options = root ? strchr(root + 3, ' ') : NULL;
     if (!options)
-        untried("how / is mounted: /proc/self/mounts doesn't say");
+        untried("how / is mounted: /proc/self/mounts doesn't show it");
     else if (strncmp(options + 1, "ro", 2) == 0)
         held("/ is mounted read-only");
     else
@@ -317,7 +317,7 @@ static void other_namespaces(void)
         snprintf(what, sizeof what, "unshare the %s namespace", KINDS[i].name);
         REFUSED(what, unshare(KINDS[i].flag), EINVAL);
         if (KINDS[i].flag == 0x00000080)
-            continue; /* of clone, this bit is part of the signal's number */
+            continue; /* for clone, this bit is part of the signal's number */
         snprintf(what, sizeof what, "clone into a %s namespace", KINDS[i].name);
         refused(what, try_clone((unsigned long)KINDS[i].flag));
     }

@@ -1,4 +1,4 @@
-/* Ways out by what the kernel lets be set and called: its files, devices and interfaces. */
+/* Ways out through the kernel: its settings, devices and system calls. */
 #define _GNU_SOURCE
 #include "attack.h"
 
@@ -25,7 +25,7 @@
 #ifndef SYS_io_uring_setup
 #define SYS_io_uring_setup 425
 #endif
-/* ---- what the kernel lets be set ---- */
+/* ---- the kernel's settings ---- */
 
 static int looked_at;
 
@@ -108,7 +108,7 @@ static int known_device(const char *path)
     for (size_t i = 0; i < sizeof DEVICES / sizeof *DEVICES; i++)
         if (strcmp(path + 5, DEVICES[i]) == 0)
             return 0;
-    if (strcmp(path, "/dev/fuse") != 0) /* gVisor always shows it: whether it opens is what counts */
+    if (strcmp(path, "/dev/fuse") != 0) /* gVisor always shows it: it must not open */
         escaped("%s is there", path);
     return 0;
 }
@@ -247,7 +247,7 @@ static long call_32_bit(long number, long argument)
     return result < 0 ? -1 : result;
 }
 
-/* In a process of its own: a filter may kill whoever makes such a call. */
+/* In a process of its own, because a filter may kill the process that makes such a call. */
 static void try_other_call(const char *name, bool x32, long number, long argument)
 {
     int status = 0;
@@ -300,7 +300,7 @@ static void sockets(void)
             EPROTONOSUPPORT, ESOCKTNOSUPPORT);
 }
 
-/* A kernel that is asked for a type of socket that it doesn't know looks for a module that does. */
+/* For a type of socket that it doesn't know, the kernel looks for a module. */
 static void socket_types(void)
 {
     static const struct {
@@ -319,8 +319,8 @@ static void socket_types(void)
     }
 }
 
-/* A pattern that begins with | names a program that the host starts, as root, for each crash; a limit
- * of 1 byte for core files is the one that keeps it from doing so. */
+/* A pattern that begins with | names a program that the host starts as root for each crash. Only a
+ * limit of 1 byte for core files prevents it. */
 static void crash_handler(void)
 {
     struct rlimit limit, none = {0, 0};
@@ -336,7 +336,7 @@ static void crash_handler(void)
     else if (pattern[0] == '|')
         escaped("each crash starts a process of root's on the host, core_pattern is %s", pattern);
     else
-        escaped("the limit of core files is not the one that keeps a crash from starting a handler");
+        escaped("the limit of core files is not 1 byte, which keeps a crash from starting a handler");
 }
 
 static void clocks(void)

@@ -1,4 +1,4 @@
-/* Learning what a program has no business to know: of the service, of its host, of other sessions. */
+/* Learning secrets: of the service, of its host, of other sessions. */
 #define _GNU_SOURCE
 #include "attack.h"
 
@@ -33,7 +33,7 @@ static const char *const SECRET_WORDS[] = {"TOKEN", "SECRET", "PASSWORD", "PASSW
                                            "POSTGRES", "DJANGO", "DOCKER", "API_KEY",
                                            "CREDENTIAL", "CODE_EXECUTOR", "NODE_NAME", "AWS_"};
 
-static bool tells_a_secret(const char *variable)
+static bool is_a_secret(const char *variable)
 {
     char name[128];
     size_t length = strcspn(variable, "=");
@@ -48,20 +48,20 @@ static bool tells_a_secret(const char *variable)
 
 static void environment(void)
 {
-    int told = 0, count = 0;
+    int secrets = 0, count = 0;
     for (char **variable = environ; *variable; variable++, count++)
-        told += tells_a_secret(*variable);
-    if (!told)
+        secrets += is_a_secret(*variable);
+    if (!secrets)
         held("environment: %d variables, none of the service's", count);
 }
 
-/* What can be read of any process, the runner's included: its token is in none of it. */
+/* The token must be nowhere in what can be read of any process, the runner included. */
 static void runner_token(void)
 {
     static const char *const FILES[] = {"environ", "cmdline", "stat", "status", "maps", "auxv"};
     DIR *proc = opendir("/proc");
     struct dirent *entry;
-    size_t looked = 0;
+    size_t bytes = 0;
     bool found = false;
     char path[PATH_MAX];
     while (proc && (entry = readdir(proc))) {
@@ -70,18 +70,18 @@ static void runner_token(void)
         for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++) {
             snprintf(path, sizeof path, "/proc/%s/%s", entry->d_name, FILES[i]);
             ssize_t got = read_file(path, big, sizeof big);
-            looked += got > 0 ? (size_t)got : 0;
+            bytes += got > 0 ? (size_t)got : 0;
             found |= got > 0 && memmem(big, (size_t)got, "RUNNER_" "TOKEN=", 13);
         }
     }
     if (proc)
         closedir(proc);
-    if (looked < 500)
-        untried("the runner's token: /proc tells only %zu bytes", looked);
+    if (bytes < 500)
+        untried("the runner's token: /proc has only %zu bytes", bytes);
     else if (found)
         escaped("the runner's token can be read");
     else
-        held("the runner's token: in none of %zu bytes of /proc", looked);
+        held("the runner's token: in none of %zu bytes of /proc", bytes);
 }
 
 static int sockets_found;
@@ -173,7 +173,7 @@ static int note_mark(const char *path)
     return places_looked_at > 50000;
 }
 
-/* The bystander has left a mark in each place that it can write. */
+/* The bystander has left a mark in each place to which it can write. */
 static void other_files(void)
 {
     static const char *const FOLDERS[] = {"/tmp", "/dev/shm", "/dev/mqueue", "/run", "/var/tmp",
@@ -192,7 +192,7 @@ static void other_files(void)
         held("other sessions' files: none in %d places", places_looked_at);
 }
 
-/* Run in the bystander, before and after: leaves the mark, and looks for those of attacks. */
+/* Runs in the bystander before the attacks: leaves the mark. */
 static void leave_mark(void)
 {
     char path[PATH_MAX], workspace[PATH_MAX];
@@ -216,7 +216,7 @@ static void names_in(const char *path, const char *kind)
     bool found = false;
     while (got > 0 && (value = next_fact(kind, &at)))
         if (contains_word(big, value)) {
-            escaped("%s tells the host's %s", path, kind);
+            escaped("%s shows the host's %s", path, kind);
             found = true;
         }
     if (!found)
@@ -231,7 +231,7 @@ static void host_names(void)
                                         "/proc/net/unix"};
     struct utsname about;
     if (!*fact("name"))
-        untried("the host's name: it was not told what to look for");
+        untried("the host's name: it isn't known");
     uname(&about);
     if (strcmp(about.nodename, fact("name")) == 0)
         escaped("the host's name is the sandbox's: %s", about.nodename);
@@ -241,7 +241,7 @@ static void host_names(void)
         names_in(FILES[i], "name");
 }
 
-/* IPv4 addresses as /proc/net writes them too: as numbers of eight hexadecimal digits. */
+/* The host's addresses in files, and its connections. */
 static void host_addresses(void)
 {
     static const char *const FILES[] = {"/etc/hosts", "/etc/resolv.conf", "/proc/net/fib_trie",
@@ -251,7 +251,7 @@ static void host_addresses(void)
                                         "/proc/self/mountinfo"};
     size_t at = 0;
     if (!next_fact("address", &at))
-        untried("the host's addresses: it was not told what to look for");
+        untried("the host's addresses: they aren't known");
     for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
         names_in(FILES[i], "address");
     names_in("/etc/resolv.conf", "resolver");
@@ -261,13 +261,13 @@ static void host_addresses(void)
         for (ssize_t i = 0; i < got; i++)
             lines += big[i] == '\n';
         if (lines <= 1)
-            held("connections: none is seen");
+            held("connections: none is visible");
         else
-            escaped("connections: %d are seen", lines - 1);
+            escaped("connections: %d are visible", lines - 1);
     }
 }
 
-/* Where something is mounted in a sandbox; each further place is one of the host's. */
+/* Anything that is mounted elsewhere than in these places belongs to the host. */
 static void mount_points(void)
 {
     static const char *const EXPECTED[] = {"/proc", "/dev", "/sys", "/etc/resolv.conf",
@@ -315,14 +315,14 @@ static void kernel_addresses(void)
         if (at - big >= 16)
             held("/proc/kallsyms: addresses are zeros");
         else
-            escaped("/proc/kallsyms: tells addresses");
+            escaped("/proc/kallsyms: shows addresses");
     }
     if (read_file("/proc/iomem", big, 65536) <= 0) {
         REFUSED("/proc/iomem", -1, ENOENT);
     } else if (strncmp(big, "00000000-00000000", 17) == 0) {
         held("/proc/iomem: addresses are zeros");
     } else {
-        escaped("/proc/iomem: tells addresses");
+        escaped("/proc/iomem: shows addresses");
     }
     cannot_read("/proc/kcore");
     cannot_read("/proc/kpagecount");
@@ -365,7 +365,7 @@ static void masked_proc(void)
         cannot_read(FILES[i]);
 }
 
-/* What a new program finds open: its three streams, and no pipe of the runner's. */
+/* A new program must have its three streams, and no pipe of the runner. */
 static void descriptors(void)
 {
     int extra = 0;

@@ -1,4 +1,4 @@
-/* What a program leaves behind for those that come after it, in its session and in others. */
+/* What a program leaves behind for later programs, in its session and in others. */
 #define _GNU_SOURCE
 #include "attack.h"
 
@@ -65,7 +65,7 @@ static void clean_process(void)
         held("signals of a new program: as by default");
 }
 
-/* Things in the way of the next source file, whose name is a fact. */
+/* Obstacles for the next source file, whose name is a fact. */
 static void folder_in_the_way(void)
 {
     char path[PATH_MAX];
@@ -169,7 +169,7 @@ static void files(void)
     held("files are left in the workspace, /tmp, /var/tmp and /dev/shm");
 }
 
-/* What shells, loaders and tools read at their start, in each place that a program can write. */
+/* Files that shells, loaders and tools read when they start, in each writable place. */
 static void startup_files(void)
 {
     static const char *const NAMES[] = {".profile", ".bashrc", ".bash_profile", ".inputrc",
@@ -196,7 +196,7 @@ static void make_parents(char *path)
     }
 }
 
-/* The files that facts tell of: `plant <path> <text>`, with \n for the end of a line. */
+/* Writes the files of the facts `plant <path> <text>`, with \n for the end of a line. */
 static void poison(void)
 {
     size_t at = 0;
@@ -220,7 +220,7 @@ static void poison(void)
     held("start-up files: %d are left", planted);
 }
 
-/* Run in the bystander after each attack of this group: nothing of it may be seen there. */
+/* Runs in the bystander after each attack of this group, of which it must see nothing. */
 static int seen;
 
 static int note_left(const char *path)

@@ -10,14 +10,14 @@
 static const struct attack *const TABLES[] = {resources, shared, escapes, kernel, leaks,
                                               network, tampering, leftovers};
 
-/* ---- what is no attack: the program that must still run, and tidying up ---- */
+/* ---- no attacks: the program that must still run, and tidying up ---- */
 
 static void hello(void)
 {
     puts("hello");
 }
 
-/* Folders may have been shut by an attack. */
+/* An attack may have removed permissions. */
 static int open_folder(const char *path)
 {
     struct stat about;
@@ -48,7 +48,7 @@ static void empty(const char *folder)
     closedir(entries);
 }
 
-/* As on the first day: what attacks left in the places that can be written is removed. */
+/* Removes all that attacks left in writable places. */
 static void tidy(void)
 {
     char workspace[4096];

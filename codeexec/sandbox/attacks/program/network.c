@@ -1,4 +1,4 @@
-/* Reaching anything but oneself. Listeners that must not be reached are told as facts. */
+/* Reaching anything outside the sandbox. Listeners that must not be reached are facts. */
 #define _GNU_SOURCE
 #include "attack.h"
 
@@ -23,7 +23,7 @@
 #define WAIT_MS 700
 #define NO_WAY ENETUNREACH, EHOSTUNREACH, ENETDOWN, ECONNREFUSED, EADDRNOTAVAIL, EAFNOSUPPORT
 
-/* Connects within WAIT_MS. A silence is no refusal: what drops packets may still let others out. */
+/* Tries to connect within WAIT_MS. Silence is no refusal, because packets may have left. */
 static void cannot_connect(const char *host, int port)
 {
     struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -45,7 +45,7 @@ static void cannot_connect(const char *host, int port)
     if (result < 0 && errno == EINPROGRESS) {
         struct pollfd ready = {.fd = fd, .events = POLLOUT};
         if (poll(&ready, 1, WAIT_MS) == 0) {
-            escaped("%s: packets leave, nobody answers", what);
+            escaped("%s: packets leave, without an answer", what);
             close(fd);
             return;
         }
@@ -115,7 +115,7 @@ static void public_udp(void)
     cannot_send("224.0.0.251", 5353, "x", 1);
 }
 
-/* Asks for example.com's address; whoever answers, with whatever, is a way out. */
+/* Asks for the address of example.com. Any answer is a way out. */
 static void cannot_resolve(const char *resolver)
 {
     static const unsigned char QUESTION[] =
@@ -136,7 +136,7 @@ static void cannot_resolve(const char *resolver)
     if (result == 0)
         result = send(fd, QUESTION, sizeof QUESTION - 1, 0);
     if (result >= 0 && poll(&ready, 1, WAIT_MS) == 0) {
-        held("%s: nobody answers", what);
+        held("%s: no answer", what);
     } else {
         if (result >= 0)
             result = recv(fd, answer, sizeof answer, MSG_DONTWAIT);
@@ -145,7 +145,7 @@ static void cannot_resolve(const char *resolver)
     close(fd);
 }
 
-/* Whoever a sandbox may take for a resolver: Docker's own, the host's, its resolv.conf's. */
+/* All possible resolvers: Docker's own, the host's, and those of resolv.conf. */
 static void dns(void)
 {
     char text[4096], resolver[64];
@@ -187,7 +187,7 @@ static void host_services(void)
     cannot_connect("172.17.0.1", 2375);
     cannot_connect("172.17.0.1", port ? port : 80);
     if (!tried || !port)
-        untried("the host's addresses: it was not told which to try");
+        untried("the host's addresses: they aren't known");
 }
 
 static void host_loopback(void)
@@ -195,7 +195,7 @@ static void host_loopback(void)
     static const int PORTS[] = {22, 80, 2375, 2376, 5432, 8000};
     int port = (int)fact_number("port");
     if (!port)
-        untried("the host's loopback: nobody listens there");
+        untried("the host's loopback: there is no listener");
     cannot_connect("127.0.0.1", port ? port : 80);
     cannot_connect("::1", port ? port : 80);
     for (size_t i = 0; i < sizeof PORTS / sizeof *PORTS; i++)
@@ -209,7 +209,7 @@ static void abstract_sockets(void)
     static char text[65536];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (!*name)
-        untried("abstract sockets: nobody listens on one");
+        untried("abstract sockets: there is no listener");
     memcpy(address.sun_path + 1, name, strlen(name));
     int result = connect(fd, (struct sockaddr *)&address,
                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name)));
@@ -220,7 +220,7 @@ static void abstract_sockets(void)
         held("/proc/net/unix: no socket of the host");
 }
 
-/* Changes to the network, asked for by netlink: a dummy interface, an address, a route. */
+/* Asks by netlink to change the network: a dummy interface, an address, a route. */
 static void ask_netlink(const char *what, int protocol, unsigned short type, size_t body)
 {
     struct {

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* One write for each line: what is told before a process is killed has been told. */
-static void tell(const char *word, const char *format, va_list arguments)
+/* One write for each line, so that lines from before a process is killed arrive. */
+static void report(const char *word, const char *format, va_list arguments)
 {
     char line[512];
     int length = snprintf(line, sizeof line, "%s ", word);
@@ -25,18 +25,18 @@ static void tell(const char *word, const char *format, va_list arguments)
         _exit(3);
 }
 
-#define TELLER(name)                      \
-    void name(const char *format, ...)    \
-    {                                     \
-        va_list arguments;                \
-        va_start(arguments, format);      \
-        tell(#name, format, arguments);   \
-        va_end(arguments);                \
+#define REPORT_AS(word)                     \
+    void word(const char *format, ...)      \
+    {                                       \
+        va_list arguments;                  \
+        va_start(arguments, format);        \
+        report(#word, format, arguments);   \
+        va_end(arguments);                  \
     }
 
-TELLER(held)
-TELLER(escaped)
-TELLER(untried)
+REPORT_AS(held)
+REPORT_AS(escaped)
+REPORT_AS(untried)
 
 static const int FORBIDDEN[] = {EPERM, EACCES, EROFS, ENOSYS, 0};
 

@@ -1,5 +1,5 @@
-/* Taking more than one's share. Each attack stops by itself a little above the sandbox's limit: on a
- * host whose protection is off, that much is taken and no more. */
+/* Taking more than one's share. Each attack stops by itself a little above the sandbox's limit, so a
+ * host without protection loses no more than that. */
 #define _GNU_SOURCE
 #include "attack.h"
 
@@ -66,7 +66,7 @@ static bool can_be_counted(void)
     return false;
 }
 
-/* Every process starts others until the kernel refuses, and then goes on trying. */
+/* Every process starts others until the kernel refuses, and then keeps trying. */
 static void fork_bomb(void)
 {
     volatile long *made = shared_counter();
@@ -116,7 +116,7 @@ static void thread_bomb(void)
 static volatile long *vforked;
 static long most_vforked;
 
-/* A chain: each waits, in the kernel, for the one that it has started with its own memory. */
+/* A chain: each process waits in the kernel for the one that it started with its own memory. */
 static int vfork_next(void *stacks)
 {
     char *stack = (char *)stacks + 16384;
@@ -146,7 +146,7 @@ static void vfork_bomb(void)
 
 /* ---- memory ---- */
 
-/* One and a half times the limit: a sandbox in which that fits has no limit. */
+/* One and a half times the limit: a sandbox that gives this much has no limit. */
 static long long too_much(void)
 {
     return fact_number("memory") * 3 / 2;
@@ -157,7 +157,7 @@ static void memory_taken(const char *what, long long taken)
     if (taken < too_much())
         held("%s: refused after %lld MiB", what, taken / MIB);
     else
-        escaped("%s: %lld MiB were there to be had, the limit is %lld MiB", what, taken / MIB,
+        escaped("%s: %lld MiB were available, the limit is %lld MiB", what, taken / MIB,
                 fact_number("memory") / MIB);
 }
 
@@ -242,7 +242,7 @@ static void allow_most_descriptors(void)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-/* Buffers of the kernel on a program's behalf, as many as it has descriptors for. */
+/* Buffers in the kernel, as many as the program has descriptors for. */
 static void memory_in_pipes(void)
 {
     static char bytes[65536];
@@ -493,7 +493,7 @@ static void many_descriptors(void)
         escaped("descriptors: %ld, the limit is %ld", made, hard);
 }
 
-/* What the kernel keeps for a program in other ways: as much as it lets be had. */
+/* Other things that the kernel keeps for a program, as many as it allows. */
 static void many_timers(void)
 {
     long timers = 0, epolls = 0, watches = 0;

@@ -1,5 +1,5 @@
-/* What all sandboxes of a host have together: its disk, its memory of files, and what the kernel counts
- * by user. Two of these are watched from another sandbox meanwhile. */
+/* What all sandboxes of a host share: its disk, its page cache, and what the kernel counts by user. Two
+ * of these are watched from another sandbox meanwhile. */
 #define _GNU_SOURCE
 #include "attack.h"
 
@@ -22,7 +22,8 @@ enum { MEANWHILE_MS = 1500 };
 
 /* ---- the disk, and files in memory ---- */
 
-/* Of nothing: whether it would be done. A call that is not made has nothing to say against it. */
+/* Whether a call would do its work: made with arguments for which the kernel would report an error, it
+ * must succeed without doing anything, or be refused. */
 static void not_done(const char *what, long result)
 {
     if (result == 0)
@@ -52,7 +53,7 @@ static void evict_files(void)
 enum { MOST_FILES = 64 };
 static char paths[MOST_FILES][PATH_MAX];
 
-/* What is mounted, the runner, and something of the image. */
+/* Mounted files, the runner, and files of the image. */
 static int common_files(void)
 {
     static char text[65536];
@@ -96,12 +97,12 @@ static void lock_and_watch(void)
     if (poll(&ready, 1, MEANWHILE_MS) > 0 && now_ms() < until)
         escaped("another session is seen as it opens a file that both have");
     else
-        held("files that others might have: %d locked, %d watched, nobody was seen", locked, watched);
+        held("files that others might have: %d locked, %d watched, no other was seen", locked, watched);
     while (now_ms() < until)
         sleep_ms(20);
 }
 
-/* In the bystander: nothing is locked but by itself. */
+/* Runs in the bystander: only its own locks may exist. */
 static void meet_locks(void)
 {
     int count = common_files(), opened = 0, met = 0;
@@ -115,7 +116,7 @@ static void meet_locks(void)
         close(fd);
     }
     if (!met)
-        held("locks on %d files: nobody else has one", opened);
+        held("locks on %d files: no other session has one", opened);
 }
 
 /* ---- what is counted by user ---- */
@@ -138,22 +139,22 @@ static void take_quotas(void)
     sleep_ms(MEANWHILE_MS);
 }
 
-/* In the bystander: what an ordinary program asks for is there. */
+/* Runs in the bystander: an ordinary program must get what it asks for. */
 static void own_share(void)
 {
     int ends[2];
     timer_t timer;
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN};
     if (pipe2(ends, O_CLOEXEC) < 0 || fcntl(ends[1], F_GETPIPE_SZ) < 65536)
-        escaped("a pipe is smaller than pipes are, for what another session has taken");
+        escaped("a pipe is smaller than usual, because of what another session has taken");
     else if (fcntl(ends[1], F_SETPIPE_SZ, 1024 * 1024) < 0)
-        escaped("a pipe of 1 MiB is refused, for what another session has taken: %s", strerror(errno));
+        escaped("a pipe of 1 MiB is refused, because of what another session has taken: %s", strerror(errno));
     if (inotify_init1(IN_CLOEXEC) < 0)
-        escaped("watches are refused, for what another session has taken: %s", strerror(errno));
+        escaped("watches are refused, because of what another session has taken: %s", strerror(errno));
     if (timer_create(CLOCK_MONOTONIC, &event, &timer) < 0)
-        escaped("a timer is refused, for what another session has taken: %s", strerror(errno));
+        escaped("a timer is refused, because of what another session has taken: %s", strerror(errno));
     else
-        held("pipes, watches and timers are there to be had");
+        held("pipes, watches and timers are available");
 }
 
 const struct attack shared[] = {

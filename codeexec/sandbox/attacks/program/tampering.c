@@ -1,4 +1,4 @@
-/* Harming the runner: process 1, which starts programs, watches them and tells what they did. */
+/* Harming the runner: process 1, which starts programs, watches them and reports how they ended. */
 #define _GNU_SOURCE
 #include "attack.h"
 
@@ -39,8 +39,8 @@ static long waiting_signals(void)
     return line ? strtol(line + 7, NULL, 10) : -1;
 }
 
-/* Signals of this kind are kept for a process that blocks them, and there is a limit for all
- * processes of a user. */
+/* Signals of this kind are queued for a process that blocks them, up to a limit for all processes of a
+ * user. */
 static void signal_flood(void)
 {
     union sigval value = {.sival_int = 1};
@@ -185,7 +185,7 @@ static void close_streams(void)
     _exit(0);
 }
 
-/* Output and input that nobody takes: the pipes are full when the program ends. */
+/* Output that is not read: the pipes are full when the program ends. */
 static void full_pipes(void)
 {
     static char bytes[65536];
@@ -232,7 +232,7 @@ static void ignore_signals(void)
         pause();
 }
 
-/* New processes all the time, so that one that looks for them always comes too late. */
+/* Processes that replace each other all the time, so that killing them always comes too late. */
 static void hydra(void)
 {
     held("processes that replace each other: begun");
