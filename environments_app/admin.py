@@ -32,8 +32,8 @@ ISOLATION_FIELDS = (
     "network",
     *(name for limit in LIMITS for name in (limit.field, limit.maximum_field)),
 )
-"""What holds a sandbox's programs, and how much of the host they may take: for superusers. Whoever
-may change the rest decides what runs inside, which is no more than any client decides.
+"""Columns that isolate a sandbox and limit its use of the host: only superusers may change them.
+The other columns decide what runs inside, which any client decides as well.
 """
 
 _UNITS = {"cpu": " CPU", "pids": " processes", "timeout": " s", "tmpfs": " workspace"}

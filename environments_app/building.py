@@ -90,7 +90,7 @@ def _dockerfile(name: str) -> Path:
 
 
 def build_runner(driver: Driver, on_line: OnLine) -> Built:
-    """Build the runner's image, which every sandbox needs. Unchanged if nothing was printed."""
+    """Build the runner's image, which every sandbox needs. Without output it was there already."""
     printed = False
 
     def print_line(line: str) -> None:
@@ -104,7 +104,7 @@ def build_runner(driver: Driver, on_line: OnLine) -> Built:
 
 
 def would_build(driver: Driver, environment: Environment, *, only_missing: bool) -> bool:
-    """Whether `build_environment` would have the Engine build it."""
+    """Whether `build_environment` would build it."""
     image = _image(driver, environment.image_reference)
     wanted = _context_hash(driver, environment)
     return not (only_missing and image and image.labels.get(CONTEXT_LABEL) == wanted)
@@ -120,7 +120,7 @@ def build_environment(
 ) -> Built:
     """Build one image and record its revision.
 
-    `only_missing` leaves an image alone that was built from the same folder and base.
+    `only_missing`: not if its image was built from the same folder and base.
     """
     reference = environment.image_reference
     before = _image(driver, reference)
@@ -186,8 +186,8 @@ def _image(driver: Driver, reference: str) -> ImageInfo | None:
 
 
 def context_hash(driver: Driver, context: Path, dockerfile: str | None = None) -> str:
-    """Hash over a folder's files and the base images that its Dockerfile names, or the text that
-    takes its place.
+    """A hash of the folder's files and of the base images that its Dockerfile names. `dockerfile`:
+    a text in place of the Dockerfile.
     """
     if dockerfile is None:
         dockerfile = (context / "Dockerfile").read_text()

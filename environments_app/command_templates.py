@@ -1,7 +1,7 @@
-"""Templates of commands: checked, and filled in to the words that a sandbox executes.
+"""Checks command templates and fills them in: the result is the words that a sandbox executes.
 
-A template is split into words first and filled in afterwards, so that no file name can become two
-words. Inside a shell's script (`sh -c "…"`) a value is quoted for the shell.
+A template is split into words before it is filled in, so that a file name stays one word. In a
+shell script (`sh -c "…"`) values are quoted for the shell.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def placeholder_values(
 
 
 def check_command(template: str) -> None:
-    """Raise ValueError, saying what is wrong, for a template that can't be rendered."""
+    """Raise ValueError with the reason if a template can't be rendered."""
     for name in _PLACEHOLDER.findall(template):
         if name not in PLACEHOLDERS:
             known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
@@ -62,7 +62,7 @@ def check_command(template: str) -> None:
 
 
 def check_names_the_file(run_command: str, compile_command: str) -> None:
-    """Raise ValueError where a run would not know which file it is of."""
+    """Raise ValueError if neither command gets the name of the program's file."""
     named = {*_PLACEHOLDER.findall(run_command), *_PLACEHOLDER.findall(compile_command)}
     if not named & {"file_path", "filename"}:
         where = "neither command names" if compile_command else "it doesn't name"
@@ -97,7 +97,7 @@ def _script_index(words: Sequence[str]) -> int | None:
 
 
 def _fill_script(script: str, values: Mapping[str, str]) -> str:
-    """Fill in a shell script, each value quoted for the place where it stands."""
+    """Fill in a shell script; each value is quoted for its place."""
     parts, start, quote = [], 0, ""
     for match in _PLACEHOLDER.finditer(script):
         between = script[start : match.start()]
@@ -131,9 +131,9 @@ def _quoted(value: str, quote: str) -> str:
 
 
 def _passing_arguments(script: str) -> str:
-    """A script whose last program gets the script's own arguments, unless it uses them itself.
+    """The script with its own arguments appended for its last program, unless it uses them.
 
-    After `fi`, `done` and the like nothing can be appended: such a script has to say `"$@"`.
+    Nothing can be appended after `fi`, `done` and the like: such a script must contain `"$@"`.
     """
     stripped = script.rstrip("; \t\n")
     if _USES_ARGUMENTS.search(script) or _ENDS_A_COMPOUND.search(stripped):

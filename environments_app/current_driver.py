@@ -12,7 +12,7 @@ _made: dict[int, Driver] = {}
 
 
 def get_driver() -> Driver:
-    """The driver of this process; made when first asked for, so never shared across a fork."""
+    """The driver of this process. It is made at the first call, so that no fork shares it."""
     pid = os.getpid()
     if pid not in _made:
         _made.clear()
@@ -21,7 +21,7 @@ def get_driver() -> Driver:
 
 
 def _docker_driver() -> Driver:
-    # Here and not above: the API, which needs no Docker, imports this module too.
+    # Imported here, because the API imports this module and needs no Docker.
     from codeexec.sandbox.docker.docker_driver import DockerDriver
 
     return DockerDriver(

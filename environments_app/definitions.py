@@ -1,7 +1,7 @@
-"""`config/environments.yaml`: what it may contain, and reading it.
+"""Reads and checks `config/environments.yaml`.
 
-A file with any problem is refused whole, with every problem's line and key. Where an optional key
-is left out, the setting or the default of this module holds.
+A file with any problem is refused, and each problem is reported with its line and key. An optional
+key that is left out gets its setting's value, or the default here.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _check_commands(columns: Mapping[str, Any], value: Value) -> None:
 
 
 def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:
-    """The file's value. None where it is wrong: the problem is noted and the file refused."""
+    """The file's values; None for a wrong one, which adds a problem."""
     columns: dict[str, Any] = {}
     for key, entry in entries.items():
         if key in _TEXTS:

@@ -1,7 +1,7 @@
-"""Environments as this process last read them, so that a Run need not read its own again.
+"""Environments as this process last read them, so that a run need not read its own again.
 
-Each is kept with the version of its row. Whoever relies on one lets a statement compare that with
-the row's version of the moment, and reads it again where it has become another.
+Each is kept with the version of its row. The statement that uses one compares this with the row's
+current version, and the environment is read again if it has changed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from environments_app.models import Environment
 @dataclass(frozen=True, kw_only=True)
 class KnownEnvironment:
     environment: Environment
-    """Shared by all threads: to be read only."""
+    """Shared by all threads, so it must not be changed."""
     version: str
 
 
 known_environments: dict[int, KnownEnvironment] = {}
-"""By their primary keys, as they were last read."""
+"""By primary key."""
 
 
 def recall(environment_id: int, version: str) -> Environment | None:
-    """What this process knows of that version, without asking the database."""
+    """The environment, if this process has read that version of it."""
     known = known_environments.get(environment_id)
     return known.environment if known is not None and known.version == version else None
 
 
 def read_environment(environment_id: int) -> KnownEnvironment:
-    """As it is now, and known from now on."""
+    """Reads the environment, and remembers it."""
     # PostgreSQL's own row version: the transaction that wrote it.
     version = RawSQL("environments_app_environment.xmin::text", ())
     rows: QuerySet[Any] = Environment.objects.annotate(row_version=version)

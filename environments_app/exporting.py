@@ -1,4 +1,4 @@
-"""From the rows to a file that seeding takes back as the same."""
+"""Writes the environments as a file from which seeding makes the same."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _WHERE_SET = ("compile_command", "description", "runtime")
 
 
 def environments_yaml() -> str:
-    """All environments, as `config/environments.yaml` would have them. Raises ValueError where the
-    file can't say it: one workspace and one user hold for all environments of a file.
+    """All environments, in the form of `config/environments.yaml`. Raises ValueError if they differ
+    in workspace or user, which a file gives once for all.
     """
     rows = list(Environment.objects.order_by("name"))
     shared = {

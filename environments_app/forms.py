@@ -1,5 +1,5 @@
-"""Fields of forms. Limits: sizes as `256m`, and refused by the same rules as in the settings.
-Programs and what they print: kept to the character.
+"""Fields of forms: limits, with sizes such as `256m` and the settings' own rules, and texts that
+are kept exactly, for programs and their output.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _help_text(limit: Limit, *, is_maximum: bool) -> str:
 
 
 class ExactText(forms.CharField):
-    """Kept to the last line's end, with the line ends of programs and not those of browsers."""
+    """A text that is kept with its last line end, and with \n where browsers send \r\n."""
 
     widget = forms.Textarea
 

@@ -39,7 +39,7 @@ class EnvironmentLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """One limit: its key in the YAML, its column, and the setting that holds where it is not given.
+    """One limit: its key in the YAML, its column, and the setting that is its default.
 
     The setting also bounds the limit, so that file, admin and configuration agree.
     """
@@ -59,7 +59,7 @@ class Limit:
         return value
 
     def default(self) -> int | float:
-        """What holds for an environment that doesn't say."""
+        """The setting's value, for environments without a limit of their own."""
         value: int | float = settings.CODE_EXECUTOR[self.setting.name]
         return value
 

@@ -25,11 +25,11 @@ DEFINING_FIELDS = (
     "executor_user",
     "runtime",
 )
-"""Columns that a revision keeps as they are."""
+"""Columns that a revision copies."""
 
 
 SILENT_BUILD_AFTER = timedelta(seconds=30)
-"""A build whose process gave no sign of life for this long has none any more."""
+"""A build without a sign of life for this long has lost its process."""
 
 
 class EnvironmentQuerySet(models.QuerySet["Environment"]):
@@ -38,7 +38,7 @@ class EnvironmentQuerySet(models.QuerySet["Environment"]):
         return self.filter(enabled=True)
 
     def default(self) -> EnvironmentQuerySet:
-        """The one, at most, that is meant where none is named."""
+        """The environment, at most one, that is used where none is named."""
         return self.filter(is_default=True)
 
     def with_current_revision(self) -> EnvironmentQuerySet:
@@ -49,7 +49,7 @@ class EnvironmentQuerySet(models.QuerySet["Environment"]):
 
 
 def _limit_constraints() -> list[models.BaseConstraint]:
-    """Each limit and its maximum positive, and the limit not above its maximum."""
+    """Each limit and its maximum are positive, and no limit is above its maximum."""
     constraints: list[models.BaseConstraint] = []
     for limit in LIMITS:
         field, maximum = limit.field, limit.maximum_field
@@ -260,7 +260,7 @@ class Environment(models.Model):
         self._clean_maxima()
 
     def _clean_maxima(self) -> None:
-        """A maximum below a limit that comes from the settings: no constraint can see that."""
+        """Refuse a maximum below a limit that comes from the settings, which no constraint sees."""
         for limit in LIMITS:
             maximum, own = getattr(self, limit.maximum_field), getattr(self, limit.field)
             if maximum is not None and own is None and maximum < limit.default():
@@ -286,7 +286,7 @@ class Environment(models.Model):
 
     @property
     def has_image(self) -> bool:
-        """Whether any node has built it: sessions can't be opened in it before."""
+        """Whether any node has built it; before that, no session can be opened in it."""
         return self.pk is not None and self.revisions.exists()
 
     @property
@@ -312,7 +312,7 @@ class Environment(models.Model):
         )
 
     def definition(self) -> dict[str, Any]:
-        """What decides how its programs run, limits from the settings included, as JSON values."""
+        """All that decides how its programs run, including limits from the settings, as JSON."""
         limits, maxima = self.limits(), self.maxima()
         return {
             "image": self.image_reference,
@@ -323,7 +323,7 @@ class Environment(models.Model):
         }
 
     def defining_columns(self) -> dict[str, Any]:
-        """What `definition` comes from, as the row has it: where a setting holds, nothing."""
+        """The columns behind `definition`; None where a setting is used."""
         limits = [name for limit in LIMITS for name in (limit.field, limit.maximum_field)]
         names = ["image", *DEFINING_FIELDS, "network", *limits]
         return {name: getattr(self, name) for name in names}
@@ -336,7 +336,7 @@ class EnvironmentRevisionQuerySet(models.QuerySet["EnvironmentRevision"]):
 
 
 class EnvironmentRevision(models.Model):
-    """What an environment was from one moment on: its image, its commands and limits. History."""
+    """History: an environment's image, commands and limits from one moment on."""
 
     environment = models.ForeignKey(
         Environment, on_delete=models.PROTECT, related_name="revisions", editable=False
@@ -395,7 +395,7 @@ class EnvironmentRevision(models.Model):
         return f"{self.environment} {self.number}"
 
     def changes(self) -> list[str]:
-        """How it differs from the one before it: `limits.pids: 50 → 60`. Nothing for the first."""
+        """Differences from the one before it: `limits.pids: 50 → 60`. Empty for the first."""
         before = type(self).objects.filter(environment=self.environment_id, number=self.number - 1)
         previous = before.first()
         if previous is None:
@@ -422,7 +422,7 @@ def _flat(definition: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 class EnvironmentBuild(models.Model):
-    """A Dockerfile, and the images that nodes built of it: a candidate, until it is promoted."""
+    """A Dockerfile and the images that nodes built from it: a candidate until it is promoted."""
 
     environment = models.ForeignKey(
         Environment, on_delete=models.CASCADE, related_name="builds", editable=False

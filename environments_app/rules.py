@@ -1,4 +1,4 @@
-"""What an environment's texts may be. The YAML file and the admin refuse by the same rules."""
+"""The rules for an environment's texts, which the YAML file and the admin share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 IMAGE_PATTERN = r"^[a-z0-9]+([._-][a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?$"
 _PATH_PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 
-# A tmpfs is mounted over the workspace: these must stay what the image has there.
+# A tmpfs is mounted over the workspace, and would hide these folders of the image.
 _SYSTEM_FOLDERS = (
     "bin|boot|dev|etc|lib|lib32|lib64|proc|root|run|sbin|sys|tmp|usr|opt/code-executor"
 )
@@ -18,7 +18,7 @@ _PARENT_OF_RUNNER = "/opt"
 
 @dataclass(frozen=True, kw_only=True)
 class TextRule:
-    """A pattern for the whole text, what is refused though it matches, and both in words."""
+    """A pattern for the whole text, a pattern for exceptions, and both in words."""
 
     pattern: str
     allowed: str

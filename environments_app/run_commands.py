@@ -11,7 +11,7 @@ from environments_app.models import Environment
 
 @dataclass(frozen=True, kw_only=True)
 class Commands:
-    """The words that one run executes."""
+    """The commands of one run, as words."""
 
     compile: tuple[str, ...] | None
     run: tuple[str, ...]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 sources: list[Callable[[], Collection[str]]] = []
-"""Each names the runtimes of some nodes; none where no node is known yet."""
+"""Functions that return the names of known runtimes."""
 
 
 def require_known_runtime(name: str) -> None:
-    """Raise ValueError for one that no node has. Before the first node started, any may be right;
-    empty is the Docker Engine's default.
+    """Raise ValueError for a runtime that no node has. Empty means the Docker Engine's default;
+    before the first node has started, any name is accepted.
     """
     if not name:
         return

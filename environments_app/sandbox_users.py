@@ -1,6 +1,6 @@
 """The numbers that programs run as: SANDBOX_UIDS, one for each sandbox of a node.
 
-What the kernel counts by user (pipes, watches, timers, waiting signals) is each sandbox's own so.
+So what the kernel counts by user (pipes, watches, timers, queued signals) is counted by sandbox.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _turn = itertools.count(os.getpid())
 
 
 def uids_of_rows() -> range:
-    """For sandboxes that have a row, which holds its number."""
+    """For sandboxes with a row, which holds the number."""
     uids: range = settings.CODE_EXECUTOR["SANDBOX_UIDS"]
     return uids[SPARE_UIDS:]
 
 
 def spare_uid() -> int:
-    """For one without a row: another each time, as far as there are some."""
+    """For a sandbox without a row: the next number each time, in a circle."""
     uids: range = settings.CODE_EXECUTOR["SANDBOX_UIDS"]
     return uids[next(_turn) % SPARE_UIDS]

@@ -1,8 +1,8 @@
-"""From the file to the rows, without overwriting what an operator changed.
+"""Takes environments from the file into the database without overwriting operators' changes.
 
-A row keeps the values last taken from the file in `seeded`. Where the row differs from them, an
-operator changed it in the console, and it is kept unless --force is given. Which environment is the
-default is one choice for all of them, and is compared by itself.
+`seeded` keeps the values that a row last got from the file. If the row differs from them, an
+operator has changed it in the console, and it is kept unless --force is given. The choice of the
+default environment is compared by itself.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Outcome(StrEnum):
     UPDATED = "updated"
     UNCHANGED = "unchanged"
     KEPT = "kept"
-    """An operator changed it, and the file does not say the same."""
+    """An operator changed it, and the file has other values."""
     NOT_IN_FILE = "not in the file"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seeded:
-    """What became of one environment, or (name None) of the choice of the default."""
+    """The result for one environment or, if `name` is None, for the choice of the default."""
 
     name: str | None
     outcome: Outcome
@@ -58,7 +58,7 @@ def seed(definitions: Definitions, *, force: bool = False) -> list[Seeded]:
 
 
 def changed_fields(row: Environment) -> tuple[str, ...]:
-    """Columns that say something else than the file last did. None for what isn't from the file."""
+    """Columns with other values than the file last gave; empty if the row isn't from the file."""
     return _differing(vars(row), row.seeded or {})
 
 
@@ -88,7 +88,7 @@ def _require_runtime(definition: Definition) -> None:
 
 
 def _differing(now: dict[str, Any], other: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the columns with another value. A column that `other` doesn't know is the same."""
+    """The columns of `other` that have another value now."""
     return tuple(name for name in now if name in other and now[name] != other[name])
 
 
@@ -102,7 +102,7 @@ def _write(row: Environment, columns: dict[str, Any]) -> None:
 
 
 def _seed_default(name: str, *, force: bool) -> Seeded:
-    """Make one environment the default, unless an operator chose otherwise than the file had."""
+    """Make one environment the default, unless an operator has chosen another."""
     now = Environment.objects.default().first()
     before = Environment.objects.filter(seeded_as_default=True).first()
     agreed = now is not None and now.name == name

@@ -1,4 +1,4 @@
-"""What the rest of the service asks of environments."""
+"""Environments for the rest of the service: finding, changing and recording them."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ def sandbox_spec(
 ) -> SandboxSpec:
     """What the driver needs to start a sandbox of this environment.
 
-    `image`: another than the one that sessions get. `image_id`: its id, where it is known.
-    `runtime` replaces the environment's own. `uid`: the user that programs run as, where the
-    sandbox's row has one.
+    `image`: instead of the one that sessions get. `image_id`: its id, if it is known. `runtime`:
+    instead of the environment's own. `uid`: the user of programs, if the sandbox has a row.
     """
     return SandboxSpec(
         sandbox_id=str(sandbox_id),
@@ -72,7 +71,7 @@ def sandbox_spec(
 
 @transaction.atomic
 def make_default(environment: Environment, *, by: Actor) -> None:
-    """Let clients that name no environment mean this one from now on, which is enabled."""
+    """Enable this environment, and use it from now on for clients that name none."""
     before = Environment.objects.default().values_list("name", flat=True).first()
     Environment.objects.exclude(pk=environment.pk).default().update(is_default=False)
     Environment.objects.filter(pk=environment.pk).update(is_default=True, enabled=True)
@@ -82,7 +81,7 @@ def make_default(environment: Environment, *, by: Actor) -> None:
 
 @transaction.atomic
 def set_enabled(environments: QuerySet[Environment], enabled: bool, *, by: Actor) -> int:
-    """Let sessions be opened in them, or in none of them any more; how many were otherwise."""
+    """Let sessions be opened in them, or no longer. Returns how many environments have changed."""
     chosen = Environment.objects.filter(pk__in=environments.values("pk"))
     changed = list(chosen.exclude(enabled=enabled).select_for_update())
     for environment in changed:
@@ -95,8 +94,8 @@ def set_enabled(environments: QuerySet[Environment], enabled: bool, *, by: Actor
 
 @transaction.atomic
 def record_image(environment: Environment, image: ImageInfo) -> EnvironmentRevision:
-    """The environment's current revision on this node: a new one where the image or the definition
-    has changed since the node's last.
+    """The environment's current revision on this node: a new one if the image or the definition has
+    changed since the last one.
     """
     locked = Environment.objects.select_for_update().get(pk=environment.pk)
     node = settings.CODE_EXECUTOR["NODE_NAME"]
@@ -108,22 +107,17 @@ def record_image(environment: Environment, image: ImageInfo) -> EnvironmentRevis
     current = revisions.first()
     definition = locked.definition()
     if current and (current.image_id, current.definition) == (image.image_id, definition):
-        return _with_columns(current, locked)
+        if current.columns is None:  # it was made before columns were kept
+            current.columns = locked.defining_columns()
+            current.save(update_fields=["columns"])
+        return current
     return add_revision(locked, node, image.image_id, image.size_bytes)
-
-
-def _with_columns(current: EnvironmentRevision, environment: Environment) -> EnvironmentRevision:
-    """Of a revision from before columns were kept, the environment still has them."""
-    if current.columns is None:
-        current.columns = environment.defining_columns()
-        current.save(update_fields=["columns"])
-    return current
 
 
 @transaction.atomic
 def record_definition(environment: Environment) -> EnvironmentRevision | None:
-    """New revisions where commands or limits changed under the same images, one for each node;
-    the latest of all. None before the first build.
+    """Make a new revision for each node where commands or limits have changed but the image has
+    not. Returns the latest of all; None before the first build.
     """
     locked = Environment.objects.select_for_update().get(pk=environment.pk)
     definition = locked.definition()
@@ -136,7 +130,7 @@ def record_definition(environment: Environment) -> EnvironmentRevision | None:
 def add_revision(
     environment: Environment, node: str, image_id: str, size_bytes: int, *, cause: str = ""
 ) -> EnvironmentRevision:
-    """The next one of an environment, whose row the caller has locked."""
+    """The environment's next revision. The caller has locked the environment's row."""
     current = environment.current_revision
     return EnvironmentRevision.objects.create(
         environment=environment,

@@ -1,4 +1,4 @@
-"""YAML read as nodes, so that every problem can name its line and its key."""
+"""Reads YAML as nodes, so that each problem is reported with its line and key."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Value:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing behind the colon, or just empty quotes."""
+        """Whether there is nothing after the colon, or only empty quotes."""
         return self.node.tag == f"{_TAG}null" or self.node.value == ""
 
     def missing(self, key: str) -> None:
@@ -61,7 +61,7 @@ class Value:
         self.problems.add(self.line, name, "is missing")
 
     def check_name(self, name: str, check: Callable[[str], None]) -> None:
-        """Note a problem where `check` refuses this entry's own name."""
+        """Add a problem if `check` refuses this entry's own name."""
         try:
             check(name)
         except ValueError as error:
@@ -104,7 +104,7 @@ class Value:
         return None
 
     def parsed(self, parse: Callable[[str], T], allowed: str) -> T | None:
-        """What `parse` makes of a single value; a ValueError of it becomes a problem."""
+        """The result of `parse` for a single value; its ValueError becomes a problem."""
         tags = [f"{_TAG}{name}" for name in ("str", "int", "float")]
         if isinstance(self.node, ScalarNode) and self.node.tag in tags:
             try:
@@ -135,7 +135,7 @@ class Value:
 
 
 def known_entries(value: Value, known: Iterable[str]) -> dict[str, Value]:
-    """The entries of a mapping that may be there and say something; others become problems."""
+    """A mapping's entries that have a value; unknown names become problems."""
     names = list(known)
     entries = value.mapping()
     for name in [name for name in entries if name not in names]:
@@ -144,21 +144,21 @@ def known_entries(value: Value, known: Iterable[str]) -> dict[str, Value]:
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """`; did you mean …?`, or all names where none is near."""
+    """`; did you mean …?`, or all names if none is similar."""
     ordered = list(names)
     near = difflib.get_close_matches(name, ordered, n=1)
     return f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(ordered)}"
 
 
 def read_document(path: Path) -> Value:
-    """The root of a YAML file. Raises DefinitionsError where it is no YAML at all."""
+    """The root of a YAML file. Raises DefinitionsError if it isn't YAML."""
     problems = Problems(filename=path.name)
     try:
         with path.open("rb") as file:
             data = file.read(CONFIGURATION_BYTES + 1)
         if len(data) > CONFIGURATION_BYTES:
             raise DefinitionsError(f"{path.name}: more than {CONFIGURATION_BYTES} bytes")
-        # An alias is the node itself, which is looked at where it is used: nothing is multiplied.
+        # An alias is the same node once more, so aliases can't multiply the data.
         node = yaml.compose(data, Loader=yaml.SafeLoader)
     except RecursionError:
         raise DefinitionsError(f"{path.name}: it is nested too deeply") from None

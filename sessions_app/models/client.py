@@ -133,10 +133,10 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 class ApiKey(models.Model):
     """A secret that proves which client calls: `cex_<prefix>_<secret>`.
 
-    Only the key's SHA-256 is kept. Passwords need a slow, salted hash, because people choose them
-    from few; a secret of 256 random bits can't be guessed however fast guesses are tried, nor be in
-    any table of hashes. So the fast hash loses nothing, and a key is found by its digest: one
-    look-up in an index, which compares no secret byte by byte.
+    Only the key's SHA-256 is kept. Passwords need a slow, salted hash, because people choose from
+    few; a secret of 256 random bits can't be guessed, nor be in any table of hashes. So the fast
+    hash loses nothing, and a key is found by its digest: one search in an index, which compares no
+    secret byte by byte.
     """
 
     client = models.ForeignKey(Client, on_delete=models.CASCADE, related_name="keys")

@@ -32,8 +32,8 @@ class EventQuerySet(models.QuerySet["Event"]):
 
 
 class Event(models.Model):
-    """A batch of a running program's output. Written by the process that runs it, and by no other:
-    so the numbers have no gaps, and a row never comes before one with a lower number.
+    """A batch of a running program's output. Only the process that runs it writes them, so the
+    numbers have no gaps, and a row never comes before one with a lower number.
     """
 
     pk = models.CompositePrimaryKey("execution_id", "number")

@@ -93,7 +93,7 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         return self.filter(status__in=UNFINISHED)
 
     def in_status(self, status: ExecutionStatus | str) -> Self:
-        """The rare statuses by their verdict, which is equivalent and has an index."""
+        """Rare statuses are found by their verdict, which is equivalent and has an index."""
         verdict = _VERDICT_OF.get(status)
         rows = self.filter(status=status)
         return rows if verdict is None else rows.filter(verdict=verdict)
@@ -109,9 +109,7 @@ class ExecutionQuerySet(models.QuerySet["Execution"]):
         return self.filter(status__in=expected).update(status=to, **changes) > 0
 
     def requeue(self) -> bool:
-        """running → queued: its worker claimed it and has not started it. Not where its end was
-        requested.
-        """
+        """running → queued: its worker claimed it and has not started it. Not if it is to end."""
         return self.filter(cancel_requested_at=None).transition(
             ExecutionStatus.QUEUED,
             expected=(ExecutionStatus.RUNNING,),
@@ -202,9 +200,9 @@ class Execution(models.Model):
     objects = ExecutionQuerySet.as_manager()
 
     left_out: tuple[str, ...] = ()
-    """Fields that were too large to be read with the others, and not empty in the row."""
+    """Large fields that were not read with the others."""
     cut: Mapping[str, int] = MappingProxyType({})
-    """Bytes of the fields of which only the beginning was read."""
+    """The full size in bytes of fields of which only the beginning was read."""
 
     class Meta:
         ordering = ("-queued_at",)

@@ -13,25 +13,25 @@ ADDRESS_ATTEMPTS = 50
 COOL_OFF = timedelta(minutes=15)
 """How long an attempt counts."""
 KEPT = timedelta(days=30)
-"""How long it can be looked at. An address adds no more than ADDRESS_ATTEMPTS per COOL_OFF."""
+"""How long the console shows it. An address adds no more than ADDRESS_ATTEMPTS per COOL_OFF."""
 
 
 class FailedLoginQuerySet(models.QuerySet["FailedLogin"]):
     def counting(self) -> Self:
-        """Those that keep the next one waiting."""
+        """Those for which the next attempt has to wait."""
         return self.filter(forgiven=False, tried_at__gt=timezone.now() - COOL_OFF)
 
     def of(self, username: str, address: str) -> Self:
         return self.filter(username=username, address=address)
 
     def forgive(self) -> int:
-        """Let those that wait try again at once. How many attempts count no more."""
+        """Let users that wait try again at once. Returns how many attempts no longer count."""
         return self.counting().update(forgiven=True)
 
 
 class FailedLogin(models.Model):
-    """A wrong password for the console. Written before the password is looked at, and deleted when
-    it was right: however many are tried at once, and by whichever process, none is tried uncounted.
+    """A wrong password for the console. The row is written before the password is checked, and
+    deleted if it was right: so no attempt is uncounted, in however many processes at once.
     """
 
     username = models.CharField(
@@ -58,7 +58,9 @@ class FailedLogin(models.Model):
 
 @transaction.atomic
 def begin_login(username: str, address: str) -> FailedLogin | datetime:
-    """The attempt, which counts as failed unless it is deleted; or until when none can be."""
+    """The attempt, which counts as failed until it is deleted; or the time before which none is
+    allowed.
+    """
     with connection.cursor() as cursor:  # one at a time from each address
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"login {address}"]

@@ -32,7 +32,7 @@ class IsolationCheckQuerySet(models.QuerySet["IsolationCheck"]):
         return self.running().filter(started_at__lt=Now() - LONGEST_CHECK)
 
     def complete(self) -> Self:
-        """Finished ones of all attacks: of a few alone nothing follows for the others."""
+        """Finished ones with all attacks; a few alone prove nothing about the others."""
         return self.filter(finished_at__isnull=False, complete=True)
 
     def current(self) -> Self:
@@ -102,13 +102,13 @@ class IsolationCheck(models.Model):
 
     @property
     def ok(self) -> bool:
-        """Whether it is finished, and every attack was held: one at least, or nothing is proven."""
+        """Whether it is finished, and at least one attack was tried and all were held."""
         failed = bool(self.error or self.escaped or self.inconclusive or self.busy)
         return self.finished_at is not None and self.held > 0 and not failed
 
     @property
     def host_was_busy(self) -> bool:
-        """Whether slowness is all that has kept it from proving that everything was held."""
+        """Whether only slow programs kept it from proving that everything was held."""
         failed = bool(self.error or self.escaped or self.inconclusive)
         return self.finished_at is not None and self.busy > 0 and not failed
 
@@ -153,7 +153,7 @@ class IsolationCheck(models.Model):
 
 
 class AttackResult(models.Model):
-    """What became of one attack of a check."""
+    """The result of one attack of a check."""
 
     class Outcome(models.TextChoices):
         HELD = FoundOutcome.HELD.value, "held"
@@ -190,7 +190,7 @@ class AttackResult(models.Model):
 
     @property
     def described(self) -> Attack | None:
-        """Its entry in the catalogue. None: this version doesn't have it any more."""
+        """Its entry in the catalogue. None: this version no longer has it."""
         return BY_NAME.get(self.attack)
 
 

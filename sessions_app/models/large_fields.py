@@ -1,8 +1,7 @@
 """The fields of an execution that may be large: what its client sent, and what its program wrote.
 
-Answers read executions without them. `fill` adds what is small, for any number of executions, and
-`pieces` reads one field that is not, a piece at a time. So no answer needs more memory than a page
-of a list, whatever is stored.
+Answers read executions without them. `fill` adds those that are small to any number of executions,
+and `pieces` reads a large one piece by piece. So no answer needs more memory than a page of a list.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sessions_app.models.execution import INPUTS, OUTPUTS, Execution, ExecutionQ
 JSON_FIELDS = ("args", "env", "files")
 PIECE_BYTES = 256 * 1024
 _JSON_PIECE_BYTES = 4 * PIECE_BYTES
-"""Each piece of JSON has all of it written once more by the database."""
+"""Larger, because the database writes the whole JSON anew for each piece."""
 LARGE_FIELDS = (*INPUTS, *OUTPUTS)
 _EMPTY: dict[str, Any] = {
     **dict.fromkeys(LARGE_FIELDS, b""),
@@ -34,8 +33,8 @@ _TABLE = Execution._meta.db_table
 
 
 def size_of(name: str) -> str:
-    """SQL for a field's bytes, as far as they are known without reading it: of JSON that is large
-    as it is stored, as of all large fields only that they are matters.
+    """SQL for a field's bytes that reads no large field: the size of large JSON is its stored size,
+    which only has to be above FIELD_BYTES.
     """
     column = f"{_TABLE}.{name}"
     if name not in JSON_FIELDS:
@@ -47,17 +46,17 @@ def size_of(name: str) -> str:
 
 
 def listed_bytes() -> RawSQL:
-    """What an execution's large fields add to a page that has it."""
+    """The bytes that an execution's large fields add to a page of a list."""
     sizes = (f"({size_of(name)})" for name in LARGE_FIELDS)
     listed = (f"CASE WHEN {size} > {FIELD_BYTES} THEN 0 ELSE {size} END" for size in sizes)
-    return RawSQL(" + ".join(listed), [], BigIntegerField())  # noqa: S611 -- columns of ours
+    return RawSQL(" + ".join(listed), [], BigIntegerField())  # noqa: S611 -- our own columns
 
 
 _SMALL = (f"CASE WHEN {size_of(name)} <= {FIELD_BYTES} THEN {name} END" for name in LARGE_FIELDS)
 _FILL = f"""
     SELECT id, {", ".join(_SMALL)}
     FROM {_TABLE} WHERE id = ANY(%s)
-"""  # noqa: S608 -- columns of ours
+"""  # noqa: S608 -- our own columns
 
 
 def read_beginnings(
@@ -68,12 +67,15 @@ def read_beginnings(
     other_bytes: int,
     json_texts: bool = False,
 ) -> list[Execution]:
-    """The first of them, with no more than the beginning of each field; JSON all or nothing, or,
-    with `json_texts`, the beginning of its text. `cut` of each says how many bytes those fields
-    have that are not whole.
+    """The first executions, with only the beginning of each field; JSON is whole or missing, or,
+    with `json_texts`, the beginning of its text. `cut` of each has the full sizes of cut fields.
     """
     most = dict.fromkeys(LARGE_FIELDS, other_bytes) | {"code": code_bytes}
-    columns = {f"size_of_{name}": _size(name, json_texts) for name in LARGE_FIELDS}
+    columns = {f"size_of_{name}": size_of(name) for name in LARGE_FIELDS}
+    if json_texts:
+        columns |= {
+            f"size_of_{name}": f"octet_length({_TABLE}.{name}::text)" for name in JSON_FIELDS
+        }
     columns |= {
         f"beginning_of_{name}": _beginning(name, most[name], json_texts) for name in LARGE_FIELDS
     }
@@ -91,11 +93,6 @@ def read_beginnings(
         values |= {name: text for name, text in texts.items() if text is not None}
         execution.left_out = ()
     return found
-
-
-def _size(name: str, json_texts: bool) -> str:
-    whole = json_texts and name in JSON_FIELDS
-    return f"octet_length({_TABLE}.{name}::text)" if whole else size_of(name)
 
 
 def _beginning(name: str, most: int, json_texts: bool) -> str:

@@ -14,8 +14,8 @@ from django.utils import timezone
 from environments_app.models import Environment, NodeBuild
 
 LOST_AFTER = timedelta(seconds=15)
-"""A node that gave no sign of life for this long is lost. Its upkeep beats every second. Both are
-measured by the database's clock: those of hosts may differ."""
+"""A node without a heartbeat for this long is lost. Its upkeep sends one every three seconds. The
+database's clock counts, because those of hosts may differ."""
 
 TAKEN_DOWN_AFTER = timedelta(days=1)
 """A node that is silent for so long has been taken down on purpose."""
@@ -23,7 +23,7 @@ TAKEN_DOWN_AFTER = timedelta(days=1)
 
 @lru_cache(maxsize=1000)
 def node_name(node_id: UUID) -> str:
-    """A node's name, which never changes: each execution that is sent to it asks for it."""
+    """A node's name, which never changes and is needed for each message to it."""
     return Node.objects.values_list("name", flat=True).get(pk=node_id)
 
 
@@ -57,8 +57,8 @@ class NodeQuerySet(models.QuerySet["Node"]):
         return self.filter(runtimes__contains=[runtime]) if runtime else self
 
     def with_image_of(self, environment: Environment) -> Self:
-        """Nodes that have built what was promoted. Without that all may have it: each builds the
-        environment's folder by a command.
+        """Nodes that have built what was promoted. If nothing was, all may have the image: it is
+        built on each node by a command.
         """
         if environment.build_id is None:
             return self
@@ -68,8 +68,8 @@ class NodeQuerySet(models.QuerySet["Node"]):
     def with_room(self, *, besides: UUID | None = None) -> Self:
         """Usable nodes that can start one more sandbox for a session, the emptiest first.
 
-        Warm sandboxes don't count: they make room when they must. Nor does the one `besides`: that
-        which a session already has, and which a new one replaces.
+        Warm sandboxes don't count, because they make room. Nor does the one `besides`, which a
+        session already has and a new one replaces.
         """
         in_use = Q(sandboxes__status="in_use")
         if besides is not None:

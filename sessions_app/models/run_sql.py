@@ -1,6 +1,6 @@
 """The SQL of runs and their events, from `sql/runs.sql` and `sql/events.sql`, read once at import.
 
-A statement stands there below its name. `run_queries` calls them and says what they mean.
+A statement stands there below its name. `run_queries` calls and describes them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from sessions_app.models.node import Node
 from sessions_app.models.session import Session
 
 _SOME, _TIMES = 100, 2
-"""So many numbers, and so many times a node's capacity, are used: an Engine has files for each."""
+"""So many numbers, plus so many times a node's capacity, are used: an Engine has files for each."""
 
 
 class SandboxQuerySet(models.QuerySet["Sandbox"]):
@@ -30,14 +30,14 @@ class SandboxQuerySet(models.QuerySet["Sandbox"]):
 
     def displaceable(self, nodes: Iterable[Node]) -> Sandbox | None:
         """The warm sandbox of these nodes that gives way first, locked until the transaction's end:
-        idle before warming, which is thrown away only when its start has ended. One that somebody
-        else has locked is about to become a session's, or is being asked whether it lives.
+        idle before warming, because a start can't be interrupted. One that another process has
+        locked is about to become a session's, or is being asked whether it answers.
         """
         warm = self.warm().filter(node__in=nodes).order_by("status", "created_at")
         return warm.select_for_update(skip_locked=True).first()
 
     def unowned(self) -> Self:
-        """A session's, which has ended and should have removed it."""
+        """Those of sessions that have ended and should have removed them."""
         live = Session.objects.live().filter(pk=OuterRef("pk"))
         return self.filter(~Exists(live), status=Sandbox.Status.IN_USE)
 
@@ -51,12 +51,12 @@ class SandboxQuerySet(models.QuerySet["Sandbox"]):
         return self.create(node=node, environment=environment, uid=uid, **columns)
 
     def abandoned(self) -> Self:
-        """Those whose starting took longer than it may: their worker died."""
+        """Those whose start has taken longer than it may: their worker died."""
         return self.filter(status=Sandbox.Status.WARMING, lease_expires_at__lte=Now())
 
 
 def _free_uid(node: Node) -> int | None:
-    """Not the one that has just become free, if it can be: its container may still be ending."""
+    """A random one: the container of one that has just become free may still be ending."""
     uids = uids_of_rows()[: _SOME + _TIMES * node.capacity]
     with connection.cursor() as cursor:
         cursor.execute(
@@ -74,10 +74,10 @@ def _free_uid(node: Node) -> int | None:
 
 
 class Sandbox(models.Model):
-    """A container of ours, from the moment before it is created to the moment after it is removed.
+    """A container of the service, from before it is created until after it is removed.
 
-    Its id is the id of the session that it belongs to or will belong to, which is why a warm
-    container carries the right `session_id` label before that session exists.
+    Its id is that of the session that it belongs to or will belong to, so that a warm container has
+    the right `session_id` label before that session exists.
     """
 
     class Status(models.TextChoices):

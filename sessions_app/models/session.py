@@ -65,9 +65,9 @@ def notifying(transition: Callable[P, bool]) -> Callable[P, bool]:
 
 
 class SessionQuerySet(models.QuerySet["Session"]):
-    """The few sessions that live are found among any number of closed ones by `closed_at`, which an
-    index can be for. None may be for what an execution changes (status, times of activity and
-    expiry): each of its updates would then write to every index there is.
+    """The few live sessions are found among any number of closed ones by `closed_at`, which has an
+    index. Columns that an execution changes (status, times of activity and expiry) must have none:
+    each of its updates would then write to every index.
     """
 
     def visible_to(self, caller: Caller) -> Self:
@@ -95,7 +95,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
         return self.open().exclude(status=SessionStatus.EXECUTING).filter(expires_at__lte=Now())
 
     def unattended(self) -> Self:
-        """Not started, and the lease of the worker that should start it has expired."""
+        """Not started, although the lease of the worker that should do it has expired."""
         return self.live().filter(
             status__in=[SessionStatus.PENDING, SessionStatus.CREATING],
             lease_expires_at__lte=Now(),
@@ -262,12 +262,12 @@ class Session(models.Model):
 
     @staticmethod
     def metadata_bytes() -> Combinable:
-        """What its metadata takes; none takes nothing."""
+        """How many bytes its metadata takes; empty metadata takes none."""
         return Session.size_in_lists() - 2
 
     @staticmethod
     def size_in_lists() -> Func:
-        """What a session adds to a page that has it."""
+        """The bytes that a session adds to a page of a list."""
         text = Cast(F("metadata"), models.TextField())
         return Func(text, function="octet_length", output_field=models.IntegerField())
 
@@ -357,9 +357,7 @@ class Session(models.Model):
 
     @notifying
     def extend(self, ttl_seconds: int) -> bool:
-        """Lives so long from now on, and after each activity. False: it takes no executions any
-        more.
-        """
+        """Lives so long from now on and after each activity. False: it takes no more executions."""
         going_on = Q(status=SessionStatus.EXECUTING) | Q(expires_at__gt=Now())
         changed = (
             Session.objects.open()

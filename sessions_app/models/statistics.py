@@ -1,5 +1,5 @@
-"""What is counted of runs and sessions: totals for Prometheus, which only grow, and figures for
-each minute, quarter of an hour and hour, for the console. Both outlive the rows they are made from.
+"""Statistics of runs and sessions: totals for Prometheus, which only grow, and figures for each
+minute, quarter of an hour and hour, for the console. Both outlive the rows they are made from.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def add(additions: Iterable[Addition]) -> None:
 
 
 class IntervalCounts(models.Model):
-    """How often what happened to the runs that were queued, and to the sessions that were opened,
-    within one interval. What ends later counts where it began.
+    """What happened to the runs that were queued and the sessions that were opened within one
+    interval, and how often. It counts here even if it ended later.
     """
 
     lasts = models.DurationField(help_text="A minute, a quarter of an hour, or an hour.")
@@ -98,7 +98,7 @@ class IntervalCounts(models.Model):
 
 
 class TotalMark(models.Model):
-    """Up to where rows have been counted. It is locked while they are."""
+    """The time up to which rows have been counted. It is locked meanwhile."""
 
     name = models.CharField(max_length=64, primary_key=True)
     until = models.DateTimeField()

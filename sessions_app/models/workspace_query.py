@@ -15,10 +15,10 @@ from codeexec.db.notifications import publish
 from sessions_app.models.session import Session
 
 LATEST = timedelta(seconds=15)
-"""A query that no node took for this long is not answered any more: its client has gone."""
+"""A query that no node has taken for this long is not answered any more: its client has gone."""
 
 CHANNEL = "code_executor_queries_"
-"""And the id of a node: its workspace reader listens. PostgreSQL takes 63 characters of both."""
+"""Followed by a node's id; its workspace reader listens. Both may have 63 characters together."""
 
 KEPT = timedelta(minutes=10)
 """An unfetched answer is removed after this: a slow client may take so long to read it."""
@@ -101,10 +101,9 @@ class WorkspaceQueryQuerySet(models.QuerySet["WorkspaceQuery"]):
 
 class WorkspaceQuery(models.Model):
     """A query about a session's running sandbox, sent to its node, and the answer. Fetching an
-    answer removes it. Nothing refers to these rows, and a crash of the database server may lose
-    them.
+    answer removes it. A crash of the database server may lose these rows.
 
-    `keep` asks for nothing: it gives the sandbox the new length of its session's life. No request
+    `keep` needs no answer: it gives the sandbox the new length of its session's life. No request
     waits for it, and its row is removed when it is done.
     """
 
@@ -205,7 +204,7 @@ class WorkspaceQuery(models.Model):
     def is_awaited(self) -> bool:
         return WorkspaceQuery.objects.filter(pk=self.pk).exists()
 
-    def tell(self, answer: Any) -> bool:
+    def store_answer(self, answer: Any) -> bool:
         """taken → answered. False: no request waits for it any more."""
         return self._end(WorkspaceQueryStatus.ANSWERED, answer=answer)
 
@@ -278,4 +277,4 @@ _KEEP_PIECE = f"""
     )
     INSERT INTO {WorkspaceQueryPiece._meta.db_table} (query_id, number, data, written_at)
     SELECT id, %s, %s, statement_timestamp() FROM asked
-"""  # noqa: S608 -- tables of ours
+"""  # noqa: S608 -- our own tables

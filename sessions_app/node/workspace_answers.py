@@ -62,7 +62,7 @@ def answer_query(query: WorkspaceQuery) -> None:
         _keep(query)
         return
     try:
-        query.tell(_answer(query))
+        query.store_answer(_answer(query))
     except WorkspaceReadFailed as error:
         query.refuse(*_unreadable(query, error))
     except _NoLongerAwaitedError:
@@ -210,7 +210,7 @@ _ANSWERS: dict[
 
 
 def _keep(query: WorkspaceQuery) -> None:
-    """Tell the runner how long the sandbox may be idle before it ends itself."""
+    """Give the runner the time that the sandbox may be idle before it ends itself."""
     try:
         with _workspace_of(query.session_id) as workspace:
             session = Session.objects.get(pk=query.session_id)

@@ -53,7 +53,7 @@ _PAUSES = (0.005, 0.01, 0.01, 0.02, 0.02, 0.05, 0.1)
 _FETCH = f"""
     DELETE FROM {WorkspaceQuery._meta.db_table} WHERE id = %s AND status IN ('answered', 'refused')
     RETURNING answer::text, code, reason
-"""  # noqa: S608 -- a table of ours
+"""  # noqa: S608 -- our own table
 _FETCH_PIECE = f"""
     DELETE FROM {WorkspaceQueryPiece._meta.db_table} WHERE query_id = %s AND number = %s
     RETURNING data
@@ -206,7 +206,7 @@ def read_pieces(found: Answer) -> Iterator[bytes]:
 
 
 _TAKE_BACK = tuple(
-    f"DELETE FROM {table} WHERE {key} = %s"  # noqa: S608 -- tables of ours
+    f"DELETE FROM {table} WHERE {key} = %s"  # noqa: S608 -- our own tables
     for table, key in (
         (WorkspaceQuery._meta.db_table, "id"),
         (WorkspaceQueryPiece._meta.db_table, "query_id"),
