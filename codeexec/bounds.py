@@ -1,7 +1,7 @@
 """The limits of what the service accepts, each defined only here.
 
-They are checked before something is kept in memory, the OpenAPI schema has them, and they respect
-the limits of other parts: a frame of the runner (256 KiB for all arguments and variables, 8192 of
+They are checked before data is kept in memory, and the OpenAPI schema has them. They respect the
+limits of other parts: a frame of the runner (256 KiB for all arguments and variables, 8192 of
 either), the kernel (128 KiB for one argument), PostgreSQL (no NUL in a text or in jsonb). Limits
 that operators set are not here: MAX_REQUEST_SIZE for a whole body, TMPFS_SIZE for all files.
 """

@@ -143,7 +143,7 @@ def _list(value: str) -> list[str]:
 
 
 def _networks(value: str) -> list[str]:
-    """Addresses and networks as they were written; each is looked at."""
+    """Addresses and networks as they were written, each checked."""
     parts = _list(value)
     for part in parts:
         ipaddress.ip_network(part)
@@ -481,8 +481,7 @@ SETTINGS = (
         "HSTS_SECONDS",
         "31536000",
         _whole(0, 63_072_000, "seconds"),
-        "Behind TLS: for how long browsers are told to use only https. 0 means that they are "
-        "not told.",
+        "Behind TLS: for how long browsers must use only https. 0 means that they may use http.",
     ),
     _setting(
         "SECRET_KEY",
@@ -558,7 +557,7 @@ def load_what_can_be(environ: Mapping[str, str] = os.environ) -> tuple[Values, l
 
 
 def _defaults() -> dict[str, Any]:
-    """Of the settings whose default can be: a host's name may be none for a node."""
+    """The default values; a default that is wrong, such as a host's name, stays a text."""
     found: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS}
     for setting in SETTINGS:
         with suppress(ValueError):
@@ -583,7 +582,7 @@ def secret_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
 
 
 def _given(conf_file: Path, *, required: bool) -> tuple[dict[str, str | None], list[str]]:
-    """What the configuration file says; nothing, and why, where it can't be used."""
+    """The configuration file's values by name; none, and the reasons, if it can't be used."""
     try:
         if not conf_file.exists():
             missing = f"{CONF_FILE_VARIABLE}: there is no file {conf_file}"
@@ -615,8 +614,8 @@ def _unknown_names(given: Iterable[str], conf_file: Path) -> Iterator[str]:
 def _given_text(
     setting: Setting, environ: Mapping[str, str], given: Mapping[str, str | None]
 ) -> str:
-    """What the environment says, or else the configuration file, by itself or by naming the
-    secret's own file; empty where none does. Raises ConfigurationError.
+    """The setting's text in the environment or else in the configuration file, or in the secret's
+    own file that one of them names; empty if there is none. Raises ConfigurationError.
     """
     names = (setting.name, setting.file_name) if setting.secret else (setting.name,)
     source = environ if any(name in environ for name in names) else given
@@ -668,7 +667,7 @@ def _contradictions(values: Values) -> Iterator[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on this address, or is meant by this name."""
+    """Whether an address, or a host's name, is reached from this machine only."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -4,8 +4,8 @@
         bind_log(session_id="…")         # once its session is known
         logger.warning("…")              # has both ids, in every thread and module
 
-An execution keeps the id of its request, so that one search finds the request and its run. No line
-has code, output, keys or tokens: they are never logged, and are removed here from exceptions.
+An execution keeps the id of its request, so that one search finds the request and its run. Code,
+output, keys and tokens are never logged, and are removed from exceptions here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`Caller`: who a call is from, and what it may see and do.
+"""`Caller`: the origin of a call, and what it may see and do.
 
-A caller is a client with a key, the holder of a token for one session, or, with API_AUTH=open and
-in the service's own work, the operator, who sees everything. A `Caller` made of defaults sees
+A caller is a client with a key, the holder of a token for one session, or the operator, who sees
+everything: with API_AUTH=open, and in the service's own work. A `Caller` made of defaults sees
 nothing and may do nothing.
 """
 
@@ -97,12 +97,12 @@ class Caller:
     role: Role | None = None
     """Of a token. None: the caller has a key, or is the operator."""
     token_id: str = ""
-    """Of a token: tells it from others."""
+    """Identifies the token, if it has one."""
     quota: Quota = Quota()
     key_prefix: str = ""
     """Of the caller's key."""
 
-    # REST framework takes a caller for the request's user.
+    # For REST framework a caller is the request's user.
     is_authenticated = True
 
     @property

@@ -1,1 +1,1 @@
-"""The audit log: who did what to what, from the console, the API and the commands."""
+"""The audit log: actions of users, clients and commands."""

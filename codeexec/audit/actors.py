@@ -1,5 +1,5 @@
-"""Who did something, for the audit log. It doesn't refer to rows: when users and clients are
-deleted, their entries stay readable.
+"""The actors of the audit log. They don't refer to rows, so that entries stay readable when users
+and clients are deleted.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Who calls, and what he may: clients, keys, tokens, rate limits, sign-ins to the console."""
+"""Access: clients, keys, tokens, rate limits, and logging in to the console."""

@@ -1,9 +1,9 @@
 """From a request's key or token to its `Caller`. Roles and scopes are checked later, in
 `sessions_app.api.authorization`.
 
-Credentials are checked against what this process has in memory. The database is asked only where
-that isn't enough (a client has just changed, a key's use is to be written, a limited client has
-used up its permits); event loops do that in a thread.
+Credentials are checked against what this process has in memory. The database is asked only if that
+isn't enough: a client has just changed, a key's use must be written, or a limited client has used
+up its permits. Event loops do that in a thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Clients and their keys, and what a client may have: live sessions, queued runs, storage."""
+"""Clients and their keys, and a client's bounds: live sessions, queued runs, storage."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def require_room(client: KnownClient) -> None:
 
 def _require_room_for_others(live: int) -> None:
     """A client may have its share of its own sessions and the free places together. So the more
-    others have, the less it can take of the rest, and a client without a session always gets one.
+    sessions others have, the less it can take, and a client without a session always gets one.
     """
     free = _free_places()
     if live and free > 0 and live + 1 > _share() * (live + free):
@@ -171,7 +171,7 @@ def _free_places() -> int:
 
 
 def queue_bounds(client: KnownClient | None) -> QueueBounds:
-    """The client's own, or else those of the settings."""
+    """The client's own, or those of the settings."""
     per_session = client and client.max_queued_per_session
     per_client = client and client.max_queued_per_client
     return QueueBounds(

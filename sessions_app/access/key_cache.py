@@ -1,9 +1,9 @@
 """Clients and keys as this process read them last, so that calls need not read their own.
 
-All of them are kept, not only those that were used: so a wrong key is known to be wrong without
-asking the database, however many are tried. They are read again when the database notifies of a
-change, and after MAX_AGE_SECONDS in any case. While the process is not connected to LISTEN, each
-call reads the rows that it needs.
+All of them are kept, not only those that were used, so that any number of wrong keys can be tried
+without asking the database. They are read again when the database notifies of a change, and after
+MAX_AGE_SECONDS in any case. While the process has no connection with LISTEN, each call reads the
+rows that it needs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class KnownKey:
 
 
 class Known(Protocol):
-    """What can be asked about clients, from memory or from the database."""
+    """Finds keys and clients, in memory or in the database."""
 
     def key(self, digest: bytes) -> KnownKey | None: ...
 
@@ -71,7 +71,7 @@ class Snapshot:
 
 
 class Rows:
-    """The database itself, a row at a time."""
+    """Reads the database, a row at a time."""
 
     def key(self, digest: bytes) -> KnownKey | None:
         row = ApiKey.objects.select_related("client").filter(digest=digest).first()
@@ -87,7 +87,7 @@ class Rows:
 
 
 class KeyCache:
-    """What this process knows of clients and keys."""
+    """The clients and keys that this process has read."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
@@ -121,7 +121,7 @@ class KeyCache:
 
     @contextmanager
     def _one_reads(self) -> Iterator[None]:
-        """One thread reads for all. If the database is silent, those that wait give up together."""
+        """One thread reads for all. If the database is silent, waiting threads give up together."""
         if not self._reading.acquire(timeout=settings.CODE_EXECUTOR["DATABASE_TIMEOUT"]):
             raise OperationalError("clients and keys can't be read")
         try:

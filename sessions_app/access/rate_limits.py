@@ -2,10 +2,10 @@
 permits at a time.
 
 The bucket holds as many permits as the client may make requests in a minute, and fills up in one.
-A process that is asked for more and more takes twice as many each time, up to a second's worth;
-permits that it hasn't used within LEASE_SECONDS are lost. So requests never exceed the permits that
-the bucket has given, whatever the number of processes, and a busy client costs about one statement
-a second in each. Clients without a limit cost nothing.
+A process that needs more and more takes twice as many each time, up to a second's worth; permits
+that it hasn't used within LEASE_SECONDS are lost. So requests never exceed the permits that the
+bucket has given, with any number of processes, and a busy client costs about one statement a second
+in each. Clients without a limit cost nothing.
 
 A part of the bucket is reserved. Session tokens leave a quarter of the limit to the client's keys,
 and a reserve on top of it is for ending sessions, so that a platform can always clean up.
@@ -192,4 +192,4 @@ def refused(limit: int, detail: str, seconds: float) -> RateLimited:
 
 
 allowances = RateLimits()
-"""Of this process."""
+"""This process's."""

@@ -39,7 +39,7 @@ class Token:
     """None: its session was opened with API_AUTH=open."""
     expires_at: datetime
     id: str
-    """Tells it from other tokens; it can't be used as one."""
+    """Identifies the token, and can't be used in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How the commands find sessions and executions, and how they show them in a terminal."""
+"""How commands find rows, and show them in a terminal."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def add_older_than(parser: CommandParser, happened: str) -> None:
 
 
 def owned(rows: QuerySet[Row], options: dict[str, Any], *, via: str = "") -> QuerySet[Row]:
-    """Those of the environment, node and client that are asked for. `via`: a lookup's beginning,
+    """The rows of the environment, node and client in the options. `via`: a lookup's beginning,
     such as `session__`. Raises WrongUse.
     """
     for name, model in OWNERS.items():
@@ -101,12 +101,12 @@ def age(since: datetime | None) -> str:
 
 
 def block(title: str, text: str) -> list[str]:
-    """What a program read or wrote, as it is."""
+    """A title, and the text of a program below it."""
     return [f"--- {title}", text.rstrip("\n")] if text else []
 
 
 def described(values: Mapping[str, Any]) -> list[str]:
-    """A line for each that there is, name and value."""
+    """A line with name and value for each that isn't empty."""
     shown = {name: value for name, value in values.items() if value}
     width = max(map(len, shown))
     return [f"{name:<{width}}  {_plain(value)}" for name, value in shown.items()]

@@ -1,4 +1,4 @@
-"""How commands end that have something to take away first."""
+"""For commands that must clean up before they end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends it like Ctrl-C does: what was started is taken away on the way."""
+    """SIGTERM raises KeyboardInterrupt like Ctrl-C, so that what was started is cleaned up."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield

@@ -39,8 +39,8 @@ def clean_up(*, everything: bool = False, dry_run: bool = False, by: Actor | Non
     """Stop expired sessions and remove orphaned containers of this node.
 
     `everything`: all open sessions, and all sandboxes of this node, warm ones too. Containers of
-    other deployments on the same Docker Engine are never touched. `by`: the actor who ends sessions
-    that had not expired. Raises EngineUnavailable.
+    other deployments on the same Docker Engine are never touched. `by`: the actor that ends
+    sessions that have not expired. Raises EngineUnavailable.
     """
     report = Report()
     sessions = Session.objects.open() if everything else Session.objects.expired()

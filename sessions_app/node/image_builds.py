@@ -1,4 +1,4 @@
-"""Image builds on this node: one at a time, logged and smoke-tested. Only workers import this."""
+"""Image builds on this node, one at a time, with a log and a smoke test. Only workers import it."""
 
 from __future__ import annotations
 

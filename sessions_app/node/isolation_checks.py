@@ -1,4 +1,4 @@
-"""Isolation checks: attacks on sandboxes of this node show whether they hold. Only workers import
+"""Isolation checks: attacks on sandboxes of this node prove their isolation. Only workers import
 this.
 """
 
@@ -144,7 +144,7 @@ def subject_of(check: IsolationCheck, image_id: str) -> Subject:
 
 
 def _new_spec(check: IsolationCheck, image_id: str) -> SandboxSpec:
-    """As for a session, except for the owner, so that no cleanup looks for its session."""
+    """As for a session, but with another owner, so that cleanup doesn't search for its session."""
     return sandbox_spec(
         check.environment,
         sandbox_id=uuid4(),

@@ -1,5 +1,5 @@
-"""Recovery: what a process of this node, or its whole cluster, was doing when it died is given to
-others at once. It is known to have died, so its leases need not expire first.
+"""Recovery: the work of a process of this node, or of its whole cluster, that has died is given to
+others at once. Its leases need not expire first, because it is known to have died.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def take_back_everything(node: Node) -> None:
-    """What the node's last cluster was doing, of which no process is left."""
+    """Take back the work of the node's last cluster, of which no process is left."""
     for execution in Execution.objects.running().filter(session__node=node):
         end_as_died(execution)
     _start_again(Sandbox.objects.filter(node=node))
@@ -36,8 +36,9 @@ def take_back_everything(node: Node) -> None:
 
 
 def take_back(process_id: int, message_id: int) -> None:
-    """What a task process of this cluster was doing. `message_id`: its message, or 0 for none. Each
-    message is given back once: one that kills its process again waits until its lock expires.
+    """Take back the work of a task process of this cluster. `message_id`: its message, or 0 for
+    none. Each message is given back once: one that kills its process again waits until its lock
+    expires.
     """
     logger.warning("a task process died: another one does its task")
     _start_again(Sandbox.objects.filter(node=this_node(), starter=worker_name(process_id)))
@@ -80,4 +81,4 @@ _PREPARATIONS: dict[str, Callable[[str], None]] = {
     CHECK_TASK: _check_again,
     BUILD_TASK: _build_again,
 }
-"""What must be done to a row so that its message has an effect again, by task."""
+"""By task: what must be done to the row so that the message has an effect again."""

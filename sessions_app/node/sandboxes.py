@@ -197,7 +197,7 @@ def _lacking(node: Node) -> Environment | None:
 
 
 def ask_idle(node: Node) -> None:
-    """Enqueue the question whether it answers, for the idle sandbox that was asked longest ago."""
+    """Enqueue a check of the idle sandbox that was asked for an answer longest ago."""
     due = Q(asked_at=None) | Q(asked_at__lt=timezone.now() - ASK_AFTER)
     idle = Sandbox.objects.idle().filter(due, node=node)
     sandbox = idle.order_by(F("asked_at").asc(nulls_first=True)).first()
@@ -208,9 +208,10 @@ def ask_idle(node: Node) -> None:
 
 
 def retire_unless_it_answers(sandbox_id: str) -> bool:
-    """Ask an idle sandbox's runner for an answer. True: there was none; the container is removed.
+    """Ask an idle sandbox's runner for an answer. True: there was none, and the container is
+    removed.
 
-    Its row is locked meanwhile, so that no session gets a sandbox that is being asked, which would
+    Its row is locked meanwhile: no session gets a sandbox while it is being asked, which would
     disturb its first run, or one that doesn't answer.
     """
     idle = Sandbox.objects.idle().select_for_update(skip_locked=True)
@@ -231,7 +232,7 @@ def _answers(sandbox: Sandbox) -> bool:
     except SandboxLost:
         return False
     except EngineUnavailable:
-        pass  # this says nothing about the sandbox; the Engine's failure is noticed elsewhere
+        pass  # the sandbox may be well; the Engine's failure is noticed elsewhere
     return True
 
 

@@ -47,8 +47,8 @@ P = ParamSpec("P")
 
 
 def retried_by_upkeep(task: Callable[P, None]) -> Callable[P, None]:
-    """For tasks that the node's upkeep sends again: an Engine that is away is a line in the log,
-    and no failure that an operator has to look into.
+    """For tasks that the node's upkeep sends again: an Engine that is away is logged, and is no
+    failure that an operator has to examine.
     """
 
     @wraps(task)
@@ -211,7 +211,7 @@ def clean_up_all_nodes() -> None:
 
 @retried_by_upkeep
 def clean_up_node() -> None:
-    """What `manage.py cleanup_sessions` does."""
+    """The same as `manage.py cleanup_sessions`."""
     report = clean_up()
     if report.changed:
         logger.info("cleanup: %s", report)

@@ -1,5 +1,5 @@
-"""Upkeep: what a node's parent process does every second or less often. It sends heartbeats and
-repairs what a part that died has left. It takes no part in running programs.
+"""Upkeep: steps that a node's parent process takes every second or less often. They send heartbeats
+and repair what died. They have no part in running programs.
 
 Each step may run on several nodes at the same time, because it ends in a conditional UPDATE.
 """

@@ -41,7 +41,7 @@ CPU_OVER_SECONDS = 0.1
 """The processor time in use is measured for this long."""
 
 _LAST_SECOND = 253402300799
-"""Of the year 9999: programs may give their files any time."""
+"""The last one of the year 9999, because programs may give their files any time."""
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _WHY = {
     errno.EISDIR: "it is a folder",
@@ -53,7 +53,7 @@ _WHY = {
 
 
 class _NoLongerAwaitedError(Exception):
-    """The caller has gone, and has withdrawn the query."""
+    """The caller has gone and has withdrawn the query."""
 
 
 def answer_query(query: WorkspaceQuery) -> None:
@@ -140,7 +140,7 @@ def _archive(
 
 
 def _room(session: Session) -> int:
-    """A file can't have more bytes than that, except for holes, which take no room."""
+    """No file can have more bytes, except for holes, which take no space."""
     return session.environment.limits().tmpfs_bytes
 
 

@@ -1,10 +1,10 @@
-"""The workspace reader: a node's process that answers workspace queries, which are questions of API
-and console about the sandboxes of the node's sessions.
+"""The workspace reader: a node's process that answers workspace queries, with which API and console
+read the sandboxes of the node's sessions.
 
 It has threads of its own, so that a busy sandbox that answers after ten seconds delays only other
-queries about itself, and no start of a session. It answers one query at a time of a sandbox, two of
-a client, and none whose caller has gone. Sandboxes whose sessions get more time are told so by one
-thread at a time, when no query waits.
+queries about itself, and no start of a session. It answers one query at a time for a sandbox, two
+for a client, and none whose caller has gone. If no query waits, one thread at a time gives more
+time to sandboxes whose sessions were extended.
 """
 
 from __future__ import annotations
@@ -107,9 +107,8 @@ class WorkspaceReader:
             except Exception:
                 logger.exception("session %s: its sandbox can't be read", query.session_id)
             finally:
-                with (
-                    self._changed
-                ):  # both at once, since queries that are being answered are not put back
+                # Both at once, because queries that are being answered are not put back.
+                with self._changed:
                     self._answering.remove(query)
                     self._may_be_lost |= is_lost
 

@@ -31,7 +31,7 @@ class BuildRefused(ServiceError):
 
 
 def dockerfile_of(environment: Environment) -> str:
-    """What its image is built from: the promoted text, or that of its folder. Empty: neither."""
+    """The Dockerfile of its image: the promoted text, or that of its folder. Empty: neither."""
     if environment.build is not None:
         return environment.build.dockerfile
     path: Path = settings.CODE_EXECUTOR["ENVIRONMENTS_DIR"] / environment.name / "Dockerfile"
@@ -136,8 +136,8 @@ def irreversible(revision: EnvironmentRevision) -> str:
 
 
 def _images(revision: EnvironmentRevision) -> list[tuple[str, str, int]]:
-    """Node, id and size of what each has of the revision's build or, without one, of what each
-    has last built from the environment's folder."""
+    """Node, image id and size for each node that has the image of the revision's build; or, if it
+    has no build, that has last built the environment's folder."""
     if revision.build is not None:
         rows = revision.build.nodes.all().with_image()
         return list(rows.values_list("node", "image_id", "size_bytes"))

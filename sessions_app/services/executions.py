@@ -49,7 +49,7 @@ FileContent = str | Mapping[str, str]
 
 
 AT_ONCE_CHARACTERS = 256 * 1024
-"""Longer requests are submitted in a thread, because they would hold up all others."""
+"""Longer requests are submitted in a thread, because they would delay all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +67,11 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestArrival:
-    """When a request for a run arrived, and what its execution is to be."""
+    """When a request for a run arrived, and the id of its execution."""
 
     execution_id: UUID = field(default_factory=uuid4)
-    """The id for its execution."""
     at: float = field(default_factory=time.monotonic)
-    """When, by this process's monotonic clock."""
+    """By this process's monotonic clock."""
     awaited: bool = False
     """The client learns of the execution only when it has ended. Its commit need not wait for the
     disk, because the claim's commit does, before anything runs."""
@@ -123,7 +122,7 @@ async def submit_at_once(
     session_id: UUID, request: RunRequest, arrival: RequestArrival, caller: Caller
 ) -> Execution:
     """As `submit_execution`, in the event loop: one statement in the usual case. Errors, large
-    requests and all else are left to a thread.
+    requests and all other cases are handled in a thread.
     """
     environment_id = _known_environment(session_id, caller)
     known = known_environments.get(environment_id) if environment_id is not None else None
@@ -182,7 +181,7 @@ def remember_session(session: Session) -> None:
 
 
 def _known_environment(session_id: UUID, caller: Caller) -> int | None:
-    """None: it has to be read, or the caller may not see the session."""
+    """None: it isn't known, or the caller may not see the session."""
     environment_id, client_id = _sessions.get(session_id, (None, None))
     return environment_id if caller.may_see(session_id, client_id) else None
 

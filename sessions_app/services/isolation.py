@@ -40,8 +40,8 @@ class Standing:
 
 
 def runtimes_of(environment: Environment, node: Node) -> list[str]:
-    """The runtimes to check there: the environment's own and, for the default environment only,
-    those that sessions may choose: checking them takes minutes, and the image makes no difference.
+    """The runtimes to check there: the environment's own, and for the default environment also
+    those that sessions may choose. Checking them takes minutes, and the image makes no difference.
     """
     own, *others = obtainable(environment, node)
     return [own, *others] if environment.is_default else [own]
@@ -54,7 +54,7 @@ def obtainable(environment: Environment, node: Node) -> list[str]:
 
 
 def queue_check(environment: Environment, runtime: str, node: Node) -> bool:
-    """Have the node's workers check it. False: it is queued already."""
+    """Have the node check it. False: the check is queued already."""
     _, created = IsolationCheck.objects.queued().get_or_create(
         node=node, environment=environment, runtime=runtime
     )

@@ -43,8 +43,7 @@ def names_of_all() -> set[str]:
 
 def is_own(environment: Environment, runtime: str) -> bool:
     """Whether the environment's warm sandboxes have this runtime on every node. A warm sandbox with
-    the Docker Engine's default runs in what that was when it was started, so it counts as the
-    weakest one only.
+    the Docker Engine's default has what was the default at its start, so it counts as the weakest.
     """
     if not environment.runtime and _strength(runtime) > 0:
         return False
@@ -52,9 +51,9 @@ def is_own(environment: Environment, runtime: str) -> bool:
 
 
 def session_runtime(session: Session) -> str:
-    """The runtime to start a session's sandbox with. Empty: the Docker Engine's default. The
-    environment's wins where it was made stronger since the session was opened, or where the
-    session's may no longer be chosen.
+    """The runtime to start a session's sandbox with. Empty: the Docker Engine's default. It is the
+    environment's if that was made stronger since the session was opened, or if the session's may no
+    longer be chosen.
     """
     own, chosen = session.environment.runtime, session.runtime
     if own and chosen not in _ordered():
@@ -73,7 +72,7 @@ def _ordered() -> list[str]:
 
 
 def _strength(name: str) -> int:
-    """A runtime that isn't in the list counts as stronger than all, so that none replaces it."""
+    """A runtime that isn't in the list counts as the strongest, so that none replaces it."""
     if not name:
         return -1
     return _ordered().index(name) if name in _ordered() else len(_ordered())

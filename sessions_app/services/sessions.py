@@ -40,7 +40,7 @@ from sessions_app.services.task_names import START_TASK, STOP_TASK
 from sessions_app.services.warm_pool import claim_warm_sandbox, retire_warm_sandbox
 
 OPENED_SECONDS = 3.0
-"""How long to look for a session whose opening got no answer."""
+"""How long a session is searched for after its opening got no answer."""
 _AWAY_SECONDS = 0.25
 
 
@@ -50,12 +50,12 @@ class Opening:
 
     id: UUID = field(default_factory=uuid4)
     at: datetime = field(default_factory=timezone.now)
-    """There is an index for it."""
+    """Finds the session by an index."""
 
 
 def open_or_find_session(caller: Caller, **wanted: Any) -> Session:
-    """As `open_session`, but finds the session where the connection broke after it was opened.
-    Raises AnswerLost as well, where that can't be found out. Call it outside of a transaction.
+    """As `open_session`, but if the connection broke, searches for the session that may have been
+    opened. Raises AnswerLost as well, if it can't find out. Call it outside of a transaction.
     """
     opening = Opening()
     try:
@@ -125,8 +125,8 @@ def _open(
 
 
 def _may_be_warm(session: Session) -> bool:
-    """A warm sandbox ends by itself after the setting's time, and has its environment's runtime: it
-    is not for sessions that live longer or choose another.
+    """A warm sandbox ends by itself after the default time, and has its environment's runtime: so
+    it isn't for sessions that live longer or choose another runtime.
     """
     if session.ttl_seconds > default_ttl_seconds():
         return False
@@ -182,7 +182,7 @@ def find_session(session_id: UUID | str, caller: Caller = OPERATOR) -> Session:
 
 
 def no_session(session_id: UUID | str) -> NotFound:
-    """For sessions that don't exist and those of other clients alike."""
+    """For sessions that don't exist, and for those of other clients."""
     return NotFound(f"There is no session {session_id}.")
 
 

@@ -1,9 +1,8 @@
-"""How many bytes are stored of each client's sessions: of their metadata and of their runs.
+"""How many bytes are stored of each client's sessions: their metadata and their runs.
 
 A session's row has its own count, which starts with its metadata and which the statements of its
-runs change. Here those are summed up for its client: of sessions that have ended once and for all,
-of the others anew each time. So a sum is as old as upkeep's last round, a second or two, and no run
-waits for it.
+runs change. Upkeep sums these up for each client: once for a session that has ended, and every one
+or two seconds for the others. So a sum is that old, and no run waits for it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BATCH = 1000
 STORAGE_COLUMNS = ("stored_bytes", "storage_counted")
 
 METADATA_BYTES = "(octet_length(({})::text) - 2)"
-"""SQL: what a column, or a value, of metadata takes; none takes nothing."""
+"""SQL for the bytes of metadata, in a column or a value; empty metadata has none."""
 _MEASURE = f"""
     SELECT {METADATA_BYTES.format("%s::jsonb")}, COALESCE(
         (SELECT used_bytes FROM sessions_app_clientstorage WHERE client_id = %s), 0
@@ -115,8 +114,8 @@ def require_room_for_metadata(
     replaces: int = 0,
     in_session: int = 0,
 ) -> int:
-    """How many bytes it takes. `replaces`: so many of the `in_session` bytes that its session
-    stores are of metadata that goes. Raises StorageFull.
+    """The size of the metadata in bytes. `replaces`: the size of the metadata that it replaces,
+    which is part of the `in_session` bytes of its session. Raises StorageFull.
     """
     if not metadata:
         return 0
@@ -139,7 +138,7 @@ def count_storage() -> None:
 
 
 def give_back(sessions: Iterable[Session]) -> None:
-    """Their bytes are free again: the caller deletes them in this transaction."""
+    """Subtract their bytes. The caller deletes the sessions in the same transaction."""
     counts: Counter[int] = Counter()
     for session in sessions:
         if session.client_id is not None and session.storage_counted:

@@ -1,7 +1,7 @@
 """The names of the workers' tasks.
 
-A message holds the name of one of the functions in `node/tasks.py`, and ids. So its sender needs
-only the name, and imports nothing of the node's room.
+A message holds the name of a function in `node/tasks.py`, and ids. So its sender needs only the
+name, and imports nothing from the node.
 """
 
 from __future__ import annotations

@@ -25,14 +25,14 @@ from sessions_app.services.stored_bytes import METADATA_BYTES
 from sessions_app.services.task_names import REFILL_TASK, REMOVE_TASK
 
 REFILL_AFTER = timedelta(seconds=0.25)
-"""Starting a container keeps two processors busy for a while, so the first run of the session
-that was just opened goes first. Workers are not notified of the delayed message; they poll for such
-messages twice a second.
+"""Starting a container keeps two processors busy for a while, so the first run of the session that
+was just opened comes first. Workers are not notified of delayed messages, but poll for them twice a
+second.
 """
 
 HIT_RATE_OVER = timedelta(days=1)
 HIT_RATE_SESSIONS = 1000
-"""At most, so that the cost of the figure doesn't grow with the traffic."""
+"""At most, so that the figure costs the same with any traffic."""
 
 _OF_THE_SANDBOX = {
     "id": "sandbox.id",
@@ -53,10 +53,10 @@ def claim_warm_sandbox(
     session: Session, environment_name: str | None, bounds: StorageBounds
 ) -> bool:
     """Insert the session as ready, on the oldest fitting idle sandbox, whose id it gets, and have
-    the sandbox's node start another. All in one statement, which is one round trip.
+    the sandbox's node start another. All of this is one statement, so one round trip.
 
-    False: there is none, or the session's metadata doesn't fit into its client's storage; no row
-    was changed then. The session has its environment in any case. Raises UnknownEnvironment.
+    False: there is no sandbox, or the session's metadata doesn't fit into its client's storage, and
+    no row was changed. The session has its environment in any case. Raises UnknownEnvironment.
     """
     session.status = Session.Status.READY
     session.ready_at = session.workspace_since = session.created_at

@@ -1,6 +1,6 @@
-"""Asking a node about the sandbox of one of its sessions, because the API has no Docker.
+"""Queries about the sandbox of a session, which its node answers, because the API has no Docker.
 
-The query is a row; a notification wakes the node's workspace reader, and another one wakes the
+A query is a row. A notification wakes the node's workspace reader, and another one wakes the
 request when the row has the answer. Fetching an answer removes it.
 """
 
@@ -40,7 +40,7 @@ MOST_WAITING = 16
 """Queries about one session's sandbox, which are answered one after the other."""
 
 FIGURES_SECONDS = 2.0
-"""How long to wait for current figures, which hold a thread and are asked for again anyway."""
+"""How long to wait for figures, which hold a thread and are asked for again soon."""
 ANSWER_SECONDS = 12.0
 """How long to wait for an answer: somewhat longer than a node may take over a workspace."""
 

@@ -33,7 +33,7 @@ _CUT_SHORT: dict[str, str] = {
     Execution.Verdict.MEMORY_LIMIT: "The memory limit ended the program.",
     Execution.Verdict.OUTPUT_LIMIT: "The output limit ended the program.",
 }
-"""What the program's own output doesn't tell."""
+"""What the program's own output doesn't show."""
 
 
 class Command(TeachingCommand):
@@ -191,7 +191,7 @@ def _no_write(_channel: Channel, _data: bytes) -> None:
 
 
 def _write(stream: OutputWrapper, data: bytes) -> None:
-    """As the program has written it, whatever its bytes are."""
+    """Writes the program's bytes unchanged."""
     inner: Any = stream._out
     binary = getattr(inner, "buffer", None)
     if binary is None:

@@ -12,12 +12,12 @@ from sessions_app.access.console_login import forgive_logins
 
 
 class Command(TeachingCommand):
-    help = "Lets a user of the console, who has given wrong passwords too often, try again at once."
+    help = "Lets a user who typed too many wrong passwords for the console try again at once."
     examples = ("unlock_login ada", "unlock_login ada --address 192.0.2.7")
     has_dry_run = True
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("username", metavar="NAME", help="as it was given")
+        parser.add_argument("username", metavar="NAME", help="the user's name, as it was typed")
         parser.add_argument("--address", help="from this address only, as the admin shows it")
 
     def handle(self, *_args: Any, **options: Any) -> None:
