@@ -131,13 +131,10 @@ class Hub:
                 elif callback := self._callbacks.get(notification.channel):
                     callback()
                 else:
-                    self._notify(notification.payload)
-
-    def _notify(self, payload: str) -> None:
-        ids, _, message = payload.partition("\n")
-        for each in ids.split(" "):
-            for waiter in self._waiters.get(each, ()):
-                waiter.notify(message)
+                    ids, _, message = notification.payload.partition("\n")
+                    for each in ids.split(" "):
+                        for waiter in self._waiters.get(each, ()):
+                            waiter.notify(message)
 
     def notify_all(self) -> None:
         """Have all waiters read their rows again."""

@@ -59,20 +59,16 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
 
 def _framework_body(exc: Exception, data: Any) -> dict[str, Any]:
     if isinstance(exc, drf.ValidationError):
-        return _invalid_fields_body(data)
+        # One sentence about the first wrong field, and all of them under `errors`.
+        name, detail = first_problem(data)
+        field = {"field": name.partition(".")[0]} if name else {}
+        return {"detail": detail, "code": InvalidRequest.code, "errors": data, **field}
     code = getattr(exc, "default_code", "error")
     if isinstance(exc, Http404):
         code = NotFound.code
     elif isinstance(exc, drf.ParseError):
         code = InvalidRequest.code
     return {"detail": str(data.get("detail", exc)), "code": code}
-
-
-def _invalid_fields_body(errors: Any) -> dict[str, Any]:
-    """One sentence about the first wrong field, and all of them under `errors`."""
-    name, detail = first_problem(errors)
-    field = {"field": name.partition(".")[0]} if name else {}
-    return {"detail": detail, "code": InvalidRequest.code, "errors": errors, **field}
 
 
 def first_problem(errors: Any) -> tuple[str, str]:

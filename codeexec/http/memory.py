@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-from collections.abc import Callable
 from contextlib import suppress
 
 LARGE_BYTES = 256 * 1024
@@ -69,12 +68,6 @@ def bound_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
 
 
-def _trimming() -> Callable[[], object]:
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # not the GNU C library
-        return lambda: None
-    return lambda: trim(0)
-
-
-_trim = _trimming()
+def _trim() -> None:
+    with suppress(OSError, AttributeError):  # not the GNU C library
+        ctypes.CDLL(None).malloc_trim(0)

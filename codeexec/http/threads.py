@@ -55,7 +55,7 @@ class Threads:
     """A limited set of threads, started as they are needed."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._lock = threading.Lock()
         self._executor: _CleanExecutor | None = None
 
@@ -63,12 +63,8 @@ class Threads:
     def executor(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._executor is None:
-                self._executor = _CleanExecutor(self._limit, thread_name_prefix="api")
+                self._executor = _CleanExecutor(self.limit, thread_name_prefix="api")
             return self._executor
-
-    @property
-    def limit(self) -> int:
-        return self._limit
 
     @property
     def waiting(self) -> int:
@@ -83,8 +79,8 @@ class Threads:
         if executor is None:
             return
         # One job per thread: each waits at the barrier until all have arrived.
-        barrier = threading.Barrier(self._limit)
-        for _thread in range(self._limit):
+        barrier = threading.Barrier(self.limit)
+        for _thread in range(self.limit):
             executor.submit(_close_connections, barrier)
         executor.shutdown()
 

@@ -275,22 +275,20 @@ class _Deaths:
         try:
             while not self._reported.empty():
                 self._waiting.append(self._reported.get())
-            self._work_off()
+            while self._waiting:
+                self._give_away(*self._waiting[0])
+                self._waiting.popleft()
         finally:
             upkeep()
 
-    def _work_off(self) -> None:
-        while self._waiting:
-            try:
-                if self._take_back is not None:
-                    self._take_back(*self._waiting[0])
-            except DATABASE_AWAY:
-                raise  # it is tried again later
-            except Exception:
-                logger.exception(
-                    "A dead process's work is given to others when its leases are over"
-                )
-            self._waiting.popleft()
+    def _give_away(self, process_id: int, message_id: int) -> None:
+        try:
+            if self._take_back is not None:
+                self._take_back(process_id, message_id)
+        except DATABASE_AWAY:
+            raise  # it is tried again later
+        except Exception:
+            logger.exception("A dead process's work is given to others when its leases are over")
 
 
 class _StopSignals:

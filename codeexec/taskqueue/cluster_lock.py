@@ -33,7 +33,7 @@ class ClusterLock:
         # Never closed: a fork that closed it would end it for all.
         self._connection = psycopg.connect(**parameters, autocommit=True)
         deadline = time.monotonic() + seconds
-        while not self._try(self._connection):
+        while self._connection.execute(_TRY, [self._key]).fetchone() != (True,):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(_PAUSE_SECONDS)
@@ -48,7 +48,3 @@ class ClusterLock:
         connection = self._connection
         if connection is not None and (connection.closed or has_ended(connection.fileno())):
             self.take(0)
-
-    def _try(self, connection: psycopg.Connection[Any]) -> bool:
-        row = connection.execute(_TRY, [self._key]).fetchone()
-        return bool(row and row[0])

@@ -2,7 +2,7 @@
 API's call uses.
 """
 
-from sessions_app.admin import (
+from sessions_app.admin import (  # noqa: F401 -- each registers its models' pages
     access,
     audit,
     clients,
@@ -15,17 +15,3 @@ from sessions_app.admin import (
     sandboxes,
     sessions,
 )
-
-__all__ = [
-    "access",
-    "audit",
-    "clients",
-    "environments",
-    "executions",
-    "isolation",
-    "logins",
-    "nodes",
-    "queue",
-    "sandboxes",
-    "sessions",
-]

@@ -10,7 +10,6 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -33,7 +32,8 @@ def object_history(request: HttpRequest, app: str, model: str, object_id: str) -
         raise Http404
     if not row_admin.has_view_or_change_permission(request, row):
         raise PermissionDenied
-    entries = list(_entries(row)[: SHOWN + 1])
+    about = AuditEntry.objects.filter(target_type=row._meta.model_name, target_id=str(row.pk))
+    entries = list(about.order_by("-at", "-id")[: SHOWN + 1])
     context = {
         **admin.site.each_context(request),
         "title": f"History of {row}",
@@ -54,11 +54,6 @@ def _admin_of(app: str, model: str) -> Any:
         return admin.site.get_model_admin(apps.get_model(app, model))
     except (LookupError, NotRegistered) as error:
         raise Http404 from error
-
-
-def _entries(row: Model) -> Any:
-    about = AuditEntry.objects.filter(target_type=row._meta.model_name, target_id=str(row.pk))
-    return about.order_by("-at", "-id")
 
 
 def _shown(entry: AuditEntry) -> dict[str, str]:

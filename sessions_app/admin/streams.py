@@ -72,13 +72,9 @@ def _may_look(request: Any) -> bool:
     return user.is_active and user.is_staff and user.has_perms(PERMISSIONS)
 
 
-def _session(request: HttpRequest, session_id: UUID) -> Response:
-    return watched_session(find_session(session_id), request)
-
-
-def _execution(request: HttpRequest, execution_id: UUID) -> Response:
-    return watched_execution(find_execution(execution_id), request)
-
-
-session_events: Any = _streaming(_session)
-execution_events: Any = _streaming(_execution)
+session_events: Any = _streaming(
+    lambda request, session_id: watched_session(find_session(session_id), request)
+)
+execution_events: Any = _streaming(
+    lambda request, execution_id: watched_execution(find_execution(execution_id), request)
+)

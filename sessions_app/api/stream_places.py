@@ -54,7 +54,12 @@ class StreamPlaces:
         bounds = _bounds(session_id, caller)
         for bound in bounds:
             if self._taken[bound] >= bound.most:
-                raise _refusal(bound)
+                raise TooManyStreams(
+                    f"This {bound.kind} may have at most {bound.most} open event streams. Close "
+                    "some, then try again.",
+                    streams=bound.kind,
+                    maximum=bound.most,
+                )
         if len(self._open) >= IN_ALL:
             raise NoCapacity("Too many event streams are open; try again when some have ended.")
         place = StreamPlace(bounds=bounds, is_allowed=is_allowed)
@@ -92,15 +97,6 @@ def _bounds(session_id: UUID, caller: Caller) -> list[_Bound]:
     if caller.client_id is not None:
         bounds.append(_Bound(kind="client", holder=caller.client_id, most=PER_CLIENT))
     return bounds
-
-
-def _refusal(bound: _Bound) -> TooManyStreams:
-    return TooManyStreams(
-        f"This {bound.kind} may have at most {bound.most} open event streams. Close some, then "
-        "try again.",
-        streams=bound.kind,
-        maximum=bound.most,
-    )
 
 
 stream_places = StreamPlaces()

@@ -74,27 +74,19 @@ def as_json(**more: Any) -> Render:
 
 def as_download(name: str, content_type: str) -> Render:
     """The content that belongs to the answer, as a file that no browser opens by itself."""
-
-    def render(found: Answer) -> HttpResponseBase:
-        return StreamingHttpResponse(
-            pieces(found), headers=download_headers(found, name, content_type)
-        )
-
-    return render
+    return lambda found: StreamingHttpResponse(
+        pieces(found), headers=download_headers(found, name, content_type)
+    )
 
 
 def download_headers(found: Answer, name: str, content_type: str) -> dict[str, str]:
+    name = re.sub(r"[\x00-\x1f\x7f]", "_", name)  # no header has a line break
     headers = {
         "Content-Type": content_type,
         "Content-Length": str(found.value["size"]),
-        "Content-Disposition": content_disposition_header(True, _plain(name)) or "attachment",
+        "Content-Disposition": content_disposition_header(True, name) or "attachment",
         "X-Content-Type-Options": "nosniff",
     }
     if found.value.get("truncated"):
         headers["X-Workspace-Truncated"] = "true"
     return headers
-
-
-def _plain(name: str) -> str:
-    """Programs call their files as they like: no header has a line break."""
-    return re.sub(r"[\x00-\x1f\x7f]", "_", name)
