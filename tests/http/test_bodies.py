@@ -21,6 +21,7 @@ from sessions_app.callers import Scope
 from tests.codeexec.test_deployment import api_process
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
+from tests.support.databases import database_of_its_own, migrated
 from tests.support.patience import LONG
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,7 +49,10 @@ def received(client: socket.socket) -> bytes:
 
 class TestWhoMayNotMakeTheCall:
     def test_is_told_so_before_he_has_sent_a_body(self, tmp_path: Path) -> None:
-        with api_process(tmp_path, API_AUTH="key") as api:
+        with (
+            database_of_its_own("no_clients", template=migrated()) as url,
+            api_process(tmp_path, API_AUTH="key", DATABASE_URL=url) as api,
+        ):
             address = ("127.0.0.1", api.base_url.port or 0)
             with socket.create_connection(address, timeout=LONG) as client:
                 client.sendall(HEAD % 9_000_000 + b"Expect: 100-continue\r\n\r\n")
