@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,14 +57,21 @@ class Histogram:
         self.seconds += seconds
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
 
+    def add(self, more: Histogram) -> None:
+        self.count += more.count
+        self.seconds += more.seconds
+        self.buckets = [a + b for a, b in zip(self.buckets, more.buckets, strict=True)]
+
 
 @dataclass
 class Counts:
     """The requests that were answered since counts were last taken."""
 
-    statuses: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    statuses: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     """By route, method and status."""
-    durations: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    durations: dict[tuple[str, str], Histogram] = field(
+        default_factory=lambda: defaultdict(Histogram)
+    )
     """By route and method."""
 
 
@@ -137,30 +145,21 @@ class RequestMetrics:
 
     def give_back(self, counts: Counts) -> None:
         with self._lock:
-            statuses, durations = self._counts.statuses, self._counts.durations
-            for key, number in counts.statuses.items():
-                statuses[key] = statuses.get(key, 0) + number
-            for route_and_method, histogram in counts.durations.items():
-                _add(durations.setdefault(route_and_method, Histogram()), histogram)
+            self._counts.statuses += counts.statuses
+            for key, histogram in counts.durations.items():
+                self._counts.durations[key].add(histogram)
 
     def _answered(self, answering: Answering, seconds: float) -> None:
         route, method, status = answering.route, answering.method, answering.status
         with self._lock:
-            statuses, durations = self._counts.statuses, self._counts.durations
-            statuses[route, method, status] = statuses.get((route, method, status), 0) + 1
-            durations.setdefault((route, method), Histogram()).observe(seconds)
+            self._counts.statuses[route, method, status] += 1
+            self._counts.durations[route, method].observe(seconds)
         level = logging.DEBUG if route.startswith(_QUIET) else logging.INFO
         if logger.isEnabledFor(level):
             took = round(1000 * seconds, 1)
             fields = {"method": method, "route": route, "status": status, "milliseconds": took}
             text = "%s %s: %d in %.1f ms"
             logger.log(level, text, method, route, status, took, extra={"fields": fields})
-
-
-def _add(to: Histogram, more: Histogram) -> None:
-    to.count += more.count
-    to.seconds += more.seconds
-    to.buckets = [a + b for a, b in zip(to.buckets, more.buckets, strict=True)]
 
 
 def _request_id(scope: Mapping[str, Any]) -> str:

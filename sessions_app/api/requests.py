@@ -31,20 +31,19 @@ ENVIRONMENT_HELP = "Name of the environment. Default: the service's default envi
 RUNTIME_HELP = "OCI runtime to use instead of the environment's own, such as runsc (gVisor)."
 
 
+_OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
+
+
 class OpenSessionSerializer(serializers.Serializer[Any]):
     """Request of `POST /sessions`."""
 
-    environment = Name(required=False, allow_null=True, help_text=ENVIRONMENT_HELP)
-    runtime = RuntimeName(required=False, allow_null=True, help_text=RUNTIME_HELP)
+    environment = Name(**_OPTIONAL, help_text=ENVIRONMENT_HELP)
+    runtime = RuntimeName(**_OPTIONAL, help_text=RUNTIME_HELP)
     ttl = SessionSeconds(
-        required=False,
-        allow_null=True,
-        help_text="Seconds that the session lives after its last activity.",
+        **_OPTIONAL, help_text="Seconds that the session lives after its last activity."
     )
     metadata = Metadata(
-        required=False,
-        allow_null=True,
-        help_text="Any JSON object of your own; sessions can be filtered by it.",
+        **_OPTIONAL, help_text="Any JSON object of your own; sessions can be filtered by it."
     )
 
 
@@ -52,13 +51,10 @@ class ChangeSessionSerializer(serializers.Serializer[Any]):
     """Request of `PATCH /sessions/{id}`."""
 
     ttl = SessionSeconds(
-        required=False,
-        allow_null=True,
+        **_OPTIONAL,
         help_text="Seconds that the session lives from now on, and after each later activity.",
     )
-    metadata = Metadata(
-        required=False, allow_null=True, help_text="Replaces the session's whole metadata."
-    )
+    metadata = Metadata(**_OPTIONAL, help_text="Replaces the session's whole metadata.")
 
 
 class TokenRequestSerializer(serializers.Serializer[Any]):
@@ -81,23 +77,16 @@ class TokenRequestSerializer(serializers.Serializer[Any]):
 class RunSerializer(serializers.Serializer[Any]):
     """Request of `POST /sessions/{id}/execute`."""
 
-    code = Code(required=False, allow_null=True, help_text="The program's source code.")
+    code = Code(**_OPTIONAL, help_text="The program's source code.")
     filename = WorkspacePath(
-        required=False,
-        allow_null=True,
-        help_text="File that the code is written to. Default: the environment's own.",
+        **_OPTIONAL, help_text="File that the code is written to. Default: the environment's own."
     )
-    stdin = InputText(
-        required=False, allow_null=True, help_text="What the program reads from standard input."
-    )
-    args = Arguments(required=False, allow_null=True)
-    env = Variables(required=False, allow_null=True)
-    files = Files(
-        required=False, allow_null=True, help_text="Files besides the code, or instead of it."
-    )
+    stdin = InputText(**_OPTIONAL, help_text="What the program reads from standard input.")
+    args = Arguments(**_OPTIONAL)
+    env = Variables(**_OPTIONAL)
+    files = Files(**_OPTIONAL, help_text="Files besides the code, or instead of it.")
     timeout = TimeoutSeconds(
-        required=False,
-        allow_null=True,
+        **_OPTIONAL,
         help_text="Wall-clock seconds that the program may run, up to the environment's maximum.",
     )
 
@@ -119,8 +108,8 @@ class RunSerializer(serializers.Serializer[Any]):
 class SingleRunSerializer(RunSerializer):
     """Request of `POST /execute`."""
 
-    environment = Name(required=False, allow_null=True, help_text=ENVIRONMENT_HELP)
-    runtime = RuntimeName(required=False, allow_null=True, help_text=RUNTIME_HELP)
+    environment = Name(**_OPTIONAL, help_text=ENVIRONMENT_HELP)
+    runtime = RuntimeName(**_OPTIONAL, help_text=RUNTIME_HELP)
 
 
 _RUN = RunSerializer()

@@ -69,7 +69,11 @@ def waiting_for_result(view: SyncView) -> AsyncView:
     async def run(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
         arrival = RequestArrival(awaited=_wants_result(request))
         bind_log(execution_id=arrival.execution_id)
-        response = await _validated(view, request, {**kwargs, "arrival": arrival})
+        kwargs["arrival"] = arrival
+        if int(request.META.get("CONTENT_LENGTH") or AT_ONCE_BYTES + 1) > AT_ONCE_BYTES:
+            response = await begin_in_thread(call, view, request, kwargs)
+        else:
+            response = call(view, request, kwargs)
         if not isinstance(response, Accepted):
             return response
         with hub.subscribe(arrival.execution_id) as waiter:
@@ -121,14 +125,6 @@ def _wants_result(request: HttpRequest) -> bool:
             f"wait must be given once, as one of {', '.join((*YES, *NO))}.", field="wait"
         )
     return word in YES
-
-
-async def _validated(
-    view: SyncView, request: HttpRequest, kwargs: dict[str, Any]
-) -> HttpResponseBase:
-    if int(request.META.get("CONTENT_LENGTH") or AT_ONCE_BYTES + 1) > AT_ONCE_BYTES:
-        return await begin_in_thread(call, view, request, kwargs)
-    return call(view, request, kwargs)
 
 
 async def _submitted(submit: Callable[[], Awaitable[Execution]], execution_id: UUID) -> Execution:
