@@ -9,9 +9,8 @@ import pytest
 from codeexec.sandbox.driver import Driver, SandboxConnection
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import SandboxHandle, WorkspaceFile
-from environments_app.current_driver import use_driver
 from sessions_app.execution.sandbox_connections import SandboxConnections
-from tests.support.fake_driver import FakeDriver
+from tests.support.fake_driver import FakeDriver, use_driver
 from tests.support.sandboxes import IMAGE, command, new_spec
 from tests.support.stack import eventually
 
