@@ -44,7 +44,8 @@ def _require_bounds(body: bytes) -> None:
     opened = bare.count(b"[") + bare.count(b"{")
     if opened + bare.count(b",") > JSON_VALUES:
         raise _too_many_values()
-    if opened > JSON_DEPTH and _depth(bare) > JSON_DEPTH:
+    steps = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
+    if opened > JSON_DEPTH and max(accumulate(steps[byte] for byte in bare)) > JSON_DEPTH:
         raise OutOfBounds(
             f"The body's arrays and objects must be nested at most {JSON_DEPTH} deep.",
             field="body",
@@ -55,8 +56,3 @@ def _require_bounds(body: bytes) -> None:
 def _too_many_values() -> OutOfBounds:
     detail = f"The body must have at most {JSON_VALUES} values."
     return OutOfBounds(detail, field="body", maximum=JSON_VALUES)
-
-
-def _depth(brackets: bytes) -> int:
-    steps = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
-    return max(accumulate(steps[byte] for byte in brackets), default=0)

@@ -81,6 +81,7 @@ class SessionPage(ModelAdmin):  # type: ignore[misc]
 def standing(session: Session) -> dict[str, Any]:
     """Its status now."""
     has_sandbox = session.status in (Session.Status.READY, Session.Status.EXECUTING)
+    since, last_run = session.workspace_since, session.last_execution_at
     return {
         "session": session,
         "status_look": SESSION_BADGES[session.status],
@@ -93,14 +94,9 @@ def standing(session: Session) -> dict[str, Any]:
         "most_stored": size(storage_bounds(session.client).per_session),
         "closed": ago(session.closed_at),
         "ending": session.get_stop_reason_display() or session.get_status_display(),
-        "workspace_since": ago(session.workspace_since),
-        "workspace_lost": session.is_open and _lost_files(session),
+        "workspace_since": ago(since),
+        "workspace_lost": session.is_open and since and last_run and last_run < since,
     }
-
-
-def _lost_files(session: Session) -> bool:
-    since, last = session.workspace_since, session.last_execution_at
-    return since is not None and last is not None and last < since
 
 
 def runs(session: Session, request: HttpRequest) -> dict[str, Any]:

@@ -132,6 +132,8 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
         trouble: ServiceError | None = None,
         **more: Any,
     ) -> HttpResponse:
+        since = session.workspace_since
+        earlier_runs = session.executions.filter(started_at__lt=since) if since else None
         context = {
             **self.admin_site.each_context(request),
             "title": f"Workspace of session {str(session.pk)[:8]}",
@@ -139,11 +141,12 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
             "object": session,
             "session": session,
             "status_look": SESSION_BADGES[session.status],
-            "since": ago(session.workspace_since),
+            "since": ago(since),
             "trouble": trouble,
             "workspace": _address(session, "workspace"),
             "back": _address(session, "change"),
-            "earlier_runs": _earlier_runs(session),
+            # Whether runs wrote into a workspace that is gone.
+            "earlier_runs": earlier_runs is not None and earlier_runs.exists(),
             **more,
         }
         page = TemplateResponse(request, PAGE, context, status=_status(trouble))
@@ -206,13 +209,6 @@ def _as_text(content: bytes | None) -> str | None:
         return text_block(content.decode()) if content else "The file is empty."
     except UnicodeDecodeError:
         return None
-
-
-def _earlier_runs(session: Session) -> bool:
-    """Whether runs wrote into a workspace that is gone."""
-    since = session.workspace_since
-    runs = session.executions.all()
-    return bool(since and runs.filter(started_at__lt=since).exists())
 
 
 def _address(session: Session, page: str) -> str:

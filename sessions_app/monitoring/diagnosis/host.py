@@ -114,7 +114,10 @@ def _has_image(environment: Environment) -> bool:
 
 def check_runner() -> Iterator[Finding]:
     """Start a sandbox as a session would get it, and run a first program in it."""
-    environment = next(filter(_has_image, _preferred()), None)
+    # Of those in which a first program is known, the default and quick ones first.
+    enabled = Environment.objects.enabled().order_by("-is_default", "compile_command", "name")
+    known = (each for each in enabled if each.file_extension in PROGRAMS)
+    environment = next(filter(_has_image, known), None)
     if environment is None:
         yield warning(
             "no environment has an image here to start a sandbox from",
@@ -140,12 +143,6 @@ def check_runner() -> Iterator[Finding]:
         return
     took = f"started in {duration(ready - began)}"
     yield _run_finding(environment, result, took, time.monotonic() - ready)
-
-
-def _preferred() -> list[Environment]:
-    """Those in which a first program is known, the default and quick ones first."""
-    enabled = Environment.objects.enabled().order_by("-is_default", "compile_command", "name")
-    return [each for each in enabled if each.file_extension in PROGRAMS]
 
 
 def _start(environment: Environment) -> SandboxHandle:
@@ -210,18 +207,13 @@ def _conf_file() -> Path:
 
 def _open_files() -> Iterator[Finding]:
     """Files with secrets that others than their owner may read."""
-    for path in _secret_files():
-        mode = path.stat().st_mode
+    for path in (*configuration.secret_files(), settings.DATA_DIR / "secret_key"):
+        mode = path.stat().st_mode if path.is_file() else 0
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             yield warning(
                 f"{path} holds a secret, and others may read it ({stat.filemode(mode)})",
                 f"`chmod 600 {path}`",
             )
-
-
-def _secret_files() -> list[Path]:
-    found = [*configuration.secret_files(), settings.DATA_DIR / "secret_key"]
-    return [path for path in found if path.is_file()]
 
 
 def _system_checks() -> Iterator[Finding]:

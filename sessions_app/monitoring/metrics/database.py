@@ -30,7 +30,9 @@ class DatabaseCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         rows = gauge("table_rows", "Rows, as the planner estimates them.", "table")
         size = gauge("table_bytes", "Bytes of a table and its indexes.", "table")
-        for table, estimate, bytes_on_disk in fetch_all(_TABLES, [_tables()]):
+        models = (model for label in _APPS for model in apps.get_app_config(label).get_models())
+        tables = [model._meta.db_table for model in models]
+        for table, estimate, bytes_on_disk in fetch_all(_TABLES, [tables]):
             rows.add_metric([table], estimate)
             size.add_metric([table], bytes_on_disk)
         yield from (rows, size)
@@ -40,8 +42,3 @@ class DatabaseCollector(Collector):
         yield connections
         ((most,),) = fetch_all("SELECT current_setting('max_connections')::int")
         yield single("database_connections_max", "That the server takes.", most)
-
-
-def _tables() -> list[str]:
-    models = (model for label in _APPS for model in apps.get_app_config(label).get_models())
-    return sorted(model._meta.db_table for model in models)

@@ -97,7 +97,11 @@ def _nodes() -> Iterator[GaugeMetricFamily]:
     concurrency = gauge("node_concurrency", "Programs that it may run at one time.", "node")
     sandboxes = gauge("node_sandboxes", "Sandboxes that it has.", "node", "status")
     alive = set(Node.objects.alive().values_list("pk", flat=True))
-    for node in _with_sandboxes():
+    counts = {
+        f"{status}_count": Count("sandboxes", filter=Q(sandboxes__status=status))
+        for status in Sandbox.Status.values
+    }
+    for node in Node.objects.with_silence().annotate(**counts).order_by("name"):
         up.add_metric([node.name], node.pk in alive)
         accepting.add_metric([node.name], node.pk in alive and node.status == Node.Status.ACTIVE)
         engine.add_metric([node.name], not node.engine_error)
@@ -107,11 +111,3 @@ def _nodes() -> Iterator[GaugeMetricFamily]:
         for status in Sandbox.Status.values:
             sandboxes.add_metric([node.name, status], getattr(node, f"{status}_count"))
     yield from (up, accepting, engine, heartbeat, capacity, concurrency, sandboxes)
-
-
-def _with_sandboxes() -> Iterator[Node]:
-    counts = {
-        f"{status}_count": Count("sandboxes", filter=Q(sandboxes__status=status))
-        for status in Sandbox.Status.values
-    }
-    yield from Node.objects.with_silence().annotate(**counts).order_by("name")
