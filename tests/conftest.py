@@ -34,7 +34,7 @@ from environments_app.definitions import read_definitions
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
 from sessions_app.models import Node
-from tests.support.api_client import Api, serving
+from tests.support.api_client import Api, server
 from tests.support.databases import insert_rows, migrated, rows_of
 from tests.support.emptying import delete_rows
 from tests.support.fake_driver import FakeDriver, use_driver
@@ -47,6 +47,9 @@ NODE = "this"
 
 LONGER_THAN_A_TEST = timedelta(hours=1)
 """Nobody gives signs of life for a test's node, so the one that it has given must do."""
+
+FOLLOWING = pytest.StashKey[Any]()
+"""The test that this process runs after a test, or None."""
 
 Configure = Callable[..., None]
 Work = Callable[[], list[Delivery]]
@@ -73,7 +76,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    item.stash[FOLLOWING] = nextitem
     with its_turn(alone=item.get_closest_marker("alone") is not None):
         return (yield)
 
@@ -238,6 +244,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Application:
 
 @pytest.fixture
 def api(
+    request: pytest.FixtureRequest,
     transactional_db: None,
     application: Application,
     this: Node,
@@ -247,5 +254,8 @@ def api(
     """The HTTP API, with the cast there. It asks for no key, unless a test configures that."""
     configure(REQUEST_TIMEOUT=LONG)
     disconnect_receivers()  # another test may have brought them back
-    with serving(application) as client:
+    with server.used(application) as client:
         yield client
+    following = request.node.stash[FOLLOWING]
+    if following is None or "api" not in following.fixturenames:
+        server.stop()

@@ -6,18 +6,20 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 from django.core import signals
 from django.db import close_old_connections, reset_queries
 
 from codeexec.db.notifications import hub
-from codeexec.http.serving import Application
+from codeexec.http.serving import Application, companions
 from sessions_app.models import Execution
+from sessions_app.monitoring.health import latest_health
 from tests.support.patience import LONG, becomes_connected
 from tests.support.racing import in_connection_of_its_own
 
@@ -84,27 +86,88 @@ def _do_after(before: int, do: Callable[[], object], answered: Callable[[], bool
     do()
 
 
+class Server:
+    """The application between its start and its stop. Successive tests use the same one: its
+    threads and connections are there already.
+    """
+
+    def __init__(self) -> None:
+        self._running: tuple[ExitStack, Api] | None = None
+
+    @contextmanager
+    def used(self, application: Application) -> Iterator[Api]:
+        """For one test: nothing that it has begun goes on behind it."""
+        api = self._started(application)
+        before = api.run(_tasks())
+        _forget_earlier_rows()
+        api.run(_begin(companions))
+        try:
+            yield api
+        finally:
+            api.run(_end_tasks(but=before))
+            if not hub.is_connected:
+                self.stop()
+
+    def stop(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running[0].close()
+
+    def _started(self, application: Application) -> Api:
+        if self._running is None:
+            stack = ExitStack()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("codeexec.http.serving.companions", [])  # each test begins its own
+                self._running = stack, stack.enter_context(_serving(application))
+        return self._running[1]
+
+
+server = Server()
+"""That of this process."""
+
+
+def _forget_earlier_rows() -> None:
+    for read_again in hub._callbacks.values():
+        read_again()
+    latest_health._task = None
+
+
+async def _tasks() -> set[asyncio.Task[Any]]:
+    return asyncio.all_tasks()
+
+
+async def _begin(runs: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    for run in runs:
+        asyncio.ensure_future(run())  # noqa: RUF006 -- the event loop knows all tasks
+
+
+async def _end_tasks(*, but: set[asyncio.Task[Any]]) -> None:
+    begun = asyncio.all_tasks() - but - {asyncio.current_task()}
+    for task in begun:
+        task.cancel()
+    await asyncio.gather(*begun, return_exceptions=True)
+
+
 @contextmanager
-def serving(application: Application) -> Iterator[Api]:
-    """The application between its start and its stop."""
+def _serving(application: Application) -> Iterator[Api]:
     with asyncio.Runner() as loop:
         to_app: asyncio.Queue[dict[str, Any]] = loop.run(_new_queue())
         from_app: asyncio.Queue[dict[str, Any]] = loop.run(_new_queue())
-        lifespan = loop.run(_begin(application, to_app, from_app))
+        lifespan = loop.run(_start(application, to_app, from_app))
         transport = httpx.ASGITransport(app=application, raise_app_exceptions=False)
         client = httpx.AsyncClient(transport=transport, base_url="http://testserver", timeout=LONG)
         try:
             yield Api(loop, client)
         finally:
             loop.run(client.aclose())
-            loop.run(_end(to_app, lifespan))
+            loop.run(_stop(to_app, lifespan))
 
 
 async def _new_queue() -> asyncio.Queue[dict[str, Any]]:
     return asyncio.Queue()
 
 
-async def _begin(
+async def _start(
     application: Application,
     to_app: asyncio.Queue[dict[str, Any]],
     from_app: asyncio.Queue[dict[str, Any]],
@@ -117,6 +180,6 @@ async def _begin(
     return lifespan
 
 
-async def _end(to_app: asyncio.Queue[dict[str, Any]], lifespan: asyncio.Task[None]) -> None:
+async def _stop(to_app: asyncio.Queue[dict[str, Any]], lifespan: asyncio.Task[None]) -> None:
     await to_app.put({"type": "lifespan.shutdown"})
     await lifespan
