@@ -213,7 +213,7 @@ class TestCommand:
         check.refresh_from_db()
         assert (len(seen), check.summary) == (2, summary)
 
-    def test_slowness_is_no_breach_and_exits_with_4(
+    def test_slowness_is_no_breach_exits_with_4_and_is_counted_in_the_table(
         self, python: Environment, this: Node, driver: FakeDriver
     ) -> None:
         """No first program is known in this language: the greeting, which is slow, must do."""
@@ -226,6 +226,9 @@ class TestCommand:
         check = IsolationCheck.objects.get()
         assert (check.ok, check.host_was_busy, check.busy, check.escaped) == (False, True, 1, 0)
         assert check.summary == "1 not proven, for the host is busy"
+        head, row = (line.split() for line in output.splitlines()[-2:])
+        counts = dict(zip(head, row, strict=True))
+        assert (counts["ATTACKS"], counts["HELD"], counts["BUSY"]) == ("1", "0", "1")
 
     def test_slowness_that_has_gone_when_it_is_tried_once_more_is_forgotten(
         self, python: Environment, this: Node, driver: FakeDriver
@@ -311,16 +314,6 @@ class TestCommand:
         assert code == 2
         assert "this has no runtime kata; it has: " in error
         assert not IsolationCheck.objects.exists()
-
-    def test_the_table_counts_what_a_busy_host_left_open(
-        self, python: Environment, this: Node, driver: FakeDriver
-    ) -> None:
-        Environment.objects.filter(pk=python.pk).update(file_extension=".unknown")
-        driver.attacks = SLOW
-        _, output, _ = command("--environment=python", "--attack=environment")
-        head, row = (line.split() for line in output.splitlines()[-2:])
-        counts = dict(zip(head, row, strict=True))
-        assert (counts["ATTACKS"], counts["HELD"], counts["BUSY"]) == ("1", "0", "1")
 
     def test_without_an_engine_it_exits_with_3(
         self, python: Environment, this: Node, driver: FakeDriver
