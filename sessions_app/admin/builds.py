@@ -11,7 +11,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, HttpR
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.cache import add_never_cache_headers
 from unfold.admin import ModelAdmin
 
 from codeexec.audit.actors import user_actor
@@ -147,9 +146,7 @@ class BuildPages(ModelAdmin):  # type: ignore[misc]
             "may": may,
             **shown,
         }
-        page = TemplateResponse(request, template, context)
-        add_never_cache_headers(page)
-        return page
+        return TemplateResponse(request, template, context)
 
 
 _KEPT = ("step", "revision", "reason")

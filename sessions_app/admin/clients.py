@@ -15,7 +15,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils.cache import add_never_cache_headers
 from unfold.admin import ModelAdmin
 from unfold.enums import ActionVariant
 from unfold.widgets import (
@@ -176,9 +175,7 @@ class ClientAdmin(AuditedForms, KeptByItsSessions, ModelAdmin):  # type: ignore[
             self.log_change(request, client, f"Made the key {new.row}.")
             # Past the forms' audit: the service has recorded it.
             ModelAdmin.log_addition(self, request, new.row, f"For the client {client}.")
-        page = TemplateResponse(request, "admin/new_key.html", context)
-        add_never_cache_headers(page)
-        return page
+        return TemplateResponse(request, "admin/new_key.html", context)
 
 
 @admin.register(ApiKey)

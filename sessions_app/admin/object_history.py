@@ -13,7 +13,6 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
-from django.utils.cache import add_never_cache_headers
 from django.views.decorators.http import require_safe
 
 from codeexec.audit.models import AuditEntry
@@ -44,9 +43,7 @@ def object_history(request: HttpRequest, app: str, model: str, object_id: str) -
         "more": len(entries) > SHOWN,
         "shown": SHOWN,
     }
-    page = render(request, "admin/history.html", context)
-    add_never_cache_headers(page)
-    return page
+    return render(request, "admin/history.html", context)
 
 
 def _admin_of(app: str, model: str) -> Any:

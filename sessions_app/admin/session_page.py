@@ -13,7 +13,6 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import path, reverse
-from django.utils.cache import add_never_cache_headers
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_safe
 from unfold.admin import ModelAdmin
@@ -73,9 +72,7 @@ class SessionPage(ModelAdmin):  # type: ignore[misc]
         session = get_object_or_404(Session.objects.select_related(*_READ), pk=session_id)
         if not self.has_view_permission(request, session):
             raise PermissionDenied
-        answer = render(request, template, about(session))
-        add_never_cache_headers(answer)
-        return answer
+        return render(request, template, about(session))
 
 
 def standing(session: Session) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.utils.cache import add_never_cache_headers
 from django.utils.dateparse import parse_datetime
 from django.utils.decorators import method_decorator
 from django.utils.http import urlencode
@@ -118,11 +117,9 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
         if not self.has_view_permission(request, session):
             raise PermissionDenied
         try:
-            answer = JsonResponse(sandbox_figures(session.pk))
+            return JsonResponse(sandbox_figures(session.pk))
         except ServiceError as error:  # polled again and again, so it is no error of the page
-            answer = JsonResponse(error.body())
-        add_never_cache_headers(answer)
-        return answer
+            return JsonResponse(error.body())
 
     def _page(
         self,
@@ -149,9 +146,7 @@ class WorkspacePages(ModelAdmin):  # type: ignore[misc]
             "earlier_runs": earlier_runs is not None and earlier_runs.exists(),
             **more,
         }
-        page = TemplateResponse(request, PAGE, context, status=_status(trouble))
-        add_never_cache_headers(page)
-        return page
+        return TemplateResponse(request, PAGE, context, status=_status(trouble))
 
 
 def _status(trouble: ServiceError | None) -> int:
@@ -178,9 +173,7 @@ def _opened(
 
 def _download(found: Answer, name: str, content_type: str) -> HttpResponseBase:
     headers = download_headers(found, name, content_type)
-    answer = StreamingHttpResponse(read_pieces(found), headers=headers)
-    add_never_cache_headers(answer)
-    return answer
+    return StreamingHttpResponse(read_pieces(found), headers=headers)
 
 
 def _shown(files: list[dict[str, Any]]) -> list[dict[str, Any]]:

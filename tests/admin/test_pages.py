@@ -71,6 +71,19 @@ def test_the_dashboards_counts_have_their_period(
     assert "?queued_at_within=day" in text
 
 
+def test_no_page_is_kept_by_a_cache(admin_client: Client, python: Environment, this: Node) -> None:
+    ran = session(python, this)
+    parts = ("change", "history", "now", "timeline", "workspace", "workspace_file", "archive")
+    own = [f"sessions_app_session_{part}" for part in (*parts, "figures")]
+    pages = [reverse(f"admin:{name}", args=[ran.pk]) for name in own]
+    builds = reverse("admin:environments_app_environment_builds", args=[python.pk])
+    key = reverse("admin:sessions_app_client_new_key", args=[create_client("tests").pk])
+    for address in (*pages, builds, key, reverse("admin:index"), "/admin/dashboard/now"):
+        answer = admin_client.get(address)
+        assert answer.status_code in (200, 400, 404), address
+        assert "no-store" in answer["Cache-Control"], address
+
+
 def test_only_what_runs_can_be_cancelled(
     admin_client: Client, python: Environment, this: Node
 ) -> None:
