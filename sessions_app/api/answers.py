@@ -288,9 +288,13 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
     limits = serializers.SerializerMethodField()
     maxima = serializers.SerializerMethodField()
     network = serializers.BooleanField(source="network_enabled")
-    revision = serializers.SerializerMethodField()
+    revision = serializers.IntegerField(
+        source="current_revision.number", allow_null=True, read_only=True
+    )
     image = serializers.CharField(source="image_reference")
-    image_digest = serializers.SerializerMethodField()
+    image_digest = serializers.CharField(
+        source="current_revision.image_id", allow_null=True, read_only=True
+    )
     warm_pool_hit_rate = serializers.SerializerMethodField(
         help_text="Share of the last day's sessions that got a warm sandbox, from 0 to 1. Null when"
         " none was opened."
@@ -323,14 +327,6 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
 
     def get_maxima(self, environment: Environment) -> dict[str, float]:
         return _limits(environment.maxima())
-
-    def get_revision(self, environment: Environment) -> int | None:
-        revision = environment.current_revision
-        return revision.number if revision else None
-
-    def get_image_digest(self, environment: Environment) -> str | None:
-        revision = environment.current_revision
-        return revision.image_id if revision else None
 
     def get_warm_pool_hit_rate(self, environment: Environment) -> float | None:
         return hit_rate(environment)

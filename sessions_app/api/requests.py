@@ -119,31 +119,32 @@ _SINGLE_RUN = SingleRunSerializer()
 
 def read_run(data: Any) -> RunRequest:
     """What a body of `POST /sessions/{id}/execute` asks for. Raises ValidationError."""
-    return _run_request(_checked(_RUN, data))
+    return _run_request(checked(_RUN, data))
 
 
 def read_single_run(data: Any) -> tuple[str | None, str | None, RunRequest]:
     """The environment and the runtime that a body of `POST /execute` names, and the run. Raises
     ValidationError.
     """
-    checked = _checked(_SINGLE_RUN, data)
-    return checked.get("environment"), checked.get("runtime"), _run_request(checked)
+    wanted = checked(_SINGLE_RUN, data)
+    return wanted.get("environment"), wanted.get("runtime"), _run_request(wanted)
 
 
-def _checked(serializer: serializers.Serializer[Any], data: Any) -> dict[str, Any]:
+def checked(serializer: serializers.Serializer[Any], data: Any) -> dict[str, Any]:
+    """What the body asks for. Raises ValidationError."""
     if data is None:
         raise serializers.ValidationError({"non_field_errors": ["The body must be a JSON object."]})
-    checked: dict[str, Any] = serializer.run_validation(data)
-    return checked
+    wanted: dict[str, Any] = serializer.run_validation(data)
+    return wanted
 
 
-def _run_request(checked: dict[str, Any]) -> RunRequest:
+def _run_request(wanted: dict[str, Any]) -> RunRequest:
     return RunRequest(
-        code=checked.get("code"),
-        filename=checked.get("filename"),
-        stdin=checked.get("stdin") or "",
-        args=checked.get("args") or [],
-        env=checked.get("env") or {},
-        files=checked.get("files") or {},
-        timeout_seconds=checked.get("timeout"),
+        code=wanted.get("code"),
+        filename=wanted.get("filename"),
+        stdin=wanted.get("stdin") or "",
+        args=wanted.get("args") or [],
+        env=wanted.get("env") or {},
+        files=wanted.get("files") or {},
+        timeout_seconds=wanted.get("timeout"),
     )

@@ -55,6 +55,7 @@ from sessions_app.api.requests import (
     RunSerializer,
     SingleRunSerializer,
     TokenRequestSerializer,
+    checked,
     read_run,
     read_single_run,
 )
@@ -92,14 +93,13 @@ class SessionViewSet(ApiViewSet):
         """`ready` at once when a warm sandbox is available, otherwise `pending`. Executions may be
         sent right away in both cases: they wait until the session is ready.
         """
-        wanted = OpenSessionSerializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
+        wanted = checked(OpenSessionSerializer(), request.data)
         session = open_or_find_session(
             caller_of(request),
-            environment_name=wanted.validated_data.get("environment"),
-            runtime=wanted.validated_data.get("runtime"),
-            ttl_seconds=wanted.validated_data.get("ttl"),
-            metadata=wanted.validated_data.get("metadata"),
+            environment_name=wanted.get("environment"),
+            runtime=wanted.get("runtime"),
+            ttl_seconds=wanted.get("ttl"),
+            metadata=wanted.get("metadata"),
         )
         executions.remember_session(session)
         return Response(SessionOpenedSerializer(session).data, status=201)
@@ -132,8 +132,7 @@ class SessionViewSet(ApiViewSet):
     @allows(Scope.SESSIONS, Role.INTERVIEWER)
     def destroy(self, request: Request, session_id: UUID) -> Response:
         """Removes its container and keeps its history. Repeating the call is harmless."""
-        caller = caller_of(request)
-        session = stop_session(session_id, caller=caller, by=actor_of(request))
+        session = stop_session(session_id, caller=caller_of(request), by=actor_of(request))
         return Response(SessionStoppedSerializer(session).data)
 
     @extend_schema(
@@ -145,14 +144,12 @@ class SessionViewSet(ApiViewSet):
     @allows(Scope.SESSIONS, Role.INTERVIEWER)
     def partial_update(self, request: Request, session_id: UUID) -> Response:
         """Gives it more or less time, counted from now, and replaces its metadata."""
-        wanted = ChangeSessionSerializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
-        caller = caller_of(request)
+        wanted = checked(ChangeSessionSerializer(), request.data)
         session = change_session(
             session_id,
-            ttl_seconds=wanted.validated_data.get("ttl"),
-            metadata=wanted.validated_data.get("metadata"),
-            caller=caller,
+            ttl_seconds=wanted.get("ttl"),
+            metadata=wanted.get("metadata"),
+            caller=caller_of(request),
             by=actor_of(request),
         )
         return Response(SessionSerializer(session).data)
@@ -167,8 +164,7 @@ class SessionViewSet(ApiViewSet):
         """Gives the session a new, empty workspace. Executions sent before are cancelled, waiting
         or running; those sent from now on run in the new workspace.
         """
-        caller = caller_of(request)
-        session = reset_session(session_id, caller=caller, by=actor_of(request))
+        session = reset_session(session_id, caller=caller_of(request), by=actor_of(request))
         return Response(SessionSerializer(session).data)
 
     @extend_schema(
@@ -219,12 +215,11 @@ class SessionViewSet(ApiViewSet):
     @allows(Scope.TOKENS)
     def tokens(self, request: Request, session_id: UUID) -> Response:
         """A token opens this one session to a browser, for a limited time and in one role."""
-        wanted = TokenRequestSerializer(data=request.data)
-        wanted.is_valid(raise_exception=True)
+        wanted = checked(TokenRequestSerializer(), request.data)
         issued = issue_token(
             find_session(session_id, caller_of(request)),
-            Role(wanted.validated_data["role"]),
-            expires_in_seconds=wanted.validated_data.get("expires_in") or DEFAULT_SECONDS,
+            Role(wanted["role"]),
+            expires_in_seconds=wanted.get("expires_in") or DEFAULT_SECONDS,
         )
         return Response(TokenSerializer(issued).data, status=201)
 

@@ -38,7 +38,8 @@ async def keep_reporting() -> None:
     try:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
-            await in_thread(_report_if_possible)
+            with suppress(*DATABASE_AWAY):  # the counts are kept for the next time
+                await in_thread(report)
     finally:
         await in_thread(_report_at_exit)
 
@@ -53,11 +54,6 @@ def report() -> None:
     except BaseException:
         request_metrics.give_back(counts)
         raise
-
-
-def _report_if_possible() -> None:
-    with suppress(*DATABASE_AWAY):  # the counts are kept for the next time
-        report()
 
 
 def _report_at_exit() -> None:
