@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.template.loader import render_to_string
 
@@ -45,41 +46,8 @@ COLOURS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """A coloured part of a bar."""
-
-    x: float
-    width: float
-    colour: str
-    title: str
-    """Shown to a viewer who points at it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    label: str
-    y: float
-    segments: Sequence[Segment]
-    total: str
-    total_x: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """Bars on one scale: a lone run would be too small to be seen beside sixteen at once."""
-
-    title: str
-    y: float
-    bars: Sequence[Bar]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LegendItem:
-    x: float
-    y: float
-    colour: str
-    label: str
+Shape = dict[str, Any]
+"""What the template draws: a panel (bars on one scale), a bar, a segment, an item of the legend."""
 
 
 @dataclass(kw_only=True)
@@ -94,7 +62,7 @@ class _Line:
 def as_svg(report: Report) -> str:
     machine = textwrap.wrap(machine_line(report), MACHINE_LETTERS)
     y = MARGIN + HEAD + MACHINE_LINE * len(machine)
-    panels: list[Panel] = []
+    panels: list[Shape] = []
     for figures in report.environments:
         for title, lines in _panels(figures):
             panels.append(_panel(title, lines, y))
@@ -102,7 +70,7 @@ def as_svg(report: Report) -> str:
     legend = _legend(report, y)
     context = {
         "width": WIDTH,
-        "height": round(legend[-1].y + LEGEND_LINE + MARGIN),
+        "height": round(legend[-1]["y"] + LEGEND_LINE + MARGIN),
         "margin": MARGIN,
         "label_x": MARGIN + LABELS - 10,
         "bar_height": BAR,
@@ -152,32 +120,32 @@ def _lines_at_once(figures: EnvironmentFigures) -> list[_Line]:
     return lines
 
 
-def _panel(title: str, lines: Sequence[_Line], y: float) -> Panel:
+def _panel(title: str, lines: Sequence[_Line], y: float) -> Shape:
     longest = max(max(line.total_ms, sum(line.stages_ms.values())) for line in lines)
     scale = (WIDTH - 2 * MARGIN - LABELS - TOTALS) / longest
     first = y + PANEL_HEAD
     bars = [_bar(line, first + STEP * index, scale) for index, line in enumerate(lines)]
-    return Panel(title=title, y=y + PANEL_HEAD - 12, bars=bars)
+    return {"title": title, "y": y + PANEL_HEAD - 12, "bars": bars}
 
 
-def _bar(line: _Line, y: float, scale: float) -> Bar:
-    segments, x = [], float(MARGIN + LABELS)
+def _bar(line: _Line, y: float, scale: float) -> Shape:
+    segments: list[Shape] = []
+    x = float(MARGIN + LABELS)
     for stage, ms in line.stages_ms.items():
         width = max(ms, 0.0) * scale
         title = f"{_stage_label(stage)}: {number(ms, 2)}"
-        segments.append(
-            Segment(x=round(x, 2), width=round(width, 2), colour=COLOURS[stage], title=title)
-        )
+        place = {"x": round(x, 2), "width": round(width, 2)}
+        segments.append(place | {"colour": COLOURS[stage], "title": title})
         x += width
-    total = number(line.total_ms)
-    return Bar(label=line.label, y=y, segments=segments, total=total, total_x=round(x + 8, 2))
+    total = {"total": number(line.total_ms), "total_x": round(x + 8, 2)}
+    return total | {"label": line.label, "y": y, "segments": segments}
 
 
 def _stage_label(stage: str) -> str:
     return word(stage) if stage in ("bare", "others") else stage_word(stage)
 
 
-def _legend(report: Report, y: float) -> list[LegendItem]:
+def _legend(report: Report, y: float) -> list[Shape]:
     """The stages there are, in lines of four."""
     there = {
         stage for each in report.environments for level in each.levels for stage in level.stages_ms
@@ -185,11 +153,11 @@ def _legend(report: Report, y: float) -> list[LegendItem]:
     stages = [stage for stage in ("bare", *STAGES, "service") if stage in there | {"bare"}]
     column = (WIDTH - 2 * MARGIN) / 4
     return [
-        LegendItem(
-            x=MARGIN + column * (index % 4),
-            y=y + LEGEND_LINE * (index // 4),
-            colour=COLOURS[stage],
-            label=_stage_label(stage),
-        )
+        {
+            "x": MARGIN + column * (index % 4),
+            "y": y + LEGEND_LINE * (index // 4),
+            "colour": COLOURS[stage],
+            "label": _stage_label(stage),
+        }
         for index, stage in enumerate(stages)
     ]

@@ -157,20 +157,14 @@ def _timed(
     name: str, reference: str, before: ImageInfo | None, build: Callable[[], ImageInfo]
 ) -> Built:
     started = time.monotonic()
+    built = Built(name=name, image=reference, outcome=Outcome.FAILED, seconds=0)
     try:
         image = build()
     except ImageBuildFailed as error:
-        seconds = time.monotonic() - started
-        return Built(
-            name=name,
-            image=reference,
-            outcome=Outcome.FAILED,
-            seconds=seconds,
-            error=str(error),
-        )
+        return replace(built, seconds=time.monotonic() - started, error=str(error))
     same = before is not None and before.image_id == image.image_id
-    return Built(
-        name=name,
+    return replace(
+        built,
         image=image.reference,
         outcome=Outcome.UNCHANGED if same else Outcome.BUILT,
         seconds=time.monotonic() - started,

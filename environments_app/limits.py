@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from django.conf import settings
@@ -12,28 +12,17 @@ from codeexec.sandbox.types import SandboxLimits
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnvironmentLimits:
+class EnvironmentLimits(SandboxLimits):
     """Limits of a run and of the sandbox it runs in."""
 
-    memory_bytes: int
-    """Memory of the sandbox, its workspace included; there is no swap."""
-    cpus: float
-    """Share of CPU time, 1.0 being one core."""
-    pids: int
-    """Processes and threads at one time."""
     timeout_seconds: float
     """Wall-clock time of one program."""
-    tmpfs_bytes: int
-    """Size of the workspace, and of /tmp as well."""
     output_bytes: int
     """What a program may write to stdout, and to stderr."""
 
     def for_sandbox(self) -> SandboxLimits:
         return SandboxLimits(
-            memory_bytes=self.memory_bytes,
-            cpus=self.cpus,
-            pids=self.pids,
-            tmpfs_bytes=self.tmpfs_bytes,
+            **{each.name: getattr(self, each.name) for each in fields(SandboxLimits)}
         )
 
 

@@ -8,13 +8,13 @@ up its permits. Event loops do that in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 from django.conf import settings
 
-from codeexec.errors import InvalidKey, InvalidToken, NotAuthenticated, RateLimited
+from codeexec.errors import InvalidKey, InvalidToken, NotAuthenticated
 from sessions_app.access.clients import KEY_PATTERN, digest_of
 from sessions_app.access.key_cache import Known, KnownKey, key_cache
 from sessions_app.access.rate_limits import Share, allowances
@@ -33,6 +33,10 @@ class Credentials:
     """The call ends a session, for which some permits are reserved."""
 
 
+_Take = Callable[[KnownClient, Share], Quota | None]
+"""Takes a permit of a client. None: the database has to be asked."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Identified:
     caller: Caller
@@ -49,7 +53,8 @@ def authenticate(credentials: Credentials) -> Caller:
     found = _identified(credentials, key_cache.known())
     if found.key is not None and not key_cache.is_use_noted(found.key):
         key_cache.note_use(found.key)
-    return _charged(found.caller, _share(credentials))
+    # Not None, because it has asked the database.
+    return cast(Caller, _charged(found.caller, credentials, allowances.take))
 
 
 def recognize(credentials: Credentials) -> Caller:
@@ -77,7 +82,7 @@ def authenticate_at_once(credentials: Credentials) -> Caller | None:
     found = _identified(credentials, known)
     if found.key is not None and not key_cache.is_use_noted(found.key):
         return None
-    return _charged_at_once(found.caller, _share(credentials))
+    return _charged(found.caller, credentials, allowances.take_at_once)
 
 
 def _share(credentials: Credentials) -> Share:
@@ -86,44 +91,23 @@ def _share(credentials: Credentials) -> Share:
     return Share.END if credentials.ends_something else Share.KEY
 
 
-def _charged(caller: Caller, share: Share) -> Caller:
-    """Takes one of the requests that it may make. Raises RateLimited."""
-    with _token_charged(caller) as quota:
-        if caller.client is not None:
-            quota = _tighter(quota, allowances.take(caller.client, share))
-    return replace(caller, quota=quota)
-
-
-def _charged_at_once(caller: Caller, share: Share) -> Caller | None:
-    """As `_charged`; None: the database has to be asked."""
-    with suppress(_NotAtOnceError), _token_charged(caller) as quota:
-        if caller.client is not None:
-            found = allowances.take_at_once(caller.client, share)
-            if found is None:
-                raise _NotAtOnceError
-            quota = _tighter(quota, found)
-        return replace(caller, quota=quota)
-    return None
-
-
-class _NotAtOnceError(Exception):
-    pass
-
-
-@contextmanager
-def _token_charged(caller: Caller) -> Iterator[Quota]:
-    """Takes one of the token's requests, and gives it back if the client's limit refuses it. Raises
-    RateLimited.
+def _charged(caller: Caller, credentials: Credentials, take: _Take) -> Caller | None:
+    """Takes one of the requests that the caller's token and client may make. A token's request is
+    given back if its client may make none. Raises RateLimited. None: as `take`.
     """
-    if not caller.token_id:
-        yield Quota()
-        return
-    quota = token_allowances.take(caller.token_id, caller.client)
+    token = caller.token_id
+    quota = token_allowances.take(token, caller.client) if token else Quota()
+    if caller.client is None:
+        return replace(caller, quota=quota)
+    of_client = None
     try:
-        yield quota
-    except (RateLimited, _NotAtOnceError):
-        token_allowances.give_back(caller.token_id)
-        raise
+        of_client = take(caller.client, _share(credentials))
+    finally:
+        if of_client is None and token:
+            token_allowances.give_back(token)
+    if of_client is None:
+        return None
+    return replace(caller, quota=_tighter(quota, of_client))
 
 
 def _tighter(first: Quota, second: Quota) -> Quota:

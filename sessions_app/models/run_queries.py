@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -79,6 +79,10 @@ class Claim:
     timeout_seconds: float
     sandbox: SandboxHandle | None
     """None: the session has no running sandbox."""
+
+
+_CLAIM_FIELDS = tuple(each.name for each in fields(Claim) if each.name != "sandbox")
+"""In the order of CLAIM's columns; those of the sandbox follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,49 +206,18 @@ def claim(session_id: UUID | str, *, node_id: UUID, worker: str) -> Claim | None
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    (
-        execution_id,
-        session_id,
-        request_id,
-        one_shot,
-        environment_id,
-        version,
-        claimed_at,
-        *program,
-    ) = row
-    code, filename, keeps_file, stdin, args, env, files, timeout_seconds, *sandbox = program
-    return Claim(
-        execution_id=execution_id,
-        session_id=session_id,
-        request_id=request_id,
-        one_shot=one_shot,
-        environment_id=environment_id,
-        environment_version=version,
-        claimed_at=claimed_at,
-        code=code,
-        filename=filename,
-        keeps_file=keeps_file,
-        stdin=bytes(stdin),
-        args=json.loads(args),
-        env=json.loads(env),
-        files=json.loads(files),
-        timeout_seconds=timeout_seconds,
-        sandbox=_handle(session_id, *sandbox),
-    )
-
-
-def _handle(
-    session_id: UUID, container_id: str | None, token: str, image_id: str, workspace_dir: str
-) -> SandboxHandle | None:
-    if not container_id:
-        return None
-    return SandboxHandle(
-        sandbox_id=str(session_id),
+    values: dict[str, Any] = dict(zip(_CLAIM_FIELDS, row, strict=False))
+    values |= {name: json.loads(values[name]) for name in ("args", "env", "files")}
+    values["stdin"] = bytes(values["stdin"])
+    container_id, token, image_id, workspace_dir = row[len(_CLAIM_FIELDS) :]
+    sandbox = container_id and SandboxHandle(
+        sandbox_id=str(values["session_id"]),
         container_id=container_id,
         token=token,
         image_id=image_id,
         workspace_dir=workspace_dir,
     )
+    return Claim(**values, sandbox=sandbox or None)
 
 
 def finish(
@@ -273,39 +246,35 @@ def finish(
         "goes_on": goes_on,
         "channel": CHANNEL,
         "runs_channel": run_sql.RUNS_CHANNEL,
-        **_run_columns(outcome.run or outcome.compilation),
-        **_compile_columns(outcome.compilation),
+        # A failed compilation counts as the run: clients show `stderr` where nothing else ran.
+        **_columns(outcome.run or outcome.compilation),
+        **_columns(outcome.compilation, "compile_"),
     }
+    parameters["signal"] = parameters["signal"] or ""
     parameters["output_bytes"] = sum(len(parameters[name]) for name in run_sql.OUTPUT_COLUMNS)
     row = fetch_one(Statement(text=run_sql.FINISH, parameters=parameters))
     finished, released, *_ = row or (False, False)
     return finished, released
 
 
-def _run_columns(last: RunResult | None) -> dict[str, Any]:
-    """A failed compilation counts as the run: clients show `stderr` where nothing else ran."""
-    return {
-        "exit_code": last.exit_code if last else None,
-        "signal": (last.signal if last else None) or "",
-        "stdout": last.stdout if last else b"",
-        "stderr": last.stderr if last else b"",
-        "stdout_truncated": last.stdout_truncated if last else False,
-        "stderr_truncated": last.stderr_truncated if last else False,
-        "wall_seconds": last.wall_seconds if last else None,
-        "cpu_seconds": last.cpu_seconds if last else None,
-        "memory_peak_bytes": last.memory_peak_bytes if last else None,
-    }
+_OF_NO_RESULT: dict[str, Any] = {
+    "exit_code": None,
+    "signal": None,
+    "stdout": b"",
+    "stderr": b"",
+    "stdout_truncated": False,
+    "stderr_truncated": False,
+    "wall_seconds": None,
+    "cpu_seconds": None,
+    "memory_peak_bytes": None,
+}
+"""The fields of a result that FINISH stores, and what it stores where there is none."""
 
 
-def _compile_columns(compilation: RunResult | None) -> dict[str, Any]:
-    return {
-        "compile_exit_code": compilation.exit_code if compilation else None,
-        "compile_stdout": compilation.stdout if compilation else b"",
-        "compile_stderr": compilation.stderr if compilation else b"",
-        "compile_stdout_truncated": compilation.stdout_truncated if compilation else False,
-        "compile_stderr_truncated": compilation.stderr_truncated if compilation else False,
-        "compile_wall_seconds": compilation.wall_seconds if compilation else None,
-    }
+def _columns(result: RunResult | None, prefix: str = "") -> dict[str, Any]:
+    if result is None:
+        return {f"{prefix}{name}": value for name, value in _OF_NO_RESULT.items()}
+    return {f"{prefix}{name}": getattr(result, name) for name in _OF_NO_RESULT}
 
 
 def reading(execution_id: UUID) -> Statement:

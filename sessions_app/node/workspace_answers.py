@@ -99,10 +99,10 @@ def _unreadable(query: WorkspaceQuery, error: WorkspaceReadFailed) -> tuple[str,
 
 # ---- answers
 
+Found = dict[str, Any]
 
-def _files(
-    workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session
-) -> dict[str, Any]:
+
+def _files(workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session) -> Found:
     listing = workspace.files(most=MOST_LISTED, most_bytes=PATHS_BYTES)
     entries = sorted(map(_described, listing.entries), key=lambda entry: str(entry["path"]))
     totals = accumulate(len(json.dumps(entry, ensure_ascii=False).encode()) for entry in entries)
@@ -120,18 +120,14 @@ def _described(entry: WorkspaceEntry) -> dict[str, Any]:
     }
 
 
-def _file(
-    workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session
-) -> dict[str, Any]:
+def _file(workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session) -> Found:
     content = workspace.read(query.path, most_bytes=_room(session))
     kept = _Pieces(query)
     kept.write(content)
     return kept.end()
 
 
-def _archive(
-    workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session
-) -> dict[str, Any]:
+def _archive(workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session) -> Found:
     kept = _Pieces(query)
     archive = ArchiveWriter(kept, folder=f"session-{str(session.pk)[:8]}")
     truncated = workspace.read_all(archive.take, most=MOST_ARCHIVED, most_bytes=_room(session))
@@ -176,9 +172,7 @@ class _Pieces:
         del self._pending[:count]
 
 
-def _figures(
-    workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session
-) -> dict[str, Any]:
+def _figures(workspace: WorkspaceConnection, query: WorkspaceQuery, session: Session) -> Found:
     before = workspace.usage()
     time.sleep(CPU_OVER_SECONDS)
     now = workspace.usage()
@@ -200,7 +194,7 @@ def _cores(before: Usage, now: Usage) -> float | None:
 
 
 _ANSWERS: dict[
-    WorkspaceQuery.About, Callable[[WorkspaceConnection, WorkspaceQuery, Session], dict[str, Any]]
+    WorkspaceQuery.About, Callable[[WorkspaceConnection, WorkspaceQuery, Session], Found]
 ] = {
     WorkspaceQuery.About.FILES: _files,
     WorkspaceQuery.About.FILE: _file,
