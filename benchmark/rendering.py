@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.figures import Report, WrongPlan
@@ -35,12 +34,10 @@ def _in_one_line(program: str) -> str:
 def _text_table(table: Table) -> str:
     lines = [[_plain(cell) for cell in cells] for cells in (table.header, *table.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
-    return "\n".join(_text_line(line, widths) for line in lines)
-
-
-def _text_line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    rest = zip(cells[1:], widths[1:], strict=True)
-    return "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in rest)])
+    adjusted = [
+        [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])] for cells in lines
+    ]
+    return "\n".join(map("  ".join, adjusted))
 
 
 def as_markdown(report: Report) -> str:

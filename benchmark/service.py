@@ -212,13 +212,9 @@ def open_session(url: str, environment: str, **fields: Any) -> Iterator[OpenedSe
                 begun=begun,
             )
         finally:
-            _stop(url, session_id)
-
-
-def _stop(url: str, session_id: str) -> None:
-    """On a new connection, because an interrupted call leaves the session's unusable."""
-    with contextlib.closing(Caller(url)) as caller:
-        caller.call("DELETE", f"/sessions/{session_id}")
+            # On a new connection, because an interrupted call leaves the session's unusable.
+            with contextlib.closing(Caller(url)) as another:
+                another.call("DELETE", f"/sessions/{session_id}")
 
 
 def wait_stopped(url: str, session_id: str) -> None:

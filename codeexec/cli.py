@@ -77,7 +77,8 @@ class TeachingCommand(BaseCommand):
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         described = {"formatter_class": _Formatter, "epilog": self._epilog()} | kwargs
         parser = super().create_parser(prog_name, subcommand, **described)
-        parser.description = _filled(str(self.help))
+        width = min(shutil.get_terminal_size().columns, _WIDEST) - 2
+        parser.description = textwrap.fill(" ".join(str(self.help).split()), width)
         for action in parser._actions:
             if action.dest in _OF_DJANGO:
                 action.help = argparse.SUPPRESS
@@ -242,8 +243,3 @@ def option(parse: Callable[[str], Parsed], allowed: str) -> Callable[[str], Pars
             raise argparse.ArgumentTypeError(f"{text!r} is wrong; give {allowed}") from None
 
     return parsed
-
-
-def _filled(text: str) -> str:
-    width = min(shutil.get_terminal_size().columns, _WIDEST) - 2
-    return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in text.split("\n\n"))

@@ -226,7 +226,8 @@ def run(home: Home, target: str, *, seconds: int, sources: Path = SOURCES) -> Ou
         inputs = _inputs(target, folder, corpus)
         options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-max_len=4096"]
         if words := dictionary(target):
-            (folder / "words").write_text("".join(map(_word, words)))
+            in_hex = ("".join(f"\\x{byte:02x}" for byte in word) for word in words)
+            (folder / "words").write_text("".join(f'"{word}"\n' for word in in_hex))
             options.append(f"-dict={folder / 'words'}")
         output = _execute(program, folder, [*options, inputs])
         finding = _kept_finding(home, target, folder)
@@ -300,11 +301,6 @@ def _inputs(target: str, folder: Path, corpus: Path) -> Path:
     if os.geteuid() == 0:
         os.chown(inputs, _NOBODY, _NOBODY)
     return inputs
-
-
-def _word(word: bytes) -> str:
-    """A line of libFuzzer's dictionaries."""
-    return '"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n'
 
 
 def _execute(program: Path, folder: Path, arguments: Sequence[str | Path]) -> str:

@@ -5,6 +5,7 @@ and clients are deleted.
 from __future__ import annotations
 
 import getpass
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -50,11 +51,7 @@ def user_actor(request: HttpRequest) -> Actor:
 
 def command_actor(command: str) -> Actor:
     """`command`: the management command's name."""
-    return Actor(kind=ActorKind.COMMAND, name=command, id=_host_user())
-
-
-def _host_user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return ""
+    user = ""
+    with suppress(KeyError, OSError):  # a container's user without a name
+        user = getpass.getuser()
+    return Actor(kind=ActorKind.COMMAND, name=command, id=user)

@@ -150,7 +150,10 @@ def _require_room_for_others(live: int) -> None:
     """A client may have its share of its own sessions and the free places together. So the more
     sessions others have, the less it can take, and a client without a session always gets one.
     """
-    free = _free_places()
+    nodes = dict(Node.objects.active().values_list("pk", "capacity"))
+    taking = Q(node__in=nodes) | Q(node=None)
+    # Warm sandboxes make room, so they count as free.
+    free = sum(nodes.values()) - Session.objects.live().filter(taking).count()
     if live and free > 0 and live + 1 > _share() * (live + free):
         raise TooManySessions(
             f"This client has {live} live sessions, and the {free} free sandboxes are kept for "
@@ -161,13 +164,6 @@ def _require_room_for_others(live: int) -> None:
 
 def _share() -> float:
     return float(settings.CODE_EXECUTOR["CLIENT_SHARE"]) / 100
-
-
-def _free_places() -> int:
-    """Free places of nodes that take sessions. Warm sandboxes make room, so they count as free."""
-    nodes = dict(Node.objects.active().values_list("pk", "capacity"))
-    taking = Q(node__in=nodes) | Q(node=None)
-    return sum(nodes.values()) - Session.objects.live().filter(taking).count()
 
 
 def queue_bounds(client: KnownClient | None) -> QueueBounds:

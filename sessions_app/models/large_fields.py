@@ -85,8 +85,11 @@ def read_beginnings(
         values = vars(execution)
         kept = {name: values.pop(f"beginning_of_{name}") for name in LARGE_FIELDS}
         sizes = {name: values.pop(f"size_of_{name}") for name in LARGE_FIELDS}
+        # Characters may have several bytes: a beginning with fewer than were asked for is whole.
         execution.cut = {
-            name: size for name, size in sizes.items() if _is_cut(kept[name], size, most[name])
+            name: size
+            for name, size in sizes.items()
+            if size > most[name] and (kept[name] is None or len(kept[name]) >= most[name])
         }
         texts = {name: kept.pop(name) for name in JSON_FIELDS if name in execution.cut}
         _set(execution, kept)
@@ -101,11 +104,6 @@ def _beginning(name: str, most: int, json_texts: bool) -> str:
     if json_texts:
         return f"substring({_TABLE}.{name}::text FROM 1 FOR {most})"
     return f"CASE WHEN {size_of(name)} <= {most} THEN {_TABLE}.{name} END"
-
-
-def _is_cut(beginning: Any, size: int, most: int) -> bool:
-    """Characters of a text have more than a byte."""
-    return size > most and (beginning is None or len(beginning) >= most)
 
 
 def fill(executions: Sequence[Execution]) -> Sequence[Execution]:

@@ -68,17 +68,13 @@ def _start_again(sandboxes: SandboxQuerySet) -> None:
             restart_session(session)
 
 
-def _check_again(_check_id: str) -> None:
-    requeue_interrupted_checks(this_node())
-
-
 def _build_again(node_build_id: str) -> None:
     for node_build in NodeBuild.objects.running().filter(pk=node_build_id):
         node_build.requeue()
 
 
 _PREPARATIONS: dict[str, Callable[[str], None]] = {
-    CHECK_TASK: _check_again,
+    CHECK_TASK: lambda _check_id: requeue_interrupted_checks(this_node()),
     BUILD_TASK: _build_again,
 }
 """By task: what must be done to the row so that the message has an effect again."""

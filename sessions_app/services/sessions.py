@@ -116,21 +116,13 @@ def _open(
         session.environment, session.warm = find_environment(environment_name), False
     if runtime is not None:
         session.runtime = choose_runtime(session.environment, runtime)
-    if _may_be_warm(session) and claim_warm_sandbox(
-        session, environment_name, storage_bounds(client)
-    ):
+    # A warm sandbox ends by itself after the default time, and has its environment's runtime.
+    fits = session.ttl_seconds <= default_ttl_seconds()
+    fits = fits and (not session.runtime or is_own(session.environment, session.runtime))
+    if fits and claim_warm_sandbox(session, environment_name, storage_bounds(client)):
         return session
     _open_cold(session, client)
     return session
-
-
-def _may_be_warm(session: Session) -> bool:
-    """A warm sandbox ends by itself after the default time, and has its environment's runtime: so
-    it isn't for sessions that live longer or choose another runtime.
-    """
-    if session.ttl_seconds > default_ttl_seconds():
-        return False
-    return not session.runtime or is_own(session.environment, session.runtime)
 
 
 @transaction.atomic

@@ -57,7 +57,7 @@ def listening() -> Iterator[Host]:
             abstract=abstract,
             addresses=_addresses(),
             resolvers=_resolvers(),
-            name=_host_name(),
+            name="" if socket.gethostname() in _NO_NAMES else socket.gethostname(),
         )
         stack.enter_context(_counting(host, listeners))
         yield host
@@ -121,8 +121,3 @@ def _resolvers() -> tuple[str, ...]:
     return tuple(
         address for address in _RESOLVER.findall(text) if not address.startswith(("127.", "::1"))
     )
-
-
-def _host_name() -> str:
-    name = socket.gethostname()
-    return "" if name in _NO_NAMES else name

@@ -41,16 +41,11 @@ class Command(TeachingCommand):
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        dry_run = options["dry_run"]
+        dry_run, name, clients = options["dry_run"], options["name"], Client.objects.all()
         with changing(options):
-            client = _client(options["name"], create=options["create"])
+            if options["create"] and not clients.filter(name=name).exists():
+                create_client(name, by=BY)
+            client = named(clients, name, "client")
             new = create_key(client, expires_in=options["expires_in"], by=BY)
         value = new_key_fields(client, new, dry_run=dry_run)
         self.answer(options, value, [shown(client, new, dry_run=dry_run)])
-
-
-def _client(name: str, *, create: bool) -> Client:
-    """Raises ClientError, WrongUse."""
-    if create and not Client.objects.filter(name=name).exists():
-        return create_client(name, by=BY)
-    return named(Client.objects.all(), name, "client")
