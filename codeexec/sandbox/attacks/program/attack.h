@@ -51,6 +51,7 @@ void cannot_write(const char *path);                          /* tries to open i
 void cannot_read(const char *path);
 bool contains_word(const char *text, const char *word);
 int walk(const char *folder, int depth, int (*visit)(const char *path)); /* until non-zero */
+void close_keeping_errno(int fd);                             /* nothing if it is not open */
 void sleep_ms(long ms);
 
 #endif

@@ -336,9 +336,7 @@ static void enter_namespaces(void)
                 continue;
             }
             long result = setns(fd, 0);
-            int error = errno;
-            close(fd);
-            errno = error;
+            close_keeping_errno(fd);
             REFUSED(path, result, EINVAL, EUSERS);
         }
 }

@@ -25,28 +25,30 @@ ssize_t read_file(const char *path, char *into, size_t size)
     return got < 0 && length == 0 ? -1 : (ssize_t)length;
 }
 
-void cannot_write(const char *path)
+void close_keeping_errno(int fd)
 {
-    char what[PATH_MAX + 32];
-    int fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK);
     int error = errno;
-    snprintf(what, sizeof what, "open %s for writing", path);
     if (fd >= 0)
         close(fd);
     errno = error;
+}
+
+void cannot_write(const char *path)
+{
+    char what[PATH_MAX + 32];
+    snprintf(what, sizeof what, "open %s for writing", path);
+    int fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+    close_keeping_errno(fd);
     REFUSED(what, fd, ENOENT, ENOTDIR, ENXIO, EBUSY, EISDIR, ETXTBSY, ENODEV);
 }
 
 void cannot_read(const char *path)
 {
     char text[64], what[PATH_MAX + 32];
+    snprintf(what, sizeof what, "read %s", path);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text);
-    int error = errno;
-    snprintf(what, sizeof what, "read %s", path);
-    if (fd >= 0)
-        close(fd);
-    errno = error;
+    close_keeping_errno(fd);
     if (got == 0)
         held("%s: it is empty", what);
     else

@@ -108,9 +108,7 @@ static void engine_socket(void)
         strcpy(address.sun_path, PLACES[i]);
         int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         int connected = connect(fd, (struct sockaddr *)&address, sizeof address);
-        int error = errno;
-        close(fd);
-        errno = error;
+        close_keeping_errno(fd);
         snprintf(what, sizeof what, "connect to %s", PLACES[i]);
         if (connected < 0 && access(PLACES[i], F_OK) == 0)
             escaped("%s is there", PLACES[i]);

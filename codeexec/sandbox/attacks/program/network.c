@@ -70,9 +70,7 @@ static void cannot_send(const char *host, int port, const void *data, size_t len
         return;
     }
     long sent = sendto(fd, data, length, 0, (struct sockaddr *)&to, sizeof to);
-    int error = errno;
-    close(fd);
-    errno = error;
+    close_keeping_errno(fd);
     REFUSED(what, sent, NO_WAY);
 }
 
