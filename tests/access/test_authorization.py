@@ -29,7 +29,7 @@ from sessions_app.models import ApiKey, Client, Execution, Sandbox, Session
 from tests.api.test_every_call import NOBODY, error
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
-from tests.support.platforms import Platform, api_key, bearer, call, hear, platform
+from tests.support.platforms import Platform, api_key, bearer, call, platform, read_notifications
 from tests.support.working import working
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -274,7 +274,7 @@ def test_without_a_valid_key_nothing_is_answered_and_nothing_done(
     cast: Cast, every_call: list[Call]
 ) -> None:
     tried = list(_wrong_credentials(cast.own.client))
-    hear(cast.api)
+    read_notifications(cast.api)
     before = rows()
     for each in every_call:
         for _name, code, headers in tried:
@@ -286,7 +286,7 @@ def test_without_a_valid_key_nothing_is_answered_and_nothing_done(
 
 def test_only_who_has_the_whole_key_is_told_what_is_wrong_with_it(cast: Cast) -> None:
     tried = list(_wrong_credentials(cast.own.client))
-    hear(cast.api)
+    read_notifications(cast.api)
     said = {
         name: error(cast.api.get("/sessions", headers=headers), 401, code)["detail"]
         for name, code, headers in tried
@@ -401,7 +401,7 @@ def test_an_open_service_sees_everything(cast: Cast, configure: Configure) -> No
 
 def test_a_scope_that_is_lacking_is_named(cast: Cast, every_call: list[Call]) -> None:
     Client.objects.filter(pk=cast.own.client.pk).update(scopes=["metrics"])
-    hear(cast.api)
+    read_notifications(cast.api)
     before = rows()
     for each in every_call:
         if each.name in PUBLIC:

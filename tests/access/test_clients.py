@@ -46,7 +46,7 @@ from tests.execution.test_executor import executing
 from tests.models.test_run_queries import recorded, tell_nothing
 from tests.support.api_client import Api
 from tests.support.cast import known, new_session
-from tests.support.platforms import Platform, api_key, bearer, hear, platform
+from tests.support.platforms import Platform, api_key, bearer, platform, read_notifications
 from tests.support.racing import together
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,7 +62,7 @@ def command(*arguments: str) -> str:
 def own(api: Api, configure: Configure) -> Platform:
     configure(API_AUTH="key")
     own = platform(api, "own")
-    hear(api)
+    read_notifications(api)
     return own
 
 
@@ -86,11 +86,11 @@ def test_two_keys_are_never_alike() -> None:
 
 def test_a_client_changes_keys_without_an_outage(own: Platform) -> None:
     second = create_key(own.client)
-    hear(own.api)
+    read_notifications(own.api)
     for key in (own.key, second.key):
         assert own.api.get("/sessions", headers=api_key(key)).status_code == 200
     revoke_key(own.key)
-    hear(own.api)
+    read_notifications(own.api)
     error(own.call("GET", "/sessions"), 401, "invalid_key")
     assert own.api.get("/sessions", headers=api_key(second.key)).status_code == 200
 
@@ -248,7 +248,7 @@ def test_a_change_counts_as_soon_as_the_database_has_told_it(number: int, own: P
     assert key_cache.at_hand() is not None
     _name, change = list(_changes(own))[number]
     change()
-    hear(own.api)
+    read_notifications(own.api)
     error(own.call("GET", "/sessions"), 401, "invalid_key")
 
 
@@ -257,7 +257,7 @@ def test_a_key_expires_by_the_clock_though_nothing_changes(
 ) -> None:
     short = create_key(own.client)
     ApiKey.objects.filter(pk=short.row.pk).update(expires_at=timezone.now() + timedelta(hours=1))
-    hear(own.api)
+    read_notifications(own.api)
     assert own.api.get("/sessions", headers=api_key(short.key)).status_code == 200
     later = SimpleNamespace(now=lambda: timezone.now() + timedelta(hours=1))
     monkeypatch.setattr("sessions_app.access.key_cache.timezone", later)
@@ -330,7 +330,7 @@ def test_a_token_ends_with_its_client(own: Platform) -> None:
     session_id = own.open()
     token = own.token(session_id, "viewer")
     Client.objects.update(enabled=False)
-    hear(own.api)
+    read_notifications(own.api)
     error(own.api.get(f"/sessions/{session_id}", headers=bearer(token)), 401, "invalid_token")
 
 
@@ -412,7 +412,7 @@ def test_a_token_does_no_more_than_its_clients_scopes(own: Platform) -> None:
     session_id = own.open()
     token = own.token(session_id, "candidate")
     Client.objects.update(scopes=["read"])
-    hear(own.api)
+    read_notifications(own.api)
     path = f"/sessions/{session_id}/execute"
     answer = own.api.request("POST", path, json={"code": "1"}, headers=bearer(token))
     error(answer, 403, "insufficient_scope")
@@ -450,7 +450,7 @@ def test_no_secret_is_logged(own: Platform, caplog: pytest.LogCaptureFixture) ->
 
 def test_over_its_rate_a_client_waits_as_long_as_it_is_told(own: Platform) -> None:
     Client.objects.update(requests_per_minute=5)
-    hear(own.api)
+    read_notifications(own.api)
     statuses = [own.call("GET", "/sessions").status_code for _ in range(8)]
     assert statuses == [200] * 5 + [429] * 3
     answer = own.call("POST", "/execute", {"code": "1"})
@@ -464,7 +464,7 @@ def test_a_clients_tokens_count_as_its_own_requests(own: Platform) -> None:
     session_id = own.open()
     headers = bearer(own.token(session_id, "viewer"))
     Client.objects.update(requests_per_minute=3)
-    hear(own.api)
+    read_notifications(own.api)
     own.call("GET", "/sessions")
     path = f"/sessions/{session_id}"
     statuses = [own.api.get(path, headers=headers).status_code for _ in range(4)]
@@ -544,7 +544,7 @@ def test_the_bound_of_live_sessions_is_exact_under_concurrency(
 
 def test_over_the_bound_it_is_a_429_until_a_session_has_ended(own: Platform, work: Work) -> None:
     Client.objects.update(max_live_sessions=1)
-    hear(own.api)
+    read_notifications(own.api)
     session_id = own.open()
     for path, body in (("/sessions", {}), ("/execute", {"code": "1"})):
         answer = own.call("POST", path, body)

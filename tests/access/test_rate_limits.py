@@ -22,7 +22,7 @@ from tests.api.test_every_call import error
 from tests.conftest import Configure
 from tests.support.api_client import Api
 from tests.support.cast import known
-from tests.support.platforms import Platform, api_key, bearer, hear, platform
+from tests.support.platforms import Platform, api_key, bearer, platform, read_notifications
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,7 +38,7 @@ def own(api: Api, configure: Configure) -> Iterator[Platform]:
 
 def limited(own: Platform, requests_per_minute: int) -> None:
     Client.objects.filter(pk=own.client.pk).update(requests_per_minute=requests_per_minute)
-    hear(own.api)
+    read_notifications(own.api)
 
 
 def statuses(own: Platform, path: str, headers: dict[str, str], count: int) -> list[int]:
@@ -112,7 +112,7 @@ def test_a_token_of_a_client_without_a_limit_has_one(own: Platform, configure: C
     configure(TOKEN_REQUESTS_PER_MINUTE=3)
     session_id = own.open()
     viewer = bearer(own.token(session_id, "viewer"))
-    hear(own.api)
+    read_notifications(own.api)
     path = f"/sessions/{session_id}"
     assert statuses(own, path, viewer, 5) == [200] * 3 + [429] * 2
     answer = own.api.get(path, headers=viewer)
@@ -205,7 +205,7 @@ def test_no_link_repeats_a_token(own: Platform) -> None:
     token = own.token(session_id, "viewer")
     for _ in range(3):
         own.call("POST", f"/sessions/{session_id}/execute?wait=false", {"code": "1"})
-    hear(own.api)
+    read_notifications(own.api)
     page = own.api.get(f"/sessions/{session_id}/executions?page_size=1&token={token}").json()
     assert "page_size=1" in page["next"]
     assert "token" not in page["next"]

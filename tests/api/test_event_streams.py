@@ -33,7 +33,7 @@ from sessions_app.services.sessions import change_session, stop_session
 from tests.conftest import Configure, Work
 from tests.execution.test_executor import executing
 from tests.support.api_client import Api
-from tests.support.event_streams import LONG, Watching, said, texts, watching
+from tests.support.event_streams import LONG, Watching, names_of, texts, watching
 from tests.support.fake_driver import FakeDriver
 from tests.support.platforms import Platform, platform
 from tests.support.stack import eventually
@@ -105,7 +105,7 @@ def test_output_arrives_while_the_program_runs_and_the_result_after_it(stage: St
             assert viewer.headers["content-type"].startswith("text/event-stream")
             assert viewer.headers["x-accel-buffering"] == "no"
             first = await viewer.until("stdout")
-            assert said(first) == ["queued", "running", "stdout"]
+            assert names_of(first) == ["queued", "running", "stdout"]
             assert first[-1].data == {
                 "execution_id": str(run.pk),
                 "sequence": 1,
@@ -116,7 +116,7 @@ def test_output_arrives_while_the_program_runs_and_the_result_after_it(stage: St
             assert texts(await viewer.until("stdout")) == "two ж\n"
             stage.touch("b")
             rest = await viewer.until()
-            assert said(rest)[-2:] == ["completed", "result"]
+            assert names_of(rest)[-2:] == ["completed", "result"]
             assert texts(rest) == "three\n"
             assert rest[-1].data["stdout"] == "one\ntwo ж\nthree\n"
             assert viewer.blocks[0] == "retry: 1000"
@@ -133,7 +133,7 @@ def test_the_result_is_what_the_call_that_ran_it_answers(stage: Stage) -> None:
             stage.application, f"/executions/{answer['execution_id']}/events"
         ) as viewer:
             events = await viewer.until()
-        assert said(events) == ["queued", "running", "stdout", "completed", "result"]
+        assert names_of(events) == ["queued", "running", "stdout", "completed", "result"]
         assert events[-1].data == answer
 
     stage.play(scene)
@@ -154,7 +154,7 @@ def test_who_comes_back_gets_what_he_missed_once(stage: Stage) -> None:
         async with stage.execution(run, last_event_id=seen[-1].id) as viewer:
             seen += await viewer.until()
         assert texts(seen) == "one\ntwo ж\nthree\n"
-        assert [each for each in said(seen) if each != "stdout"] == [
+        assert [each for each in names_of(seen) if each != "stdout"] == [
             "queued", "running", "completed", "result",
         ]  # fmt: skip
         async with stage.execution(run, last_event_id=seen[-1].id) as viewer:
@@ -176,7 +176,7 @@ def test_an_id_stays_good_when_the_rows_of_events_are_gone(stage: Stage) -> None
         async with stage.execution(run, last_event_id=seen[-1].id) as viewer:
             rest = await viewer.until()
         assert texts(rest) == "two ж\nthree\n"
-        assert said(rest)[-2:] == ["completed", "result"]
+        assert names_of(rest)[-2:] == ["completed", "result"]
 
     stage.play(scene)
 
@@ -184,7 +184,7 @@ def test_an_id_stays_good_when_the_rows_of_events_are_gone(stage: Stage) -> None
 def test_a_session_tells_of_its_runs_one_after_the_other_and_of_itself(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.session() as viewer:
-            assert said(await viewer.until("session")) == ["session"]
+            assert names_of(await viewer.until("session")) == ["session"]
             first = await stage.submit(STEPS)
             events = await viewer.until("stdout")
             second = await stage.submit("print('next')")
@@ -199,7 +199,7 @@ def test_a_session_tells_of_its_runs_one_after_the_other_and_of_itself(stage: St
                 assert last.name == "session"
             assert last is not None
         of_runs = [each for each in events if each.name != "session"]
-        sequences = [each.data["sequence"] for each in of_runs if said([each]) != ["queued"]]
+        sequences = [each.data["sequence"] for each in of_runs if names_of([each]) != ["queued"]]
         assert sequences == sorted(sequences)
         assert texts(of_runs) == "one\ntwo ж\nthree\nnext\n"
         assert [each.data["execution_id"] for each in of_runs if each.name == "result"] == [
@@ -234,7 +234,7 @@ def test_viewers_of_one_session_share_what_is_read(
             assert len(readings) - before <= 3
             stage.touch("b")
             for viewer in watchers:
-                assert said(await viewer.until())[-1] == "result"
+                assert names_of(await viewer.until())[-1] == "result"
 
     stage.play(scene)
 
@@ -301,7 +301,7 @@ def test_from_now_on_nothing_of_before_is_told(stage: Stage) -> None:
     async def scene() -> None:
         path = f"/sessions/{stage.session_id}/events?last_event_id=latest"
         async with watching(stage.application, path) as viewer:
-            assert said(await viewer.until("session")) == ["session"]
+            assert names_of(await viewer.until("session")) == ["session"]
             await stage.submit("print('now')")
             events = await viewer.until("result")
         assert texts(events) == "now\n"
@@ -415,7 +415,7 @@ def test_who_waits_behind_a_run_that_prints_is_looked_at_all_the_same(
         await stage.submit(code)
         waiting = await stage.submit("print('next')")
         async with stage.execution(waiting) as viewer:
-            assert said(await viewer.until("queued")) == ["queued"]
+            assert names_of(await viewer.until("queued")) == ["queued"]
             await still_here(viewer)
             stage.touch("a")
             assert texts(await viewer.until()) == "next\n"
@@ -499,7 +499,7 @@ def test_who_comes_while_a_run_ends_misses_nothing(
             assert await in_thread(eventually, ended.exists)
             may_begin.set()
             events = await viewer.until("result")
-        told = [each for each in said(events) if each not in ("session", "stdout")]
+        told = [each for each in names_of(events) if each not in ("session", "stdout")]
         assert told == ["queued", "running", "completed", "result"]
         assert texts(events) == "one\ntwo ж\nthree\n"
 
@@ -524,7 +524,7 @@ def test_what_is_told_of_a_later_run_has_who_missed_an_end_read_again(stage: Sta
             await stage.submit("print('next')")
             seen += await viewer.until("result")
             seen += await viewer.until("result")
-        told = [each for each in said(seen) if each not in ("session", "stdout")]
+        told = [each for each in names_of(seen) if each not in ("session", "stdout")]
         story = ["running", "completed", "result"]
         assert [each for each in told if each != "queued"] == [*story, *story]
         assert texts(seen) == "one\ntwo ж\nthree\nnext\n"
@@ -585,7 +585,7 @@ def test_a_session_that_cannot_be_read_ends_its_streams_and_the_next_ones_go_on(
             stage.touch("a")
             stage.touch("b")
             async with stage.execution(run) as again:
-                assert said(await again.until())[-1] == "result"
+                assert names_of(await again.until())[-1] == "result"
 
     stage.play(scene)
 
@@ -686,7 +686,7 @@ def test_staff_who_may_look_watch_by_their_login_whoever_may_call_the_api(
     async def scene() -> None:
         for address, last in zip(addresses, ("session", "result"), strict=True):
             async with watching(stage.application, address, cookie=cookie) as viewer:
-                assert said(await viewer.until(last))[-1] == last
+                assert names_of(await viewer.until(last))[-1] == last
             async with watching(stage.application, address) as viewer:
                 assert viewer.status == 403
         await in_thread(lambda: User.objects.update(is_superuser=False))

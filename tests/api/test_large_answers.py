@@ -18,7 +18,7 @@ from sessions_app.models import Execution, Node, Session, large_fields
 from tests.conftest import Work
 from tests.support.api_client import Api
 from tests.support.cast import new_execution, new_session, session_in
-from tests.support.event_streams import said, texts, watching
+from tests.support.event_streams import names_of, texts, watching
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -239,12 +239,12 @@ def test_a_stream_of_an_ended_run_has_all_output_once_and_a_result_that_says_wha
     async def scene() -> None:
         async with watching(application, f"/executions/{run.pk}/events") as viewer:
             events = await viewer.until()
-        assert said(events)[:2] == ["queued", "running"]
+        assert names_of(events)[:2] == ["queued", "running"]
         assert max(len(event.data.get("text", "")) for event in events) <= FIELD_BYTES
         assert texts(events, stage="compile") == "c" * 70_000
         assert texts(events) == output.decode()
         assert texts(events, "stderr") == "e" * OVER
-        assert said(events)[-2:] == ["completed", "result"]
+        assert names_of(events)[-2:] == ["completed", "result"]
         result = events[-1].data
         assert result["omitted"] == ["compile.stdout", "stdout", "stderr"]
         assert (result["stdout"], result["verdict"]) == ("", "ok")

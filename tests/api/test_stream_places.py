@@ -23,7 +23,7 @@ from tests.conftest import Configure
 from tests.support.api_client import Api
 from tests.support.event_streams import LONG, Watching, watching
 from tests.support.patience import SOON, becomes_connected
-from tests.support.platforms import Platform, api_key, bearer, hear, platform
+from tests.support.platforms import Platform, api_key, bearer, platform, read_notifications
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -50,9 +50,9 @@ def test_nobody_takes_all_places(
     first, second = own.open(), own.open()
     viewers = [bearer(own.token(first, role)) for role in ("viewer", "interviewer")]
     others = platform(api, "others")
-    hear(api)
+    read_notifications(api)
     theirs = others.open()
-    hear(api)
+    read_notifications(api)
     full, free = {
         "session token": ((first, viewers[0]), (first, viewers[1])),
         "session": ((first, viewers[1]), (second, api_key(own.key))),
@@ -82,7 +82,7 @@ def test_a_process_has_so_many_places_in_all(
 ) -> None:
     monkeypatch.setattr(module, "IN_ALL", 1)
     path = f"/sessions/{own.open()}/events"
-    hear(api)
+    read_notifications(api)
 
     async def scene() -> None:
         async with watching(application, path, **api_key(own.key)) as first:
@@ -97,7 +97,7 @@ def test_hang_ups_at_any_moment_give_all_places_back(
     own: Platform, api: Api, application: Application
 ) -> None:
     path, headers = f"/sessions/{own.open()}/events", api_key(own.key)
-    hear(api)
+    read_notifications(api)
 
     async def one(number: int) -> None:
         try:
@@ -128,9 +128,9 @@ def test_whose_key_is_revoked_sees_nothing_more_at_once(
     """Not at the next sign of life, and nobody else's stream ends."""
     monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 10 * LONG)
     others = platform(api, "others")
-    hear(api)
+    read_notifications(api)
     theirs, session_id = others.open(), own.open()
-    hear(api)
+    read_notifications(api)
 
     def lose() -> None:
         if loses_it == "its key is revoked":
@@ -166,7 +166,7 @@ def test_every_sign_of_life_is_a_look_at_the_permission(
 
     monkeypatch.setattr(streams, "_may_still_watch", looked)
     path = f"/sessions/{own.open()}/events"
-    hear(api)
+    read_notifications(api)
 
     async def scene() -> None:
         async with watching(application, path, **api_key(own.key)) as viewer:

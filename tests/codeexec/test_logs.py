@@ -32,7 +32,7 @@ from sessions_app.models import Execution, Session
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
 from tests.support.cast import execution_in, session_in
-from tests.support.platforms import api_key, hear, platform
+from tests.support.platforms import api_key, platform, read_notifications
 
 Lines = list[dict[str, Any]]
 
@@ -234,7 +234,7 @@ class TestRequests:
     ) -> None:
         configure(API_AUTH="key")
         own = platform(api, "own")
-        hear(api)
+        read_notifications(api)
         session_id = own.open()
         own.run(session_id, work)
         token = own.token(session_id, "viewer")

@@ -106,7 +106,7 @@ def _end(*pids: int) -> None:
         connection.close()
 
 
-def test_a_client_that_goes_away_harms_nobody(configure: Configure) -> None:
+def test_a_client_that_hangs_up_harms_no_other(configure: Configure) -> None:
     configure(API_THREADS=1)
 
     async def test(database: AsyncDatabase) -> None:
@@ -147,7 +147,7 @@ def test_connections_that_have_all_been_lost_are_made_again(configure: Configure
     slow = "SELECT pg_backend_pid() FROM pg_sleep(0.2)"
 
     async def test(database: AsyncDatabase) -> None:
-        for _time in range(2):  # while they are lent, each time
+        for _time in range(2):  # while they are in use, each time
             lost = [asyncio.create_task(value(database, "SELECT pg_sleep(4)")) for _ in range(3)]
             await asyncio.sleep(0.5)
             await asyncio.to_thread(_end, *await asyncio.to_thread(_backends))
@@ -243,9 +243,9 @@ def test_a_run_without_a_database_is_a_503(
     path = f"/sessions/{session_id}/execute"
     assert api.post_while(path, {"code": "1"}, work).status_code == 200
     end(backends())
-    nobody = {"host": "127.0.0.1", "port": free_port()}
+    closed = {"host": "127.0.0.1", "port": free_port()}
     monkeypatch.setattr(
-        module, "connection_parameters", lambda name: {**connection_parameters(name), **nobody}
+        module, "connection_parameters", lambda name: {**connection_parameters(name), **closed}
     )
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.5)
     answer = api.post(path, {"code": "1"})

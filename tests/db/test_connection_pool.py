@@ -67,7 +67,7 @@ def test_many_threads_share_few_connections(lender: ConnectionPool) -> None:
     assert set(used) <= backends()
 
 
-def test_who_finds_none_waits_for_one(lender: ConnectionPool) -> None:
+def test_a_thread_waits_until_a_connection_is_free(lender: ConnectionPool) -> None:
     with ThreadPoolExecutor(1) as pool, lender.borrowed():
         mine = backend()
         with ThreadPoolExecutor(1) as elsewhere:

@@ -1,4 +1,4 @@
-"""The hub on a real PostgreSQL: who waits is woken, and nothing stays behind."""
+"""The hub on a real PostgreSQL: waiters are woken, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_wakes_every_waiter_of_the_id_and_no_other() -> None:
     with_hub(test)
 
 
-def test_what_is_told_before_the_wait_is_kept_and_told_once() -> None:
+def test_a_notification_before_the_wait_is_kept_and_delivered_once() -> None:
     async def test(hub: Hub) -> None:
         with hub.subscribe("id") as waiter, hub.subscribe("fence") as fence:
             await in_thread(publish, "id")
@@ -102,7 +102,7 @@ def test_a_waiter_can_wait_again() -> None:
     with_hub(test)
 
 
-def test_nobody_is_told_before_the_commit() -> None:
+def test_no_notification_is_sent_before_the_commit() -> None:
     def publish_and_roll_back() -> None:
         with transaction.atomic():
             publish("id")
@@ -151,7 +151,7 @@ def test_a_hub_starts_by_itself_in_whatever_loop_it_is_used() -> None:
 
     async def test() -> None:
         with hub.subscribe("id") as waiter:
-            assert await waiter.wait(LONG)  # it listens now: what was told before may be missing
+            assert await waiter.wait(LONG)  # it listens now: earlier notifications may be missing
             await in_thread(publish, "id")
             assert await waiter.wait(LONG)
         await hub.stop()
@@ -177,7 +177,7 @@ def test_a_cancelled_waiter_leaves_nothing() -> None:
     with_hub(test)
 
 
-def test_a_stop_wakes_who_still_waits_and_closes_the_connection() -> None:
+def test_a_stop_wakes_all_waiters_and_closes_the_connection() -> None:
     async def test() -> None:
         async with listening_hub() as hub:
             with hub.subscribe("id") as waiter:

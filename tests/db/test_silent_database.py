@@ -1,4 +1,4 @@
-"""A database that says nothing (frozen, a lock held, a stalled disk) holds nobody up for long, and
+"""A silent database (frozen, a lock held, a stalled disk) delays no request for long, and
 what hung on it comes free.
 """
 

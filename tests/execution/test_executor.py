@@ -30,7 +30,7 @@ from tests.support import fake_process
 from tests.support.cast import claim, known
 from tests.support.fake_driver import FakeDriver
 from tests.support.patience import LONG, eventually
-from tests.support.working import told_on
+from tests.support.working import notified_on
 
 pytestmark = pytest.mark.django_db(transaction=True)
 E = Execution.Status
@@ -356,7 +356,7 @@ def test_runs_that_a_stop_ends_fail_at_once(sessions: list[Session], this: Node)
         for execution in cut:
             assert eventually(lambda pk=execution.pk: Event.objects.filter(execution=pk).exists())
         stop.asked.set()
-        with told_on(CHANNEL) as told:
+        with notified_on(CHANNEL) as told:
             stop.now.set()
             assert all(has_status(execution, E.ERROR) for execution in cut)
             notified = {each for payload in told() for each in payload.split()}

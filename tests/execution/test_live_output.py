@@ -24,7 +24,7 @@ from sessions_app.models import Event, Node, Session
 from sessions_app.models.event import Stage
 from tests.support.cast import claim, claim_of, new_execution, session_in
 from tests.support.patience import LONG, SOON, eventually
-from tests.support.working import told_on
+from tests.support.working import notified_on
 
 pytestmark = pytest.mark.django_db(transaction=True)
 OUT, ERR = Output.STDOUT, Output.STDERR
@@ -226,7 +226,7 @@ def test_a_statement_has_a_bound(
 
 
 def test_watchers_are_notified_once_for_each_statement(live: LiveOutput, run: RunOutput) -> None:
-    with told_on(CHANNEL) as told:
+    with notified_on(CHANNEL) as told:
         live.notify_running(run)
         assert eventually(lambda: told() == [str(run.session_id)])
         live.notify_running(run)  # once is enough

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from sessions_app.management.commands.run_api import STOP_SECONDS
-from tests.support.event_streams import follow, said
+from tests.support.event_streams import follow, names_of
 from tests.support.stack import Client, Stack, eventually, free_port, running_stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.docker, pytest.mark.thorough]
@@ -138,6 +138,6 @@ def test_an_api_that_is_told_to_end_ends_its_streams_and_viewers_go_on_elsewhere
     del stack.processes["api 3"]
     stack.client.call("POST", f"/executions/{run['execution_id']}/cancel", {})
     rest = list(follow(stack.port, path, **{"Last-Event-ID": seen[-1].id}))
-    assert said(seen) == ["queued", "running", "stdout"]
-    assert said(rest) == ["cancelled", "result"]
+    assert names_of(seen) == ["queued", "running", "stdout"]
+    assert names_of(rest) == ["cancelled", "result"]
     stack.client.stop(session_id)

@@ -1,4 +1,4 @@
-"""Bodies of requests: none is read of who may not make the call, and of the others together no more
+"""Bodies of requests: a refused caller's is not read, and of the others together no more
 than there is room for.
 """
 
@@ -47,8 +47,8 @@ def received(client: socket.socket) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
-class TestWhoMayNotMakeTheCall:
-    def test_is_told_so_before_he_has_sent_a_body(self, tmp_path: Path) -> None:
+class TestRefusedCallers:
+    def test_the_refusal_comes_before_the_body_is_sent(self, tmp_path: Path) -> None:
         with (
             database_of_its_own("no_clients", template=migrated()) as url,
             api_process(tmp_path, API_AUTH="key", DATABASE_URL=url) as api,
@@ -61,13 +61,15 @@ class TestWhoMayNotMakeTheCall:
                 assert b'"code":"not_authenticated"' in answer
                 assert client.recv(1) == b""
             with socket.create_connection(address, timeout=LONG) as client:
-                for _time in range(2):  # who sends it all the same may use the connection again
+                for _time in range(
+                    2
+                ):  # a client that sends it all the same may use the connection again
                     client.sendall(HEAD % LARGE + b"\r\n")
                     assert received(client).startswith(b"HTTP/1.1 401")
                     client.sendall(b"x" * LARGE)
 
     @pytest.mark.parametrize("scopes", [None, [Scope.READ]], ids=["no key", "no scope"])
-    def test_sends_it_to_nobody(
+    def test_the_body_is_not_read(
         self, api: Api, configure: Configure, scopes: list[Scope] | None
     ) -> None:
         configure(API_AUTH="key")
@@ -89,7 +91,7 @@ class TestWhoMayNotMakeTheCall:
 
 
 class Sending:
-    """Requests whose bodies begin, and end when they are told to."""
+    """Requests whose bodies begin, and end when `end` is set."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -123,7 +125,7 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("little_room")
 class TestRoom:
-    def test_who_finds_none_is_refused_until_there_is(self, api: Api) -> None:
+    def test_without_room_a_request_is_refused_until_there_is_some(self, api: Api) -> None:
         async def test() -> None:
             sending = Sending(api)
             tasks = [sending.begin() for _ in range(2)]
@@ -166,7 +168,7 @@ class TestRoom:
 
         api.run(test())
 
-    def test_who_sends_to_the_sign_in_page_leaves_the_clients_theirs(
+    def test_bodies_for_the_sign_in_page_take_no_room_of_clients(
         self, api: Api, configure: Configure
     ) -> None:
         configure(API_AUTH="key")
@@ -188,7 +190,7 @@ class TestRoom:
 
         api.run(test())
 
-    def test_who_leaves_gives_it_back(self, api: Api) -> None:
+    def test_a_client_that_leaves_gives_its_room_back(self, api: Api) -> None:
         async def test() -> None:
             for _time in range(5):
                 tasks = [Sending(api).begin() for _ in range(2)]

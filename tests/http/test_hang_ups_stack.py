@@ -41,9 +41,9 @@ def hang_up_often(port: int, path: str, times: int) -> set[bytes]:
 
 
 def told_since(stack: Stack, moment: Any) -> list[tuple[Any, ...]]:
-    """Streams, and connections of the event loop that are lent, of the API's process."""
-    told = "SELECT streams, connections - connections_idle FROM sessions_app_apiprocess"
-    return stack.rows(f"{told} WHERE seen_at > %s", moment)
+    """Streams, and connections of the event loop in use, of the API's process."""
+    query = "SELECT streams, connections - connections_idle FROM sessions_app_apiprocess"
+    return stack.rows(f"{query} WHERE seen_at > %s", moment)
 
 
 def test_streams_closed_at_once_take_no_connection_and_no_memory_with_them(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def raw(server: Stack, sent: bytes, seconds: float = LONG) -> bytes:
-    """All that comes back until the server closes, or says nothing for so long."""
+    """All that is received until the server closes the connection, or is silent for so long."""
     answer = b""
     with (
         socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection,
@@ -199,7 +199,7 @@ def test_a_body_in_endless_chunks_is_a_413(server: Stack) -> None:
     assert (status, body["code"]) == (413, "request_too_large")
 
 
-def test_a_body_that_is_shorter_than_it_says_holds_up_nobody(server: Stack) -> None:
+def test_a_body_shorter_than_its_content_length_delays_no_other_request(server: Stack) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(
             request(b"POST /api/v1/sessions", JSON, b"Content-Length: 900\r\n", body=b"{")
@@ -208,7 +208,7 @@ def test_a_body_that_is_shorter_than_it_says_holds_up_nobody(server: Stack) -> N
 
 
 @pytest.mark.parametrize("method", ["PUT", "TRACE", "PATCH", "PROPFIND"])
-def test_a_method_that_is_not_there_says_which_are(method: str, server: Stack) -> None:
+def test_an_unknown_method_is_answered_with_those_allowed(method: str, server: Stack) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONG)
     connection.request(method, "/api/v1/sessions")
     answer = connection.getresponse()

@@ -40,11 +40,11 @@ def watched(stack: Stack) -> Iterator[list[int]]:
     """The process's memory, again and again."""
     seen, over = [resident_bytes(stack)], threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not over.wait(0.02):
             seen.append(resident_bytes(stack))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=sample)
     thread.start()
     try:
         yield seen
@@ -54,7 +54,7 @@ def watched(stack: Stack) -> Iterator[list[int]]:
 
 
 def size_of(stack: Stack, path: str) -> int:
-    """Bytes of an answer, which nobody keeps."""
+    """Bytes of an answer, which are not kept."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=120)
     connection.request("GET", f"/api/v1{path}")
     response, size = connection.getresponse(), 0

@@ -13,7 +13,7 @@ from sessions_app.access.clients import revoke_key
 from tests.api.test_every_call import error
 from tests.conftest import Configure
 from tests.support.api_client import Api
-from tests.support.platforms import hear, platform
+from tests.support.platforms import platform, read_notifications
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -153,7 +153,7 @@ def test_a_star_is_any_origin_and_never_credentials(
     settings.CORS_ALLOW_ALL_ORIGINS = True
     configure(API_AUTH="key")
     own = platform(api, "own")
-    hear(api)
+    read_notifications(api)
     headers = {"origin": EVIL, "authorization": f"Api-Key {own.key}"}
     answer = api.get("/environments", headers=headers)
     assert answer.status_code == 200
@@ -178,7 +178,7 @@ def test_what_is_announced_to_pages_is_what_there_is(api: Api, settings: Any) ->
     assert "idempotency-key" not in answer.headers["access-control-allow-headers"]
 
 
-# ---- credentials that nobody asked for
+# ---- credentials that are not needed
 
 
 @pytest.mark.parametrize(
@@ -200,18 +200,18 @@ def test_a_credential_that_is_brought_must_be_right(
 def test_a_right_key_is_its_client_and_no_other(api: Api) -> None:
     operators = api.post("/sessions", {"environment": "python"}).json()["session_id"]
     own = platform(api, "own")
-    hear(api)
+    read_notifications(api)
     session_id = own.open()
     listed = own.call("GET", "/sessions").json()["results"]
     assert [each["session_id"] for each in listed] == [session_id]
     error(own.call("GET", f"/sessions/{operators}"), 404, "not_found")
     assert api.get(f"/sessions/{session_id}").status_code == 200
     revoke_key(own.key)
-    hear(api)
+    read_notifications(api)
     error(own.call("GET", "/sessions"), 401, "invalid_key")
 
 
-def test_what_belongs_to_somebody_on_the_way_is_no_credential_of_ours(api: Api) -> None:
+def test_a_proxys_credentials_are_no_api_key(api: Api) -> None:
     assert send(api, "GET", "/sessions", authorization="Basic dTpw").status_code == 200
 
 

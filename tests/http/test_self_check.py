@@ -1,5 +1,5 @@
 """An API that can't serve through a fault of its own ends, so that another is started; one whose
-database is away goes on.
+database is away continues.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def api_with(fault: str, folder: Path, **environ: str) -> Iterator[subprocess.Po
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "reason"),
     [
         ("pool", "can't use its database connections, though the database answers"),
         ("hub", "can't use its notifications, though the database answers"),
         ("loop", STUCK),
     ],
 )
-def test_a_process_that_broke_ends_and_says_why(fault: str, said: str, tmp_path: Path) -> None:
+def test_a_broken_process_ends_and_logs_why(fault: str, reason: str, tmp_path: Path) -> None:
     with api_with(fault, tmp_path) as process:
         assert process.wait(LONG) == 1
     log = (tmp_path / "api.log").read_text()
-    assert log.count(said) == 1
+    assert log.count(reason) == 1
     assert ("time.sleep" in log or "break_it" in log) == (fault == "loop")  # where it was stuck
 
 

@@ -206,7 +206,7 @@ def test_nothing_is_in_flight_when_all_are_answered(application: Application, pa
     assert (request_metrics.in_flight, request_metrics.streams) == (0, 0)
 
 
-def test_a_taken_port_is_said_in_one_sentence(
+def test_a_port_in_use_is_reported_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

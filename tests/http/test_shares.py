@@ -1,4 +1,4 @@
-"""A client whose lists take the database long keeps nobody waiting, nor its own other calls."""
+"""A client whose lists take long delays neither other clients nor its own other calls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_others_are_answered_and_so_are_its_other_calls(
     assert not shares._all_places
 
 
-def test_who_waits_too_long_for_a_place_is_refused(
+def test_a_request_that_waits_too_long_for_a_place_is_refused(
     api: Api, keys: list[dict[str, str]], configure: Configure
 ) -> None:
     configure(DATABASE_TIMEOUT=1)

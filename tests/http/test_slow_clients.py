@@ -213,9 +213,7 @@ def test_a_request_to_speak_something_else_is_one_like_any_other(
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-def test_who_asks_for_a_websocket_and_says_nothing_more_is_hung_up_on(
-    port: int, method: bytes
-) -> None:
+def test_a_websocket_handshake_that_sends_nothing_more_is_closed(port: int, method: bytes) -> None:
     head = method + b" / HTTP/1.1\r\nHost: x\r\n" + WEBSOCKET
     assert talk(port, head + b"\r\n").startswith(b"HTTP/1.1 200")
     start = time.monotonic()
@@ -223,12 +221,12 @@ def test_who_asks_for_a_websocket_and_says_nothing_more_is_hung_up_on(
     assert time.monotonic() - start < SOON
 
 
-def test_nobody_is_connected_through_to_elsewhere(port: int) -> None:
+def test_the_server_is_no_proxy_to_other_hosts(port: int) -> None:
     answer = talk(port, b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400")
 
 
-def test_idle_and_slow_connections_keep_nobody_waiting(tmp_path: Path) -> None:
+def test_idle_and_slow_connections_delay_no_other_request(tmp_path: Path) -> None:
     with api_process(tmp_path) as client, ExitStack() as connections:
         address = ("127.0.0.1", client.base_url.port or 0)
         for number in range(IDLE):

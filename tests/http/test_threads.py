@@ -1,4 +1,4 @@
-"""The API's threads: bounded, each with a connection that works, and held by nobody who waits."""
+"""The API's threads: bounded, each with a working connection, and free while requests wait."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def backends() -> set[int]:
         return {row[0] for row in cursor.fetchall()}
 
 
-def test_no_more_threads_than_the_setting_says_and_each_keeps_its_connection() -> None:
+def test_no_more_threads_than_configured_and_each_keeps_its_connection() -> None:
     together = threading.Barrier(LIMIT)
 
     def at_once() -> tuple[int, str]:

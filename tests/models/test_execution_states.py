@@ -32,7 +32,7 @@ from tests.support.cast import (
 from tests.support.databases import copy_row
 from tests.support.plans import indexes_used
 from tests.support.racing import blocked_by, together
-from tests.support.working import announcements, take_up, told_on
+from tests.support.working import announcements, notified_on, take_up
 
 pytestmark = pytest.mark.django_db
 E = Execution.Status
@@ -126,7 +126,7 @@ def test_an_end_that_is_taken_back_is_told_to_nobody(session: Session) -> None:
 
 @contextmanager
 def _listening() -> Iterator[Callable[[], list[str]]]:
-    with told_on(CHANNEL) as told:
+    with notified_on(CHANNEL) as told:
         yield lambda: [payload.split("\n")[0] for payload in told()]
 
 

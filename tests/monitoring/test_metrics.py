@@ -26,7 +26,7 @@ from sessions_app.node import upkeep
 from tests.conftest import Configure
 from tests.support.api_client import Api
 from tests.support.cast import new_execution, new_session, session_in
-from tests.support.platforms import hear, platform
+from tests.support.platforms import platform, read_notifications
 from tests.support.racing import while_held
 
 pytestmark = pytest.mark.django_db
@@ -439,7 +439,7 @@ class TestAccess:
         configure(API_AUTH="key")
         address = "http://testserver/metrics"
         usual, prometheus = platform(api, "usual"), platform(api, "p", scopes=["metrics"])
-        hear(api)
+        read_notifications(api)
         assert api.get(address).status_code == 401
         assert usual.call("GET", address).status_code == 403
         answer = prometheus.call("GET", address)

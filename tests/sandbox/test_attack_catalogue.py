@@ -61,7 +61,7 @@ class TestCatalogue:
         assert len(BY_NAME) == len(ATTACKS)
 
     @pytest.mark.parametrize("each", ATTACKS, ids=lambda each: each.name)
-    def test_each_says_what_it_tries_and_what_must_happen(self, each):
+    def test_each_describes_what_it_tries_and_what_must_happen(self, each):
         assert re.fullmatch(r"[a-z][a-z0-9-]+", each.name)
         for sentence in (each.tries, each.must, *each.lacks.values()):
             assert len(sentence) >= 5
@@ -123,17 +123,17 @@ class TestJudge:
         assert (finding.outcome, finding.detail) == (Outcome.HELD, "a: refused\nb: refused")
 
     def test_one_way_out_counts_more_than_what_was_refused(self):
-        said = b"held a: refused\nuntried c: no\nescaped b: it was allowed\n"
-        finding = judge(attack(), result(said), LIMITS)
+        output = b"held a: refused\nuntried c: no\nescaped b: it was allowed\n"
+        finding = judge(attack(), result(output), LIMITS)
         assert (finding.outcome, finding.detail) == (Outcome.ESCAPED, "b: it was allowed")
 
     def test_what_was_not_tried_proves_nothing(self):
         finding = judge(attack(), result(b"held a: refused\nuntried b: no /proc\n"), LIMITS)
         assert (finding.outcome, finding.detail) == (Outcome.INCONCLUSIVE, "b: no /proc")
 
-    @pytest.mark.parametrize("said", [b"", b"hello\n", b"held\n", b"heldup: x\n"])
-    def test_an_attack_that_says_nothing_proves_nothing(self, said):
-        assert judge(attack(), result(said), LIMITS).outcome == Outcome.INCONCLUSIVE
+    @pytest.mark.parametrize("output", [b"", b"hello\n", b"held\n", b"heldup: x\n"])
+    def test_an_attack_without_output_proves_nothing(self, output):
+        assert judge(attack(), result(output), LIMITS).outcome == Outcome.INCONCLUSIVE
 
     def test_a_way_out_counts_however_the_program_ended(self):
         broken = result(b"escaped b: yes\n", verdict=Verdict.TIME_LIMIT, exit_code=124)
@@ -149,7 +149,7 @@ class TestJudge:
         assert finding.outcome == Outcome.INCONCLUSIVE
         assert f"ended as {verdict}, exit code {exit_code}" in finding.detail
 
-    def test_where_the_end_is_the_proof_nothing_need_be_said(self):
+    def test_where_the_end_is_the_proof_no_output_is_needed(self):
         flood = attack(ends=frozenset({Verdict.OUTPUT_LIMIT}), reports=False)
         ended = result(b"xxx", verdict=Verdict.OUTPUT_LIMIT, exit_code=137, signal="SIGKILL")
         assert judge(flood, ended, LIMITS).outcome == Outcome.HELD
@@ -163,7 +163,7 @@ class TestJudge:
         assert judge(filler, ended, LIMITS, runtime="runsc").outcome == Outcome.HELD
         assert judge(filler, ended, LIMITS, runtime="runc").outcome == Outcome.INCONCLUSIVE
 
-    def test_what_was_ended_late_says_that_the_host_is_busy(self):
+    def test_a_late_end_is_reported_as_a_busy_host(self):
         late = result(verdict=Verdict.TIME_LIMIT, exit_code=124, wall_seconds=9.0)
         finding = judge(attack(ends=frozenset({Verdict.TIME_LIMIT})), late, LIMITS)
         assert (finding.outcome, finding.detail) == (

@@ -1,4 +1,4 @@
-"""The worker's side of the protocol against what no runner says, and against the real runner.
+"""The worker's side of the protocol against what no runner sends, and against the real runner.
 
 `scripts/fuzz client` runs this again and again, with more and other examples each time.
 """
@@ -41,7 +41,7 @@ from scripts.fuzz_runner import Home, ensure_clang
 from tests.support.runner_process import RunnerProcess, build_runner
 
 TIMES = int(os.environ.get("FUZZ_TIMES", "0"))
-"""`scripts/fuzz client` says so; 0: in the tests."""
+"""Set by `scripts/fuzz client`; 0: in the tests."""
 NONCE = bytes(range(1, 17))
 TOKEN = "11" * 16
 KIB = 1024
@@ -195,13 +195,13 @@ def test_an_answer_to_attach_without_an_end_is_given_up():
 
 
 class Hostile:
-    """A stream that says what it was given, then nothing or, again and again, `refrain`. Its clock
-    is the conversation's: waiting passes time at once, and each piece takes 5 milliseconds."""
+    """A stream that yields what it was given, then nothing or, again and again, `refrain`. Its
+    clock is the conversation's: waiting passes time at once, and each piece takes 5 ms."""
 
-    def __init__(self, said: list[bytes], *, refrain: bytes = b"", ends: bool = False) -> None:
+    def __init__(self, given: list[bytes], *, refrain: bytes = b"", ends: bool = False) -> None:
         self.now = 1000.0
         self.sent = bytearray()
-        self._said = said
+        self._given = given
         self._refrain = refrain
         self._ends = ends
 
@@ -217,8 +217,8 @@ class Hostile:
 
     def receive(self, seconds: float) -> bytes | None:
         self.now += 0.005
-        if self._said:
-            return self._said.pop(0)
+        if self._given:
+            return self._given.pop(0)
         if self._refrain:
             return self._refrain
         if self._ends:
@@ -227,7 +227,7 @@ class Hostile:
         return None
 
     def is_quiet(self) -> bool:
-        return not self._said
+        return not self._given
 
 
 @contextmanager
@@ -246,15 +246,15 @@ def nonce_of(talk: RunnerConnection) -> bytes:
 def hold(
     frames: list[tuple[int, int, bytes]], **hostile: object
 ) -> tuple[Hostile, RunResult | SandboxError]:
-    """Write a file and run a program while the runner says this; what came of it."""
+    """Write a file and run a program while the runner sends this; the outcome."""
     enemy = Hostile([], **hostile)
     with clock_of(enemy):
         talk = RunnerConnection(enemy, token=TOKEN, workspace_dir="/w")
         nonce = nonce_of(talk)
         first = protocol.first_run_id(nonce)
-        enemy._said.append(protocol.encode_ack(nonce))
+        enemy._given.append(protocol.encode_ack(nonce))
         for kind, id_offset, payload in frames:
-            enemy._said.append(protocol.encode_frame(kind, (first + id_offset) % 2**32, payload))
+            enemy._given.append(protocol.encode_frame(kind, (first + id_offset) % 2**32, payload))
         if enemy._refrain:
             enemy._refrain = protocol.encode_frame(enemy._refrain[0], first, enemy._refrain[1:])
         try:
@@ -270,7 +270,7 @@ def hold(
 @pytest.mark.thorough
 @fuzzed(250)
 @given(st.lists(st.tuples(kinds, st.sampled_from([0, 0, 0, 1, 7]), payloads)), st.booleans())
-def test_a_run_ends_in_time_with_a_result_or_a_failure_of_ours(frames, ends):
+def test_a_run_ends_in_time_with_a_result_or_a_sandbox_error(frames, ends):
     enemy, outcome = hold(frames, ends=ends)
     assert enemy.now - 1000 < 2 + connection.GRACE_SECONDS + connection.HANDSHAKE_SECONDS + 1
     if isinstance(outcome, RunResult):
@@ -284,7 +284,7 @@ def test_any_bytes_in_place_of_frames_end_a_run(data, places, ends):
     enemy = Hostile([], ends=ends)
     with clock_of(enemy):
         talk = RunnerConnection(enemy, token=TOKEN, workspace_dir="/w")
-        enemy._said += pieces(protocol.encode_ack(nonce_of(talk)) + data, places)
+        enemy._given += pieces(protocol.encode_ack(nonce_of(talk)) + data, places)
         with pytest.raises(SandboxError):
             talk.run(Command(argv=("a",), wall_seconds=1, output_bytes=KIB))
         with pytest.raises(SandboxError):
@@ -303,11 +303,11 @@ def test_output_beyond_what_was_asked_for_is_not_held(kind):
 
 
 @pytest.mark.parametrize(
-    "said", [bytes([RunnerFrame.STDOUT]), bytes([RunnerFrame.SYNCED]) + bytes(1000)]
+    "repeated", [bytes([RunnerFrame.STDOUT]), bytes([RunnerFrame.SYNCED]) + bytes(1000)]
 )
-def test_a_runner_that_never_stops_talking_is_given_up_with_the_time(said):
+def test_a_runner_that_never_stops_talking_is_given_up_with_the_time(repeated):
     tracemalloc.start()
-    enemy, outcome = hold([], refrain=said)
+    enemy, outcome = hold([], refrain=repeated)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert isinstance(outcome, SandboxLost)
@@ -365,7 +365,7 @@ contents = st.one_of(
 
 
 class ClientsAndRunner(RuleBasedStateMachine):
-    """Two clients who take the sandbox over from each other; what the runner does is foretold."""
+    """Two clients that take the sandbox over from each other; a model predicts the runner."""
 
     @initialize()
     def begin(self) -> None:
@@ -391,7 +391,7 @@ class ClientsAndRunner(RuleBasedStateMachine):
 
     @rule(torn=st.integers(1, 40), data=st.binary(max_size=200))
     def a_client_dies_in_the_middle(self, torn: int, data: bytes) -> None:
-        """What it has left half said is no part of what the next one says."""
+        """Its unfinished frame is no part of what the next one sends."""
         hello = protocol.encode_hello(self.runner.token, protocol.new_nonce())
         frame = protocol.encode_frame(ClientFrame.FILE_DATA, 1, data)
         self.runner.write((hello + frame)[:torn])
@@ -400,7 +400,7 @@ class ClientsAndRunner(RuleBasedStateMachine):
     @precondition(lambda self: self.stale)
     @rule()
     def a_client_that_was_superseded_speaks(self) -> None:
-        """Once: after that it is told nothing more, and would wait for its time to be over."""
+        """Once: after that it receives nothing more, and would wait for its time to be over."""
         with pytest.raises(SandboxLost):
             self.stale.pop().run(Command(argv=("true",), wall_seconds=5, output_bytes=10))
 
@@ -473,6 +473,6 @@ class ClientsAndRunner(RuleBasedStateMachine):
 
 
 @pytest.mark.thorough
-def test_any_sequence_of_clients_and_runs_goes_as_foretold():
+def test_any_sequence_of_clients_and_runs_behaves_as_the_model():
     ClientsAndRunner.TestCase.settings = fuzzed(12, stateful_step_count=12)
     ClientsAndRunner.TestCase("runTest").runTest()

@@ -87,8 +87,8 @@ print(os.statvfs("/workspace").f_blocks * os.statvfs("/workspace").f_frsize)
 """
 
 
-def test_a_removal_is_over_when_the_container_is_gone_whoever_removes_it(docker_driver):
-    """The Engine answers the second of two removals 409 at once: the first one goes on."""
+def test_a_removal_is_over_when_the_container_is_gone_even_if_another_removes_it(docker_driver):
+    """The Engine answers the second of two removals 409 at once: the first one continues."""
     with started(docker_driver) as handle, ThreadPoolExecutor(4) as threads:
         run_python(docker_driver, handle, "open('big', 'wb').write(b'x' * (1 << 24))")
         begin = threading.Barrier(4)
@@ -121,7 +121,7 @@ def test_a_network_is_there_when_it_is_asked_for(docker_driver):
     assert b"eth0" in result.stdout
 
 
-# ---- who programs run as
+# ---- the user that programs run as
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_no_two_sandboxes_share_a_file_that_they_can_open(docker_driver):
     assert not {*found[0]} & {*found[1]}
 
 
-def test_with_a_network_the_engine_itself_says_who_localhost_is(docker_driver):
+def test_with_a_network_the_engine_itself_resolves_localhost(docker_driver):
     with started(docker_driver, network=True) as handle:
         source = "import socket; print(socket.gethostbyname('localhost'))"
         assert run_python(docker_driver, handle, source).stdout == b"127.0.0.1\n"
@@ -266,7 +266,7 @@ COLLECTS = "for (let i = 0; i < 2000; i++) new Array(100000).fill(i); console.lo
     [(EATS, Verdict.MEMORY_LIMIT, 137), (COLLECTS, Verdict.OK, 0)],
     ids=["eats", "collects"],
 )
-def test_nodejs_collects_garbage_before_the_kernel_ends_it_and_says_memory_all_the_same(
+def test_nodejs_collects_garbage_before_the_kernel_kills_it_and_memory_is_the_verdict_all_the_same(
     docker_driver, source, verdict, exit_code
 ):
     """With the command of the shipped environment, in whose memory its own limit would not fit."""
@@ -327,7 +327,7 @@ def test_the_runner_is_installed_where_it_is_missing(api):
     runner = driver.build_runner()
     try:
         assert driver.build_runner() == runner
-        for _ in range(2):  # the first time it is new, the second time somebody removed it
+        for _ in range(2):  # the first time it is new, the second time it had been removed
             with started(driver) as handle:
                 assert run_python(driver, handle, "print(1)").stdout == b"1\n"
             assert eventually(lambda: _remove_volume(api, f"{prefix}-runner"))
@@ -343,6 +343,7 @@ def _remove_volume(api: docker.APIClient, name: str) -> bool:
     return True
 
 
+@pytest.mark.thorough
 def test_an_abandoned_sandbox_ends_by_itself(docker_driver):
     spec = new_spec(max_idle_seconds=3)
     handle = docker_driver.start(spec)
@@ -380,17 +381,17 @@ def test_what_a_killed_process_leaves_of_a_start_is_found_like_a_sandbox(
 
 NONCE = bytes(range(1, 17))
 ENGINE_SECONDS = 0.2
-"""After a client has died: until the Engine, too, has passed on all that it had said."""
+"""After a client has died: until the Engine, too, has passed on all that it had sent."""
 
 
 @pytest.mark.parametrize("kept", [1, 8, 9, 10, 20, 31, 32, 33, 36, 41, 45, 60, 100, 66_000])
-def test_a_client_that_died_mid_sentence_harms_nobody(docker_driver, sandbox, kept):
+def test_a_client_that_died_in_the_middle_of_a_frame_harms_no_other(docker_driver, sandbox, kept):
     run_id = protocol.first_run_id(NONCE)
-    said = protocol.encode_hello(sandbox.token, NONCE) + b"".join(
+    sent = protocol.encode_hello(sandbox.token, NONCE) + b"".join(
         protocol.encode_file(run_id, "half", bytes(200_000), mode=0o644)
     )
     with stream.attach(docker_url(), sandbox.container_id) as dead:
-        dead.send(said[:kept])
+        dead.send(sent[:kept])
     time.sleep(ENGINE_SECONDS)
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
 
@@ -409,12 +410,12 @@ def test_a_hello_that_comes_in_drops_never_completes_a_dead_clients_frame(
         for byte in protocol.encode_hello(sandbox.token, nonce):
             slow.send(bytes([byte]))
             time.sleep(0.003)
-        while not reader.acknowledged and (said := slow.receive(LONG)) is not None:
-            reader.feed(said)
+        while not reader.acknowledged and (received := slow.receive(LONG)) is not None:
+            reader.feed(received)
     assert reader.acknowledged
 
 
-def test_a_client_that_died_during_a_run_harms_nobody(docker_driver, sandbox):
+def test_a_client_that_died_during_a_run_harms_no_other(docker_driver, sandbox):
     run_id = protocol.first_run_id(NONCE)
     flood = "while True: print('x' * 1000)"
     with stream.attach(docker_url(), sandbox.container_id) as dead:
@@ -477,15 +478,15 @@ def test_nonsense_that_fills_the_runners_buffer_while_it_is_busy_is_survived(
     assert run_python(docker_driver, sandbox, "print('next')").stdout == b"next\n"
 
 
-def test_who_does_not_know_the_token_is_not_obeyed(docker_driver, sandbox):
+def test_a_client_without_the_token_is_ignored(docker_driver, sandbox):
     stranger = SandboxHandle(**{**vars(sandbox), "token": protocol.new_token()})
     run_id = protocol.first_run_id(NONCE)
     with stream.attach(docker_url(), sandbox.container_id) as attached:
         attached.send(protocol.encode_hello(stranger.token, NONCE))
         for frame in protocol.encode_file(run_id, "planted", b"x", mode=0o644):
             attached.send(frame)
-        while (said := attached.receive(0.3)) is not None:
-            assert protocol.encode_ack(NONCE) not in said
+        while (received := attached.receive(0.3)) is not None:
+            assert protocol.encode_ack(NONCE) not in received
     listing = run_python(docker_driver, sandbox, "import os; print('planted' in os.listdir())")
     assert listing.stdout == b"False\n"
 
@@ -496,7 +497,7 @@ def test_another_process_speaks_to_a_sandbox_by_its_handle_alone(docker_driver, 
 
 
 def test_two_clients_at_once_never_get_each_others_output(docker_driver, sandbox):
-    """Each either gets its own answer or is told that it lost the sandbox."""
+    """Each gets its own answer, or SandboxLost."""
     wrong, right, waited = [], [], []
 
     def talk(number: int) -> None:
@@ -563,7 +564,7 @@ def forwarded(unix_url: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     "url", ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:1", "tcp://localhost:no", "ftp://x"]
 )
-def test_an_engine_that_does_not_answer_is_told_as_such(sandbox, url):
+def test_an_engine_that_does_not_answer_is_reported_as_unavailable(sandbox, url):
     driver = DockerDriver(url)
     calls: list[Callable[[], object]] = [
         driver.ping,
@@ -634,7 +635,7 @@ def test_a_build_that_is_silent_is_ended_when_it_is_not_wanted(docker_driver, tm
     assert time.monotonic() - started < 30
 
 
-def test_a_failed_build_says_what_was_said_last(docker_driver, tmp_path: Path):
+def test_a_failed_build_reports_its_last_output(docker_driver, tmp_path: Path):
     (tmp_path / "Dockerfile").write_text(
         f"FROM {IMAGE}\nRUN echo the reason is this && echo red >&2 && exit 3\n"
     )

@@ -1,4 +1,4 @@
-"""Programs that mean harm, in real containers: which verdict or error of ours they get. After each,
+"""Programs that mean harm, in real containers: which verdict or sandbox error they get. After each,
 the same sandbox runs the next one. That hostile code is held is what `check_isolation` proves.
 """
 
@@ -90,7 +90,7 @@ def test_a_memory_bomb_gets_the_verdict_memory_limit(arena):
     assert 90 * MIB < result.memory_peak_bytes < 150 * MIB
 
 
-def test_a_child_killed_for_memory_that_its_parent_waits_for_ever_for_is_told_as_such(arena):
+def test_a_child_killed_for_memory_is_reported_though_its_parent_waits_for_ever(arena):
     source = "import os, time\nif os.fork() == 0: b'x' * (1 << 28)\ntime.sleep(60)\n"
     assert arena.run(source, wall_seconds=6.0).verdict == Verdict.MEMORY_LIMIT
 
@@ -120,14 +120,14 @@ for _ in range({children}):
 os.close(writes)
 os.read(reads, 1)  # until the last of them has ended
 """
-"""Whose children nobody waits for: they end without a word of what they used."""
+"""Its children are not waited for: they end without a report of what they used."""
 
 
 @pytest.mark.alone
-def test_processor_time_of_processes_that_nobody_waits_for_counts(arena):
+def test_processor_time_of_children_without_a_waiting_parent_counts(arena):
     act = "while time.process_time() < 1: pass"
     result = arena.run(HIDDEN.format(act=act, children=1))
-    least = {"runc": 1.0, "runsc": 0.8}  # there it is looked at while they live
+    least = {"runc": 1.0, "runsc": 0.8}  # there it is read while they live
     assert least[arena.runtime] <= result.cpu_seconds < 3
 
 
@@ -137,8 +137,8 @@ def test_processor_time_is_of_this_run_alone(arena):
 
 
 @pytest.mark.parametrize(("children", "each"), [(1, 60), (3, 20)])
-def test_memory_of_processes_that_nobody_waits_for_counts_and_is_added_up(arena, children, each):
-    """Also where an earlier run had more, so that the kernel's own highest figure says nothing."""
+def test_memory_of_children_without_a_waiting_parent_counts_and_is_added_up(arena, children, each):
+    """Also where an earlier run had more: then the kernel's own highest figure proves nothing."""
     act = f"x = b'x' * ({each} << 20); time.sleep(1)"
     arena.run("x = b'x' * (90 << 20)")
     result = arena.run(HIDDEN.format(act=act, children=children))
@@ -152,8 +152,8 @@ def test_files_of_the_workspace_count_as_memory_while_they_are_there(arena):
     assert arena.run("import os; os.remove('big')").verdict == Verdict.OK
 
 
-def test_files_of_the_image_count_as_nobodys_memory(arena):
-    """The kernel charges who reads them first, and takes the room back when there is need."""
+def test_files_of_the_image_count_as_no_programs_memory(arena):
+    """The kernel charges their first reader, and takes the memory back when it needs some."""
     source = (
         "import os\n"
         "size = 0\n"
@@ -170,7 +170,7 @@ def test_files_of_the_image_count_as_nobodys_memory(arena):
     assert result.memory_peak_bytes < 40 * MIB
 
 
-def test_a_file_that_no_longer_fits_is_an_error_of_ours_with_its_name(arena):
+def test_a_file_that_no_longer_fits_is_a_failure_of_the_service_that_names_it(arena):
     fill = "with open('fill', 'wb') as f:\n  while True: f.write(bytes(65536)); f.flush()"
     run_python(arena.driver, arena.handle, fill)
     with (
@@ -186,7 +186,7 @@ def test_a_file_that_no_longer_fits_is_an_error_of_ours_with_its_name(arena):
 
 
 def test_files_that_fill_the_memory_cost_no_sandbox(docker_driver):
-    """Were the runner to write, the kernel would have nobody else to kill."""
+    """Were the runner to write, the kernel would have no other process to kill."""
     limits = SandboxLimits(memory_bytes=24 * MIB, cpus=1.0, pids=40, tmpfs_bytes=64 * MIB)
     spec = new_spec(limits=limits)
     handle = docker_driver.start(spec)
@@ -228,8 +228,8 @@ def test_more_files_than_a_disk_has_names_for(arena):
 
 
 @pytest.mark.parametrize("shut", ["chmod('many', 0o300)", "chmod('.', 0o300)"])
-def test_files_in_a_folder_that_nobody_may_list_count_too(arena, shut):
-    """Nor may the runner, which looks after their number under gVisor."""
+def test_files_in_an_unlistable_folder_count_too(arena, shut):
+    """Nor may the runner, which bounds their number under gVisor."""
     source = (
         "import os\n"
         "os.makedirs('many', exist_ok=True)\n"
@@ -285,7 +285,7 @@ def test_a_flood_does_not_outrun_the_clock(arena):
     assert result.wall_seconds < SOON
 
 
-def test_a_flood_that_nobody_receives_does_not_stop_the_clock(arena):
+def test_a_flood_that_is_not_received_does_not_stop_the_clock(arena):
     """The runner must not wait for output that it can't get rid of: the time limit stands."""
     nonce = protocol.new_nonce()
     flood = protocol.encode_exec(
@@ -356,7 +356,7 @@ def test_there_are_no_queues_and_semaphores_that_would_outlive_the_run(arena, ca
 # ---- the runner itself
 
 
-def test_nothing_of_the_runner_can_be_looked_at(arena):
+def test_nothing_of_the_runner_can_be_read(arena):
     source = (
         "import os\n"
         "for name in ('environ', 'mem', 'maps', 'auxv', 'fd', 'fd/0', 'fd/1', 'exe', 'cwd', 'root',"
@@ -365,13 +365,13 @@ def test_nothing_of_the_runner_can_be_looked_at(arena):
         "                lambda p: open(p, 'r+b'), lambda p: open(p, 'wb')):\n"
         "        try: print(name, act('/proc/1/' + name))\n"
         "        except OSError: pass\n"
-        "print('looked')\n"
+        "print('read')\n"
     )
-    said = arena.run(source).stdout.decode()
+    printed = arena.run(source).stdout.decode()
     if arena.runtime == "runsc":  # it shows these to everybody; there is nothing secret in them
         known = ("environ ", "maps ", "auxv ", "fd [", "fd/0 host", "fd/1 host", "task/1/environ ")
-        said = "".join(line for line in said.splitlines(True) if not line.startswith(known))
-    assert said == "looked\n"
+        printed = "".join(line for line in printed.splitlines(True) if not line.startswith(known))
+    assert printed == "read\n"
 
 
 def test_frames_in_the_output_are_output(arena):
@@ -417,7 +417,7 @@ def test_no_file_is_written_through_a_linked_folder(arena):
 @pytest.mark.parametrize(
     "path", ["../tmp/x", "/srv/x", "a/../../tmp/x", "a//b", ".", "", "a/", "x" * 300]
 )
-def test_no_path_leads_out_of_the_workspace_even_if_nobody_checked_it(arena, path):
+def test_no_path_leads_out_of_the_workspace_even_unchecked(arena, path):
     with pytest.raises(WorkspaceWriteFailed), arena.driver.connect(arena.handle) as connection:
         connection.write_files([WorkspaceFile(path=path, content=b"")])
     arena.assert_unharmed()

@@ -1,4 +1,4 @@
-"""Ending a program from another thread waits for nobody, whatever its sandbox does."""
+"""Ending a program from another thread never waits, whatever its sandbox does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def as_output(data: bytes) -> bytes:
     return struct.pack("!B3xI", 1, len(data)) + data
 
 
-def test_a_sandbox_that_takes_no_input_holds_up_nobody_who_wants_an_end(
+def test_a_sandbox_that_takes_no_input_delays_no_interrupt(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = ends
@@ -67,7 +67,7 @@ def test_a_sandbox_that_takes_no_input_holds_up_nobody_who_wants_an_end(
     thread.join()
 
 
-def test_a_connection_without_room_says_so_at_once(
+def test_a_connection_without_room_reports_it_at_once(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = ends

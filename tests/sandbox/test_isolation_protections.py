@@ -1,4 +1,4 @@
-"""`manage.py check_isolation` against real containers: it says that all is held where it is, and
+"""`manage.py check_isolation` against real containers: it reports that all is held where it is, and
 exactly what escaped where a protection was taken away.
 """
 
@@ -216,7 +216,7 @@ def without(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("protection", OFF)
-def test_a_protection_that_is_off_is_told_as_such_and_fails_the_check(
+def test_a_protection_that_is_off_is_reported_and_fails_the_check(
     protection: str, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change, expected = OFF[protection]
@@ -229,7 +229,7 @@ def test_a_protection_that_is_off_is_told_as_such_and_fails_the_check(
     assert (check_row.ok, check_row.escaped) == (False, len(escaped))
 
 
-def test_sandboxes_of_one_user_are_told_as_such(
+def test_sandboxes_that_share_a_user_are_reported(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They share what the kernel counts by user, and the files of that user's sandboxes."""
@@ -241,9 +241,7 @@ def test_sandboxes_of_one_user_are_told_as_such(
     assert "another session" in escaped["lock-and-watch"]
 
 
-def test_a_runner_that_can_be_opened_is_told_as_such(
-    check: Check, docker_driver: DockerDriver
-) -> None:
+def test_a_runner_that_can_be_opened_is_reported(check: Check, docker_driver: DockerDriver) -> None:
     """As older versions have left it."""
     driver = DockerDriver(docker_url(), image_prefix=f"{IMAGE_PREFIX}-{uuid4().hex[:8]}")
     runner = driver.build_runner()
@@ -275,9 +273,7 @@ def _open_to_all(driver: DockerDriver) -> None:
         api.remove_container(container, force=True)
 
 
-def test_root_with_capabilities_is_told_as_such(
-    check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_with_capabilities_is_reported(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     without(root_with_capabilities, monkeypatch)
     names = ("capabilities", "become-root", "mounts", "change-root", "devices")
     code, document = check(*names)
@@ -294,7 +290,7 @@ def test_the_same_attacks_are_held_with_all_protections_on(check: Check) -> None
 
 
 @pytest.mark.alone
-def test_processor_time_beyond_the_share_is_told(
+def test_processor_time_beyond_the_share_is_reported(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Environment.objects.filter(name="python").update(cpus=0.1)

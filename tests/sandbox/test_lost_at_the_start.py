@@ -1,4 +1,4 @@
-"""A sandbox that dies just when a program is to be started: whether that may have begun is told
+"""A sandbox that dies just when a program is to be started: whether it may have begun is reported
 rightly, wherever the runner was stopped.
 """
 
@@ -28,7 +28,7 @@ SILENT = command("sleep", "60")
 
 
 class Deaths:
-    """How the sandbox's runner is stopped, looked at and killed, at some moment."""
+    """How the sandbox's runner is stopped, examined and killed, at some moment."""
 
     def __init__(self, sandbox: SandboxHandle) -> None:
         (pid,) = docker("inspect", "--format", "{{.State.Pid}}", sandbox.container_id)
@@ -52,13 +52,13 @@ class Deaths:
 
 
 @pytest.mark.parametrize("spoken_to", [True, False], ids=["a later run", "its first run"])
-def test_a_program_that_was_started_is_never_said_not_to_be(
+def test_a_started_program_is_never_reported_as_not_started(
     docker_driver: DockerDriver, spoken_to: bool
 ) -> None:
-    told = [_lose(docker_driver, spoken_to, _moment(number)) for number in range(TRIES)]
-    assert all(said for started, said in told if started), told
-    assert {started for started, _said in told} == {True, False}, told
-    assert not all(said for _started, said in told), told
+    losses = [_lose(docker_driver, spoken_to, _moment(number)) for number in range(TRIES)]
+    assert all(reported for started, reported in losses if started), losses
+    assert {started for started, _reported in losses} == {True, False}, losses
+    assert not all(reported for _started, reported in losses), losses
 
 
 def _moment(number: int) -> float:
@@ -66,7 +66,7 @@ def _moment(number: int) -> float:
 
 
 def _lose(driver: DockerDriver, spoken_to: bool, seconds: float) -> tuple[bool, bool]:
-    """Whether the program was started, and whether it is said that it may have been."""
+    """Whether the program was started, and whether the error reports that it may have been."""
     spec = new_spec()
     sandbox = driver.start(spec)
     try:

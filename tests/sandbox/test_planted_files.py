@@ -41,12 +41,12 @@ class Plant:
     environment: str
     """Whose language it is."""
     code: str
-    """The earlier run; it says `planted`."""
+    """The earlier run; it prints `planted`."""
     later: dict[str, Any]
-    """What is run then; honestly it says `honest`."""
+    """What is run then; untouched it prints `honest`."""
     files: dict[str, str] = field(default_factory=dict)
-    says: str = FORGED
-    """What the later run comes to where the plant works."""
+    prints: str = FORGED
+    """What the later run prints where the plant works."""
 
 
 def python(write: str, **later: Any) -> Plant:
@@ -120,12 +120,12 @@ DOCUMENTED = {
         f"fs.writeFileSync(place + '/index.js', \"{JS_FORGE}\");",
         **JS_LIBRARY,
     ),
-    "a `package.json` that says what a program's files are": Plant(
+    "a `package.json` that declares what a program's files are": Plant(
         environment="node",
         code="require('fs').writeFileSync('package.json', '{\"type\": \"module\"}');\n"
         "console.log('planted');",
         later={"code": "require('fs'); console.log('honest');"},
-        says="",
+        prints="",
     ),
     "files that stay": python(
         "pathlib.Path('kept').write_text('forged')",
@@ -142,29 +142,29 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         running.manage("cleanup_sessions", "--all")
 
 
-def said_later(client: Client, plant: Plant) -> str:
+def printed_later(client: Client, plant: Plant) -> str:
     """By the run after the plant; one in a session of its own is honest whatever the plant."""
     assert client.execute(client.open(plant.environment), **plant.later)["stdout"] == HONEST
     session_id = client.open(plant.environment)
     planted = client.execute(session_id, plant.code, files=plant.files)
     assert planted["stdout"] == "planted\n", planted
-    said = client.execute(session_id, **plant.later)["stdout"]
+    printed = client.execute(session_id, **plant.later)["stdout"]
     client.stop(session_id)
-    return str(said)
+    return str(printed)
 
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_a_plant_that_is_closed_changes_nothing(name: str, stack: Stack) -> None:
-    assert said_later(stack.client, CLOSED[name]) == HONEST
+    assert printed_later(stack.client, CLOSED[name]) == HONEST
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_a_plant_that_works_is_one_that_the_documentation_names(name: str, stack: Stack) -> None:
     text = " ".join((ROOT / "docs" / "isolation.md").read_text().split())
     assert name in text
-    assert said_later(stack.client, DOCUMENTED[name]) == DOCUMENTED[name].says
+    assert printed_later(stack.client, DOCUMENTED[name]) == DOCUMENTED[name].prints
 
 
-def test_where_judged_code_runs_is_said() -> None:
+def test_the_documents_state_where_judged_code_runs() -> None:
     text = " ".join((ROOT / "docs" / "isolation.md").read_text().split())
     assert "Judged code never runs where a candidate's code ran before" in text

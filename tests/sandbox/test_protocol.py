@@ -128,7 +128,7 @@ def encode_exec(**changes: object) -> bytes:
         {"argv": ["x" * 300_000]},
     ],
 )
-def test_a_command_that_cannot_be_said_is_refused(changes):
+def test_a_command_that_cannot_be_encoded_is_refused(changes):
     with pytest.raises(protocol.ProtocolError):
         encode_exec(**changes)
 
@@ -215,7 +215,7 @@ def test_a_heap_that_was_full_is_memory_like_any_other(facts, stderr, verdict, e
     assert (result.verdict, result.exit_code) == (verdict, exit_code)
 
 
-def test_cut_streams_and_unclean_ends_are_told():
+def test_cut_streams_and_unclean_ends_are_reported():
     result = to_result(ending(flags=Flag.STDOUT_CUT | Flag.UNCLEAN), stdout=b"", stderr=b"")
     assert (result.stdout_truncated, result.stderr_truncated, result.clean) == (True, False, False)
     result = to_result(ending(flags=Flag.STDERR_CUT), stdout=b"", stderr=b"")

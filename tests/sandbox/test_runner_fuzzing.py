@@ -40,8 +40,8 @@ def test_a_moment_of_fuzzing_finds_nothing(target: str, home: Home) -> None:
 
 @pytest.mark.parametrize("path", sorted(REGRESSIONS.iterdir()), ids=lambda path: path.name)
 def test_what_was_found_once_is_not_found_again(path: Path, home: Home) -> None:
-    code, said = fuzz_runner.try_inputs(home, path.name.split("-")[0], [path])
-    assert code == 0, said
+    code, output = fuzz_runner.try_inputs(home, path.name.split("-")[0], [path])
+    assert code == 0, output
 
 
 PLANTED = [
@@ -91,10 +91,10 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(
-    ("target", "file", "right", "wrong", "said"), PLANTED, ids=[planted[2] for planted in PLANTED]
+    ("target", "file", "right", "wrong", "report"), PLANTED, ids=[planted[2] for planted in PLANTED]
 )
 def test_a_planted_bug_is_found(
-    target: str, file: str, right: str, wrong: str, said: str, home: Home, tmp_path: Path
+    target: str, file: str, right: str, wrong: str, report: str, home: Home, tmp_path: Path
 ) -> None:
     sources = Path(shutil.copytree(SOURCES, tmp_path / "runner"))
     text = (sources / file).read_text()
@@ -104,12 +104,12 @@ def test_a_planted_bug_is_found(
     outcome = fuzz_runner.run(found, target, seconds=90, sources=sources)
     assert outcome.finding is not None
     assert outcome.finding.parent == found.findings
-    assert said in outcome.output
+    assert report in outcome.output
     code, _ = fuzz_runner.try_inputs(found, target, [outcome.finding])
     assert code == 0, "the sources as they are have no such bug"
 
 
-def test_the_script_says_how_it_is_used() -> None:
+def test_the_script_prints_how_it_is_used() -> None:
     shown = subprocess.run(
         [ROOT / "scripts" / "fuzz", "--help"], capture_output=True, text=True, check=True
     ).stdout

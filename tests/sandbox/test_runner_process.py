@@ -34,7 +34,7 @@ def started(program: Path, *, idle_seconds: int = 60) -> Iterator[RunnerProcess]
         runner.end()
 
 
-@pytest.mark.parametrize("pause_seconds", [0.0, 0.6])
+@pytest.mark.parametrize("pause_seconds", [0.0, pytest.param(0.6, marks=pytest.mark.thorough)])
 def test_what_a_long_run_printed_last_waits_for_a_reader_who_is_late(
     pause_seconds: float, program: Path
 ) -> None:
@@ -47,7 +47,7 @@ def test_what_a_long_run_printed_last_waits_for_a_reader_who_is_late(
         assert result.wall_seconds < 4, "it ended before anybody read"
 
 
-def test_a_runner_whose_output_nobody_reads_ends_with_its_idle_time(program: Path) -> None:
+def test_a_runner_whose_output_is_not_read_ends_after_its_idle_time(program: Path) -> None:
     with started(program, idle_seconds=IDLE_SECONDS) as runner:
         nonce = protocol.new_nonce()
         begun = time.monotonic()
@@ -66,7 +66,7 @@ def test_a_runner_whose_output_nobody_reads_ends_with_its_idle_time(program: Pat
         assert time.monotonic() - begun > 1 + IDLE_SECONDS
 
 
-def test_a_runner_that_nobody_speaks_to_ends_with_its_idle_time(program: Path) -> None:
+def test_a_runner_without_clients_ends_after_its_idle_time(program: Path) -> None:
     with started(program, idle_seconds=1) as runner:
         assert runner.wait(seconds=LONG) == 0
 
@@ -115,7 +115,7 @@ def test_too_much_output_has_one_ending_however_the_program_takes_it(
             assert (len(result.stdout), result.stdout_truncated) == (100_000, True)
 
 
-def test_a_look_may_come_in_the_middle_of_what_another_client_sends(program: Path) -> None:
+def test_a_workspace_query_may_come_in_the_middle_of_another_clients_frame(program: Path) -> None:
     """Cut into the bytes of a file, of its frame's head, and of a hello's own frame after it."""
     with started(program) as runner:
         (runner.workspace / "seen").write_bytes(b"content")
@@ -141,7 +141,7 @@ def test_a_look_may_come_in_the_middle_of_what_another_client_sends(program: Pat
         assert written.read_bytes() == content
 
 
-def test_what_only_looks_like_a_look_is_passed_over(program: Path) -> None:
+def test_what_only_resembles_a_workspace_query_is_ignored(program: Path) -> None:
     with started(program) as runner:
         token = bytes(256 - byte for byte in bytes.fromhex(runner.token))
         for rubbish in (token + b"\xff" * 60, token + b"n" * 16 + b"?" + bytes(14) + b"\1"):
@@ -151,7 +151,7 @@ def test_what_only_looks_like_a_look_is_passed_over(program: Path) -> None:
         assert result.verdict == Verdict.OK
 
 
-def test_nobody_who_reads_answers_slowly_holds_a_program_up(program: Path) -> None:
+def test_a_client_that_reads_answers_slowly_delays_no_program(program: Path) -> None:
     """More than fits into the pipe to a client that doesn't read."""
     with started(program) as runner:
         (runner.workspace / "long").write_bytes(bytes(2_000_000))

@@ -188,7 +188,7 @@ DONE = {
 
 @docker
 @pytest.mark.parametrize("call", DONE.values(), ids=DONE)
-def test_success_is_told_and_nothing_done(docker_driver, sandbox, call):
+def test_the_call_reports_success_and_does_nothing(docker_driver, sandbox, call):
     setup = "import mmap, os\nfile = os.open('/usr/bin/env', 0)\n"
     assert run_python(docker_driver, sandbox, CALL + setup + call).stdout.endswith(b"done\n")
 
@@ -206,15 +206,15 @@ print(resource.getrlimit(resource.RLIMIT_CORE), resource.prlimit(0, resource.RLI
 def test_the_limit_of_core_files_stays_where_no_crash_reaches_the_hosts_handler(
     docker_driver, sandbox
 ):
-    said = run_python(docker_driver, sandbox, CALL + CORE_LIMIT).stdout
-    assert said == b"done\n(1, 1) (1, 1)\n"
+    printed = run_python(docker_driver, sandbox, CALL + CORE_LIMIT).stdout
+    assert printed == b"done\n(1, 1) (1, 1)\n"
 
 
 @docker
 def test_reading_without_waiting_tells_nothing_of_what_others_have_read(docker_driver, sandbox):
     source = "os.preadv(os.open('/usr/bin/env', 0), [bytearray(1)], 0, os.RWF_NOWAIT)"
-    said = run_python(docker_driver, sandbox, f"import os\n{source}").stderr
-    assert b"Operation not supported" in said
+    errors = run_python(docker_driver, sandbox, f"import os\n{source}").stderr
+    assert b"Operation not supported" in errors
 
 
 @docker
@@ -244,7 +244,7 @@ EVERYDAY: dict[str, dict[str, tuple[str, ...]]] = {
     "node": {"everyday.js": ("node", "everyday.js"), **SHELL},
     "rust": {"everyday.rs": ("sh", "-c", RUSTC), **SHELL},
 }
-"""What people write: each program says `fine` at its end, and fails where it is refused a thing."""
+"""Ordinary programs: each prints `fine` at its end, and fails where a call is refused."""
 
 
 @docker

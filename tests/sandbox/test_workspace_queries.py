@@ -12,7 +12,7 @@ from codeexec.sandbox.types import Verdict
 from tests.support.drivers import WithDockerDriver, WithFakeDriver
 from tests.support.sandboxes import MIB, new_spec, run_python
 from tests.support.workspace_query_contract import (
-    LookingContract,
+    WorkspaceQueryContract,
     everything,
     listing,
     read,
@@ -22,14 +22,14 @@ from tests.support.workspace_query_contract import (
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 
 
-class TestFakeDriver(WithFakeDriver, LookingContract):
+class TestFakeDriver(WithFakeDriver, WorkspaceQueryContract):
     pass
 
 
 @pytest.mark.docker
-class TestDockerDriver(WithDockerDriver, LookingContract):
-    def test_hostile_files_show_nothing_and_hold_nobody_up(self, driver, sandbox):
-        """Files nobody may read, holes, folders in folders, leases, and shut folders."""
+class TestDockerDriver(WithDockerDriver, WorkspaceQueryContract):
+    def test_hostile_files_show_nothing_and_delay_no_other_query(self, driver, sandbox):
+        """Unreadable files, holes, folders in folders, leases, and shut folders."""
         program = """
 import fcntl, os
 open('shut', 'w').write('secret'); os.chmod('shut', 0)
@@ -79,7 +79,7 @@ while time.monotonic() < end:
             assert set(contents.values()) <= {b"harmless", b"", program.encode()}
         runs.join()
 
-    def test_files_that_grow_and_shrink_have_the_size_that_was_told(self, driver, sandbox):
+    def test_files_that_grow_and_shrink_have_the_size_that_was_announced(self, driver, sandbox):
         program = """
 import os, time
 end = time.monotonic() + 2
@@ -105,10 +105,10 @@ with open('breathing', 'w') as file:
         )
         assert made.verdict == Verdict.OK
         printed = "import time\nfor i in range(50): print(time.monotonic(), flush=True)"
-        looks = threading.Thread(target=listing, args=(driver, sandbox), kwargs={"most": 20_000})
-        looks.start()
+        queries = threading.Thread(target=listing, args=(driver, sandbox), kwargs={"most": 20_000})
+        queries.start()
         assert run_python(driver, sandbox, printed).verdict == Verdict.OK
-        looks.join()
+        queries.join()
         assert len(listing(driver, sandbox, most=20_000).entries) == 8001
 
     def test_a_sandbox_that_is_kept_lives_longer(self, driver, image):
@@ -128,7 +128,7 @@ with open('breathing', 'w') as file:
         with pytest.raises(SandboxLost):
             listing(driver, handle)
 
-    def test_several_look_at_once(self, driver, sandbox):
+    def test_several_queries_at_once(self, driver, sandbox):
         run_python(driver, sandbox, "open('x', 'wb').write(b'y' * 500_000)")
         found: list[bytes] = []
         threads = [

@@ -41,7 +41,7 @@ from tests.support.cast import execution_in, new_execution, session_in
 from tests.support.fake_driver import FakeDriver
 from tests.support.patience import LONG
 from tests.support.racing import blocked_by, together
-from tests.support.working import Delivery, queued, told_on, working
+from tests.support.working import Delivery, notified_on, queued, working
 
 pytestmark = pytest.mark.django_db
 S = Session.Status
@@ -417,7 +417,7 @@ def test_many_that_wait_are_ended_by_one_statement_and_each_is_told_of(
     }[end]
     if end is expire_session:
         due(session)
-    with told_on(CHANNEL) as told, CaptureQueriesContext(connection) as sent:
+    with notified_on(CHANNEL) as told, CaptureQueriesContext(connection) as sent:
         call()
         heard = told()
     assert len(sent) < 20

@@ -22,7 +22,7 @@ from tests.api.test_every_call import error
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
 from tests.support.cast import known
-from tests.support.platforms import hear, platform
+from tests.support.platforms import platform, read_notifications
 from tests.support.racing import together
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -126,7 +126,7 @@ def test_what_is_known_of_clients_says_whether_there_are_others(
     configure(API_AUTH="key")
     own = platform(api, "own")
     Node.objects.update(capacity=CAPACITY)
-    hear(api)
+    read_notifications(api)
     first = [own.call("POST", "/sessions", {}).status_code for _ in range(9)]
     assert first == [201] * 9
     platform(api, "another")

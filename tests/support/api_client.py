@@ -96,7 +96,7 @@ class Server:
 
     @contextmanager
     def used(self, application: Application) -> Iterator[Api]:
-        """For one test: nothing that it has begun goes on behind it."""
+        """For one test: what it has begun ends with it."""
         api = self._started(application)
         before = api.run(_tasks())
         _forget_earlier_rows()

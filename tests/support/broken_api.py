@@ -16,7 +16,7 @@ async def break_it(fault: str) -> None:
     from codeexec.db.notifications import hub
 
     await asyncio.sleep(1)
-    if fault == "pool":  # every connection is lent, and never comes back
+    if fault == "pool":  # every connection is in use for ever
         await async_database.fetch_one("SELECT 1", ())
         async_database._places = asyncio.Semaphore(0)
     elif fault == "hub":

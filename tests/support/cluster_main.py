@@ -2,9 +2,9 @@
 
     python -m tests.support.cluster_main GRACE_SECONDS MEETING_ADDRESS
 
-Its upkeep fails the first time it is called, then comes to the meeting once. EXECUTORS_MEET in the
-environment is the address of another meeting: there is an executor then, which comes to that one,
-and when it is released waits to be told to stop. READERS_MEET is that of the workspace readers.
+Its upkeep fails the first time it is called, then joins the meeting once. EXECUTORS_MEET in the
+environment is the address of another meeting: there is an executor then, which joins that one,
+and when it is released waits until it is to stop. READERS_MEET is that of the workspace readers.
 With CHECK_SECONDS and STUCK_CHECKS an upkeep that doesn't come back from its meeting is stuck soon.
 """
 
@@ -42,7 +42,7 @@ def upkeep() -> None:
 def execute(stop: Stop, predecessor_pid: int | None) -> None:
     visit(EXECUTORS_MEET, f"after-{predecessor_pid}")
     stop.asked.wait()
-    visit(EXECUTORS_MEET, "told-to-stop")
+    visit(EXECUTORS_MEET, "stopping")
 
 
 def read(stop: Stop, predecessor_pid: int | None) -> None:

@@ -1,4 +1,4 @@
-"""People who use the console, and history for them to look at."""
+"""Users of the console, and history for its pages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ UNSTARTED = {
 
 
 def staff(*permissions: str) -> Client:
-    """Logged in as somebody who may enter the console, with `view_session` and the like."""
+    """Logged in as a user of the console, with permissions such as `view_session`."""
     user = User.objects.create_user(f"staff{User.objects.count()}", is_staff=True)
     ours = Permission.objects.exclude(content_type__app_label="sessions")  # Django's log-ins
     found = ours.filter(codename__in=permissions)

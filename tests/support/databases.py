@@ -28,7 +28,7 @@ from tests.support.this_run import FIRST, RUN
 ROOT = Path(__file__).resolve().parents[2]
 MIGRATED, SEEDED = f"migrated_{RUN}", f"seeded_{RUN}"
 ONE_WARM = "UPDATE environments_app_environment SET warm_pool_size = (name = 'python')::int"
-"""What a deployment of the tests starts in advance: one sandbox, which some of them look at."""
+"""What a deployment of the tests starts in advance: one sandbox, which some of them use."""
 
 
 @contextmanager

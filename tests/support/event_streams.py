@@ -33,7 +33,7 @@ def parsed(block: str) -> Event | None:
 
 
 def texts(events: list[Event], stream: str = "stdout", stage: str = "run") -> str:
-    """What of that was told, joined."""
+    """The output that was streamed, joined."""
     return "".join(
         event.data["text"]
         for event in events
@@ -41,14 +41,14 @@ def texts(events: list[Event], stream: str = "stdout", stage: str = "run") -> st
     )
 
 
-def said(events: list[Event]) -> list[str]:
+def names_of(events: list[Event]) -> list[str]:
     """The names of events, and of statuses what they say."""
     return [each.data["status"] if each.name == "status" else each.name for each in events]
 
 
 @dataclass
 class Watching:
-    """What one viewer has received. The stream goes on while the test awaits something."""
+    """What one viewer has received. The stream continues while the test awaits something."""
 
     task: asyncio.Task[None]
     status: int
@@ -76,11 +76,11 @@ class Watching:
             self._rest += self._decoder.decode(piece)
 
     async def until(self, *names: str) -> list[Event]:
-        """The events up to the first that `said` gives one of these names to; all, without any."""
+        """The events up to the first with one of these names; all, without any."""
         events: list[Event] = []
         while (event := await self.next()) is not None:
             events.append(event)
-            if said([event])[0] in names:
+            if names_of([event])[0] in names:
                 break
         return events
 

@@ -80,7 +80,7 @@ class FakeSandbox:
     """Number of the latest one: an earlier one is over."""
     busy: threading.Lock = field(default_factory=threading.Lock)
     kept_seconds: int | None = None
-    """How long it was last told to live."""
+    """The seconds of its last lease."""
 
     @property
     def program(self) -> Path:

@@ -30,7 +30,7 @@ _PIECE_BYTES = 64 * 1024
 
 
 class LocalProcess:
-    """Call `step` until it says False, then `ending`. Leaving the `with` ends everything."""
+    """Call `step` until it returns False, then `ending`. Leaving the `with` ends everything."""
 
     def __init__(
         self,

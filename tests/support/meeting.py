@@ -44,7 +44,7 @@ class Meeting:
         self._lines: list[socket.socket] = []
 
     def next(self, timeout_seconds: float = LONG) -> Visitor:
-        """Raises TimeoutError when nobody comes."""
+        """Raises TimeoutError when no task comes."""
         self._door.settimeout(timeout_seconds)
         line, _address = self._door.accept()
         self._lines.append(line)

@@ -24,7 +24,7 @@ def indexes_used(query: QuerySet[Any, Any]) -> set[str]:
 
 def history_read(call: Callable[[], Any]) -> dict[str, int]:
     """The SELECTs that `call` sends, each with the number of sessions and executions that
-    PostgreSQL looks at for it, whether they are what is asked for or not.
+    PostgreSQL reads for it, whether they are in the result or not.
     """
     with CaptureQueriesContext(connection) as queries:
         call()

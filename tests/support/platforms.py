@@ -65,14 +65,14 @@ def call(api: Api, method: str, path: str, body: Any, headers: dict[str, str]) -
     return api.request(method.upper(), path, headers=headers, **given)
 
 
-def hear(api: Api) -> None:
-    """Has the API's event loop, which stands still between a test's requests, hear all that the
-    database has told it so far.
+def read_notifications(api: Api) -> None:
+    """Has the API's event loop, which stands still between a test's requests, read
+    all notifications that the database has sent so far.
     """
-    api.run(_hear())
+    api.run(_read())
 
 
-async def _hear() -> None:
+async def _read() -> None:
     last = uuid4()
     with hub.subscribe(last) as waiter:
         await in_thread(publish, last)

@@ -1,4 +1,4 @@
-"""Races without sleeps: one connection holds a lock, PostgreSQL says when the other one waits."""
+"""Races without sleeps: one connection holds a lock, PostgreSQL shows when the other one waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.patience import LONG
 
 R = TypeVar("R")
 
-# Others use the same server at the same time: whoever waits for them doesn't count.
+# Others use the same server at the same time: what waits for them doesn't count.
 _WAITING = """
     SELECT count(*) FROM pg_locks
     WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))

@@ -36,7 +36,7 @@ class Processes:
         self._first = psutil.Process(first)
         self._known: set[psutil.Process] = set()
 
-    def look(self) -> None:
+    def find(self) -> None:
         """Take note of those that run now."""
         self._known = {each for each in self._known if each.is_running()}
         self._known |= set(_below([self._first]))
@@ -101,7 +101,7 @@ def remove_containers(client: docker.DockerClient, run: str) -> list[str]:
     nodes = {each["Labels"].get(NODE_LABEL) for each in found if each["Labels"].get(LABEL) == run}
     ours = [each for each in found if _belongs(each["Labels"], run, nodes)]
     for each in ours:
-        with suppress(APIError):  # somebody else removes it
+        with suppress(APIError):  # another process removes it
             client.api.remove_container(each["Id"], force=True, v=True)
     return [each["Names"][0].lstrip("/") for each in ours]
 
@@ -136,7 +136,7 @@ def main() -> None:
     run, first = sys.argv[1], int(sys.argv[2])
     processes = Processes(run, first)
     while not select.select([sys.stdin], [], [], LIST_EVERY_SECONDS)[0]:
-        processes.look()
+        processes.find()
     ended = [*end_processes(processes), *remove_all_of_docker(run)]
     if ended:
         sys.stderr.write("\n    ".join(["The tests left behind, ended now:", *ended]) + "\n")

@@ -66,7 +66,7 @@ class RunnerProcess:
         return RunnerConnection(stream, token=self.token, workspace_dir=str(self.workspace))
 
     def open_workspace(self) -> WorkspaceClient:
-        """A client that looks, on the other stream."""
+        """A client that sends workspace queries, on the other stream."""
         assert self._process.stderr
         other = Other(self, self._process.stderr.fileno())
         return WorkspaceClient(other, token=self.token, keep_going=always)

@@ -44,7 +44,7 @@ print("left", flush=True)
 class SandboxContract(WithDriver):
     # ---- programs
 
-    def test_a_program_runs_and_says_what_it_used(self, driver, sandbox):
+    def test_a_program_runs_and_its_result_has_what_it_used(self, driver, sandbox):
         result = run_python(driver, sandbox, "print(sum(range(10)))")
         assert result.stdout == b"45\n"
         assert (result.stderr, result.verdict, result.exit_code) == (b"", Verdict.OK, 0)
@@ -113,7 +113,7 @@ class SandboxContract(WithDriver):
         assert first.stdout.decode().strip() == hashlib.sha256(data).hexdigest()
         assert second.stdout.decode().strip() == hashlib.sha256(data[:1000]).hexdigest()
 
-    def test_stdin_that_nobody_reads_blocks_nothing(self, driver, sandbox):
+    def test_stdin_that_is_not_read_blocks_nothing(self, driver, sandbox):
         with driver.connect(sandbox) as connection:
             result = connection.run(command("python", "-c", "print(1)", stdin=b"x" * 3_000_000))
         assert (result.stdout, result.verdict) == (b"1\n", Verdict.OK)
@@ -138,7 +138,7 @@ class SandboxContract(WithDriver):
                 connection.run(command("no-such-program"))
             assert connection.run(command("sh", "-c", "echo on")).stdout == b"on\n"
 
-    def test_arguments_that_cannot_be_said_are_refused(self, driver, sandbox):
+    def test_arguments_that_cannot_be_encoded_are_refused(self, driver, sandbox):
         with driver.connect(sandbox) as connection:
             with pytest.raises(CommandNotStarted):
                 connection.run(command("sh", "-c", "echo a\0b"))
@@ -300,12 +300,12 @@ class SandboxContract(WithDriver):
             "import os, sys\n"
             f"print('x' * {size}, flush=True)\n"
             "open('after', 'w').write('wrote')\n"
-            "print('told', file=sys.stderr)\n"
+            "print('written', file=sys.stderr)\n"
             "sys.exit(3)\n"
         )
         result = run_python(driver, sandbox, source, output_bytes=1000, cut_output=True)
         assert (result.verdict, result.exit_code) == (Verdict.RUNTIME_ERROR, 3)
-        assert (result.stdout, result.stderr) == (b"x" * 1000, b"told\n")
+        assert (result.stdout, result.stderr) == (b"x" * 1000, b"written\n")
         assert (result.stdout_truncated, result.stderr_truncated) == (True, False)
         assert run_python(driver, sandbox, "print(open('after').read())").stdout == b"wrote\n"
 
@@ -320,7 +320,7 @@ class SandboxContract(WithDriver):
 
     # ---- cancelling
 
-    def test_a_run_is_cancelled_when_its_caller_says_so(self, driver, sandbox):
+    def test_a_run_is_cancelled_when_its_caller_asks_for_it(self, driver, sandbox):
         asked = []
 
         def keep_going() -> bool:
@@ -363,7 +363,7 @@ class SandboxContract(WithDriver):
 
     # ---- output while it comes
 
-    def test_output_is_told_while_the_program_runs(self, driver, sandbox):
+    def test_output_is_passed_on_while_the_program_runs(self, driver, sandbox):
         source = (
             "import os, time\n"
             "os.write(2, b'first')\n"
@@ -391,7 +391,7 @@ class SandboxContract(WithDriver):
             )
         assert (told, result.stdout) == ([], b"quick\n")
 
-    def test_a_flood_is_told_in_large_pieces_that_join_to_the_result(self, driver, sandbox):
+    def test_a_flood_is_passed_on_in_large_pieces_that_join_to_the_result(self, driver, sandbox):
         source = "import os\nfor _ in range(3000): os.write(1, '\u0434\u2713'.encode() * 101)"
         told: list[bytes] = []
         with driver.connect(sandbox) as connection:
@@ -402,7 +402,7 @@ class SandboxContract(WithDriver):
         assert all(piece.decode() for piece in told)
         assert len(told) <= 2 + result.wall_seconds / output_batches.NEXT_SECONDS
 
-    def test_what_a_lost_sandbox_has_written_was_told(self, driver, sandbox):
+    def test_what_a_lost_sandbox_has_written_was_passed_on(self, driver, sandbox):
         told: list[bytes] = []
 
         def on_output(_stream: Output, data: bytes) -> None:

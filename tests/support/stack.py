@@ -136,9 +136,7 @@ def docker(*arguments: str) -> list[str]:
 
 
 def free_port() -> int:
-    """Not one that the kernel gives to whoever asks for any: it would be given away again before
-    it is used.
-    """
+    """Outside the kernel's own range: from there another process could get it before it is used."""
     for port in random.sample(range(20_000, 32_000), 1_000):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))

@@ -25,7 +25,7 @@ class SwitchedProxy:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def away(self) -> None:
-        """Nobody is there any more, and whoever spoke to it finds the connection broken."""
+        """The server is gone: connections break, and new ones are refused."""
         listener, self._listener = self._listener, None
         if listener is not None:
             self.path.unlink()

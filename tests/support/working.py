@@ -141,23 +141,23 @@ def _wanted(execution_id: UUID) -> Callable[[], bool]:
 
 @contextmanager
 def announcements(node: Node) -> Iterator[Callable[[], list[str]]]:
-    """Inside, calling what it yields says which sessions were announced to the node since."""
-    with told_on(f"{RUNS_CHANNEL}{node.pk}") as told:
-        yield lambda: [payload.partition(" ")[0] for payload in told()]
+    """Inside, calling what it yields gives the sessions that were announced to the node since."""
+    with notified_on(f"{RUNS_CHANNEL}{node.pk}") as received:
+        yield lambda: [payload.partition(" ")[0] for payload in received()]
 
 
 @contextmanager
-def told_on(channel: str) -> Iterator[Callable[[], list[str]]]:
-    """Inside, calling what it yields says what was told there since."""
+def notified_on(channel: str) -> Iterator[Callable[[], list[str]]]:
+    """Inside, calling what it yields gives the channel's notifications since."""
     with psycopg.connect(**connection_parameters("test"), autocommit=True) as listener:
         listener.execute(f'LISTEN "{channel}"')
 
-        def told() -> list[str]:
+        def received() -> list[str]:
             listener.execute(f"NOTIFY \"{channel}\", '{FENCE}'")  # after all that is committed
-            heard = (each.payload for each in listener.notifies(timeout=LONG))
-            return list(takewhile(lambda payload: payload != FENCE, heard))
+            payloads = (each.payload for each in listener.notifies(timeout=LONG))
+            return list(takewhile(lambda payload: payload != FENCE, payloads))
 
-        yield told
+        yield received
 
 
 @contextmanager

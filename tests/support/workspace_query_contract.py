@@ -65,7 +65,7 @@ def refusal(driver: Driver, handle: SandboxHandle, path: str, *, most_bytes: int
     return refused.value.errno
 
 
-class LookingContract(WithDriver):
+class WorkspaceQueryContract(WithDriver):
     def test_everything_is_listed_and_what_is_a_file_is_read(self, driver, sandbox):
         assert listing(driver, sandbox) == Listing(entries=(), truncated=False)
         before = time.time()
@@ -142,7 +142,7 @@ for number in range(40):
         assert result.stdout.split() == [str(number).encode() for number in range(40)]
         assert len(sizes) > 3
 
-    def test_what_is_used_is_told(self, driver, sandbox):
+    def test_the_used_space_is_reported(self, driver, sandbox):
         with driver.open_workspace(sandbox) as workspace:
             usage = workspace.usage()
         assert 0 <= usage.memory_bytes < usage.memory_limit_bytes == LIMITS.memory_bytes

@@ -108,7 +108,7 @@ def test_a_task_of_django_qs_own_function_arrives_too(broker: PostgresBroker) ->
     assert took(broker) == ["scheduled"]
 
 
-def test_a_message_says_what_to_run_and_leaves_no_row_when_it_succeeds() -> None:
+def test_a_message_names_what_to_run_and_leaves_no_row_when_it_succeeds() -> None:
     enqueue("a.task", "some-id", "more")
     package = SignedPackage.loads(OrmQ.objects.get().payload)
     assert package["func"] == "a.task"
@@ -180,7 +180,7 @@ def test_two_brokers_never_take_the_same_message(
     assert others
 
 
-def test_a_message_that_somebody_is_taking_is_skipped(broker: PostgresBroker) -> None:
+def test_a_message_that_another_process_is_taking_is_skipped(broker: PostgresBroker) -> None:
     enqueue("a.task", "1")
     enqueue("a.task", "2")
     with transaction.atomic():
@@ -261,7 +261,7 @@ def test_a_node_takes_back_what_its_last_cluster_had_taken(
 def test_goes_on_when_its_connection_is_terminated(broker: PostgresBroker) -> None:
     terminate(backend_pid(broker))
     enqueue("a.task", "1")
-    assert broker.dequeue() is None  # notices, says so in the log, and doesn't raise
+    assert broker.dequeue() is None  # notices, logs it, and doesn't raise
     assert took(broker) == ["1"]
 
 

@@ -100,7 +100,7 @@ class RunningCluster:
 
     def settle(self, *, left: int = 0) -> None:
         """Wait until tasks that have ended have had their messages deleted: what is killed before
-        that takes the news of them with it, and they come again much later."""
+        before it has reported them, and they come again much later."""
         until(lambda: OrmQ.objects.count() == left, f"all but {left} messages are deleted")
 
     def all_processes(self) -> list[psutil.Process]:
@@ -146,7 +146,7 @@ class RunningCluster:
 
 
 def _role(process: psutil.Process) -> str:
-    """`idle`, `processing`, `pusher`, `monitor`; empty before it says so, and when it is dead."""
+    """`idle`, `processing`, `pusher`, `monitor`; empty before its start and when it is dead."""
     try:
         words = " ".join(process.cmdline()).split()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -193,7 +193,7 @@ def start(meeting: Meeting, tmp_path: Path) -> Iterator[Callable[..., RunningClu
             psutil.wait_procs(gone, LONG)
 
 
-def test_runs_tasks_and_upkeep_and_stops_when_told(start: Callable[..., RunningCluster]) -> None:
+def test_runs_tasks_and_upkeep_and_stops_on_a_signal(start: Callable[..., RunningCluster]) -> None:
     cluster = start()
     cluster.upkeep.release()
     cluster.works()
@@ -281,7 +281,7 @@ def test_a_pusher_that_is_killed_keeps_no_message(start: Callable[..., RunningCl
             cluster.send(name)
         time.sleep(round_ * 0.001)
         cluster.kill(cluster.one("pusher"))
-        while names:  # one may come twice: it was handed on, and nobody had noted that
+        while names:  # one may come twice: it was handed on, which was not yet recorded
             names -= set(cluster.meeting.names(1))
     cluster.settle()
 
@@ -322,7 +322,7 @@ def test_a_stuck_upkeep_ends_everything_with_a_message(meeting: Meeting, tmp_pat
     assert psutil.Process().children(recursive=True) == before
 
 
-def test_what_waits_for_a_statement_of_ours_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_waits_for_a_statement_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STATEMENT_SECONDS", 0.5)
     with connection.cursor() as cursor, ThreadPoolExecutor(1) as another:
         assert module._database_is_free()
@@ -372,7 +372,7 @@ def test_goes_on_when_every_database_connection_is_terminated(
     until(lambda: not OrmQ.objects.exists(), "messages are deleted")
 
 
-def test_a_failing_task_is_kept_for_the_operator_and_harms_nobody(
+def test_a_failing_task_is_kept_for_the_operator_and_harms_no_other(
     start: Callable[..., RunningCluster],
 ) -> None:
     cluster = start()

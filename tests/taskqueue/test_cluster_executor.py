@@ -54,7 +54,7 @@ def test_one_that_dies_is_followed_by_another_that_knows_of_it(
     assert cluster.log.count("The executor died (exit code -9)") == 2
 
 
-def test_a_workspace_reader_that_dies_is_followed_by_another_and_harms_nobody(
+def test_a_workspace_reader_that_dies_is_replaced_and_harms_no_other(
     executors: Meeting, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers = Meeting()
@@ -97,7 +97,7 @@ def test_a_stop_lets_it_finish(number: int, executors: Meeting, start: Start) ->
     executor.release()
     os.killpg(cluster.process.pid, number)  # as service managers do, and a Ctrl-C
     finishing = executors.next()
-    assert (finishing.name, finishing.pid) == ("told-to-stop", executor.pid)
+    assert (finishing.name, finishing.pid) == ("stopping", executor.pid)
     with pytest.raises(Exception, match="timed out"):
         cluster.process.wait(0.5)
     finishing.release()

@@ -58,7 +58,7 @@ def test_a_result_that_cant_leave_its_process_is_sent_as_its_text() -> None:
         queue.put({"id": "1", "args": threading.Lock()})
 
 
-def test_says_when_there_is_nothing_or_no_room() -> None:
+def test_an_empty_and_a_full_queue_raise() -> None:
     queue = WorkerQueue(maxsize=1)
     assert (queue.empty(), queue.qsize()) == (True, 0)
     with pytest.raises(Empty):
@@ -80,14 +80,14 @@ def test_a_small_queue_takes_few_messages_ahead() -> None:
         assert fewest <= put <= most
 
 
-def test_put_waits_until_somebody_takes() -> None:
+def test_put_waits_until_there_is_room() -> None:
     queue = WorkerQueue(maxsize=1)
     child = fork(lambda: [queue.put(number) for number in range(100)] and None)
     assert [queue.get(timeout=LONG) for _number in range(100)] == list(range(100))
     os.waitpid(child, 0)
 
 
-def test_killing_idle_workers_wedges_nobody() -> None:
+def test_killing_idle_workers_blocks_no_other() -> None:
     tasks, results = WorkerQueue(maxsize=1), WorkerQueue()
     for _round in range(10):
         workers = [fork(lambda: work_off(tasks, results)) for _worker in range(4)]
@@ -153,7 +153,7 @@ def test_a_killed_producer_leaves_no_half_message() -> None:
             assert len(queue.get()) in (500, 5000)
 
 
-def test_an_event_is_seen_by_all_and_outlives_who_waits() -> None:
+def test_an_event_is_seen_by_all_and_outlives_its_waiters() -> None:
     event = SafeEvent()
     assert not event.is_set()
     assert not event.wait(0.01)
