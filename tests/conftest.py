@@ -4,6 +4,8 @@ without containers.
     this        the node that tests run on, registered and alive
     python      an environment; so are node_js and rust
     driver      FakeDriver, which every task of the test uses
+    ready       a session of `python` that waits for executions
+    running     its first execution, which has begun
     configure   settings of the configuration, for one test
     work        does what the queue holds, in the calling thread
 """
@@ -33,15 +35,17 @@ from codeexec.taskqueue.enqueue import SHARED_QUEUE
 from environments_app.definitions import read_definitions
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
-from sessions_app.models import Node
+from sessions_app.models import Execution, Node, Session
+from sessions_app.services.executions import RunRequest, submit_execution
 from tests.support.api_client import Api, server
+from tests.support.cast import session_in
 from tests.support.databases import insert_rows, migrated, rows_of
 from tests.support.emptying import delete_rows
 from tests.support.fake_driver import FakeDriver, use_driver
 from tests.support.parallel import HeavyModulesWhole, heavy_first, its_turn
 from tests.support.patience import LONG
 from tests.support.this_run import FIRST, LABELS, interrupted_by_signals, reaped
-from tests.support.working import Delivery, work_off
+from tests.support.working import Delivery, take_up, work_off
 
 NODE = "this"
 
@@ -225,6 +229,20 @@ def make_node() -> Node:
 def other(this: Node) -> Node:
     """Another node, alive as well, whose workers do nothing."""
     return Node.objects.create(name="other", capacity=50, concurrency=4)
+
+
+@pytest.fixture
+def ready(python: Environment, this: Node) -> Session:
+    return session_in(Session.Status.READY, python, this)
+
+
+@pytest.fixture
+def running(ready: Session) -> Execution:
+    """The first execution of `ready`, claimed by an executor."""
+    execution = submit_execution(ready.pk, RunRequest(code="print(1)"))
+    assert take_up(ready.pk) is not None
+    execution.refresh_from_db()
+    return execution
 
 
 @pytest.fixture

@@ -24,13 +24,6 @@ S, E = Session.Status, Execution.Status
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
 
 
-@pytest.fixture
-def session_id(api: Api, work: Work) -> str:
-    opened = api.post("/sessions", {"environment": "python"}).json()["session_id"]
-    work()
-    return str(opened)
-
-
 def assert_one_form(answer: httpx.Response) -> None:
     """As REST framework's renderer writes it with the project's settings."""
     assert answer.content == JSONRenderer().render(answer.json()), answer.content

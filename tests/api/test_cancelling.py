@@ -17,7 +17,6 @@ from sessions_app.models.run_queries import EventRow
 from sessions_app.services.execution_end import abandon_executions_of
 from sessions_app.services.executions import RunRequest, cancel_execution, submit_single_run
 from tests.api.test_every_call import NOBODY, error
-from tests.conftest import Work
 from tests.execution.test_executor import executing
 from tests.support.api_client import Api
 from tests.support.cast import claim, execution_in, session_in
@@ -32,9 +31,8 @@ WAITS = "import time; print('so far', flush=True); time.sleep(60)"
 
 
 @pytest.fixture
-def session_id(api: Api, work: Work, this: Node) -> Iterator[str]:
-    session_id: str = api.post("/sessions", {"environment": "python"}).json()["session_id"]
-    work()
+def session_id(session_id: str, this: Node) -> Iterator[str]:
+    """Its node has an executor."""
     with executing(this):
         yield session_id
 

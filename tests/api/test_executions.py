@@ -30,14 +30,6 @@ E = Execution.Status
 
 
 @pytest.fixture
-def session_id(api: Api, work: Work) -> str:
-    """A session that is ready."""
-    session_id: str = api.post("/sessions", {"environment": "python"}).json()["session_id"]
-    work()
-    return session_id
-
-
-@pytest.fixture
 def execute(api: Api, work: Work, session_id: str) -> Any:
     """The answer to a run in that session, done while the request waits for it."""
 

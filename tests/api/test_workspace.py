@@ -45,13 +45,11 @@ DATA = bytes(range(256)) * 5000
 
 
 @pytest.fixture
-def session_id(api: Api, work: Work) -> str:
-    """Of a session that has run WRITES."""
-    opened: str = api.post("/sessions", {"environment": "python"}).json()["session_id"]
+def session_id(api: Api, work: Work, session_id: str) -> str:
+    """It has run WRITES."""
+    api.post(f"/sessions/{session_id}/execute?wait=false", {"code": WRITES})
     work()
-    api.post(f"/sessions/{opened}/execute?wait=false", {"code": WRITES})
-    work()
-    return opened
+    return session_id
 
 
 def get(api: Api, path: str) -> httpx.Response:

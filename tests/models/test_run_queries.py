@@ -1,4 +1,4 @@
-"""The three statements of a press of Run: that there are no more, and what passes between them."""
+"""The three statements of a run: that there are no more, and what passes between them."""
 
 from __future__ import annotations
 
@@ -36,18 +36,6 @@ E = Execution.Status
 CODE = RunRequest(code="print(1)")
 
 
-@pytest.fixture
-def ready(python: Environment, this: Node) -> Session:
-    return session_in(S.READY, python, this)
-
-
-@pytest.fixture
-def running(ready: Session) -> Execution:
-    execution = submit_execution(ready.pk, CODE)
-    assert take_up(ready.pk)
-    return execution
-
-
 # ---- no more round trips than one for each
 
 
@@ -75,16 +63,17 @@ NAMES = {
 }
 
 
-def tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy this machine is, runs end before anything of them is told while they go on."""
+def no_live_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy this machine is, runs end before any output or question of theirs is due."""
     monkeypatch.setattr(output_batches, "FIRST_SECONDS", LONG)
     monkeypatch.setattr(fake_process, "FIRST_ASK_SECONDS", LONG)
 
 
 @contextmanager
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names of the statements that anybody in this process sends to the database, by whatever
-    connection; of others, their texts."""
+    """Names of all statements that this process sends to the database, over any connection, or
+    their texts.
+    """
     sent: list[str] = []
     sync, in_loop = psycopg.Cursor.execute, psycopg.AsyncCursor.execute
 
@@ -125,7 +114,7 @@ def test_an_awaited_run_takes_no_other_statements(
 ) -> None:
     session_id = api.post("/sessions", {"environment": "python"}).json()["session_id"]
     work()
-    tell_nothing(monkeypatch)
+    no_live_output(monkeypatch)
     with executing(this):
         path = f"/sessions/{session_id}/execute"
         assert api.post(path, {"code": code}).status_code == 200  # connects, and gets to know

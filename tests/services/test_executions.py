@@ -46,20 +46,6 @@ E = Execution.Status
 CODE = RunRequest(code="print(1)")
 
 
-@pytest.fixture
-def ready(python: Environment, this: Node) -> Session:
-    return session_in(S.READY, python, this)
-
-
-@pytest.fixture
-def running(ready: Session) -> Execution:
-    """The first of a session's executions, taken up by a worker."""
-    execution = submit_execution(ready.pk, CODE)
-    assert take_up(ready.pk) is not None
-    execution.refresh_from_db()
-    return execution
-
-
 def one_shot(environment: Environment, node: Node) -> Execution:
     """An execution with a session of its own, being run."""
     execution = submit_single_run("python", CODE)
