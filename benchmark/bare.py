@@ -49,10 +49,7 @@ HOSTS = {
         from_file=[("{file}",)],
     ),
     ".js": Host(
-        name="Node.js",
-        interpreter="node",
-        at_once=[("-e", "{code}")],
-        from_file=[("{file}",)],
+        name="Node.js", interpreter="node", at_once=[("-e", "{code}")], from_file=[("{file}",)]
     ),
     ".rs": Host(
         name="Rust",

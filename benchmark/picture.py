@@ -97,10 +97,7 @@ def _lone_lines(figures: EnvironmentFigures) -> list[_Line]:
     lines = []
     for key in ("bare", "runner", "execute"):
         if row := figures.row(key):
-            colours = {
-                "bare": {"bare": row.latency.p50_ms},
-                "execute": figures.levels[0].stages_ms,
-            }
+            colours = {"bare": {"bare": row.latency.p50_ms}, "execute": figures.levels[0].stages_ms}
             stages = colours.get(key, {"others": row.latency.p50_ms})
             name = word(key)
             lines.append(_Line(label=name, total_ms=row.latency.p50_ms, stages_ms=stages))

@@ -68,8 +68,7 @@ def _latencies(figures: EnvironmentFigures, keys: Sequence[str], heading: str) -
     rows = [row for key in keys if (row := figures.row(key))]
     columns = ("p50", "p95", "p99", "beside", "p50_ratio", "p95_ratio")
     return Table(
-        header=[word(key) for key in (heading, *columns)],
-        rows=[_latency_row(row) for row in rows],
+        header=[word(key) for key in (heading, *columns)], rows=[_latency_row(row) for row in rows]
     )
 
 

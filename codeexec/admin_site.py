@@ -61,9 +61,7 @@ UNFOLD: dict[str, Any] = {
     "SITE_SUBHEADER": "Operators' console",
     "SITE_URL": "/",
     "SITE_SYMBOL": "terminal",
-    "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": _asset("favicon.svg")},
-    ],
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _asset("favicon.svg")}],
     "SHOW_VIEW_ON_SITE": False,
     "LOGIN": {"form": "sessions_app.access.console_login.LoginForm"},
     "COLORS": {"primary": _PRIMARY},
@@ -107,6 +105,6 @@ UNFOLD: dict[str, Any] = {
                 _item("Failed logins", "lock_clock", "sessions_app_failedlogin"),
                 _item("Audit log", "history_edu", "audit_auditentry"),
             ),
-        ],
+        ]
     },
 }

@@ -114,14 +114,8 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
             "Commands",
             {"fields": ("default_filename", "file_extension", "compile_command", "run_command")},
         ),
-        (
-            "Limits",
-            {"fields": tuple((limit.field, limit.maximum_field) for limit in LIMITS)},
-        ),
-        (
-            "Smoke test",
-            {"fields": ("smoke_program", "smoke_stdout", "smoke_exit_code")},
-        ),
+        ("Limits", {"fields": tuple((limit.field, limit.maximum_field) for limit in LIMITS)}),
+        ("Smoke test", {"fields": ("smoke_program", "smoke_stdout", "smoke_exit_code")}),
         ("Sandboxes", {"fields": ("warm_pool_size", "runtime", "network")}),
         ("History", {"fields": ("changed", "created_at", "updated_at")}),
     )

@@ -56,11 +56,7 @@ class SandboxConnection(Protocol):
         """
 
     def run(
-        self,
-        command: Command,
-        *,
-        keep_going: KeepGoing = always,
-        on_output: OnOutput | None = None,
+        self, command: Command, *, keep_going: KeepGoing = always, on_output: OnOutput | None = None
     ) -> RunResult:
         """Run one program to its end, and end everything that it started. Where the sandbox is
         lost, `on_output` has been called with all output that arrived.

@@ -126,10 +126,7 @@ def container_config(
         "MemorySwap": limits.memory_bytes,  # the sum of both: no swap
         "NanoCpus": round(limits.cpus * 1e9),
         "PidsLimit": limits.pids + 1,  # and one for the runner
-        "Ulimits": [
-            {"Name": "core", **CORE_BYTES},
-            {"Name": "nofile", **OPEN_FILES},
-        ],
+        "Ulimits": [{"Name": "core", **CORE_BYTES}, {"Name": "nofile", **OPEN_FILES}],
         "Sysctls": {"kernel.shm_rmid_forced": "1"},  # no shared memory outlives its run
         # How it ends.
         "LogConfig": {"Type": "none", "Config": {}},

@@ -61,9 +61,7 @@ def create_client(
     try:
         with transaction.atomic():
             client = Client.objects.create(
-                name=name,
-                scopes=[str(scope) for scope in SCOPES if scope in scopes],
-                **bounds,
+                name=name, scopes=[str(scope) for scope in SCOPES if scope in scopes], **bounds
             )
             if by is not None:
                 record(by, "client.create", client, scopes=client.scopes)

@@ -30,6 +30,12 @@ def usual_scopes() -> list[str]:
     return [scope.value for scope in USUAL_SCOPES]
 
 
+def _above_zero(column: str, name: str) -> models.CheckConstraint:
+    """Or empty."""
+    condition = Q(**{f"{column}__isnull": True}) | Q(**{f"{column}__gt": 0})
+    return models.CheckConstraint(condition=condition, name=name)
+
+
 class ClientQuerySet(models.QuerySet["Client"]):
     def may_have_sessions(self) -> Self:
         return self.filter(enabled=True, scopes__overlap=[Scope.SESSIONS, Scope.EXECUTE])
@@ -96,27 +102,11 @@ class Client(models.Model):
                 condition=Q(scopes__contained_by=[scope.value for scope in Scope]),
                 name="client_scopes_known",
             ),
-            models.CheckConstraint(
-                condition=Q(requests_per_minute__isnull=True) | Q(requests_per_minute__gt=0),
-                name="client_rate_above_zero",
-            ),
-            models.CheckConstraint(
-                condition=Q(max_queued_per_session__isnull=True) | Q(max_queued_per_session__gt=0),
-                name="client_queued_per_session_above_zero",
-            ),
-            models.CheckConstraint(
-                condition=Q(max_queued_per_client__isnull=True) | Q(max_queued_per_client__gt=0),
-                name="client_queued_above_zero",
-            ),
-            models.CheckConstraint(
-                condition=Q(max_storage_per_session__isnull=True)
-                | Q(max_storage_per_session__gt=0),
-                name="client_storage_per_session_above_zero",
-            ),
-            models.CheckConstraint(
-                condition=Q(max_storage_per_client__isnull=True) | Q(max_storage_per_client__gt=0),
-                name="client_storage_above_zero",
-            ),
+            _above_zero("requests_per_minute", "client_rate_above_zero"),
+            _above_zero("max_queued_per_session", "client_queued_per_session_above_zero"),
+            _above_zero("max_queued_per_client", "client_queued_above_zero"),
+            _above_zero("max_storage_per_session", "client_storage_per_session_above_zero"),
+            _above_zero("max_storage_per_client", "client_storage_above_zero"),
         ]
 
     def __str__(self) -> str:

@@ -94,7 +94,7 @@ class IsolationCheck(models.Model):
         indexes = [
             models.Index(
                 fields=["environment", "node", "runtime", "-finished_at"], name="isolation_last"
-            ),
+            )
         ]
 
     def __str__(self) -> str:

@@ -125,7 +125,7 @@ class Node(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=Q(status__in=["active", "draining", "lost"]), name="node_status_known"
-            ),
+            )
         ]
 
     def __str__(self) -> str:

@@ -141,7 +141,7 @@ class Sandbox(models.Model):
                 fields=["environment", "created_at"],
                 condition=Q(status="idle"),
                 name="sandbox_idle",
-            ),
+            )
         ]
 
     def __str__(self) -> str:

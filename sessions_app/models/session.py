@@ -97,8 +97,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
     def unattended(self) -> Self:
         """Not started, although the lease of the worker that should do it has expired."""
         return self.live().filter(
-            status__in=[SessionStatus.PENDING, SessionStatus.CREATING],
-            lease_expires_at__lte=Now(),
+            status__in=[SessionStatus.PENDING, SessionStatus.CREATING], lease_expires_at__lte=Now()
         )
 
     def stopping(self) -> Self:
@@ -145,8 +144,7 @@ class Session(models.Model):
         default=False, help_text="Made for one run, and stopped after it."
     )
     warm = models.BooleanField(
-        null=True,
-        help_text="Opened on a warm sandbox. Null: opened before this was recorded.",
+        null=True, help_text="Opened on a warm sandbox. Null: opened before this was recorded."
     )
     runtime = models.CharField(
         max_length=64,

@@ -90,7 +90,7 @@ class IntervalCounts(models.Model):
         verbose_name_plural = "interval counts"
         default_permissions = ()
         constraints = [
-            models.UniqueConstraint(fields=["lasts", "begins_at"], name="interval_counts_once"),
+            models.UniqueConstraint(fields=["lasts", "begins_at"], name="interval_counts_once")
         ]
 
     def __str__(self) -> str:

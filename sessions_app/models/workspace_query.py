@@ -139,7 +139,7 @@ class WorkspaceQuery(models.Model):
                 | Q(status="answered", answer__isnull=False, code="")
                 | Q(status="refused", answer__isnull=True) & ~Q(code=""),
                 name="workspace_query_answer_fits_status",
-            ),
+            )
         ]
 
     def __str__(self) -> str:

@@ -17,12 +17,7 @@ from django.utils import timezone
 
 from codeexec.sandbox.attacks.catalogue import ATTACKS, Attack
 from codeexec.sandbox.attacks.subject import PROGRAMS, FirstProgram, Subject
-from codeexec.sandbox.attacks.suite import (
-    MAX_IDLE_SECONDS,
-    AttackReport,
-    OnReport,
-    attack_all,
-)
+from codeexec.sandbox.attacks.suite import MAX_IDLE_SECONDS, AttackReport, OnReport, attack_all
 from codeexec.sandbox.errors import SandboxError
 from codeexec.sandbox.types import SandboxSpec
 from codeexec.taskqueue.enqueue import enqueue, node_queue
@@ -67,10 +62,7 @@ def new_check(
 
 
 def carry_out(
-    check: IsolationCheck,
-    attacks: Sequence[Attack] = ATTACKS,
-    *,
-    on_report: OnReport | None = None,
+    check: IsolationCheck, attacks: Sequence[Attack] = ATTACKS, *, on_report: OnReport | None = None
 ) -> None:
     """Attack sandboxes of the check's environment and store the verdicts. They are logged as well,
     except where `on_report` shows them.

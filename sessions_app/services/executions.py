@@ -15,13 +15,7 @@ from django.db import transaction
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.db.async_database import async_database
-from codeexec.errors import (
-    InvalidRequest,
-    LimitExceeded,
-    NotFound,
-    ServiceError,
-    TooManyQueued,
-)
+from codeexec.errors import InvalidRequest, LimitExceeded, NotFound, ServiceError, TooManyQueued
 from codeexec.http.threads import begin_in_thread
 from codeexec.logs import bind_log, subject
 from codeexec.sandbox.types import WorkspaceFile
@@ -35,12 +29,7 @@ from environments_app.models import Environment
 from sessions_app.access.clients import queue_bounds, storage_bounds
 from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, Session, run_queries
-from sessions_app.services.sessions import (
-    closed_session,
-    no_session,
-    open_session,
-    stop_session,
-)
+from sessions_app.services.sessions import closed_session, no_session, open_session, stop_session
 from sessions_app.services.stored_bytes import storage_full
 from sessions_app.workspace_paths import require_separate
 

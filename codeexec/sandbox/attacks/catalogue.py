@@ -257,9 +257,7 @@ ATTACKS: tuple[Attack, ...] = (
         "each is refused, or nothing is done",
     ),
     _resource(
-        "evict-files",
-        "throws files that all sandboxes read out of memory",
-        "nothing is done",
+        "evict-files", "throws files that all sandboxes read out of memory", "nothing is done"
     ),
     _resource(
         "user-quotas",
@@ -360,11 +358,7 @@ ATTACKS: tuple[Attack, ...] = (
     _escape("clocks", "sets the host's clock"),
     _escape("machine", "renames the host, changes its swap, reboots it"),
     # ---- learning secrets
-    _leak(
-        "environment",
-        "reads its environment variables",
-        "none of the service's is among them",
-    ),
+    _leak("environment", "reads its environment variables", "none of the service's is among them"),
     _leak(
         "runner-token",
         "looks for the secret that the runner obeys, in all of /proc",
@@ -497,9 +491,7 @@ ATTACKS: tuple[Attack, ...] = (
         "the file is written, and runs",
     ),
     _leftover(
-        "locked-workspace",
-        "removes all permissions of the workspace",
-        "the next run gets in",
+        "locked-workspace", "removes all permissions of the workspace", "the next run gets in"
     ),
     _leftover(
         "system-v-objects",

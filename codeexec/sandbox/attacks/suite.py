@@ -78,11 +78,7 @@ OnReport = Callable[[AttackReport], None]
 
 
 def attack_all(
-    driver: Driver,
-    subject: Subject,
-    attacks: Sequence[Attack],
-    *,
-    on_report: OnReport,
+    driver: Driver, subject: Subject, attacks: Sequence[Attack], *, on_report: OnReport
 ) -> None:
     """Try the attacks that apply to such a sandbox. Nothing is left at the end. Raises SandboxError
     if it can't begin.

@@ -19,10 +19,7 @@ class Command(ListCommand):
     help = "Lists executions, the newest first; or shows one with its code, input and output."
     explanation = "An execution is named by the first digits of its id, eight at least."
     noun = "execution"
-    head = (
-        *("EXECUTION", "SESSION", "ENVIRONMENT", "STATUS"),
-        *("VERDICT", "EXIT", "TIME", "AGE"),
-    )
+    head = (*("EXECUTION", "SESSION", "ENVIRONMENT", "STATUS"), *("VERDICT", "EXIT", "TIME", "AGE"))
     shows = "show this one, all of it"
     statuses = Execution.Status.values
     happened, happened_at = "sent", "queued_at"

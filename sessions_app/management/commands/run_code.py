@@ -72,9 +72,7 @@ this command's stdin, unless that is a terminal or --stdin names a file.
         parser.add_argument("file", metavar="FILE", help="the program; - reads it from stdin")
         parser.add_argument("--environment", metavar="NAME", help="where it is to be run")
         parser.add_argument(
-            "--stdin",
-            metavar="FILE",
-            help="what the program reads; else what comes here",
+            "--stdin", metavar="FILE", help="what the program reads; else what comes here"
         )
         parser.add_argument(
             "--timeout",
