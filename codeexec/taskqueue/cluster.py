@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess, current_process
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import ClassVar, Self
 
 import django_q.cluster
@@ -58,7 +58,7 @@ class Stop:
     """The time between the two."""
 
 
-RunExecutor = Callable[[Stop, int | None], None]
+RunResident = Callable[[Stop, int | None], None]
 """Works until it is stopped. The number is the process id of its predecessor, if that died."""
 
 TakeBack = Callable[[int, int], None]
@@ -93,12 +93,11 @@ def run_cluster(
     *,
     interval_seconds: float,
     grace_seconds: float = GRACE_SECONDS,
-    run_executor: RunExecutor | None = None,
-    run_workspace_reader: RunExecutor | None = None,
+    residents: Mapping[str, RunResident] = MappingProxyType({}),
     take_back: TakeBack | None = None,
 ) -> None:
-    """Run tasks, and an executor and a workspace reader in processes of their own, until SIGTERM or
-    SIGINT, calling `upkeep` at that interval in a thread.
+    """Run tasks, and the residents by name in processes of their own, until SIGTERM or SIGINT,
+    calling `upkeep` at that interval in a thread.
 
     `take_back` is called in the same thread for each task process that died during a task. Errors
     of `upkeep` are logged, and it is called again. After the first signal running tasks may finish
@@ -108,9 +107,8 @@ def run_cluster(
     and share the modules that it has imported.
     """
     executor_stop = Stop(SafeEvent(), SafeEvent(), grace_seconds - _last_seconds(grace_seconds))
-    residents = {"executor": run_executor, "workspace reader": run_workspace_reader}
     deaths = _Deaths(take_back)
-    _use_safe_parts({name: run for name, run in residents.items() if run}, executor_stop, deaths)
+    _use_safe_parts(residents, executor_stop, deaths)
     _take_back_claims()
     stop = _StopSignals(executor_stop)
     cluster = django_q.cluster.Cluster()
@@ -132,7 +130,7 @@ def is_stopping() -> bool:
 
 
 def _use_safe_parts(
-    residents: Mapping[str, RunExecutor], executor_stop: Stop, deaths: _Deaths
+    residents: Mapping[str, RunResident], executor_stop: Stop, deaths: _Deaths
 ) -> None:
     django_q.cluster.Queue = WorkerQueue
     django_q.cluster.Event = SafeEvent
@@ -154,7 +152,7 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
     tasks would be ended.
     """
 
-    residents: ClassVar[Mapping[str, RunExecutor]] = {}
+    residents: ClassVar[Mapping[str, RunResident]] = {}
     executor_stop: ClassVar[Stop]
     deaths: ClassVar[_Deaths]
 
@@ -208,7 +206,7 @@ class _Sentinel(django_q.cluster.Sentinel):  # type: ignore[misc]
         super().stop()
 
 
-def _reside(name: str, run: RunExecutor, stop: Stop, predecessor_pid: int | None) -> None:
+def _reside(name: str, run: RunResident, stop: Stop, predecessor_pid: int | None) -> None:
     setproctitle.setproctitle(f"qcluster {name}")
     run(stop, predecessor_pid)
 

@@ -7,6 +7,7 @@ process still serves, and none should be taken out of the rotation.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -43,25 +44,25 @@ class Readiness:
         return {"status": "ready" if self.is_ready else "not_ready", "checks": checks}
 
 
+class _Known:
+    """What was found before."""
+
+    missing: Sequence[str] = ()
+    migrations_are_applied = False
+
+
+_known = _Known()
+
+
 async def read_readiness(request: HttpRequest) -> None:
-    """Sets `request.readiness`, and logs it when it has changed."""
+    """Sets `request.readiness`. Logs changes only, for it is asked every few seconds."""
     readiness = await _latest.result()
-    _log.note(readiness)
+    missing = tuple(part for part, holds in readiness.checks.items() if not holds)
+    if missing != _known.missing:
+        text = f"not ready: {', '.join(missing)}" if missing else "ready again"
+        logger.log(logging.WARNING if missing else logging.INFO, text)
+    _known.missing = missing
     request.readiness = readiness  # type: ignore[attr-defined]
-
-
-class ReadinessLog:
-    """Logs changes only, for it is asked every few seconds."""
-
-    def __init__(self) -> None:
-        self._missing: list[str] = []
-
-    def note(self, readiness: Readiness) -> None:
-        missing = [part for part, holds in readiness.checks.items() if not holds]
-        if missing != self._missing:
-            text = f"not ready: {', '.join(missing)}" if missing else "ready again"
-            logger.log(logging.WARNING if missing else logging.INFO, text)
-        self._missing = missing
 
 
 async def check_readiness() -> Readiness:
@@ -71,7 +72,7 @@ async def check_readiness() -> Readiness:
             "accepting": not request_metrics.draining,
             "database": database,
             "notifications": hub.is_connected,
-            "migrations": database and await _migrations.are_applied(),
+            "migrations": database and await _migrations_are_applied(),
         }
     )
 
@@ -84,17 +85,12 @@ async def _database_answers() -> bool:
     return True
 
 
-class Migrations:
-    """Whether all migrations of this version are applied; not checked again once they are."""
-
-    def __init__(self) -> None:
-        self._applied = False
-
-    async def are_applied(self) -> bool:
-        if not self._applied:
-            with suppress(ThreadsBusyError):
-                self._applied = await begin_in_thread(_nothing_to_migrate)
-        return self._applied
+async def _migrations_are_applied() -> bool:
+    """Not checked again once they are."""
+    if not _known.migrations_are_applied:
+        with suppress(ThreadsBusyError):
+            _known.migrations_are_applied = await begin_in_thread(_nothing_to_migrate)
+    return _known.migrations_are_applied
 
 
 def _nothing_to_migrate() -> bool:
@@ -105,6 +101,4 @@ def _nothing_to_migrate() -> bool:
         return False
 
 
-_migrations = Migrations()
-_log = ReadinessLog()
 _latest = SharedAnswer(check_readiness)

@@ -25,7 +25,7 @@ ALL_WELL = dict.fromkeys(("accepting", "database", "notifications", "migrations"
 
 @pytest.fixture(autouse=True)
 def nothing_is_known_of_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "_migrations", readiness.Migrations())
+    monkeypatch.setattr(readiness, "_known", readiness._Known())
 
 
 async def away(*_arguments: Any, **_options: Any) -> None:
@@ -76,7 +76,6 @@ class TestReady:
     def test_only_changes_are_logged(
         self, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(readiness, "_log", readiness.ReadinessLog())
         with monkeypatch.context() as patch:
             patch.setattr(async_database, "fetch_one", away)
             for _ in range(2):

@@ -50,10 +50,14 @@ def read(stop: Stop, predecessor_pid: int | None) -> None:
     stop.asked.wait()
 
 
+residents = {}
+if EXECUTORS_MEET:
+    residents["executor"] = execute
+if READERS_MEET:
+    residents["workspace reader"] = read
 run_cluster(
     upkeep,
     interval_seconds=0.05,
     grace_seconds=float(sys.argv[1]),
-    run_executor=execute if EXECUTORS_MEET else None,
-    run_workspace_reader=read if READERS_MEET else None,
+    residents=residents,
 )

@@ -49,8 +49,10 @@ class Command(TeachingCommand):
             run_cluster(
                 upkeep.tick,
                 interval_seconds=UPKEEP_SECONDS,
-                run_executor=partial(run_executor, node.pk, concurrency=node.concurrency),
-                run_workspace_reader=partial(run_workspace_reader, node.pk),
+                residents={
+                    "executor": partial(run_executor, node.pk, concurrency=node.concurrency),
+                    "workspace reader": partial(run_workspace_reader, node.pk),
+                },
                 take_back=take_back,
             )
         except ClusterDiedError as error:
