@@ -11,8 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 import uvicorn
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connections
+from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Browser, Dialog, Page, Request, Response, Route, expect
@@ -122,14 +124,12 @@ def tab(browser: Browser, site: str, problems: list[str]) -> Iterator[Page]:
 
 
 @pytest.fixture
-def operator(tab: Page) -> Page:
-    """Logged in by the form."""
-    User.objects.create_superuser("operator", password=PASSWORD)
-    tab.goto("/admin/")
-    tab.fill("#id_username", "operator")
-    tab.fill("#id_password", PASSWORD)
-    tab.click("button[type=submit]")
-    expect(tab.locator("#dashboard")).to_be_visible()
+def operator(tab: Page, site: str) -> Page:
+    """Has a session's cookie, and no page yet."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("operator", password=PASSWORD))
+    name = settings.SESSION_COOKIE_NAME
+    tab.context.add_cookies([{"name": name, "value": client.cookies[name].value, "url": site}])
     return tab
 
 
@@ -147,24 +147,31 @@ def no_sideways_scrolling(tab: Page) -> bool:
 
 
 def test_an_operator_logs_in_and_finds_an_execution(
-    operator: Page, run: Execution, problems: list[str]
+    tab: Page, run: Execution, problems: list[str]
 ) -> None:
-    operator.get_by_role("link", name="Executions").click()
-    row = operator.locator("#result_list tbody tr")
+    User.objects.create_superuser("operator", password=PASSWORD)
+    tab.goto("/admin/")
+    tab.fill("#id_username", "operator")
+    tab.fill("#id_password", PASSWORD)
+    tab.click("button[type=submit]")
+    expect(tab.locator("#dashboard")).to_be_visible()
+    tab.get_by_role("link", name="Executions").click()
+    row = tab.locator("#result_list tbody tr")
     expect(row).to_have_count(1)
     expect(row).to_contain_text("40 ms")
     row.get_by_role("link", name=str(run.pk)[:8]).click()
-    expect(operator).to_have_url(re.compile(page(run)))
-    expect(operator.locator("pre.program-text").nth(0)).to_have_text("print(6 * 7)")
-    expect(operator.locator("pre.program-text").nth(1)).to_have_text("42\n")
-    operator.get_by_role("link", name=str(run.session_id)).click()
-    expect(operator).to_have_url(re.compile(page(run.session)))
+    expect(tab).to_have_url(re.compile(page(run)))
+    expect(tab.locator("pre.program-text").nth(0)).to_have_text("print(6 * 7)")
+    expect(tab.locator("pre.program-text").nth(1)).to_have_text("42\n")
+    tab.get_by_role("link", name=str(run.session_id)).click()
+    expect(tab).to_have_url(re.compile(page(run.session)))
     assert problems == []
 
 
 def test_the_dashboard_follows_what_happens(
     operator: Page, python: Environment, this: Node, problems: list[str]
 ) -> None:
+    operator.goto("/admin/")
     expect(operator.locator("#dashboard")).to_contain_text("Nothing has been run yet")
     late = execution(session(python, this))
     link = operator.locator("#dashboard").get_by_role("link", name=str(late.pk)[:8])
@@ -176,8 +183,7 @@ def test_the_dashboard_follows_what_happens(
 def test_every_list_opens_on_a_wide_and_on_a_narrow_screen(
     operator: Page, run: Execution, problems: list[str]
 ) -> None:
-    links = operator.locator("#nav-sidebar-apps a")
-    addresses = [str(link.get_attribute("href")) for link in links.all()]
+    addresses = pages_of_the_console(operator)
     assert len(addresses) == 16
     for address in [*addresses, page(run), page(run.session), page(run.session.node)]:
         operator.goto(address)
@@ -350,6 +356,8 @@ EVERYTHING = "\n".join(PAYLOADS)
 
 
 def pages_of_the_console(operator: Page) -> list[str]:
+    """Those that the dashboard's sidebar leads to."""
+    operator.goto("/admin/")
     links = operator.locator("#nav-sidebar-apps a")
     return [str(link.get_attribute("href")) for link in links.all()]
 
