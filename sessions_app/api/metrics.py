@@ -1,13 +1,11 @@
-"""The metrics call, in the text format of Prometheus."""
-
 from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from codeexec.errors import DATABASE_AWAY, DatabaseAway, ServiceError
-from codeexec.http.error_answers import error_answer
+from codeexec.errors import DATABASE_AWAY, ServiceError
+from codeexec.http.error_answers import database_away, error_answer
 from sessions_app.api.authorization import Access, authorize
 from sessions_app.callers import Scope
 from sessions_app.monitoring.metrics import exposition
@@ -21,5 +19,5 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
     except ServiceError as error:
         return error_answer(error)
-    except DATABASE_AWAY:
-        return error_answer(DatabaseAway("The database can't be reached; try again in a moment."))
+    except DATABASE_AWAY as error:
+        return error_answer(database_away(error))
