@@ -17,8 +17,7 @@ from django.conf import settings
 from codeexec.errors import InvalidKey, InvalidToken, NotAuthenticated
 from sessions_app.access.clients import KEY_PATTERN, digest_of
 from sessions_app.access.key_cache import Known, KnownKey, key_cache
-from sessions_app.access.rate_limits import Share, allowances
-from sessions_app.access.token_rate_limits import token_allowances
+from sessions_app.access.rate_limits import Share, client_rate_limits, token_rate_limits
 from sessions_app.access.tokens import Token, read_token
 from sessions_app.callers import OPERATOR, Caller, KnownClient, Quota
 
@@ -54,7 +53,7 @@ def authenticate(credentials: Credentials) -> Caller:
     if found.key is not None and not key_cache.is_use_noted(found.key):
         key_cache.note_use(found.key)
     # Not None, because it has asked the database.
-    return cast(Caller, _charged(found.caller, credentials, allowances.take))
+    return cast(Caller, _charged(found.caller, credentials, client_rate_limits.take))
 
 
 def recognize(credentials: Credentials) -> Caller:
@@ -82,7 +81,7 @@ def authenticate_at_once(credentials: Credentials) -> Caller | None:
     found = _identified(credentials, known)
     if found.key is not None and not key_cache.is_use_noted(found.key):
         return None
-    return _charged(found.caller, credentials, allowances.take_at_once)
+    return _charged(found.caller, credentials, client_rate_limits.take_at_once)
 
 
 def _share(credentials: Credentials) -> Share:
@@ -96,7 +95,7 @@ def _charged(caller: Caller, credentials: Credentials, take: _Take) -> Caller | 
     given back if its client may make none. Raises RateLimited. None: as `take`.
     """
     token = caller.token_id
-    quota = token_allowances.take(token, caller.client) if token else Quota()
+    quota = token_rate_limits.take(token, caller.client) if token else Quota()
     if caller.client is None:
         return replace(caller, quota=quota)
     of_client = None
@@ -104,7 +103,7 @@ def _charged(caller: Caller, credentials: Credentials, take: _Take) -> Caller | 
         of_client = take(caller.client, _share(credentials))
     finally:
         if of_client is None and token:
-            token_allowances.give_back(token)
+            token_rate_limits.give_back(token)
     if of_client is None:
         return None
     return replace(caller, quota=_tighter(quota, of_client))

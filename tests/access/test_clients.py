@@ -43,7 +43,7 @@ from sessions_app.services.sessions import open_session
 from tests.api.test_every_call import error
 from tests.conftest import Configure, Work
 from tests.execution.test_executor import executing
-from tests.models.test_run_queries import recorded, tell_nothing
+from tests.models.test_run_queries import no_live_output, recorded
 from tests.support.api_client import Api
 from tests.support.cast import known, new_session
 from tests.support.platforms import Platform, api_key, bearer, platform, read_notifications
@@ -200,7 +200,7 @@ def test_an_execution_with_a_key_takes_no_other_statements(
     work()
     token = own.token(session_id, "candidate")
     path = f"/sessions/{session_id}/execute"
-    tell_nothing(monkeypatch)
+    no_live_output(monkeypatch)
     with executing(this):
         assert own.call("POST", path, {"code": "1"}).status_code == 200
         with recorded(monkeypatch) as sent:
@@ -471,11 +471,11 @@ def test_a_clients_tokens_count_as_its_own_requests(own: Platform) -> None:
     assert statuses == [200, 200, 429, 429]
 
 
-def _let_through(allowances: RateLimits, client: KnownClient, requests: int) -> int:
+def _let_through(limits: RateLimits, client: KnownClient, requests: int) -> int:
     through = 0
     for _ in range(requests):
         try:
-            allowances.take(client)
+            limits.take(client)
             through += 1
         except RateLimited:
             pass
@@ -496,9 +496,9 @@ def test_several_processes_together_let_no_more_through_than_one(db: None) -> No
 
 def test_a_busy_client_asks_the_database_far_less_than_it_calls(db: None) -> None:
     client = known(create_client("a", requests_per_minute=60_000))
-    allowances = RateLimits()
+    limits = RateLimits()
     with CaptureQueriesContext(connection) as sent:
-        assert _let_through(allowances, client, 1000) == 1000
+        assert _let_through(limits, client, 1000) == 1000
     assert len(sent) < 50
 
 
@@ -512,8 +512,8 @@ def test_a_client_without_a_limit_costs_no_statement(db: None) -> None:
 
 def test_permits_come_back_with_time(db: None) -> None:
     row = create_client("a", requests_per_minute=6)
-    allowances = RateLimits()
-    assert _let_through(allowances, known(row), 7) == 6
+    limits = RateLimits()
+    assert _let_through(limits, known(row), 7) == 6
     _execute("UPDATE sessions_app_clientallowance SET counted_at = now() - interval '30 seconds'")
     assert _let_through(RateLimits(), known(row), 7) == 3
 

@@ -13,10 +13,9 @@ import httpx
 import pytest
 
 from codeexec.errors import RateLimited
-from sessions_app.access import token_rate_limits as module
+from sessions_app.access import rate_limits as module
 from sessions_app.access.clients import create_client
-from sessions_app.access.rate_limits import RateLimits, Share
-from sessions_app.access.token_rate_limits import TokenRateLimits, token_allowances
+from sessions_app.access.rate_limits import RateLimits, Share, TokenRateLimits, token_rate_limits
 from sessions_app.models import Client, Execution, Session
 from tests.api.test_every_call import error
 from tests.conftest import Configure
@@ -33,7 +32,7 @@ APP = "https://app.example.org"
 def own(api: Api, configure: Configure) -> Iterator[Platform]:
     configure(API_AUTH="key")
     yield platform(api, "own")
-    token_allowances._buckets.clear()
+    token_rate_limits._buckets.clear()
 
 
 def limited(own: Platform, requests_per_minute: int) -> None:
@@ -122,12 +121,12 @@ def test_a_token_of_a_client_without_a_limit_has_one(own: Platform, configure: C
 
 def test_what_its_client_was_refused_is_not_taken_from_a_token(db: None) -> None:
     client = known(create_client("a", requests_per_minute=4))
-    allowances = RateLimits()
+    limits = RateLimits()
     for _ in range(4):
-        allowances.take(client)
+        limits.take(client)
     with pytest.raises(RateLimited):
-        allowances.take(client, Share.TOKEN)
-    allowances.take(client, Share.END)
+        limits.take(client, Share.TOKEN)
+    limits.take(client, Share.END)
 
 
 def test_what_is_known_of_tokens_stays_small(
