@@ -50,7 +50,7 @@ from tests.support.working import Delivery, take_up, work_off
 NODE = "this"
 
 LONGER_THAN_A_TEST = timedelta(hours=1)
-"""Nobody gives signs of life for a test's node, so the one that it has given must do."""
+"""A test's node has no worker that would renew its heartbeat, so one must last."""
 
 FOLLOWING = pytest.StashKey[Any]()
 """The test that this process runs after a test, or None."""
@@ -126,8 +126,8 @@ def passwords_of_little_work() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_key_is_asked_for(configure: Configure) -> None:
-    """As in the shipped configuration, whatever this machine's says; tests of keys change it."""
+def no_key_is_needed(configure: Configure) -> None:
+    """As in the shipped configuration, whatever this machine's is; tests of keys change it."""
     configure(API_AUTH="open", API_HOST="127.0.0.1")
 
 
@@ -269,7 +269,7 @@ def api(
     environments: dict[str, Environment],
     configure: Configure,
 ) -> Iterator[Api]:
-    """The HTTP API, with the cast there. It asks for no key, unless a test configures that."""
+    """The HTTP API, with the cast there. It needs no key, unless a test configures that."""
     configure(REQUEST_TIMEOUT=LONG)
     disconnect_receivers()  # another test may have brought them back
     with server.used(application) as client:
