@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 PROGRAM_PATH = "/tmp/.program"  # noqa: S108  # the sandbox's own folder
 """Compiled programs are put here, away from the user's files."""
@@ -33,6 +33,28 @@ class SandboxLimits:
     """Processes and threads of programs at one time."""
     tmpfs_bytes: int
     """Size of the workspace, and also of /tmp."""
+
+
+class PrestartKind(IntEnum):
+    """How a process is kept ready for the next run."""
+
+    FORK = 1
+    """Python: an interpreter with the libraries loaded forks a child ahead of each run."""
+    ONCE = 2
+    """Node.js: one process for one run, started after the run before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prestart:
+    """The command that runs are expected to have. Others, and runs that set a variable which an
+    interpreter reads when it starts, are started as they come.
+    """
+
+    kind: PrestartKind
+    argv: tuple[str, ...]
+    """Its words without a client's arguments."""
+    preload: tuple[str, ...] = ()
+    """Python modules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +91,9 @@ class SandboxSpec:
     """
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels on top of the standard ones."""
+    prestart: Prestart | None = None
+    wait_until_primed: bool = False
+    """`start` returns when the pre-started process is ready, or can't be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,3 +230,5 @@ class RunResult:
     """
     clean: bool = True
     """False when a process that the run started did not end: the sandbox must be destroyed."""
+    prestarted: bool = False
+    """Its process had started before it was asked for."""

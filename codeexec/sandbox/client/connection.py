@@ -36,12 +36,14 @@ from codeexec.sandbox.errors import (
     SandboxLost,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.types import Command, RunResult, WorkspaceFile
+from codeexec.sandbox.types import Command, Prestart, RunResult, WorkspaceFile
 
 HANDSHAKE_SECONDS = 5.0
 KEEP_GOING_SECONDS = 0.5
 GRACE_SECONDS = 7.0
 """Beyond its wall-clock limit: the runner takes up to 2 s to end everything, then must report."""
+PRIMED_SECONDS = 60.0
+"""How long an interpreter may take to load all its libraries."""
 SEND_SOON_BYTES = 1024 * 1024
 
 
@@ -161,6 +163,30 @@ class RunnerConnection:
         self._move_on()
         with _checked_protocol():
             return protocol.decode_result(frame.payload)
+
+    def prestart(self, prestart: Prestart, *, wait: bool) -> bool:
+        """Have a process kept ready for each run. With `wait`: until the first one is; False: there
+        will be none, or it takes too long.
+        """
+        cwd = self._workspace_dir
+        self._unsent += protocol.encode_standby(
+            self._run_id,
+            kind=prestart.kind,
+            preload=prestart.preload,
+            argv=prestart.argv,
+            cwd=cwd,
+        )
+        self._send()
+        deadline = self._ask_at = time.monotonic() + PRIMED_SECONDS
+        while wait:
+            try:
+                frame = self._next_frame(deadline, always, _NOTHING)
+            except (RunnerSilent, CommandNotStarted):
+                return False
+            if frame.type == RunnerFrame.PRIMED:
+                self._move_on()
+                return frame.payload == b"\1"
+        return False
 
     def interrupt(self) -> None:
         """The runner ignores it if the run has ended: the frame has the run's id. A lost sandbox is

@@ -84,6 +84,7 @@ class ClientFrame(IntEnum):
     FILE = ord("F")
     FILE_DATA = ord("D")
     SYNC = ord("Y")
+    STANDBY = ord("P")
     EXEC = ord("X")
     STDIN = ord("I")
     STDIN_EOF = ord("E")
@@ -95,6 +96,7 @@ class RunnerFrame(IntEnum):
 
     ACK = ord("A")
     SYNCED = ord("Y")
+    PRIMED = ord("P")
     BEGUN = ord("B")
     STDOUT = ord("o")
     STDERR = ord("e")
@@ -145,6 +147,8 @@ class Flag(IntFlag):
     UNCLEAN = 2
     STDOUT_CUT = 4
     STDERR_CUT = 8
+    PRESTARTED = 16
+    """Its process had started before it was asked for."""
 
 
 class RunFlag(IntFlag):
@@ -259,6 +263,29 @@ def encode_exec(
     options: int = 0,
 ) -> bytes:
     """Raises ProtocolError for zero bytes in a string, and for too many or too long strings."""
+    command = _encode_command(argv, env, cwd, wall_ms=wall_ms, output_bytes=output_bytes)
+    return encode_frame(
+        ClientFrame.EXEC, run_id, command + (bytes([options]) if options else b"")
+    )
+
+
+def encode_standby(
+    run_id: int, *, kind: int, preload: Sequence[str], argv: Sequence[str], cwd: str
+) -> bytes:
+    """Raises ProtocolError as `encode_exec`."""
+    command = _encode_command(argv, {"PWD": cwd}, cwd)
+    head = bytes([kind]) + ",".join(preload).encode() + b"\0"
+    return encode_frame(ClientFrame.STANDBY, run_id, head + command)
+
+
+def _encode_command(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    *,
+    wall_ms: int = 0,
+    output_bytes: int = 0,
+) -> bytes:
     strings = [cwd, *argv, *(f"{name}={value}" for name, value in env.items())]
     if any("\0" in text for text in strings):
         raise ProtocolError("a zero byte in an argument or an environment variable")
@@ -266,9 +293,7 @@ def encode_exec(
         raise ProtocolError(f"more than {_MAX_STRINGS} arguments or environment variables")
     head = _EXEC.pack(wall_ms, output_bytes, output_bytes, len(argv), len(env))
     texts = b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
-    return encode_frame(
-        ClientFrame.EXEC, run_id, head + texts + (bytes([options]) if options else b"")
-    )
+    return head + texts
 
 
 def encode_ack(nonce: bytes, version: int = PROTOCOL_VERSION) -> bytes:

@@ -27,6 +27,7 @@ def to_result(ending: RunEnd, *, stdout: bytes, stderr: bytes) -> RunResult:
         cpu_seconds=ending.cpu_ns / 1e9,
         memory_peak_bytes=ending.peak_bytes,
         clean=Flag.UNCLEAN not in ending.flags,
+        prestarted=Flag.PRESTARTED in ending.flags,
     )
 
 

@@ -131,7 +131,7 @@ class DockerDriver:
                 image_id=image.info.image_id,
                 workspace_dir=spec.workspace_dir,
             )
-            self._wait_for_runner(handle)
+            self._wait_for_runner(handle, spec)
         except BaseException:
             with contextlib.suppress(EngineUnavailable):
                 self._remove(container_id)
@@ -172,10 +172,11 @@ class DockerDriver:
                 raise _RunnerMissingError(reason) from error
             raise
 
-    def _wait_for_runner(self, handle: SandboxHandle) -> None:
+    def _wait_for_runner(self, handle: SandboxHandle, spec: SandboxSpec) -> None:
         try:
-            with self.connect(handle):
-                pass
+            with self.connect(handle) as connection:
+                if spec.prestart is not None:
+                    connection.prestart(spec.prestart, wait=spec.wait_until_primed)
         except SandboxLost as error:
             raise SandboxStartFailed(f"The sandbox did not come up: {error}") from error
 

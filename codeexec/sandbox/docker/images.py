@@ -67,7 +67,7 @@ def version_of(sources: Path) -> str:
     """A hash of a folder of C sources with their Dockerfile."""
     digest = hashlib.sha256()
     for path in sorted(sources.iterdir()):
-        if path.suffix in (".c", ".h") or path.name == "Dockerfile":
+        if path.suffix in (".c", ".h", ".py", ".js") or path.name == "Dockerfile":
             content = path.read_bytes()
             digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:_HASH_DIGITS]

@@ -124,6 +124,13 @@ static void execute(const struct frame *frame)
         send_failed(STAGE_EXEC, error);
 }
 
+static void configure_standby(const struct frame *frame)
+{
+    int error = run_active() ? EBUSY : standby_configure(frame->id, frame->payload, frame->length);
+    if (error)
+        send_failed(STAGE_EXEC, error);
+}
+
 static void obey(const struct frame *frame)
 {
     talk.received = now_ns();
@@ -148,6 +155,9 @@ static void obey(const struct frame *frame)
         if (!talk.spent && !run_active())
             execute(frame);
         talk.spent = true;
+        break;
+    case CLIENT_STANDBY:
+        configure_standby(frame);
         break;
     case CLIENT_STDIN:
         if (!run_feed(frame->payload, frame->length))
@@ -202,6 +212,8 @@ static int poll_timeout_ms(void)
         deadline = idle_since_ns() + talk.idle_ns;
     if (due > 0 && due < deadline)
         deadline = due;
+    if (standby_due_ns() >= 0 && standby_due_ns() < deadline)
+        deadline = standby_due_ns();
     int64_t left = deadline - now_ns();
     return left <= 0 ? 0 : left / 1000000 >= 60000 ? 60000 : (int)(left / 1000000) + 1;
 }
@@ -215,7 +227,7 @@ static void clear_signal(int fd)
 
 static int serve(int child_fd, int64_t idle_ns)
 {
-    struct pollfd fds[4 + RUN_POLL_FDS];
+    struct pollfd fds[4 + RUN_POLL_FDS + STANDBY_POLL_FDS];
     talk.idle_ns = idle_ns;
     talk.received = now_ns();
     for (;;) {
@@ -224,12 +236,14 @@ static int serve(int child_fd, int64_t idle_ns)
         fds[2] = (struct pollfd){.fd = child_fd, .events = POLLIN};
         fds[3] = (struct pollfd){.fd = query_due() ? STDERR_FILENO : -1, .events = POLLOUT};
         run_poll_fds(fds + 4);
+        standby_poll_fds(fds + 4 + RUN_POLL_FDS);
         bool running = run_deadline_ns() >= 0;
-        if (poll(fds, 4 + RUN_POLL_FDS, poll_timeout_ms()) < 0 && errno != EINTR)
+        if (poll(fds, sizeof fds / sizeof *fds, poll_timeout_ms()) < 0 && errno != EINTR)
             return EXIT_SETUP;
         if (fds[0].revents && !in_read(hello, take_query))
             return EXIT_DONE;
         run_poll_results(fds + 4);
+        standby_poll_results(fds + 4 + RUN_POLL_FDS);
         if (fds[2].revents)
             clear_signal(child_fd);
         advance();
@@ -239,6 +253,8 @@ static int serve(int child_fd, int64_t idle_ns)
             talk.ran = now_ns();
         if (out_due() && !out_flush())
             return EXIT_DONE;
+        if (!run_active())
+            standby_advance();
         /* Also while the result of a finished program waits for a client to read it. */
         if (run_deadline_ns() < 0 && now_ns() >= idle_since_ns() + talk.idle_ns)
             return EXIT_DONE;

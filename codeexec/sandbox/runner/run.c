@@ -7,6 +7,7 @@
 
 #include "clock.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -14,21 +15,25 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define ENDING_NS (2 * (int64_t)1000000000) /* how long killed processes may take to go */
-#define MAX_STRINGS 8192
-#define EXEC_HEAD_BYTES 24
 
 enum state { IDLE, RUNNING, ENDING, DRAINING };
 enum option { /* see `RunFlag` in ../client/protocol.py */
     OPTION_CUT = 1,   /* output beyond the cap doesn't end the program */
     OPTION_CLEAR = 2, /* the program that an earlier run compiled is removed */
 };
-enum flag { FLAG_OOM = 1, FLAG_UNCLEAN = 2, FLAG_STDOUT_CUT = 4, FLAG_STDERR_CUT = 8 };
+enum flag {
+    FLAG_OOM = 1,
+    FLAG_UNCLEAN = 2,
+    FLAG_STDOUT_CUT = 4,
+    FLAG_STDERR_CUT = 8,
+    FLAG_PRESTARTED = 16, /* its process had started before it was asked for */
+};
 
 struct stream {
     int fd;
@@ -45,156 +50,27 @@ static struct {
     enum cause cause;
     unsigned flags, options;
     int64_t started, ended, deadline, ooms;
-    uint64_t cpu_ns, peak_bytes;
+    uint64_t cpu_ns, cpu_before, peak_bytes; /* before: of `main`, when it became the program */
+    int standby_fd;       /* of a process that has not yet said whether it is the program */
+    int program_ends[3];  /* of the pipes: another process gets them if it can't be */
     int stdin_fd;
     bool stdin_eof;
     size_t fed, fed_end, ungranted;
     struct stream streams[2];
-} run = {.stdin_fd = -1, .failure_fd = -1, .streams = {{.fd = -1}, {.fd = -1}}};
+} run = {.stdin_fd = -1, .failure_fd = -1, .standby_fd = -1, .program_ends = {-1, -1, -1}, .streams = {{.fd = -1}, {.fd = -1}}};
 
 static unsigned char feed[STDIN_WINDOW]; /* [run.fed, run.fed_end) waits for the program */
 
-/* What CLIENT_EXEC holds: u32 wall ms, u64 cap of stdout, u64 of stderr, u16 number of arguments,
- * u16 number of variables; then, each ended by a zero byte, cwd, arguments, `NAME=value`; then, unless
- * there is none, u8 options. */
-struct order {
-    int64_t wall_ns;
-    unsigned options;
-    uint64_t caps[2];
-    const char *cwd;
-    char *argv[MAX_STRINGS + 1], *env[MAX_STRINGS + 1];
-};
-
-extern char **environ;
-
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
-
-/* ---- what CLIENT_EXEC asks for ---- */
-
-static const char *next_string(const unsigned char **at, const unsigned char *end)
-{
-    const unsigned char *begin = *at, *zero = memchr(begin, 0, (size_t)(end - begin));
-    if (!zero)
-        return NULL;
-    *at = zero + 1;
-    return (const char *)begin;
-}
-
-static bool next_strings(char **into, size_t count, const unsigned char **at,
-                         const unsigned char *end)
-{
-    for (size_t i = 0; i < count; i++)
-        if (!(into[i] = (char *)next_string(at, end)))
-            return false;
-    into[count] = NULL;
-    return true;
-}
-
-static bool same_variable(const char *one, const char *other)
-{
-    size_t length = strcspn(one, "=");
-    return strncmp(one, other, length) == 0 && (other[length] == '=' || other[length] == '\0');
-}
-
-/* The client's variables come first, then those of the image that it doesn't set. */
-static bool inherit_environment(char **env)
-{
-    size_t ordered = 0, count;
-    while (env[ordered])
-        ordered++;
-    count = ordered;
-    for (char **inherited = environ; *inherited; inherited++) {
-        size_t i = 0;
-        while (i < ordered && !same_variable(env[i], *inherited))
-            i++;
-        if (i < ordered)
-            continue;
-        if (count == MAX_STRINGS)
-            return false;
-        env[count++] = *inherited;
-    }
-    env[count] = NULL;
-    return true;
-}
-
-static bool parse_order(struct order *order, const unsigned char *payload, size_t length)
-{
-    const unsigned char *at = payload + EXEC_HEAD_BYTES, *end = payload + length;
-    if (length < EXEC_HEAD_BYTES)
-        return false;
-    order->wall_ns = (int64_t)load_u32(payload) * 1000000;
-    order->caps[0] = load_u64(payload + 4);
-    order->caps[1] = load_u64(payload + 12);
-    size_t arguments = (size_t)payload[20] << 8 | payload[21];
-    size_t variables = (size_t)payload[22] << 8 | payload[23];
-    if (arguments == 0 || arguments > MAX_STRINGS || variables > MAX_STRINGS ||
-        !(order->cwd = next_string(&at, end)) || !next_strings(order->argv, arguments, &at, end) ||
-        !next_strings(order->env, variables, &at, end))
-        return false;
-    order->options = at < end ? *at : 0;
-    return inherit_environment(order->env);
-}
-
 /* ---- the start ---- */
-
-/* Makes the kernel kill programs rather than the runner. A process that may not be dumped, as this
- * child of the runner still is, can't open its own /proc files: so that is changed first. */
-static void be_killed_first(void)
-{
-    token_wipe();
-    prctl(PR_SET_DUMPABLE, 1);
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd >= 0 && write(fd, "1000", 4) < 0) {
-        /* Some kernels don't allow it; there is nothing else to try. */
-    }
-    close_fd(&fd);
-}
-
-static _Noreturn void become_program(struct order *order, const int fds[3], int failure_fd)
-{
-    sigset_t none;
-    sigemptyset(&none);
-    setsid();
-    be_killed_first();
-    if (dup2(fds[0], 0) >= 0 && dup2(fds[1], 1) >= 0 && dup2(fds[2], 2) >= 0 &&
-        chdir(order->cwd) == 0 && sigprocmask(SIG_SETMASK, &none, NULL) == 0 && gvisor_confine()) {
-        environ = order->env;
-        execvp(order->argv[0], order->argv);
-    }
-    int error = errno;
-    if (write(failure_fd, &error, sizeof error) < 0)
-        _exit(126);
-    _exit(127);
-}
-
-/* Pipes: [0] stdin, [1] stdout, [2] stderr, [3] errno of a program that can't be executed. */
-static int open_pipes(int pipes[4][2])
-{
-    for (int i = 0; i < 4; i++)
-        if (pipe2(pipes[i], O_CLOEXEC) < 0) {
-            int error = errno;
-            while (i-- > 0) {
-                close(pipes[i][0]);
-                close(pipes[i][1]);
-            }
-            return error;
-        }
-    return 0;
-}
 
 static int keep_end(int pipe[2], int end)
 {
-    close(pipe[!end]);
+    close_fd(&pipe[!end]);
     fcntl(pipe[end], F_SETFL, O_NONBLOCK);
     return pipe[end];
 }
 
-static void begin(uint32_t id, const struct order *order, pid_t child, int pipes[4][2])
+static void begin(uint32_t id, const struct order *order, pid_t child, int pipes[3][2])
 {
     gvisor_begin();
     run.state = RUNNING;
@@ -206,49 +82,110 @@ static void begin(uint32_t id, const struct order *order, pid_t child, int pipes
     run.flags = 0;
     run.options = order->options;
     run.deadline = run.started + order->wall_ns;
-    run.cpu_ns = run.peak_bytes = 0;
+    run.cpu_ns = run.cpu_before = run.peak_bytes = 0;
     run.fed = run.fed_end = run.ungranted = 0;
     run.stdin_fd = keep_end(pipes[0], 1);
     run.streams[0] = (struct stream){keep_end(pipes[1], 0), RUNNER_STDOUT, FLAG_STDOUT_CUT,
                                      order->caps[0]};
     run.streams[1] = (struct stream){keep_end(pipes[2], 0), RUNNER_STDERR, FLAG_STDERR_CUT,
                                      order->caps[1]};
-    run.failure_fd = keep_end(pipes[3], 0);
 }
+
+/* A new process, with the program's ends of the pipes. Its failure_fd gets errno if it can't be. */
+static pid_t start_process(const struct order *order, const int ends[3])
+{
+    int failure[2];
+    if (pipe2(failure, O_CLOEXEC) < 0)
+        return -1;
+    pid_t child = fork();
+    if (child == 0)
+        become_program(order, ends, failure[1], PROGRAM_SCORE);
+    int error = errno;
+    run.failure_fd = keep_end(failure, 0);
+    if (child < 0)
+        close_fd(&run.failure_fd);
+    errno = error;
+    return child;
+}
+
+static void begin_prestarted(uint32_t id, const struct order *order, struct standby_run *taken)
+{
+    for (int i = 0; i < 3; i++) {
+        run.program_ends[i] = taken->pipes[i][i > 0];
+        taken->pipes[i][i > 0] = -1;
+    }
+    begin(id, order, taken->child, taken->pipes);
+    run.standby_fd = taken->socket;
+    run.cpu_before = taken->cpu_ns;
+    run.flags |= FLAG_PRESTARTED;
+}
+
+static int begin_anew(uint32_t id, const struct order *order)
+{
+    int pipes[3][2], error = open_pipes(pipes, 3);
+    if (error)
+        return error;
+    const int ends[3] = {pipes[0][0], pipes[1][1], pipes[2][1]};
+    pid_t child = start_process(order, ends);
+    if (child < 0) {
+        error = errno;
+        close_pipes(pipes, 3);
+        return error;
+    }
+    begin(id, order, child, pipes);
+    return 0;
+}
+
+static struct order order; /* of the run; its strings are in `asked_for` */
+static unsigned char asked_for[MAX_PAYLOAD];
 
 int run_start(uint32_t id, const unsigned char *payload, size_t length)
 {
-    static struct order order;
-    int pipes[4][2];
-    if (!parse_order(&order, payload, length))
+    struct standby_run taken;
+    memcpy(asked_for, payload, length);
+    if (!order_parse(&order, asked_for, length))
         return E2BIG;
     if (!memory_left(0))
         return ENOMEM;
     if (order.options & OPTION_CLEAR)
-        workspace_clear_program();
-    int error = open_pipes(pipes);
-    if (error)
-        return error;
+        workspace_clear(PROGRAM_FOLDER, PROGRAM_NAME);
     /* A client that doesn't get this before the sandbox ends knows that no program was started. */
     out_frame(RUNNER_BEGUN, id, NULL, 0);
     out_flush();
     run.ooms = oom_kills();
     run.started = now_ns();
     usage_begin(run.started);
-    pid_t child = fork();
-    if (child == 0) {
-        const int fds[3] = {pipes[0][0], pipes[1][1], pipes[2][1]};
-        become_program(&order, fds, pipes[3][1]);
-    }
-    error = child < 0 ? errno : 0;
-    if (error)
-        for (int i = 0; i < 4; i++) {
-            close(pipes[i][0]);
-            close(pipes[i][1]);
+    if (!standby_take(&order, &taken))
+        return begin_anew(id, &order);
+    begin_prestarted(id, &order, &taken);
+    return 0;
+}
+
+static void settle_process(void)
+{
+    close_fd(&run.standby_fd);
+    for (int i = 0; i < 3; i++)
+        close_fd(&run.program_ends[i]);
+}
+
+/* The process that was ready says whether it is the program. Otherwise a new one takes its place,
+ * with the same pipes; what the first one did is not seen. */
+static void hear_standby(void)
+{
+    char said = 0;
+    ssize_t got = run.standby_fd < 0 ? -1 : recv(run.standby_fd, &said, 1, MSG_DONTWAIT);
+    if (got < 0)
+        return;
+    if (said != 'G' && run.state == RUNNING) {
+        pid_t prepared = run.main, child = start_process(&order, run.program_ends);
+        if (child > 0) {
+            run.main = child;
+            run.cpu_before = 0;
+            run.flags &= ~(unsigned)FLAG_PRESTARTED;
         }
-    else
-        begin(id, &order, child, pipes);
-    return error;
+        kill(prepared, SIGKILL);
+    }
+    settle_process();
 }
 
 /* ---- stdin ---- */
@@ -350,11 +287,52 @@ bool run_unclean(void)
     return run.unclean;
 }
 
+/* Calls `take` for each process but the runner and the one that is spared; false: there is none. */
+static bool each_program(void (*take)(pid_t process))
+{
+    DIR *processes = opendir("/proc");
+    struct dirent *entry;
+    bool found = !processes;
+    while (processes && (entry = readdir(processes))) {
+        pid_t process = (pid_t)atoi(entry->d_name);
+        if (process <= 1 || process == standby_spared())
+            continue;
+        found = true;
+        take(process);
+    }
+    if (processes)
+        closedir(processes);
+    return found;
+}
+
+static void kill_one(pid_t process)
+{
+    kill(process, SIGKILL);
+}
+
+static void note_one(pid_t process)
+{
+    (void)process;
+}
+
+/* Where one process is to live, all are stopped before the others are killed one by one: a stopped
+ * process can't start another that is missed. False: there was none. */
+static bool kill_programs(void)
+{
+    if (standby_spared() == 0)
+        return kill(-1, SIGKILL) == 0;
+    if (!each_program(note_one))
+        return false;
+    kill(-1, SIGSTOP);
+    each_program(kill_one);
+    return true;
+}
+
 static void begin_ending(void)
 {
     if (run.state == RUNNING)
         usage_sample(now_ns()); /* its processes have their memory still */
-    kill(-1, SIGKILL);
+    kill_programs();
     close_fd(&run.stdin_fd);
     if (run.state == RUNNING) {
         run.state = ENDING;
@@ -391,30 +369,27 @@ static void account(const struct rusage *usage)
         run.peak_bytes = peak;
 }
 
-static void all_reaped(void)
-{
-    if (run.state == ENDING)
-        run.state = DRAINING;
-}
-
 void run_reap(void)
 {
     struct rusage usage;
     int status;
     pid_t gone;
     while ((gone = wait4(-1, &status, WNOHANG, &usage)) > 0) {
+        if (standby_reaped(gone))
+            continue;
+        if (gone == run.main)
+            hear_standby(); /* which may have another process take its place */
         account(&usage);
         if (run.state == IDLE || gone != run.main || run.main_reaped)
             continue;
+        run.cpu_ns -= run.cpu_before < run.cpu_ns ? run.cpu_before : run.cpu_ns;
         run.main_reaped = true;
         run.status = status;
         run.ended = now_ns();
         begin_ending();
     }
-    if (gone < 0 && errno == ECHILD)
-        all_reaped();
-    else if (run.state == ENDING)
-        kill(-1, SIGKILL);
+    if (run.state == ENDING && ((gone < 0 && errno == ECHILD) || !kill_programs()))
+        run.state = DRAINING;
 }
 
 /* Payload: u8 1 when a signal ended it, u8 exit code or signal, u8 cause, u8 flags, u64 wall ns,
@@ -460,9 +435,11 @@ static void finish(void)
         report();
     }
     close_fd(&run.failure_fd);
+    settle_process();
     close_fd(&run.stdin_fd);
     close_fd(&run.streams[0].fd);
     close_fd(&run.streams[1].fd);
+    standby_resume();
     run.state = IDLE;
 }
 
@@ -516,10 +493,13 @@ void run_poll_fds(struct pollfd fds[RUN_POLL_FDS])
     fds[0] = (struct pollfd){.fd = feeding ? run.stdin_fd : -1, .events = POLLOUT};
     fds[1] = (struct pollfd){.fd = reading ? run.streams[0].fd : -1, .events = POLLIN};
     fds[2] = (struct pollfd){.fd = reading ? run.streams[1].fd : -1, .events = POLLIN};
+    fds[3] = (struct pollfd){.fd = run.standby_fd, .events = POLLIN};
 }
 
 void run_poll_results(const struct pollfd fds[RUN_POLL_FDS])
 {
+    if (fds[3].revents)
+        hear_standby();
     if (fds[0].revents && run.stdin_fd >= 0)
         feed_program();
     if (fds[1].revents)

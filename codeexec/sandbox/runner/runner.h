@@ -7,6 +7,8 @@
  *
  *     main.c             start, the poll loop, what each frame asks for
  *     protocol.c         both buffers: frames and tokens in, frames out
+ *     launch.c           what a client wants to be started, and the process that becomes it
+ *     standby.c          an interpreter that has started before its program is wanted
  *     run.c              one program: start, feed, watch, end, report
  *     workspace.c        files that a client writes
  *     workspace_query.c  answers about the workspace, on stderr, while programs run
@@ -42,7 +44,8 @@ enum client_frame { /* client to runner */
     CLIENT_FILE = 'F',      /* u32 mode, path: create or replace, what follows goes there */
     CLIENT_FILE_DATA = 'D', /* bytes of that file */
     CLIENT_SYNC = 'Y',      /* answer RUNNER_SYNCED once everything before it is done */
-    CLIENT_EXEC = 'X',      /* run a program, see run_start() */
+    CLIENT_STANDBY = 'P',   /* keep a process ready for such an EXEC, see standby_configure() */
+    CLIENT_EXEC = 'X',      /* run a program, see order_parse() */
     CLIENT_STDIN = 'I',     /* bytes for its stdin, never more than was granted */
     CLIENT_STDIN_EOF = 'E',
     CLIENT_KILL = 'K',
@@ -53,6 +56,7 @@ enum runner_frame { /* runner to client */
     RUNNER_SYNCED = 'Y',
     RUNNER_STDOUT = 'o',
     RUNNER_STDERR = 'e',
+    RUNNER_PRIMED = 'P', /* u8 1: a process is ready; 0: there will be none */
     RUNNER_BEGUN = 'B',  /* on its way before the program is started */
     RUNNER_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
     RUNNER_RESULT = 'R', /* see report() in run.c; ends the run */
@@ -114,9 +118,50 @@ ssize_t out_frame_from(int fd, uint8_t type, uint32_t id, size_t at_most);
 void out_drop(void);
 bool out_flush(void); /* false: the output is gone */
 
+/* launch.c */
+#define MAX_STRINGS 8192
+/* What CLIENT_EXEC holds: u32 wall ms, u64 cap of stdout, u64 of stderr, u16 number of arguments,
+ * u16 number of variables; then, each ended by a zero byte, cwd, arguments, `NAME=value`; then, unless
+ * there is none, u8 options. */
+struct order {
+    int64_t wall_ns;
+    unsigned options;
+    uint64_t caps[2];
+    const char *cwd;
+    size_t own_variables; /* the client's, which come first in env */
+    char *argv[MAX_STRINGS + 1], *env[MAX_STRINGS + 1];
+};
+#define PROGRAM_SCORE "1000" /* see oom_score_adj */
+bool order_parse(struct order *order, const unsigned char *payload, size_t length);
+_Noreturn void become_program(const struct order *order, const int fds[3], int failure_fd,
+                              const char *oom_score);
+int open_pipes(int (*pipes)[2], size_t count); /* 0 or errno */
+void close_pipes(int (*pipes)[2], size_t count);
+void close_fd(int *fd);
+
+/* standby.c */
+enum standby_kind { STANDBY_FORK = 1, STANDBY_ONCE = 2 };
+enum { STANDBY_POLL_FDS = 2 };
+struct standby_run { /* a process that has become a program, if it says so */
+    pid_t child;
+    int socket;      /* it says 'G': it is the program now; 'C': it can't be */
+    int pipes[3][2]; /* its stdin, stdout, stderr */
+    uint64_t cpu_ns; /* that it had used before */
+};
+/* Payload: u8 kind, names of modules to load with commas between them, u8 0, then as CLIENT_EXEC. */
+int standby_configure(uint32_t id, const unsigned char *payload, size_t length); /* 0 or errno */
+bool standby_take(const struct order *order, struct standby_run *taken);
+void standby_advance(void); /* while no program runs */
+int64_t standby_due_ns(void); /* when to call it at the latest; -1: no need */
+bool standby_reaped(pid_t gone); /* whether it was one of its processes */
+pid_t standby_spared(void); /* the process that outlives programs, or 0 */
+void standby_resume(void); /* a program, or its end, may have stopped that */
+void standby_poll_fds(struct pollfd fds[STANDBY_POLL_FDS]);
+void standby_poll_results(const struct pollfd fds[STANDBY_POLL_FDS]);
+
 /* run.c */
 enum cause { BY_ITSELF = 0, BY_CLOCK, BY_OUTPUT, BY_CLIENT };
-enum { RUN_POLL_FDS = 3 };
+enum { RUN_POLL_FDS = 4 };
 bool run_active(void); /* until its result was sent */
 bool run_unclean(void);
 int run_start(uint32_t id, const unsigned char *payload, size_t length); /* 0 or errno */
@@ -136,7 +181,7 @@ void workspace_unlock(void);
 int workspace_open(const unsigned char *path, size_t length, mode_t mode);
 int workspace_append(const unsigned char *data, size_t length);
 void workspace_close(void);
-void workspace_clear_program(void); /* where one is to be compiled to */
+void workspace_clear(const char *folder, const char *name); /* so that the name is free */
 int workspace_root(void); /* its folder, which stays the workspace's */
 
 /* workspace_query.c */

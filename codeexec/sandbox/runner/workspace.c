@@ -135,15 +135,14 @@ static bool remove_tree(int parent, const char *name, int depth)
     return removed && unlinkat(parent, name, AT_REMOVEDIR) == 0;
 }
 
-void workspace_clear_program(void)
+void workspace_clear(const char *in, const char *name)
 {
-    int folder = open(PROGRAM_FOLDER, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int folder = open(in, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0)
         return;
-    bool gone = unlinkat(folder, PROGRAM_NAME, 0) == 0 || errno == ENOENT ||
-                remove_tree(folder, PROGRAM_NAME, 0);
-    if (!gone && move_aside(folder, PROGRAM_NAME, "folder") < 0) {
-        /* The compiler reports it. */
+    bool gone = unlinkat(folder, name, 0) == 0 || errno == ENOENT || remove_tree(folder, name, 0);
+    if (!gone && move_aside(folder, name, "folder") < 0) {
+        /* What needs the name reports it. */
     }
     close(folder);
 }
