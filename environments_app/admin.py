@@ -116,7 +116,7 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
         ),
         ("Limits", {"fields": tuple((limit.field, limit.maximum_field) for limit in LIMITS)}),
         ("Smoke test", {"fields": ("smoke_program", "smoke_stdout", "smoke_exit_code")}),
-        ("Sandboxes", {"fields": ("warm_pool_size", "runtime", "network")}),
+        ("Sandboxes", {"fields": ("warm_pool_size", "prestart", "preload", "runtime", "network")}),
         ("History", {"fields": ("changed", "created_at", "updated_at")}),
     )
 

@@ -35,7 +35,17 @@ _TEXTS = {
 }
 _COMMANDS = ("run_command", "compile_command")
 _FLAGS = ("enabled", "network")
-_KEYS = (*_TEXTS, *_COMMANDS, *_FLAGS, "warm_pool_size", "limits", "maxima", "smoke_test")
+_KEYS = (
+    *_TEXTS,
+    *_COMMANDS,
+    *_FLAGS,
+    "prestart",
+    "preload",
+    "warm_pool_size",
+    "limits",
+    "maxima",
+    "smoke_test",
+)
 _DEFAULTS = {"workspace_dir": rules.WORKSPACE_DIR, "executor_user": rules.USER}
 
 
@@ -53,6 +63,8 @@ class Definition:
     enabled: bool = True
     warm_pool_size: int = 1
     runtime: str = ""
+    prestart: str = ""
+    preload: str = ""
     network: bool | None = None
     workspace_dir: str = "/workspace"
     executor_user: str = "executor"
@@ -121,6 +133,9 @@ def _definition(name: str, value: Value, shared: Mapping[str, Any]) -> Definitio
 def _check_commands(columns: Mapping[str, Any], value: Value) -> None:
     try:
         check_names_the_file(columns["run_command"], columns.get("compile_command") or "")
+        rules.check_prestart(
+            columns.get("prestart") or "", columns.get("preload") or "", columns["run_command"]
+        )
     except ValueError as error:
         value.problem(str(error))
 
@@ -135,6 +150,10 @@ def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:
             columns[key] = entry.checked(check_command)
         elif key in _FLAGS:
             columns[key] = entry.flag()
+        elif key == "prestart":
+            columns[key] = entry.checked(rules.check_kind_of_prestart)
+        elif key == "preload":
+            columns[key] = entry.joined(rules.PRELOAD.check)
         elif key == "warm_pool_size":
             sizes = within(int, 0, rules.MAX_WARM_POOL)
             columns[key] = entry.parsed(sizes, f"a number from 0 to {rules.MAX_WARM_POOL}")

@@ -11,7 +11,7 @@ from environments_app.limits import LIMITS
 from environments_app.models import Environment
 
 _COPIED = ("image", "default_filename", "file_extension", "run_command", "enabled")
-_WHERE_SET = ("compile_command", "description", "runtime")
+_WHERE_SET = ("compile_command", "description", "runtime", "prestart")
 
 
 def environments_yaml() -> str:
@@ -39,6 +39,8 @@ def _the_same(name: str, values: set[str]) -> str:
 def _entry(row: Environment) -> dict[str, Any]:
     entry: dict[str, Any] = {name: getattr(row, name) for name in _COPIED}
     entry |= {name: getattr(row, name) for name in _WHERE_SET if getattr(row, name)}
+    if row.preload:
+        entry["preload"] = row.preload.split(", ")
     entry["warm_pool_size"] = row.warm_pool_size
     if row.network is not None:
         entry["network"] = row.network

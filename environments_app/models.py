@@ -24,6 +24,8 @@ DEFINING_FIELDS = (
     "workspace_dir",
     "executor_user",
     "runtime",
+    "prestart",
+    "preload",
 )
 """Columns that a revision copies."""
 
@@ -143,6 +145,20 @@ class Environment(models.Model):
         validators=[validators.runtime],
         help_text="OCI runtime, such as runsc (gVisor). Empty: the Docker Engine's default.",
     )
+    prestart = models.CharField(
+        max_length=20,
+        blank=True,
+        default="",
+        choices=[("", "No"), ("python", "Python"), ("node", "Node.js")],
+        help_text="Keep an interpreter started in each sandbox, so that a run begins at once.",
+    )
+    preload = models.CharField(
+        max_length=rules.PRELOAD.max_length,
+        blank=True,
+        default="",
+        validators=[validators.preload],
+        help_text="Python modules that the started interpreter has loaded: numpy, pandas.",
+    )
     network = models.BooleanField(
         null=True,
         blank=True,
@@ -255,6 +271,7 @@ class Environment(models.Model):
         if self.is_default and not self.enabled:
             raise ValidationError({"enabled": "The default environment must be enabled."})
         validators.runs_the_file(self.run_command, self.compile_command)
+        validators.can_be_prestarted(self.prestart, self.preload, self.run_command)
         if not Environment.objects.filter(pk=self.pk, runtime=self.runtime).exists():
             validators.known_runtime(self.runtime)
         self._clean_maxima()
@@ -364,6 +381,13 @@ class EnvironmentRevision(models.Model):
         null=True,
         editable=False,
         help_text="Environment.defining_columns(): what a roll back restores.",
+    )
+    prestart_bytes = models.BigIntegerField(
+        "pre-started memory",
+        null=True,
+        editable=False,
+        help_text="What the started interpreter with its modules takes, which a sandbox has on top "
+        "of its limit. Measured when one was started; null: not yet, or there is none.",
     )
     cause = models.CharField(
         max_length=100,

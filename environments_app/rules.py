@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 IMAGE_PATTERN = r"^[a-z0-9]+([._-][a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?$"
+_MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _PATH_PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 
 # A tmpfs is mounted over the workspace, and would hide these folders of the image.
@@ -67,7 +69,31 @@ RUNTIME = TextRule(
     allowed="a runtime that the Docker Engine knows, such as runc or runsc",
     max_length=100,
 )
+PRELOAD = TextRule(
+    pattern=rf"({_MODULE}(, ?{_MODULE})*)?",
+    allowed="names of Python modules with commas between them, such as numpy, pandas",
+    max_length=500,
+)
+PRESTARTED = {"python": r"python[0-9.]*", "node": r"node(js)?"}
+"""What the first word of a run command is, of an environment that is pre-started so."""
 DESCRIPTION = TextRule(pattern=r"[^\x00]*", allowed="1000 characters at most", max_length=1000)
+
+
+def check_kind_of_prestart(text: str) -> None:
+    if text not in PRESTARTED:
+        raise ValueError(f"allowed: {', '.join(PRESTARTED)}")
+
+
+def check_prestart(prestart: str, preload: str, run_command: str) -> None:
+    """Raise ValueError, with what is wrong and allowed, where an environment can't be pre-started
+    so.
+    """
+    if preload and prestart != "python":
+        raise ValueError("modules can be preloaded where prestart is python, and nowhere else")
+    program = PurePosixPath(run_command.split(" ")[0]).name
+    if prestart and not re.fullmatch(PRESTARTED[prestart], program):
+        raise ValueError(f"run_command must begin with {prestart}, without a shell before it")
+
 
 MAX_COMMAND_LENGTH = 2000
 MAX_WARM_POOL = 100

@@ -11,8 +11,9 @@ from django.db.models import QuerySet
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.errors import UnknownEnvironment
-from codeexec.sandbox.types import ImageInfo, SandboxSpec
+from codeexec.sandbox.types import ImageInfo, Prestart, PrestartKind, SandboxSpec
 from environments_app.models import Environment, EnvironmentRevision
+from environments_app.run_commands import build_commands
 from environments_app.sandbox_users import spare_uid
 
 
@@ -45,11 +46,13 @@ def sandbox_spec(
     image_id: str = "",
     runtime: str = "",
     uid: int | None = None,
+    wait_until_primed: bool = False,
 ) -> SandboxSpec:
     """What the driver needs to start a sandbox of this environment.
 
     `image`: instead of the one that sessions get. `image_id`: its id, if it is known. `runtime`:
     instead of the environment's own. `uid`: the user of programs, if the sandbox has a row.
+    `wait_until_primed`: the start takes until a run can begin at once.
     """
     return SandboxSpec(
         sandbox_id=str(sandbox_id),
@@ -66,7 +69,33 @@ def sandbox_spec(
         no_new_privileges=settings.CODE_EXECUTOR["NO_NEW_PRIVILEGES"],
         max_idle_seconds=max_idle_seconds,
         labels=settings.CODE_EXECUTOR["CONTAINER_LABELS"],
+        prestart=_prestart(environment),
+        wait_until_primed=wait_until_primed,
     )
+
+
+_PRESTART_KINDS = {"python": PrestartKind.FORK, "node": PrestartKind.ONCE}
+
+
+def _prestart(environment: Environment) -> Prestart | None:
+    """What a sandbox keeps ready: the program of a run that names no file of its own."""
+    if not environment.prestart:
+        return None
+    revision = environment.current_revision
+    return Prestart(
+        kind=_PRESTART_KINDS[environment.prestart],
+        argv=build_commands(environment, environment.default_filename).run,
+        preload=tuple(name for name in environment.preload.split(", ") if name),
+        memory_bytes=(revision.prestart_bytes if revision else None) or 0,
+    )
+
+
+def record_prestart(revision: EnvironmentRevision, measured_bytes: int) -> None:
+    """Keep what its started interpreter takes, where that is news."""
+    known = revision.prestart_bytes
+    if known is None or abs(measured_bytes - known) > known // 10:
+        revision.prestart_bytes = measured_bytes
+        revision.save(update_fields=["prestart_bytes"])
 
 
 @transaction.atomic

@@ -46,6 +46,17 @@ def runtime(value: str) -> None:
     _check(rules.RUNTIME, value)
 
 
+def preload(value: str) -> None:
+    _check(rules.PRELOAD, value)
+
+
+def can_be_prestarted(prestart: str, preload: str, run_command: str) -> None:
+    try:
+        rules.check_prestart(prestart, preload, run_command)
+    except ValueError as error:
+        raise ValidationError({"prestart": f"This is wrong: {error}."}) from error
+
+
 def command(value: str) -> None:
     try:
         check_command(value)

@@ -126,6 +126,22 @@ class Value:
             return None
         return text
 
+    def joined(self, check: Callable[[str], None]) -> str | None:
+        """A list of texts, with commas between them, that `check` accepts."""
+        nodes = self.node.value if isinstance(self.node, SequenceNode) else [self.node]
+        if not isinstance(self.node, SequenceNode) or not all(
+            isinstance(node, ScalarNode) for node in nodes
+        ):
+            self.problem(f"{self._found()} is wrong; allowed: a list such as [numpy, pandas]")
+            return None
+        text = ", ".join(str(node.value) for node in nodes)
+        try:
+            check(text)
+        except ValueError as error:
+            self.problem(f"{text!r} is wrong; {error}")
+            return None
+        return text
+
     def _found(self) -> str:
         if isinstance(self.node, MappingNode):
             return "keys with values"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from codeexec.sandbox import seccomp
-from codeexec.sandbox.types import SandboxLimits, SandboxSpec
+from codeexec.sandbox.types import PrestartKind, SandboxLimits, SandboxSpec
 
 LABEL = "code-executor"
 SESSION_LABEL = "session_id"
@@ -83,6 +83,7 @@ def container_config(
     own_files: Mapping[str, str],
 ) -> dict[str, Any]:
     """`own_files`: their paths in the sandbox, and on the Engine's host."""
+    spec = replace(spec, limits=with_prestart(spec))
     limits = spec.limits
     config = {
         # What runs: only the runner, unprivileged, which clients reach over its stdin and stdout.
@@ -175,6 +176,16 @@ def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
 def security_options(*, no_new_privileges: bool = True) -> list[str]:
     """The profile of system calls is sent with each container: the Engine needs no file for it."""
     return [seccomp.OPTION, *(["no-new-privileges"] if no_new_privileges else [])]
+
+
+def with_prestart(spec: SandboxSpec) -> SandboxLimits:
+    """A process that is kept ready takes nothing from what programs may use."""
+    limits, prestart = spec.limits, spec.prestart
+    if prestart is None or prestart.kind != PrestartKind.FORK:
+        return limits
+    return replace(
+        limits, memory_bytes=limits.memory_bytes + prestart.memory_bytes, pids=limits.pids + 1
+    )
 
 
 def outer_limits(spec: SandboxSpec) -> SandboxLimits:

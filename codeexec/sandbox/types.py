@@ -55,6 +55,8 @@ class Prestart:
     """Its words without a client's arguments."""
     preload: tuple[str, ...] = ()
     """Python modules."""
+    memory_bytes: int = 0
+    """What it is known to take, which the sandbox has on top of its limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,8 @@ class SandboxHandle:
     """The runner serves only clients that know it. Programs and API clients never see it."""
     image_id: str
     workspace_dir: str
+    prestart_bytes: int | None = None
+    """Of a sandbox that was just started, and waited for: what its pre-started process takes."""
 
 
 @dataclass(frozen=True, kw_only=True)

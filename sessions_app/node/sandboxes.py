@@ -19,7 +19,7 @@ from codeexec.sandbox.types import SandboxHandle
 from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app.current_driver import get_driver
 from environments_app.models import Environment, EnvironmentRevision
-from environments_app.services import record_image, sandbox_spec
+from environments_app.services import record_image, record_prestart, sandbox_spec
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.sandbox import places_left
 from sessions_app.models.session import START_LEASE
@@ -128,8 +128,11 @@ def start_sandbox(
                 max_idle_seconds=_max_idle_seconds(ttl_seconds),
                 runtime=runtime,
                 uid=sandbox.uid,
+                wait_until_primed=sandbox.status == Sandbox.Status.WARMING,
             )
         )
+    if handle.prestart_bytes is not None:
+        record_prestart(revision, handle.prestart_bytes)
     return revision if _record_start(sandbox, handle, revision) else None
 
 

@@ -164,9 +164,9 @@ class RunnerConnection:
         with _checked_protocol():
             return protocol.decode_result(frame.payload)
 
-    def prestart(self, prestart: Prestart, *, wait: bool) -> bool:
-        """Have a process kept ready for each run. With `wait`: until the first one is; False: there
-        will be none, or it takes too long.
+    def prestart(self, prestart: Prestart, *, wait: bool) -> int | None:
+        """Have a process kept ready for each run. With `wait`: until the first one is, which takes
+        so many bytes. None: there will be none, or it takes too long.
         """
         cwd = self._workspace_dir
         self._unsent += protocol.encode_standby(
@@ -182,11 +182,12 @@ class RunnerConnection:
             try:
                 frame = self._next_frame(deadline, always, _NOTHING)
             except (RunnerSilent, CommandNotStarted):
-                return False
+                return None
             if frame.type == RunnerFrame.PRIMED:
                 self._move_on()
-                return frame.payload == b"\1"
-        return False
+                with _checked_protocol():
+                    return protocol.decode_primed(frame.payload)
+        return None
 
     def interrupt(self) -> None:
         """The runner ignores it if the run has ended: the frame has the run's id. A lost sandbox is

@@ -61,6 +61,7 @@ _END = b"\0"
 _EXEC = struct.Struct("!IQQHH")
 _RESULT = struct.Struct("!BBBBQQQ")
 _FAILED = struct.Struct("!BII")
+_PRIMED = struct.Struct("!BQ")
 _U32 = struct.Struct("!I")
 _QUERY = struct.Struct("!BIQH")
 _ENTRY = struct.Struct("!BBIQq")
@@ -264,9 +265,7 @@ def encode_exec(
 ) -> bytes:
     """Raises ProtocolError for zero bytes in a string, and for too many or too long strings."""
     command = _encode_command(argv, env, cwd, wall_ms=wall_ms, output_bytes=output_bytes)
-    return encode_frame(
-        ClientFrame.EXEC, run_id, command + (bytes([options]) if options else b"")
-    )
+    return encode_frame(ClientFrame.EXEC, run_id, command + (bytes([options]) if options else b""))
 
 
 def encode_standby(
@@ -299,6 +298,15 @@ def _encode_command(
 def encode_ack(nonce: bytes, version: int = PROTOCOL_VERSION) -> bytes:
     """The exact answer of a runner of that version to a hello."""
     return encode_frame(RunnerFrame.ACK, first_run_id(nonce), nonce + bytes([version]))
+
+
+def decode_primed(payload: bytes) -> int | None:
+    """How many bytes the process that is ready takes; None: there is none."""
+    try:
+        primed, memory_bytes = _PRIMED.unpack(payload)
+    except struct.error as error:
+        raise ProtocolError("a malformed PRIMED frame") from error
+    return int(memory_bytes) if primed else None
 
 
 def decode_result(payload: bytes) -> RunEnd:

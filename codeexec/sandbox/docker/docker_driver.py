@@ -131,12 +131,12 @@ class DockerDriver:
                 image_id=image.info.image_id,
                 workspace_dir=spec.workspace_dir,
             )
-            self._wait_for_runner(handle, spec)
+            prestart_bytes = self._wait_for_runner(handle, spec)
         except BaseException:
             with contextlib.suppress(EngineUnavailable):
                 self._remove(container_id)
             raise
-        return handle
+        return replace(handle, prestart_bytes=prestart_bytes)
 
     def _create(self, spec: SandboxSpec, image: Image, account: Account, token: str) -> str:
         try:
@@ -172,11 +172,12 @@ class DockerDriver:
                 raise _RunnerMissingError(reason) from error
             raise
 
-    def _wait_for_runner(self, handle: SandboxHandle, spec: SandboxSpec) -> None:
+    def _wait_for_runner(self, handle: SandboxHandle, spec: SandboxSpec) -> int | None:
         try:
             with self.connect(handle) as connection:
-                if spec.prestart is not None:
-                    connection.prestart(spec.prestart, wait=spec.wait_until_primed)
+                if spec.prestart is None:
+                    return None
+                return connection.prestart(spec.prestart, wait=spec.wait_until_primed)
         except SandboxLost as error:
             raise SandboxStartFailed(f"The sandbox did not come up: {error}") from error
 

@@ -197,3 +197,12 @@ struct figures figures_now(void)
                                                number_in(CGROUP "pids/pids.max"))),
     };
 }
+
+uint64_t memory_now(void)
+{
+    struct figures figures = figures_now();
+    uint64_t cache = page_cache();
+    return figures.memory_bytes == UNKNOWN || figures.memory_bytes < cache
+               ? 0
+               : figures.memory_bytes - cache;
+}

@@ -1,7 +1,8 @@
+# mypy: ignore-errors
 # `sitecustomize` of an interpreter that the runner has started ahead of a program (standby.c). It
 # loads the environment's modules, and forks a child ahead of each run. The child returns from here
-# when its run is wanted: then the interpreter itself goes on to the program's file, as it was told on
-# its command line, and nothing of this is left.
+# when its run is wanted: then the interpreter itself goes on to the program's file, as it was told
+# on its command line, and nothing of this is left.
 
 
 def wait_for_a_run():
@@ -20,6 +21,7 @@ def wait_for_a_run():
     import ctypes
     import gc
     import os
+    import resource
 
     # What is loaded is not taken apart again at a program's end, which would take longer than most
     # programs. Registered first, so it is called last.
@@ -32,30 +34,44 @@ def wait_for_a_run():
 
     atexit.register(keep)
 
-    set_attribute = ctypes.CDLL(None).prctl
+    library = ctypes.CDLL(None)
     own = set(sys.modules) - first
     set_dumpable = 4
-    if set_attribute(set_dumpable, 0, 0, 0, 0) != 0:
-        raise SystemExit("prctl")
+    if library.prctl(set_dumpable, 0, 0, 0, 0) != 0:
+        raise SystemExit("it can be read")
     control = _socket.socket(fileno=control_fd)
     control.send(b"D")
-    for name in filter(None, control.recv(65536).decode().split(",")):
+    for name in filter(None, control.recv(65536)[:-1].decode().split(",")):
         __import__(name)
     for name in set(sys.modules) - first - own:
-        if True:
-            kept[name] = sys.modules[name]
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept[name]))
-    loaded = {name.partition(".")[0] for name in set(sys.modules) - first - own}
+        kept[name] = sys.modules[name]
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept[name]))
+    loaded = {name.partition(".")[0] for name in kept}
     for name in own - loaded:
         sys.modules.pop(name, None)
     control.send(b"R")
     gc.collect()
     gc.freeze()
 
+    input_output_priority = {"x86_64": 252, "aarch64": 31}[os.uname().machine]
+
+    def inherited():
+        """What a child takes over, and a program of the same user can change from outside."""
+        return (
+            [resource.getrlimit(each) for each in range(16)],
+            os.getpriority(os.PRIO_PROCESS, 0),
+            os.sched_getaffinity(0),
+            os.sched_getscheduler(0),
+            library.syscall(input_output_priority, 1, 0),
+            len(os.listdir("/proc/self/task")),  # threads are not there in a child
+        )
+
+    at_first = inherited()
+
     def fork():
-        """The child's socket; None in the parent."""
-        if len(os.listdir("/proc/self/task")) != 1:
-            os._exit(1)  # threads are not there in a child
+        """Whether this is the child."""
+        if inherited() != at_first or at_first[-1] != 1:
+            os._exit(1)
         process = os.fork()
         if process:
             os.waitpid(process, 0)
@@ -106,22 +122,32 @@ def wait_for_a_run():
         os.write(order_fd, b"C")
         os._exit(0)
 
-    set_attribute(set_dumpable, 1, 0, 0, 0)
-    with open("/proc/self/oom_score_adj", "wb", 0) as file:
-        try:
+    library.prctl(set_dumpable, 1, 0, 0, 0)
+    try:
+        with open("/proc/self/oom_score_adj", "wb", 0) as file:
             file.write(b"1000")
-        except OSError:
-            pass
+    except OSError:
+        pass
     for name in list(os.environb):
         del os.environb[name]
     for variable in variables:
         name, _, value = variable.partition(b"=")
         os.environb[name] = value
+    # Not the module that is kept from the garbage collector, as all of the parent's objects are.
+    main = type(sys)("__main__")
+    main.__dict__.update(sys.modules["__main__"].__dict__, __annotations__={})
+    sys.modules["__main__"] = main
     sys.argv[1:] = arguments[arguments.index(script) + 1 :]
     sys.orig_argv[:] = arguments
     os.write(order_fd, b"G")
     os.close(order_fd)
 
 
-wait_for_a_run()
+try:
+    wait_for_a_run()
+except BaseException:
+    # No hook may fail: the interpreter would go on to a program's file that nobody asked it to run.
+    import os
+
+    os._exit(1)
 raise ImportError(name="sitecustomize")  # as if there were none

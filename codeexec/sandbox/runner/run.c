@@ -172,10 +172,13 @@ static void settle_process(void)
  * with the same pipes; what the first one did is not seen. */
 static void hear_standby(void)
 {
-    char said = 0;
-    ssize_t got = run.standby_fd < 0 ? -1 : recv(run.standby_fd, &said, 1, MSG_DONTWAIT);
-    if (got < 0)
-        return;
+    char said = 'R'; /* it has started: what counts comes after that */
+    while (said == 'R') {
+        said = 0;
+        if (run.standby_fd < 0 || recv(run.standby_fd, &said, 1, MSG_DONTWAIT) < 0)
+            return;
+        standby_remove_hook();
+    }
     if (said != 'G' && run.state == RUNNING) {
         pid_t prepared = run.main, child = start_process(&order, run.program_ends);
         if (child > 0) {
@@ -325,6 +328,7 @@ static bool kill_programs(void)
         return false;
     kill(-1, SIGSTOP);
     each_program(kill_one);
+    standby_resume(); /* it may have a child to reap */
     return true;
 }
 

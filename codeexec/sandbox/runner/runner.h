@@ -56,7 +56,7 @@ enum runner_frame { /* runner to client */
     RUNNER_SYNCED = 'Y',
     RUNNER_STDOUT = 'o',
     RUNNER_STDERR = 'e',
-    RUNNER_PRIMED = 'P', /* u8 1: a process is ready; 0: there will be none */
+    RUNNER_PRIMED = 'P', /* u8 1: a process is ready, 0: there will be none; u64 bytes it takes */
     RUNNER_BEGUN = 'B',  /* on its way before the program is started */
     RUNNER_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
     RUNNER_RESULT = 'R', /* see report() in run.c; ends the run */
@@ -144,7 +144,7 @@ enum standby_kind { STANDBY_FORK = 1, STANDBY_ONCE = 2 };
 enum { STANDBY_POLL_FDS = 2 };
 struct standby_run { /* a process that has become a program, if it says so */
     pid_t child;
-    int socket;      /* it says 'G': it is the program now; 'C': it can't be */
+    int socket;      /* it says 'R': it has started; 'G': it is the program now; 'C': it can't be */
     int pipes[3][2]; /* its stdin, stdout, stderr */
     uint64_t cpu_ns; /* that it had used before */
 };
@@ -155,6 +155,7 @@ void standby_advance(void); /* while no program runs */
 int64_t standby_due_ns(void); /* when to call it at the latest; -1: no need */
 bool standby_reaped(pid_t gone); /* whether it was one of its processes */
 pid_t standby_spared(void); /* the process that outlives programs, or 0 */
+void standby_remove_hook(void); /* once the interpreter has read it */
 void standby_resume(void); /* a program, or its end, may have stopped that */
 void standby_poll_fds(struct pollfd fds[STANDBY_POLL_FDS]);
 void standby_poll_results(const struct pollfd fds[STANDBY_POLL_FDS]);
@@ -205,6 +206,7 @@ struct figures { /* UNKNOWN where the kernel doesn't say */
 };
 #define UNKNOWN UINT64_MAX
 struct figures figures_now(void); /* of all programs together */
+uint64_t memory_now(void); /* of all of them, without files that were read; 0: not known */
 
 /* gvisor.c: nothing of it does anything unless gvisor_watch() was called */
 /* `limits`: bytes of memory, number of files, user and group of programs */

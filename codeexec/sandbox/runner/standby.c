@@ -17,27 +17,25 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define START_NS (60 * (int64_t)1000000000)  /* for an interpreter and all its libraries */
 #define FORK_NS (2 * (int64_t)1000000000)
-#define ALMOST_READY_MS 50 /* so long a run waits for a child that is being forked */
+#define ALMOST_READY_MS 250 /* so long a run waits for a child that is being forked */
 #define MAX_FAILURES 3     /* in a row: then there is no standby any more */
 #define MAX_ORDER (64 * 1024)
 #define PARENT_SCORE "500" /* see oom_score_adj: after a program, before the runner */
 #define CHILD_FD 3         /* the socket, in the process that waits */
 #define HOOK_NAME ".prestart"
-#define HOOK_FOLDER "/tmp/" HOOK_NAME
+#define HOOK_PARENT "/var/tmp"
+#define HOOK_FOLDER HOOK_PARENT "/" HOOK_NAME
 
 /* LOADING: the parent can't be read or changed any more, and outlives programs from now on. */
 enum phase { OFF, ABSENT, STARTING, LOADING, LOADED, FORKING, READY };
@@ -52,7 +50,8 @@ static struct {
     pid_t parent, child;
     pid_t ending[4]; /* killed, and still to be reaped */
     int control;        /* the parent's socket */
-    int64_t deadline;   /* of STARTING and FORKING */
+    int64_t deadline;   /* while it is waited for */
+    uint64_t memory_before;
     struct standby_run next;
     const char *preload;
     struct order order;
@@ -75,8 +74,11 @@ static const char *hook_file(void)
                                         : HOOK_FOLDER "/prestart.js";
 }
 
-static void remove_hook(void)
+/* Node.js looks for it again in each worker thread of a program. */
+void standby_remove_hook(void)
 {
+    if (standby.kind != STANDBY_FORK)
+        return;
     unlink(hook_file());
     rmdir(HOOK_FOLDER);
 }
@@ -86,7 +88,7 @@ static bool write_hook(void)
 {
     const char *from = standby.kind == STANDBY_FORK ? python_hook : node_hook;
     const char *end = standby.kind == STANDBY_FORK ? python_hook_end : node_hook_end;
-    workspace_clear("/tmp", HOOK_NAME);
+    workspace_clear(HOOK_PARENT, HOOK_NAME);
     int fd = mkdir(HOOK_FOLDER, 0700) < 0
                  ? -1
                  : open(hook_file(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -138,9 +140,11 @@ static void close_next(void)
 
 static void answer(bool primed)
 {
-    unsigned char byte = primed;
+    unsigned char bytes[9] = {primed};
+    uint64_t memory = memory_now();
+    store_u64(bytes + 1, memory > standby.memory_before ? memory - standby.memory_before : 0);
     if (!standby.answered)
-        out_frame(RUNNER_PRIMED, standby.id, &byte, 1);
+        out_frame(RUNNER_PRIMED, standby.id, bytes, sizeof bytes);
     standby.answered = true;
 }
 
@@ -161,7 +165,7 @@ static void end_process(pid_t *process)
 static void discard(void)
 {
     if (standby.phase == STARTING)
-        remove_hook();
+        standby_remove_hook();
     end_process(&standby.child);
     end_process(&standby.parent);
     close_fd(&standby.control);
@@ -214,6 +218,7 @@ static void start(void)
     if (!memory_left(0))
         return;
     standby.wanted = false;
+    standby.memory_before = memory_now();
     standby.phase = STARTING;
     standby.deadline = now_ns() + START_NS;
     if (!write_hook() || !socket_pair(fork_kind ? SOCK_SEQPACKET : SOCK_STREAM, ends) ||
@@ -233,7 +238,7 @@ static void start(void)
         close_pipes(pipes, 3);
         standby.parent = child;
         standby.control = ends[0];
-        if (send(standby.control, standby.preload, strlen(standby.preload), MSG_NOSIGNAL) < 0)
+        if (send(standby.control, standby.preload, strlen(standby.preload) + 1, MSG_NOSIGNAL) < 0)
             child = -1;
     } else {
         standby.child = child;
@@ -277,36 +282,12 @@ static void ask_for_child(void)
         fail();
 }
 
-/* A program may have lowered the limits of the interpreter that the next ones are forked from: what
- * the guard keeps from the runner, it allows between programs. */
-static bool is_unchanged(void)
-{
-    cpu_set_t own, its;
-    CPU_ZERO(&own);
-    CPU_ZERO(&its);
-    for (int resource = 0; resource < RLIM_NLIMITS; resource++) {
-        struct rlimit mine, theirs;
-        if (prlimit(0, resource, NULL, &mine) == 0 &&
-            (prlimit(standby.parent, resource, NULL, &theirs) < 0 ||
-             mine.rlim_cur != theirs.rlim_cur || mine.rlim_max != theirs.rlim_max))
-            return false;
-    }
-    return getpriority(PRIO_PROCESS, 0) == getpriority(PRIO_PROCESS, (id_t)standby.parent) &&
-           syscall(SYS_sched_getscheduler, 0) == syscall(SYS_sched_getscheduler, standby.parent) &&
-           syscall(SYS_ioprio_get, 1, 0) == syscall(SYS_ioprio_get, 1, standby.parent) &&
-           sched_getaffinity(0, sizeof own, &own) == sched_getaffinity(standby.parent, sizeof its, &its) &&
-           CPU_EQUAL(&own, &its);
-}
-
 void standby_advance(void)
 {
     if (standby.phase == ABSENT && standby.wanted) {
         start();
     } else if (standby.phase == LOADED) {
-        if (is_unchanged())
-            ask_for_child();
-        else
-            discard();
+        ask_for_child();
     } else if (standby_due_ns() >= 0 && now_ns() >= standby.deadline) {
         fail();
     }
@@ -337,7 +318,7 @@ static void hear_child(void)
     if (standby.kind == STANDBY_FORK)
         sscanf(said.number, "%d", &standby.child);
     else
-        remove_hook();
+        standby_remove_hook();
     standby.phase = READY;
     standby.failures = 0;
     answer(true);
@@ -351,7 +332,7 @@ static void hear_parent(void)
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (got == 1 && said == 'D' && standby.phase == STARTING) {
-        remove_hook();
+        standby_remove_hook();
         standby.phase = LOADING;
     } else if (got == 1 && said == 'R' && standby.phase == LOADING) {
         standby.phase = LOADED;
@@ -471,6 +452,12 @@ static void wait_for_child(void)
         hear_child();
 }
 
+/* STANDBY_ONCE is taken while it starts, too: it finds its order when it has. */
+static bool is_there(void)
+{
+    return standby.phase == READY || (standby.phase == STARTING && standby.kind == STANDBY_ONCE);
+}
+
 static uint64_t cpu_of(pid_t process)
 {
     clockid_t clock;
@@ -501,7 +488,7 @@ bool standby_take(const struct order *order, struct standby_run *taken)
     standby.wanted = true;
     if (fits)
         wait_for_child();
-    if (!fits || standby.phase != READY || !send_order(order)) {
+    if (!fits || !is_there() || !send_order(order)) {
         step_aside();
         return false;
     }
