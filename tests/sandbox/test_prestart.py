@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import docker
 import pytest
 
 from codeexec.sandbox.docker.docker_driver import DockerDriver
@@ -21,7 +22,14 @@ from codeexec.sandbox.types import (
     WorkspaceFile,
 )
 from tests.support.patience import eventually
-from tests.support.sandboxes import MIB, configured_image, new_spec
+from tests.support.sandboxes import (
+    AMPLE_SECONDS,
+    MIB,
+    command,
+    configured_image,
+    docker_url,
+    new_spec,
+)
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = pytest.mark.docker
@@ -63,8 +71,8 @@ PYTHON_CASES = {
         "       if n.startswith('RLIMIT_')])\n"
         "print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0))\n"
         "print(open('/proc/self/oom_score_adj').read(), open('/proc/self/comm').read())\n"
-        "print([l for l in open('/proc/self/status') if l.startswith(('SigB', 'SigI', 'SigQ', 'Shd', 'Cap', 'NoNew',"
-        " 'Seccomp:', 'Threads', 'Uid', 'Gid', 'Groups', 'TracerPid'))])",
+        "print([l for l in open('/proc/self/status') if l.startswith(('SigB', 'SigI', 'SigQ', "
+        "'Shd', 'Cap', 'NoNew', 'Seccomp:', 'Threads', 'Uid', 'Gid', 'Groups', 'Tracer'))])",
     ),
     "children": Case(
         source="import os\n"
@@ -209,7 +217,7 @@ PYTHON_CASES = {
     "random": Case(source="import random; random.seed(1); print(random.random())"),
     "codec of the source": Case(source="# coding: latin-1\nprint('\xe4')"),
     "stack size": Case(
-        source="import threading\nprint(threading.stack_size(), __import__('sys').getallocatedblocks() > 0)"
+        source="import sys, threading\nprint(threading.stack_size(), sys.getallocatedblocks() > 0)"
     ),
     "run path": Case(
         source="import runpy, os\nprint(runpy.run_path('other.py')['x'])", files={"other.py": "x=3"}
@@ -343,9 +351,9 @@ NODE_CASES = {
     "stack": Case(source="console.log(new Error('x').stack)"),
     "deep recursion": Case(source="let n = 0; const f = () => { f(); }; f()"),
     "timers": Case(
-        source="const t = Date.now(); setTimeout(() => console.log('late'), 150);\n"
-        "setImmediate(() => console.log('immediate')); process.nextTick(() => console.log('tick'));\n"
-        "setTimeout(() => console.log(Date.now() - t < 100), 20)",
+        source="const t = Date.now();\n"
+        "setTimeout(() => console.log('late', Date.now() - t >= 149), 150);\n"
+        "process.nextTick(() => console.log('tick')); console.log(Date.now() - t < 100)",
     ),
     "workers": Case(
         source="const { Worker, isMainThread, parentPort } = require('worker_threads');\n"
@@ -377,6 +385,7 @@ class Pair:
     """A sandbox that keeps a process ready, and one that doesn't."""
 
     driver: DockerDriver
+    api: docker.APIClient
     warm: SandboxHandle
     anew: SandboxHandle
     argv: tuple[str, ...]
@@ -387,7 +396,8 @@ class Pair:
     def _run(self, handle: SandboxHandle, case: Case) -> RunResult:
         with self.driver.connect(handle) as sandbox:
             sandbox.run(emptying())
-            self._wait_until_ready(sandbox, handle)
+            if handle is self.warm:
+                self.wait_until_ready()
             sandbox.write_files(
                 [
                     WorkspaceFile(
@@ -412,14 +422,13 @@ class Pair:
                 )
             )
 
-    def _wait_until_ready(self, sandbox: SandboxConnection, handle: SandboxHandle) -> None:
-        if handle is not self.warm:
-            return
+    def wait_until_ready(self) -> None:
+        """A Node.js process can be taken while it starts."""
+        count = 2 if self.argv == PYTHON else 1
 
         def ready() -> bool:
-            with self.driver.open_workspace(handle) as workspace:
-                processes = workspace.usage().processes
-            return processes is not None and processes >= (2 if self.argv == PYTHON else 7)
+            listed = self.api.top(self.warm.container_id)["Processes"]
+            return len(listed) > count
 
         assert eventually(ready)
 
@@ -442,6 +451,7 @@ def pair(
     try:
         yield Pair(
             driver=driver,
+            api=docker.APIClient(base_url=docker_url()),
             warm=driver.start(ready),
             anew=driver.start(spec),
             argv=prestart.argv,
@@ -471,7 +481,7 @@ def node(docker_driver: DockerDriver) -> Iterator[Pair]:
 
 
 VARYING = re.compile(
-    rb"0x[0-9a-f]+|(?<=\[)\d+(?=\])|node:internal/.*|\(node:\d+\)|<--- .*|\[\d+:0x.*"
+    rb"(?m)^ ?\d+: .*\n|0x[0-9a-f]+|(?<=\[)\d+(?=\])|node:internal/.*|\(node:\d+\)|<--- .*|\[\d+:0x.*"
 )
 
 
@@ -501,3 +511,92 @@ def test_python_with_libraries(preloaded: Pair, name: str) -> None:
 @pytest.mark.parametrize("name", NODE_CASES)
 def test_node(node: Pair, name: str) -> None:
     compare(node, NODE_CASES[name])
+
+
+# ---- attacks: by a program, on what is kept ready beside it
+
+OTHERS = (
+    "import ctypes, os, signal, resource, subprocess, sys, time\n"
+    "processes = {int(name) for name in os.listdir('/proc') if name.isdigit()}\n"
+    "others = sorted(processes - {1, os.getpid()})\n"
+)
+ATTACKS = {
+    "kill it": "for each in others: os.kill(each, signal.SIGKILL)",
+    "kill everything": "os.kill(-1, signal.SIGKILL)",
+    "stop it": "for each in others: os.kill(each, signal.SIGSTOP)",
+    "wake it": "for n in (signal.SIGCONT, signal.SIGINT):\n    for each in others: os.kill(each, n)",
+    "lower its limits": "for each in others:\n"
+    "    for n in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_STACK):\n"
+    "        resource.prlimit(each, n, (8, 8))",
+    "slow it down": "for each in others: os.setpriority(os.PRIO_PROCESS, each, 19)",
+    "move it": "for each in others: os.sched_setaffinity(each, {0})",
+    "use up processes": "subprocess.Popen(['sh', '-c', 'while :; do sleep 9 & done'])\n"
+    "time.sleep(0.5)",
+    "fill memory": "x = []\nwhile True: x.append(bytearray(1 << 20))",
+    "fill the disk": "for where in ('/tmp', '/var/tmp', '/workspace'):\n"
+    "    try: open(where + '/full', 'wb').write(b'x' * (200 << 20))\n"
+    "    except OSError: pass",
+    "close folders": "for where in ('/tmp', '/var/tmp'): os.chmod(where, 0)",
+    "plant a hook": "os.makedirs('/var/tmp/.prestart')\n"
+    "for n in ('sitecustomize.py', 'prestart.js'):\n"
+    "    open('/var/tmp/.prestart/' + n, 'w').write('planted')\n"
+    "os.chmod('/var/tmp/.prestart', 0)",
+    "link the hook": "os.symlink('/workspace', '/var/tmp/.prestart')",
+    "outlive the run": "if os.fork() == 0:\n    os.setsid()\n    while True: time.sleep(1)",
+}
+READING = (
+    OTHERS + "def refused(what):\n"
+    "    try: return bool(what())\n"
+    "    except OSError: return None\n"
+    "libc = ctypes.CDLL(None, use_errno=True)\n"
+    "print(len(others) > 0)\n"
+    "for each in others:\n"
+    "    print(refused(lambda: open(f'/proc/{each}/mem', 'rb')),\n"
+    "          refused(lambda: open(f'/proc/{each}/mem', 'r+b')),\n"
+    "          refused(lambda: os.listdir(f'/proc/{each}/fd')),\n"
+    "          refused(lambda: open(f'/proc/{each}/environ').read()),\n"
+    "          refused(lambda: open(f'/proc/{each}/maps').read()),\n"
+    "          libc.ptrace(16, each, 0, 0) == -1, libc.ptrace(0x4206, each, 0, 0) == -1)\n"
+    "    fd = libc.syscall(434, each, 0)\n"
+    "    print(fd < 0 or libc.syscall(438, fd, 0, 0) == -1)\n"
+)
+
+
+@pytest.fixture
+def attacked(request: pytest.FixtureRequest, docker_driver: DockerDriver) -> Iterator[Pair]:
+    prestart = Prestart(kind=PrestartKind.FORK, argv=PYTHON)
+    with pair(docker_driver, "python", prestart, 128) as both:
+        yield both
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_a_program_does_to_what_is_kept_ready_changes_no_later_run(
+    attacked: Pair, name: str
+) -> None:
+    process = PYTHON_CASES["process"].source
+    with attacked.driver.connect(attacked.warm) as sandbox:
+        attacked.wait_until_ready()
+        run_file(sandbox, OTHERS + ATTACKS[name], wall_seconds=5)
+        sandbox.run(emptying())
+        found = [run_file(sandbox, process) for _ in range(3)]
+    with attacked.driver.connect(attacked.anew) as sandbox:
+        wanted = run_file(sandbox, process)
+    assert [seen(each) for each in found] == [seen(wanted)] * 3
+
+
+def test_what_is_kept_ready_can_not_be_read_by_a_program(attacked: Pair) -> None:
+    with attacked.driver.connect(attacked.warm) as sandbox:
+        attacked.wait_until_ready()
+        result = run_file(sandbox, READING)
+    assert result.prestarted
+    assert result.stderr == b""
+    first, *others = result.stdout.decode().splitlines()
+    assert first == "True"
+    assert others == ["None None None None None True True", "True"]
+
+
+def run_file(
+    sandbox: SandboxConnection, source: str, *, wall_seconds: float = AMPLE_SECONDS
+) -> RunResult:
+    sandbox.write_files([WorkspaceFile(path="main.py", content=source.encode())])
+    return sandbox.run(command(*PYTHON, wall_seconds=wall_seconds))

@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #define MEMORY_EVERY_NS (5 * (int64_t)1000000)
+#define TICK_NS 10000000
 #define FILES_EVERY_NS (50 * (int64_t)1000000)
 #define FILES_REST 4 /* times as long as counting took */
 #define MAX_DEPTH 64
@@ -48,6 +49,7 @@ static struct {
  * it was last seen, in hundredths of a second. */
 static struct {
     uint64_t memory, ticks_before; /* before: of processes whose place another one has taken */
+    uint64_t ticks_at_start;       /* of processes that are there when it begins */
     struct {
         long process;
         uint64_t ticks;
@@ -127,7 +129,7 @@ static uint64_t cpu_of_processes(void)
 {
     ticks_now = 0;
     each_process(add_ticks);
-    return ticks_now * 10000000;
+    return ticks_now * TICK_NS;
 }
 
 static void see_process(long process, uint64_t ticks)
@@ -145,8 +147,9 @@ void gvisor_usage(uint64_t *cpu_ns, uint64_t *peak_bytes)
     uint64_t ticks = seen.ticks_before;
     for (int i = 0; i < MAX_SEEN; i++)
         ticks += seen.processes[i].ticks;
-    if (ticks * 10000000 > *cpu_ns)
-        *cpu_ns = ticks * 10000000;
+    ticks -= seen.ticks_at_start < ticks ? seen.ticks_at_start : ticks;
+    if (ticks * TICK_NS > *cpu_ns)
+        *cpu_ns = ticks * TICK_NS;
     if (seen.memory > *peak_bytes)
         *peak_bytes = seen.memory;
 }
@@ -256,6 +259,8 @@ void gvisor_begin(void)
         count_all_files();
     watch.files_before = watch.files;
     memset(&seen, 0, sizeof seen);
+    if (watch.on)
+        seen.ticks_at_start = cpu_of_processes() / TICK_NS;
 }
 
 static bool too_many_files(int64_t now)

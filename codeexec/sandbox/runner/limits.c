@@ -176,25 +176,27 @@ void usage_end(uint64_t *cpu_ns, uint64_t *peak_bytes)
 
 /* ---- what is used now ---- */
 
-/* The runner, which the kernel counts too, is none of the programs. */
-static uint64_t without_runner(uint64_t processes)
+/* The runner, which the kernel counts too, is none of the programs; nor is what waits for one. */
+static uint64_t without(uint64_t others, uint64_t processes)
 {
-    return processes == UNKNOWN || processes == 0 ? processes : processes - 1;
+    return processes == UNKNOWN ? processes : processes < others ? 0 : processes - others;
 }
 
 struct figures figures_now(void)
 {
     struct figures figures;
-    if (gvisor_figures(&figures))
+    if (gvisor_figures(&figures)) {
+        figures.processes = without(standby_threads(), figures.processes);
         return figures;
+    }
     return (struct figures){
         .memory_bytes = number_of(MEMORY),
         .memory_limit = limit_of_memory(),
         .cpu_ns = cpu_of_all(),
-        .processes = without_runner(either(number_in(CGROUP "pids.current"),
-                                           number_in(CGROUP "pids/pids.current"))),
-        .process_limit = without_runner(either(number_in(CGROUP "pids.max"),
-                                               number_in(CGROUP "pids/pids.max"))),
+        .processes = without(1 + standby_threads(), either(number_in(CGROUP "pids.current"),
+                                                           number_in(CGROUP "pids/pids.current"))),
+        .process_limit = without(1, either(number_in(CGROUP "pids.max"),
+                                           number_in(CGROUP "pids/pids.max"))),
     };
 }
 

@@ -15,6 +15,7 @@
 
 #include "clock.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -377,6 +378,25 @@ bool standby_reaped(pid_t gone)
 pid_t standby_spared(void)
 {
     return standby.parent;
+}
+
+static unsigned threads_of(pid_t process)
+{
+    char path[32];
+    unsigned count = 0;
+    struct dirent *entry;
+    snprintf(path, sizeof path, "/proc/%d/task", process);
+    DIR *threads = process > 0 ? opendir(path) : NULL;
+    while (threads && (entry = readdir(threads)))
+        count += entry->d_name[0] != '.';
+    if (threads)
+        closedir(threads);
+    return count;
+}
+
+unsigned standby_threads(void)
+{
+    return threads_of(standby.parent) + threads_of(standby.child);
 }
 
 void standby_resume(void)
