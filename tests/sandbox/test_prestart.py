@@ -481,7 +481,8 @@ def node(docker_driver: DockerDriver) -> Iterator[Pair]:
 
 
 VARYING = re.compile(
-    rb"(?m)^ ?\d+: .*\n|0x[0-9a-f]+|(?<=\[)\d+(?=\])|node:internal/.*|\(node:\d+\)|<--- .*|\[\d+:0x.*"
+    rb"(?m)^ ?\d+: .*\n|0x[0-9a-f]+|(?<=\[)\d+(?=\])|node:internal/.*|\(node:\d+\)|<--- .*"
+    rb"|\[\d+:0x.*"
 )
 
 
@@ -524,7 +525,8 @@ ATTACKS = {
     "kill it": "for each in others: os.kill(each, signal.SIGKILL)",
     "kill everything": "os.kill(-1, signal.SIGKILL)",
     "stop it": "for each in others: os.kill(each, signal.SIGSTOP)",
-    "wake it": "for n in (signal.SIGCONT, signal.SIGINT):\n    for each in others: os.kill(each, n)",
+    "wake it": "for n in (signal.SIGCONT, signal.SIGINT):\n"
+    "    for each in others: os.kill(each, n)",
     "lower its limits": "for each in others:\n"
     "    for n in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_STACK):\n"
     "        resource.prlimit(each, n, (8, 8))",
