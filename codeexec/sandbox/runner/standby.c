@@ -64,8 +64,8 @@ static struct {
     __asm__(".section .rodata\n.global " #name "\n" #name ":\n.incbin \"" file "\"\n.global " #name   \
             "_end\n" #name "_end:\n.previous\n");                                                  \
     extern const char name[], name##_end[]
-EMBEDDED(python_hook, "/src/prestart.py");
-EMBEDDED(node_hook, "/src/prestart.js");
+EMBEDDED(python_hook, "prestart.py");
+EMBEDDED(node_hook, "prestart.js");
 
 /* ---- the hook: a file that the interpreter reads before the program's ---- */
 
