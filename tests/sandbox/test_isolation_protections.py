@@ -82,7 +82,7 @@ def big_tmpfs(config: Config) -> None:
 
 
 def more_processor_time(config: Config) -> None:
-    config["HostConfig"]["NanoCpus"] = 0
+    config["HostConfig"]["CpuQuota"] = 0
 
 
 def secret_variable(config: Config) -> None:

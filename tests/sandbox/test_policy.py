@@ -132,7 +132,7 @@ def test_memory_has_no_swap_on_top():
 
 def test_cpu_and_processes_are_limited_and_the_runner_is_not_at_the_programs_expense():
     host = host_of()
-    assert host["NanoCpus"] == 1_000_000_000
+    assert host["CpuQuota"] == host["CpuPeriod"] == 200_000
     assert host["PidsLimit"] == 41
     assert {"Name": "core", "Soft": 1, "Hard": 1} in host["Ulimits"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from codeexec.sandbox.docker import runner_image
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.driver import SandboxConnection
 from codeexec.sandbox.types import (
@@ -24,6 +26,7 @@ from codeexec.sandbox.types import (
 from tests.support.patience import eventually
 from tests.support.sandboxes import (
     AMPLE_SECONDS,
+    IMAGE_PREFIX,
     MIB,
     command,
     configured_image,
@@ -481,9 +484,10 @@ def node(docker_driver: DockerDriver) -> Iterator[Pair]:
 
 
 VARYING = re.compile(
-    rb"(?m)^ ?\d+: .*\n|0x[0-9a-f]+|(?<=\[)\d+(?=\])|node:internal/.*|\(node:\d+\)|<--- .*"
-    rb"|\[\d+:0x.*"
+    rb"(?s)<--- Last few GCs.*?(?=FATAL)|(?m:^ ?\d+: .*?\n)|0x[0-9a-f]+|(?<=\[)\d+(?=\])"
+    rb"|node:internal/[^\n]*|\(node:\d+\)"
 )
+"""Addresses, numbers of processes, and how far the garbage collector of Node.js had come."""
 
 
 def seen(result: RunResult) -> tuple[object, ...]:
@@ -512,6 +516,53 @@ def test_python_with_libraries(preloaded: Pair, name: str) -> None:
 @pytest.mark.parametrize("name", NODE_CASES)
 def test_node(node: Pair, name: str) -> None:
     compare(node, NODE_CASES[name])
+
+
+# ---- the suite itself: a leak of each kind is noticed
+
+LEAKS = {
+    "arguments": ("sys.argv[1:] =", "sys.argv = sys.argv; _ ="),
+    "environment": ("del os.environb[name]", "pass"),
+    "descriptors": (
+        "        os.dup2(fd, number)\n        os.close(fd)\n",
+        "        os.dup2(fd, number)\n",
+    ),
+    "process": ("    os.setsid()\n", ""),
+    "children": (
+        '    os.write(order_fd, b"R',
+        '    os.fork() or os._exit(0)\n    os.write(order_fd, b"R',
+    ),
+    "main module": ("__annotations__={})", "__annotations__={}, leaked=1)"),
+    "no site hook": ("sys.path_importer_cache.pop(folder, None)", "pass"),
+    "error at exit": ('sys.modules["__main__"] = main', "pass"),
+    "flags": ("sys.orig_argv[:] = arguments", "sys.setrecursionlimit(999)"),
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_leak_is_noticed(
+    name: str, docker_driver: DockerDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a runner whose hook has this one fault."""
+    right, wrong = LEAKS[name]
+    sources = tmp_path / "runner"
+    shutil.copytree(runner_image.SOURCES, sources)
+    hook = sources / "prestart.py"
+    assert hook.read_text().count(right) == 1
+    hook.write_text(hook.read_text().replace(right, wrong))
+    monkeypatch.setattr(runner_image, "SOURCES", sources)
+    version = runner_image.version_of(sources)
+    monkeypatch.setattr(runner_image, "runner_version", lambda: version)
+    faulty = DockerDriver(docker_url(), image_prefix=IMAGE_PREFIX)
+    faulty.build_runner()
+    try:
+        with pair(faulty, "python", Prestart(kind=PrestartKind.FORK, argv=PYTHON), 256) as both:
+            warm, anew = both.results(PYTHON_CASES[name])
+            assert warm.prestarted
+            assert seen(warm) != seen(anew)
+    finally:
+        faulty.remove_image(f"{IMAGE_PREFIX}-runner:{version}")
 
 
 # ---- attacks: by a program, on what is kept ready beside it
