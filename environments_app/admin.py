@@ -30,6 +30,8 @@ ISOLATION_FIELDS = (
     "workspace_dir",
     "runtime",
     "network",
+    "prestart",
+    "preload",
     *(name for limit in LIMITS for name in (limit.field, limit.maximum_field)),
 )
 """Columns that isolate a sandbox and limit its use of the host: only superusers may change them.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 IMAGE_PATTERN = r"^[a-z0-9]+([._-][a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?$"
@@ -74,8 +73,14 @@ PRELOAD = TextRule(
     allowed="names of Python modules with commas between them, such as numpy, pandas",
     max_length=500,
 )
-PRESTARTED = {"python": r"python[0-9.]*", "node": r"node(js)?"}
-"""What the first word of a run command is, of an environment that is pre-started so."""
+PRESTARTED = {
+    "python": r"\S*\bpython[0-9.]*( -[bBdOqRuvx]+| -[WX] ?[^\s-]\S*)* \{file_path\}.*",
+    "node": r"\S*\bnode(js)?( --(?!test|run|watch|eval|print|check|inspect|import)[a-z]\S*)* "
+    r"\{file_path\}.*",
+}
+"""The run command of an environment that is pre-started so: the interpreter itself, which reads its
+variables and nothing but the file. With -I, -E or -S Python would not wait for a run.
+"""
 DESCRIPTION = TextRule(pattern=r"[^\x00]*", allowed="1000 characters at most", max_length=1000)
 
 
@@ -90,9 +95,9 @@ def check_prestart(prestart: str, preload: str, run_command: str) -> None:
     """
     if preload and prestart != "python":
         raise ValueError("modules can be preloaded where prestart is python, and nowhere else")
-    program = PurePosixPath(run_command.split(" ")[0]).name
-    if prestart and not re.fullmatch(PRESTARTED[prestart], program):
-        raise ValueError(f"run_command must begin with {prestart}, without a shell before it")
+    if prestart and not re.fullmatch(PRESTARTED[prestart], run_command):
+        allowed = f"{prestart} {{file_path}}, with options that don't change where it starts"
+        raise ValueError(f"run_command can't be started ahead; allowed: {allowed}")
 
 
 MAX_COMMAND_LENGTH = 2000

@@ -88,7 +88,7 @@ def container_config(
     own_files: Mapping[str, str],
 ) -> dict[str, Any]:
     """`own_files`: their paths in the sandbox, and on the Engine's host."""
-    spec = replace(spec, limits=with_prestart(spec))
+    spec = replace(spec, limits=with_prestart(spec), prestart=None)
     limits = spec.limits
     config = {
         # What runs: only the runner, unprivileged, which clients reach over its stdin and stdout.
@@ -195,8 +195,8 @@ def with_prestart(spec: SandboxSpec) -> SandboxLimits:
 
 
 def outer_limits(spec: SandboxSpec) -> SandboxLimits:
-    """The limits of the container itself, which under gVisor include gVisor's kernel."""
-    limits = spec.limits
+    """The limits of the container itself: with what is pre-started, and gVisor's own kernel."""
+    limits = with_prestart(spec)
     if spec.runtime != GVISOR:
         return limits
     return replace(limits, memory_bytes=limits.memory_bytes + GVISOR_MEMORY_BYTES)

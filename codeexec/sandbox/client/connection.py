@@ -42,8 +42,8 @@ HANDSHAKE_SECONDS = 5.0
 KEEP_GOING_SECONDS = 0.5
 GRACE_SECONDS = 7.0
 """Beyond its wall-clock limit: the runner takes up to 2 s to end everything, then must report."""
-PRIMED_SECONDS = 60.0
-"""How long an interpreter may take to load all its libraries."""
+PRIMED_SECONDS = 20.0
+"""How long a start waits for an interpreter and its libraries: less than its lease."""
 SEND_SOON_BYTES = 1024 * 1024
 
 

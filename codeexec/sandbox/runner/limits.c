@@ -195,7 +195,7 @@ struct figures figures_now(void)
         .cpu_ns = cpu_of_all(),
         .processes = without(1 + standby_threads(), either(number_in(CGROUP "pids.current"),
                                                            number_in(CGROUP "pids/pids.current"))),
-        .process_limit = without(1, either(number_in(CGROUP "pids.max"),
+        .process_limit = without(1 + standby_reserved(), either(number_in(CGROUP "pids.max"),
                                            number_in(CGROUP "pids/pids.max"))),
     };
 }

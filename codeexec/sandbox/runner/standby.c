@@ -394,6 +394,11 @@ static unsigned threads_of(pid_t process)
     return count;
 }
 
+unsigned standby_reserved(void)
+{
+    return standby.kind == STANDBY_FORK;
+}
+
 unsigned standby_threads(void)
 {
     return threads_of(standby.parent) + threads_of(standby.child);
