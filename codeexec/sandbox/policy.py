@@ -186,12 +186,16 @@ def security_options(*, no_new_privileges: bool = True) -> list[str]:
 
 def with_prestart(spec: SandboxSpec) -> SandboxLimits:
     """A process that is kept ready takes nothing from what programs may use."""
-    limits, prestart = spec.limits, spec.prestart
-    if prestart is None or prestart.kind != PrestartKind.FORK:
+    limits, count = spec.limits, kept_ready(spec)
+    if spec.prestart is None or count == 0:
         return limits
-    return replace(
-        limits, memory_bytes=limits.memory_bytes + prestart.memory_bytes, pids=limits.pids + 1
-    )
+    memory = limits.memory_bytes + spec.prestart.memory_bytes
+    return replace(limits, memory_bytes=memory, pids=limits.pids + count)
+
+
+def kept_ready(spec: SandboxSpec) -> int:
+    """How many processes there are besides a program's."""
+    return 1 if spec.prestart and spec.prestart.kind == PrestartKind.FORK else 0
 
 
 def outer_limits(spec: SandboxSpec) -> SandboxLimits:

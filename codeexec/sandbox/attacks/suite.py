@@ -400,6 +400,7 @@ class _Arena:
         gvisor = self._subject.runtime == policy.GVISOR
         facts = [
             ("pids", str(limits.pids)),
+            ("kept-ready", str(policy.kept_ready(spec))),
             ("memory", str(limits.memory_bytes)),
             ("tmpfs", str(limits.tmpfs_bytes)),
             ("shm", str(policy.SHM_BYTES)),

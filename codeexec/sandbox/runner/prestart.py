@@ -76,9 +76,15 @@ def wait_for_a_run():
         if process:
             os.waitpid(process, 0)
             return False
+        between = os.getpid()
         if os.fork():
             os._exit(0)
-        return True
+        try:
+            while True:  # until the runner is its parent, and nothing is left of the process between
+                os.kill(between, 0)
+                os.sched_yield()
+        except ProcessLookupError:
+            return True
 
     while True:
         text, rights, _, _ = control.recvmsg(1, _socket.CMSG_SPACE(16))
@@ -98,8 +104,6 @@ def wait_for_a_run():
         os.close(fd)
     if "numpy.random" in sys.modules:  # others renew their seeds by themselves
         sys.modules["numpy.random"].seed()
-    while os.getppid() != 1:
-        os.sched_yield()
     os.write(order_fd, b"R%d" % os.getpid())
 
     order = b""

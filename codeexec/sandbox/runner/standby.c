@@ -492,14 +492,23 @@ static uint64_t cpu_of(pid_t process)
     return (uint64_t)spent.tv_sec * 1000000000 + (uint64_t)spent.tv_nsec;
 }
 
-/* A program is started as any other: what could be read or changed by it is not there beside it. */
+/* Killed, and gone when this returns. */
+static void remove_child(void)
+{
+    if (standby.child > 0 && kill(standby.child, SIGKILL) == 0)
+        waitpid(standby.child, NULL, 0);
+    standby.child = 0;
+}
+
+/* A program is started as any other: what waits for its run is not there beside it. */
 static void step_aside(void)
 {
+    wait_for_child();
+    remove_child();
     if (standby.kind == STANDBY_ONCE || standby.phase <= STARTING) {
         discard();
         return;
     }
-    end_process(&standby.child);
     close_next();
     if (standby.phase == LOADING)
         kill(standby.parent, SIGSTOP); /* the processor is the program's */
