@@ -56,7 +56,7 @@ def limits_text(environment: Environment) -> str:
 
 class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
     model = EnvironmentRevision
-    fields = ("number", "created_at", "short_image_id", "size", "changed")
+    fields = ("number", "created_at", "short_image_id", "size", "prestarted", "changed")
     readonly_fields = fields
     ordering = ("-number",)
     per_page = 10
@@ -65,6 +65,12 @@ class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
     @admin.display(description="size")
     def size(self, revision: EnvironmentRevision) -> str:
         return f"{revision.size_bytes / 1_000_000:.0f} MB"
+
+    @admin.display(description="pre-started")
+    def prestarted(self, revision: EnvironmentRevision) -> str:
+        """The memory that the interpreter takes, which sandboxes have on top of their limit."""
+        measured = revision.prestart_bytes
+        return "" if measured is None else f"{measured / 1_000_000:.0f} MB"
 
     @admin.display(description="image")
     def short_image_id(self, revision: EnvironmentRevision) -> str:
