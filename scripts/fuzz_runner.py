@@ -134,7 +134,7 @@ def build(
 def _fingerprint(target: str, sources: Path, flags: Sequence[str]) -> str:
     digest = hashlib.sha256(" ".join([_clang("--version"), *flags]).encode())
     headers = [HARNESS / "kernel.h", HARNESS / f"fuzz_{target}.c"]
-    for path in [*headers, *sorted(sources.glob("*.[ch]"))]:
+    for path in [*headers, *sorted([*sources.glob("*.[ch]"), *sources.glob("prestart.*")])]:
         digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:20]
 

@@ -64,7 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t length = left_of_input();
     unsigned char *payload = malloc(length ? length : 1);
     memcpy(payload, input.at, length);
-    if (parse_order(&order, payload, length))
+    if (order_parse(&order, payload, length))
         check_order(&order, payload, length);
     free(payload);
     return 0;

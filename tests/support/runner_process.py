@@ -24,7 +24,8 @@ _OTHERS = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
 
 def build_runner(into: Path) -> Path:
     program = into / "runner"
-    argv = ["clang", "-O1", "-std=gnu11", *map(str, sorted(SOURCES.glob("*.c"))), "-o", program]
+    sources = sorted(SOURCES.glob("*.c"))
+    argv = ["clang", "-O1", "-std=gnu11", f"-I{SOURCES}", *map(str, sources), "-o", program]
     subprocess.run(argv, check=True)
     return program
 
