@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #define ENDING_NS (2 * (int64_t)1000000000) /* how long killed processes may take to go */
+#define LOOK_AGAIN_NS (5 * (int64_t)1000000)
 
 enum state { IDLE, RUNNING, ENDING, DRAINING };
 enum option { /* see `RunFlag` in ../client/protocol.py */
@@ -46,7 +47,8 @@ static struct {
     uint32_t id;
     pid_t main;
     bool main_reaped, abandoned, unclean;
-    int status, failure_fd;
+    int status, failure_fd, start_error;
+    pid_t replaced; /* it said that it can't be the program, and is still to be reaped */
     enum cause cause;
     unsigned flags, options;
     int64_t started, ended, deadline, ooms;
@@ -77,7 +79,7 @@ static void begin(uint32_t id, const struct order *order, pid_t child, int pipes
     run.id = id;
     run.main = child;
     run.main_reaped = run.abandoned = run.stdin_eof = false;
-    run.status = 0;
+    run.status = run.start_error = run.replaced = 0;
     run.cause = BY_ITSELF;
     run.flags = 0;
     run.options = order->options;
@@ -136,6 +138,8 @@ static int begin_anew(uint32_t id, const struct order *order)
     return 0;
 }
 
+static void begin_ending(void);
+
 static struct order order; /* of the run; its strings are in `asked_for` */
 static unsigned char asked_for[MAX_PAYLOAD];
 
@@ -155,10 +159,14 @@ int run_start(uint32_t id, const unsigned char *payload, size_t length)
     run.ooms = oom_kills();
     run.started = now_ns();
     usage_begin(run.started);
-    if (!standby_take(&order, &taken))
-        return begin_anew(id, &order);
-    begin_prestarted(id, &order, &taken);
-    return 0;
+    if (standby_take(&order, &taken)) {
+        begin_prestarted(id, &order, &taken);
+        return 0;
+    }
+    int error = begin_anew(id, &order);
+    if (error)
+        standby_resume();
+    return error;
 }
 
 static void settle_process(void)
@@ -168,26 +176,37 @@ static void settle_process(void)
         close_fd(&run.program_ends[i]);
 }
 
+static void replace_process(bool reaped)
+{
+    if (!reaped) {
+        run.replaced = run.main;
+        kill(run.main, SIGKILL);
+    }
+    run.cpu_before = 0;
+    run.flags &= ~(unsigned)FLAG_PRESTARTED;
+    run.main = start_process(&order, run.program_ends);
+    if (run.main < 0) {
+        run.start_error = errno;
+        begin_ending();
+    }
+}
+
 /* The process that was ready says whether it is the program. Otherwise a new one takes its place,
- * with the same pipes; what the first one did is not seen. */
-static void hear_standby(void)
+ * with the same pipes; what the first one did is not seen. One that has been reaped says no more,
+ * even where its parent still has its end of the socket. */
+static void hear_standby(bool reaped)
 {
     char said = 'R'; /* it has started: what counts comes after that */
+    if (run.standby_fd < 0)
+        return;
     while (said == 'R') {
         said = 0;
-        if (run.standby_fd < 0 || recv(run.standby_fd, &said, 1, MSG_DONTWAIT) < 0)
+        ssize_t got = recv(run.standby_fd, &said, 1, MSG_DONTWAIT);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR) && !reaped)
             return;
-        standby_remove_hook();
     }
-    if (said != 'G' && run.state == RUNNING) {
-        pid_t prepared = run.main, child = start_process(&order, run.program_ends);
-        if (child > 0) {
-            run.main = child;
-            run.cpu_before = 0;
-            run.flags &= ~(unsigned)FLAG_PRESTARTED;
-        }
-        kill(prepared, SIGKILL);
-    }
+    if (said != 'G' && run.state == RUNNING)
+        replace_process(reaped);
     settle_process();
 }
 
@@ -381,8 +400,15 @@ void run_reap(void)
     while ((gone = wait4(-1, &status, WNOHANG, &usage)) > 0) {
         if (standby_reaped(gone))
             continue;
-        if (gone == run.main)
-            hear_standby(); /* which may have another process take its place */
+        if (gone == run.main) {
+            hear_standby(true);
+            if (gone != run.main) /* another process has taken its place */
+                continue;
+        }
+        if (gone == run.replaced) {
+            run.replaced = 0;
+            continue;
+        }
         account(&usage);
         if (run.state == IDLE || gone != run.main || run.main_reaped)
             continue;
@@ -418,10 +444,13 @@ static void report(void)
     out_frame(RUNNER_RESULT, run.id, bytes, sizeof bytes);
 }
 
-/* The errno that the child wrote when the program could not be executed, else 0. */
+/* The errno of a program that could not be started, or that its child wrote when it could not be
+ * executed, else 0. */
 static int exec_error(void)
 {
     int error = 0;
+    if (run.failure_fd < 0)
+        return run.start_error;
     if (read(run.failure_fd, &error, sizeof error) != sizeof error)
         return 0;
     return error;
@@ -481,6 +510,8 @@ void run_advance(void)
 int64_t run_deadline_ns(void)
 {
     int64_t due = usage_due_ns(), other = gvisor_due_ns();
+    if (run.state == ENDING && standby_spared() > 0) /* nobody tells of the end of that one's child */
+        return now_ns() + LOOK_AGAIN_NS;
     if (other >= 0 && other < due)
         due = other;
     if (run.state == RUNNING && due < run.deadline)
@@ -503,7 +534,7 @@ void run_poll_fds(struct pollfd fds[RUN_POLL_FDS])
 void run_poll_results(const struct pollfd fds[RUN_POLL_FDS])
 {
     if (fds[3].revents)
-        hear_standby();
+        hear_standby(false);
     if (fds[0].revents && run.stdin_fd >= 0)
         feed_program();
     if (fds[1].revents)
