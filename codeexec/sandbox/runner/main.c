@@ -126,7 +126,7 @@ static void execute(const struct frame *frame)
 
 static void configure_standby(const struct frame *frame)
 {
-    int error = run_active() ? EBUSY : standby_configure(frame->id, frame->payload, frame->length);
+    int error = standby_configure(frame->id, frame->payload, frame->length);
     if (error)
         send_failed(STAGE_EXEC, error);
 }
@@ -157,7 +157,10 @@ static void obey(const struct frame *frame)
         talk.spent = true;
         break;
     case CLIENT_STANDBY:
-        configure_standby(frame);
+        if (run_active())
+            protocol_broken();
+        else
+            configure_standby(frame);
         break;
     case CLIENT_STDIN:
         if (!run_feed(frame->payload, frame->length))
@@ -205,6 +208,12 @@ static int64_t idle_since_ns(void)
     return since > out_taken_ns() ? since : out_taken_ns();
 }
 
+/* After an unclean run some do, and the next frame ends the sandbox. */
+static bool no_program_lives(void)
+{
+    return !run_active() && !run_unclean();
+}
+
 static int poll_timeout_ms(void)
 {
     int64_t deadline = run_deadline_ns(), due = out_due_ns();
@@ -212,7 +221,7 @@ static int poll_timeout_ms(void)
         deadline = idle_since_ns() + talk.idle_ns;
     if (due > 0 && due < deadline)
         deadline = due;
-    if (standby_due_ns() >= 0 && standby_due_ns() < deadline)
+    if (no_program_lives() && standby_due_ns() >= 0 && standby_due_ns() < deadline)
         deadline = standby_due_ns();
     int64_t left = deadline - now_ns();
     return left <= 0 ? 0 : left / 1000000 >= 60000 ? 60000 : (int)(left / 1000000) + 1;
@@ -253,7 +262,7 @@ static int serve(int child_fd, int64_t idle_ns)
             talk.ran = now_ns();
         if (out_due() && !out_flush())
             return EXIT_DONE;
-        if (!run_active())
+        if (no_program_lives())
             standby_advance();
         /* Also while the result of a finished program waits for a client to read it. */
         if (run_deadline_ns() < 0 && now_ns() >= idle_since_ns() + talk.idle_ns)
@@ -280,6 +289,8 @@ static int watch_children(void)
     for (int number = SIGRTMIN; number <= SIGRTMAX; number++)
         sigdelset(&all, number);
     sigprocmask(SIG_SETMASK, &all, NULL);
+    /* What is stopped and goes on, as standby.c's process at the end of each run, is no news. */
+    sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP}, NULL);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);

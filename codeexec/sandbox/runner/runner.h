@@ -157,7 +157,6 @@ bool standby_reaped(pid_t gone); /* whether it was one of its processes */
 pid_t standby_spared(void); /* the process that outlives programs, or 0 */
 unsigned standby_reserved(void); /* processes that the container's limit has for it */
 unsigned standby_threads(void); /* of processes that wait for a program */
-void standby_remove_hook(void); /* once the interpreter has read it */
 void standby_resume(void); /* a program, or its end, may have stopped that */
 void standby_poll_fds(struct pollfd fds[STANDBY_POLL_FDS]);
 void standby_poll_results(const struct pollfd fds[STANDBY_POLL_FDS]);

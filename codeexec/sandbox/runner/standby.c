@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -75,11 +76,9 @@ static const char *hook_file(void)
                                         : HOOK_FOLDER "/prestart.js";
 }
 
-/* Node.js looks for it again in each worker thread of a program. */
-void standby_remove_hook(void)
+/* Once the interpreter has read it; but Node.js looks for it again in each worker thread. */
+static void remove_hook(void)
 {
-    if (standby.kind != STANDBY_FORK)
-        return;
     unlink(hook_file());
     rmdir(HOOK_FOLDER);
 }
@@ -165,8 +164,8 @@ static void end_process(pid_t *process)
 /* All of it ends; what was killed is reaped later. */
 static void discard(void)
 {
-    if (standby.phase == STARTING)
-        standby_remove_hook();
+    if (standby.phase == STARTING || standby.phase == READY)
+        remove_hook();
     end_process(&standby.child);
     end_process(&standby.parent);
     close_fd(&standby.control);
@@ -239,17 +238,17 @@ static void start(void)
         close_pipes(pipes, 3);
         standby.parent = child;
         standby.control = ends[0];
-        if (send(standby.control, standby.preload, strlen(standby.preload) + 1, MSG_NOSIGNAL) < 0)
-            child = -1;
     } else {
         standby.child = child;
         standby.next.socket = ends[0];
         memcpy(standby.next.pipes, pipes, sizeof pipes);
     }
-    if (child < 0) {
+    if (child < 0)
         standby.parent = standby.child = 0;
+    if (child < 0 ||
+        (fork_kind && send(standby.control, standby.preload, strlen(standby.preload) + 1,
+                           MSG_NOSIGNAL | MSG_DONTWAIT) < 0))
         fail();
-    }
 }
 
 /* Sends a program's ends of its pipes, and of its socket, to the parent, which forks. */
@@ -312,14 +311,12 @@ static void hear_child(void)
     ssize_t got = recv(standby.next.socket, &said, sizeof said - 1, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (got < 1 || said.what != 'R') {
+    pid_t child = standby.kind == STANDBY_FORK ? (pid_t)atoi(said.number) : standby.child;
+    if (got < 1 || said.what != 'R' || child <= 1) {
         fail();
         return;
     }
-    if (standby.kind == STANDBY_FORK)
-        sscanf(said.number, "%d", &standby.child);
-    else
-        standby_remove_hook();
+    standby.child = child;
     standby.phase = READY;
     standby.failures = 0;
     answer(true);
@@ -333,7 +330,7 @@ static void hear_parent(void)
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (got == 1 && said == 'D' && standby.phase == STARTING) {
-        standby_remove_hook();
+        remove_hook();
         standby.phase = LOADING;
     } else if (got == 1 && said == 'R' && standby.phase == LOADING) {
         standby.phase = LOADED;
@@ -365,6 +362,8 @@ bool standby_reaped(pid_t gone)
             standby.ending[i] = 0;
             return true;
         }
+    if (standby.phase == FORKING && gone != standby.parent)
+        hear_child(); /* which may have said that it is this one */
     if (gone == standby.parent)
         standby.parent = 0;
     else if (gone == standby.child)
@@ -408,6 +407,8 @@ void standby_resume(void)
 {
     if (standby.parent > 0)
         kill(standby.parent, SIGCONT);
+    if (standby.phase == LOADING)
+        standby.deadline = now_ns() + START_NS;
 }
 
 /* ---- a run ---- */
@@ -520,8 +521,7 @@ bool standby_take(const struct order *order, struct standby_run *taken)
 {
     bool fits = standby.phase != OFF && is_prepared(order);
     standby.wanted = true;
-    if (fits)
-        wait_for_child();
+    wait_for_child(); /* even if it is not the one: known by its number, it is not taken for the run's */
     if (!fits || !is_there() || !send_order(order)) {
         step_aside();
         return false;
