@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codeexec.sandbox.client import protocol
+from codeexec.sandbox.types import PrestartKind
 from scripts import apt
 from scripts.steps import ROOT, SetUpError, run_logged, say, step
 
@@ -161,7 +162,8 @@ def seeds(target: str) -> list[bytes]:
             bytes.fromhex(TOKEN).hex().encode(),
         ]
     if target == "conversation":
-        return [_said(_conversation(argv)) for argv in (["true"], ["cat", "-"])]
+        ordinary = [_said(_conversation(argv)) for argv in (["true"], ["cat", "-"])]
+        return [*ordinary, *(_prepared(kind) for kind in PrestartKind)]
     return [bytes(range(64))]
 
 
@@ -188,9 +190,26 @@ def _conversation(argv: Sequence[str]) -> bytes:
 
 def _said(data: bytes) -> bytes:
     """The steps of a client that sends this: 0, a length, the bytes; then the program ends."""
-    pieces = (data[at : at + 255] for at in range(0, len(data), 255))
-    output = b"".join(b"\0" + bytes([len(piece)]) + piece for piece in pieces)
+    output = b"".join(_step(data[at : at + 254]) for at in range(0, len(data), 254))
     return b"\x0d\1" + output + b"\6\1\0\x20\7\0\1\0\x08\1\3"
+
+
+def _prepared(kind: PrestartKind) -> bytes:
+    """A process gets ready and becomes the program that is asked for; then that ends."""
+    nonce = bytes(range(65, 65 + protocol.NONCE_BYTES))
+    run_id = protocol.first_run_id(nonce)
+    standby = protocol.encode_standby(run_id, kind=kind, preload=["m"], argv=["cat"], cwd="/")
+    asked = _step(protocol.encode_hello(TOKEN, nonce) + standby)
+    ready = _ACTS * (2 if kind == PrestartKind.FORK else 1)
+    return b"\x0d\1" + asked + ready + _step(_exec(run_id, ["cat"])) + _ACTS + b"\x08\1\3"
+
+
+_ACTS = b"\xe1\x10" * 2
+"""Of the processes that wait, the second, or the only one, goes on: so a parent, then its child."""
+
+
+def _step(data: bytes) -> bytes:
+    return b"\0" + bytes([len(data)]) + data
 
 
 def dictionary(target: str) -> list[bytes]:
@@ -198,7 +217,8 @@ def dictionary(target: str) -> list[bytes]:
         return [b"oom_kill ", b"\noom_kill ", TOKEN.encode()] if target == "limits" else []
     hello = protocol.encode_hello(TOKEN, bytes(range(1, 1 + protocol.NONCE_BYTES)))
     heads = [bytes([ask]) + hello[16:20] for ask in protocol.ClientFrame]
-    return [hello, hello[:16], hello[:24], *heads]
+    acts = [b"\xe0\0", b"\xe0\1", *(bytes([0xE1, place * 16]) for place in range(3))]
+    return [hello, hello[:16], hello[:24], *heads, *acts]
 
 
 # ---- runs

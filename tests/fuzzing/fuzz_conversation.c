@@ -1,10 +1,12 @@
 /*
  * Whole conversations: the runner's own loop, from its start on, with clients and programs that do
  * what the input says: hellos and frames in any pieces, whole, cut or wrong; programs that write,
- * read, fork, end or can't be killed; a client that reads slowly or not at all; errors of the kernel.
+ * read, fork, end or can't be killed; interpreters that wait for a program, become it, refuse or
+ * die; a client that reads slowly or not at all; errors of the kernel.
  *
  * Whatever has happened: all that comes out is whole frames in step, a program's output has no gap
- * and nothing after its result, no two programs run, nothing is left open, and the next client that
+ * and nothing after its result, no two programs run, what waits for a program never ends a run,
+ * nothing is left open, no number of a process that is gone gets a signal, and the next client that
  * says hello is answered.
  */
 #include "kernel.h"
@@ -53,6 +55,7 @@ static bool is_known(uint8_t type, size_t length)
     case RUNNER_RESULT:
         return length == 28;
     case RUNNER_FAILED:
+    case RUNNER_PRIMED:
         return length == 9;
     default:
         return false;
@@ -156,7 +159,8 @@ static uint32_t some_run_id(void)
 static void say_frame(void)
 {
     static const uint8_t TYPES[] = {CLIENT_FILE, CLIENT_FILE_DATA, CLIENT_SYNC, CLIENT_EXEC,
-                                    CLIENT_STDIN, CLIENT_STDIN_EOF, CLIENT_KILL, 'z'};
+                                    CLIENT_STDIN, CLIENT_STDIN_EOF, CLIENT_KILL, 'z',
+                                    CLIENT_STANDBY};
     uint8_t type = TYPES[take_u8() % sizeof TYPES];
     uint32_t id = some_run_id();
     uint8_t end = take_u8() == 255;
@@ -187,6 +191,19 @@ static void say_exec(void)
     memcpy(bytes + EXEC_HEAD_BYTES, "/\0a\0A=b", 8);
     bytes[EXEC_HEAD_BYTES + 8] = wall & (OPTION_CUT | OPTION_CLEAR);
     send_frame(CLIENT_EXEC, some_run_id(), bytes, sizeof bytes - (wall & 4 ? 1 : 0), 0);
+}
+
+/* The program that say_exec() asks for, unless it is another. */
+static void say_standby(void)
+{
+    unsigned char bytes[4 + EXEC_HEAD_BYTES + 8] = {0};
+    uint8_t what = take_u8();
+    bytes[0] = what & 1 ? STANDBY_ONCE : STANDBY_FORK;
+    bytes[1] = 'm';
+    bytes[3 + 21] = 1;
+    bytes[3 + 23] = 1;
+    memcpy(bytes + 3 + EXEC_HEAD_BYTES, what < 240 ? "/\0a\0A=b" : "/\0b\0A=b", 8);
+    send_frame(CLIENT_STANDBY, some_run_id(), bytes, sizeof bytes - 1, 0);
 }
 
 static void say_much(void)
@@ -266,6 +283,94 @@ static void program_forks(void)
         program.others += take_u8() % 4;
 }
 
+/* ---- what waits for a program ---- */
+
+static void says(const struct waiter *waiter, const char *text)
+{
+    typeof(&*channel) into = &channel[waiter->channel];
+    size_t length = strlen(text);
+    if (length > sizeof into->said - into->count)
+        length = sizeof into->said - into->count;
+    memcpy(into->said + into->count, text, length);
+    into->count += length;
+}
+
+/* The child has the parent's end of the socket beside the parent, until that goes on. */
+static void fork_child(struct waiter *parent)
+{
+    struct waiter *child = new_waiter(parent->asked[0], parent->sets[0]);
+    parent->kept = parent->asked[0];
+    parent->asks--;
+    memmove(parent->asked, parent->asked + 1, sizeof parent->asked - sizeof *parent->asked);
+    memmove(parent->sets, parent->sets + 1, sizeof parent->sets - sizeof *parent->sets);
+    if (child)
+        child->forked = true;
+    else
+        waiter_dies(parent);
+}
+
+static void parent_goes_on(struct waiter *parent)
+{
+    static const char *const WORDS[] = {"D", "R"};
+    parent->kept = -1;
+    if (parent->words < 2)
+        says(parent, WORDS[parent->words++]);
+    else if (parent->asks > 0)
+        fork_child(parent);
+}
+
+/* It has an order, and the runner has taken it for the run. */
+static void becomes_program(struct waiter *child)
+{
+    says(child, "G");
+    child->state = NOBODY;
+    program_begins(child->pid, child->set);
+}
+
+static void child_goes_on(struct waiter *child)
+{
+    char word[16] = "R";
+    bool heard = false;
+    for (int fd = FIRST_FD; fd < FDS; fd++)
+        heard |= kernel.kind[fd] == SOCKET && kernel.pipe_of[fd] == child->channel &&
+                 !kernel.far_end[fd];
+    if (!heard) { /* its order will never come */
+        waiter_dies(child);
+    } else if (child->words++ == 0) {
+        if (child->forked)
+            snprintf(word, sizeof word, "R%d", child->pid);
+        says(child, word);
+    } else if (channel[child->channel].unread > 0 && !child->odd) {
+        becomes_program(child);
+    }
+}
+
+/* But neither another process's number nor that it is the program: no other process can say that. */
+static void says_what_is_no_word(struct waiter *waiter)
+{
+    char word[2] = {(char)take_u8()};
+    waiter->odd = true;
+    says(waiter, strchr("G0123456789", *word) ? "?" : word);
+}
+
+static void waiter_acts(uint8_t what)
+{
+    struct waiter *all[WAITERS];
+    size_t count = 0;
+    for (int i = 0; i < WAITERS; i++)
+        if (waiters[i].state == LIVES && !waiters[i].killed && !waiters[i].stopped)
+            all[count++] = &waiters[i];
+    if (count == 0)
+        return;
+    struct waiter *one = all[what / 16 % count];
+    switch (what % 16) {
+    default: one->forks ? parent_goes_on(one) : child_goes_on(one); break;
+    case 13: says_what_is_no_word(one); break;
+    case 14: says(one, "C"); waiter_dies(one); break;
+    case 15: waiter_dies(one); break;
+    }
+}
+
 /* ---- what happens ---- */
 
 static void last_client_comes(void)
@@ -290,7 +395,12 @@ static bool next_event(void)
             return false;
         return true;
     }
-    switch (take_u8() % 16) {
+    uint8_t what = take_u8();
+    if (what >= 224) {
+        what % 4 == 0 ? say_standby() : waiter_acts(take_u8());
+        return true;
+    }
+    switch (what % 16) {
     case 0: say_anything(); break;
     case 1: say_hello(); break;
     case 2: say_frame(); break;
@@ -324,17 +434,53 @@ static bool idle_for_long(void)
     return !still.running && kernel.clock >= still.since + IDLE_SECONDS * (int64_t)1000000000;
 }
 
+static int count_kept(const int *fds, int count)
+{
+    int kept = 0;
+    for (int i = 0; i < count; i++)
+        kept += fds[i] >= 0;
+    return kept;
+}
+
+static int pipes_of_run(void)
+{
+    return count_kept(&run.stdin_fd, 1) + count_kept(&run.failure_fd, 1) +
+           count_kept(&run.streams[0].fd, 1) + count_kept(&run.streams[1].fd, 1) +
+           count_kept(run.program_ends, 3);
+}
+
+static void check_standby(void)
+{
+    bool by_itself = run_active() && run.main_reaped && run.cause == BY_ITSELF && !run.abandoned;
+    MUST(!by_itself || kernel.program_reaped == run.main);
+    MUST(!run_active() || kernel.program_reaped != run.main || run.main_reaped);
+    MUST(!run_active() || (standby.phase != STARTING && standby.phase != FORKING &&
+                           standby.phase != READY));
+    for (int i = 0; i < WAITERS; i++) {
+        const struct waiter *one = &waiters[i];
+        MUST(run_active() || one->state != LIVES || one->killed || !one->stopped);
+        MUST(one->state != LIVES || !one->forks || one->killed || one->pid == standby.parent);
+    }
+}
+
 static void check_at_rest(void)
 {
     look_for_movement();
     MUST(!idle_for_long());
-    int pipes = 0, folders = 0;
+    int pipes = 0, sockets = 0, folders = 0;
     for (int fd = FIRST_FD; fd < FDS; fd++) {
         pipes += kernel.kind[fd] == PIPE;
+        sockets += kernel.kind[fd] == SOCKET;
         folders += kernel.kind[fd] == FOLDER;
+        MUST(kernel.kind[fd] != HOOK && (kernel.kind[fd] != SOCKET || !kernel.far_end[fd]));
     }
-    MUST(run_active() ? pipes <= 4 : pipes == 0);
+    MUST(pipes == pipes_of_run() + count_kept(&standby.next.pipes[0][0], 6));
+    MUST(sockets == count_kept(&run.standby_fd, 1) + count_kept(&standby.control, 1) +
+                        count_kept(&standby.next.socket, 1));
+    MUST(run_active() || (pipes_of_run() == 0 && run.standby_fd < 0));
     MUST(folders == (file.folder >= 0 ? 2 : 1));
+    MUST(kernel.listing == NULL);
+    check_standby();
     MUST(in.start <= in.scanned && in.scanned <= in.end && in.end <= sizeof in.bytes);
     MUST(out.sent <= out.end && out.end <= sizeof out.bytes);
     MUST(run.fed <= run.fed_end && run.fed_end <= sizeof feed);

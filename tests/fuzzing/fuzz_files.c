@@ -188,7 +188,7 @@ static void clear_program(void)
 {
     struct stat facts;
     workspace_unlock();
-    workspace_clear_program();
+    workspace_clear(PROGRAM_FOLDER, PROGRAM_NAME);
     MUST(lstat(PROGRAM_NAME, &facts) < 0 && errno == ENOENT);
 }
 

@@ -47,7 +47,7 @@ def test_what_was_found_once_is_not_found_again(path: Path, home: Home) -> None:
 PLANTED = [
     (
         "order",
-        "run.c",
+        "launch.c",
         "if (length < EXEC_HEAD_BYTES)",
         "if (length == 0)",
         "heap-buffer-overflow",
@@ -72,6 +72,34 @@ PLANTED = [
         "pread(fd, text->bytes + 1, sizeof text->bytes - 2, 0)",
         "pread(fd, text->bytes + 1, sizeof text->bytes, 0)",
         "stack-buffer-overflow",
+    ),
+    (
+        "conversation",
+        "standby.c",
+        "        memcpy(standby.next.pipes, pipes, sizeof pipes);",
+        "        memcpy(standby.next.pipes, pipes, sizeof pipes - sizeof *pipes);",
+        "it must hold that pipes ==",
+    ),
+    (
+        "conversation",
+        "standby.c",
+        "    standby.child = 0;\n    standby.phase = standby.kind",
+        "    standby.phase = standby.kind",
+        "it must hold that !run_active() || kernel.program_reaped != run.main || run.main_reaped",
+    ),
+    (
+        "conversation",
+        "main.c",
+        "return !run_active() && !run_unclean();",
+        "return !run_active();",
+        "it must hold that nobody_lives()",
+    ),
+    (
+        "conversation",
+        "run.c",
+        "if (said != 'G' && run.state == RUNNING)",
+        "if (said == 'C' && run.state == RUNNING)",
+        "it must hold that !by_itself || kernel.program_reaped == run.main",
     ),
     (
         "conversation",
