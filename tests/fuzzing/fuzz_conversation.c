@@ -27,7 +27,7 @@ static struct {
         unsigned epoch;
         size_t next;
     } streams[2];
-    uint32_t ended_id;
+    uint32_t ended_id, first_id; /* first: of the client that was told last that it is the one */
     unsigned ended_epoch;
     bool last_acknowledged, last_synced;
     int64_t taken;
@@ -86,8 +86,11 @@ static void on_frame(uint8_t type, uint32_t id, const unsigned char *payload, si
         told.ended_epoch = told.epoch;
         told.ended_id = id;
     }
+    if (type == RUNNER_PRIMED) /* whoever asked is there still */
+        MUST(id - told.first_id < 1 << 16);
     if (type == RUNNER_ACK) {
         told.epoch++;
+        told.first_id = id;
         MUST(load_u32(payload) == id && payload[NONCE_BYTES] == PROTOCOL_VERSION);
         told.last_acknowledged = memcmp(payload, LAST_NONCE, NONCE_BYTES) == 0;
     }

@@ -63,6 +63,7 @@ static void hello(const unsigned char nonce[NONCE_BYTES])
 {
     workspace_close();
     run_abandon();
+    standby_forget_client();
     out_drop();
     if (talk.greeted || talk.hello_waits) {
         send_ack();

@@ -150,6 +150,7 @@ struct standby_run { /* a process that has become a program, if it says so */
 };
 /* Payload: u8 kind, names of modules to load with commas between them, u8 0, then as CLIENT_EXEC. */
 int standby_configure(uint32_t id, const unsigned char *payload, size_t length); /* 0 or errno */
+void standby_forget_client(void); /* another one has come, which didn't ask */
 bool standby_take(const struct order *order, struct standby_run *taken);
 void standby_advance(void); /* while no program runs */
 int64_t standby_due_ns(void); /* when to call it at the latest; -1: no need */

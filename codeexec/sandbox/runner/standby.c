@@ -141,10 +141,16 @@ static void close_next(void)
 static void answer(bool primed)
 {
     unsigned char bytes[9] = {primed};
+    if (standby.answered)
+        return;
     uint64_t memory = memory_now();
     store_u64(bytes + 1, memory > standby.memory_before ? memory - standby.memory_before : 0);
-    if (!standby.answered)
-        out_frame(RUNNER_PRIMED, standby.id, bytes, sizeof bytes);
+    out_frame(RUNNER_PRIMED, standby.id, bytes, sizeof bytes);
+    standby.answered = true;
+}
+
+void standby_forget_client(void)
+{
     standby.answered = true;
 }
 
