@@ -280,6 +280,12 @@ static void program_is_no_program(void)
     program_ends(127 << 8);
 }
 
+static void some_call_fails(int after)
+{
+    kernel.fail_next = take_u8() & 1 ? take_u8() % 64 : 0;
+    kernel.fail_after = after;
+}
+
 static void program_forks(void)
 {
     if (!nobody_lives() && program.others < 100)
@@ -419,7 +425,7 @@ static bool next_event(void)
     case 12: kernel.to_client += take_u16() & 0x7fff; break;
     case 13: reader_changes(take_u8()); break;
     case 14: kernel.piece = 1 + take_u16(); kernel.pieces = 50; break;
-    case 15: program_is_no_program(); kernel.fail_next = take_u8() & 1 ? take_u8() % 64 : 0; break;
+    case 15: program_is_no_program(); some_call_fails(what / 16); break;
     }
     return true;
 }

@@ -94,7 +94,8 @@ static struct {
     size_t listed, list_length;
     pid_t list[WAITERS + 8];
     int64_t clock;
-    int fail_next; /* errno of the next call that can fail, 0: none */
+    int fail_next; /* errno of a call that can fail, 0: of none */
+    int fail_after; /* so many that succeed */
     unsigned char from_client[CLIENT_ROOM + LAST_WORDS];
     size_t client_at, client_end;
     size_t piece, pieces; /* so many reads get so many bytes at most */
@@ -149,8 +150,9 @@ static void check_at_rest(void);
 
 static int failure_due(void)
 {
-    int error = kernel.fail_next;
-    kernel.fail_next = 0;
+    int error = kernel.fail_after > 0 ? 0 : kernel.fail_next;
+    kernel.fail_after -= kernel.fail_after > 0;
+    kernel.fail_next = error ? 0 : kernel.fail_next;
     errno = error;
     return error;
 }
@@ -541,6 +543,17 @@ static pid_t sim_wait4(pid_t whom, int *status, int options, struct rusage *usag
     return nobody_lives() && !waiting ? -1 : 0;
 }
 
+/* Waits until it is gone, however long that takes. */
+static pid_t sim_waitpid(pid_t whom, int *status, int options)
+{
+    struct waiter *waiter = waiter_of(whom);
+    MUST(waiter && (waiter->killed || waiter->state == DEAD) && !status && options == 0);
+    if (waiter->state == LIVES)
+        waiter_dies(waiter);
+    waiter->state = NOBODY;
+    return whom;
+}
+
 /* ---- sockets between the runner and what waits ---- */
 
 static int sim_socketpair(int domain, int type, int protocol, int ends[2])
@@ -841,6 +854,7 @@ static char **sim_environ = kernel.environment;
 #define rmdir(path) nothing_happens(0, path)
 #define sigaction(number, ...) nothing_happens(number)
 #define kill(...) sim_kill(__VA_ARGS__)
+#define waitpid(...) sim_waitpid(__VA_ARGS__)
 #define wait4(...) sim_wait4(__VA_ARGS__)
 #define poll(...) sim_poll(__VA_ARGS__)
 #define clock_gettime(...) sim_clock(__VA_ARGS__)
