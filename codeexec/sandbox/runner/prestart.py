@@ -80,7 +80,7 @@ def wait_for_a_run():
         if os.fork():
             os._exit(0)
         try:
-            while True:  # until the runner is its parent, and nothing is left of the process between
+            while True:  # nothing of the process between is to be left beside a program
                 os.kill(between, 0)
                 os.sched_yield()
         except ProcessLookupError:
