@@ -283,7 +283,7 @@ static void program_is_no_program(void)
 static void some_call_fails(int after)
 {
     kernel.fail_next = take_u8() & 1 ? take_u8() % 64 : 0;
-    kernel.fail_after = after;
+    kernel.fail_after = after > 6 ? 2 * after - 1 : after; /* as far as an interpreter's start */
 }
 
 static void program_forks(void)
