@@ -221,8 +221,10 @@ static void start(void)
 {
     int ends[2] = {-1, -1}, pipes[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
     bool fork_kind = standby.kind == STANDBY_FORK;
-    if (!memory_left(0))
+    if (!memory_left(0)) {
+        answer(false);
         return;
+    }
     standby.wanted = false;
     standby.memory_before = memory_now();
     standby.phase = STARTING;
@@ -510,7 +512,6 @@ static void remove_child(void)
 /* A program is started as any other: what waits for its run is not there beside it. */
 static void step_aside(void)
 {
-    wait_for_child();
     remove_child();
     if (standby.kind == STANDBY_ONCE || standby.phase <= STARTING) {
         discard();
