@@ -124,7 +124,18 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
         ),
         ("Limits", {"fields": tuple((limit.field, limit.maximum_field) for limit in LIMITS)}),
         ("Smoke test", {"fields": ("smoke_program", "smoke_stdout", "smoke_exit_code")}),
-        ("Sandboxes", {"fields": ("warm_pool_size", "prestart", "preload", "runtime", "network")}),
+        (
+            "Sandboxes",
+            {
+                "fields": (
+                    ("warm_pool_size", "warm_pool_max"),
+                    "prestart",
+                    "preload",
+                    "runtime",
+                    "network",
+                )
+            },
+        ),
         ("History", {"fields": ("changed", "created_at", "updated_at")}),
     )
 

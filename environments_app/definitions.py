@@ -35,13 +35,14 @@ _TEXTS = {
 }
 _COMMANDS = ("run_command", "compile_command")
 _FLAGS = ("enabled", "network")
+_POOL_SIZES = ("warm_pool_size", "warm_pool_max")
 _KEYS = (
     *_TEXTS,
     *_COMMANDS,
     *_FLAGS,
     "prestart",
     "preload",
-    "warm_pool_size",
+    *_POOL_SIZES,
     "limits",
     "maxima",
     "smoke_test",
@@ -62,6 +63,7 @@ class Definition:
     description: str = ""
     enabled: bool = True
     warm_pool_size: int = 1
+    warm_pool_max: int | None = None
     runtime: str = ""
     prestart: str = ""
     preload: str = ""
@@ -125,6 +127,8 @@ def _definition(name: str, value: Value, shared: Mapping[str, Any]) -> Definitio
     columns = {"image": name, "default_filename": "", "run_command": "", **_columns(entries)}
     if columns["run_command"]:
         _check_commands(columns, entries["run_command"])
+    if columns.get("warm_pool_max") is not None:
+        _check_pool(columns, entries["warm_pool_max"])
     if "file_extension" not in columns:
         columns["file_extension"] = _extension_of(columns["default_filename"], value)
     return Definition(name=name, **columns, **shared)
@@ -138,6 +142,12 @@ def _check_commands(columns: Mapping[str, Any], value: Value) -> None:
         )
     except ValueError as error:
         value.problem(str(error))
+
+
+def _check_pool(columns: Mapping[str, Any], value: Value) -> None:
+    size = columns.get("warm_pool_size", Definition.warm_pool_size)
+    if size is not None and columns["warm_pool_max"] < size:
+        value.problem(f"is below warm_pool_size, which is {size}")
 
 
 def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:
@@ -154,7 +164,7 @@ def _columns(entries: Mapping[str, Value]) -> dict[str, Any]:
             columns[key] = entry.checked(rules.check_kind_of_prestart)
         elif key == "preload":
             columns[key] = entry.joined(rules.PRELOAD.check)
-        elif key == "warm_pool_size":
+        elif key in _POOL_SIZES:
             sizes = within(int, 0, rules.MAX_WARM_POOL)
             columns[key] = entry.parsed(sizes, f"a number from 0 to {rules.MAX_WARM_POOL}")
     smoke_test = _smoke_test(entries["smoke_test"]) if "smoke_test" in entries else {}

@@ -42,8 +42,8 @@ def _entry(row: Environment) -> dict[str, Any]:
     if row.preload:
         entry["preload"] = row.preload.split(", ")
     entry["warm_pool_size"] = row.warm_pool_size
-    if row.network is not None:
-        entry["network"] = row.network
+    where_given = {name: getattr(row, name) for name in ("warm_pool_max", "network")}
+    entry |= {name: value for name, value in where_given.items() if value is not None}
     limits = {each.key: each.field for each in LIMITS}
     maxima = {each.key: each.maximum_field for each in LIMITS}
     entry |= {"limits": _limits(row, limits), "maxima": _limits(row, maxima)}

@@ -170,6 +170,12 @@ class Environment(models.Model):
         help_text="Sandboxes that each node keeps started, so that a session is ready at once. "
         f"0 to {rules.MAX_WARM_POOL}.",
     )
+    warm_pool_max = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        help_text="How many they may become while many sessions are opened at once. Empty: "
+        f"{rules.USUAL_WARM_POOL_MAX}, or the warm pool size if that is more; none if it is 0.",
+    )
 
     smoke_program = models.TextField(
         blank=True,
@@ -255,6 +261,13 @@ class Environment(models.Model):
                 name="environment_warm_pool_size",
                 violation_error_message=f"The warm pool holds {rules.MAX_WARM_POOL} at most.",
             ),
+            models.CheckConstraint(
+                condition=Q(warm_pool_max__isnull=True)
+                | Q(warm_pool_max__gte=F("warm_pool_size"), warm_pool_max__lte=rules.MAX_WARM_POOL),
+                name="environment_warm_pool_max",
+                violation_error_message="The warm pool's maximum must be at least its size, and "
+                f"{rules.MAX_WARM_POOL} at most.",
+            ),
             models.UniqueConstraint(
                 fields=["is_default"],
                 condition=Q(is_default=True),
@@ -305,6 +318,13 @@ class Environment(models.Model):
     def has_image(self) -> bool:
         """Whether any node has built it; before that, no session can be opened in it."""
         return self.pk is not None and self.revisions.exists()
+
+    @property
+    def warm_pool_ceiling(self) -> int:
+        """How many warm sandboxes a node keeps at most."""
+        if self.warm_pool_max is not None:
+            return self.warm_pool_max
+        return max(rules.USUAL_WARM_POOL_MAX, self.warm_pool_size) if self.warm_pool_size else 0
 
     @property
     def network_enabled(self) -> bool:

@@ -102,3 +102,5 @@ def check_prestart(prestart: str, preload: str, run_command: str) -> None:
 
 MAX_COMMAND_LENGTH = 2000
 MAX_WARM_POOL = 100
+USUAL_WARM_POOL_MAX = 8
+"""For an environment without a `warm_pool_max`, whose `warm_pool_size` is neither 0 nor more."""

@@ -51,7 +51,9 @@ class PooledEnvironmentAdmin(BuildPages, KeptByItsSessions, EnvironmentAdmin):
     def warm(self, environment: Any) -> str:
         if environment.pk is None:
             return "-"
-        return f"{environment.warm_now}, each node keeps {environment.warm_pool_size}"
+        size, ceiling = environment.warm_pool_size, environment.warm_pool_ceiling
+        kept = f"{size} to {ceiling}" if ceiling > size else size
+        return f"{environment.warm_now}, each node keeps {kept}"
 
     @column("Pool's hit rate", ordering="hit_rate")
     def hits(self, environment: Any) -> str:

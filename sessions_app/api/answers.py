@@ -295,6 +295,11 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
     image_digest = serializers.CharField(
         source="current_revision.image_id", allow_null=True, read_only=True
     )
+    warm_pool_max = serializers.IntegerField(
+        source="warm_pool_ceiling",
+        help_text="How many warm sandboxes each node keeps at most, while many sessions are opened "
+        "at once.",
+    )
     warm_pool_hit_rate = serializers.SerializerMethodField(
         help_text="Share of the last day's sessions that got a warm sandbox, from 0 to 1. Null when"
         " none was opened."
@@ -315,6 +320,7 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
             "network",
             "runtime",
             "warm_pool_size",
+            "warm_pool_max",
             "warm_pool_hit_rate",
             "image",
             "revision",

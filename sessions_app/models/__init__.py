@@ -13,6 +13,7 @@ from sessions_app.models.node import Node
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
 from sessions_app.models.statistics import IntervalCounts, Total, TotalMark
+from sessions_app.models.warm_pool import WarmPool
 from sessions_app.models.workspace_query import WorkspaceQuery, WorkspaceQueryPiece
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Session",
     "Total",
     "TotalMark",
+    "WarmPool",
     "WorkspaceQuery",
     "WorkspaceQueryPiece",
 ]

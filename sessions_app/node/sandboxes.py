@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, Exists, F, OuterRef, Q
+from django.db.models import Case, Count, Exists, F, OuterRef, Q, When
 from django.utils import timezone
 
 from codeexec.db.postgres import commit_without_waiting, database_now
@@ -28,7 +28,7 @@ from sessions_app.node.registration import worker_name
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import restart_session
 from sessions_app.services.task_names import ASK_TASK, REMOVE_TASK, WARM_TASK
-from sessions_app.services.warm_pool import retire_warm_sandbox
+from sessions_app.services.warm_pool import retire_warm_sandbox, with_wanted
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def destroy_sandbox(sandbox_id: str) -> None:
 
 
 def fill_pools(node: Node) -> None:
-    """Enqueue starts until each environment has `warm_pool_size` warm sandboxes."""
+    """Enqueue starts until each environment has as many warm sandboxes as it should."""
     while _lacking(node) is not None:
         with transaction.atomic():
             sandbox = reserve_warm_sandbox(node)
@@ -171,8 +171,8 @@ def fill_pools(node: Node) -> None:
 
 
 def reserve_warm_sandbox(node: Node) -> Sandbox | None:
-    """Reserve a place for a warm sandbox, of the emptiest pool first; the caller starts it. None:
-    the pools are full, or there is no room.
+    """Reserve a place for a warm sandbox: of a pool below its `warm_pool_size` first, then of the
+    emptiest. The caller starts it. None: the pools are full, or there is no room.
     """
     with transaction.atomic():
         locked = Node.objects.usable().filter(pk=node.pk).select_for_update(no_key=True).first()
@@ -193,10 +193,13 @@ def _lacking(node: Node) -> Environment | None:
     """An environment with an image on this node and fewer warm sandboxes than it should have."""
     built = EnvironmentRevision.objects.filter(environment=OuterRef("pk"), node=node.name)
     there = Count("sandboxes", filter=Q(sandboxes__in=Sandbox.objects.warm().filter(node=node)))
-    environments = Environment.objects.enabled().filter(Exists(built), warm_pool_size__gt=0)
-    environments = environments.filter(runtime__in=["", *node.runtimes])
-    lacking = environments.annotate(there=there).filter(there__lt=F("warm_pool_size"))
-    return lacking.order_by("there", "name").first()
+    environments = with_wanted(Environment.objects.enabled(), node).filter(Exists(built))
+    environments = environments.filter(wanted__gt=0, runtime__in=["", *node.runtimes])
+    lacking = environments.annotate(there=there).filter(there__lt=F("wanted"))
+    below_size = Q(there__lt=F("warm_pool_size"))
+    in_turn = lacking.order_by(Case(When(below_size, then=0), default=1), "there", "name")
+    environment: Environment | None = in_turn.first()
+    return environment
 
 
 def ask_idle(node: Node) -> None:
@@ -243,15 +246,16 @@ def retire_stale(node: Node) -> None:
     """Take idle sandboxes out of the pool that are too old, of an older revision, or too many."""
     oldest = timezone.now() - MAX_IDLE_AGE
     kept: Counter[int] = Counter()
-    idle = Sandbox.objects.idle().filter(node=node).select_related("environment")
+    idle = Sandbox.objects.idle().filter(node=node)
     revisions = EnvironmentRevision.objects.filter(node=node.name).latest_of_nodes()
     latest = dict(revisions.values_list("environment", "pk"))
+    wanted: dict[int, int] = {}
+    if node.status == Node.Status.ACTIVE:
+        wanted.update(with_wanted(Environment.objects.enabled(), node).values_list("pk", "wanted"))
     for sandbox in idle.order_by("-created_at"):
         outdated = sandbox.revision_id != latest.get(sandbox.environment_id)
         kept[sandbox.environment_id] += not outdated
-        wanted = node.status == Node.Status.ACTIVE and sandbox.environment.enabled
-        most = sandbox.environment.warm_pool_size if wanted else 0
-        surplus = kept[sandbox.environment_id] > most
+        surplus = kept[sandbox.environment_id] > wanted.get(sandbox.environment_id, 0)
         if sandbox.created_at < oldest or outdated or surplus:
             retire_warm_sandbox(sandbox)
 

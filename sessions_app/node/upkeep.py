@@ -33,6 +33,7 @@ from sessions_app.monitoring.statistics import count_up
 from sessions_app.node.cleanup import schedule_clean_up
 from sessions_app.node.image_builds import queue_promoted, remove_old_images, start_queued_build
 from sessions_app.node.isolation_checks import queue_due_checks, start_queued_check
+from sessions_app.node.pool_demand import follow_demand
 from sessions_app.node.pruning import prune_by_setting, prune_isolation_checks
 from sessions_app.node.recovery import take_back_everything
 from sessions_app.node.registration import register_node, this_node
@@ -301,6 +302,7 @@ _scheduler = Scheduler(
         Reaper(just_started=True): 1,
         expire_sessions: 1,
         tend_pool: 1,
+        with_engine(follow_demand): 5,
         with_engine(ask_idle): 2,
         tend_containers: 10,
         record_images: 10,

@@ -1,5 +1,5 @@
-"""Claiming a warm sandbox for a new session (`claim_warm_sandbox`), how often there is one, and
-taking one out of the pool.
+"""Claiming a warm sandbox for a new session (`claim_warm_sandbox`), how often there is one, taking
+one out of the pool, and how many there should be.
 
 The pools are filled by each node, in `sessions_app.node.sandboxes`.
 """
@@ -11,14 +11,14 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connection, models, transaction
-from django.db.models import Count, OuterRef, QuerySet
-from django.db.models.functions import Coalesce
+from django.db.models import Count, F, OuterRef, QuerySet, Sum
+from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 
 from codeexec.taskqueue.enqueue import enqueue, message, node_queue
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.services import find_environment
-from sessions_app.models import ClientStorage, Node, Sandbox, Session
+from sessions_app.models import ClientStorage, Node, Sandbox, Session, WarmPool
 from sessions_app.models.node import LOST_AFTER, node_name
 from sessions_app.models.run_queries import StorageBounds
 from sessions_app.services.stored_bytes import METADATA_BYTES
@@ -173,6 +173,22 @@ def retire_warm_sandbox(sandbox: Sandbox) -> bool:
     if retired:
         enqueue(REMOVE_TASK, str(sandbox.pk), queue=node_queue(node_name(sandbox.node_id)))
     return retired
+
+
+def with_wanted(environments: QuerySet[Environment], node: Node) -> QuerySet[Any]:
+    """Adds `wanted`: how many warm sandboxes of each environment the node should keep."""
+    pools = WarmPool.objects.filter(node=node, environment=OuterRef("pk"))
+    followed = Coalesce(models.Subquery(pools.values("wanted")), 0)
+    return environments.annotate(wanted=Greatest(F("warm_pool_size"), followed))
+
+
+def with_wanted_of_all_nodes(environments: QuerySet[Environment]) -> QuerySet[Any]:
+    """Adds `wanted`: how many warm sandboxes the usable nodes should keep together."""
+    nodes, size = Node.objects.usable().order_by(), F("environment__warm_pool_size")
+    larger = WarmPool.objects.filter(node__in=nodes, environment=OuterRef("pk"), wanted__gt=size)
+    sums = larger.values("environment").annotate(beyond=Sum(F("wanted") - size)).values("beyond")
+    beyond = Coalesce(models.Subquery(sums), 0)
+    return environments.annotate(wanted=F("warm_pool_size") * nodes.count() + beyond)
 
 
 class _Share(models.Subquery):

@@ -18,7 +18,7 @@ from codeexec.taskqueue.enqueue import enqueue
 from environments_app.models import Environment
 from sessions_app.access.clients import create_client
 from sessions_app.formats import duration, size
-from sessions_app.models import Node, Sandbox
+from sessions_app.models import Node, Sandbox, WarmPool
 from sessions_app.monitoring.failures import cause_of
 from tests.support.console_fixtures import (
     UNSTARTED,
@@ -183,16 +183,19 @@ def test_warm_pools_are_shown_with_their_hit_rates(
     count_anew()
     idle = {"status": "idle", "container_id": "c", "token": "t"}
     Sandbox.objects.create(node=this, environment=environments["python"], **idle)
+    WarmPool.objects.create(node=this, environment=environments["python"], wanted=5)
     pools = {
         row["row"].name: (row["warm"], row["wanted"], row["hit_rate"])
         for row in figures(admin_client)["pools"]
     }
-    assert (pools["node"], pools["python"]) == ((0, 2, "-"), (1, 2, "66 %"))
+    assert (pools["node"], pools["python"]) == ((0, 2, "-"), (1, 5, "66 %"))
     for url in (
         reverse("admin:environments_app_environment_changelist"),
         page(environments["python"]),
     ):
-        assert "66 %" in admin_client.get(url).content.decode()
+        text = admin_client.get(url).content.decode()
+        assert "66 %" in text
+        assert "1, each node keeps 2 to 8" in text
     add = admin_client.get(reverse("admin:environments_app_environment_add"))
     assert add.status_code == 200
 

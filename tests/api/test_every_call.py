@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from codeexec.db.async_database import async_database
+from environments_app.models import Environment
 from sessions_app.models import Execution, Node
 from sessions_app.monitoring import health
 from tests.conftest import Configure
@@ -258,6 +259,9 @@ def test_one_environment_is_shown_in_full(api: Api, configure: Configure) -> Non
     assert set(body["maxima"]) == set(body["limits"])
     assert body["image_digest"].startswith("sha256:")
     assert body["warm_pool_hit_rate"] is None
+    assert (body["warm_pool_size"], body["warm_pool_max"]) == (0, 0)
+    Environment.objects.filter(name="python").update(warm_pool_size=2)
+    assert api.get("/environments/python").json()["warm_pool_max"] == 8
 
 
 @pytest.mark.parametrize("name", ["cobol", "a%00b", "%F0%9F%A6%80", "UPPER"])

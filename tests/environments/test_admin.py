@@ -149,6 +149,8 @@ def test_an_emptied_limit_is_the_settings_again(admin_client: Client) -> None:
         ({"workspace_dir": "/usr/x"}, "not below a folder of the system"),
         ({"enabled": None}, "The default environment must be enabled"),
         ({"warm_pool_size": "101"}, "The warm pool holds 100 at most"),
+        ({"warm_pool_max": "0"}, "The warm pool's maximum must be at least its size"),
+        ({"warm_pool_max": "101"}, "and 100 at most"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_reason(

@@ -74,6 +74,7 @@ environments:
     limits: {memory: 1g, cpu: 2, pids: 80, timeout: 1.5, tmpfs: 128m, output: 2048}
     maxima: {memory: 2g, cpu: 4, pids: 90, timeout: 60, tmpfs: 1g, output: 4k}
     warm_pool_size: 3
+    warm_pool_max: 5
     runtime: runsc
     network: true
   small:
@@ -95,6 +96,7 @@ defaults:
         description="All of it",
         enabled=False,
         warm_pool_size=3,
+        warm_pool_max=5,
         runtime="runsc",
         network=True,
         workspace_dir="/data",
@@ -116,6 +118,7 @@ defaults:
     )
     assert (small.image, small.file_extension, small.enabled) == ("small", ".x", True)
     assert (small.network, small.limits, small.compile_command) == (None, {}, "")
+    assert (small.warm_pool_size, small.warm_pool_max) == (1, None)
 
 
 def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
@@ -179,6 +182,22 @@ def test_keys_with_nothing_behind_them_are_left_out(read) -> None:
         (
             "    warm_pool_size: 101",
             "warm_pool_size: '101' is wrong; allowed: a number from 0 to",
+        ),
+        (
+            "    warm_pool_max: 101",
+            "line 5, environments.x.warm_pool_max: '101' is wrong; allowed: a number from 0 to 100",
+        ),
+        (
+            "    warm_pool_max: 0",
+            "line 5, environments.x.warm_pool_max: is below warm_pool_size, which is 1",
+        ),
+        (
+            "    warm_pool_max: 2\n    warm_pool_size: 3",
+            "line 5, environments.x.warm_pool_max: is below warm_pool_size, which is 3",
+        ),
+        (
+            "    warm_pool_max: many\n    warm_pool_size: few",
+            "environments.x.warm_pool_size: 'few' is wrong",
         ),
         ("    runtime: run sc", "line 5, environments.x.runtime: 'run sc' is wrong; allowed: a"),
         (

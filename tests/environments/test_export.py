@@ -20,6 +20,7 @@ CHANGES = {
     "max_memory_bytes": 1024**3,
     "cpus": 0.25,
     "network": True,
+    "warm_pool_max": 12,
     "runtime": "runsc",
     "smoke_stdout": "null\n  yes: 'é'\n",
     "description": "3.13: «new» # no comment",
@@ -51,6 +52,7 @@ def test_an_export_is_seeded_back_to_the_same(tmp_path: Path) -> None:
     assert [row.defining_columns() for row in Environment.objects.all()] == before
     python = Environment.objects.get(name="python")
     assert (python.smoke_stdout, python.is_default) == (CHANGES["smoke_stdout"], True)
+    assert (python.warm_pool_size, python.warm_pool_max) == (2, 12)
 
 
 def test_promoted_dockerfiles_go_into_a_folder(tmp_path: Path) -> None:

@@ -59,6 +59,9 @@ def image(image_id: str = "sha256:1") -> ImageInfo:
         ("environment_workspace_dir", {"workspace_dir": "/"}),
         ("environment_executor_user", {"executor_user": "root"}),
         ("environment_warm_pool_size", {"warm_pool_size": 101}),
+        ("environment_warm_pool_max", {"warm_pool_max": 101}),
+        ("environment_warm_pool_max", {"warm_pool_size": 3, "warm_pool_max": 2}),
+        ("environment_warm_pool_max", {"warm_pool_max": 0}),
         ("environment_memory_bytes", {"memory_bytes": 0}),
         ("environment_memory_bytes", {"max_memory_bytes": -1}),
         ("environment_cpus", {"cpus": 1.5, "max_cpus": 1.0}),
@@ -75,6 +78,14 @@ def test_the_database_refuses(constraint: str, columns: dict[str, object]) -> No
 
 def test_a_limit_may_equal_its_maximum() -> None:
     create(cpus=2.0, max_cpus=2.0, memory_bytes=1, max_memory_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "ceiling"),
+    [(0, None, 0), (1, None, 8), (8, None, 8), (20, None, 20), (0, 3, 3), (2, 2, 2), (2, 100, 100)],
+)
+def test_a_pool_has_a_ceiling(size: int, most: int | None, ceiling: int) -> None:
+    assert create(warm_pool_size=size, warm_pool_max=most).warm_pool_ceiling == ceiling
 
 
 def test_only_one_environment_is_the_default() -> None:
@@ -105,6 +116,7 @@ def test_names_are_unique() -> None:
         ("executor_user", "0:1000"),
         ("runtime", "run sc"),
         ("warm_pool_size", 101),
+        ("warm_pool_max", 101),
         ("max_memory_bytes", 128 * MIB),
     ],
 )
@@ -113,7 +125,7 @@ def test_cleaning_names_the_field(column: str, value: object) -> None:
     setattr(environment, column, value)
     with pytest.raises(ValidationError) as caught:
         environment.full_clean()
-    named = {column, "__all__"} if column == "warm_pool_size" else {column}
+    named = {column, "__all__"} if column.startswith("warm_pool") else {column}
     assert set(caught.value.message_dict) <= named
 
 

@@ -18,7 +18,16 @@ from codeexec import __version__
 from codeexec.http.request_metrics import BOUNDS, Histogram, request_metrics
 from codeexec.sandbox.errors import SandboxStartFailed
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
-from sessions_app.models import ApiProcess, Execution, Node, Sandbox, Session, Total, TotalMark
+from sessions_app.models import (
+    ApiProcess,
+    Execution,
+    Node,
+    Sandbox,
+    Session,
+    Total,
+    TotalMark,
+    WarmPool,
+)
 from sessions_app.models.statistics import Addition, add
 from sessions_app.monitoring import metrics, process_report, statistics
 from sessions_app.monitoring.statistics import count_up, counted_start
@@ -305,6 +314,8 @@ class TestPresent:
         )
         samples = scrape()
         assert value("warm_pool_target", samples, environment="python") == 3
+        WarmPool.objects.create(node=this, environment=python, wanted=5)
+        assert value("warm_pool_target", scrape(), environment="python") == 5
         assert value("warm_pool_sandboxes", samples, environment="python", status="idle") == 1
 
     def test_the_size_of_tables_is_exported(self) -> None:

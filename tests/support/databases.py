@@ -27,7 +27,10 @@ from tests.support.this_run import FIRST, RUN
 
 ROOT = Path(__file__).resolve().parents[2]
 MIGRATED, SEEDED = f"migrated_{RUN}", f"seeded_{RUN}"
-ONE_WARM = "UPDATE environments_app_environment SET warm_pool_size = (name = 'python')::int"
+ONE_WARM = """
+UPDATE environments_app_environment
+SET warm_pool_size = (name = 'python')::int, warm_pool_max = (name = 'python')::int
+"""
 """What a deployment of the tests starts in advance: one sandbox, which some of them use."""
 
 

@@ -16,6 +16,7 @@ from sessions_app.formats import percent
 from sessions_app.models import IsolationCheck, Node, Sandbox
 from sessions_app.monitoring.period_figures import PERIODS, pool_figures
 from sessions_app.services.isolation import Standing, standings
+from sessions_app.services.warm_pool import with_wanted_of_all_nodes
 
 
 def machines(may_see: Callable[[type[Model]], bool], _request: HttpRequest) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _engine(node: Node, *, alive: bool) -> tuple[str, str]:
 
 def pool_rows() -> list[dict[str, Any]]:
     """Each environment's warm pool on the nodes that keep one, and how well it did for a day."""
-    nodes = Node.objects.usable().count()
+    enabled = with_wanted_of_all_nodes(Environment.objects.enabled())
     idle = Sandbox.objects.idle().order_by().values_list("environment")
     warm = dict(idle.annotate(count=Count("pk")))
     day = pool_figures(PERIODS["day"])
@@ -60,10 +61,10 @@ def pool_rows() -> list[dict[str, Any]]:
         {
             "row": environment,
             "warm": warm.get(environment.pk, 0),
-            "wanted": environment.warm_pool_size * nodes,
+            "wanted": environment.wanted,
             "hit_rate": percent(day.hit_rate(environment.pk)),
         }
-        for environment in Environment.objects.enabled().order_by("name")
+        for environment in enabled.order_by("name")
     ]
 
 

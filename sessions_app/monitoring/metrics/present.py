@@ -12,6 +12,7 @@ from environments_app.models import Environment
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.session import LIVE
 from sessions_app.monitoring.figures import messages_queued, runs_now
+from sessions_app.services.warm_pool import with_wanted_of_all_nodes
 
 PREFIX = "code_executor"
 
@@ -72,13 +73,13 @@ def _queue() -> Iterator[GaugeMetricFamily]:
 def _pools() -> Iterator[GaugeMetricFamily]:
     pool = gauge("warm_pool_sandboxes", "Warm sandboxes of all nodes.", "environment", "status")
     target = gauge("warm_pool_target", "Warm sandboxes that there should be.", "environment")
-    nodes = Node.objects.usable().count()
+    enabled = with_wanted_of_all_nodes(Environment.objects.enabled())
     warm = {
         status: Count("sandboxes", filter=Q(sandboxes__status=status))
         for status in (Sandbox.Status.IDLE.value, Sandbox.Status.WARMING.value)
     }
-    for environment in Environment.objects.enabled().annotate(**warm).order_by("name"):
-        target.add_metric([environment.name], environment.warm_pool_size * nodes)
+    for environment in enabled.annotate(**warm).order_by("name"):
+        target.add_metric([environment.name], environment.wanted)
         for status in warm:
             pool.add_metric([environment.name, status], getattr(environment, status))
     yield from (pool, target)
