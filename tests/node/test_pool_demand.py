@@ -17,7 +17,8 @@ from sessions_app.node.pool_demand import BURST_LASTS, REMEMBERED, follow_demand
 from sessions_app.services.executions import RunRequest, submit_single_run
 from sessions_app.services.sessions import open_session
 from sessions_app.services.warm_pool import with_wanted, with_wanted_of_all_nodes
-from tests.conftest import Work
+from tests.conftest import Configure, Work
+from tests.support.api_client import Api
 from tests.support.cast import new_session
 from tests.support.plans import rows_read
 
@@ -256,6 +257,22 @@ def test_where_one_client_opens_many_others_still_find_room(
     others = [open_session(environment_name="rust") for _ in range(6)]
     work()
     assert {Session.objects.get(pk=each.pk).status for each in others} == {"ready"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_calls_that_are_refused_make_no_pool_grow(
+    python: Environment, this: Node, api: Api, configure: Configure
+) -> None:
+    give(python, warm_pool_size=1)
+    Node.objects.update(capacity=3)
+    answers = [api.post("/sessions", {"environment": "python"}) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [201] * 3 + [503] * 3
+    configure(API_AUTH="key")
+    for _ in range(6):
+        assert api.post("/sessions", {"environment": "python"}).status_code == 401
+    Session.objects.update(status="stopped", stop_reason="client", closed_at=timezone.now())
+    Node.objects.update(capacity=50)
+    assert wanted(python, this) == 3
 
 
 # ---- several nodes

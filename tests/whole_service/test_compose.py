@@ -76,7 +76,7 @@ class Stack:
         """Returns when the API can work and the pool of idle sandboxes is full."""
         wait_until_healthy(str(self.api.base_url).rstrip("/"), parts=())
         full = eventually(
-            lambda: len(self.sandboxes() - self._sessions) == self._pool, READY_SECONDS
+            lambda: len(self.sandboxes() - self._sessions) >= self._pool, READY_SECONDS
         )
         assert full, (self.sandboxes(), self.container("worker").logs().decode()[-5000:])
 
