@@ -14,6 +14,7 @@ from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models import Node, Sandbox, Session, WarmPool
 from sessions_app.node import tasks, upkeep
 from sessions_app.node.pool_demand import BURST_LASTS, REMEMBERED, follow_demand, largest_burst
+from sessions_app.node.sandboxes import reserve_warm_sandbox
 from sessions_app.services.executions import RunRequest, submit_single_run
 from sessions_app.services.sessions import open_session
 from sessions_app.services.warm_pool import with_wanted, with_wanted_of_all_nodes
@@ -232,6 +233,22 @@ def test_a_pool_that_has_grown_gives_way_to_a_size_that_is_raised(
     idle = Sandbox.objects.idle()
     assert idle.filter(environment=python).count() == 5
     assert idle.filter(environment=rust).count() == 3
+
+
+def test_the_last_place_is_for_a_pool_below_its_size(
+    python: Environment, rust: Environment, this: Node
+) -> None:
+    give(python, warm_pool_size=1)
+    give(rust, warm_pool_size=2)
+    WarmPool.objects.create(node=this, environment=python, wanted=8)
+    Node.objects.update(capacity=3)
+    for each in (python, rust):
+        Sandbox.objects.create(
+            node=this, environment=each, status="idle", container_id="c", token="t"
+        )
+    last = reserve_warm_sandbox(this)
+    assert last is not None
+    assert last.environment == rust
 
 
 def test_bursts_of_several_environments_share_what_is_left(
