@@ -1,4 +1,5 @@
-"""The output of running programs so far, for their viewers.
+"""The output of running programs so far, for their viewers. `sessions_app.execution.live_output`
+writes it.
 
 Rows live as long as their run, because the finished execution has all the output. Rows of a run
 whose worker has died become its output. So the table is small, however long the history.

@@ -1,5 +1,6 @@
 """Claiming executions, one of a session at a time, and ending them: with their outcome, or because
-their worker has died.
+their worker has died. A running program is ended in the executor's process first:
+`sessions_app.execution.cancellations`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Claiming a warm sandbox for a new session (`claim_warm_sandbox`), how often there is one, taking
 one out of the pool, and how many there should be.
 
-The pools are filled by each node, in `sessions_app.node.sandboxes`.
+The pools are filled by each node, in `sessions_app.node.sandboxes`; how many it keeps beyond
+`warm_pool_size` is decided in `sessions_app.node.pool_demand`.
 """
 
 from __future__ import annotations
