@@ -13,6 +13,7 @@ from typing import ParamSpec
 
 from django.db import connection
 
+from codeexec.errors import DATABASE_AWAY
 from codeexec.logs import logs_with
 from codeexec.sandbox.errors import EngineUnavailable, SandboxError, SandboxStartFailed
 from codeexec.taskqueue.cluster import is_stopping
@@ -47,15 +48,15 @@ P = ParamSpec("P")
 
 
 def retried_by_upkeep(task: Callable[P, None]) -> Callable[P, None]:
-    """For tasks that the node's upkeep sends again: an Engine that is away is logged, and is no
-    failure that an operator has to examine.
+    """For tasks that the node's upkeep sends again: an Engine or a database that is away is logged,
+    and is no failure that an operator has to examine.
     """
 
     @wraps(task)
     def attempt(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             task(*args, **kwargs)
-        except EngineUnavailable as error:
+        except (EngineUnavailable, *DATABASE_AWAY) as error:
             logger.warning("%s is tried again later: %s", task.__name__, error)
 
     return attempt
@@ -154,6 +155,7 @@ def stop_session(session_id: str) -> None:
 
 
 @logs_with("sandbox_id")
+@retried_by_upkeep
 def warm_sandbox(sandbox_id: str) -> None:
     """warming → idle: start a sandbox that waits for its session."""
     sandboxes = Sandbox.objects.select_related("environment", "node")
@@ -166,6 +168,7 @@ def warm_sandbox(sandbox_id: str) -> None:
     _start_warm(sandbox)
 
 
+@retried_by_upkeep
 def refill_pool() -> None:
     """After a session has claimed a warm sandbox of this node: fill its pools again."""
     node = this_node()

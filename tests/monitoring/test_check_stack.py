@@ -280,7 +280,7 @@ def test_broken_values_of_the_configuration_are_found_and_hide_nothing_else(stac
     for begin in (
         "EXECUTION_TIMEOUT: 'soon' is wrong; allowed: a number",
         "DATABASE_PASSWORD_FILE: /nowhere can't be read",
-        "API_AUTH: open serves whoever reaches it",
+        "API_AUTH: open serves everyone who reaches it",
     ):
         assert any(text.startswith(begin) for text, _ in found), (begin, found)
     assert findings(report, "migrations", "ok")

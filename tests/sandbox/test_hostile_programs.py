@@ -15,7 +15,7 @@ from codeexec.sandbox.docker import stream
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.errors import WorkspaceWriteFailed
 from codeexec.sandbox.types import RunResult, SandboxHandle, SandboxLimits, Verdict, WorkspaceFile
-from tests.support.patience import LONG, SOON
+from tests.support.patience import LONG, SOON, eventually
 from tests.support.sandboxes import MIB, RUNTIMES, command, docker_url, new_spec, run_python
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -241,8 +241,9 @@ def test_files_in_an_unlistable_folder_count_too(arena, shut):
     result = arena.run(source)
     ended = {"runc": Verdict.RUNTIME_ERROR, "runsc": Verdict.MEMORY_LIMIT}
     assert result.verdict == ended[arena.runtime]
+    # Under gVisor the runner, which counts files, may close a folder again that it had opened.
     tidy = "import os\nos.system('chmod -R u+rwx many; rm -r many')\nprint(os.listdir())"
-    assert arena.run(tidy).stdout == b"['main.py']\n"
+    assert eventually(lambda: arena.run(tidy).stdout == b"['main.py']\n")
 
 
 def test_a_tree_however_deep_hides_no_files(arena):

@@ -96,13 +96,6 @@ PLANTED = [
     ),
     (
         "conversation",
-        "run.c",
-        "if (said != 'G' && run.state == RUNNING)",
-        "if (said == 'C' && run.state == RUNNING)",
-        "it must hold that !by_itself || kernel.program_reaped == run.main",
-    ),
-    (
-        "conversation",
         "main.c",
         "if (running)",
         "if (running && idle_ns < 0)",

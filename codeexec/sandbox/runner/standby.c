@@ -50,7 +50,6 @@ static struct {
     bool wanted;        /* one attempt for each run */
     int failures;
     pid_t parent, child;
-    pid_t ending[4]; /* killed, and still to be reaped */
     int control;        /* the parent's socket */
     int64_t deadline;   /* while it is waited for */
     uint64_t memory_before;
@@ -154,20 +153,15 @@ void standby_forget_client(void)
     standby.answered = true;
 }
 
+/* Killed, and gone when this returns: no program is to see it. */
 static void end_process(pid_t *process)
 {
-    if (*process <= 0)
-        return;
-    kill(*process, SIGKILL);
-    for (size_t i = 0; i < sizeof standby.ending / sizeof *standby.ending; i++)
-        if (standby.ending[i] == 0) {
-            standby.ending[i] = *process;
-            break;
-        }
+    if (*process > 0 && kill(*process, SIGKILL) == 0)
+        waitpid(*process, NULL, 0);
     *process = 0;
 }
 
-/* All of it ends; what was killed is reaped later. */
+/* All of it ends. */
 static void discard(void)
 {
     if (standby.phase == STARTING || standby.phase == READY)
@@ -365,11 +359,6 @@ void standby_poll_results(const struct pollfd fds[STANDBY_POLL_FDS])
 
 bool standby_reaped(pid_t gone)
 {
-    for (size_t i = 0; i < sizeof standby.ending / sizeof *standby.ending; i++)
-        if (gone == standby.ending[i]) {
-            standby.ending[i] = 0;
-            return true;
-        }
     if (standby.phase == FORKING && gone != standby.parent)
         hear_child(); /* which may have said that it is this one */
     if (gone == standby.parent)
@@ -501,18 +490,10 @@ static uint64_t cpu_of(pid_t process)
     return (uint64_t)spent.tv_sec * 1000000000 + (uint64_t)spent.tv_nsec;
 }
 
-/* Killed, and gone when this returns. */
-static void remove_child(void)
-{
-    if (standby.child > 0 && kill(standby.child, SIGKILL) == 0)
-        waitpid(standby.child, NULL, 0);
-    standby.child = 0;
-}
-
 /* A program is started as any other: what waits for its run is not there beside it. */
 static void step_aside(void)
 {
-    remove_child();
+    end_process(&standby.child);
     if (standby.kind == STANDBY_ONCE || standby.phase <= STARTING) {
         discard();
         return;

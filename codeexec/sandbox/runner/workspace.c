@@ -45,10 +45,22 @@ void workspace_unlock(void)
     }
 }
 
-static bool is_plain(const char *component)
+static bool is_plain(const char *component, size_t length)
 {
-    return *component && strcmp(component, ".") != 0 && strcmp(component, "..") != 0 &&
-           strlen(component) <= NAME_MAX;
+    bool dots = length <= 2 && strspn(component, ".") >= length;
+    return length > 0 && length <= NAME_MAX && !dots;
+}
+
+static bool is_plain_path(const char *path)
+{
+    for (;; path++) {
+        size_t length = strcspn(path, "/");
+        if (!is_plain(path, length))
+            return false;
+        path += length;
+        if (!*path)
+            return true;
+    }
 }
 
 /* Counts up while that is quick, which is easy to read; then takes a random name. */
@@ -156,21 +168,17 @@ int workspace_open(const unsigned char *path, size_t length, mode_t mode)
     memcpy(copy, path, length);
     copy[length] = '\0';
 
+    if (!is_plain_path(copy)) /* before a file that is in the way of its folders is moved */
+        return EINVAL;
     char *name = copy, *slash;
     int folder = fcntl(root, F_DUPFD_CLOEXEC, 3);
     while (folder >= 0 && (slash = strchr(name, '/'))) {
         *slash = '\0';
-        if (!is_plain(name))
-            break;
         folder = step_into(folder, name);
         name = slash + 1;
     }
     if (folder < 0)
         return errno;
-    if (!is_plain(name)) {
-        close(folder);
-        return EINVAL;
-    }
     file.fd = create(folder, name, mode);
     file.folder = folder;
     int error = file.fd < 0 ? errno : 0;
