@@ -91,7 +91,7 @@ def _prestart(environment: Environment) -> Prestart | None:
 
 
 def record_prestart(revision: EnvironmentRevision, measured_bytes: int) -> None:
-    """Keep what its started interpreter takes, where that is news."""
+    """Keep what its started interpreter takes, where it has changed."""
     known = revision.prestart_bytes
     if known is None or abs(measured_bytes - known) > known // 10:
         revision.prestart_bytes = measured_bytes

@@ -290,7 +290,7 @@ static int watch_children(void)
     for (int number = SIGRTMIN; number <= SIGRTMAX; number++)
         sigdelset(&all, number);
     sigprocmask(SIG_SETMASK, &all, NULL);
-    /* What is stopped and goes on, as standby.c's process at the end of each run, is no news. */
+    /* What is stopped and goes on, as standby.c's process at the end of each run, needs no attention. */
     sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP}, NULL);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);

@@ -48,12 +48,12 @@ static struct {
     pid_t main;
     bool main_reaped, abandoned, unclean;
     int status, failure_fd, start_error;
-    pid_t replaced; /* it said that it can't be the program, and is still to be reaped */
+    pid_t replaced; /* it reported that it can't be the program, and is still to be reaped */
     enum cause cause;
     unsigned flags, options;
     int64_t started, ended, deadline, ooms;
     uint64_t cpu_ns, cpu_before, peak_bytes; /* before: of `main`, when it became the program */
-    int standby_fd;       /* of a process that has not yet said whether it is the program */
+    int standby_fd;       /* of a process that has not yet reported whether it is the program */
     int program_ends[3];  /* of the pipes: another process gets them if it can't be */
     int stdin_fd;
     bool stdin_eof;
@@ -194,18 +194,18 @@ static void replace_process(bool reaped)
 /* The process that was ready says whether it is the program. Otherwise a new one takes its place,
  * with the same pipes; what the first one did is not seen. One that has been reaped says no more,
  * even where its parent still has its end of the socket. */
-static void hear_standby(bool reaped)
+static void read_standby(bool reaped)
 {
-    char said = 'R'; /* it has started: what counts comes after that */
+    char message = 'R'; /* it has started: what counts comes after that */
     if (run.standby_fd < 0)
         return;
-    while (said == 'R') {
-        said = 0;
-        ssize_t got = recv(run.standby_fd, &said, 1, MSG_DONTWAIT);
+    while (message == 'R') {
+        message = 0;
+        ssize_t got = recv(run.standby_fd, &message, 1, MSG_DONTWAIT);
         if (got < 0 && (errno == EAGAIN || errno == EINTR) && !reaped)
             return;
     }
-    if (said != 'G' && run.state == RUNNING)
+    if (message != 'G' && run.state == RUNNING)
         replace_process(reaped);
     settle_process();
 }
@@ -401,7 +401,7 @@ void run_reap(void)
         if (standby_reaped(gone))
             continue;
         if (gone == run.main) {
-            hear_standby(true);
+            read_standby(true);
             if (gone != run.main) /* another process has taken its place */
                 continue;
         }
@@ -534,7 +534,7 @@ void run_poll_fds(struct pollfd fds[RUN_POLL_FDS])
 void run_poll_results(const struct pollfd fds[RUN_POLL_FDS])
 {
     if (fds[3].revents)
-        hear_standby(false);
+        read_standby(false);
     if (fds[0].revents && run.stdin_fd >= 0)
         feed_program();
     if (fds[1].revents)

@@ -304,17 +304,17 @@ int64_t standby_due_ns(void)
 /* ---- what its processes say ---- */
 
 /* The child is there: 'R' and, where it was forked, its number. */
-static void hear_child(void)
+static void read_child(void)
 {
     struct {
         char what;
         char number[15];
-    } said = {0};
-    ssize_t got = recv(standby.next.socket, &said, sizeof said - 1, MSG_DONTWAIT);
+    } message = {0};
+    ssize_t got = recv(standby.next.socket, &message, sizeof message - 1, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    pid_t child = standby.kind == STANDBY_FORK ? (pid_t)atoi(said.number) : standby.child;
-    if (got < 1 || said.what != 'R' || child <= 1) {
+    pid_t child = standby.kind == STANDBY_FORK ? (pid_t)atoi(message.number) : standby.child;
+    if (got < 1 || message.what != 'R' || child <= 1) {
         fail();
         return;
     }
@@ -325,16 +325,16 @@ static void hear_child(void)
 }
 
 /* The parent can be read no more ('D'), then has loaded everything ('R'). */
-static void hear_parent(void)
+static void read_parent(void)
 {
-    char said = 0;
-    ssize_t got = recv(standby.control, &said, 1, MSG_DONTWAIT);
+    char message = 0;
+    ssize_t got = recv(standby.control, &message, 1, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (got == 1 && said == 'D' && standby.phase == STARTING) {
+    if (got == 1 && message == 'D' && standby.phase == STARTING) {
         remove_hook();
         standby.phase = LOADING;
-    } else if (got == 1 && said == 'R' && standby.phase == LOADING) {
+    } else if (got == 1 && message == 'R' && standby.phase == LOADING) {
         standby.phase = LOADED;
     } else {
         fail();
@@ -352,15 +352,15 @@ void standby_poll_fds(struct pollfd fds[STANDBY_POLL_FDS])
 void standby_poll_results(const struct pollfd fds[STANDBY_POLL_FDS])
 {
     if (fds[0].revents && standby.control >= 0)
-        hear_parent();
+        read_parent();
     if (fds[1].revents && standby.next.socket >= 0)
-        hear_child();
+        read_child();
 }
 
 bool standby_reaped(pid_t gone)
 {
     if (standby.phase == FORKING && gone != standby.parent)
-        hear_child(); /* which may have said that it is this one */
+        read_child(); /* which may have reported that it is this one */
     if (gone == standby.parent)
         standby.parent = 0;
     else if (gone == standby.child)
@@ -472,7 +472,7 @@ static void wait_for_child(void)
 {
     struct pollfd soon = {.fd = standby.next.socket, .events = POLLIN};
     if (standby.phase == FORKING && poll(&soon, 1, ALMOST_READY_MS) == 1)
-        hear_child();
+        read_child();
 }
 
 /* STANDBY_ONCE is taken while it starts, too: it finds its order when it has. */
