@@ -72,7 +72,7 @@ def test_the_dashboards_counts_have_their_period(
 
 
 def test_no_page_is_kept_by_a_cache(admin_client: Client, python: Environment, this: Node) -> None:
-    ran = session(python, this, status="stopped", closed_at=timezone.now())
+    ran = session(python, this, status="stopped", stop_reason="client")
     parts = ("change", "history", "now", "timeline", "workspace", "workspace_file", "archive")
     own = [f"sessions_app_session_{part}" for part in (*parts, "figures")]
     pages = [reverse(f"admin:{name}", args=[ran.pk]) for name in own]
