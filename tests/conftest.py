@@ -26,6 +26,7 @@ from django.db import connection
 from django.db.models import Model
 from django.test import TransactionTestCase, override_settings
 from django.utils import timezone
+from hypothesis import settings as hypothesis_settings
 
 import codeexec.taskqueue.broker
 from codeexec.db.connection_pool import ConnectionPool
@@ -46,6 +47,10 @@ from tests.support.parallel import HeavyModulesWhole, heavy_first, its_turn
 from tests.support.patience import LONG
 from tests.support.this_run import FIRST, LABELS, interrupted_by_signals, reaped
 from tests.support.working import Delivery, take_up, work_off
+
+# No example fails because the machine was busy.
+hypothesis_settings.register_profile("any machine", hypothesis_settings(), deadline=None)
+hypothesis_settings.load_profile("any machine")
 
 NODE = "this"
 
