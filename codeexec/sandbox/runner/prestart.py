@@ -14,7 +14,7 @@ def wait_for_a_run():
     from importlib.machinery import PathFinder
 
     if PathFinder.find_spec("sitecustomize", sys.path):
-        raise SystemExit("the image has a sitecustomize of its own")
+        raise SystemExit  # the image has one of its own, which would be left out
     control_fd = 3
     import _socket
     import atexit
@@ -38,7 +38,7 @@ def wait_for_a_run():
     own = set(sys.modules) - first
     set_dumpable = 4
     if library.prctl(set_dumpable, 0, 0, 0, 0) != 0:
-        raise SystemExit("it can be read")
+        raise SystemExit  # programs could read it
     control = _socket.socket(fileno=control_fd)
     control.send(b"D")
     for name in filter(None, control.recv(65536)[:-1].decode().split(",")):
@@ -122,7 +122,7 @@ def wait_for_a_run():
     watched = loaded | {file for module, file in hidden.items() if module in loaded}
     script = sys.argv[0]
     folder = os.path.dirname(script) or "."
-    if any(each.partition(".")[0] in watched for each in os.listdir(folder)) if watched else False:
+    if watched and any(each.partition(".")[0] in watched for each in os.listdir(folder)):
         os.write(order_fd, b"C")
         os._exit(0)
 

@@ -59,7 +59,8 @@ static struct {
     bool stdin_eof;
     size_t fed, fed_end, ungranted;
     struct stream streams[2];
-} run = {.stdin_fd = -1, .failure_fd = -1, .standby_fd = -1, .program_ends = {-1, -1, -1}, .streams = {{.fd = -1}, {.fd = -1}}};
+} run = {.stdin_fd = -1, .failure_fd = -1, .standby_fd = -1, .program_ends = {-1, -1, -1},
+         .streams = {{.fd = -1}, {.fd = -1}}};
 
 static unsigned char feed[STDIN_WINDOW]; /* [run.fed, run.fed_end) waits for the program */
 
@@ -309,8 +310,9 @@ bool run_unclean(void)
     return run.unclean;
 }
 
-/* Calls `take` for each process but the runner and the one that is spared; false: there is none. */
-static bool each_program(void (*take)(pid_t process))
+/* Sends a signal, or none for 0, to each process but the runner and the one that is spared. False:
+ * there is none. */
+static bool signal_each(int number)
 {
     DIR *processes = opendir("/proc");
     struct dirent *entry;
@@ -320,21 +322,12 @@ static bool each_program(void (*take)(pid_t process))
         if (process <= 1 || process == standby_spared())
             continue;
         found = true;
-        take(process);
+        if (number)
+            kill(process, number);
     }
     if (processes)
         closedir(processes);
     return found;
-}
-
-static void kill_one(pid_t process)
-{
-    kill(process, SIGKILL);
-}
-
-static void note_one(pid_t process)
-{
-    (void)process;
 }
 
 /* Where one process is to live, all are stopped before the others are killed one by one: a stopped
@@ -343,10 +336,10 @@ static bool kill_programs(void)
 {
     if (standby_spared() == 0)
         return kill(-1, SIGKILL) == 0;
-    if (!each_program(note_one))
+    if (!signal_each(0))
         return false;
     kill(-1, SIGSTOP);
-    each_program(kill_one);
+    signal_each(SIGKILL);
     standby_resume(); /* it may have a child to reap */
     return true;
 }
