@@ -40,7 +40,7 @@ def _entry(row: Environment) -> dict[str, Any]:
     entry: dict[str, Any] = {name: getattr(row, name) for name in _COPIED}
     entry |= {name: getattr(row, name) for name in _WHERE_SET if getattr(row, name)}
     if row.preload:
-        entry["preload"] = row.preload.split(", ")
+        entry["preload"] = list(row.preloaded_modules)
     entry["warm_pool_size"] = row.warm_pool_size
     where_given = {name: getattr(row, name) for name in ("warm_pool_max", "network")}
     entry |= {name: value for name, value in where_given.items() if value is not None}

@@ -300,6 +300,10 @@ class Environment(models.Model):
                 raise ValidationError({limit.maximum_field: message})
 
     @property
+    def preloaded_modules(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.preload.split(",") if name)
+
+    @property
     def image_reference(self) -> str:
         """The full name of the image that sessions get, such as `code-executor-python`."""
         return self.image_of(self.build_id)

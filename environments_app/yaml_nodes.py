@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -117,24 +117,17 @@ class Value:
     def checked(self, check: Callable[[str], None]) -> str | None:
         """A text that `check` accepts; its ValueError states the problem."""
         text = self.text()
-        if text is None:
-            return None
-        try:
-            check(text)
-        except ValueError as error:
-            self.problem(f"{text!r} is wrong; {error}")
-            return None
-        return text
+        return None if text is None else self._accepted(text, check)
 
     def joined(self, check: Callable[[str], None]) -> str | None:
         """A list of texts, with commas between them, that `check` accepts."""
-        nodes = self.node.value if isinstance(self.node, SequenceNode) else [self.node]
-        if not isinstance(self.node, SequenceNode) or not all(
-            isinstance(node, ScalarNode) for node in nodes
-        ):
+        nodes: list[Any] = self.node.value if isinstance(self.node, SequenceNode) else [None]
+        if not all(isinstance(node, ScalarNode) for node in nodes):
             self.problem(f"{self._found()} is wrong; allowed: a list such as [numpy, pandas]")
             return None
-        text = ", ".join(str(node.value) for node in nodes)
+        return self._accepted(", ".join(str(node.value) for node in nodes), check)
+
+    def _accepted(self, text: str, check: Callable[[str], None]) -> str | None:
         try:
             check(text)
         except ValueError as error:
