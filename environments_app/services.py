@@ -46,13 +46,15 @@ def sandbox_spec(
     image_id: str = "",
     runtime: str = "",
     uid: int | None = None,
+    prestart_bytes: int | None = None,
     wait_until_primed: bool = False,
 ) -> SandboxSpec:
     """What the driver needs to start a sandbox of this environment.
 
     `image`: instead of the one that sessions get. `image_id`: its id, if it is known. `runtime`:
     instead of the environment's own. `uid`: the user of programs, if the sandbox has a row.
-    `wait_until_primed`: the start takes until a run can begin at once.
+    `prestart_bytes`: of its revision, if it was measured. `wait_until_primed`: the start takes
+    until a run can begin at once.
     """
     return SandboxSpec(
         sandbox_id=str(sandbox_id),
@@ -69,7 +71,7 @@ def sandbox_spec(
         no_new_privileges=settings.CODE_EXECUTOR["NO_NEW_PRIVILEGES"],
         max_idle_seconds=max_idle_seconds,
         labels=settings.CODE_EXECUTOR["CONTAINER_LABELS"],
-        prestart=_prestart(environment),
+        prestart=_prestart(environment, prestart_bytes or 0),
         wait_until_primed=wait_until_primed,
     )
 
@@ -77,16 +79,15 @@ def sandbox_spec(
 _PRESTART_KINDS = {"python": PrestartKind.FORK, "node": PrestartKind.ONCE}
 
 
-def _prestart(environment: Environment) -> Prestart | None:
+def _prestart(environment: Environment, memory_bytes: int) -> Prestart | None:
     """What a sandbox keeps ready: the program of a run that names no file of its own."""
     if not environment.prestart:
         return None
-    revision = environment.current_revision
     return Prestart(
         kind=_PRESTART_KINDS[environment.prestart],
         argv=build_commands(environment, environment.default_filename).run,
-        preload=tuple(name for name in environment.preload.split(", ") if name),
-        memory_bytes=(revision.prestart_bytes if revision else None) or 0,
+        preload=environment.preloaded_modules,
+        memory_bytes=memory_bytes,
     )
 
 

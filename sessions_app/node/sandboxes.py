@@ -128,6 +128,7 @@ def start_sandbox(
                 max_idle_seconds=_max_idle_seconds(ttl_seconds),
                 runtime=runtime,
                 uid=sandbox.uid,
+                prestart_bytes=revision.prestart_bytes,
                 wait_until_primed=sandbox.status == Sandbox.Status.WARMING,
             )
         )

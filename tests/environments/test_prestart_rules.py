@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from django.core.exceptions import ValidationError
 
+from codeexec.sandbox import policy
+from codeexec.sandbox.types import PrestartKind
+from environments_app.definitions import Definition, DefinitionsError, read_definitions
 from environments_app.models import Environment
 from environments_app.rules import check_prestart
+from environments_app.services import sandbox_spec
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,47 @@ def test_the_console_refuses_the_same() -> None:
     with pytest.raises(ValidationError) as refused:
         row.clean()
     assert "can't be started ahead" in refused.value.message_dict["prestart"][0]
+
+
+def in_a_file(tmp_path: Path, keys: str) -> Definition:
+    path = tmp_path / "environments.yaml"
+    path.write_text(
+        "environments:\n  x:\n    default_filename: main.py\n"
+        f"    run_command: python {{file_path}}\n{keys}"
+    )
+    (definition,) = read_definitions(path).environments
+    return definition
+
+
+def test_the_file_has_modules_as_a_list(tmp_path: Path) -> None:
+    definition = in_a_file(tmp_path, "    prestart: python\n    preload: [numpy, pandas.core]\n")
+    assert (definition.prestart, definition.preload) == ("python", "numpy, pandas.core")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("    preload: numpy\n", "allowed: a list such as [numpy, pandas]"),
+        ("    preload: [[numpy]]\n", "allowed: a list such as [numpy, pandas]"),
+        ("    preload: [a b]\n", "allowed: names of Python modules"),
+        ("    prestart: ruby\n", "allowed: python, node"),
+    ],
+)
+def test_what_is_no_list_of_modules_is_refused(tmp_path: Path, keys: str, message: str) -> None:
+    with pytest.raises(DefinitionsError) as refused:
+        in_a_file(tmp_path, keys)
+    assert message in str(refused.value)
+
+
+@pytest.mark.django_db
+def test_what_the_revision_was_measured_with_comes_on_top_of_the_limits() -> None:
+    row = Environment(name="x", image="x", prestart="python", preload="numpy,pandas, scipy")
+    row.default_filename, row.run_command = "main.py", "python {file_path}"
+    spec = sandbox_spec(row, sandbox_id="a", node="n", max_idle_seconds=9, prestart_bytes=7)
+    assert spec.prestart is not None
+    assert spec.prestart.kind == PrestartKind.FORK
+    assert spec.prestart.argv == ("python", "/workspace/main.py")
+    assert spec.prestart.preload == ("numpy", "pandas", "scipy")
+    limits = policy.outer_limits(spec)
+    assert limits.memory_bytes == spec.limits.memory_bytes + 7
+    assert limits.pids == spec.limits.pids + 1
