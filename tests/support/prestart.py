@@ -1,0 +1,139 @@
+"""A program run both ways: in a process that was started before it was wanted, and anew."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import docker
+
+from codeexec.sandbox.docker.docker_driver import DockerDriver
+from codeexec.sandbox.types import (
+    Command,
+    Prestart,
+    RunResult,
+    SandboxHandle,
+    WorkspaceFile,
+)
+from tests.support.patience import eventually
+from tests.support.sandboxes import MIB, configured_image, docker_url, new_spec
+
+PYTHON = ("python", "/workspace/main.py")
+NODE = ("node", "--max-old-space-size=192", "/workspace/main.js")
+PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    source: str
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    stdin: bytes = b""
+    files: dict[str, str] = field(default_factory=dict)
+    wall_seconds: float = 20.0
+    prestarted: bool = True
+    """False: it must be started anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A sandbox that keeps a process ready, and one that doesn't."""
+
+    driver: DockerDriver
+    api: docker.APIClient
+    warm: SandboxHandle
+    anew: SandboxHandle
+    argv: tuple[str, ...]
+
+    def results(self, case: Case) -> tuple[RunResult, RunResult]:
+        return self._run(self.warm, case), self._run(self.anew, case)
+
+    def _run(self, handle: SandboxHandle, case: Case) -> RunResult:
+        with self.driver.connect(handle) as sandbox:
+            sandbox.run(emptying())
+            if handle is self.warm:
+                self.wait_until_ready()
+            sandbox.write_files(
+                [
+                    WorkspaceFile(
+                        path=Path(self.argv[-1]).name,
+                        content=case.source.encode("l1")
+                        if "latin-1" in case.source
+                        else case.source.encode(),
+                    ),
+                    *(
+                        WorkspaceFile(path=path, content=text.encode())
+                        for path, text in case.files.items()
+                    ),
+                ]
+            )
+            return sandbox.run(
+                Command(
+                    argv=(*self.argv, *case.args),
+                    env=case.env,
+                    stdin=case.stdin,
+                    wall_seconds=case.wall_seconds,
+                    output_bytes=MIB,
+                )
+            )
+
+    def wait_until_ready(self) -> None:
+        """A Node.js process can be taken while it starts."""
+        count = 2 if self.argv == PYTHON else 1
+
+        def ready() -> bool:
+            listed = self.api.top(self.warm.container_id)["Processes"]
+            return len(listed) > count
+
+        assert eventually(ready)
+
+
+def emptying() -> Command:
+    """Both sandboxes are left as empty as new ones."""
+    script = "rm -rf /workspace/* /workspace/.[!.]* /tmp/* /tmp/.[!.]*"
+    return Command(argv=("sh", "-c", script), wall_seconds=20, output_bytes=1000)
+
+
+@contextlib.contextmanager
+def pair(
+    driver: DockerDriver, environment: str, prestart: Prestart, memory_mib: int
+) -> Iterator[Pair]:
+    limits = replace(new_spec().limits, memory_bytes=memory_mib * MIB, pids=256)
+    spec = new_spec(configured_image(environment), environment=environment, limits=limits)
+    ready = replace(
+        spec, sandbox_id=new_spec().sandbox_id, prestart=prestart, wait_until_primed=True
+    )
+    try:
+        yield Pair(
+            driver=driver,
+            api=docker.APIClient(base_url=docker_url()),
+            warm=driver.start(ready),
+            anew=driver.start(spec),
+            argv=prestart.argv,
+        )
+    finally:
+        driver.destroy(spec.sandbox_id)
+        driver.destroy(ready.sandbox_id)
+
+
+VARYING = re.compile(
+    rb"(?s)<--- Last few GCs.*?(?=FATAL)|(?m:^ ?\d+: .*?\n)|0x[0-9a-f]+|(?<=\[)\d+(?=\])"
+    rb"|node:internal/[^\n]*|\(node:\d+\)"
+)
+"""Addresses, numbers of processes, and how far the garbage collector of Node.js had come."""
+
+
+def seen(result: RunResult) -> tuple[object, ...]:
+    """What a client sees, without addresses and numbers of processes."""
+    texts = [VARYING.sub(b"*", text) for text in (result.stdout, result.stderr)]
+    return (result.verdict, result.exit_code, result.signal, *texts)
+
+
+def compare(both: Pair, case: Case) -> None:
+    warm, anew = both.results(case)
+    assert seen(warm) == seen(anew)
+    assert warm.prestarted is case.prestarted
+    assert not anew.prestarted
