@@ -95,6 +95,7 @@ _EXECUTION = {
     "wall_seconds": "0.01 + dice / 500.0",
     "cpu_seconds": "0.01 + dice / 1000.0",
     "memory_peak_bytes": "9000000 + dice * 100000",
+    "prestarted": "CASE WHEN dice < 98 THEN dice %% 3 > 0 END",
     "error_reason": "CASE WHEN dice = 99 THEN 'The worker that ran it has died.' ELSE '' END",
     "worker": "'node/' || 1000 + n %% 4",
     "received_at": "queued - interval '1 ms'",

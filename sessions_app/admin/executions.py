@@ -45,7 +45,7 @@ _SUMMARY = (
     ("status_badge", "verdict_badge", "environment"),
     ("id", "session_in_full", "sequence"),
     ("exit_code", "signal", "timeout"),
-    ("wall", "cpu", "memory"),
+    ("wall", "cpu", "memory", "started_as"),
     "repeated",
 )
 _OPTIONAL_INPUT = ("stdin", "args", "env", "files")
@@ -89,6 +89,7 @@ class ExecutionAdmin(ExecutionActions, HistoryAdmin):
         ("session__node", admin.RelatedFieldListFilter),
         ("session__client", admin.RelatedFieldListFilter),
         DurationFilter,
+        "prestarted",
         WithinFilter,
         ("queued_at", DayRangeFilter),
     )
@@ -171,6 +172,10 @@ class ExecutionAdmin(ExecutionActions, HistoryAdmin):
             return "-"
         original = Execution.row(execution.repeats).only("pk").first()
         return str(execution.repeats) if original is None else page_link(original)
+
+    @column("Pre-started")
+    def started_as(self, execution: Execution) -> str:
+        return "-" if execution.prestarted is None else "yes" if execution.prestarted else "no"
 
     @column("Environment")
     def environment(self, execution: Execution) -> str:

@@ -174,6 +174,8 @@ def _figures(execution: Execution) -> Iterator[tuple[str, str]]:
         yield "CPU", duration(execution.cpu_seconds)
     if execution.memory_peak_bytes is not None:
         yield "memory", size(execution.memory_peak_bytes)
+    if execution.prestarted:
+        yield "began", "pre-started"
 
 
 def _given(execution: Execution, before: Execution | None) -> Iterator[tuple[str, str]]:

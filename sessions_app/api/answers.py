@@ -184,6 +184,11 @@ class ExecutionSerializer(serializers.Serializer[Any]):
     memory_peak = serializers.IntegerField(
         allow_null=True, help_text="Bytes: all its processes and the workspace's files together."
     )
+    prestarted = serializers.BooleanField(
+        allow_null=True,
+        help_text="Whether its process had started before it was asked for. Null when no program"
+        " ran to its end.",
+    )
     stdout_truncated = serializers.BooleanField()
     stderr_truncated = serializers.BooleanField()
     compile = CompileSerializer(allow_null=True)
@@ -217,6 +222,7 @@ class ExecutionSerializer(serializers.Serializer[Any]):
             "signal": execution.signal or None,
             "cpu_time": execution.cpu_seconds,
             "memory_peak": execution.memory_peak_bytes,
+            "prestarted": execution.prestarted,
             "stdout_truncated": execution.stdout_truncated,
             "stderr_truncated": execution.stderr_truncated,
             "compile": _compilation(execution),

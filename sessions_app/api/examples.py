@@ -83,6 +83,7 @@ EXECUTE = [
             "signal": None,
             "cpu_time": 0.0147,
             "memory_peak": 9961472,
+            "prestarted": True,
             "stdout_truncated": False,
             "stderr_truncated": False,
             "compile": None,

@@ -159,6 +159,11 @@ class Execution(models.Model):
     wall_seconds = models.FloatField(null=True)
     cpu_seconds = models.FloatField(null=True)
     memory_peak_bytes = models.BigIntegerField(null=True)
+    prestarted = models.BooleanField(
+        "pre-started",
+        null=True,
+        help_text="Whether its process had started before the run. Empty: no program ran.",
+    )
 
     compile_exit_code = models.IntegerField(null=True)
     compile_stdout = models.BinaryField(default=bytes)

@@ -249,6 +249,7 @@ def finish(
         # A failed compilation counts as the run: clients show `stderr` where nothing else ran.
         **_columns(outcome.run or outcome.compilation),
         **_columns(outcome.compilation, "compile_"),
+        "prestarted": outcome.run.prestarted if outcome.run else None,
     }
     parameters["signal"] = parameters["signal"] or ""
     parameters["output_bytes"] = sum(len(parameters[name]) for name in run_sql.OUTPUT_COLUMNS)

@@ -20,6 +20,7 @@ CANCELS_CHANNEL = "code_executor_cancels"
 RESULT_COLUMNS = (
     "id", "session_id", "sequence", "status", "verdict", "exit_code", "signal", "stdout", "stderr",
     "stdout_truncated", "stderr_truncated", "wall_seconds", "cpu_seconds", "memory_peak_bytes",
+    "prestarted",
     "compile_exit_code", "compile_stdout", "compile_stderr", "compile_stdout_truncated",
     "compile_stderr_truncated", "compile_wall_seconds",
     "error_reason", "revision_id", "received_at", "queued_at", "claimed_at", "started_at",

@@ -32,6 +32,8 @@ from sessions_app.models.statistics import LENGTHS, Addition, add
 
 EXECUTIONS = "executions"
 """By environment and verdict."""
+RUNS = "runs"
+"""By environment, and `true` or `false`: whether the program's process was pre-started."""
 EXECUTION_SECONDS = "execution_seconds"
 """By environment and stage: a histogram."""
 SESSIONS_OPENED = "sessions_opened"
@@ -108,12 +110,13 @@ _BUCKET = "ceil(ln(greatest({seconds}, %(shortest)s)) / ln(%(ratio)s))::int"
 _TIMES = (
     "id, session_id, verdict, received_at, queued_at, claimed_at, started_at, finished_at, "
     "CASE WHEN verdict <> 'compile_error' THEN wall_seconds END AS run_seconds, "
-    "compile_wall_seconds AS compile_seconds"
+    "compile_wall_seconds AS compile_seconds, prestarted"
 )
 """The row of a failed compilation has its time in both places."""
 
 _RUNS = f"""
-SELECT environment.name, new.verdict, date_trunc('minute', new.queued_at), stage.name,
+SELECT environment.name, new.verdict, new.prestarted, date_trunc('minute', new.queued_at),
+       stage.name,
        width_bucket(-stage.seconds, %(bounds)s::float8[]),
        {_BUCKET.format(seconds="stage.seconds")},
        count(*), sum(stage.seconds)
@@ -133,7 +136,7 @@ CROSS JOIN LATERAL (VALUES
 ) AS stage(name, seconds)
 WHERE new.finished_at IS NOT NULL AND new.id <> ALL(%(unfinished)s)
   AND stage.seconds IS NOT NULL
-GROUP BY 1, 2, 3, 4, 5, 6
+GROUP BY 1, 2, 3, 4, 5, 6, 7
 """  # noqa: S608 -- constants of this module
 
 _OPENED = f"""
@@ -221,11 +224,14 @@ def _count_runs(mark: TotalMark, until: datetime, minutes: Minutes) -> list[Addi
     # First, so that one that ends at this moment is counted the next time, and not never.
     mark.left = [row[0] for row in fetch_all(_LEFT_RUNS, given)]
     ended: Counter[tuple[str, str]] = Counter()
+    ran: Counter[tuple[str, str]] = Counter()
     lasted: dict[tuple[str, str], Histogram] = defaultdict(Histogram)
     for row in fetch_all(_RUNS, given | {"unfinished": mark.left}):
-        environment, verdict, minute, stage, place, bucket, number, seconds = row
+        environment, verdict, prestarted, minute, stage, place, bucket, number, seconds = row
         if stage == "whole":  # which each has
             ended[environment, verdict] += number
+            if prestarted is not None:
+                ran[environment, str(prestarted).lower()] += number
             minutes[minute]["verdict"][verdict] += number
         if verdict not in _NOT_COMPLETED:
             minutes[minute][stage][str(bucket)] += number
@@ -235,6 +241,7 @@ def _count_runs(mark: TotalMark, until: datetime, minutes: Minutes) -> list[Addi
         histogram.buckets[len(BOUNDS) - place] += number  # places count from the longest
     return [
         *(Addition(name=EXECUTIONS, labels=key, count=number) for key, number in ended.items()),
+        *(Addition(name=RUNS, labels=key, count=number) for key, number in ran.items()),
         *(
             Addition(name=EXECUTION_SECONDS, labels=key, **asdict(histogram))
             for key, histogram in lasted.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.db import connection
 from django.test import Client
@@ -144,6 +146,18 @@ def test_a_page_reads_no_more_of_what_is_large_than_it_shows(
     assert "ж" * (SHOWN_CHARACTERS - 1) in text
     assert "&quot;LEVEL&quot;: &quot;3&quot;" in text
     assert len(text) < 6 * SHOWN_CHARACTERS
+
+
+def test_pages_tell_what_was_prestarted(
+    admin_client: Client, this: Node, python: Environment
+) -> None:
+    own = session(python, this)
+    ahead, anew = execution(own, prestarted=True), execution(own, sequence=2, prestarted=False)
+    for row, word in ((ahead, "yes"), (anew, "no")):
+        assert re.search(f"Pre-started.{{,400}}>{word}<", text_of(admin_client, page(row)), re.S)
+    found = shown(admin_client, EXECUTION, prestarted__exact="1")
+    assert found == {str(ahead.pk)}
+    assert text_of(admin_client, page(own)).count("began <b>pre-started</b>") == 1
 
 
 def test_a_page_says_why_we_failed_and_is_silent_about_what_there_was_not(

@@ -63,14 +63,15 @@ def test_every_run_explains_itself(execute: Any) -> None:
     body = execute(code="print(1)")
     assert set(body) == {
         "session_id", "execution_id", "sequence", "status", "verdict", "stdout", "stderr",
-        "exit_code", "execution_time", "signal", "cpu_time", "memory_peak", "stdout_truncated",
-        "stderr_truncated", "compile", "error", "revision", "image_digest", "queued_at",
-        "started_at", "finished_at",
+        "exit_code", "execution_time", "signal", "cpu_time", "memory_peak", "prestarted",
+        "stdout_truncated", "stderr_truncated", "compile", "error", "revision", "image_digest",
+        "queued_at", "started_at", "finished_at",
     }  # fmt: skip
     UUID(body["execution_id"])
     assert (body["sequence"], body["verdict"]) == (1, "ok")
     assert (body["signal"], body["compile"], body["error"]) == (None, None, None)
     assert (body["stdout_truncated"], body["stderr_truncated"]) == (False, False)
+    assert body["prestarted"] is False
     assert (type(body["cpu_time"]), type(body["memory_peak"])) == (float, int)
     times = [
         datetime.fromisoformat(body[name]) for name in ("queued_at", "started_at", "finished_at")
@@ -109,7 +110,7 @@ def test_a_failure_of_ours_is_an_error_with_its_reason(execute: Any, driver: Fak
     assert body["error"].startswith("The container is gone.")
     assert (body["stdout"], body["stderr"]) == ("", "")
     assert (body["exit_code"], body["execution_time"]) == (None, 0.0)
-    assert (body["cpu_time"], body["memory_peak"]) == (None, None)
+    assert (body["cpu_time"], body["memory_peak"], body["prestarted"]) == (None, None, None)
 
 
 def test_a_compilation_is_shown(execute: Any) -> None:

@@ -146,7 +146,7 @@ EVERY_BYTE = bytes(range(256))
 OUTCOMES = [
     outcome(),
     outcome(stdout=EVERY_BYTE, stderr=b"\\x00\n'\""),
-    outcome(stdout=b"", wall_seconds=1.0, cpu_seconds=0.0),
+    outcome(stdout=b"", wall_seconds=1.0, cpu_seconds=0.0, prestarted=True),
     outcome(Verdict.RUNTIME_ERROR, exit_code=139, signal="SIGSEGV", stderr_truncated=True),
     outcome(Verdict.CANCELLED, stdout=b"so far", memory_peak_bytes=2**40),
     Outcome(

@@ -110,6 +110,18 @@ class TestExecutions:
                 value("executions_total", samples, environment="python", verdict="time_limit") == 1
             )
 
+    def test_are_counted_by_how_their_programs_started(self, session: Session) -> None:
+        for prestarted in (True, True, False):
+            ended(session, prestarted=prestarted)
+        ended(session, "internal_error", status="error", error_reason="x", exit_code=None)
+        samples = scrape()
+        started = {
+            word: value("runs_total", samples, environment="python", prestarted=word)
+            for word in ("true", "false")
+        }
+        assert started == {"true": 2, "false": 1}
+        assert value("execution_stage_seconds_count", samples, environment="python", stage="whole")
+
     def test_have_their_stages_in_histograms(self, session: Session) -> None:
         ended(session)
         samples = scrape()

@@ -98,6 +98,7 @@ def _whole(execution: Execution) -> list[str]:
         "worker": execution.worker,
         "queued": f"{execution.queued_at:%Y-%m-%d %H:%M:%S} UTC",
         "took": f"{duration(execution.wall_seconds)}, CPU {duration(cpu)}, memory {size(memory)}",
+        "pre-started": "yes" if execution.prestarted else "",
         "file": execution.filename,
         "arguments": " ".join(execution.args),
         "other files": ", ".join(execution.files),

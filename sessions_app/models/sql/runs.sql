@@ -143,7 +143,7 @@ WITH session AS MATERIALIZED (
         signal = %(signal)s, stdout = %(stdout)s, stderr = %(stderr)s,
         stdout_truncated = %(stdout_truncated)s, stderr_truncated = %(stderr_truncated)s,
         wall_seconds = %(wall_seconds)s, cpu_seconds = %(cpu_seconds)s,
-        memory_peak_bytes = %(memory_peak_bytes)s,
+        memory_peak_bytes = %(memory_peak_bytes)s, prestarted = %(prestarted)s,
         compile_exit_code = %(compile_exit_code)s, compile_stdout = %(compile_stdout)s,
         compile_stderr = %(compile_stderr)s, compile_wall_seconds = %(compile_wall_seconds)s,
         compile_stdout_truncated = %(compile_stdout_truncated)s,

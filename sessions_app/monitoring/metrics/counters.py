@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -36,6 +36,12 @@ METRICS = (
         help="Executions that have ended, by verdict.",
         total=statistics.EXECUTIONS,
         labels=("environment", "verdict"),
+    ),
+    Metric(
+        name="code_executor_runs",
+        help="Programs that were run, by whether their process was pre-started: true or false.",
+        total=statistics.RUNS,
+        labels=("environment", "prestarted"),
     ),
     Metric(
         name="code_executor_execution_stage_seconds",
@@ -82,33 +88,30 @@ METRICS = (
 )
 
 
-def _expected(of: Iterable[str]) -> Callable[[], list[tuple[str, ...]]]:
-    """Series that exist from the start: one that appears with its first failure has no rate."""
-
-    def expected() -> list[tuple[str, ...]]:
-        names = Environment.objects.enabled().order_by("name").values_list("name", flat=True)
-        return [(name, value) for name in names for value in of]
-
-    return expected
-
-
-_EXPECTED: dict[str, Callable[[], list[tuple[str, ...]]]] = {
-    statistics.EXECUTIONS: _expected(Execution.Verdict.values),
-    statistics.SESSIONS_OPENED: _expected(("warm", "cold")),
-    statistics.SESSIONS_CLOSED: _expected((*Session.StopReason.values, "error")),
+_EXPECTED: dict[str, Sequence[str]] = {
+    statistics.EXECUTIONS: Execution.Verdict.values,
+    statistics.RUNS: ("true", "false"),
+    statistics.SESSIONS_OPENED: ("warm", "cold"),
+    statistics.SESSIONS_CLOSED: (*Session.StopReason.values, "error"),
 }
+"""Of each environment, the series that exist from the start: one that appears with its first
+failure has no rate."""
 
 
 class TotalsCollector(Collector):
     def collect(self) -> Iterator[Family]:
+        enabled = Environment.objects.enabled().order_by("name")
+        names = list(enabled.values_list("name", flat=True))
         kept: dict[str, dict[tuple[str, ...], Total]] = {}
         for total in Total.objects.order_by("name", "labels"):
             kept.setdefault(total.name, {})[tuple(total.labels)] = total
         for metric in METRICS:
-            yield _family(metric, kept.get(metric.total, {}))
+            yield _family(metric, kept.get(metric.total, {}), names)
 
 
-def _family(metric: Metric, kept: dict[tuple[str, ...], Total]) -> Family:
+def _family(
+    metric: Metric, kept: dict[tuple[str, ...], Total], environments: Sequence[str]
+) -> Family:
     if metric.is_histogram:
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
         for labels, total in kept.items():
@@ -116,8 +119,8 @@ def _family(metric: Metric, kept: dict[tuple[str, ...], Total]) -> Family:
             histogram.add_metric(labels, buckets, sum_value=total.seconds)
         return histogram
     counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-    expected = _EXPECTED.get(metric.total)
-    counts = dict.fromkeys(expected() if expected else [], 0)
+    expected = _EXPECTED.get(metric.total, ())
+    counts: dict[tuple[str, ...], int] = dict.fromkeys(product(environments, expected), 0)
     counts |= {labels: total.count for labels, total in kept.items()}
     for labels, count in counts.items():
         counter.add_metric(labels, count)
