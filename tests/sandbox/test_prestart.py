@@ -17,17 +17,17 @@ pytestmark = pytest.mark.docker
 
 
 @pytest.mark.parametrize("name", PYTHON_CASES)
-def test_python(python: Pair, name: str) -> None:
-    compare(python, PYTHON_CASES[name])
+def test_python(python_pair: Pair, name: str) -> None:
+    compare(python_pair, PYTHON_CASES[name])
 
 
 @pytest.mark.thorough  # what the image of its environment makes of it
 @pytest.mark.parametrize("name", [*PRELOADED_CASES, *SHARED_BY_PRELOADED])
-def test_python_with_libraries(preloaded: Pair, name: str) -> None:
-    compare(preloaded, PRELOADED_CASES.get(name) or PYTHON_CASES[name])
+def test_python_with_libraries(preloaded_pair: Pair, name: str) -> None:
+    compare(preloaded_pair, PRELOADED_CASES.get(name) or PYTHON_CASES[name])
 
 
 @pytest.mark.thorough  # what the image of its environment makes of it
 @pytest.mark.parametrize("name", NODE_CASES)
-def test_node(node: Pair, name: str) -> None:
-    compare(node, NODE_CASES[name])
+def test_node(node_pair: Pair, name: str) -> None:
+    compare(node_pair, NODE_CASES[name])

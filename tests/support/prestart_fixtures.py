@@ -14,19 +14,19 @@ pytest_plugins = ["tests.support.sandbox_fixtures"]
 
 
 @pytest.fixture(scope="module")
-def python(docker_driver: DockerDriver) -> Iterator[Pair]:
+def python_pair(docker_driver: DockerDriver) -> Iterator[Pair]:
     with pair(docker_driver, "python", Prestart(kind=PrestartKind.FORK, argv=PYTHON), 256) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
-def preloaded(docker_driver: DockerDriver) -> Iterator[Pair]:
+def preloaded_pair(docker_driver: DockerDriver) -> Iterator[Pair]:
     prestart = Prestart(kind=PrestartKind.FORK, argv=PYTHON, preload=PRELOAD)
     with pair(docker_driver, "python-ml", prestart, 512) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
-def node(docker_driver: DockerDriver) -> Iterator[Pair]:
+def node_pair(docker_driver: DockerDriver) -> Iterator[Pair]:
     with pair(docker_driver, "node", Prestart(kind=PrestartKind.ONCE, argv=NODE), 256) as both:
         yield both
