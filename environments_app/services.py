@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -162,14 +163,32 @@ def add_revision(
 ) -> EnvironmentRevision:
     """The environment's next revision. The caller has locked the environment's row."""
     current = environment.current_revision
+    definition = environment.definition()
     return EnvironmentRevision.objects.create(
         environment=environment,
         number=current.number + 1 if current else 1,
         node=node,
         image_id=image_id,
         size_bytes=size_bytes,
-        definition=environment.definition(),
+        definition=definition,
         build_id=environment.build_id,
         columns=environment.defining_columns(),
+        prestart_bytes=_prestart_bytes(environment, image_id, definition),
         cause=cause,
     )
+
+
+_MEASURED_WITH = ("prestart", "preload", "run_command", "runtime")
+"""What decides, besides the image, how much a started interpreter takes."""
+
+
+def _prestart_bytes(
+    environment: Environment, image_id: str, definition: dict[str, Any]
+) -> int | None:
+    """What an earlier revision with the same interpreter was measured with, so that the first
+    sandboxes of a new one have it already.
+    """
+    same = {f"definition__{name}": definition[name] for name in _MEASURED_WITH}
+    earlier = environment.revisions.filter(image_id=image_id, **same).exclude(prestart_bytes=None)
+    found: int | None = earlier.order_by("-number").values_list("prestart_bytes", flat=True).first()
+    return found

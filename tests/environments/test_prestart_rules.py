@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
@@ -12,7 +13,7 @@ from codeexec.sandbox.types import PrestartKind
 from environments_app.definitions import Definition, DefinitionsError, read_definitions
 from environments_app.models import Environment
 from environments_app.rules import check_prestart
-from environments_app.services import sandbox_spec
+from environments_app.services import add_revision, record_prestart, sandbox_spec
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,35 @@ def test_what_is_no_list_of_modules_is_refused(tmp_path: Path, keys: str, messag
     with pytest.raises(DefinitionsError) as refused:
         in_a_file(tmp_path, keys)
     assert message in str(refused.value)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("image_id", "changes", "measured"),
+    [
+        ("sha256:a", {"pids": 99}, 7_000_000),
+        ("sha256:b", {"pids": 99}, None),
+        ("sha256:a", {"preload": "numpy, scipy"}, None),
+        ("sha256:a", {"prestart": "", "preload": ""}, None),
+        ("sha256:a", {"run_command": "python -O {file_path}"}, None),
+        ("sha256:a", {"runtime": "runsc"}, None),
+    ],
+)
+def test_a_new_revision_takes_over_what_its_interpreter_was_measured_with(
+    image_id: str, changes: dict[str, Any], measured: int | None
+) -> None:
+    row = Environment(name="x", image="x", prestart="python", preload="numpy")
+    row.default_filename, row.file_extension, row.run_command = (
+        "main.py",
+        ".py",
+        "python {file_path}",
+    )
+    row.save()
+    first = add_revision(row, "node", "sha256:a", 1)
+    record_prestart(first, 7_000_000)
+    for name, value in changes.items():
+        setattr(row, name, value)
+    assert add_revision(row, "node", image_id, 1).prestart_bytes == measured
 
 
 @pytest.mark.django_db
