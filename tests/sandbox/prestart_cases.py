@@ -175,6 +175,216 @@ PYTHON_CASES = {
     "run path": Case(
         source="import runpy, os\nprint(runpy.run_path('other.py')['x'])", files={"other.py": "x=3"}
     ),
+    "umask": Case(
+        source="import os, subprocess, tempfile\n"
+        "open('f', 'w').close(); os.mkdir('d'); os.mkfifo('p')\n"
+        "print([oct(os.stat(n).st_mode) for n in 'fdp'], tempfile.gettempdir())\n"
+        "subprocess.run(['sh', '-c', 'umask; touch g; stat -c %a g'])",
+    ),
+    "limits of children": Case(
+        source="import subprocess\n"
+        "subprocess.run(['sh', '-c', 'ulimit -a; ulimit -Ha; grep ^Sig /proc/self/status; nice'])",
+    ),
+    "own limits": Case(
+        source="import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))\n"
+        "print(os.dup(0), os.dup(0))\nos.dup(0)",
+    ),
+    "limit of processor time": Case(
+        source="import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass",
+    ),
+    "ids": Case(
+        source="import os, pwd\n"
+        "print(os.getresuid() == os.getresgid(), os.getgroups() == [os.getgid()])\n"
+        "print(pwd.getpwuid(os.getuid()).pw_name, os.getpid() == int(os.readlink('/proc/self')))\n"
+        "print(os.getpgrp() == os.getpid(), os.tcgetpgrp if os.isatty(0) else 'no terminal')\n"
+        "open('/dev/tty')",
+    ),
+    "settings of the process": Case(
+        source="import ctypes\n"
+        "libc, value = ctypes.CDLL(None), ctypes.c_int(-1)\n"
+        "print([libc.prctl(n, 0, 0, 0, 0) for n in (3, 7, 14, 21, 23, 27, 30, 39, 42)])\n"
+        "print([(libc.prctl(n, ctypes.byref(value), 0, 0, 0), value.value) for n in (2, 5, 37)])\n"
+        "print(libc.personality(0xffffffff), open('/proc/self/coredump_filter').read())\n"
+        "print(open('/proc/self/timerslack_ns').read(), libc.syscall(252, 1, 0))",
+    ),
+    "memory that others have": Case(
+        source="import os\n"
+        "print([l.split()[5:] for l in open('/proc/self/maps') if l.split()[1][3] == 's'])\n"
+        "print(len(os.listdir('/proc/self/task')), os.listdir('/dev/shm'))",
+    ),
+    "timers": Case(
+        source="import signal\n"
+        "print([signal.getitimer(n) for n in range(3)], signal.sigpending())\n"
+        "print(signal.set_wakeup_fd(-1))\n"
+        "def rung(*a): raise TimeoutError('rung')\n"
+        "signal.signal(signal.SIGALRM, rung); signal.setitimer(signal.ITIMER_REAL, 0.05)\n"
+        "signal.pause()",
+    ),
+    "interrupt by a signal": Case(source="import os, signal; os.kill(os.getpid(), signal.SIGINT)"),
+    "broken pipe": Case(
+        source="import os, subprocess\n"
+        "print(subprocess.run('yes | head -n 2', shell=True, capture_output=True))\n"
+        "r, w = os.pipe(); os.close(r); os.write(w, b'x')",
+    ),
+    "exit code 256": Case(source="import sys; sys.exit(256)"),
+    "exit code -1": Case(source="raise SystemExit(-1)"),
+    "exit with an object": Case(source="import sys; sys.exit({'a': (1,)})"),
+    "exit in a thread": Case(
+        source="import sys, threading\n"
+        "t = threading.Thread(target=sys.exit, args=(5,)); t.start(); t.join(); print('end')",
+    ),
+    "error in a thread": Case(
+        source="import threading\n"
+        "t = threading.Thread(target=lambda: 1 / 0, name='T'); t.start(); t.join(); print('end')",
+    ),
+    "daemon thread at exit": Case(
+        source="import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); print('end')",
+    ),
+    "error while exiting": Case(
+        source="import atexit, sys, weakref\n"
+        "atexit.register(sys.exit, 9)\n"
+        "class A: pass\n"
+        "a = A(); weakref.finalize(a, print, 'finalized')\n"
+        "def g():\n    try: yield\n    finally: print('closed')\n"
+        "x = g(); next(x); print('end')",
+    ),
+    "chained errors": Case(
+        source="def f():\n    try: {}['a']\n    except KeyError as e:\n"
+        "        e.add_note('a note'); raise ValueError('b') from e\n"
+        "try: f()\nexcept ValueError as e: raise ExceptionGroup('both', [e, OSError(2, 'no')])",
+    ),
+    "error in a module": Case(
+        source="import broken", files={"broken.py": "def f():\n    return [][1]\nf()\n"}
+    ),
+    "indentation error": Case(source="if 1:\nprint(1)"),
+    "hooks": Case(
+        source="import sys, threading\n"
+        "print(sys.gettrace(), sys.getprofile(), threading.gettrace(), hasattr(sys, 'ps1'))\n"
+        "print(sys.excepthook, sys.displayhook, sys.unraisablehook, sys.breakpointhook)\n"
+        "print(sys.get_asyncgen_hooks(), sys.getdlopenflags(), hasattr(sys, 'last_exc'))\n"
+        "sys.excepthook = lambda *a: print('hook', a[0], a[2].tb_frame.f_code.co_filename)\n"
+        "1 / 0",
+    ),
+    "syntax warning": Case(source="print('\\d')\nassert (1, 'x')\n"),
+    "encodings": Case(
+        source="import io, sys\n"
+        "for s in (sys.stdin, sys.stdout, sys.stderr): print(s.encoding, s.errors, s.newlines)\n"
+        "print(open('/etc/passwd').encoding, io.text_encoding(None), ascii(sys.argv))\n"
+        "print('\\udc80')",
+        args=("ü\udc80",),
+    ),
+    "input that is no text": Case(source="print(ascii(input()))", stdin=b"\xff\xfe\n"),
+    "much input": Case(
+        source="import hashlib, sys\n"
+        "print(sys.stdin.readline(), next(sys.stdin), hashlib.sha256(sys.stdin.buffer.read())"
+        ".hexdigest(), sys.stdin.read())",
+        stdin=b"first\nsecond\n" + bytes(range(256)) * 2000,
+    ),
+    "input of children": Case(
+        source="import subprocess, sys\n"
+        "print(input(), subprocess.run(['cat'], capture_output=True))\n"
+        "print(subprocess.run([sys.executable, '-c', 'print(open(0).read())']))",
+        stdin=b"a\nb\n",
+    ),
+    "killed with output left": Case(
+        source="import os, signal\nprint('a', end=''); os.kill(os.getpid(), signal.SIGKILL)"
+    ),
+    "fork with output left": Case(
+        source="import os\nprint('a')\nif os.fork() == 0: print('child')\nelse: os.wait()"
+    ),
+    "another program": Case(
+        source="import os, sys\nprint('lost')\n"
+        "os.execv(sys.executable, [sys.executable, '-c', 'import sys; print(sys.flags, sys.argv)'])"
+    ),
+    "deep recursion": Case(
+        source="import sys\nsys.setrecursionlimit(30000)\n"
+        "def f(n): return n and f(n - 1) + 1\nprint(f(20000))\n"
+        "x = []\nfor _ in range(200000): x = [x]\n"
+        "try: repr(x)\nexcept RecursionError as e: print(e)",
+    ),
+    "stack of a thread": Case(
+        source="import resource, threading\n"
+        "threading.stack_size(1 << 20); n = 0\n"
+        "def f():\n    global n\n    n += 1\n    f()\n"
+        "def g():\n    try: f()\n    except RecursionError: print(n)\n"
+        "t = threading.Thread(target=g); t.start(); t.join()\n"
+        "resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 1 << 20)); print('end')",
+    ),
+    "refused memory": Case(
+        source="import resource\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
+        "x = bytearray(500 << 20)",
+    ),
+    "memory of a child": Case(
+        source="import os, time\n"
+        "if os.fork() == 0: x = bytearray(2 << 30); x[::4096] = x[::4096]\n"
+        "print(os.wait()[1]); time.sleep(0.01)",
+    ),
+    "time limit": Case(source="print('a', flush=True)\nwhile True: pass", wall_seconds=1),
+    "output limit": Case(source="while True: print('x' * 99)"),
+    "times": Case(
+        source="import os, resource, time\n"
+        "print(os.times()[2:4], resource.getrusage(resource.RUSAGE_CHILDREN)[:2])\n"
+        "print(time.process_time() < 0.2, time.thread_time() < 0.2)",
+    ),
+    "modules": Case(
+        source="import sys, builtins\n"
+        "print(sorted(sys.modules), sorted(dir(builtins)), sorted(dir(sys)))\n"
+        "print([(n, getattr(m, '__file__', None), m.__spec__) for n, m in sorted(sys.modules"
+        ".items())])\nprint(sys.path_hooks, sys.builtin_module_names)",
+    ),
+    "state of libraries": Case(
+        source="import decimal, gc, locale, logging, os, signal, socket, time, asyncio\n"
+        "print(decimal.getcontext(), locale.setlocale(locale.LC_ALL), logging.root.handlers)\n"
+        "print(gc.isenabled(), gc.garbage, gc.callbacks, gc.get_debug())\n"
+        "print(socket.getdefaulttimeout())\n"
+        "print(os.get_blocking(0), os.get_blocking(1), time.get_clock_info('monotonic'))\n"
+        "asyncio.get_running_loop()",
+    ),
+    "code of the program": Case(
+        source="import dataclasses, inspect, pickle\n"
+        "@dataclasses.dataclass\nclass A:\n    x: int = 1\n"
+        "def f(): return __loader__, __annotations__\n"
+        "print(inspect.getsource(f), inspect.getsource(A), f.__code__.co_filename, f.__module__)\n"
+        "print(pickle.loads(pickle.dumps(A(3))), A.__module__, type(f()[0]), __builtins__)",
+    ),
+    "tests": Case(
+        source="import unittest\n"
+        "class T(unittest.TestCase):\n"
+        "    def test_a(self): self.assertEqual(1, 2)\n"
+        "    def test_b(self): self.assertIn('a', 'abc')\n"
+        "unittest.main(argv=['x', 'T.test_a'])".replace(
+            "unittest.main", "import time\ntime.perf_counter = lambda: 0\nunittest.main"
+        ),
+    ),
+    "prompt": Case(
+        source="import code\ncode.interact('begin')", stdin=b"1 + 1\nimport sys; sys.argv\n1 / 0\n"
+    ),
+    "files": Case(
+        source="import os, tempfile\n"
+        "f = open('kept', 'w'); f.write('x' * 10); os.stat('kept').st_size and print('early')\n"
+        "with tempfile.TemporaryDirectory() as d: print(os.listdir(d), os.stat(d).st_mode)\n"
+        "print(os.fstat(f.fileno()).st_size, os.scandir, sorted(os.listdir('/proc/self/fd')))",
+    ),
+    "parts of programs": Case(
+        source="import concurrent.futures as c, contextvars, functools, weakref, selectors, shlex\n"
+        "with c.ThreadPoolExecutor(4) as pool: print(list(pool.map(abs, range(-3, 0))))\n"
+        "with c.ProcessPoolExecutor(2) as pool: print(list(pool.map(abs, range(-3, 0))))\n"
+        "print(list(contextvars.copy_context()), selectors.DefaultSelector)",
+    ),
+    "unhandled error of a task": Case(
+        source="import asyncio\n"
+        "async def f(): raise ValueError('lost')\n"
+        "async def main(): asyncio.create_task(f(), name='t'); await asyncio.sleep(0)\n"
+        "asyncio.run(main())",
+    ),
+    "warnings as errors": Case(
+        source="import warnings; warnings.warn('x')",
+        env={"PYTHONWARNINGS": "error"},
+        prestarted=False,
+    ),
     "start variable": Case(
         source="import os; print(os.environ['PYTHONHASHSEED'], hash('a'))",
         env={"PYTHONHASHSEED": "0"},
@@ -325,9 +535,122 @@ NODE_CASES = {
     "crypto": Case(
         source="console.log(require('crypto').createHash('sha256').update('x').digest('hex'))"
     ),
+    "process": Case(
+        source="console.log(process.umask().toString(8), process.ppid, process.getgroups(),\n"
+        "  process.env.HOME, require('os').getPriority(), process.eventNames(),\n"
+        "  Error.stackTraceLimit, process.exitCode, process.connected, process.noDeprecation,\n"
+        "  require('v8').getHeapStatistics().heap_size_limit, process.getActiveResourcesInfo(),\n"
+        "  process.features, Object.keys(process), Object.keys(process.versions))\n"
+        "const status = require('fs').readFileSync('/proc/self/status', 'utf8').split('\\n');\n"
+        "console.log(status.filter(l => /^(Sig[BI]|Cap|NoNew|Seccomp:|Uid|Gid|Tracer)/.test(l)),\n"
+        "  require('fs').readFileSync('/proc/self/oom_score_adj', 'utf8'));\n"
+        "const stat = require('fs').readFileSync('/proc/self/stat', 'utf8').split(' ');\n"
+        "console.log(stat.slice(4, 6).every(n => n == process.pid), stat[6]);",
+    ),
+    "limits of children": Case(
+        source="console.log(require('child_process').execSync(\n"
+        "  'ulimit -a; ulimit -Ha; umask; ls -l /proc/self/fd | wc -l; pwd').toString())",
+    ),
+    "all descriptors": Case(
+        source="const fs = require('fs');\n"
+        "console.log(fs.readdirSync('/proc/self/fd').map(fd => {\n"
+        "  try { return fs.readlinkSync('/proc/self/fd/' + fd).replace(/\\d+/g, 'n') }\n"
+        "  catch { return 'gone' } }).sort())",
+    ),
+    "handled signal": Case(
+        source="process.on('SIGTERM', (s, n) => { console.log(s, n); process.exit(3); });\n"
+        "process.kill(process.pid, 'SIGTERM'); setTimeout(() => {}, 9000)",
+    ),
+    "caught errors": Case(
+        source="process.on('uncaughtException', (e, o) => console.log(e.message, o));\n"
+        "process.on('warning', w => console.log(w.name));\n"
+        "process.emitWarning('careful', 'Mine'); setTimeout(() => { throw Error('late') }, 1)",
+    ),
+    "error of a worker": Case(
+        source="const { Worker, isMainThread } = require('worker_threads');\n"
+        "if (isMainThread) new Worker(__filename).on('exit', c => console.log('exit', c));\n"
+        "else throw new Error('in the worker')",
+    ),
+    "warning": Case(source="process.emitWarning('careful'); new Buffer(1)"),
+    "output at exit": Case(
+        source="process.stdout.write('x'.repeat(60000)); process.exit(0)",
+    ),
+    "killed": Case(source="console.log('a'); process.kill(process.pid, 'SIGKILL')"),
+    "time limit": Case(source="console.log('a'); for (;;);", wall_seconds=1),
+    "output limit": Case(source="for (;;) require('fs').writeSync(1, 'x'.repeat(99))"),
+    "prompt": Case(
+        source="require('repl').start({prompt: '? ', useGlobal: true})", stdin=b"1 + 1\nnull.x\n"
+    ),
+    "input of children": Case(
+        source="console.log(require('child_process').execSync('cat').length);\n"
+        "require('child_process').spawnSync('cat', {stdio: 'inherit'})",
+        stdin=b"for a child\n",
+    ),
+    "files": Case(
+        source="const fs = require('fs'); fs.writeFileSync('f', ''); fs.mkdirSync('d');\n"
+        "console.log(['f', 'd'].map(n => fs.statSync(n).mode.toString(8)), fs.readdirSync('.'))",
+    ),
+    "variable whose name is a number": Case(
+        source="console.log(process.env, require('child_process').execSync('env').toString())",
+        env={"A": "1", "0": "x", "12": ""},
+        prestarted=False,
+    ),
     "options": Case(
         source="console.log(process.env.NODE_OPTIONS)",
         env={"NODE_OPTIONS": "--no-warnings"},
         prestarted=False,
     ),
 }
+
+LINES = {
+    "argv": ("arguments", "exit in a thread", "another program"),
+    "env": ("environment", "start variable", "time zone", "warnings as errors"),
+    "cwd": ("folder", "files"),
+    "umask": ("umask", "process"),
+    "signals": ("process", "handled signal", "own signal", "interrupt by a signal", "timers"),
+    "rlimits": ("process", "own limits", "limits of children", "limit of processor time"),
+    "descriptors": ("descriptors", "files", "broken output", "broken pipe"),
+    "isatty": ("descriptors", "ids"),
+    "encodings": ("encodings", "flags", "codec of the source", "input that is no text"),
+    "sys.path": ("folder", "no site hook", "own modules"),
+    "sys.flags": ("flags", "hooks", "another program"),
+    "__main__": ("main module", "run path", "code of the program"),
+    "__file__": ("main module", "code of the program"),
+    "__spec__": ("main module", "modules"),
+    "tracebacks": ("traceback", "stack", "chained errors", "error in a module", "syntax error"),
+    "warnings": ("warnings", "syntax warning", "unclosed file", "warnings as errors"),
+    "faulthandler": ("fault handler",),
+    "atexit": ("at exit", "error while exiting"),
+    "threading": ("threads", "exit of a thread", "error in a thread", "daemon thread at exit"),
+    "multiprocessing": ("processes", "parts of programs"),
+    "asyncio": ("asyncio", "unhandled error of a task"),
+    "subprocess": ("output", "limits of children", "input of children"),
+    'if __name__ == "__main__"': ("processes", "main module"),
+    "exit codes": (
+        "exit code",
+        "exit text",
+        "exit code 256",
+        "exit code -1",
+        "exit with an object",
+    ),
+    "unraisable errors at exit": ("error at exit", "at exit"),
+    "stdin by input()": ("input", "no input", "input that is no text", "prompt"),
+    "sys.stdin": ("much input", "stdin closed", "descriptors"),
+    "buffered output at a crash": ("crash", "abort", "killed with output left", "exit now"),
+    "recursion and stack limits": (
+        "recursion",
+        "uncaught recursion",
+        "deep recursion",
+        "stack size",
+        "stack of a thread",
+    ),
+    "time.process_time()": ("times", "time"),
+    "memory verdicts": ("memory", "memory of a child", "refused memory"),
+    "other verdicts": ("time limit", "output limit"),
+    "process group and session": ("process", "ids"),
+    "what the kernel keeps of a process": ("settings of the process", "process"),
+    "memory that others have": ("memory that others have",),
+    "children": ("children", "times"),
+    "modules": ("modules", "imports anew", "state of libraries", "standard library"),
+}
+"""What must not differ, and the programs that show it. Hash order is in test_prestart.py."""

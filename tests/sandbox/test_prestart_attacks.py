@@ -85,6 +85,8 @@ def test_what_a_program_does_to_what_is_kept_ready_changes_no_later_run(
         found = [run_file(sandbox, process) for _ in range(3)]
     with attacked.driver.connect(attacked.anew) as sandbox:
         wanted = run_file(sandbox, process)
+    for each in found:
+        assert seen(each)[3].decode().splitlines() == seen(wanted)[3].decode().splitlines()
     assert [seen(each) for each in found] == [seen(wanted)] * 3
 
 

@@ -17,6 +17,11 @@ if (require("worker_threads").isMainThread) {
   }
   const strings = order.subarray(8, -1).toString().split("\0");
   const words = strings.splice(0, order.readUInt16BE(4));
+  // An assignment to process.env makes no variable of a name that is a number.
+  if (strings.some((variable) => /^\d+=/.test(variable))) {
+    fs.writeSync(socket, "C");
+    process.reallyExit(0);
+  }
   for (const name of Object.keys(process.env)) {
     delete process.env[name];
   }

@@ -11,7 +11,7 @@ def wait_for_a_run():
     first = set(sys.modules)
     folder = sys.path.pop(0)
     sys.path_importer_cache.pop(folder, None)
-    from importlib.machinery import PathFinder
+    from _frozen_importlib_external import PathFinder  # `importlib` would leave traces
 
     if PathFinder.find_spec("sitecustomize", sys.path):
         raise SystemExit  # the image has one of its own, which would be left out
