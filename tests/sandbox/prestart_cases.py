@@ -317,6 +317,7 @@ PYTHON_CASES = {
         "resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
         "x = bytearray(500 << 20)",
     ),
+    "much memory": Case(source="x = b'x' * (180 << 20); print(len(x))"),
     "memory of a child": Case(
         source="import os, time\n"
         "if os.fork() == 0: x = bytearray(2 << 30); x[::4096] = x[::4096]\n"
@@ -645,7 +646,7 @@ LINES = {
         "stack of a thread",
     ),
     "time.process_time()": ("times", "time"),
-    "memory verdicts": ("memory", "memory of a child", "refused memory"),
+    "memory verdicts": ("memory", "memory of a child", "much memory", "refused memory"),
     "other verdicts": ("time limit", "output limit"),
     "process group and session": ("process", "ids"),
     "what the kernel keeps of a process": ("settings of the process", "process"),
