@@ -1,173 +1,113 @@
-"""The floor: the program as a process of this host, without anything around it.
+"""The floor: the program as a plain process of the same image, without any of a sandbox's limits.
 
-The commands are fixed in this file and never taken from the service's description of itself.
+A small program in a container of its own starts the process and times it (`starter.c`), so that
+neither Docker nor this load generator is in the figure.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+from benchmark.containers import DockerHere, Work, work_of
 from benchmark.figures import BenchmarkError, NotMeasurable
 from benchmark.programs import Program
+from benchmark.turns import BUDGET_SECONDS, Burst
+from codeexec.sandbox.docker.bare_processes import BareProcesses, BareRuns
+from codeexec.sandbox.errors import SandboxError
+from codeexec.sandbox.types import PROGRAM_PATH
 
-SYSTEM_PYTHON = "/usr/bin/python3"
-"""Not the one of PATH: interpreters of other origins may load more at their start."""
-TIMEOUT_SECONDS = 60.0
+OUTPUT = "./program"
+"""Where a compiler puts the program: in a folder of its own for each process at the same time."""
 
 _RUST_OPTIONS = ("--edition", "2021", "-O", "-C", "overflow-checks=on", "-C", "strip=debuginfo")
+_PLAIN_COMMANDS = {
+    ".rs": [("rustc", *_RUST_OPTIONS, "--crate-name", "program", "-o", OUTPUT, "{file}"), (OUTPUT,)]
+}
+"""Instead of the environment's own, which may do more to be fast."""
+_NAMES = {".py": "Python", ".js": "Node.js", ".rs": "Rust"}
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 Command = Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Host:
-    """What this host runs a language with. `{code}`, `{file}` and `{output}` are filled in."""
-
-    name: str
-    interpreter: str
-    at_once: Sequence[Command]
-    """The least it takes: the floor. Several commands are one run."""
-    from_file: Sequence[Command] = ()
-    """How a sandbox has to run it, where that is different."""
-
-
-HOSTS = {
-    ".py": Host(
-        name="Python",
-        interpreter=SYSTEM_PYTHON if os.path.exists(SYSTEM_PYTHON) else "python3",
-        at_once=[("-c", "{code}")],
-        from_file=[("{file}",)],
-    ),
-    ".js": Host(
-        name="Node.js", interpreter="node", at_once=[("-e", "{code}")], from_file=[("{file}",)]
-    ),
-    ".rs": Host(
-        name="Rust",
-        interpreter="rustc",
-        at_once=[
-            (*_RUST_OPTIONS, "--crate-name", "program", "-o", "{output}", "{file}"),
-            ("{output}",),
-        ],
-    ),
-}
-
-
 class Bare:
-    """Runs a program on this host. Calls return their milliseconds, and raise BenchmarkError."""
+    """Runs a program by itself. Calls return their milliseconds, and raise BenchmarkError."""
 
-    def __init__(self, program: Program, extension: str, folder: Path) -> None:
-        """`folder`: for the program's file and what is made of it; its own for each that runs at
-        the same time. Raises NotMeasurable where this host has no such interpreter.
-        """
-        host, interpreter = _host(extension)
-        file = folder / f"main{extension}"
-        file.write_text(program.code)
-        values = {"code": program.code, "file": str(file), "output": str(folder / "main")}
-        self._program = program
+    def __init__(self, processes: BareProcesses, work: Work, extension: str) -> None:
+        self._processes = processes
+        self._program = work.program
         self._extension = extension
-        self._folder = folder
-        self._at_once = _commands(interpreter, host.at_once, values)
-        self._from_file = _commands(interpreter, host.from_file, values)
+        self._file = f"{work.spec.workspace_dir}/{work.file.path}"
+        self._commands = _commands(work, extension, self._file)
+        self._written: str | None = None
 
-    @property
-    def has_file_way(self) -> bool:
-        return bool(self._from_file)
+    def run(self, number: int = 0) -> float:
+        """`number`: of the run, for a program that is another one each time."""
+        self._write(self._program.code_of(number))
+        done = self._run(self._commands)
+        if done.status:
+            raise BenchmarkError(f"The bare process failed: {_last_line(done.output)}")
+        return done.seconds * 1000
 
-    def run(self) -> float:
-        return _timed(self._at_once)
-
-    def run_file(self) -> float:
-        return _timed(self._from_file)
-
-    def side_by_side(self, number: int) -> list[Bare]:
-        """The same program `number` times, each with a folder of its own."""
-        folders = [self._folder / str(index) for index in range(number)]
-        for folder in folders:
-            folder.mkdir(exist_ok=True)
-        return [Bare(self._program, self._extension, folder) for folder in folders]
+    def side_by_side(self, number: int, count: int) -> Burst:
+        """The same program in `number` processes at once, until `count` are done in all."""
+        self._write(self._program.code_of(0))
+        seconds = int(BUDGET_SECONDS)
+        done = self._run(self._commands, at_once=number, runs=count, seconds=seconds)
+        if done.status:
+            raise BenchmarkError(f"Of {count} bare processes, {done.status} failed.")
+        samples = [each * 1000 for each in done.each_seconds]
+        return Burst(samples_ms=samples, seconds=done.seconds)
 
     def check(self) -> None:
-        """Run it once, before it is measured. Raises NotMeasurable: libraries may be missing."""
+        """Run it once, before it is measured. Raises NotMeasurable."""
+        self._write(self._program.code_of(0))
+        done = self._run(self._commands)
+        if done.status:
+            raise NotMeasurable(f"the image can't run it: {_last_line(done.output)}")
+        if not self._program.accepts(done.output.decode(errors="replace")):
+            raise NotMeasurable("as a bare process it prints something else")
+
+    def version(self) -> str | None:
+        """Of what runs it: `Python 3.13.5`. None: not known."""
+        name = _NAMES.get(self._extension)
+        if name is None:
+            return None
+        text = self._run([[self._commands[0][0], "--version"]]).output.decode(errors="replace")
+        found = _VERSION.search(text)
+        return f"{name} {found[0]}" if found else name
+
+    def _write(self, code: str) -> None:
+        if code != self._written:
+            self._processes.write(self._file, code.encode())
+            self._written = code
+
+    def _run(self, commands: Sequence[Command], **how: int) -> BareRuns:
         try:
-            for command in self._at_once:
-                done = _run(command)
-        except subprocess.CalledProcessError as error:
-            output = error.stderr.decode(errors="replace").strip().splitlines()
-            raise NotMeasurable(
-                f"this host can't run it: {output[-1] if output else error}"
-            ) from error
-        except (OSError, subprocess.SubprocessError) as error:
-            raise NotMeasurable(f"this host can't run it: {error}") from error
-        if not self._program.accepts(done.stdout.decode(errors="replace")):
-            raise NotMeasurable("on this host it prints something else")
+            return self._processes.run(commands, **how)
+        except SandboxError as error:
+            raise BenchmarkError(f"The bare process failed: {error}") from error
 
 
 @contextlib.contextmanager
-def bare(program: Program, extension: str) -> Iterator[Bare]:
-    """`extension`: of the environment's source files. Raises NotMeasurable where this host can't
-    run the program.
-    """
-    with tempfile.TemporaryDirectory(prefix="code-executor-benchmark-") as folder:
-        found = Bare(program, extension, Path(folder))
+def bare(docker: DockerHere, environment: dict[str, Any], program: Program) -> Iterator[Bare]:
+    """`environment`: as the service describes it. Raises NotMeasurable, SandboxError."""
+    work = work_of(environment, program)
+    with docker.bare_processes(work.spec) as processes:
+        found = Bare(processes, work, environment["file_extension"])
         found.check()
         yield found
 
 
-def interpreter_version(extension: str) -> str | None:
-    """Of this host's interpreter: `Python 3.13.5`. None: there is none."""
-    try:
-        host, interpreter = _host(extension)
-        output = _run([interpreter, "--version"]).stdout.decode(errors="replace")
-    except (NotMeasurable, OSError, subprocess.SubprocessError):
-        return None
-    found = _VERSION.search(output)
-    return f"{host.name} {found[0]}" if found else host.name
+def _commands(work: Work, extension: str, file: str) -> list[Command]:
+    if plain := _PLAIN_COMMANDS.get(extension):
+        return [[word.replace("{file}", file) for word in command] for command in plain]
+    return [[word.replace(PROGRAM_PATH, OUTPUT) for word in each.argv] for each in work.commands]
 
 
-def _host(extension: str) -> tuple[Host, str]:
-    host = HOSTS.get(extension)
-    if host is None:
-        raise NotMeasurable(f"no interpreter of this host is known for {extension} files")
-    interpreter = shutil.which(host.interpreter)
-    if interpreter is None:
-        raise NotMeasurable(f"this host has no {host.interpreter}")
-    return host, interpreter
-
-
-def _commands(
-    interpreter: str, templates: Sequence[Command], values: dict[str, str]
-) -> list[Command]:
-    """The interpreter goes before each command but the program that it has made."""
-    commands: list[Command] = []
-    for template in templates:
-        words = [values.get(word.strip("{}"), word) for word in template]
-        commands.append(words if template[0] == "{output}" else [interpreter, *words])
-    return commands
-
-
-def _timed(commands: Sequence[Command]) -> float:
-    begun = time.perf_counter()
-    try:
-        for command in commands:
-            subprocess.run(  # noqa: S603 -- from HOSTS
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
-            )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise BenchmarkError(f"The bare process failed: {error}") from error
-    return (time.perf_counter() - begun) * 1000
-
-
-def _run(command: Command) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(  # noqa: S603 -- from HOSTS
-        command, capture_output=True, check=True, timeout=TIMEOUT_SECONDS
-    )
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +15,7 @@ from django.conf import settings
 
 from benchmark.figures import NotMeasurable
 from benchmark.programs import Program
+from codeexec.sandbox.docker.bare_processes import BareProcesses
 from codeexec.sandbox.docker.stopwatch import DockerStopwatch
 from codeexec.sandbox.driver import Driver, SandboxConnection
 from codeexec.sandbox.errors import SandboxError
@@ -31,6 +34,7 @@ NODE = "benchmark"
 """In the containers' label, so that no worker handles them as its own."""
 WORKSPACE_DIR = "/workspace"
 USER = "executor"
+STARTER = Path(__file__).parent / "starter"
 MAX_IDLE_SECONDS = 300
 """A sandbox ends itself after that, should the benchmark be killed."""
 
@@ -64,7 +68,7 @@ def work_of(environment: dict[str, Any], program: Program) -> Work:
         for template in templates
         if template
     )
-    content = program.code.encode()
+    content = program.code_of(0).encode()
     file = WorkspaceFile(path=environment["default_filename"], content=content)
     return Work(spec=_spec(environment), program=program, file=file, commands=commands)
 
@@ -146,6 +150,10 @@ class DockerHere:
             return self._docker.version()
         except SandboxError:
             return None
+
+    def bare_processes(self, spec: SandboxSpec) -> AbstractContextManager[BareProcesses]:
+        """Plain processes of the spec's image. Raises SandboxError."""
+        return self._docker.bare_processes(spec, STARTER)
 
     @contextlib.contextmanager
     def sandbox(self, work: Work) -> Iterator[Containers]:

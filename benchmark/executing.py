@@ -11,7 +11,7 @@ from statistics import fmean
 
 from benchmark import processor
 from benchmark.figures import BenchmarkError, LeftOut, Level, NotMeasurable, latency
-from benchmark.service import OpenedSession, Run, median_stages, open_session
+from benchmark.service import OpenedSession, Run, median_stages, open_session, share
 from benchmark.subject import BARE, Subject
 from benchmark.turns import Burst, Call, side_by_side
 
@@ -94,6 +94,7 @@ class _Tally:
             bare_per_second=floor.per_second if floor else None,
             stages_ms=median_stages(self.runs[-len(service.samples_ms) :]),
             processor_ms=self._processor_ms(),
+            prestarted=share([run.prestarted for run in self.runs]),
             cpu_use=self._cpu_use(sessions),
         )
 
@@ -130,10 +131,9 @@ def _at_once(subject: Subject, sessions: Sequence[OpenedSession]) -> Level:
     number, tally = len(sessions), _Tally(subject)
     count = -(-max(FACTOR * subject.plan.runs, RUNS_PER_SESSION * number) // ROUNDS)
     service, floor = Burst(), Burst()
-    processes = subject.bare.side_by_side(number) if subject.bare else []
     for _ in range(ROUNDS):
-        if processes:
-            floor.add(side_by_side([process.run for process in processes], count))
+        if subject.bare:
+            floor.add(subject.bare.side_by_side(number, count))
         with tally.counting():
             service.add(side_by_side([tally.call(session) for session in sessions], count))
-    return tally.level(number, service, floor if processes else None)
+    return tally.level(number, service, floor if subject.bare else None)

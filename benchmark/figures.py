@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from benchmark.machine import Machine
@@ -75,6 +76,8 @@ class Level:
     """Median of each, in order; see `service.STAGES`."""
     processor_ms: Mapping[str, float]
     """Per execution, by component; empty where the service's processes can't be seen."""
+    prestarted: float | None
+    """The share of runs whose process had started before. None: the service doesn't say."""
     cpu_use: float
     """Processor time of a session's programs, as a share of what its sandbox may use: near or above
     1, they are slowed down by that limit."""
@@ -83,6 +86,49 @@ class Level:
     def ratio(self) -> float | None:
         """Of the throughputs."""
         return self.per_second / self.bare_per_second if self.bare_per_second else None
+
+
+class Rhythm(StrEnum):
+    """When the next run follows."""
+
+    BACK_TO_BACK = "back_to_back"
+    SECOND_BETWEEN = "second_between"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EverydayRow:
+    """Executes of one program, in turn with bare processes of the same image."""
+
+    key: str
+    title: str
+    rhythm: Rhythm
+    bare: Latency
+    execute: Latency
+    prestarted: float | None
+    """The share of runs whose process had started before. None: the service doesn't say."""
+    reused: float | None
+    """The share of runs whose compilation was one of before. None: nothing is compiled, or the
+    service doesn't say."""
+
+    @property
+    def p50_ratio(self) -> float:
+        return self.execute.p50_ms / self.bare.p50_ms
+
+    @property
+    def p95_ratio(self) -> float:
+        return self.execute.p95_ms / self.bare.p95_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Sessions that were opened at once, after as many had been opened at once before."""
+
+    at_once: int
+    rounds: int
+    ready: int
+    """Of all rounds: how many were ready in the answer to the call that opened them."""
+    latency: Latency
+    """Of these calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +146,7 @@ class EnvironmentFigures:
     rows: Sequence[Row]
     levels: Sequence[Level]
     left_out: Sequence[LeftOut]
+    opened: Opened | None = None
 
     def row(self, key: str) -> Row | None:
         return next((row for row in self.rows if row.key == key), None)
@@ -114,6 +161,9 @@ class Report:
     url: str
     machine: Machine
     environments: Sequence[EnvironmentFigures]
+    everyday: Sequence[EverydayRow] = ()
+    left_out: Sequence[LeftOut] = ()
+    """Of the everyday programs."""
 
     def as_json(self) -> dict[str, Any]:
         """Everything, ratios included."""
@@ -123,4 +173,6 @@ class Report:
                 written |= {"p50_ratio": row.p50_ratio, "p95_ratio": row.p95_ratio}
             for level, written in zip(figures.levels, saved["levels"], strict=True):
                 written |= {"ratio": level.ratio}
+        for each, written in zip(self.everyday, whole["everyday"], strict=True):
+            written |= {"p50_ratio": each.p50_ratio, "p95_ratio": each.p95_ratio}
         return whole

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
-from benchmark.bare import bare, interpreter_version
+from benchmark.bare import bare
 from benchmark.containers import DockerHere, work_of
+from benchmark.everyday import measure_everyday
 from benchmark.executing import measure_executes
 from benchmark.figures import EnvironmentFigures, Report, WrongPlan
-from benchmark.machine import Machine, this_machine
+from benchmark.machine import this_machine
 from benchmark.openings import measure_openings
 from benchmark.processor import ProcessorMeter
 from benchmark.programs import program_for
@@ -37,12 +38,20 @@ def measure(plan: Plan, say: Say) -> Report:
     docker = DockerHere()
     subjects = _subjects(plan, say)
     figures = [_measure(subject, docker) for subject in subjects]
+    everyday = measure_everyday(plan, docker, say)
+    versions = [*(subject.version for subject in subjects), *everyday.versions]
     return Report(
         version=__version__,
         date=date,
         url=plan.url,
-        machine=_machine(subjects, docker, load),
+        machine=this_machine(
+            docker=docker.version(),
+            interpreters=[version for version in dict.fromkeys(versions) if version],
+            load=load,
+        ),
         environments=figures,
+        everyday=everyday.rows,
+        left_out=everyday.left_out,
     )
 
 
@@ -72,7 +81,8 @@ def _subjects(plan: Plan, say: Say) -> list[Subject]:
 def _measure(subject: Subject, docker: DockerHere) -> EnvironmentFigures:
     with contextlib.ExitStack() as stack:
         with subject.noting("bare"):
-            subject.bare = stack.enter_context(bare(subject.program, subject.extension))
+            subject.bare = stack.enter_context(bare(docker, subject.environment, subject.program))
+            subject.version = subject.bare.version()
         with subject.noting("processor_time"):
             subject.meter = ProcessorMeter(subject.url)
         measure_executes(subject)
@@ -87,9 +97,6 @@ def _measure_below(subject: Subject, docker: DockerHere) -> None:
     Docker Engine isn't reached.
     """
     runs = subject.plan.runs
-    if subject.bare and subject.bare.has_file_way:
-        subject.say("bare processes")
-        subject.add_row("bare_file", subject.bare.run_file, runs)
     work = work_of(subject.environment, subject.program)
     with docker.sandbox(work) as sandbox:
         subject.say("the runner alone")
@@ -98,13 +105,3 @@ def _measure_below(subject: Subject, docker: DockerHere) -> None:
         subject.add_row("runner_anew", sandbox.run_anew, runs)
         subject.say("docker exec")
         subject.add_row("docker_exec", sandbox.docker_exec, subject.plan.share(EXEC_SHARE))
-
-
-def _machine(subjects: list[Subject], docker: DockerHere, load: float) -> Machine:
-    extensions = dict.fromkeys(subject.extension for subject in subjects)
-    versions = [interpreter_version(extension) for extension in extensions]
-    return this_machine(
-        docker=docker.version(),
-        interpreters=[version for version in versions if version],
-        load=load,
-    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from benchmark.containers import DockerHere, work_of
-from benchmark.figures import NotMeasurable
+from benchmark.figures import BenchmarkError, NotMeasurable, Opened, latency
 from benchmark.service import Caller, execute, open_session, wait_stopped
 from benchmark.subject import BARE, Subject
 from benchmark.turns import Call
@@ -20,6 +22,12 @@ SETTLING_SECONDS = 0.2
 REFILL_SECONDS = 0.6
 """Until the warm pool is asked for another sandbox; longer and longer when it has none."""
 REFILLS = 5
+AT_ONCE = 8
+"""Sessions that are opened in one moment, as when interviews begin on the hour."""
+MOST_ROUNDS = 3
+FOLLOWING_SECONDS = 15.0
+"""Until the pools have grown to what was opened at once, and have filled up again."""
+TOGETHER_SECONDS = 30.0
 
 
 def measure_openings(subject: Subject, docker: DockerHere) -> None:
@@ -30,11 +38,24 @@ def measure_openings(subject: Subject, docker: DockerHere) -> None:
         _measure_cold(subject, docker, count)
     with subject.noting("open_warm"):
         subject.say("sessions from the warm pool")
-        if not subject.environment["warm_pool_size"]:
-            raise NotMeasurable("the environment's `warm_pool_size` is 0")
+        _check_pool(subject)
         subject.add_rows({"open_warm": lambda: _open_warm(subject)}, count, waits=True)
+    with subject.noting("opened"):
+        _check_pool(subject)
+        subject.say(f"{AT_ONCE} sessions opened at once")
+        subject.opened = _measure_opened(subject)
     subject.say("single runs")
     _measure_single(subject, count)
+
+
+def _check_pool(subject: Subject) -> None:
+    """Raises NotMeasurable where there are no warm sandboxes."""
+    described = subject.environment
+    if not described["warm_pool_size"] and not described.get("warm_pool_max"):
+        raise NotMeasurable(
+            "the environment keeps no warm sandboxes, because its `warm_pool_size` is 0, so each "
+            "session waits for a cold start; a larger one is set in the console, or in the file"
+        )
 
 
 def _measure_cold(subject: Subject, docker: DockerHere, count: int) -> None:
@@ -87,6 +108,40 @@ def _open_warm(subject: Subject) -> float:
         if session.ready:
             return session.opening_ms
     raise NotMeasurable("the warm pool stayed empty")
+
+
+def _measure_opened(subject: Subject) -> Opened:
+    """After each burst the pools have time to follow it. The first one is only their occasion."""
+    rounds = max(1, min(MOST_ROUNDS, subject.plan.runs // SHARE))
+    _open_at_once(subject)
+    answers: list[tuple[bool, float]] = []
+    for _ in range(rounds):
+        time.sleep(FOLLOWING_SECONDS)
+        answers += _open_at_once(subject)
+    return Opened(
+        at_once=AT_ONCE,
+        rounds=rounds,
+        ready=sum(ready for ready, _ in answers),
+        latency=latency([took_ms for _, took_ms in answers]),
+    )
+
+
+def _open_at_once(subject: Subject) -> list[tuple[bool, float]]:
+    """Whether each session was ready in the answer, and the call's milliseconds."""
+    together = threading.Barrier(AT_ONCE, timeout=TOGETHER_SECONDS)
+
+    def open_one(_: int) -> tuple[bool, float]:
+        try:
+            with open_session(subject.url, subject.name, until=together.wait) as session:
+                return session.ready, session.opening_ms
+        except BenchmarkError as error:
+            together.abort()
+            raise NotMeasurable(str(error)) from error
+        except threading.BrokenBarrierError as error:
+            raise NotMeasurable("not all of the calls could be made at once") from error
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(open_one, range(AT_ONCE)))
 
 
 def _measure_single(subject: Subject, count: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from django.template.loader import render_to_string
 
-from benchmark.figures import EnvironmentFigures, Report
+from benchmark.figures import EnvironmentFigures, Report, Rhythm
 from benchmark.service import STAGES
 from benchmark.tables import machine_line, stage_word
 from benchmark.words import number, word
@@ -67,6 +67,10 @@ def as_svg(report: Report) -> str:
         for title, lines in _panels(figures):
             panels.append(_panel(title, lines, y))
             y += PANEL_HEAD + STEP * len(lines) + MARGIN
+    for rhythm in Rhythm:
+        if lines := _everyday_lines(report, rhythm):
+            panels.append(_panel(word(rhythm.value), lines, y))
+            y += PANEL_HEAD + STEP * len(lines) + MARGIN
     legend = _legend(report, y)
     context = {
         "width": WIDTH,
@@ -114,6 +118,18 @@ def _lines_at_once(figures: EnvironmentFigures) -> list[_Line]:
         label = f"{level.sessions} {word('at_once')}"
         total = level.latency.p50_ms
         lines.append(_Line(label=label, total_ms=total, stages_ms=level.stages_ms))
+    return lines
+
+
+def _everyday_lines(report: Report, rhythm: Rhythm) -> list[_Line]:
+    lines = []
+    for row in report.everyday:
+        if row.rhythm is rhythm:
+            times = {"bare": row.bare.p50_ms, "execute": row.execute.p50_ms}
+            for key, colour in (("bare", "bare"), ("execute", "others")):
+                label = f"{row.key}: {word(f'{key}_bar')}"
+                stages = {colour: times[key]}
+                lines.append(_Line(label=label, total_ms=times[key], stages_ms=stages))
     return lines
 
 

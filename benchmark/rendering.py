@@ -6,10 +6,19 @@ import re
 from pathlib import Path
 
 from benchmark.figures import Report, WrongPlan
-from benchmark.tables import Table, machine_line, sections, summary, warnings
+from benchmark.tables import (
+    Table,
+    everyday,
+    everyday_notes,
+    machine_line,
+    sections,
+    summary,
+    warnings,
+)
 
-WHOLE, SUMMARY = "benchmark", "benchmark summary"
-"""Words of the comments between which a page has all figures, or a few of them."""
+WHOLE, SUMMARY, EVERYDAY = "benchmark", "benchmark summary", "benchmark programs"
+"""Words of the comments between which a page has the figures of environments, a few of them, or
+those of everyday programs."""
 
 
 def as_text(report: Report) -> str:
@@ -19,6 +28,9 @@ def as_text(report: Report) -> str:
         parts += [f"\n{_text_table(table)}" for table in section.tables]
         if section.notes:
             parts += ["", *(_plain(note) for note in section.notes)]
+    parts += [f"\n{_text_table(table)}" for table in everyday(report)]
+    if notes := everyday_notes(report):
+        parts += ["", *map(_plain, notes)]
     return "\n".join(parts) + "\n"
 
 
@@ -42,12 +54,20 @@ def _text_table(table: Table) -> str:
 
 def as_markdown(report: Report) -> str:
     """Paragraphs and tables without headings, to stand in a page of any structure."""
+    if not report.environments:
+        return everyday_as_markdown(report)
     parts = [f"{machine_line(report)}.", *warnings(report)]
     for section in sections(report):
         parts += [f"**{section.name}**, `{_in_one_line(section.program)}`:"]
         parts += [_markdown_table(table) for table in section.tables]
         parts += section.notes
     return "\n\n".join(parts) + "\n"
+
+
+def everyday_as_markdown(report: Report) -> str:
+    tables = [_markdown_table(table) for table in everyday(report)]
+    head = [f"{machine_line(report)}.", *warnings(report)]
+    return "\n\n".join([*head, *tables, *everyday_notes(report)]) + "\n"
 
 
 def summary_as_markdown(report: Report) -> str:
@@ -63,19 +83,23 @@ def _markdown_table(table: Table) -> str:
 def check_place(file: Path) -> None:
     """Raises WrongPlan where there is no place for the figures, before they are taken."""
     text = _read(file)
-    if not any(_place(name).search(text) for name in (WHOLE, SUMMARY)):
+    if not any(_place(name).search(text) for name in (WHOLE, SUMMARY, EVERYDAY)):
         raise WrongPlan(
             f"{file} has no place for figures: <!-- {WHOLE} --> … <!-- /{WHOLE} -->, or the same "
-            f"with '{SUMMARY}'."
+            f"with '{SUMMARY}' or '{EVERYDAY}'."
         )
 
 
 def put_into(file: Path, report: Report) -> None:
-    """Replace what stands between the comments. Raises WrongPlan."""
+    """Replace what stands between the comments by what was measured. Raises WrongPlan."""
     check_place(file)
     text = _read(file)
-    text = _replaced(text, WHOLE, as_markdown(report))
-    file.write_text(_replaced(text, SUMMARY, summary_as_markdown(report)))
+    if report.environments:
+        text = _replaced(text, WHOLE, as_markdown(report))
+        text = _replaced(text, SUMMARY, summary_as_markdown(report))
+    if report.everyday:
+        text = _replaced(text, EVERYDAY, everyday_as_markdown(report))
+    file.write_text(text)
 
 
 def _replaced(text: str, name: str, markdown: str) -> str:

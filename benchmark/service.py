@@ -8,7 +8,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -52,6 +52,10 @@ class Run:
     client_cpu_ms: float
     """What the load generator spent on it."""
     timing: Mapping[str, float]
+    prestarted: bool | None = None
+    """Whether its process had started before. None: the service doesn't say."""
+    reused: bool | None = None
+    """Whether its compilation was one of before. None: none, or the service doesn't say."""
 
     def stages(self) -> dict[str, float]:
         if "total" not in self.timing:
@@ -63,6 +67,12 @@ class Run:
             "program": self.program_ms,
             "answer": self.timing.get("answer", 0.0),
         }
+
+
+def share(answers: Sequence[bool | None]) -> float | None:
+    """None: the service's answers don't say, or it has no meaning for this program."""
+    known = [answer for answer in answers if answer is not None]
+    return sum(known) / len(known) if known else None
 
 
 def median_stages(runs: Sequence[Run]) -> dict[str, float]:
@@ -131,10 +141,12 @@ class Caller:
         self._connection.close()
 
 
-def execute(caller: Caller, path: str, program: Program, **fields: Any) -> Run:
-    """Run the program and wait for it. Raises BenchmarkError unless it went well."""
+def execute(caller: Caller, path: str, program: Program, number: int = 0, **fields: Any) -> Run:
+    """Run the program and wait for it. `number`: of the run, see `Program`. Raises BenchmarkError
+    unless it went well.
+    """
     cpu, begun = time.thread_time(), time.perf_counter()
-    answer = caller.call("POST", path, {"code": program.code, **fields})
+    answer = caller.call("POST", path, {"code": program.code_of(number), **fields})
     ended, spent = time.perf_counter(), time.thread_time() - cpu
     result = answer.body
     if result["verdict"] != "ok" or not program.accepts(result["stdout"]):
@@ -147,6 +159,8 @@ def execute(caller: Caller, path: str, program: Program, **fields: Any) -> Run:
         program_cpu_ms=(result["cpu_time"] or 0.0) * 1000,
         client_cpu_ms=spent * 1000,
         timing=answer.timing,
+        prestarted=result.get("prestarted"),
+        reused=compilation.get("reused"),
     )
 
 
@@ -160,8 +174,8 @@ class OpenedSession:
     begun: float
     """When the call that opened it was made."""
 
-    def execute(self, program: Program) -> Run:
-        return execute(self.caller, f"/sessions/{self.session_id}/execute", program)
+    def execute(self, program: Program, number: int = 0) -> Run:
+        return execute(self.caller, f"/sessions/{self.session_id}/execute", program, number)
 
     def ttl_seconds(self) -> int:
         return int(self._state()["ttl"])
@@ -195,10 +209,16 @@ def _stamped(ready_at: str, seen_ms: float) -> float | None:
 
 
 @contextlib.contextmanager
-def open_session(url: str, environment: str, **fields: Any) -> Iterator[OpenedSession]:
-    """A session that is stopped at the end in any case. Raises BenchmarkError."""
+def open_session(
+    url: str, environment: str, *, until: Callable[[], object] | None = None, **fields: Any
+) -> Iterator[OpenedSession]:
+    """A session that is stopped at the end in any case. `until` is called when all is ready for
+    the call that opens it. Raises BenchmarkError.
+    """
     with contextlib.closing(Caller(url)) as caller:
         caller.call("GET", "/environments")  # connects
+        if until is not None:
+            until()
         begun = time.perf_counter()
         opened = caller.call("POST", "/sessions", {"environment": environment, **fields}).body
         elapsed = time.perf_counter() - begun

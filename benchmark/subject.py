@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.bare import Bare
-from benchmark.figures import EnvironmentFigures, LeftOut, Level, NotMeasurable, Row, latency
+from benchmark.figures import (
+    EnvironmentFigures,
+    LeftOut,
+    Level,
+    NotMeasurable,
+    Opened,
+    Row,
+    latency,
+)
 from benchmark.processor import ProcessorMeter
-from benchmark.programs import Program
+from benchmark.programs import Everyday, Program
 from benchmark.turns import LEAST, Call, in_turn
 from codeexec.sandbox.errors import SandboxError
 
@@ -28,6 +36,8 @@ class Plan:
     """Measured calls of each kind; fewer of those that take long."""
     sessions: Sequence[int]
     """Numbers of sessions at once."""
+    everyday: Sequence[Everyday] = ()
+    """Programs as candidates write them."""
     program: Path | None = None
     """Instead of each environment's own tiny one."""
 
@@ -44,9 +54,12 @@ class Subject:
     program: Program
     say: Callable[[str], None]
     bare: Bare | None = None
+    version: str | None = None
+    """Of what runs its programs."""
     meter: ProcessorMeter | None = None
     rows: list[Row] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)
+    opened: Opened | None = None
     left_out: list[LeftOut] = field(default_factory=list)
 
     @property
@@ -56,10 +69,6 @@ class Subject:
     @property
     def url(self) -> str:
         return self.plan.url
-
-    @property
-    def extension(self) -> str:
-        return str(self.environment["file_extension"])
 
     @contextlib.contextmanager
     def noting(self, key: str) -> Iterator[None]:
@@ -100,4 +109,5 @@ class Subject:
             rows=self.rows,
             levels=self.levels,
             left_out=self.left_out,
+            opened=self.opened,
         )

@@ -6,11 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from benchmark.figures import EnvironmentFigures, Level, Report, Row
+from benchmark.figures import (
+    EnvironmentFigures,
+    EverydayRow,
+    Level,
+    Opened,
+    Report,
+    Rhythm,
+    Row,
+)
 from benchmark.processor import COMPONENTS
-from benchmark.words import number, word
+from benchmark.words import number, percent, word
 
-CALLS = ("bare", "bare_file", "runner", "runner_anew", "docker_exec", "execute", "single_run")
+CALLS = ("bare", "runner", "runner_anew", "docker_exec", "execute", "single_run")
 OPENINGS = ("open_warm", "docker_start", "open_cold")
 SUMMARY = ("bare", "docker_exec", "execute", "single_run", "open_warm", "open_cold")
 """The six rows of the README."""
@@ -46,6 +54,7 @@ def _section(figures: EnvironmentFigures) -> Section:
     tables = [
         _latencies(figures, CALLS, "one_at_a_time"),
         _latencies(figures, OPENINGS, "until_ready"),
+        _opened(figures.opened),
         _throughput(figures.levels),
         # These go down and levels across, because there are more of them than of levels.
         _across(figures.levels, "stages", lambda level: level.stages_ms, stage_word),
@@ -101,7 +110,7 @@ def _latency_row(row: Row) -> list[str]:
 
 
 def _throughput(levels: Sequence[Level]) -> Table:
-    columns = ("at_once", "bare_rate", "rate", "ratio", "p50", "p95", "p99")
+    columns = ("at_once", "bare_rate", "rate", "ratio", "p50", "p95", "p99", "prestarted")
     return Table(
         header=[word(key) for key in columns],
         rows=[
@@ -113,10 +122,61 @@ def _throughput(levels: Sequence[Level]) -> Table:
                 number(level.latency.p50_ms),
                 number(level.latency.p95_ms),
                 number(level.latency.p99_ms),
+                percent(level.prestarted),
             ]
             for level in levels
         ],
     )
+
+
+def _opened(opened: Opened | None) -> Table:
+    columns = ("opened", "were_ready", "p50", "p95")
+    rows = [_opened_row(opened)] if opened else []
+    return Table(header=[word(key) for key in columns], rows=rows)
+
+
+def _opened_row(opened: Opened) -> list[str]:
+    all_of_them = opened.at_once * opened.rounds
+    times = (opened.latency.p50_ms, opened.latency.p95_ms)
+    ready = f"{opened.ready} {word('of')} {all_of_them}"
+    return [str(opened.at_once), ready, *(number(each) for each in times)]
+
+
+def everyday(report: Report) -> list[Table]:
+    """A table for each rhythm."""
+    tables = [_everyday(report.everyday, rhythm) for rhythm in Rhythm]
+    return [table for table in tables if table.rows]
+
+
+def _everyday(rows: Sequence[EverydayRow], rhythm: Rhythm) -> Table:
+    times = ("bare_p50", "execute_p50", "execute_p95", "p50_ratio", "p95_ratio")
+    return Table(
+        header=[word(key) for key in (rhythm.value, *times, "prestarted", "reused")],
+        rows=[_everyday_row(row) for row in rows if row.rhythm is rhythm],
+    )
+
+
+def _everyday_row(row: EverydayRow) -> list[str]:
+    return [
+        row.title,
+        number(row.bare.p50_ms),
+        number(row.execute.p50_ms),
+        number(row.execute.p95_ms),
+        number(row.p50_ratio, 2),
+        number(row.p95_ratio, 2),
+        percent(row.prestarted),
+        percent(row.reused),
+    ]
+
+
+def everyday_notes(report: Report) -> list[str]:
+    """A sentence for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for each in report.left_out:
+        by_reason.setdefault(each.reason.rstrip("."), []).append(each.key)
+    return [
+        f"{word('left_out')}: {', '.join(keys)}: {reason}." for reason, keys in by_reason.items()
+    ]
 
 
 def stage_word(stage: str) -> str:

@@ -21,7 +21,12 @@ Call = Callable[[], float]
 
 
 def in_turn(
-    calls: Mapping[str, Call], count: int, *, warm_up: int = WARM_UP, pause: float = PAUSE
+    calls: Mapping[str, Call],
+    count: int,
+    *,
+    warm_up: int = WARM_UP,
+    pause: float = PAUSE,
+    budget_seconds: float = BUDGET_SECONDS,
 ) -> dict[str, list[float]]:
     """Makes each call `count` times, in this order and the reverse by turns, so that none has the
     better place. `pause`: see PAUSE.
@@ -30,7 +35,7 @@ def in_turn(
         for _ in range(warm_up):
             call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    deadline = time.monotonic() + BUDGET_SECONDS
+    deadline = time.monotonic() + budget_seconds
     for number in range(count):
         if number >= LEAST and time.monotonic() > deadline:
             break

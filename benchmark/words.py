@@ -5,7 +5,6 @@ from __future__ import annotations
 _WORDS = {
     # calls
     "bare": "bare process",
-    "bare_file": "bare process, program in a file",
     "runner": "runner alone, attached once",
     "runner_anew": "runner alone, attached for each run",
     "docker_exec": "`docker exec`",
@@ -32,6 +31,16 @@ _WORDS = {
     "load": "load generator",
     "total": "all but the program",
     # headings
+    "back_to_back": "programs, back to back",
+    "second_between": "programs, a second between the runs",
+    "bare_p50": "bare, p50, ms",
+    "execute_p50": "execute, p50, ms",
+    "execute_p95": "execute, p95, ms",
+    "prestarted": "pre-started",
+    "reused": "compilation reused",
+    "opened": "sessions opened at once, after as many before",
+    "were_ready": "ready in their own answers",
+    "of": "of",
     "one_at_a_time": "one at a time",
     "until_ready": "until a session is ready",
     "at_once": "sessions at once",
@@ -61,6 +70,8 @@ _WORDS = {
     "cores": "cores",
     # the picture
     "title": "Latency of an execute, p50, ms",
+    "bare_bar": "bare process",
+    "execute_bar": "execute",
     "bare_at_once": "bare processes at once",
     "others": "other",
 }
@@ -68,6 +79,11 @@ _WORDS = {
 
 def word(key: str) -> str:
     return _WORDS[key]
+
+
+def percent(share: float | None) -> str:
+    """Nothing for None."""
+    return "" if share is None else f"{share:.0%}".replace("%", " %")
 
 
 def number(value: float | None, digits: int = 1) -> str:

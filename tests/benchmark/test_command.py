@@ -30,7 +30,9 @@ class TestRefusals:
         with pytest.raises(CommandError, match="no place for figures"):
             call_command("benchmark", url="http://127.0.0.1:1", into=[page])
 
-    @pytest.mark.parametrize("wrong", ["--runs=1", "--sessions=0", "--sessions=a"])
+    @pytest.mark.parametrize(
+        "wrong", ["--runs=1", "--sessions=0", "--sessions=a", "--rows=cobol", "--rows=python,"]
+    )
     def test_wrong_options_are_refused(self, wrong: str) -> None:
         with pytest.raises(CommandError):
             call_command("benchmark", wrong)
@@ -57,13 +59,14 @@ class TestCommand:
         page, picture = tmp_path / "page.md", tmp_path / "new" / "picture.svg"
         page.write_text("<!-- benchmark --><!-- /benchmark -->")
         outputs = ["--json", f"--plot={picture}", f"--into={page}"]
-        said = stack.manage("benchmark", "--runs=3", "--sessions=1,2", *outputs)
+        rows = "--rows=python,rust-first,rust-again"
+        said = stack.manage("benchmark", "--runs=3", "--sessions=1,2", rows, *outputs)
         report = json.loads(said)
         figures = report["environments"][0]
         assert figures["left_out"] == []
         rows = {row["key"]: row for row in figures["rows"]}
         assert rows.keys() == {
-            *("bare", "bare_file", "runner", "runner_anew", "docker_exec", "execute"),
+            *("bare", "runner", "runner_anew", "docker_exec", "execute"),
             *("single_run", "open_warm", "docker_start", "open_cold"),
         }
         assert all(_plausible(row["latency"]) for row in rows.values())
@@ -72,18 +75,30 @@ class TestCommand:
         assert all(math.isfinite(ratio) and ratio > 0 for ratio in ratios.values())
         assert [level["sessions"] for level in figures["levels"]] == [1, 2]
         assert all(_complete(level) for level in figures["levels"])
+        opened = figures["opened"]
+        assert (opened["at_once"], opened["rounds"], _plausible(opened["latency"])) == (8, 1, True)
+        assert [(row["key"], row["rhythm"]) for row in report["everyday"]] == [
+            (key, rhythm)
+            for rhythm in ("back_to_back", "second_between")
+            for key in ("python", "rust-first", "rust-again")
+        ]
+        assert all(
+            _plausible(row[which]) for row in report["everyday"] for which in ("bare", "execute")
+        )
+        assert report["everyday"][3]["prestarted"] == 1.0
         assert report["machine"]["postgresql"] and report["machine"]["docker"]
         assert picture.read_text().startswith("<svg")
         assert "| bare process |" in page.read_text()
         assert _nothing_is_left(stack)
 
     def test_without_a_docker_engine_the_rest_is_measured(self, stack: Stack) -> None:
-        options = ["--runs=2", "--sessions=1", "--environment=node"]
+        options = ["--runs=2", "--sessions=1", "--environment=node", "--rows=node,python"]
         said = stack.manage("benchmark", *options, DOCKER_SOCKET="/nonexistent", PATH="/nowhere")
         assert "execute in a ready session" in said
         assert "docker exec " not in said
         assert "Left out: runner alone, docker exec: The Docker Engine at" in said
-        assert "Left out: bare process: this host has no node." in said
+        assert "Left out: bare process: The Docker Engine at" in said
+        assert "Left out: python, node: The Docker Engine at" in said
         assert _nothing_is_left(stack)
 
     @pytest.mark.parametrize(
@@ -92,12 +107,15 @@ class TestCommand:
             (signal.SIGINT, "one run at a time"),
             (signal.SIGTERM, "2 sessions"),
             (signal.SIGINT, "the runner alone"),
+            (signal.SIGINT, "sessions opened at once"),
+            (signal.SIGTERM, "node: second between"),
         ],
     )
     def test_interrupted_it_leaves_nothing_open(
         self, stack: Stack, ending: signal.Signals, moment: str
     ) -> None:
-        command = [sys.executable, "manage.py", "benchmark", "--runs=20", "--sessions=2"]
+        options = ["--runs=20", "--sessions=2", "--rows=node"]
+        command = [sys.executable, "manage.py", "benchmark", *options]
         with subprocess.Popen(
             command, cwd=ROOT, env=stack.environ, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -107,6 +125,18 @@ class TestCommand:
             assert "Interrupted" in process.stderr.read()
         assert process.returncode == 130
         assert _nothing_is_left(stack)
+
+    def test_killed_it_leaves_no_container_of_its_own(self, stack: Stack) -> None:
+        command = [sys.executable, "manage.py", "benchmark", "--runs=20", "--sessions=1"]
+        with subprocess.Popen(
+            command, cwd=ROOT, env=stack.environ, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            assert any("one run at a time" in line for line in process.stderr)
+            assert docker("ps", "-q", "--filter", f"label=node={NODE}")
+            process.kill()
+        assert eventually(lambda: not docker("ps", "-aq", "--filter", f"label=node={NODE}"))
+        stack.manage("stop_session", "--all", "--yes")
 
 
 def _plausible(latency: dict[str, Any]) -> bool:

@@ -17,23 +17,35 @@ from typing import Any
 
 import pytest
 
-from benchmark import bare as bare_module
 from benchmark.bare import bare
+from benchmark.containers import NODE, DockerHere
 from benchmark.figures import (
     BenchmarkError,
     EnvironmentFigures,
+    EverydayRow,
     LeftOut,
     Level,
     NotMeasurable,
+    Opened,
     Report,
+    Rhythm,
     Row,
     latency,
 )
 from benchmark.machine import Machine, cpu_model, this_machine
 from benchmark.picture import as_svg
 from benchmark.processor import ProcessorMeter, component_of, spent_ms
-from benchmark.programs import OF_ENVIRONMENTS, Program, program_for
-from benchmark.rendering import as_markdown, as_text, put_into, summary_as_markdown
+from benchmark.programs import EVERYDAY, EVERYDAY_KEYS, OF_ENVIRONMENTS, Program, program_for
+from benchmark.rendering import EVERYDAY as EVERYDAY_PLACE
+from benchmark.rendering import (
+    SUMMARY,
+    WHOLE,
+    as_markdown,
+    as_text,
+    everyday_as_markdown,
+    put_into,
+    summary_as_markdown,
+)
 from benchmark.service import (
     STAGES,
     WHOLE_STAGES,
@@ -42,9 +54,13 @@ from benchmark.service import (
     execute,
     median_stages,
     parse_server_timing,
+    share,
 )
 from benchmark.turns import in_turn, side_by_side
+from codeexec.sandbox.errors import ImageMissing
 from tests.support.patience import LONG
+from tests.support.sandboxes import configured_image
+from tests.support.stack import docker
 
 ONE = OF_ENVIRONMENTS["python"]
 TIMING = (
@@ -169,6 +185,13 @@ class TestService:
         assert run.timing["queue"] == 0.5
         assert run.total_ms > 0
 
+    def test_how_it_began_is_read_from_where_the_service_says_so(self) -> None:
+        said = RESULT | {"prestarted": True, "compile": {"execution_time": 0.1, "reused": True}}
+        run = _execute(lambda method, path: (200, {}, said))
+        assert (run.prestarted, run.reused) == (True, True)
+        older = _execute(lambda method, path: (200, {}, RESULT))
+        assert (older.prestarted, older.reused) == (None, None)
+
     def test_compiling_is_part_of_the_program(self) -> None:
         compiled = RESULT | {"compile": {"execution_time": 0.1}}
         run = _execute(lambda method, path: (200, {}, compiled))
@@ -237,37 +260,82 @@ class TestTurns:
             side_by_side([fail, lambda: float(failed.wait(LONG))], 1_000_000_000)
 
 
+def _described(name: str = "python", **changes: Any) -> dict[str, Any]:
+    """An environment, as the service describes it."""
+    limits = {"memory": 2**28, "cpu": 0.5, "pids": 50, "timeout": 30, "tmpfs": 2**26}
+    described = {
+        "name": name,
+        "image": configured_image(name),
+        "default_filename": "main.py",
+        "file_extension": ".py",
+        "compile_command": "",
+        "run_command": "python {file_path}",
+        "runtime": "",
+        "network": False,
+        "limits": {**limits, "output": 2**20},
+    }
+    return described | changes
+
+
+RUST = {"default_filename": "main.rs", "file_extension": ".rs", "run_command": "{output_path}"}
+
+
+@pytest.mark.docker
 class TestBareProcess:
     def test_it_runs_the_program_and_tells_its_milliseconds(self) -> None:
-        with bare(ONE, ".py") as process:
+        with bare(DockerHere(), _described(), ONE) as process:
             assert 0.1 < process.run() < 60_000
-            assert 0.1 < process.run_file() < 60_000
-            assert min(each.run() for each in process.side_by_side(2)) > 0.1
+            burst = process.side_by_side(2, 6)
+            assert (len(burst.samples_ms), min(burst.samples_ms) > 0.1) == (6, True)
+            assert burst.seconds < sum(burst.samples_ms) / 1000 + 1
+            assert re.fullmatch(r"Python 3\.\d+\.\d+", str(process.version()))
+
+    def test_compiled_programs_side_by_side_are_not_in_each_others_way(self) -> None:
+        program = OF_ENVIRONMENTS["rust"]
+        with bare(DockerHere(), _described("rust", **RUST), program) as process:
+            assert len(process.side_by_side(3, 3).samples_ms) == 3
+            assert str(process.version()).startswith("Rust 1.")
+
+    def test_it_has_the_image_but_none_of_a_sandboxs_limits(self) -> None:
+        code = (
+            "import os\n"
+            "status = open('/proc/self/status').read()\n"
+            "print('Seccomp:\\t0' in status, os.access('/var/tmp', os.W_OK), os.getuid() > 0)"
+        )
+        program = Program(code=code, stdout="True True True\n")
+        with bare(DockerHere(), _described(), program):
+            (container,) = docker("ps", "-q", "--filter", f"label=node={NODE}")
+            (inspected,) = json.loads("\n".join(docker("inspect", container)))
+        limits = ("Memory", "CpuQuota", "NanoCpus", "PidsLimit", "ReadonlyRootfs")
+        assert not any(inspected["HostConfig"][name] for name in limits)
+        assert not docker("ps", "-aq", "--filter", f"label=node={NODE}")
 
     @pytest.mark.parametrize(
-        ("program", "extension", "reason"),
+        ("program", "changes", "reason"),
         [
-            (Program(code="import no_such_library"), ".py", "No module named 'no_such_library'"),
-            (Program(code="print(2)", stdout="1\n"), ".py", "something else"),
-            (ONE, ".zig", "no interpreter of this host is known"),
+            (Program(code="import no_such_library"), {}, "No module named 'no_such_library'"),
+            (Program(code="print(2)", stdout="1\n"), {}, "prints something else"),
+            (ONE, {"run_command": "zig run {file_path}"}, "zig: No such file or directory"),
         ],
     )
-    def test_what_this_host_cannot_run_has_no_floor(
-        self, program: Program, extension: str, reason: str
+    def test_what_the_image_cannot_run_has_no_floor(
+        self, program: Program, changes: dict[str, Any], reason: str
     ) -> None:
-        with pytest.raises(NotMeasurable, match=reason), bare(program, extension):
+        described = _described(**changes)
+        with pytest.raises(NotMeasurable, match=reason), bare(DockerHere(), described, program):
             pass
 
-    def test_an_interpreter_that_is_missing_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PATH", "/nowhere")
-        with pytest.raises(NotMeasurable, match="this host has no node"), bare(ONE, ".js"):
+    def test_an_image_that_is_missing_is_told(self) -> None:
+        described = _described(image="code-executor-nothing")
+        with pytest.raises(ImageMissing), bare(DockerHere(), described, ONE):
             pass
-        assert bare_module.interpreter_version(".js") is None
 
-    def test_a_program_that_begins_to_fail_ends_it(self, tmp_path: Path) -> None:
-        mark = tmp_path / "ran"
-        code = f"import pathlib; pathlib.Path({str(mark)!r}).mkdir()"
-        with bare(Program(code=code), ".py") as process, pytest.raises(BenchmarkError):
+    def test_a_program_that_begins_to_fail_ends_it(self) -> None:
+        program = Program(code="import os; os.mkdir('/workspace/ran')")
+        with (
+            bare(DockerHere(), _described(), program) as process,
+            pytest.raises(BenchmarkError, match="File exists"),
+        ):
             process.run()
 
 
@@ -284,6 +352,26 @@ class TestPrograms:
         assert program_for("go", file).code == "package main"
         with pytest.raises(BenchmarkError, match="can't be read"):
             program_for("go", tmp_path / "missing.go")
+
+
+class TestEverydayPrograms:
+    def test_each_is_of_a_shipped_environment(self, definitions: Any) -> None:
+        shipped = {each.name for each in definitions.environments}
+        assert {each.environment for each in EVERYDAY} == shipped
+        assert len(set(EVERYDAY_KEYS)) == len(EVERYDAY)
+
+    def test_first_is_another_program_each_time_and_again_the_same(self) -> None:
+        codes = {
+            each.key: {each.program.code_of(number) for number in range(3)} for each in EVERYDAY
+        }
+        numbers = {key: len(found) for key, found in codes.items()}
+        others = {"rust-first": 3, "rust-generics": 3}
+        assert numbers == dict.fromkeys(EVERYDAY_KEYS, 1) | others
+
+    def test_shares_are_of_the_answers_that_say(self) -> None:
+        assert share([True, False, True, True]) == 0.75
+        assert share([True, None]) == 1.0
+        assert share([None, None]) is None
 
 
 class TestProcessor:
@@ -346,6 +434,7 @@ def _level(sessions: int, **changes: Any) -> Level:
         bare_per_second=100.0,
         stages_ms=dict.fromkeys(STAGES, 2.0),
         processor_ms={"api": 1.25, "worker": 0.5, "program": 9.0, "load": 0.3},
+        prestarted=0.75,
         cpu_use=0.4,
     )
     return replace(level, **changes)
@@ -376,8 +465,24 @@ def report() -> Report:
         ],
         levels=[_level(1), _level(2, cpu_use=0.95), _level(16)],
         left_out=[LeftOut(key="docker_start", reason="No Docker Engine.")],
+        opened=Opened(at_once=8, rounds=3, ready=23, latency=latency([4.0, 8.0])),
     )
+    everyday = [
+        EverydayRow(
+            key=key,
+            title=f"{key}, `hello`",
+            rhythm=rhythm,
+            bare=latency([100.0, 100.0]),
+            execute=latency([20.0, 30.0]),
+            prestarted=prestarted,
+            reused=reused,
+        )
+        for rhythm in Rhythm
+        for key, prestarted, reused in (("python", 1.0, None), ("rust-again", 0.0, 0.9))
+    ]
     return Report(
+        everyday=everyday,
+        left_out=[LeftOut(key=key, reason="No node.") for key in ("node", "pandas")],
         version="1.2.3",
         date="2026-11-24T00:00:00+00:00",
         url="http://127.0.0.1:8000",
@@ -391,12 +496,28 @@ class TestForms:
         text = as_text(report)
         assert re.search(r"^bare process +10\.0 +10\.0 +10\.0 +1\.00 +1\.00$", text, re.M)
         assert re.search(r"^execute in .* 15\.0 +15\.9 +16\.0 +10\.0 +1\.50 +1\.59$", text, re.M)
-        assert re.search(r"^16 +100 +60 +0\.60 +240\.0", text, re.M)
+        assert re.search(r"^16 +100 +60 +0\.60 +240\.0.* 75 %$", text, re.M)
+        assert re.search(r"^8 +23 of 24 +6\.0 +7\.8$", text, re.M)
         assert re.search(r"^all but the program +1\.75 +1\.75 +1\.75$", text, re.M)
         assert "AMD EPYC, 2 cores, 24 GiB, Linux 6.1, Docker 27.1, PostgreSQL 17.2" in text
         assert "at its CPU limit" in text and ": 2." in text
         assert "Left out: Docker's own create + start: No Docker Engine." in text
         assert "`" not in text
+
+    def test_everyday_programs_have_a_table_for_each_rhythm(self, report: Report) -> None:
+        text = as_text(report)
+        tables = [part for part in text.split("\n\n") if "programs, " in part]
+        assert [table.splitlines()[0].strip().partition("  ")[0] for table in tables] == [
+            "programs, back to back",
+            "programs, a second between the runs",
+        ]
+        for table in tables:
+            python, rust = table.splitlines()[1:3]
+            assert re.search(
+                r"^python, hello +100\.0 +25\.0 +29\.5 +0\.25 +0\.29 +100 % *$", python
+            )
+            assert re.search(r" 0\.25 +0\.29 +0 % +90 %$", rust)
+        assert text.count("Left out: node, pandas: No node.") == 1
 
     def test_columns_stand_below_each_other(self, report: Report) -> None:
         block = as_text(report).split("\n\n")[2].splitlines()
@@ -426,6 +547,10 @@ class TestForms:
         assert figures["rows"][1]["p50_ratio"] == 1.5
         assert figures["rows"][1]["latency"]["count"] == 2
         assert figures["levels"][0]["ratio"] == 0.6
+        assert figures["opened"]["ready"] == 23
+        assert [row["p50_ratio"] for row in whole["everyday"]] == [0.25] * 4
+        assert whole["everyday"][3]["rhythm"] == "second_between"
+        assert whole["left_out"][0] == {"key": "node", "reason": "No node."}
         assert figures["levels"][2]["stages_ms"].keys() == set(STAGES)
         assert figures["left_out"] == [{"key": "docker_start", "reason": "No Docker Engine."}]
 
@@ -451,6 +576,25 @@ class TestForms:
         assert text.startswith("a <!-- benchmark summary -->")
         assert text.endswith("<!-- /benchmark summary --> b")
 
+    def test_programs_have_a_place_of_their_own(self, report: Report, tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        page.write_text("<!-- benchmark programs -->stale<!-- /benchmark programs --> b")
+        put_into(page, replace(report, environments=[]))
+        text = page.read_text()
+        assert everyday_as_markdown(report) in text
+        assert "| rust-again, `hello` | 100.0 | 25.0 |" in text
+        assert "stale" not in text
+        assert text.endswith(" b")
+
+    def test_what_was_not_measured_stays_in_a_page(self, report: Report, tmp_path: Path) -> None:
+        page = tmp_path / "page.md"
+        places = [
+            f"<!-- {name} -->old<!-- /{name} -->" for name in (WHOLE, SUMMARY, EVERYDAY_PLACE)
+        ]
+        page.write_text("\n".join(places))
+        put_into(page, replace(report, environments=[], everyday=[]))
+        assert page.read_text() == "\n".join(places)
+
     def test_a_page_without_a_place_is_left_as_it_is(self, report: Report, tmp_path: Path) -> None:
         page = tmp_path / "page.md"
         page.write_text("<!-- /benchmark --> <!-- benchmark -->")
@@ -474,6 +618,7 @@ class TestPicture:
         assert len(execute_widths) == len(STAGES)
         assert sum(execute_widths) / sum(bare_widths) == pytest.approx(1.4, abs=0.01)
         assert {"2 sessions at once", "16 bare processes at once"} <= bars.keys()
+        assert bars["rust-again: execute"][0] / bars["rust-again: bare process"][0] == 0.25
 
     def test_everything_is_inside_it(self, report: Report) -> None:
         root = _parsed(as_svg(report))

@@ -11,7 +11,7 @@ from codeexec.sandbox.attacks.catalogue import ATTACKS, BY_NAME, Attack, Group, 
 from codeexec.sandbox.attacks.judge import Outcome, judge
 from codeexec.sandbox.attacks.poison import planted
 from codeexec.sandbox.attacks.subject import PROGRAMS
-from codeexec.sandbox.docker.attack_image import SOURCES
+from codeexec.sandbox.docker.program_image import ATTACK_SOURCES
 from codeexec.sandbox.types import RunResult, Verdict
 from tests.support.sandboxes import LIMITS, MIB
 
@@ -71,7 +71,9 @@ class TestCatalogue:
 
     def test_the_program_knows_each_and_no_other(self):
         known = {
-            name for path in SOURCES.glob("*.c") for name in _TABLE_ROW.findall(path.read_text())
+            name
+            for path in ATTACK_SOURCES.glob("*.c")
+            for name in _TABLE_ROW.findall(path.read_text())
         }
         assert known == BY_NAME.keys() | SERVICES - {"hello", "tidy"}
 

@@ -17,10 +17,10 @@ from codeexec.sandbox.client.connection import RunnerConnection
 from codeexec.sandbox.client.protocol import new_token
 from codeexec.sandbox.client.workspace_queries import WorkspaceClient
 from codeexec.sandbox.docker import stream
-from codeexec.sandbox.docker.attack_image import AttackImage
 from codeexec.sandbox.docker.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.docker.images import Account, Image, Images
 from codeexec.sandbox.docker.own_files import OwnFiles, OwnFilesMissing
+from codeexec.sandbox.docker.program_image import ATTACK_SOURCES, ProgramImage
 from codeexec.sandbox.docker.runner_image import RunnerImage
 from codeexec.sandbox.driver import KeepGoing, OnLine, always
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost, SandboxStartFailed
@@ -54,7 +54,13 @@ class DockerDriver:
         self._known, self._known_until = _Facts(), 0.0
         self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
         self._own_files = OwnFiles(self._engine, self._runner)
-        self._attacks = AttackImage(self._engine, self._images, prefix=image_prefix)
+        self._attacks = ProgramImage(
+            self._engine,
+            self._images,
+            sources=ATTACK_SOURCES,
+            name=f"{image_prefix}-attacks",
+            path="/attack",
+        )
 
     def ping(self) -> None:
         with translated():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from codeexec.sandbox import policy
 from codeexec.sandbox.client.protocol import new_token
+from codeexec.sandbox.docker.bare_processes import BareContainers, BareProcesses
 from codeexec.sandbox.docker.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.docker.images import Images
 from codeexec.sandbox.docker.own_files import OwnFiles
@@ -21,6 +24,7 @@ class DockerStopwatch:
     def __init__(self, base_url: str, *, image_prefix: str) -> None:
         self._engine = Engine(base_url)
         self._images = Images(self._engine)
+        self._prefix = image_prefix
         self._runner = RunnerImage(self._engine, self._images, prefix=image_prefix)
         self._own_files = OwnFiles(self._engine, self._runner)
 
@@ -28,6 +32,17 @@ class DockerStopwatch:
         """Of the Docker Engine. Raises EngineUnavailable."""
         with translated():
             return str(self._engine.api.version()["Version"])
+
+    def bare_processes(
+        self, spec: SandboxSpec, starter: Path
+    ) -> AbstractContextManager[BareProcesses]:
+        """Plain processes of the spec's image. `starter`: the folder of `starter.c`. Raises
+        SandboxError.
+        """
+        containers = BareContainers(
+            self._engine, self._images, prefix=self._prefix, sources=starter
+        )
+        return containers.processes(spec)
 
     def create_and_start(self, spec: SandboxSpec) -> float:
         """Creates and starts a sandbox's container, without connecting to its runner, and removes

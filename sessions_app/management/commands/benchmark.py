@@ -13,7 +13,14 @@ from django.core.management.base import CommandError, CommandParser
 from benchmark.figures import BenchmarkError, Report, WrongPlan
 from benchmark.measuring import measure
 from benchmark.picture import as_svg
-from benchmark.rendering import as_markdown, as_text, check_place, put_into
+from benchmark.programs import EVERYDAY, EVERYDAY_KEYS, Everyday
+from benchmark.rendering import (
+    as_markdown,
+    as_text,
+    check_place,
+    everyday_as_markdown,
+    put_into,
+)
 from benchmark.service import KEY_VARIABLE
 from benchmark.subject import Plan
 from codeexec.cli import INTERRUPTED, TeachingCommand, option, whole_number
@@ -29,18 +36,27 @@ in the same state:
   execute        POST /sessions/<id>/execute in a ready session, one at a time, then in several
                  sessions at once beside as many bare processes; its stages, from the answers'
                  Server-Timing; processor time by component, from /proc
-  bare process   the same program as a process of this host: the floor. For Python that is
-                 /usr/bin/python3 -c, for Node.js node -e, for Rust rustc and what it makes. The
-                 file of --program is run on this host, too
+  bare process   the floor: the same program as a plain process of the same image, without a
+                 sandbox's limits, in a container of its own in which a small program starts and
+                 times it, so that Docker is not in the figure. Rust is compiled by `rustc -O`
   runner alone   in a sandbox of its own on this host's Docker Engine, attached once and attached
                  for each run; and docker exec in the same sandbox
   session ready  a cold start (a session with a longer `ttl` than a warm sandbox has), beside
-                 Docker's own create and start; a warm one
+                 Docker's own create and start; a warm one; and eight at once, 15 seconds after
+                 eight had been opened at once before
   single run     POST /execute
+  programs       what candidates write (--rows), each back to back with its bare process, and
+                 with a second before each run, as a person presses Run. "pre-started" is the
+                 share of runs whose process had started before, "compilation reused" that of runs
+                 that were not compiled again; "first" is another program each time
 
-What can't be measured from here (no Docker Engine, no interpreter, a service on another host) is
-left out, and the output says why. Ratios of percentiles are to the same percentile of what was
-measured in turn. Whatever was opened or started is stopped again, on Ctrl-C as well.
+As preset it takes about ten minutes on two processors, and 25 at most: `python` 3 to 5, and each
+row of programs one minute at most. --runs 20 --rows none takes one and a half.
+
+What can't be measured from here (no Docker Engine, a service on another host, an environment that
+is not enabled or not built) is left out, and the output says why. Ratios of percentiles are to the
+same percentile of what was measured in turn. Whatever was opened or started is stopped again, on
+Ctrl-C as well.
 
 To get figures that mean something: run it on the service's host, with nothing else running, and
 compare ratios only. A sandbox may use as much processor time as its environment's limit allows
@@ -58,6 +74,7 @@ class Command(TeachingCommand):
         "benchmark",
         "benchmark --environment python --environment node --runs 50",
         "benchmark --environment go --program hello.go --sessions 1,4",
+        "benchmark --rows-only --rows pandas,rust-first,rust-again",
         "benchmark --json > figures.json",
         "benchmark --into README.md --into docs/performance.md --plot docs/benchmark.svg",
     )
@@ -95,12 +112,24 @@ class Command(TeachingCommand):
             help="program to run, instead of the shipped environments' own tiny ones",
         )
         parser.add_argument(
+            "--rows",
+            type=option(_rows, f"some of {','.join(EVERYDAY_KEYS)}, or all, or none"),
+            default="all",
+            metavar="ROW,ROW,…",
+            help=f"programs as candidates write them: {', '.join(EVERYDAY_KEYS)}; all or none "
+            "(%(default)s)",
+        )
+        parser.add_argument(
+            "--rows-only", action="store_true", help="only these, and nothing of --environment"
+        )
+        parser.add_argument(
             "--runs",
             type=whole_number(2, 1_000_000),
             default=200,
             metavar="N",
             help="measured calls of each kind; twice as many side by side, a quarter of `docker "
-            "exec`, a tenth of opened sessions; fewer where a kind takes over 30 s (%(default)s)",
+            "exec`, a tenth of opened sessions; fewer where a kind takes over 30 s; at most 100 "
+            "and 15 of each of --rows (%(default)s)",
         )
         parser.add_argument(
             "--sessions",
@@ -130,7 +159,8 @@ class Command(TeachingCommand):
             default=[],
             metavar="FILE.md",
             help="put the Markdown between <!-- benchmark --> and <!-- /benchmark --> of a file, "
-            "or a few rows between <!-- benchmark summary --> and <!-- /benchmark summary -->",
+            "a few rows between <!-- benchmark summary --> and <!-- /benchmark summary -->, and "
+            "programs between <!-- benchmark programs --> and <!-- /benchmark programs -->",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -138,9 +168,10 @@ class Command(TeachingCommand):
             os.environ[KEY_VARIABLE] = options["api_key"]  # every connection takes it from there
         plan = Plan(
             url=options["url"].rstrip("/"),
-            environments=list(dict.fromkeys(options["environment"] or [DEFAULT_ENVIRONMENT])),
+            environments=[] if options["rows_only"] else _environments(options["environment"]),
             runs=options["runs"],
             sessions=options["sessions"],
+            everyday=options["rows"],
             program=options["program"],
         )
         try:
@@ -163,9 +194,24 @@ class Command(TeachingCommand):
             text = json.dumps(report.as_json(), indent=2)
         elif options["markdown"]:
             text = as_markdown(report)
+            if report.environments and report.everyday:
+                text += f"\n{everyday_as_markdown(report)}"
         else:
             text = as_text(report)
         self.stdout.write(text)
+
+
+def _environments(names: list[str] | None) -> list[str]:
+    return list(dict.fromkeys(names or [DEFAULT_ENVIRONMENT]))
+
+
+def _rows(text: str) -> list[Everyday]:
+    if text in ("all", "none"):
+        return list(EVERYDAY) if text == "all" else []
+    chosen = text.split(",")
+    if unknown := set(chosen) - set(EVERYDAY_KEYS):
+        raise ValueError(unknown)
+    return [each for each in EVERYDAY if each.key in chosen]
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,8 +1,7 @@
-"""The image of the attack program, and reading the program from it."""
+"""The image of a program of the service's own, and reading the program from it."""
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from codeexec.sandbox import policy
@@ -12,26 +11,27 @@ from codeexec.sandbox.driver import OnLine
 from codeexec.sandbox.errors import SandboxStartFailed
 from codeexec.sandbox.types import ImageInfo, SandboxSpec
 
-SOURCES = Path(__file__).parents[1] / "attacks" / "program"
+ATTACK_SOURCES = Path(__file__).parents[1] / "attacks" / "program"
+"""The sources of the attacks."""
 _MAX_PROGRAM_BYTES = 16 * 1024 * 1024
 
 
-@functools.cache
-def attacks_version() -> str:
-    return version_of(SOURCES)
+class ProgramImage:
+    """Built when it is first needed: the attacks by the first isolation check."""
 
-
-class AttackImage:
-    """Built when it is first needed, by the first isolation check."""
-
-    def __init__(self, engine: Engine, images: Images, *, prefix: str) -> None:
+    def __init__(
+        self, engine: Engine, images: Images, *, sources: Path, name: str, path: str
+    ) -> None:
+        """`name` of the image, without its version; `path` of the program in it."""
         self._engine = engine
         self._images = images
-        self.reference = f"{prefix}-attacks:{attacks_version()}"
+        self._sources = sources
+        self._path = path
+        self.reference = f"{name}:{version_of(sources)}"
 
     def build(self, *, on_line: OnLine | None = None) -> ImageInfo:
         """Build the image unless it is there. Raises ImageBuildFailed."""
-        return self._images.build_missing(SOURCES, self.reference, on_line=on_line)
+        return self._images.build_missing(self._sources, self.reference, on_line=on_line)
 
     def read(self, spec: SandboxSpec) -> bytes:
         """The program, read from a container that is never started. Its labels are those of `spec`.
@@ -49,9 +49,10 @@ class AttackImage:
             translated(SandboxStartFailed),
             self._engine.passing_container(config, name) as container,
         ):
-            program = self._engine.first_file(container, "/attack", most_bytes=_MAX_PROGRAM_BYTES)
+            program = self._engine.first_file(container, self._path, most_bytes=_MAX_PROGRAM_BYTES)
         if program is None:
             raise SandboxStartFailed(
-                "The image of the attacks has no file /attack. Remove it to have it built again."
+                f"The image {self.reference} has no file {self._path}. Remove it to have it built "
+                "again."
             )
         return program
