@@ -69,8 +69,7 @@ class EnvironmentRevisionInline(TabularInline):  # type: ignore[misc]
     @admin.display(description="pre-started")
     def prestarted(self, revision: EnvironmentRevision) -> str:
         """The memory that the interpreter takes, which sandboxes have on top of their limit."""
-        measured = revision.prestart_bytes
-        return "" if measured is None else f"{measured / 1_000_000:.0f} MB"
+        return revision.prestart_state
 
     @admin.display(description="image")
     def short_image_id(self, revision: EnvironmentRevision) -> str:
@@ -111,6 +110,7 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
     readonly_fields: tuple[str, ...] = (
         "is_default",
         "image_reference",
+        "prestarted",
         "changed",
         "created_at",
         "updated_at",
@@ -131,6 +131,7 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
                     ("warm_pool_size", "warm_pool_max"),
                     "prestart",
                     "preload",
+                    "prestarted",
                     "runtime",
                     "network",
                 )
@@ -200,6 +201,17 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
     @admin.display(description="image's full name")
     def image_reference(self, environment: Environment) -> str:
         return environment.image_reference if environment.image else "-"
+
+    @admin.display(description="pre-started")
+    def prestarted(self, environment: Environment) -> str:
+        """Of each node's latest revision."""
+        if not environment.prestart:
+            return "-"
+        states = [
+            f"{each.node}: {each.prestart_state or 'not tried yet'}"
+            for each in environment.revisions.all().latest_of_nodes()
+        ]
+        return "; ".join(states) or "not tried yet"
 
     @admin.display(description="changed since seeding")
     def changed(self, environment: Environment) -> str:

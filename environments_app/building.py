@@ -19,7 +19,7 @@ from codeexec.sandbox.driver import Driver, OnLine
 from codeexec.sandbox.errors import ImageBuildFailed, ImageMissing
 from codeexec.sandbox.types import ImageInfo
 from environments_app.models import Environment
-from environments_app.services import record_image
+from environments_app.services import record_image, try_prestart
 
 CONTEXT_LABEL = "code-executor.context"
 """Label of an image with the hash of what it was built from."""
@@ -48,6 +48,8 @@ class Built:
     seconds: float
     size_bytes: int | None = None
     error: str = ""
+    prestarted: str = ""
+    """Whether its programs are pre-started, or why not. Empty: they are not to be."""
 
 
 def folders() -> Path:
@@ -139,7 +141,11 @@ def build_environment(
         _record_build(environment, image, by)
         return image
 
-    return _timed(environment.name, reference, before, build)
+    built = _timed(environment.name, reference, before, build)
+    image = _image(driver, reference)
+    if built.outcome == Outcome.FAILED or image is None:
+        return built
+    return replace(built, prestarted=try_prestart(driver, environment, image))
 
 
 @transaction.atomic

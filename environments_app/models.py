@@ -413,6 +413,16 @@ class EnvironmentRevision(models.Model):
         help_text="What the started interpreter with its modules takes, which a sandbox has on top "
         "of its limit. Measured when one was started; null: not yet, or there is none.",
     )
+    prestart_problem = models.CharField(
+        "why nothing is pre-started",
+        max_length=300,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="Why the last warm sandbox had no started interpreter. Empty: it had one, or "
+        "none was tried.",
+    )
     cause = models.CharField(
         max_length=100,
         blank=True,
@@ -441,6 +451,18 @@ class EnvironmentRevision(models.Model):
 
     def __str__(self) -> str:
         return f"{self.environment} {self.number}"
+
+    @property
+    def prestart_state(self) -> str:
+        """Whether its programs are pre-started: with how much memory, or why not. Empty where they
+        are not to be.
+        """
+        if not self.definition.get("prestart"):
+            return ""
+        if self.prestart_problem:
+            return f"no: {self.prestart_problem}"
+        measured = self.prestart_bytes
+        return "not tried yet" if measured is None else f"yes, {measured / 1_000_000:.0f} MB"
 
     def changes(self) -> list[str]:
         """Differences from the one before it: `limits.pids: 50 → 60`. Empty for the first."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import transaction
@@ -12,10 +13,14 @@ from django.db.models import QuerySet
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from codeexec.errors import UnknownEnvironment
-from codeexec.sandbox.types import ImageInfo, Prestart, PrestartKind, SandboxSpec
+from codeexec.sandbox.driver import Driver
+from codeexec.sandbox.errors import SandboxError
+from codeexec.sandbox.types import ImageInfo, Prestart, PrestartKind, Primed, SandboxSpec
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.run_commands import build_commands
 from environments_app.sandbox_users import spare_uid
+
+logger = logging.getLogger(__name__)
 
 
 def find_environment(name: str | None) -> Environment:
@@ -92,12 +97,58 @@ def _prestart(environment: Environment, memory_bytes: int) -> Prestart | None:
     )
 
 
-def record_prestart(revision: EnvironmentRevision, measured_bytes: int) -> None:
-    """Keep what its started interpreter takes, where it has changed."""
-    known = revision.prestart_bytes
-    if known is None or abs(measured_bytes - known) > known // 10:
-        revision.prestart_bytes = measured_bytes
-        revision.save(update_fields=["prestart_bytes"])
+_MOST_PROBLEM = 300
+
+
+def try_prestart(driver: Driver, environment: Environment, image: ImageInfo) -> str:
+    """Start a sandbox of the environment's current revision once, unless its interpreter was
+    measured already: so it is known before the first session. Returns the revision's state.
+    """
+    revision = record_image(environment, image)
+    if environment.prestart and (revision.prestart_bytes is None or revision.prestart_problem):
+        spec = sandbox_spec(
+            environment,
+            sandbox_id=uuid4(),
+            node=f"build-{revision.node}",
+            max_idle_seconds=_TRIED_SECONDS,
+            image_id=image.image_id,
+            wait_until_primed=True,
+        )
+        try:
+            primed = driver.start(spec).primed
+        except SandboxError as error:
+            primed = Primed(problem=f"no sandbox could be started: {error}".rstrip("."))
+        finally:
+            driver.destroy(spec.sandbox_id)
+        if primed is not None:
+            record_prestart(revision, primed)
+    return revision.prestart_state
+
+
+_TRIED_SECONDS = 120
+"""A sandbox that is tried ends itself after that, should this process be killed."""
+
+
+def record_prestart(revision: EnvironmentRevision, primed: Primed) -> None:
+    """Keep what its started interpreter takes, or why there is none, where that has changed. The
+    log has a problem once.
+    """
+    before = (revision.prestart_bytes, revision.prestart_problem)
+    known, measured = revision.prestart_bytes, primed.memory_bytes
+    if not primed.problem and (known is None or abs(measured - known) > known // 10):
+        revision.prestart_bytes = measured
+    revision.prestart_problem = primed.problem[:_MOST_PROBLEM]
+    if (revision.prestart_bytes, revision.prestart_problem) == before:
+        return
+    revision.save(update_fields=["prestart_bytes", "prestart_problem"])
+    if primed.problem:
+        logger.warning(
+            "environment %s, revision %d: its programs are not pre-started, so they begin later: "
+            "%s",
+            revision.environment,
+            revision.number,
+            primed.problem,
+        )
 
 
 @transaction.atomic

@@ -99,6 +99,16 @@ class SandboxSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Primed:
+    """What became of a process that a sandbox was to keep ready."""
+
+    memory_bytes: int = 0
+    """What it takes."""
+    problem: str = ""
+    """Why there is none, where there is none: a part of a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SandboxHandle:
     """What a client needs to connect to a started sandbox."""
 
@@ -108,8 +118,8 @@ class SandboxHandle:
     """The runner serves only clients that know it. Programs and API clients never see it."""
     image_id: str
     workspace_dir: str
-    prestart_bytes: int | None = None
-    """Of a sandbox that was just started, and waited for: what its pre-started process takes."""
+    primed: Primed | None = None
+    """Of a sandbox that was just started, and whose pre-started process was waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)

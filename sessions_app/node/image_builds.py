@@ -14,7 +14,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from codeexec.sandbox.errors import ImageMissing, SandboxError
-from codeexec.sandbox.types import Command, ImageInfo, RunResult, Verdict, WorkspaceFile
+from codeexec.sandbox.types import Command, ImageInfo, Primed, RunResult, Verdict, WorkspaceFile
 from codeexec.taskqueue.enqueue import enqueue, node_queue
 from environments_app.building import CONTEXT_LABEL, context_hash, folders
 from environments_app.current_driver import get_driver
@@ -146,6 +146,13 @@ def smoke_test(node_build: NodeBuild, image: ImageInfo, log: Log) -> None:
         )
 
 
+def _pre_started(primed: Primed) -> str:
+    """For the log: the image is usable either way."""
+    if primed.problem:
+        return f"Warning: programs are not pre-started, so they begin later: {primed.problem}."
+    return f"Programs are pre-started, which takes {primed.memory_bytes / 1_000_000:.0f} MB."
+
+
 def _run_in_sandbox(node_build: NodeBuild, image: ImageInfo, log: Log) -> RunResult:
     """The result of the program, or of the compiler if that fails."""
     driver = get_driver()
@@ -157,6 +164,7 @@ def _run_in_sandbox(node_build: NodeBuild, image: ImageInfo, log: Log) -> RunRes
         max_idle_seconds=2 * SMOKE_SECONDS,
         image_id=image.image_id,
         image=image.reference,
+        wait_until_primed=True,
     )
     commands = build_commands(environment, environment.default_filename)
     program = WorkspaceFile(
@@ -164,7 +172,11 @@ def _run_in_sandbox(node_build: NodeBuild, image: ImageInfo, log: Log) -> RunRes
     )
     output_bytes = environment.limits().output_bytes
     try:
-        with driver.connect(driver.start(spec)) as sandbox:
+        log.beat()  # the start may wait for libraries
+        handle = driver.start(spec)
+        if handle.primed is not None:
+            log(_pre_started(handle.primed))
+        with driver.connect(handle) as sandbox:
             sandbox.write_files([program])
             for argv in (commands.compile, commands.run):
                 if argv is not None:

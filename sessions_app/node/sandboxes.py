@@ -132,8 +132,8 @@ def start_sandbox(
                 wait_until_primed=sandbox.status == Sandbox.Status.WARMING,
             )
         )
-    if handle.prestart_bytes is not None:
-        record_prestart(revision, handle.prestart_bytes)
+    if handle.primed is not None:
+        record_prestart(revision, handle.primed)
     return revision if _record_start(sandbox, handle, revision) else None
 
 

@@ -10,11 +10,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from codeexec.audit.models import AuditEntry
-from codeexec.sandbox.types import ImageInfo
+from codeexec.sandbox.types import ImageInfo, Primed
 from environments_app.exporting import environments_yaml
 from environments_app.models import Environment, EnvironmentRevision
 from environments_app.seeding import seed
-from environments_app.services import record_image
+from environments_app.services import record_image, record_prestart
 from sessions_app.models import Node
 from sessions_app.monitoring.health import check_health
 from tests.environments.test_seeding import NODE, PYTHON, file
@@ -282,6 +282,16 @@ def test_history_is_shown_and_cannot_be_changed(admin_client: Client) -> None:
     save(admin_client, "python", **values)
     revision.refresh_from_db()
     assert revision.number == 1
+
+
+def test_a_page_tells_why_nothing_is_prestarted(admin_client: Client) -> None:
+    Environment.objects.filter(name="python").update(prestart="python", preload="x")
+    revision = record_image(Environment.objects.get(name="python"), image())
+    assert "not tried yet" in admin_client.get(page("python")).content.decode()
+    record_prestart(revision, Primed(problem="preload: <x> can't be imported"))
+    shown = admin_client.get(page("python")).content.decode()
+    problem = "no: preload: &lt;x&gt; can&#x27;t be imported"
+    assert shown.count(problem) == 2, "of the environment, and of the revision"
 
 
 def test_strangers_see_nothing(client: Client) -> None:

@@ -10,7 +10,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from codeexec.sandbox.docker.docker_driver import DockerDriver
-from codeexec.sandbox.errors import EngineUnavailable, ImageBuildFailed
+from codeexec.sandbox.errors import EngineUnavailable, ImageBuildFailed, SandboxStartFailed
+from codeexec.sandbox.types import Primed
 from environments_app.building import CONTEXT_LABEL
 from environments_app.current_driver import get_driver
 from environments_app.models import Environment
@@ -68,6 +69,41 @@ def test_all_enabled_ones_with_a_folder_are_built_the_runner_first(engine: FakeD
     ]
     assert lines[:2] == ["a: FROM base", "a: RUN true"]
     assert lines[-1].split()[-2:] == ["100.0", "MB"]
+
+
+@pytest.fixture
+def interpreted() -> Environment:
+    """The environment a, to be pre-started."""
+    Environment.objects.filter(name="a").update(
+        prestart="python", run_command="python {file_path}", preload="numpy"
+    )
+    return Environment.objects.get(name="a")
+
+
+def test_a_sandbox_is_tried_once_to_see_whether_programs_are_prestarted(
+    engine: FakeDriver, interpreted: Environment
+) -> None:
+    engine.primed = Primed(memory_bytes=9_000_000)
+    assert build("a")[-1].endswith("yes, 9 MB")
+    revision = interpreted.current_revision
+    assert revision is not None
+    assert (revision.prestart_bytes, revision.prestart_problem) == (9_000_000, "")
+    (tried,) = engine.started
+    assert (tried.wait_until_primed, engine.sandboxes) == (True, {})
+    build("a", "--missing")
+    assert len(engine.started) == 1
+
+
+def test_what_is_in_the_way_of_prestarting_is_shown_and_tried_again(
+    engine: FakeDriver, interpreted: Environment
+) -> None:
+    engine.primed = Primed(problem="preload: numpy can't be imported")
+    assert build("a")[-1].endswith("no: preload: numpy can't be imported")
+    engine.fail_next("start", SandboxStartFailed("The runner did not come up."))
+    assert build("a")[-1].endswith("no: no sandbox could be started: The runner did not come up")
+    engine.primed = Primed(memory_bytes=9_000_000)
+    assert build("a")[-1].endswith("yes, 9 MB")
+    assert len(engine.sandboxes) == 0
 
 
 def test_all_means_the_disabled_ones_too(engine: FakeDriver) -> None:

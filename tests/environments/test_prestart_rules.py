@@ -9,7 +9,7 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from codeexec.sandbox import policy
-from codeexec.sandbox.types import PrestartKind
+from codeexec.sandbox.types import PrestartKind, Primed
 from environments_app.definitions import Definition, DefinitionsError, read_definitions
 from environments_app.models import Environment
 from environments_app.rules import check_prestart
@@ -127,7 +127,7 @@ def test_a_new_revision_takes_over_what_its_interpreter_was_measured_with(
     )
     row.save()
     first = add_revision(row, "node", "sha256:a", 1)
-    record_prestart(first, 7_000_000)
+    record_prestart(first, Primed(memory_bytes=7_000_000))
     for name, value in changes.items():
         setattr(row, name, value)
     assert add_revision(row, "node", image_id, 1).prestart_bytes == measured
@@ -145,3 +145,31 @@ def test_what_the_revision_was_measured_with_comes_on_top_of_the_limits() -> Non
     limits = policy.outer_limits(spec)
     assert limits.memory_bytes == spec.limits.memory_bytes + 7
     assert limits.pids == spec.limits.pids + 1
+
+
+@pytest.mark.django_db
+def test_why_nothing_is_prestarted_is_kept_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    row = Environment(name="x", image="x", prestart="python", preload="numpyy")
+    row.default_filename, row.file_extension = "main.py", ".py"
+    row.run_command = "python {file_path}"
+    row.save()
+    revision = add_revision(row, "node", "sha256:a", 1)
+    assert revision.prestart_state == "not tried yet"
+    for _ in range(3):
+        record_prestart(revision, Primed(problem="preload: numpyy can't be imported"))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "environment x, revision 1: its programs are not pre-started, so they begin later: "
+        "preload: numpyy can't be imported"
+    )
+    revision.refresh_from_db()
+    assert revision.prestart_state == "no: preload: numpyy can't be imported"
+    record_prestart(revision, Primed(memory_bytes=8_000_000))
+    record_prestart(revision, Primed(problem="y" * 1000))
+    revision.refresh_from_db()
+    assert (revision.prestart_bytes, len(revision.prestart_problem)) == (8_000_000, 300)
+    record_prestart(revision, Primed(memory_bytes=8_000_001))
+    revision.refresh_from_db()
+    assert revision.prestart_state == "yes, 8 MB"

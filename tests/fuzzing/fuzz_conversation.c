@@ -55,8 +55,9 @@ static bool is_known(uint8_t type, size_t length)
     case RUNNER_RESULT:
         return length == 28;
     case RUNNER_FAILED:
-    case RUNNER_PRIMED:
         return length == 9;
+    case RUNNER_PRIMED:
+        return length >= 9 && length <= 9 + 256;
     default:
         return false;
     }

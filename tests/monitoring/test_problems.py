@@ -15,7 +15,10 @@ from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models import Execution, IsolationCheck, Node
 from sessions_app.monitoring.diagnosis import storage
 from sessions_app.monitoring.diagnosis.checks import find_problems
+from sessions_app.monitoring.diagnosis.environments import check_prestart
+from sessions_app.monitoring.diagnosis.findings import Severity
 from sessions_app.monitoring.figures import Load
+from sessions_app.monitoring.health import check_health
 from tests.conftest import Configure
 from tests.support.cast import new_session
 from tests.support.console_fixtures import UNSTARTED, execution, session
@@ -36,6 +39,22 @@ def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_wrong_with_a_service_that_works(this: Node, python: Environment) -> None:
     execution(session(python, this))
     assert problems() == ""
+
+
+def test_what_keeps_programs_from_being_prestarted_is_found(
+    this: Node, python: Environment
+) -> None:
+    revisions = EnvironmentRevision.objects.filter(environment=python)
+    revisions.update(prestart_problem="preload: x can't be imported")
+    (finding,) = [each for _, each in find_problems(lambda rows: True, Load())]
+    assert finding.severity is Severity.WARNING
+    assert finding.text == (
+        f"programs of python are not pre-started on {this.name}, so they begin later: preload: x "
+        "can't be imported"
+    )
+    assert check_health().checks["environments"] == "ok", "the service does its job"
+    Environment.objects.filter(pk=python.pk).update(enabled=False)
+    assert list(check_prestart()) == []
 
 
 def test_each_problem_is_found(

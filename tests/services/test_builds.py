@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from codeexec.audit.actors import command_actor
 from codeexec.audit.models import AuditEntry
+from codeexec.sandbox.types import Primed
 from environments_app.models import Environment, EnvironmentBuild, NodeBuild
 from environments_app.services import record_definition, record_image
 from sessions_app.models import Node, Sandbox
@@ -68,10 +69,31 @@ def test_a_candidate_is_built_and_tested_and_no_session_gets_it(
     assert (made.status, made.node, made.reason) == (S.PASSED, this.name, "")
     log = "".join(made.output.values_list("text", flat=True))
     assert "RUN echo another\n" in log
-    assert log.endswith("Smoke test\nSmoke test passed\npassed\n")
+    assert "Smoke test\n" in log
+    assert log.endswith("Smoke test passed\npassed\n")
     python.refresh_from_db()
     assert python.image_reference == configured_image("python")
     assert python.current_revision.number == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("primed", "line"),
+    [
+        (Primed(memory_bytes=7_300_000), "Programs are pre-started, which takes 7 MB.\n"),
+        (
+            Primed(problem="preload: x can't be imported"),
+            "Warning: programs are not pre-started, so they begin later: preload: x can't be "
+            "imported.\n",
+        ),
+    ],
+)
+def test_its_smoke_test_shows_whether_programs_are_prestarted(
+    python: Environment, this: Node, driver: FakeDriver, primed: Primed, line: str
+) -> None:
+    driver.primed = primed
+    made = node_build(built(python))
+    assert made.status == S.PASSED
+    assert line in "".join(made.output.values_list("text", flat=True))
 
 
 def test_promoted_it_is_a_revision_and_waiting_sandboxes_give_way(

@@ -48,6 +48,7 @@ from codeexec.sandbox.types import (
     EntryKind,
     ImageInfo,
     Listing,
+    Primed,
     RunResult,
     SandboxHandle,
     SandboxInfo,
@@ -100,6 +101,8 @@ class FakeDriver:
         """`images`: references that are there from the beginning, without a build."""
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.started: list[SandboxSpec] = []
+        self.primed = Primed(memory_bytes=0)
+        """What becomes of pre-started processes that are waited for."""
         self.bridge_name = "lo"
         """Every spec that a sandbox was started from, in order."""
         self.engine_is_down = False
@@ -177,6 +180,7 @@ class FakeDriver:
                 token=new_token(),
                 image_id=image.image_id,
                 workspace_dir=spec.workspace_dir,
+                primed=self.primed if spec.prestart and spec.wait_until_primed else None,
             )
             self.sandboxes[spec.sandbox_id] = FakeSandbox(spec, handle, folder)
             self.started.append(spec)

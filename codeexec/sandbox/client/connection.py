@@ -36,7 +36,7 @@ from codeexec.sandbox.errors import (
     SandboxLost,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.types import Command, Prestart, RunResult, WorkspaceFile
+from codeexec.sandbox.types import Command, Prestart, Primed, RunResult, WorkspaceFile
 
 HANDSHAKE_SECONDS = 5.0
 KEEP_GOING_SECONDS = 0.5
@@ -164,9 +164,9 @@ class RunnerConnection:
         with _checked_protocol():
             return protocol.decode_result(frame.payload)
 
-    def prestart(self, prestart: Prestart, *, wait: bool) -> int | None:
-        """Have a process kept ready for each run. With `wait`: until the first one is, which takes
-        so many bytes. None: there will be none, or it takes too long.
+    def prestart(self, prestart: Prestart, *, wait: bool) -> Primed | None:
+        """Have a process kept ready for each run. With `wait`: until the first one is, or it is
+        clear that there will be none, or it takes too long; otherwise None.
         """
         cwd = self._workspace_dir
         self._unsent += protocol.encode_standby(
@@ -181,8 +181,10 @@ class RunnerConnection:
         while wait:
             try:
                 frame = self._next_frame(deadline, always, _NOTHING)
-            except (RunnerSilent, CommandNotStarted):
-                return None
+            except RunnerSilent:
+                return Primed(problem=f"nothing was ready after {PRIMED_SECONDS:g} seconds")
+            except CommandNotStarted as error:
+                return Primed(problem=str(error).rstrip("."))
             if frame.type == RunnerFrame.PRIMED:
                 self._move_on()
                 with _checked_protocol():

@@ -45,7 +45,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-from codeexec.sandbox.types import EntryKind, Usage, WorkspaceEntry
+from codeexec.sandbox.types import EntryKind, Primed, Usage, WorkspaceEntry
 
 PROTOCOL_VERSION = 2
 _OLDEST_VERSION = 1
@@ -62,6 +62,7 @@ _EXEC = struct.Struct("!IQQHH")
 _RESULT = struct.Struct("!BBBBQQQ")
 _FAILED = struct.Struct("!BII")
 _PRIMED = struct.Struct("!BQ")
+MAX_REASON = 256
 _U32 = struct.Struct("!I")
 _QUERY = struct.Struct("!BIQH")
 _ENTRY = struct.Struct("!BBIQq")
@@ -300,13 +301,17 @@ def encode_ack(nonce: bytes, version: int = PROTOCOL_VERSION) -> bytes:
     return encode_frame(RunnerFrame.ACK, first_run_id(nonce), nonce + bytes([version]))
 
 
-def decode_primed(payload: bytes) -> int | None:
-    """How many bytes the process that is ready takes; None: there is none."""
+def decode_primed(payload: bytes) -> Primed:
+    """The reason comes from an interpreter that has run no program, and is shown to operators."""
     try:
-        primed, memory_bytes = _PRIMED.unpack(payload)
+        ready, memory_bytes = _PRIMED.unpack(payload[: _PRIMED.size])
     except struct.error as error:
         raise ProtocolError("a malformed PRIMED frame") from error
-    return int(memory_bytes) if primed else None
+    if ready:
+        return Primed(memory_bytes=int(memory_bytes))
+    text = payload[_PRIMED.size :].decode(errors="replace")
+    shown = "".join(each if each.isprintable() else " " for each in text[:MAX_REASON])
+    return Primed(problem=shown.strip() or "it gave no reason")
 
 
 def decode_result(payload: bytes) -> RunEnd:

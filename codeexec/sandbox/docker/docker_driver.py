@@ -24,7 +24,7 @@ from codeexec.sandbox.docker.program_image import ATTACK_SOURCES, ProgramImage
 from codeexec.sandbox.docker.runner_image import RunnerImage
 from codeexec.sandbox.driver import KeepGoing, OnLine, always
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost, SandboxStartFailed
-from codeexec.sandbox.types import ImageInfo, SandboxHandle, SandboxInfo, SandboxSpec
+from codeexec.sandbox.types import ImageInfo, Primed, SandboxHandle, SandboxInfo, SandboxSpec
 
 REMOVAL_SECONDS = 10.0
 """How long to wait while another process removes a container. A removal that fails is repeated."""
@@ -137,12 +137,12 @@ class DockerDriver:
                 image_id=image.info.image_id,
                 workspace_dir=spec.workspace_dir,
             )
-            prestart_bytes = self._wait_for_runner(handle, spec)
+            primed = self._wait_for_runner(handle, spec)
         except BaseException:
             with contextlib.suppress(EngineUnavailable):
                 self._remove(container_id)
             raise
-        return replace(handle, prestart_bytes=prestart_bytes)
+        return replace(handle, primed=primed)
 
     def _create(self, spec: SandboxSpec, image: Image, account: Account, token: str) -> str:
         try:
@@ -178,7 +178,7 @@ class DockerDriver:
                 raise _RunnerMissingError(reason) from error
             raise
 
-    def _wait_for_runner(self, handle: SandboxHandle, spec: SandboxSpec) -> int | None:
+    def _wait_for_runner(self, handle: SandboxHandle, spec: SandboxSpec) -> Primed | None:
         try:
             with self.connect(handle) as connection:
                 if spec.prestart is None:

@@ -6,21 +6,28 @@
 
 
 def wait_for_a_run():
+    import os
     import sys
+
+    control_fd = 3
+
+    def give_up(reason):
+        try:
+            os.write(control_fd, b"E" + reason.encode(errors="replace")[:250])
+        finally:
+            os._exit(1)
 
     first = set(sys.modules)
     folder = sys.path.pop(0)
     sys.path_importer_cache.pop(folder, None)
     from _frozen_importlib_external import PathFinder  # `importlib` would leave traces
 
-    if PathFinder.find_spec("sitecustomize", sys.path):
-        raise SystemExit  # the image has one of its own, which would be left out
-    control_fd = 3
+    if own := PathFinder.find_spec("sitecustomize", sys.path):
+        give_up(f"the image has a sitecustomize of its own, which would be left out: {own.origin}")
     import _socket
     import atexit
     import ctypes
     import gc
-    import os
     import resource
 
     # What is loaded is not taken apart again at a program's end, which would take longer than most
@@ -38,11 +45,19 @@ def wait_for_a_run():
     own = set(sys.modules) - first
     set_dumpable = 4
     if library.prctl(set_dumpable, 0, 0, 0, 0) != 0:
-        raise SystemExit  # programs could read it
+        give_up("programs could read it, because this kernel lacks PR_SET_DUMPABLE")
     control = _socket.socket(fileno=control_fd)
     control.send(b"D")
+    threaded = ""
     for name in filter(None, control.recv(65536)[:-1].decode().split(",")):
-        __import__(name)
+        try:
+            __import__(name)
+        except BaseException as error:
+            give_up(f"preload: {name} can't be imported: {type(error).__name__}: {error}")
+        if not threaded and len(os.listdir("/proc/self/task")) > 1:
+            threaded = name
+    if threaded and len(os.listdir("/proc/self/task")) > 1:
+        give_up(f"preload: {threaded} has started a thread, and a process with threads can't fork")
     for name in set(sys.modules) - first - own:
         kept[name] = sys.modules[name]
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept[name]))
@@ -149,9 +164,12 @@ def wait_for_a_run():
 
 try:
     wait_for_a_run()
-except BaseException:
+except BaseException as error:
     # No hook may fail: the interpreter would go on to a program's file that nobody asked it to run.
     import os
 
-    os._exit(1)
+    try:
+        os.write(3, f"E{type(error).__name__}: {error}".encode(errors="replace")[:250])
+    finally:
+        os._exit(1)
 raise ImportError(name="sitecustomize")  # as if there were none

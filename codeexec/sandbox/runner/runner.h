@@ -56,7 +56,7 @@ enum runner_frame { /* runner to client */
     RUNNER_SYNCED = 'Y',
     RUNNER_STDOUT = 'o',
     RUNNER_STDERR = 'e',
-    RUNNER_PRIMED = 'P', /* u8 1: a process is ready, 0: there will be none; u64 bytes it takes */
+    RUNNER_PRIMED = 'P', /* u8 1: a process is ready; u64 bytes it takes; or 0, and why */
     RUNNER_BEGUN = 'B',  /* on its way before the program is started */
     RUNNER_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
     RUNNER_RESULT = 'R', /* see report() in run.c; ends the run */

@@ -35,6 +35,7 @@
 #define MAX_ORDER (64 * 1024)
 #define PARENT_SCORE "500" /* see oom_score_adj: after a program, before the runner */
 #define CHILD_FD 3         /* the socket, in the process that waits */
+#define REASON_BYTES 256
 #define HOOK_NAME ".prestart"
 #define HOOK_PARENT "/var/tmp"
 #define HOOK_FOLDER HOOK_PARENT "/" HOOK_NAME
@@ -55,6 +56,7 @@ static struct {
     uint64_t memory_before;
     struct standby_run next;
     const char *preload;
+    char reason[REASON_BYTES]; /* its own, why it can't be ready */
     struct order order;
     unsigned char payload[MAX_ORDER];
 } standby = {.control = -1, .next = {.socket = -1, .pipes = {{-1, -1}, {-1, -1}, {-1, -1}}}};
@@ -131,20 +133,26 @@ static _Noreturn void become_standby(const int fds[3], int socket)
 
 /* ---- its life ---- */
 
+static const char ENDED[] = 
+    "the interpreter ended before it was ready; perhaps it had too little memory";
+
 static void close_next(void)
 {
     close_fd(&standby.next.socket);
     close_pipes(standby.next.pipes, 3);
 }
 
-static void answer(bool primed)
+/* `why`: nothing is ready; NULL where it is. */
+static void answer(const char *why)
 {
-    unsigned char bytes[9] = {primed};
+    unsigned char bytes[9 + REASON_BYTES] = {why == NULL};
+    size_t length = why ? strnlen(why, REASON_BYTES) : 0;
     if (standby.answered)
         return;
     uint64_t memory = memory_now();
     store_u64(bytes + 1, memory > standby.memory_before ? memory - standby.memory_before : 0);
-    out_frame(RUNNER_PRIMED, standby.id, bytes, sizeof bytes);
+    memcpy(bytes + 9, why ? why : "", length);
+    out_frame(RUNNER_PRIMED, standby.id, bytes, 9 + length);
     standby.answered = true;
 }
 
@@ -174,10 +182,10 @@ static void discard(void)
         standby.phase = ABSENT;
 }
 
-static void fail(void)
+static void fail(const char *why)
 {
     discard();
-    answer(false);
+    answer(*standby.reason ? standby.reason : why);
     if (++standby.failures >= MAX_FAILURES)
         standby.phase = OFF;
 }
@@ -216,10 +224,11 @@ static void start(void)
     int ends[2] = {-1, -1}, pipes[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
     bool fork_kind = standby.kind == STANDBY_FORK;
     if (!memory_left(0)) {
-        answer(false);
+        answer("the sandbox's memory is full");
         return;
     }
     standby.wanted = false;
+    standby.reason[0] = 0;
     standby.memory_before = memory_now();
     standby.phase = STARTING;
     standby.deadline = now_ns() + START_NS;
@@ -227,7 +236,7 @@ static void start(void)
         open_pipes(pipes, 3) != 0) {
         close_fd(&ends[0]);
         close_fd(&ends[1]);
-        fail();
+        fail("the sandbox has no room for what it needs");
         return;
     }
     pid_t child = fork();
@@ -250,7 +259,7 @@ static void start(void)
     if (child < 0 ||
         (fork_kind && send(standby.control, standby.preload, strlen(standby.preload) + 1,
                            MSG_NOSIGNAL | MSG_DONTWAIT) < 0))
-        fail();
+        fail("no process could be started");
 }
 
 /* Sends a program's ends of its pipes, and of its socket, to the parent, which forks. */
@@ -281,7 +290,7 @@ static void ask_for_child(void)
     close_fd(&ends[1]);
     standby.next.socket = ends[0];
     if (!asked)
-        fail();
+        fail(ENDED);
 }
 
 void standby_advance(void)
@@ -291,7 +300,7 @@ void standby_advance(void)
     } else if (standby.phase == LOADED) {
         ask_for_child();
     } else if (standby_due_ns() >= 0 && now_ns() >= standby.deadline) {
-        fail();
+        fail("it took too long");
     }
 }
 
@@ -315,29 +324,32 @@ static void read_child(void)
         return;
     pid_t child = standby.kind == STANDBY_FORK ? (pid_t)atoi(message.number) : standby.child;
     if (got < 1 || message.what != 'R' || child <= 1) {
-        fail();
+        fail(ENDED);
         return;
     }
     standby.child = child;
     standby.phase = READY;
     standby.failures = 0;
-    answer(true);
+    answer(NULL);
 }
 
-/* The parent can be read no more ('D'), then has loaded everything ('R'). */
+/* The parent can be read no more ('D'), then has loaded everything ('R'); or it can't be ready, 'E'
+ * and why. */
 static void read_parent(void)
 {
-    char message = 0;
-    ssize_t got = recv(standby.control, &message, 1, MSG_DONTWAIT);
+    char message[REASON_BYTES] = {0};
+    ssize_t got = recv(standby.control, message, sizeof message - 1, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (got == 1 && message == 'D' && standby.phase == STARTING) {
+    if (got == 1 && message[0] == 'D' && standby.phase == STARTING) {
         remove_hook();
         standby.phase = LOADING;
-    } else if (got == 1 && message == 'R' && standby.phase == LOADING) {
+    } else if (got == 1 && message[0] == 'R' && standby.phase == LOADING) {
         standby.phase = LOADED;
     } else {
-        fail();
+        if (got > 1 && message[0] == 'E')
+            memcpy(standby.reason, message + 1, sizeof message - 1);
+        fail(ENDED);
     }
 }
 
@@ -361,13 +373,17 @@ bool standby_reaped(pid_t gone)
 {
     if (standby.phase == FORKING && gone != standby.parent)
         read_child(); /* which may have reported that it is this one */
-    if (gone == standby.parent)
+    bool was_parent = gone == standby.parent;
+    if (was_parent)
         standby.parent = 0;
     else if (gone == standby.child)
         standby.child = 0;
     else
         return false;
-    fail();
+    for (int i = 0; was_parent && standby.control >= 0 && i < 3; i++)
+        read_parent(); /* 'D', 'R', and perhaps why */
+    if (!was_parent || standby.control >= 0)
+        fail(ENDED);
     return true;
 }
 

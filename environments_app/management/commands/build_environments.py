@@ -38,6 +38,9 @@ class Command(TeachingCommand):
 An image belongs to one Docker Engine: on each node the command is run there. Sessions that are
 opened from then on get the new image; those that are open keep theirs. One that was changed and
 promoted in the console is built from what was promoted.
+
+Where programs are to be pre-started, a sandbox is started once to see whether they are, and how
+much memory that takes; the last column has it, or the reason.
 """
     examples = (
         "build_environments --missing",
@@ -131,9 +134,9 @@ promoted in the console is built from what was promoted.
         self.stdout.flush()
 
 
-_HEAD = ("NAME", "IMAGE", "RESULT", "SECONDS", "SIZE")
+_HEAD = ("NAME", "IMAGE", "RESULT", "SECONDS", "SIZE", "PRE-STARTED")
 
 
 def _row(built: Built) -> tuple[str, ...]:
     size = "" if built.size_bytes is None else f"{built.size_bytes / _MB:.1f} MB"
-    return (built.name, built.image, built.outcome, f"{built.seconds:.1f}", size)
+    return (built.name, built.image, built.outcome, f"{built.seconds:.1f}", size, built.prestarted)

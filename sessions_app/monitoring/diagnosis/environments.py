@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models import Node
-from sessions_app.monitoring.diagnosis.findings import Finding, failure
+from sessions_app.monitoring.diagnosis.findings import Finding, failure, warning
 
 
 def check_environments() -> Iterator[Finding]:
@@ -19,6 +19,19 @@ def check_environments() -> Iterator[Finding]:
             f"not built yet: {', '.join(missing)}",
             "`manage.py build_environments --missing` builds them.",
         )
+
+
+def check_prestart() -> Iterator[Finding]:
+    """Whether programs are pre-started where they should be, by the last warm sandbox of each."""
+    latest = EnvironmentRevision.objects.filter(environment__enabled=True).latest_of_nodes()
+    for revision in latest.select_related("environment"):
+        if revision.prestart_problem:
+            yield warning(
+                f"programs of {revision.environment} are not pre-started on {revision.node}, so "
+                f"they begin later: {revision.prestart_problem}",
+                "Correct `preload` or the image, or take `prestart` out of the environment.",
+                row=revision.environment,
+            )
 
 
 def check_images_of_nodes() -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from environments_app.run_commands import build_commands
 from environments_app.services import sandbox_spec
 from sessions_app.formats import duration
 from sessions_app.models import Node
-from sessions_app.monitoring.diagnosis.environments import none_enabled
+from sessions_app.monitoring.diagnosis.environments import check_prestart, none_enabled
 from sessions_app.monitoring.diagnosis.findings import Finding, failure, ok, warning
 from sessions_app.monitoring.diagnosis.weaknesses import weaknesses
 
@@ -102,6 +102,7 @@ def check_images() -> Iterator[Finding]:
         )
     else:
         yield ok(f"those of {counted(len(environments), 'environment')} are there")
+    yield from check_prestart()
 
 
 def _has_image(environment: Environment) -> bool:
