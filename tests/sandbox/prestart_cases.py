@@ -99,6 +99,57 @@ PYTHON_CASES = {
         "class A:\n    def __del__(self): print('deleted', sys is not None)\n"
         "a = A()\nprint('end')",
     ),
+    "exit code by an exception": Case(
+        source="class Stop(SystemExit): pass\ndef f():\n    try:\n        raise Stop(9)\n"
+        "    finally:\n        print('finally')\nf()",
+    ),
+    "caught exit": Case(
+        source="import sys\ntry:\n    sys.exit(3)\nexcept SystemExit as error:\n"
+        "    kept = error\nprint(kept.code)",
+    ),
+    "exit of a caught exit": Case(
+        source="import gc, sys\ntry:\n    sys.exit(3)\nexcept SystemExit as error:\n"
+        "    kept = error\ngc.collect(); gc.freeze()\nraise kept",
+    ),
+    "finalizers": Case(
+        source="import builtins, json, sys, threading\n"
+        "class Told:\n"
+        "    def __init__(self, name): self.name = name\n"
+        "    def __del__(self, print=print): print('end of', self.name)\n"
+        "plain = Told('plain')\n"
+        "cycle = Told('cycle'); cycle.self = cycle\n"
+        "def function(): return plain\n"
+        "class Holder:\n    held = Told('class'); holder = function\n"
+        "json.held = Told('module')\n"
+        "sys.held = Told('sys')\n"
+        "builtins.held = Told('builtins')\n"
+        "local = threading.local(); local.held = Told('thread')\n"
+        "def steps():\n"
+        "    try:\n        yield\n"
+        "    finally:\n        print('end of a generator')\n"
+        "waiting = steps(); next(waiting)",
+    ),
+    "buffered file": Case(
+        source="import os\nif os.fork():\n    os.wait(); print(open('/tmp/kept').read())\n"
+        "else:\n    file = open('/tmp/kept', 'w'); file.write('written at the end')",
+    ),
+    "output of C": Case(source="import ctypes; ctypes.CDLL(None).printf(b'from C')"),
+    "exit in an exit handler": Case(
+        source="import atexit, sys\natexit.register(sys.exit, 3)\nprint('x')",
+    ),
+    "closed output": Case(source="import sys; print('x'); sys.stdout.close()"),
+    "other output": Case(
+        source="import io, sys\nclass Mine(io.StringIO):\n"
+        "    def flush(self): sys.__stdout__.write('flushed ')\nsys.stdout = Mine(); print('x')",
+    ),
+    "process that ends": Case(
+        source="import os, sys\nchild = os.fork()\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) if child else sys.exit(5)",
+    ),
+    "daemon thread": Case(
+        source="import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); print('x')",
+    ),
     "error at exit": Case(
         source="class A:\n    def __del__(self): raise ValueError('at exit')\na = A()\n"
     ),
@@ -633,7 +684,10 @@ LINES = {
         "exit code 256",
         "exit code -1",
         "exit with an object",
+        "exit code by an exception",
+        "exit of a caught exit",
     ),
+    "finalization": ("finalizers", "buffered file", "output of C", "closed output"),
     "unraisable errors at exit": ("error at exit", "at exit"),
     "stdin by input()": ("input", "no input", "input that is no text", "prompt"),
     "sys.stdin": ("much input", "stdin closed", "descriptors"),

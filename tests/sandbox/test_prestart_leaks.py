@@ -29,7 +29,7 @@ ENDS = "    os.close(order_fd)\n\n\n"
 TEXT = {  # what leaks: the program that shows it, the hook's text, and what takes its place
     "argv": ("arguments", "sys.argv[1:] =", "sys.argv = sys.argv; _ ="),
     "orig_argv": ("arguments", "sys.orig_argv[:] = arguments", "pass"),
-    "env": ("environment", "del os.environb[name]", "pass"),
+    "env": ("environment", "os.environb.clear()", "pass"),
     "descriptor": (
         "descriptors",
         "        os.dup2(fd, number)\n        os.close(fd)\n",
@@ -42,6 +42,12 @@ TEXT = {  # what leaks: the program that shows it, the hook's text, and what tak
     "cache of sys.path": ("no site hook", "sys.path_importer_cache.pop(folder, None)", "pass"),
     "main module": ("main module", "__annotations__={})", "__annotations__={}, leaked=1)"),
     "identity of __main__": ("error at exit", 'sys.modules["__main__"] = main', "pass"),
+    "exit code": ("exit code", "            or not main_has_returned()\n", ""),
+    "end before the program's": (
+        "buffered file",
+        "last.ends_with_0 = ends_with_0()",
+        "ends_with_0() and leave(0)",
+    ),
     "modules": ("modules", "sys.modules.pop(name, None)", "pass"),
     "traces of importlib": ("modules", "_frozen_importlib_external", "importlib.machinery"),
     "frame": (

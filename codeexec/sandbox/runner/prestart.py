@@ -24,6 +24,7 @@ def wait_for_a_run():
 
     if own := PathFinder.find_spec("sitecustomize", sys.path):
         give_up(f"the image has a sitecustomize of its own, which would be left out: {own.origin}")
+    import _codecs
     import _socket
     import atexit
     import ctypes
@@ -34,14 +35,102 @@ def wait_for_a_run():
     # programs. Registered first, so it is called last.
     kept = {}
 
-    def keep():
+    def keep(thing):
+        """Never release it. From 3.12 on it isn't even counted, so that its page stays shared."""
+        if (3, 12) <= sys.version_info < (3, 14):
+            ctypes.c_uint64.from_address(id(thing)).value = 0xFFFFFFFF
+        else:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+    def end():
         for name, module in kept.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+        last.ends_with_0 = ends_with_0()
 
-    atexit.register(keep)
+    atexit.register(end)
+
+    class Last:
+        """Is released when nothing of the program is left. The interpreter would now take itself
+        apart, and write to most of the memory that it shares with its parent.
+        """
+
+        ends_with_0 = False
+
+        def __call__(self, error):
+            raise error
+
+        def __del__(self):
+            if self.ends_with_0:
+                flush_all(None)
+                leave(0)
+
+    last = Last()
+    # A place that is emptied after all modules, and that no program looks at.
+    _codecs.register_error("code-executor", last)
+    leave = os._exit
+    flush_all = ctypes.PyDLL(None).fflush
+    flush = type(sys.stdout).flush
+    output_files = (sys.stdout, sys.stderr)
+
+    def ends_with_0():
+        """Whether the process can end with exit code 0 when the program's objects are gone. Calls
+        nothing that the program has made.
+        """
+        if (
+            sys.stdout is not output_files[0]
+            or sys.stderr is not output_files[1]
+            or not {"last_exc", "last_value"}.isdisjoint(vars(sys))  # one was not caught
+            or not main_has_returned()
+            or loaded_libraries() != libraries_at_first  # they may do something at the end
+        ):
+            return False
+        try:
+            for file in output_files:
+                flush(file)
+        except Exception:
+            return False  # it will fail again, and make the exit code 120
+        return True
+
+    most_frames = 64
+    frames = (ctypes.c_void_p * most_frames)()
+
+    def main_has_returned():
+        """False: the interpreter ends because of SystemExit. Its code is known only to the C
+        function which has called this one.
+        """
+        if not hasattr(library, "backtrace"):
+            return False
+        count = library.backtrace(frames, most_frames)
+        names = library.backtrace_symbols(frames, count)
+        if not names:
+            return False
+        calls = [(name or b"").partition(b"(")[2].partition(b"+")[0] for name in names[:count]]
+        library.free(names)
+        if b"Py_Exit" in calls or b"_PyEval_EvalFrameDefault" not in calls:
+            return False
+        this = calls.index(b"_PyEval_EvalFrameDefault")
+        return b"Py_RunMain" in calls[this : this + 5]
+
+    class Loaded(ctypes.Structure):
+        """dl_phdr_info."""
+
+        _fields_ = [("_", ctypes.c_void_p * 4), ("additions", ctypes.c_ulonglong)]
+
+    def loaded_libraries():
+        found = []
+
+        @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Loaded), ctypes.c_size_t, ctypes.c_void_p)
+        def stop_at_first(info, size, nothing):
+            found.append(info.contents.additions)
+            return 1
+
+        library.dl_iterate_phdr(stop_at_first, None)
+        return found
 
     library = ctypes.CDLL(None)
+    if hasattr(library, "backtrace"):  # not in musl
+        library.backtrace_symbols.restype = ctypes.POINTER(ctypes.c_char_p)
     own = set(sys.modules) - first
     set_dumpable = 4
     if library.prctl(set_dumpable, 0, 0, 0, 0) != 0:
@@ -60,11 +149,28 @@ def wait_for_a_run():
         give_up(f"preload: {threaded} has started a thread, and a process with threads can't fork")
     for name in set(sys.modules) - first - own:
         kept[name] = sys.modules[name]
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept[name]))
+        keep(name)
+        keep(kept[name])
+    for finder in sys.path_importer_cache.values():
+        keep(finder)  # with the listings of all folders that were searched
     loaded = {name.partition(".")[0] for name in kept}
     for name in own - loaded:
         sys.modules.pop(name, None)
     control.send(b"R")
+    os.environb.pop(b"PYTHONPATH")
+    script = sys.argv[0]
+    script_folder = os.path.dirname(script) or "."
+
+    def rehearse():
+        """What a run will do, so that the pages to which it writes are copied before it comes."""
+        main_has_returned()
+        loaded_libraries()
+        os.listdir(script_folder)
+        list(os.environb.items())
+        exec(compile("def f():\n    pass\nf()", script, "exec"), {})  # noqa: S102  # our own
+
+    rehearse()  # loads what it needs
+    libraries_at_first = loaded_libraries()
     gc.collect()
     gc.freeze()
 
@@ -119,6 +225,7 @@ def wait_for_a_run():
         os.close(fd)
     if "numpy.random" in sys.modules:  # others renew their seeds by themselves
         sys.modules["numpy.random"].seed()
+    rehearse()
     os.write(order_fd, b"R%d" % os.getpid())
 
     order = b""
@@ -135,9 +242,7 @@ def wait_for_a_run():
     # A file of the program's folder that would have been imported in place of what is loaded.
     hidden = {"matplotlib": "matplotlibrc"}
     watched = loaded | {file for module, file in hidden.items() if module in loaded}
-    script = sys.argv[0]
-    folder = os.path.dirname(script) or "."
-    if watched and any(each.partition(".")[0] in watched for each in os.listdir(folder)):
+    if watched and any(each.partition(".")[0] in watched for each in os.listdir(script_folder)):
         os.write(order_fd, b"C")
         os._exit(0)
 
@@ -147,11 +252,10 @@ def wait_for_a_run():
             file.write(b"1000")
     except OSError:
         pass
-    for name in list(os.environb):
-        del os.environb[name]
-    for variable in variables:
-        name, _, value = variable.partition(b"=")
-        os.environb[name] = value
+    wanted = {name: value for name, _, value in (each.partition(b"=") for each in variables)}
+    if list(os.environb.items()) != list(wanted.items()):
+        os.environb.clear()
+        os.environb.update(wanted)
     # Not the module that is kept from the garbage collector, as all of the parent's objects are.
     main = type(sys)("__main__")
     main.__dict__.update(sys.modules["__main__"].__dict__, __annotations__={})
