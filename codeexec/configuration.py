@@ -383,6 +383,14 @@ SETTINGS = (
         "node's processors begins its first one at once.",
     ),
     _setting(
+        "COMPILED_PROGRAMS_SIZE",
+        "64m",
+        _size(0),
+        "How much memory the executor may use to keep compiled programs, so that they are not "
+        "compiled again while nothing has changed. One program may take an eighth of it, all of a "
+        "client's a quarter. 0: every run compiles.",
+    ),
+    _setting(
         "MAX_QUEUED_PER_SESSION",
         "100",
         _whole(1, 100_000),

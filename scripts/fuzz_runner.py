@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codeexec.sandbox.client import protocol
-from codeexec.sandbox.types import PrestartKind
+from codeexec.sandbox.types import Fingerprint, PrestartKind
 from scripts import apt
 from scripts.steps import ROOT, SetUpError, run_logged, say, step
 
@@ -31,6 +31,8 @@ REGRESSIONS = HARNESS / "regressions"
 SHARES = {"conversation": 10, "files": 4, "output": 3, "order": 2, "limits": 1}
 """The targets, and how much of the time each gets."""
 TOKEN = "c0ffee0102030405060708090a0b0c0d"  # noqa: S105 -- the one in fuzz_conversation.c
+_FINGERPRINT = Fingerprint(digest=bytes([7] * 32), untouched=False)
+"""The one in kernel.h."""
 _NOBODY = 65534
 _INPUT_SECONDS = 10
 _BUILDS_KEPT = 20
@@ -179,6 +181,8 @@ def _conversation(argv: Sequence[str]) -> bytes:
     frames = [
         protocol.encode_hello(TOKEN, nonce),
         *protocol.encode_file(run_id, "a/main.py", b"print(1)\n", mode=0o644),
+        protocol.encode_frame(protocol.ClientFrame.FINGERPRINT, run_id),
+        protocol.encode_fetch(run_id, _FINGERPRINT, most_bytes=1024 * 1024),
         _exec(run_id, argv),
         protocol.encode_frame(protocol.ClientFrame.STDIN, run_id, b"input"),
         protocol.encode_frame(protocol.ClientFrame.STDIN_EOF, run_id),

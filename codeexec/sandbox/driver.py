@@ -10,8 +10,10 @@ from typing import Protocol
 
 from codeexec.sandbox.types import (
     Command,
+    Fingerprint,
     ImageInfo,
     Listing,
+    Program,
     RunResult,
     SandboxHandle,
     SandboxInfo,
@@ -61,7 +63,22 @@ class SandboxConnection(Protocol):
         """Run one program to its end, and end everything that it started. Where the sandbox is
         lost, `on_output` has been called with all output that arrived.
 
-        Raises CommandNotStarted, SandboxLost.
+        Raises CommandNotStarted, SandboxLost, and ProgramNotWritten: `command.program` could not be
+        put in place, and nothing was started.
+        """
+
+    def fingerprint(self) -> Fingerprint | None:
+        """Of what was written up to now, once PROGRAM_PATH is empty. None: there are links or too
+        many files, or the sandbox's runner is too old.
+
+        Raises WorkspaceWriteFailed for files that were written before, SandboxLost.
+        """
+
+    def read_program(self, before: Fingerprint, *, most_bytes: int) -> Program | None:
+        """What was compiled to PROGRAM_PATH since. None: there is no such program, it is larger, or
+        the compiler has changed something else as well.
+
+        Raises SandboxLost.
         """
 
     def interrupt(self) -> None:

@@ -8,6 +8,7 @@ SandboxError
 ├── SandboxLost            the container is gone, or its runner doesn't answer
 │   └── RunnerSilent       the runner has not answered in time
 ├── CommandNotStarted      the command can't be executed at all (no such program)
+├── ProgramNotWritten      a compiled program could not be read or put in place
 ├── WorkspaceWriteFailed   a file could not be written (the workspace is full, a bad path)
 └── WorkspaceReadFailed    a file could not be read (there is none, a link, a folder, too large)
 """
@@ -49,6 +50,10 @@ class SandboxLost(SandboxError):
 
 class RunnerSilent(SandboxLost):
     """The runner has not answered in time: it hangs, or its host is overloaded."""
+
+
+class ProgramNotWritten(SandboxError):
+    """A compiled program could not be read or put in place. Nothing was started."""
 
 
 class CommandNotStarted(SandboxError):

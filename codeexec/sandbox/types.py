@@ -201,6 +201,23 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Of all that a compiler could read in a sandbox's writable folders: paths, modes, contents."""
+
+    digest: bytes
+    untouched: bool
+    """Nothing has run in the sandbox yet, not even a compiler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """The file at PROGRAM_PATH."""
+
+    content: bytes
+    mode: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """One program to run in a sandbox."""
 
@@ -212,6 +229,8 @@ class Command:
     """Then it isn't killed: output beyond the limit is thrown away, and the program runs on."""
     clear_program: bool = False
     """Whatever is at PROGRAM_PATH is removed first."""
+    program: Program | None = None
+    """Replaces whatever is at PROGRAM_PATH first."""
     env: Mapping[str, str] = field(default_factory=dict)
     """On top of the image's own environment."""
     stdin: bytes = b""
@@ -246,3 +265,5 @@ class RunResult:
     """False when a process that the run started did not end: the sandbox must be destroyed."""
     prestarted: bool = False
     """Its process had started before it was asked for."""
+    reused: bool = False
+    """Of a compilation: an earlier one's, which had the same inputs."""

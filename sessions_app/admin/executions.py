@@ -50,7 +50,7 @@ _SUMMARY = (
 )
 _OPTIONAL_INPUT = ("stdin", "args", "env", "files")
 _COMPILATION = (
-    ("compile_exit_code", "compile_wall"),
+    ("compile_exit_code", "compile_wall", "compile_reused"),
     "compile_stdout_text",
     "compile_stderr_text",
 )

@@ -161,6 +161,10 @@ class CompileSerializer(serializers.Serializer[Any]):
     execution_time = serializers.FloatField(help_text="Seconds.")
     stdout_truncated = serializers.BooleanField()
     stderr_truncated = serializers.BooleanField()
+    reused = serializers.BooleanField(
+        help_text="The compiler was not started: an earlier compilation had the same inputs."
+        " Output and exit code are that one's, and `execution_time` is what it took to find it."
+    )
 
 
 class ExecutionSerializer(serializers.Serializer[Any]):
@@ -381,6 +385,7 @@ def _compilation(execution: Execution) -> dict[str, Any] | None:
         "execution_time": execution.compile_wall_seconds,
         "stdout_truncated": execution.compile_stdout_truncated,
         "stderr_truncated": execution.compile_stderr_truncated,
+        "reused": execution.compile_reused,
     }
 
 

@@ -170,6 +170,7 @@ class Executor:
         if self._turns.can_take():
             self._start_thread()  # the thread that waits on the listener is not woken by this
         self._context.sandbox_connections.close_stale()
+        self._context.programs.forget_unused()
         if not self._leases.any():
             return
         try:

@@ -6,30 +6,34 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self, TypeVar
 from uuid import UUID
 
+from django.conf import settings
+
 from codeexec.errors import DATABASE_AWAY
 from codeexec.logs import log_context
 from codeexec.outages import Outage
-from codeexec.sandbox.driver import KeepGoing, OnOutput, SandboxConnection
+from codeexec.sandbox.driver import KeepGoing, OnOutput, Output, SandboxConnection
 from codeexec.sandbox.errors import (
     CommandNotStarted,
     EngineUnavailable,
+    ProgramNotWritten,
     SandboxError,
     SandboxLost,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.types import Command, RunResult, SandboxHandle
+from codeexec.sandbox.types import Command, Program, RunResult, SandboxHandle
 from codeexec.sandbox.types import Verdict as SandboxVerdict
 from environments_app.environment_cache import read_environment, recall
 from environments_app.models import Environment
-from environments_app.run_commands import build_commands
+from environments_app.run_commands import Commands, build_commands
 from sessions_app.execution import not_started
 from sessions_app.execution.cancellations import RunInterrupts
+from sessions_app.execution.compilations import Compiled, CompiledPrograms, Reuse
 from sessions_app.execution.live_output import LiveOutput, RunOutput
 from sessions_app.execution.sandbox_connections import SandboxConnections
 from sessions_app.models.event import Stage
@@ -59,6 +63,7 @@ class ExecutorContext:
     """In its `with`, the calling thread may use the database."""
     live: LiveOutput
     sandbox_connections: SandboxConnections = field(default_factory=SandboxConnections)
+    programs: CompiledPrograms = field(default_factory=lambda: CompiledPrograms(0))
     interrupts: RunInterrupts = field(default_factory=RunInterrupts)
     moved: Counter[UUID] = field(default_factory=Counter)
     """How often each execution was moved to a new sandbox before its program had started."""
@@ -66,7 +71,8 @@ class ExecutorContext:
 
     @classmethod
     def using(cls, database: Callable[[], AbstractContextManager[None]]) -> Self:
-        return cls(database=database, live=LiveOutput(database))
+        programs = CompiledPrograms(settings.CODE_EXECUTOR["COMPILED_PROGRAMS_SIZE"])
+        return cls(database=database, live=LiveOutput(database), programs=programs)
 
     def may_move(self, claim: Claim) -> bool:
         if len(self.moved) > _MOST_REMEMBERED:
@@ -208,7 +214,7 @@ def _run_in_sandbox(
     try:
         return run()
     except SandboxLost as error:
-        error.has_started |= bool(progress.compilations)
+        error.has_started |= any(not each.reused for each in progress.compilations)
         if error.has_started:
             raise
         return run()  # perhaps only the connection was lost: then the workspace is still there
@@ -227,7 +233,8 @@ def _run_connected(
             sandbox.write_files(executions.workspace_files(claim))
             started = time.monotonic()
             with context.interrupts.of(claim.execution_id, sandbox.interrupt):
-                return _compile_and_run(claim, environment, sandbox, progress), started
+                stages = _Stages(claim, environment, sandbox, progress, context.programs)
+                return stages.outcome(), started
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
         compilation = progress.compilations[-1] if progress.compilations else None
         outcome = not_started.outcome_of(error, claim, compilation)
@@ -250,6 +257,18 @@ class _Progress:
         self.live.notify_running(self.output)
         return self.wanted()
 
+    def replay(self, compilation: RunResult) -> None:
+        """Viewers get a reused compilation's output, once."""
+        if self.compilations:
+            return
+        written = self.written(Stage.COMPILE)
+        for stream, data in (
+            (Output.STDOUT, compilation.stdout),
+            (Output.STDERR, compilation.stderr),
+        ):
+            if data:
+                written(stream, data)
+
     def written(self, stage: Stage) -> OnOutput:
         return partial(self.live.write, self.output, stage)
 
@@ -261,36 +280,79 @@ def _environment(claim: Claim, context: ExecutorContext) -> Environment:
     return _with_database(context, partial(read_environment, claim.environment_id)).environment
 
 
-def _compile_and_run(
-    claim: Claim, environment: Environment, sandbox: SandboxConnection, progress: _Progress
-) -> Outcome:
-    commands = build_commands(environment, claim.filename, claim.args)
-    limits = environment.limits()
-    compilation: RunResult | None = None
-    if commands.compile is not None:
+@dataclass(frozen=True)
+class _Stages:
+    """Compiling, where the environment does, and running."""
+
+    claim: Claim
+    environment: Environment
+    sandbox: SandboxConnection
+    progress: _Progress
+    programs: CompiledPrograms
+
+    def outcome(self) -> Outcome:
+        commands = build_commands(self.environment, self.claim.filename, self.claim.args)
+        if commands.compile is None:
+            return self._run(commands, None, clear_program=commands.compiles_to_program_path)
         command = Command(
             argv=commands.compile,
-            wall_seconds=limits.timeout_seconds,
-            output_bytes=limits.output_bytes,
+            wall_seconds=self.environment.limits().timeout_seconds,
+            output_bytes=self.environment.limits().output_bytes,
             clear_program=commands.compiles_to_program_path,
             cut_output=True,  # a compiler with many warnings still makes a program
-            env=claim.env,
+            env=self.claim.env,
         )
-        written = progress.written(Stage.COMPILE)
-        compilation = sandbox.run(command, keep_going=progress.keep_going, on_output=written)
+        if not self._is_reusable(commands):
+            return self._compile_and_run(commands, command)
+        reuse = Reuse(self.programs, self.sandbox, self.claim, command)
+        compiled = reuse.find()
+        if compiled is not None:
+            with suppress(ProgramNotWritten):
+                return self._run_reused(commands, compiled)
+        return self._compile_and_run(commands, command, reuse)
+
+    def _is_reusable(self, commands: Commands) -> bool:
+        """What a compiler gets from the network may be something else the next time."""
+        return commands.compiles_to_program_path and not self.environment.network_enabled
+
+    def _run_reused(self, commands: Commands, compiled: Compiled) -> Outcome:
+        self.progress.replay(compiled.compilation)
+        self.progress.compilations.append(compiled.compilation)
+        return self._run(commands, compiled.compilation, program=compiled.program)
+
+    def _compile_and_run(
+        self, commands: Commands, command: Command, reuse: Reuse | None = None
+    ) -> Outcome:
+        progress = self.progress
+        # What is compiled after all, because its program could not be put in place, was replayed.
+        written = None if progress.compilations else progress.written(Stage.COMPILE)
+        compilation = self.sandbox.run(command, keep_going=progress.keep_going, on_output=written)
         if compilation.verdict == SandboxVerdict.CANCELLED:
             return Outcome(verdict=Verdict.CANCELLED, compilation=compilation, run=None)
         if compilation.verdict != SandboxVerdict.OK:
             return Outcome(verdict=Verdict.COMPILE_ERROR, compilation=compilation, run=None)
         progress.compilations.append(compilation)
-    command = Command(
-        argv=commands.run,
-        wall_seconds=claim.timeout_seconds,
-        output_bytes=limits.output_bytes,
-        clear_program=commands.compiles_to_program_path and compilation is None,
-        env=claim.env,
-        stdin=claim.stdin,
-    )
-    written = progress.written(Stage.RUN)
-    result = sandbox.run(command, keep_going=progress.keep_going, on_output=written)
-    return Outcome(verdict=Verdict(result.verdict), compilation=compilation, run=result)
+        if reuse is not None and compilation.clean:
+            reuse.keep(compilation)
+        return self._run(commands, compilation)
+
+    def _run(
+        self,
+        commands: Commands,
+        compilation: RunResult | None,
+        *,
+        clear_program: bool = False,
+        program: Program | None = None,
+    ) -> Outcome:
+        command = Command(
+            argv=commands.run,
+            wall_seconds=self.claim.timeout_seconds,
+            output_bytes=self.environment.limits().output_bytes,
+            clear_program=clear_program,
+            program=program,
+            env=self.claim.env,
+            stdin=self.claim.stdin,
+        )
+        written = self.progress.written(Stage.RUN)
+        result = self.sandbox.run(command, keep_going=self.progress.keep_going, on_output=written)
+        return Outcome(verdict=Verdict(result.verdict), compilation=compilation, run=result)

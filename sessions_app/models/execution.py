@@ -171,6 +171,11 @@ class Execution(models.Model):
     compile_stdout_truncated = models.BooleanField(default=False, db_default=False)
     compile_stderr_truncated = models.BooleanField(default=False, db_default=False)
     compile_wall_seconds = models.FloatField(null=True)
+    compile_reused = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Its inputs were those of an earlier compilation, whose program was run.",
+    )
 
     repeats = models.UUIDField(null=True, help_text="Id of the execution whose input is run again.")
     error_reason = models.TextField(blank=True)

@@ -62,6 +62,8 @@ class Claim:
 
     execution_id: UUID
     session_id: UUID
+    client_id: int | None
+    """None: the session belongs to no client."""
     request_id: str
     """Of the HTTP request that asked for it. Empty: there was none."""
     one_shot: bool
@@ -250,6 +252,7 @@ def finish(
         **_columns(outcome.run or outcome.compilation),
         **_columns(outcome.compilation, "compile_"),
         "prestarted": outcome.run.prestarted if outcome.run else None,
+        "compile_reused": outcome.compilation is not None and outcome.compilation.reused,
     }
     parameters["signal"] = parameters["signal"] or ""
     parameters["output_bytes"] = sum(len(parameters[name]) for name in run_sql.OUTPUT_COLUMNS)

@@ -22,7 +22,7 @@ RESULT_COLUMNS = (
     "stdout_truncated", "stderr_truncated", "wall_seconds", "cpu_seconds", "memory_peak_bytes",
     "prestarted",
     "compile_exit_code", "compile_stdout", "compile_stderr", "compile_stdout_truncated",
-    "compile_stderr_truncated", "compile_wall_seconds",
+    "compile_stderr_truncated", "compile_wall_seconds", "compile_reused",
     "error_reason", "revision_id", "received_at", "queued_at", "claimed_at", "started_at",
     "finished_at",
 )  # fmt: skip

@@ -125,6 +125,7 @@ def test_a_compilation_is_shown(execute: Any) -> None:
         "execution_time": body["compile"]["execution_time"],
         "stdout_truncated": False,
         "stderr_truncated": False,
+        "reused": False,
     }
     failed = execute(code="print(")
     assert (failed["status"], failed["verdict"]) == ("completed", "compile_error")

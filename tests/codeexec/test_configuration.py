@@ -71,6 +71,7 @@ IMPOSSIBLE = {
     "NODE_NAME": ["a b", "-a", "a" * 101, "a/b"],
     "NODE_CAPACITY": ["0", "10001"],
     "WORKER_CONCURRENCY": ["0", "257", "four"],
+    "COMPILED_PROGRAMS_SIZE": ["-1", "much"],
     "MAX_QUEUED_PER_SESSION": ["0", "100001", "x"],
     "MAX_QUEUED_PER_CLIENT": ["0", "1000001", "x"],
     "MAX_STORAGE_PER_SESSION": ["0", "1023", "much"],

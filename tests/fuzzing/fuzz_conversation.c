@@ -27,6 +27,7 @@ static struct {
         unsigned epoch;
         size_t next;
     } streams[2];
+    uint64_t content_left; /* of a compiled program */
     uint32_t ended_id, first_id; /* first: of the client that was told last that it is the one */
     unsigned ended_epoch;
     bool last_acknowledged, last_synced;
@@ -58,6 +59,12 @@ static bool is_known(uint8_t type, size_t length)
         return length == 9;
     case RUNNER_PRIMED:
         return length >= 9 && length <= 9 + 256;
+    case RUNNER_FINGERPRINT:
+        return length == 2 + FINGERPRINT_BYTES;
+    case RUNNER_PROGRAM:
+        return length == 12;
+    case RUNNER_CONTENT:
+        return true;
     default:
         return false;
     }
@@ -86,6 +93,12 @@ static void on_frame(uint8_t type, uint32_t id, const unsigned char *payload, si
     if (type == RUNNER_RESULT) {
         told.ended_epoch = told.epoch;
         told.ended_id = id;
+    }
+    if (type == RUNNER_PROGRAM)
+        told.content_left = load_u64(payload + 4);
+    if (type == RUNNER_CONTENT) {
+        MUST(length <= told.content_left && (length > 0 || told.content_left == 0));
+        told.content_left -= length;
     }
     if (type == RUNNER_PRIMED) /* whoever asked is there still */
         MUST(id - told.first_id < 1 << 16);
@@ -160,13 +173,27 @@ static uint32_t some_run_id(void)
     return talk.id + (uint32_t)(int8_t)choice;
 }
 
+static void say_fetch(uint32_t id)
+{
+    unsigned char bytes[FINGERPRINT_BYTES + 8];
+    memset(bytes, 7, FINGERPRINT_BYTES);
+    store_u64(bytes + FINGERPRINT_BYTES, take_u16() * 16);
+    send_frame(CLIENT_FETCH, id, bytes, sizeof bytes, 0);
+}
+
 static void say_frame(void)
 {
     static const uint8_t TYPES[] = {CLIENT_FILE, CLIENT_FILE_DATA, CLIENT_SYNC, CLIENT_EXEC,
                                     CLIENT_STDIN, CLIENT_STDIN_EOF, CLIENT_KILL, 'z',
                                     CLIENT_STANDBY};
-    uint8_t type = TYPES[take_u8() % sizeof TYPES];
+    static const uint8_t OF_PROGRAMS[] = {CLIENT_FINGERPRINT, CLIENT_FETCH, CLIENT_PROGRAM};
+    uint8_t choice = take_u8();
+    uint8_t type = choice < 240 ? TYPES[choice % sizeof TYPES] : OF_PROGRAMS[choice % 3];
     uint32_t id = some_run_id();
+    if (choice >= 248) {
+        say_fetch(id);
+        return;
+    }
     uint8_t end = take_u8() == 255;
     size_t length = take_u8();
     const uint8_t *payload = take(&length);

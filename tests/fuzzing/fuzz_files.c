@@ -6,6 +6,7 @@
 #define REAL_FILES
 #define PROGRAM_FOLDER "." /* the workspace, where programs have planted something */
 #define PROGRAM_NAME "a"
+#define WRITABLE_FOLDERS "."
 #include "kernel.h"
 
 #include <ftw.h>
@@ -41,6 +42,12 @@ static int unlock_one(const char *path, const struct stat *facts, int kind, stru
 {
     (void)facts, (void)place;
     return kind == FTW_D || kind == FTW_DNR ? chmod(path, 0755) : 0;
+}
+
+static int is_extraordinary(const char *path, const struct stat *facts, int kind, struct FTW *place)
+{
+    (void)path, (void)kind, (void)place;
+    return !S_ISREG(facts->st_mode) && !S_ISDIR(facts->st_mode);
 }
 
 static void begin_place(void)
@@ -192,6 +199,16 @@ static void clear_program(void)
     MUST(lstat(PROGRAM_NAME, &facts) < 0 && errno == ENOENT);
 }
 
+/* The same twice, and none where there is anything but files and folders. */
+static void take_fingerprint(void)
+{
+    unsigned char first[FINGERPRINT_BYTES], second[FINGERPRINT_BYTES];
+    bool known = inputs_fingerprint(first, false);
+    MUST(inputs_fingerprint(second, false) == known);
+    MUST(!known || (memcmp(first, second, sizeof first) == 0 &&
+                    nftw(".", is_extraordinary, 8, FTW_PHYS) == 0));
+}
+
 static int next_fd(void)
 {
     int fd = dup(0);
@@ -209,11 +226,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     kernel_reset(data, size);
     int before = next_fd();
     while (left_of_input() > 0)
-        switch (take_u8() % 4) {
+        switch (take_u8() % 5) {
         case 0: plant(); break;
         case 1: write_file(); break;
         case 2: workspace_unlock(); break;
         case 3: clear_program(); break;
+        case 4: take_fingerprint(); break;
         }
     MUST(next_fd() == before);
     clear_workspace();

@@ -62,8 +62,22 @@ PLANTED = [
     (
         "files",
         "workspace.c",
-        "O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC",
-        "O_PATH | O_DIRECTORY | O_CLOEXEC",
+        "int flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC",
+        "int flags = O_PATH | O_DIRECTORY | O_CLOEXEC",
+        "it must hold that",
+    ),
+    (
+        "files",
+        "inputs.c",
+        "    closedir(folder);\n    blake2b_add",
+        "    blake2b_add",
+        "it must hold that",
+    ),
+    (
+        "conversation",
+        "compiled.c",
+        "sending.left -= (uint64_t)got;",
+        "sending.left = 0;",
         "it must hold that",
     ),
     (

@@ -95,6 +95,7 @@ def claim_of(execution: Execution) -> run_queries.Claim:
     return run_queries.Claim(
         execution_id=execution.pk,
         session_id=execution.session_id,
+        client_id=execution.session.client_id,
         request_id=execution.request_id,
         one_shot=execution.session.one_shot,
         environment_id=execution.session.environment_id,

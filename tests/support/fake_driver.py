@@ -46,9 +46,11 @@ from codeexec.sandbox.types import (
     PROGRAM_PATH,
     Command,
     EntryKind,
+    Fingerprint,
     ImageInfo,
     Listing,
     Primed,
+    Program,
     RunResult,
     SandboxHandle,
     SandboxInfo,
@@ -329,6 +331,12 @@ class FakeConnection:
                 process.give_up()
         self._refuse_when_over(has_started=True)
         return to_result(ending, stdout=process.stdout, stderr=process.stderr)
+
+    def fingerprint(self) -> Fingerprint | None:
+        """None: as for a sandbox with too many files, whose programs are always compiled."""
+
+    def read_program(self, before: Fingerprint, *, most_bytes: int) -> Program | None:
+        raise NotImplementedError("there is no fingerprint")
 
     def interrupt(self) -> None:
         if (process := self._running) is not None:

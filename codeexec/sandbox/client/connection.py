@@ -32,11 +32,20 @@ from codeexec.sandbox.client.verdicts import to_result
 from codeexec.sandbox.driver import FIRST_ASK_SECONDS, KeepGoing, OnOutput, Output, always
 from codeexec.sandbox.errors import (
     CommandNotStarted,
+    ProgramNotWritten,
     RunnerSilent,
     SandboxLost,
     WorkspaceWriteFailed,
 )
-from codeexec.sandbox.types import Command, Prestart, Primed, RunResult, WorkspaceFile
+from codeexec.sandbox.types import (
+    Command,
+    Fingerprint,
+    Prestart,
+    Primed,
+    Program,
+    RunResult,
+    WorkspaceFile,
+)
 
 HANDSHAKE_SECONDS = 5.0
 KEEP_GOING_SECONDS = 0.5
@@ -44,6 +53,8 @@ GRACE_SECONDS = 7.0
 """Beyond its wall-clock limit: the runner takes up to 2 s to end everything, then must report."""
 PRIMED_SECONDS = 20.0
 """How long a start waits for an interpreter and its libraries: less than its lease."""
+FINGERPRINT_SECONDS = 10.0
+"""How long the runner may take to write the files before it and to answer."""
 SEND_SOON_BYTES = 1024 * 1024
 
 
@@ -94,6 +105,51 @@ class RunnerConnection:
                 if len(self._unsent) >= SEND_SOON_BYTES:
                     self._send()
 
+    def fingerprint(self) -> Fingerprint | None:
+        deadline = time.monotonic() + FINGERPRINT_SECONDS
+        if not self._reader.acknowledged:
+            self._send()
+            self._await_acknowledgement(deadline)
+        if not self._reader.fingerprints:
+            return None
+        self._unsent += protocol.encode_frame(ClientFrame.FINGERPRINT, self._run_id)
+        payload = self._answer(RunnerFrame.FINGERPRINT, deadline)
+        with _checked_protocol():
+            return protocol.decode_fingerprint(payload)
+
+    def read_program(self, before: Fingerprint, *, most_bytes: int) -> Program | None:
+        deadline = time.monotonic() + FINGERPRINT_SECONDS
+        self._unsent += protocol.encode_fetch(self._run_id, before, most_bytes=most_bytes)
+        try:
+            with _checked_protocol():
+                payload = self._answer(RunnerFrame.PROGRAM, deadline)
+                mode, size = protocol.decode_program(payload)
+                if size > most_bytes:
+                    raise protocol.ProtocolError(f"a program of {size} bytes")
+                content = self._content(size, deadline) if size else b""
+        except ProgramNotWritten:
+            return None
+        return Program(content=content, mode=mode) if size else None
+
+    def _content(self, size: int, deadline: float) -> bytes:
+        content = bytearray()
+        while piece := self._answer(RunnerFrame.CONTENT, deadline):
+            content += piece
+            if len(content) > size:
+                break
+        if len(content) != size:
+            raise protocol.ProtocolError(f"a program of another size than {size} bytes")
+        return bytes(content)
+
+    def _answer(self, type_: RunnerFrame, deadline: float) -> bytes:
+        """The payload of the next frame, which must have that type."""
+        self._send()
+        self._ask_at = deadline
+        frame = self._next_frame(deadline, always, _NOTHING)
+        if frame.type != type_:
+            raise SandboxLost("The sandbox's runner answered something else.")
+        return frame.payload
+
     def run(
         self,
         command: Command,
@@ -102,6 +158,8 @@ class RunnerConnection:
         on_output: OnOutput | None = None,
     ) -> RunResult:
         self._program = command.argv[0]
+        if command.program is not None:
+            self._unsent += b"".join(protocol.encode_program(self._run_id, command.program))
         feed = _Feed(command.stdin)
         written = _Written(command.output_bytes, on_output)
         self._unsent += self._encode_exec(command)
@@ -300,6 +358,8 @@ class RunnerConnection:
             path = paths[failure.file] if failure.file < len(paths) else "A file"
             text = f"{path} could not be written: {reason}."
             raise WorkspaceWriteFailed(text, errno=failure.errno)
+        if failure.stage == FailureStage.PROGRAM:
+            raise ProgramNotWritten(f"The compiled program could not be put in place: {reason}.")
         if failure.stage == FailureStage.EXEC:
             text = f"The command can't be started: {reason}."
             raise CommandNotStarted(text, program=self._program, errno=failure.errno)

@@ -15,11 +15,16 @@ nonce. The client discards everything before that ACK.
 The first run id is the nonce's first four bytes. A frame with that id plus one begins the next run;
 frames with any other id come from a client that was replaced, and are ignored. A run consists of
 
-    FILE, FILE_DATA…                          any number of files, written into the workspace SYNC
-    optional; SYNCED answers when everything before is done EXEC, then STDIN… and STDIN_EOF
-    BEGUN is sent before the program is started, STDOUT and STDERR as output arrives, GRANT as stdin
-    is read, RESULT at the end KILL                                      ends the program: RESULT
-    follows
+    FILE, FILE_DATA…           any number of files, written into the workspace
+    SYNC                       optional; SYNCED answers when everything before is done
+    FINGERPRINT                optional; removes the compiled program, and is answered by one
+    PROGRAM, FILE_DATA…        optional; the compiled program, put back
+    FETCH                      optional; answered by a PROGRAM and, if there is one, its CONTENT…,
+                               the last one empty
+    EXEC, then STDIN… and STDIN_EOF
+                               BEGUN is sent before the program is started, STDOUT and STDERR as
+                               output arrives, GRANT as stdin is read, RESULT at the end
+    KILL                       ends the program: RESULT follows
 
 and a client need not wait for one answer before it sends more. FAILED may come in place of an
 answer: then everything else that was sent under this run id has been ignored. At most
@@ -45,12 +50,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-from codeexec.sandbox.types import EntryKind, Primed, Usage, WorkspaceEntry
+from codeexec.sandbox.types import EntryKind, Fingerprint, Primed, Program, Usage, WorkspaceEntry
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 _OLDEST_VERSION = 1
 """A sandbox that was started before the service was updated has an older runner."""
 _ANNOUNCES_SINCE = 2
+_FINGERPRINTS_SINCE = 3
 TOKEN_BYTES = 16
 NONCE_BYTES = 16
 MAX_PAYLOAD = 256 * 1024
@@ -63,6 +69,9 @@ _RESULT = struct.Struct("!BBBBQQQ")
 _FAILED = struct.Struct("!BII")
 _PRIMED = struct.Struct("!BQ")
 MAX_REASON = 256
+_FINGERPRINT = struct.Struct("!??32s")
+_FETCH = struct.Struct("!32sQ")
+_PROGRAM = struct.Struct("!IQ")
 _U32 = struct.Struct("!I")
 _QUERY = struct.Struct("!BIQH")
 _ENTRY = struct.Struct("!BBIQq")
@@ -87,6 +96,9 @@ class ClientFrame(IntEnum):
     FILE_DATA = ord("D")
     SYNC = ord("Y")
     STANDBY = ord("P")
+    FINGERPRINT = ord("H")
+    FETCH = ord("T")
+    PROGRAM = ord("W")
     EXEC = ord("X")
     STDIN = ord("I")
     STDIN_EOF = ord("E")
@@ -99,6 +111,9 @@ class RunnerFrame(IntEnum):
     ACK = ord("A")
     SYNCED = ord("Y")
     PRIMED = ord("P")
+    FINGERPRINT = ord("H")
+    PROGRAM = ord("T")
+    CONTENT = ord("D")
     BEGUN = ord("B")
     STDOUT = ord("o")
     STDERR = ord("e")
@@ -133,6 +148,7 @@ class FailureStage(IntEnum):
     FILE = 1
     EXEC = 2
     PROTOCOL = 3
+    PROGRAM = 4
 
 
 class Cause(IntEnum):
@@ -250,8 +266,21 @@ def encode_frame(type_: int, run_id: int, payload: bytes = b"") -> bytes:
 
 def encode_file(run_id: int, path: str, content: bytes, *, mode: int) -> Iterator[bytes]:
     yield encode_frame(ClientFrame.FILE, run_id, _U32.pack(mode) + path.encode())
+    yield from _encode_content(run_id, content)
+
+
+def encode_program(run_id: int, program: Program) -> Iterator[bytes]:
+    yield encode_frame(ClientFrame.PROGRAM, run_id, _U32.pack(program.mode))
+    yield from _encode_content(run_id, program.content)
+
+
+def _encode_content(run_id: int, content: bytes) -> Iterator[bytes]:
     for start in range(0, len(content), MAX_PAYLOAD):
         yield encode_frame(ClientFrame.FILE_DATA, run_id, content[start : start + MAX_PAYLOAD])
+
+
+def encode_fetch(run_id: int, before: Fingerprint, *, most_bytes: int) -> bytes:
+    return encode_frame(ClientFrame.FETCH, run_id, _FETCH.pack(before.digest, most_bytes))
 
 
 def encode_exec(
@@ -312,6 +341,23 @@ def decode_primed(payload: bytes) -> Primed:
     text = payload[_PRIMED.size :].decode(errors="replace")
     shown = "".join(each if each.isprintable() else " " for each in text[:MAX_REASON])
     return Primed(problem=shown.strip() or "it gave no reason")
+
+
+def decode_fingerprint(payload: bytes) -> Fingerprint | None:
+    try:
+        known, untouched, digest = _FINGERPRINT.unpack(payload)
+    except struct.error as error:
+        raise ProtocolError("a malformed FINGERPRINT frame") from error
+    return Fingerprint(digest=digest, untouched=untouched) if known else None
+
+
+def decode_program(payload: bytes) -> tuple[int, int]:
+    """Its mode, and its size in bytes. 0: there is none."""
+    try:
+        mode, size = _PROGRAM.unpack(payload)
+    except struct.error as error:
+        raise ProtocolError("a malformed PROGRAM frame") from error
+    return mode & 0o777, size
 
 
 def decode_result(payload: bytes) -> RunEnd:
@@ -413,6 +459,8 @@ class FrameReader:
         self.acknowledged = False
         self.announces = False
         """Whether the runner sends BEGUN before it starts a program; older runners don't."""
+        self.fingerprints = False
+        """Whether the runner knows FINGERPRINT, FETCH and PROGRAM."""
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes, without the ACK. Raises ProtocolError."""
@@ -430,6 +478,7 @@ class FrameReader:
         for version, ack in self._acks.items():
             if (at := self._pending.find(ack)) >= 0:
                 self.acknowledged, self.announces = True, version >= _ANNOUNCES_SINCE
+                self.fingerprints = version >= _FINGERPRINTS_SINCE
                 del self._pending[: at + len(ack)]
                 return True
         length = len(self._acks[PROTOCOL_VERSION])

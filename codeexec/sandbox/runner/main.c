@@ -25,6 +25,8 @@ static struct {
     uint32_t id;
     uint32_t files;     /* of run `id`: how many were begun */
     bool failed, spent; /* of run `id`: nothing more is done; its program was started */
+    bool program;       /* of run `id`: what follows is the compiled program */
+    bool touched;       /* a program was started here, if only a compiler or an interpreter */
     bool greeted, hello_waits;
     unsigned char nonce[NONCE_BYTES];
     int64_t received, ran; /* when a frame or a query last came; when a program last ran */
@@ -62,6 +64,7 @@ static void send_ack(void)
 static void hello(const unsigned char nonce[NONCE_BYTES])
 {
     workspace_close();
+    compiled_stop();
     run_abandon();
     standby_forget_client();
     out_drop();
@@ -88,7 +91,8 @@ static void begin_run(uint32_t id)
 {
     talk.id = id;
     talk.files = 0;
-    talk.failed = talk.spent = false;
+    talk.failed = talk.spent = talk.program = false;
+    compiled_stop();
     workspace_unlock();
 }
 
@@ -102,6 +106,7 @@ static void acknowledge(void)
 
 static void open_file(const struct frame *frame)
 {
+    talk.program = false;
     talk.files++;
     int error = frame->length < 4 ? EINVAL
                                   : workspace_open(frame->payload + 4, frame->length - 4,
@@ -114,12 +119,37 @@ static void append_to_file(const struct frame *frame)
 {
     int error = workspace_append(frame->payload, frame->length);
     if (error)
-        send_failed(STAGE_FILE, error);
+        send_failed(talk.program ? STAGE_PROGRAM : STAGE_FILE, error);
+}
+
+static void replace_program(const struct frame *frame)
+{
+    talk.program = true;
+    int error = frame->length != 4 ? EINVAL
+                                   : workspace_open_program(load_u32(frame->payload) & 0777);
+    if (error)
+        send_failed(STAGE_PROGRAM, error);
+}
+
+static void send_program(const struct frame *frame)
+{
+    workspace_close();
+    int error = compiled_send(frame->id, frame->payload, frame->length);
+    if (error)
+        send_failed(STAGE_PROGRAM, error);
+}
+
+static void send_fingerprint(const struct frame *frame)
+{
+    workspace_close();
+    compiled_fingerprint(frame->id, !talk.touched);
 }
 
 static void execute(const struct frame *frame)
 {
     workspace_close();
+    compiled_stop();
+    talk.touched = true;
     int error = run_start(frame->id, frame->payload, frame->length);
     if (error)
         send_failed(STAGE_EXEC, error);
@@ -127,9 +157,22 @@ static void execute(const struct frame *frame)
 
 static void configure_standby(const struct frame *frame)
 {
+    talk.touched = true;
     int error = standby_configure(frame->id, frame->payload, frame->length);
     if (error)
         send_failed(STAGE_EXEC, error);
+}
+
+static void obey_about_program(const struct frame *frame)
+{
+    if (run_active())
+        protocol_broken();
+    else if (frame->type == CLIENT_FINGERPRINT)
+        send_fingerprint(frame);
+    else if (frame->type == CLIENT_FETCH)
+        send_program(frame);
+    else
+        replace_program(frame);
 }
 
 static void obey(const struct frame *frame)
@@ -151,6 +194,11 @@ static void obey(const struct frame *frame)
     case CLIENT_SYNC:
         workspace_close();
         out_frame(RUNNER_SYNCED, frame->id, NULL, 0);
+        break;
+    case CLIENT_FINGERPRINT:
+    case CLIENT_FETCH:
+    case CLIENT_PROGRAM:
+        obey_about_program(frame);
         break;
     case CLIENT_EXEC:
         if (!talk.spent && !run_active())
@@ -224,6 +272,8 @@ static int poll_timeout_ms(void)
         deadline = due;
     if (no_program_lives() && standby_due_ns() >= 0 && standby_due_ns() < deadline)
         deadline = standby_due_ns();
+    if (compiled_due())
+        return 0;
     int64_t left = deadline - now_ns();
     return left <= 0 ? 0 : left / 1000000 >= 60000 ? 60000 : (int)(left / 1000000) + 1;
 }
@@ -259,6 +309,9 @@ static int serve(int child_fd, int64_t idle_ns)
         advance();
         if (fds[3].revents)
             query_advance();
+        int error = compiled_advance();
+        if (error)
+            send_failed(STAGE_PROGRAM, error);
         if (running)
             talk.ran = now_ns();
         if (out_due() && !out_flush())

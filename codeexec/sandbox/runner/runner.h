@@ -12,11 +12,14 @@
  *     run.c              one program: start, feed, watch, end, report
  *     workspace.c        files that a client writes
  *     workspace_query.c  answers about the workspace, on stderr, while programs run
+ *     inputs.c           the fingerprint of all that a compiler could read
+ *     compiled.c         the program that a compiler has made, for a client that keeps it
  *     limits.c           memory and processor time that a run, and all programs, have used
  *     clock.c            the time, and the runner's own processor time
  *     guard.c            system calls that programs may not use on the runner
  *     gvisor.c           what else programs must be kept from where the kernel is gVisor's
  *     bpf.h              filters of system calls, for guard.c and gvisor.c
+ *     blake2b.h          the hash of fingerprints
  */
 #ifndef RUNNER_H
 #define RUNNER_H
@@ -27,13 +30,14 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define PROTOCOL_VERSION 2
+#define PROTOCOL_VERSION 3
 #define TOKEN_BYTES 16
 #define NONCE_BYTES 16
 #define HEADER_BYTES 9
 #define FRAME_BYTES(payload) (HEADER_BYTES + (size_t)(payload) + 1)
 #define MAX_PAYLOAD (256 * 1024)
 #define STDIN_WINDOW (64 * 1024)
+#define FINGERPRINT_BYTES 32
 #ifndef PROGRAM_FOLDER /* see PROGRAM_PATH in ../types.py */
 #define PROGRAM_FOLDER "/tmp"
 #define PROGRAM_NAME ".program"
@@ -45,6 +49,9 @@ enum client_frame { /* client to runner */
     CLIENT_FILE_DATA = 'D', /* bytes of that file */
     CLIENT_SYNC = 'Y',      /* answer RUNNER_SYNCED once everything before it is done */
     CLIENT_STANDBY = 'P',   /* keep a process ready for such an EXEC, see standby_configure() */
+    CLIENT_FINGERPRINT = 'H', /* remove the program, see compiled_fingerprint() */
+    CLIENT_FETCH = 'T',     /* the program, see compiled_send() */
+    CLIENT_PROGRAM = 'W',   /* u32 mode: replace the program by what follows as CLIENT_FILE_DATA */
     CLIENT_EXEC = 'X',      /* run a program, see order_parse() */
     CLIENT_STDIN = 'I',     /* bytes for its stdin, never more than was granted */
     CLIENT_STDIN_EOF = 'E',
@@ -57,6 +64,8 @@ enum runner_frame { /* runner to client */
     RUNNER_STDOUT = 'o',
     RUNNER_STDERR = 'e',
     RUNNER_PRIMED = 'P', /* u8 1: a process is ready; u64 bytes it takes; or 0, and why */
+    RUNNER_FINGERPRINT = 'H', RUNNER_PROGRAM = 'T', /* see compiled.c */
+    RUNNER_CONTENT = 'D', /* of the program; an empty one is the last */
     RUNNER_BEGUN = 'B',  /* on its way before the program is started */
     RUNNER_GRANT = 'G',  /* u32: so many more bytes of stdin may be sent */
     RUNNER_RESULT = 'R', /* see report() in run.c; ends the run */
@@ -78,7 +87,7 @@ enum answer_frame { /* on stderr, besides RUNNER_ACK */
     ANSWER_END = 'Z',     /* u32 errno, u8 1 when there is more than was asked for */
 };
 
-enum stage { STAGE_FILE = 1, STAGE_EXEC = 2, STAGE_PROTOCOL = 3 };
+enum stage { STAGE_FILE = 1, STAGE_EXEC = 2, STAGE_PROTOCOL = 3, STAGE_PROGRAM = 4 };
 
 struct frame {
     uint8_t type;
@@ -183,9 +192,22 @@ int workspace_enter(const char *folder);
 void workspace_unlock(void);
 int workspace_open(const unsigned char *path, size_t length, mode_t mode);
 int workspace_append(const unsigned char *data, size_t length);
+int workspace_open_program(mode_t mode); /* the compiled one, as workspace_open() */
 void workspace_close(void);
 void workspace_clear(const char *folder, const char *name); /* so that the name is free */
 int workspace_root(void); /* its folder, which stays the workspace's */
+const char *workspace_path(void);
+int workspace_open_folder(int parent, const char *name); /* to be listed; no link is followed */
+
+/* inputs.c */
+bool inputs_fingerprint(unsigned char digest[FINGERPRINT_BYTES], bool without_program);
+
+/* compiled.c: while no program runs */
+void compiled_fingerprint(uint32_t id, bool untouched);
+int compiled_send(uint32_t id, const unsigned char *payload, size_t length); /* 0 or errno */
+bool compiled_due(void); /* whether there is something to send, and room for it */
+int compiled_advance(void);
+void compiled_stop(void);
 
 /* workspace_query.c */
 void query_begin(const struct workspace_query *query); /* answered in its turn */

@@ -36,6 +36,11 @@ int workspace_root(void)
     return root;
 }
 
+const char *workspace_path(void)
+{
+    return root_path;
+}
+
 /* A program may have closed its own folders, to later programs too. */
 void workspace_unlock(void)
 {
@@ -86,6 +91,18 @@ static int move_aside(int folder, const char *name, const char *kind)
             return -1;
     }
     return -1;
+}
+
+/* gVisor follows a link in spite of O_NOFOLLOW where a folder is to be read, but not with O_PATH. */
+int workspace_open_folder(int parent, const char *name)
+{
+    int place = openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int folder = place < 0 ? -1 : openat(place, ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int error = errno;
+    if (place >= 0)
+        close(place);
+    errno = error;
+    return folder;
 }
 
 /* A program may have closed its own folder, which belongs to the user that the runner acts as. */
@@ -159,6 +176,18 @@ void workspace_clear(const char *in, const char *name)
     close(folder);
 }
 
+/* Takes over `folder`. Returns 0 or errno. */
+static int begin_file(int folder, const char *name, mode_t mode)
+{
+    file.fd = create(folder, name, mode);
+    file.folder = folder;
+    int error = file.fd < 0 ? errno : 0;
+    strcpy(file.name, name);
+    if (error)
+        workspace_close();
+    return error;
+}
+
 int workspace_open(const unsigned char *path, size_t length, mode_t mode)
 {
     char copy[PATH_MAX];
@@ -179,13 +208,15 @@ int workspace_open(const unsigned char *path, size_t length, mode_t mode)
     }
     if (folder < 0)
         return errno;
-    file.fd = create(folder, name, mode);
-    file.folder = folder;
-    int error = file.fd < 0 ? errno : 0;
-    strcpy(file.name, name);
-    if (error)
-        workspace_close();
-    return error;
+    return begin_file(folder, name, mode);
+}
+
+int workspace_open_program(mode_t mode)
+{
+    workspace_close();
+    workspace_clear(PROGRAM_FOLDER, PROGRAM_NAME);
+    int folder = open(PROGRAM_FOLDER, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return folder < 0 ? errno : begin_file(folder, PROGRAM_NAME, mode);
 }
 
 /* A file that could not be written whole is removed: half a program must not be run. */

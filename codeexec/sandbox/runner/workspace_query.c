@@ -108,21 +108,9 @@ static void show_entry(const struct stat *about, bool with_content)
     seal(ANSWER_ENTRY, ENTRY_HEAD_BYTES + length);
 }
 
-/* gVisor follows a link in spite of O_NOFOLLOW where a folder is to be read, but not with O_PATH. */
-static int open_folder(int parent, const char *name)
-{
-    int place = openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    int folder = place < 0 ? -1 : openat(place, ".", OPEN_FLAGS | O_DIRECTORY);
-    int error = errno;
-    if (place >= 0)
-        close(place);
-    errno = error;
-    return folder;
-}
-
 static bool enter(int parent, const char *name)
 {
-    int fd = open_folder(parent, name);
+    int fd = workspace_open_folder(parent, name);
     DIR *folder = fd < 0 ? NULL : fdopendir(fd);
     if (!folder && fd >= 0)
         close(fd);

@@ -98,7 +98,7 @@ WITH begun AS (
           SELECT FROM sessions_app_execution
           WHERE session_id = row.id AND status = 'queued'
       )
-    RETURNING row.id, row.environment_id, row.one_shot
+    RETURNING row.id, row.client_id, row.environment_id, row.one_shot
 ), next AS (
     SELECT execution.id
     FROM sessions_app_execution AS execution JOIN begun ON execution.session_id = begun.id
@@ -116,7 +116,7 @@ WITH begun AS (
     RETURNING row.*
 )
 SELECT
-    claimed.id, claimed.session_id, claimed.request_id, begun.one_shot, begun.environment_id,
+    claimed.id, claimed.session_id, begun.client_id, claimed.request_id, begun.one_shot, begun.environment_id,
     environment.xmin::text, claimed.claimed_at,
     claimed.code, claimed.filename, claimed.keeps_file,
     claimed.stdin, claimed.args, claimed.env, claimed.files,
@@ -148,6 +148,7 @@ WITH session AS MATERIALIZED (
         compile_stderr = %(compile_stderr)s, compile_wall_seconds = %(compile_wall_seconds)s,
         compile_stdout_truncated = %(compile_stdout_truncated)s,
         compile_stderr_truncated = %(compile_stderr_truncated)s,
+        compile_reused = %(compile_reused)s,
         error_reason = %(reason)s,
         started_at = GREATEST(
             row.claimed_at, now() - make_interval(secs => %(seconds_since_started)s)
