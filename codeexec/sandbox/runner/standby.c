@@ -339,6 +339,9 @@ static void read_parent(void)
 {
     char message[REASON_BYTES] = {0};
     ssize_t got = recv(standby.control, message, sizeof message - 1, MSG_DONTWAIT);
+    /* It has ended without having read the modules' names: what it said comes after that error. */
+    if (got < 0 && errno == ECONNRESET)
+        got = recv(standby.control, message, sizeof message - 1, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (got == 1 && message[0] == 'D' && standby.phase == STARTING) {
