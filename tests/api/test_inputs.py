@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from sessions_app.api.inputs import nearest_name
+from sessions_app.api.inputs import ANY_KEY, Inputs, nearest_name
+from sessions_app.api.urls import urlpatterns
 from sessions_app.models import Execution, Session
-from tests.api.test_every_call import CALLS, NOBODY, error
+from tests.api.test_every_call import NOBODY, error
 from tests.support.api_client import Api
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-READS = [path for method, path in CALLS if method == "GET"]
 TAKES_BODY = [
     ("POST", "/sessions", {}, "enviroment", "environment"),
     ("PATCH", "/sessions/{}", {}, "TTL", "ttl"),
@@ -85,9 +87,46 @@ def test_what_is_in_the_wrong_place_is_answered_with_the_right_one(
     assert not Execution.objects.exists()
 
 
-@pytest.mark.parametrize("path", READS)
-def test_every_call_that_reads_knows_its_parameters(path: str, api: Api) -> None:
-    assert error(api.get(f"{path}?x=1"), 400, "unknown_field")["field"] == "x"
+def routes() -> Iterator[tuple[str, str, Inputs]]:
+    """Every call of `/api/v1`: method, an address, and what it takes."""
+    values = {"name": "python", "path": "main.py"}
+    for pattern in urlpatterns:
+        view = getattr(pattern.callback, "__wrapped__", pattern.callback)
+        address = re.sub(
+            r"<\w+:(\w+)>", lambda found: values.get(found[1], NOBODY), str(pattern.pattern)
+        )
+        for method, action in [*view.actions.items()]:
+            taken = getattr(getattr(view.cls, action), "inputs", Inputs())
+            if method != "head":  # which a view adds to its "get"
+                yield method.upper(), f"/{address}", taken
+
+
+def test_every_call_refuses_what_it_does_not_take(api: Api) -> None:
+    tried = 0
+    for method, address, _taken in routes():
+        found = error(api.request(method, f"{address}?qqq=1"), 400, "unknown_field")
+        assert found["field"] == "qqq", (method, address)
+        if method != "GET":
+            found = error(api.request(method, address, json={"qqq": 1}), 400, "unknown_field")
+            assert found["field"] == "qqq", (method, address)
+        tried += 1
+    assert tried >= 22
+
+
+def test_every_name_that_a_call_takes_is_named_to_who_misspells_it(api: Api) -> None:
+    tried = 0
+    for method, address, taken in routes():
+        for name in sorted(taken.fields):
+            answer = api.request(method, address, json={f"{name}{name[-1]}": None})
+            found = error(answer, 400, "unknown_field")
+            assert found["detail"].endswith(f"Did you mean {name}?"), (method, address, name)
+            tried += 1
+        for name in sorted(taken.parameters):
+            misspelt = "metadatta.a" if name.endswith(ANY_KEY) else f"{name}{name[-1]}"
+            found = error(api.request(method, f"{address}?{misspelt}=1"), 400, "unknown_field")
+            assert found["detail"].endswith(f"Did you mean {name}?"), (method, address, name)
+            tried += 1
+    assert tried >= 25
 
 
 @pytest.mark.parametrize(
