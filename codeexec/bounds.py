@@ -56,6 +56,11 @@ RUNTIME_BYTES = 64
 TTL_SECONDS = 30 * 86_400
 METADATA_BYTES = 16 * 1024
 
+# ---- waiting
+
+WAIT_SECONDS = 60
+"""That `GET /executions/{id}?wait=` may wait: proxies give up a silent request after that."""
+
 # ---- lists
 
 PAGE_SIZE = 200

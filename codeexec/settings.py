@@ -131,7 +131,7 @@ CORS_ALLOW_HEADERS = ["authorization", "content-type", "last-event-id", "x-reque
 CORS_ALLOW_METHODS = ["DELETE", "GET", "OPTIONS", "PATCH", "POST"]
 CORS_EXPOSE_HEADERS = [
     *("RateLimit-Limit", "RateLimit-Policy", "RateLimit-Remaining", "RateLimit-Reset"),
-    *("Content-Disposition", "Retry-After", "Server-Timing"),
+    *("Content-Disposition", "Location", "Retry-After", "Server-Timing"),
     *("X-Request-ID", "X-Workspace-Truncated"),
 ]
 CORS_ALLOW_CREDENTIALS = False

@@ -43,9 +43,15 @@ class Waiter:
         self._notified = asyncio.Event()
         self.message = ""
         """What came with the last notification. Empty: read the row."""
+        self.given_up = False
+        """There is no more reason to wait."""
 
     def notify(self, message: str = "") -> None:
         self.message = message
+        self._notified.set()
+
+    def give_up(self) -> None:
+        self.given_up = True
         self._notified.set()
 
     async def wait(self, timeout_seconds: float) -> bool:

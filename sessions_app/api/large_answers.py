@@ -23,7 +23,7 @@ class LargeAnswer(StreamingHttpResponse):
 
     def __init__(self, serializer: ExecutionSerializer, execution: Execution) -> None:
         super().__init__(_parts(serializer, execution), content_type="application/json")
-        self.data = {"status": execution.status}
+        self.data = {"status": execution.status, "session_id": execution.session_id}
 
 
 def whole(serializer: ExecutionSerializer, execution: Execution) -> HttpResponseBase:

@@ -106,9 +106,16 @@ def waiting_for_end(view: SyncView) -> AsyncView:
         response = await in_thread(call, view, request, kwargs)
         if _still_runs(response):
             response.status_code = HTTPStatus.ACCEPTED
+            return accepted(response, kwargs["execution_id"])
         return response
 
     return cancel
+
+
+def accepted(response: HttpResponseBase, execution_id: UUID) -> HttpResponseBase:
+    """A 202, which says where the result will be."""
+    response.headers["Location"] = f"/api/v1/executions/{execution_id}"
+    return response
 
 
 def _still_runs(response: HttpResponseBase) -> bool:
@@ -161,20 +168,23 @@ async def _answered(
     execution: Execution, arrival: RequestArrival, waiter: Waiter
 ) -> HttpResponseBase:
     if not arrival.awaited:
-        return _json(ExecutionQueuedSerializer(), execution, status=202)
+        return accepted(_json(ExecutionQueuedSerializer(), execution, status=202), execution.pk)
     del execution
-    finished = await _finished(arrival.execution_id, waiter)
-    if finished is None:
+    ended = await finished(arrival.execution_id, waiter, settings.CODE_EXECUTOR["REQUEST_TIMEOUT"])
+    if ended is None:
         return error_answer(_pending(arrival.execution_id))
-    if len(finished.stdout) + len(finished.stderr) > AT_ONCE_BYTES:
-        return await in_thread(_result, finished, arrival)
-    return _result(finished, arrival)
+    if len(ended.stdout) + len(ended.stderr) > AT_ONCE_BYTES:
+        return await in_thread(_result, ended, arrival)
+    return _result(ended, arrival)
 
 
-async def _finished(execution_id: UUID, waiter: Waiter) -> Execution | None:
-    """None: the request timed out or the process shuts down first. Raises DatabaseAway."""
-    deadline = time.monotonic() + settings.CODE_EXECUTOR["REQUEST_TIMEOUT"]
-    while not request_metrics.closing and (left := deadline - time.monotonic()) > 0:
+async def finished(execution_id: UUID, waiter: Waiter, seconds: float) -> Execution | None:
+    """None: the time is up, or the process shuts down first. Raises DatabaseAway."""
+    deadline = time.monotonic() + seconds
+    while (
+        not (request_metrics.closing or waiter.given_up)
+        and (left := deadline - time.monotonic()) > 0
+    ):
         if await waiter.wait(min(left, REREAD_SECONDS)) and waiter.message:
             return run_queries.from_notification(waiter.message)
         try:

@@ -11,7 +11,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, inline_serializer
 from rest_framework import serializers
 
-from codeexec.bounds import ENVIRONMENT_BYTES, METADATA_BYTES, PAGE_SIZE
+from codeexec.bounds import ENVIRONMENT_BYTES, METADATA_BYTES, PAGE_SIZE, WAIT_SECONDS
 from sessions_app.api.answers import (
     ErrorSerializer,
     ExecutionQueuedSerializer,
@@ -54,8 +54,24 @@ _PAGE_SIZE: dict[str, Any] = {
     "anyOf": [{"type": "integer", "minimum": 1, "maximum": PAGE_SIZE}, {"type": "string"}],
     "default": 50,
 }
+LOCATION = OpenApiParameter(
+    "Location",
+    {"type": "string"},
+    OpenApiParameter.HEADER,
+    description="Address of the execution, which will have the result.",
+    response=[202],
+)
 WAIT = [
-    OpenApiParameter("wait", _FLAG, description="`false`: answer 202 at once, without the result.")
+    OpenApiParameter("wait", _FLAG, description="`false`: answer 202 at once, without the result."),
+    LOCATION,
+]
+WAIT_FOR_END = [
+    OpenApiParameter(
+        "wait",
+        {"type": "number", "minimum": 0, "maximum": WAIT_SECONDS, "default": 0},
+        description="Seconds: answer when the execution has ended, or after that time with the "
+        "execution as it is. While it waits, the call counts as an event stream.",
+    )
 ]
 
 _EVENT_ID: dict[str, Any] = {"type": "string", "format": "event-id"}

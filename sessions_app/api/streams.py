@@ -97,7 +97,7 @@ def streaming(view: SyncView) -> AsyncView:
         if not isinstance(response, Streamed):
             return response
         caller: Caller = request.caller  # type: ignore[attr-defined]
-        return event_stream(response, caller, partial(_may_still_watch, request))
+        return event_stream(response, caller, partial(may_still_watch, request))
 
     return stream
 
@@ -108,19 +108,24 @@ def not_allowed(method: str) -> HttpResponseBase:
     return answer
 
 
-async def _may_still_watch(request: HttpRequest) -> bool:
+async def may_still_watch(request: HttpRequest) -> bool:
     """False where the key was revoked, the token has expired, or the client was disabled."""
-    credentials = credentials_of(request)
     try:
-        caller = recognize_at_once(credentials)
-        if caller is None:
-            caller = await in_thread(recognize, credentials)
-        require(caller, WATCHING)
+        await require_still_watching(request)
     except ServiceError:
         return False
     except DATABASE_AWAY:
         return True  # it can't be checked now
     return True
+
+
+async def require_still_watching(request: HttpRequest) -> None:
+    """Raises what `recognize` and `require` raise, where `may_still_watch` is false."""
+    credentials = credentials_of(request)
+    caller = recognize_at_once(credentials)
+    if caller is None:
+        caller = await in_thread(recognize, credentials)
+    require(caller, WATCHING)
 
 
 def event_stream(streamed: Streamed, caller: Caller, is_allowed: Allowed) -> StreamingHttpResponse:

@@ -2,6 +2,7 @@ from django.urls import path, register_converter
 from django.urls.converters import UUIDConverter
 
 from sessions_app.api.async_views import at_once
+from sessions_app.api.long_polls import waiting_where_asked
 from sessions_app.api.run_answers import waiting_for_end, waiting_for_result
 from sessions_app.api.streams import streaming
 from sessions_app.api.views import (
@@ -25,6 +26,7 @@ register_converter(IdConverter, "id")
 
 execute = waiting_for_result(SessionViewSet.as_view({"post": "execute"}))
 run_once = waiting_for_result(ExecutionViewSet.as_view({"post": "run_once"}))
+execution = waiting_where_asked(ExecutionViewSet.as_view({"get": "retrieve"}))
 cancel = waiting_for_end(ExecutionViewSet.as_view({"post": "cancel"}))
 session_events = streaming(SessionViewSet.as_view({"get": "events"}))
 execution_events = streaming(ExecutionViewSet.as_view({"get": "events"}))
@@ -43,7 +45,7 @@ urlpatterns = [
     path("environments", EnvironmentViewSet.as_view({"get": "names"})),
     path("environments/<slug:name>", EnvironmentViewSet.as_view({"get": "retrieve"})),
     path("execute", run_once),
-    path("executions/<id:execution_id>", ExecutionViewSet.as_view({"get": "retrieve"})),
+    path("executions/<id:execution_id>", execution),
     path("executions/<id:execution_id>/cancel", cancel),
     path("executions/<id:execution_id>/events", execution_events),
     path("sessions", SessionViewSet.as_view({"get": "index", "post": "create"})),

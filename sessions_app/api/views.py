@@ -272,17 +272,20 @@ class SessionViewSet(ApiViewSet):
 @extend_schema(tags=["executions"])
 class ExecutionViewSet(ApiViewSet):
     @extend_schema(
-        summary="One execution", responses=schema.responses(TimelineSerializer, 200, 404)
+        summary="One execution",
+        responses=schema.responses(TimelineSerializer, 200, 400, 404, 503),
     )
+    @takes(parameters=schema.WAIT_FOR_END)
     @allows(Scope.READ, *ANY_ROLE)
     def retrieve(self, request: Request, execution_id: UUID) -> HttpResponseBase:
-        """The execution in full, however large it is."""
+        """The execution in full, however large it is; with `wait`, when it has ended."""
         execution = executions.find_execution(execution_id, caller_of(request))
         return whole(TimelineSerializer(), execution)
 
     @extend_schema(
         summary="Cancel an execution",
         request=None,
+        parameters=[schema.LOCATION],
         responses=schema.cancel_responses(),
     )
     @allows(Scope.EXECUTE, *RUNS_CODE)

@@ -164,7 +164,7 @@ def test_every_sign_of_life_is_a_look_at_the_permission(
         looks.append(uuid4())
         return True
 
-    monkeypatch.setattr(streams, "_may_still_watch", looked)
+    monkeypatch.setattr(streams, "may_still_watch", looked)
     path = f"/sessions/{own.open()}/events"
     read_notifications(api)
 
