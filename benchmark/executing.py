@@ -95,6 +95,7 @@ class _Tally:
             stages_ms=median_stages(self.runs[-len(service.samples_ms) :]),
             processor_ms=self._processor_ms(),
             prestarted=share([run.prestarted for run in self.runs]),
+            reused=share([run.reused for run in self.runs]),
             cpu_use=self._cpu_use(sessions),
         )
 

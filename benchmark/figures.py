@@ -78,6 +78,9 @@ class Level:
     """Per execution, by component; empty where the service's processes can't be seen."""
     prestarted: float | None
     """The share of runs whose process had started before. None: the service doesn't say."""
+    reused: float | None
+    """The share of runs whose compilation was one of before. None: nothing is compiled, or the
+    service doesn't say."""
     cpu_use: float
     """Processor time of a session's programs, as a share of what its sandbox may use: near or above
     1, they are slowed down by that limit."""

@@ -110,7 +110,7 @@ def _latency_row(row: Row) -> list[str]:
 
 
 def _throughput(levels: Sequence[Level]) -> Table:
-    columns = ("at_once", "bare_rate", "rate", "ratio", "p50", "p95", "p99", "prestarted")
+    columns = ("at_once", "bare_rate", "rate", "ratio", "p50", "p95", "p99", "prestarted", "reused")
     return Table(
         header=[word(key) for key in columns],
         rows=[
@@ -123,6 +123,7 @@ def _throughput(levels: Sequence[Level]) -> Table:
                 number(level.latency.p95_ms),
                 number(level.latency.p99_ms),
                 percent(level.prestarted),
+                percent(level.reused),
             ]
             for level in levels
         ],

@@ -435,6 +435,7 @@ def _level(sessions: int, **changes: Any) -> Level:
         stages_ms=dict.fromkeys(STAGES, 2.0),
         processor_ms={"api": 1.25, "worker": 0.5, "program": 9.0, "load": 0.3},
         prestarted=0.75,
+        reused=None,
         cpu_use=0.4,
     )
     return replace(level, **changes)
@@ -496,7 +497,7 @@ class TestForms:
         text = as_text(report)
         assert re.search(r"^bare process +10\.0 +10\.0 +10\.0 +1\.00 +1\.00$", text, re.M)
         assert re.search(r"^execute in .* 15\.0 +15\.9 +16\.0 +10\.0 +1\.50 +1\.59$", text, re.M)
-        assert re.search(r"^16 +100 +60 +0\.60 +240\.0.* 75 %$", text, re.M)
+        assert re.search(r"^16 +100 +60 +0\.60 +240\.0.* 75 % *$", text, re.M)
         assert re.search(r"^8 +23 of 24 +6\.0 +7\.8$", text, re.M)
         assert re.search(r"^all but the program +1\.75 +1\.75 +1\.75$", text, re.M)
         assert "AMD EPYC, 2 cores, 24 GiB, Linux 6.1, Docker 27.1, PostgreSQL 17.2" in text
