@@ -50,8 +50,8 @@ in the same state:
                  share of runs whose process had started before, "compilation reused" that of runs
                  that were not compiled again; "first" is another program each time
 
-As preset it takes about ten minutes on two processors, and 25 at most: `python` 3 to 5, and each
-row of programs one minute at most. --runs 20 --rows none takes one and a half.
+As preset it takes about ten minutes on two processors, half an hour at most: `python` 3 to 20, each
+row of programs one at most. --runs 20 --rows none takes one and a half.
 
 What can't be measured from here (no Docker Engine, a service on another host, an environment that
 is not enabled or not built) is left out, and the output says why. Ratios of percentiles are to the
