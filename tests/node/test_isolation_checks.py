@@ -93,6 +93,10 @@ def command(*options: str) -> tuple[int, str, str]:
     return 0, output.getvalue(), progress.getvalue()
 
 
+OF_ANY_SANDBOX = [each for each in ATTACKS if not each.only_prestarted]
+"""In the fake driver's, nothing waits for a run."""
+
+
 def finished(
     environment: Environment,
     node: Node,
@@ -470,7 +474,7 @@ class TestSchedule:
         work()
         check = IsolationCheck.objects.get()
         assert check.finished_at
-        assert check.results.count() == len(ATTACKS)
+        assert check.results.count() == len(OF_ANY_SANDBOX)
         assert check.results.get(attack="environment").outcome == "escaped"
 
     def test_one_whose_process_is_gone_is_given_up(self, python: Environment, this: Node) -> None:

@@ -90,8 +90,15 @@ class TestCatalogue:
 
     def test_network_attacks_are_for_sandboxes_without_one(self):
         network = choose(groups=[Group.NETWORK])
-        assert all(each.concerns(runtime="runc", network=False) for each in network)
-        assert not any(each.concerns(runtime="runc", network=True) for each in network)
+        of_runc = {"runtime": "runc", "prestarted": False}
+        assert all(each.concerns(network=False, **of_runc) for each in network)
+        assert not any(each.concerns(network=True, **of_runc) for each in network)
+
+    def test_what_waits_is_attacked_where_something_waits(self):
+        waits = choose(groups=[Group.PRESTART])
+        of_runc = {"runtime": "runc", "network": False}
+        assert all(each.concerns(prestarted=True, **of_runc) for each in waits)
+        assert not any(each.concerns(prestarted=False, **of_runc) for each in waits)
 
     def test_some_are_chosen_by_name_and_by_group_in_their_order(self):
         chosen = choose(["inodes"], [Group.NETWORK])

@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from io import StringIO
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 
 from codeexec.sandbox import policy, seccomp
@@ -20,6 +22,7 @@ from sessions_app.models import IsolationCheck, Node
 from sessions_app.node.isolation_checks import owner
 from tests.conftest import Configure
 from tests.support.fake_driver import use_driver
+from tests.support.prestart import faulty
 from tests.support.sandboxes import IMAGE, IMAGE_PREFIX, docker_url
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -271,6 +274,55 @@ def _open_to_all(driver: DockerDriver) -> None:
         assert api.wait(container)["StatusCode"] == 0
     finally:
         api.remove_container(container, force=True)
+
+
+HOOK_WITHOUT = {
+    # What the pre-start's hook no longer does, and the attacks with whether they escape then.
+    "that it can't be read": (
+        "library.prctl(set_dumpable, 0, 0, 0, 0)",
+        "library.prctl(set_dumpable, 1, 0, 0, 0)",
+        {"prestart-memory": True, "prestart-proc": True, "prestart-limits": False},
+    ),
+    "that it compares its limits": (
+        "if inherited() != at_first or",
+        "if",
+        {"prestart-limits": True, "prestart-priority": True, "prestart-memory": False},
+    ),
+}
+
+
+@pytest.fixture
+def shipped_prefix() -> str:
+    return str(settings.CODE_EXECUTOR["DOCKER_IMAGE_PREFIX"])
+
+
+@pytest.mark.parametrize("protection", HOOK_WITHOUT)
+def test_what_waits_without_its_protection_is_reported(
+    protection: str,
+    shipped_prefix: str,
+    check: Check,
+    configure: Configure,
+    docker_driver: DockerDriver,
+    tmp_path: Path,
+) -> None:
+    right, wrong, expected = HOOK_WITHOUT[protection]
+    configure(DOCKER_IMAGE_PREFIX=shipped_prefix)
+    Environment.objects.filter(name="python").update(prestart="python", preload="")
+    code, document = check(*expected)
+    assert code == 0, document
+    with faulty(tmp_path, "prestart.py", right, wrong) as driver:
+        driver.attack_program = docker_driver.attack_program  # type: ignore[method-assign]
+        with use_driver(driver):
+            _, document = check(*expected)
+    escaped = {each["attack"] for each in document["results"] if each["outcome"] == "escaped"}
+    assert escaped == {name for name, escapes in expected.items() if escapes}, document
+
+
+def test_what_waits_is_not_attacked_where_the_image_is_not_suited(check: Check) -> None:
+    """The tests' image has a `sitecustomize` of its own."""
+    Environment.objects.filter(name="python").update(prestart="python", preload="")
+    _, document = check("prestart-kill", "hold-pipes")
+    assert [each["attack"] for each in document["results"]] == ["hold-pipes"]
 
 
 def test_root_with_capabilities_is_reported(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:

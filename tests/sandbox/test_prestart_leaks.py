@@ -4,21 +4,17 @@ fault, a program that is pre-started can be told from one that is started anew.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from codeexec.sandbox.docker import runner_image
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.types import Prestart, PrestartKind
 from tests.sandbox.prestart_cases import NODE_CASES, PYTHON_CASES
 from tests.sandbox.test_prestart import DRAWN_BY_NUMPY
-from tests.support.prestart import NODE, PYTHON, Case, Pair, difference, pair
-from tests.support.sandboxes import IMAGE_PREFIX, docker_url
+from tests.support.prestart import NODE, PYTHON, Case, Pair, difference, faulty, pair
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
 pytestmark = [pytest.mark.docker, pytest.mark.thorough]
@@ -108,26 +104,6 @@ IN_NODE = {
     ),
     "variables that can't be set": ("variable whose name is a number", "/^\\d+=/", "/^=/"),
 }
-
-
-@contextlib.contextmanager
-def faulty(tmp_path: Path, file: str, right: str, wrong: str) -> Iterator[DockerDriver]:
-    """Whose runner has that fault."""
-    sources = tmp_path / "runner"
-    shutil.copytree(runner_image.SOURCES, sources)
-    hook = sources / file
-    assert hook.read_text().count(right) == 1
-    hook.write_text(hook.read_text().replace(right, wrong))
-    version = runner_image.version_of(sources)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_image, "SOURCES", sources)
-        patch.setattr(runner_image, "runner_version", lambda: version)
-        driver = DockerDriver(docker_url(), image_prefix=IMAGE_PREFIX)
-        try:
-            driver.build_runner()
-            yield driver
-        finally:
-            driver.remove_image(f"{IMAGE_PREFIX}-runner:{version}")
 
 
 def notice(both: Pair, case: Case) -> None:

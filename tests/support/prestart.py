@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import docker
+import pytest
 
+from codeexec.sandbox.docker import runner_image
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.types import (
     Command,
@@ -20,7 +23,7 @@ from codeexec.sandbox.types import (
     WorkspaceFile,
 )
 from tests.support.patience import eventually
-from tests.support.sandboxes import MIB, configured_image, docker_url, new_spec
+from tests.support.sandboxes import IMAGE_PREFIX, MIB, configured_image, docker_url, new_spec
 
 PYTHON = ("python", "/workspace/main.py")
 NODE = ("node", "--max-old-space-size=192", "/workspace/main.js")
@@ -152,3 +155,23 @@ def compare(both: Pair, case: Case) -> None:
     assert warm.prestarted is case.prestarted
     assert not anew.prestarted
     assert case.shows in warm.stdout
+
+
+@contextlib.contextmanager
+def faulty(tmp_path: Path, file: str, right: str, wrong: str) -> Iterator[DockerDriver]:
+    """Its runner's hook has this fault."""
+    sources = tmp_path / "runner"
+    shutil.copytree(runner_image.SOURCES, sources)
+    hook = sources / file
+    assert hook.read_text().count(right) == 1
+    hook.write_text(hook.read_text().replace(right, wrong))
+    version = runner_image.version_of(sources)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner_image, "SOURCES", sources)
+        patch.setattr(runner_image, "runner_version", lambda: version)
+        driver = DockerDriver(docker_url(), image_prefix=IMAGE_PREFIX)
+        try:
+            driver.build_runner()
+            yield driver
+        finally:
+            driver.remove_image(f"{IMAGE_PREFIX}-runner:{version}")

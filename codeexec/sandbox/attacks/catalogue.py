@@ -18,6 +18,7 @@ class Group(StrEnum):
     NETWORK = "network"
     TAMPERING = "tampering"
     LEFTOVERS = "leftovers"
+    PRESTART = "prestart"
 
 
 class Check(StrEnum):
@@ -50,6 +51,10 @@ class Attack:
     output_bytes: int = 256 * 1024
     check: Check = Check.PROGRAM
     only_without_network: bool = False
+    only_prestarted: bool = False
+    """It is for sandboxes in which an interpreter waits for the next run. Its runs that follow must
+    be the same as before, whether they are pre-started or not.
+    """
     elsewhere: str = ""
     """Argument of the attack program for a check in the bystander afterwards, which must hold too.
     """
@@ -64,9 +69,13 @@ class Attack:
     may_lose: frozenset[str] = frozenset()
     """Runtimes in which the attacked sandbox may be lost, but no other."""
 
-    def concerns(self, *, runtime: str, network: bool) -> bool:
-        """Whether it can be tried in such a sandbox."""
-        return runtime not in self.lacks and not (network and self.only_without_network)
+    def concerns(self, *, runtime: str, network: bool, prestarted: bool) -> bool:
+        """Whether it can be tried in such a sandbox. `prestarted`: an interpreter waits in it."""
+        return (
+            runtime not in self.lacks
+            and not (network and self.only_without_network)
+            and (prestarted or not self.only_prestarted)
+        )
 
     def with_more_time(self) -> Attack:
         return replace(self, wall_seconds=_MORE_TIME * self.wall_seconds)
@@ -94,6 +103,12 @@ _leak = _of(Group.LEAKS)
 _network = _of(Group.NETWORK, "no way leads there", only_without_network=True)
 _tampering = _of(Group.TAMPERING)
 _leftover = _of(Group.LEFTOVERS, elsewhere="look-around")
+_prestart = _of(
+    Group.PRESTART,
+    "the runs that follow are as before",
+    only_prestarted=True,
+    elsewhere="look-around",
+)
 
 
 def _memory(name: str, tries: str, *, or_refused: bool = False) -> Attack:
@@ -524,6 +539,61 @@ ATTACKS: tuple[Attack, ...] = (
         "at most its own session's later runs are harmed, until they are removed",
         check=Check.TIDIED,
     ),
+    # ---- harming the interpreter from which the next program would be forked
+    _prestart("prestart-kill", "kills what waits for the next run"),
+    _prestart("prestart-stop", "stops it, and has processes that stop it again and again"),
+    _prestart("prestart-signals", "sends it every other signal"),
+    _prestart("prestart-hunt", "leaves processes that kill and stop each one that appears"),
+    _prestart("prestart-memory", "reads and writes its memory, and traces it", "each is refused"),
+    _prestart(
+        "prestart-proc",
+        "reads what /proc shows of it",
+        "each is refused",
+        lacks={
+            GVISOR: "it shows variables, addresses and names of open files to all programs, and "
+            "none is secret; its memory can't be opened, as another attack proves"
+        },
+    ),
+    _prestart("prestart-proc-write", "writes to what /proc shows of it", "each is refused"),
+    _prestart(
+        "prestart-descriptors",
+        "takes descriptors out of it",
+        "each is refused",
+        lacks={
+            GVISOR: "its pipes can be opened, and lead nowhere; sockets can't, and without "
+            "pidfd_getfd there is no other way"
+        },
+    ),
+    _prestart(
+        "prestart-sockets",
+        "looks for the sockets on which it and the runner speak",
+        "they have no name, and it has none of them",
+    ),
+    _prestart("prestart-limits", "lowers each of its resource limits"),
+    _prestart("prestart-priority", "lowers its priority, and binds it to a processor"),
+    _prestart(
+        "prestart-no-processes", "kills it, and takes all processes that a new one would need"
+    ),
+    _prestart(
+        "prestart-no-memory",
+        "kills it, and takes all memory that a new one would need",
+        ends=_KILLED | {Verdict.OK},
+        wall_seconds=10.0,
+        may_lose=_GVISOR,
+    ),
+    _prestart("prestart-full-folders", "kills it, with /tmp and /var/tmp full"),
+    _prestart("prestart-closed-folders", "kills it, with /tmp and /var/tmp closed to all"),
+    _prestart(
+        "prestart-modules",
+        "plants modules and libraries that it would load, in each folder that it can write",
+        "none is loaded, and the runs that follow are as before",
+    ),
+    _prestart(
+        "prestart-hook",
+        "makes a closed folder where the runner puts the file that makes it wait",
+    ),
+    _prestart("prestart-hook-link", "makes a link to a file of its own in that place"),
+    _prestart("prestart-hook-race", "leaves processes that make and rename that folder"),
 )
 
 BY_NAME: Mapping[str, Attack] = {attack.name: attack for attack in ATTACKS}

@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from codeexec.sandbox import policy
 from codeexec.sandbox.types import Command, RunResult, SandboxSpec, Verdict, WorkspaceFile
 
 HELLO = "hello"
+SURROUNDINGS = b"""
+import os, resource, signal, sys
+print(oct(os.umask(0)), os.getcwd(), sys.argv, sys.path, sys.flags, sorted(os.environ.items()))
+print([str(signal.getsignal(each)) for each in range(1, 32)])
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.sigpending())
+print([resource.getrlimit(each) for each in range(16)], os.sched_getaffinity(0))
+print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), sys.stdin.read())
+print(open("/proc/self/oom_score_adj").read(), open("/proc/self/comm").read())
+print(os.listdir("/proc/self/task") == [str(os.getpid())], sorted(os.listdir("/proc/self/fd")))
+writable = (os.getcwd(), "/tmp", "/var/tmp", "/dev/shm")
+for name, module in sorted(sys.modules.items()):
+    if str(getattr(module, "__file__", "")).startswith(writable):
+        print(name, module.__file__)
+"""
+"""Prints what a Python program finds around it, which no other program may have changed."""
 OUTPUT_BYTES = 64 * 1024
 COMPILE_SECONDS = 30.0
 RUN_SECONDS = 10.0
@@ -49,6 +65,10 @@ class FirstProgram:
     def file(self) -> WorkspaceFile:
         return WorkspaceFile(path=self.filename, content=self.source.encode())
 
+    def surroundings(self) -> WorkspaceFile:
+        """In its place, a program that prints what it finds."""
+        return WorkspaceFile(path=self.filename, content=SURROUNDINGS)
+
     def compile_command(self) -> Command | None:
         if self.compile is None:
             return None
@@ -75,6 +95,11 @@ class Subject:
     @property
     def network(self) -> bool:
         return self.new_spec().network
+
+    @property
+    def prestarted(self) -> bool:
+        """Whether an interpreter waits beside its programs."""
+        return self.program is not None and policy.kept_ready(self.new_spec()) > 0
 
 
 def says_hello(result: RunResult) -> bool:

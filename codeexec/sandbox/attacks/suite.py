@@ -5,6 +5,8 @@ After each attack both must run a program correctly and in time:
 
 - the bystander its own first program, within IN_TIME_SECONDS. During attacks on resources it runs
   the program again and again;
+- where an interpreter waited for the next run and was attacked, the attacked sandbox a program that
+  prints what it finds around it, three times, which must be the same as before;
 - the attacked sandbox the attack program's greeting, and the environment's first program. A program
   that must be compiled is compiled once for each group of attacks, because compiling takes longer
   than most attacks; but after each attack that obstructs it.
@@ -58,6 +60,8 @@ MAX_IDLE_SECONDS = 180
 """How long sandboxes remain when the process that checks dies."""
 PROGRAM = "attack"
 _TIDY_SECONDS = 15.0
+_PRIMING_SECONDS = 32.0
+_RUNS_AFTER = 3
 _MEETING_SECONDS = 0.05
 
 
@@ -83,12 +87,8 @@ def attack_all(
     """Try the attacks that apply to such a sandbox. Nothing is left at the end. Raises SandboxError
     if it can't begin.
     """
-    concerned = [
-        attack
-        for attack in attacks
-        if attack.concerns(runtime=subject.runtime, network=subject.network)
-    ]
     with _Arena(driver, subject) as arena:
+        concerned = arena.concerned(attacks)
         for index, attack in enumerate(concerned):
             last = index + 1 == len(concerned) or concerned[index + 1].group != attack.group
             on_report(arena.attack(attack, last_of_group=last))
@@ -105,7 +105,14 @@ class _Sandbox:
         self.spec: SandboxSpec = subject.new_spec()
 
     def start(self) -> None:
-        self.handle = self._driver.start(self.spec)
+        waits = self._subject.prestarted
+        self.handle = self._driver.start(replace(self.spec, wait_until_primed=waits))
+
+    @property
+    def prestarts(self) -> bool:
+        """An environment's image may not be suited to it."""
+        primed = self.handle.primed if self.handle else None
+        return primed is not None and not primed.problem
 
     def destroy(self) -> None:
         self._driver.destroy(self.spec.sandbox_id)
@@ -152,6 +159,8 @@ class _Arena:
         self._slowest = 0.0
         self._silent = 0
         """How often the runner did not answer during this attack."""
+        self._gave_up = False
+        """Whether the target may have stopped to prepare its runs."""
 
     def __enter__(self) -> _Arena:
         with contextlib.ExitStack() as stack:
@@ -178,6 +187,15 @@ class _Arena:
         if problem and problem.outcome == Outcome.ESCAPED:
             raise SandboxError(f"No program runs in {self._subject.environment}: {problem.detail}.")
 
+    def concerned(self, attacks: Sequence[Attack]) -> list[Attack]:
+        runtime, network = self._subject.runtime, self._subject.network
+        waits = self._target.prestarts
+        return [
+            attack
+            for attack in attacks
+            if attack.concerns(runtime=runtime, network=network, prestarted=waits)
+        ]
+
     # ---- one attack
 
     def attack(self, attack: Attack, *, last_of_group: bool) -> AttackReport:
@@ -203,12 +221,53 @@ class _Arena:
         )
 
     def _tried(self, attack: Attack, *, compiling: bool) -> Finding:
+        before = self._prepared() if attack.only_prestarted else None
+        if attack.only_prestarted and before is None:
+            return inconclusive("nothing was ready for the next run")
         with self._asking_bystander(attack) as problems:
             finding = self._attacked(attack)
         finding = self._worst(finding, *problems)
         if finding.outcome == Outcome.ESCAPED:
             return finding
+        finding = self._worst(finding, self._found_as(before))
         return self._worst(finding, self._after(attack, compiling=compiling))
+
+    def _surroundings(self) -> RunResult:
+        program = self._subject.program
+        assert program is not None  # noqa: S101 -- for mypy: subjects that are pre-started have one
+        return self._target.run(program.run_command(), program.surroundings())
+
+    def _prepared(self) -> bytes | None:
+        """What a pre-started program finds around it; None: nothing becomes ready in time. A
+        sandbox in which that failed three times prepares nothing any more.
+        """
+        if self._gave_up:
+            self._target.replace()
+        self._gave_up = False
+        pause = _PRIMING_SECONDS / 1024
+        while pause < _PRIMING_SECONDS:
+            result = self._surroundings()
+            if result.prestarted:
+                return result.stdout
+            time.sleep(pause)
+            pause *= 2
+        self._gave_up = True
+        return None
+
+    def _found_as(self, before: bytes | None) -> Finding | None:
+        """None if the next programs find the same as one before the attack."""
+        for number in range(_RUNS_AFTER if before is not None else 0):
+            try:
+                result = self._surroundings()
+            except EngineUnavailable:
+                raise
+            except SandboxError as error:
+                return escaped(f"run {number + 1} after it: {error}")
+            self._gave_up = not result.prestarted
+            if result.stdout != before or result.stderr or result.exit_code:
+                tail = (result.stdout + result.stderr)[-1000:].decode(errors="replace")
+                return escaped(f"run {number + 1} after it found something else: {tail}")
+        return None
 
     def _attacked(self, attack: Attack) -> Finding:
         visitors = self._visitors(attack)

@@ -26,7 +26,7 @@ struct attack {
 
 /* Tables that end with a null name: one for each group, two for ways out and two for resources. */
 extern const struct attack resources[], shared[], escapes[], kernel[], leaks[], network[], tampering[],
-    leftovers[];
+    leftovers[], prestart[];
 
 /* report.c */
 void held(const char *format, ...) __attribute__((format(printf, 1, 2)));

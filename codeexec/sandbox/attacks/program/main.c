@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 static const struct attack *const TABLES[] = {resources, shared, escapes, kernel, leaks,
-                                              network, tampering, leftovers};
+                                              network, tampering, leftovers, prestart};
 
 /* ---- no attacks: the program that must still run, and tidying up ---- */
 
