@@ -346,15 +346,20 @@ def test_a_compiler_that_leaves_more_than_the_program_is_started_each_time(
 
 @docker
 def test_where_a_kept_program_has_no_room_it_is_compiled(
-    open_one: Open, run: Run, context: ExecutorContext, monkeypatch: pytest.MonkeyPatch
+    open_one: Open,
+    run: Run,
+    context: ExecutorContext,
+    monkeypatch: pytest.MonkeyPatch,
+    configure: Configure,
 ) -> None:
+    configure(TMPFS_SIZE=16 * MIB)
     session = open_one()
     first = run(session)
     find = context.programs.find
 
     def find_too_large(keys: Any) -> Compiled | None:
         found = find(keys)
-        large = Program(content=bytes(300 * MIB), mode=0o755)
+        large = Program(content=bytes(20 * MIB), mode=0o755)
         return found and replace(found, program=large)
 
     monkeypatch.setattr(context.programs, "find", find_too_large)
@@ -416,3 +421,56 @@ def test_two_sessions_at_once_each_run_what_they_sent(
     for thread in threads:
         thread.join()
     assert found == {0: ["0", "1", "0", "3"], 1: ["1", "1", "1", "3"]}
+
+
+# ---- real compilers
+
+
+@pytest.fixture
+def with_rustc(
+    rust: Environment, docker_driver: DockerDriver, transactional_db: None
+) -> Iterator[None]:
+    with use_driver(docker_driver):
+        yield
+
+
+@pytest.fixture
+def compiling(with_rustc: None, work: Work, docker_driver: DockerDriver) -> Iterator[Session]:
+    session = open_session(environment_name="rust")
+    work()
+    session.refresh_from_db()
+    yield session
+    docker_driver.destroy(str(session.pk))
+
+
+@docker
+@pytest.mark.thorough
+def test_rustc_is_started_once_for_the_same_files(compiling: Session, run: Run) -> None:
+    code = 'include!("part.rs"); fn main() { let unused = 1; println!("{}", part()); }'
+    files = {"part.rs": "fn part() -> i32 { 1 }"}
+    first, again = run(compiling, code, files=files), run(compiling, code, files=files)
+    assert (first.compile_reused, again.compile_reused) == (False, True)
+    assert b"unused variable" in bytes(first.compile_stderr)
+    assert bytes(again.compile_stderr) == bytes(first.compile_stderr)
+    changed = run(compiling, code, files={"part.rs": "fn part() -> i32 { 2 }"})
+    assert (bytes(changed.stdout), changed.compile_reused) == (b"2\n", False)
+
+
+@docker
+@pytest.mark.thorough
+def test_a_c_compiler_is_started_once_for_the_same_files(
+    compiling: Session, run: Run, rust: Environment
+) -> None:
+    command = "gcc -Wall -O1 -o {output_path} {file_path} -lm"
+    Environment.objects.filter(pk=rust.pk).update(compile_command=command)
+    code = '#include "part.h"\nint main(void) { int unused; puts(PART); return 0; }'
+    files = {"part.h": '#include <stdio.h>\n#define PART "one"'}
+    named = {"filename": "main.c", "files": files}
+    first, again = run(compiling, code, **named), run(compiling, code, **named)
+    assert (first.compile_reused, again.compile_reused) == (False, True)
+    assert b"unused variable" in bytes(again.compile_stderr)
+    assert bytes(again.stdout) == b"one\n"
+    run(compiling, '#include <stdio.h>\nint main(void) { return !fopen("part.h", "a"); }', **named)
+    files["part.h"] = files["part.h"].replace("one", "two")
+    changed = run(compiling, code, **named)
+    assert (bytes(changed.stdout), changed.compile_reused) == (b"two\n", False)
