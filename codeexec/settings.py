@@ -224,7 +224,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["codeexec.http.negotiation.JsonParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "codeexec.http.negotiation.AlwaysJson",
     "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": ["codeexec.http.permissions.DenyAll"],
+    "DEFAULT_PERMISSION_CLASSES": ["codeexec.http.deny_all.DenyAll"],
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "codeexec.http.error_answers.exception_handler",

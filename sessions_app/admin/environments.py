@@ -16,7 +16,7 @@ from sessions_app.admin.builds import BuildPages
 from sessions_app.admin.columns import column, operation
 from sessions_app.admin.history import KeptByItsSessions
 from sessions_app.formats import percent
-from sessions_app.services.warm_pool import with_pools
+from sessions_app.services.warm_sandboxes import with_pools
 
 admin.site.unregister(Environment)
 

@@ -14,7 +14,7 @@ from sessions_app.callers import Role
 from sessions_app.models import Execution, Session
 from sessions_app.models.session import CLOSED
 from sessions_app.services.runtimes import session_runtime
-from sessions_app.services.warm_pool import hit_rate
+from sessions_app.services.warm_sandboxes import hit_rate
 
 
 class SessionOpenedSerializer(serializers.ModelSerializer[Session]):

@@ -26,7 +26,7 @@ from codeexec.http.json_answer import render_json
 from codeexec.sandbox.client.output_batches import last_border
 from sessions_app.api.answers import ExecutionSerializer, omitted_name
 from sessions_app.models import Execution
-from sessions_app.models.event import Stage, Stream
+from sessions_app.models.output_event import Stage, Stream
 from sessions_app.models.run_queries import EventRow
 from sessions_app.models.run_sql import OUTPUT_COLUMNS
 from sessions_app.models.session import CLOSED

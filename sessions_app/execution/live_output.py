@@ -19,7 +19,7 @@ from codeexec.errors import DATABASE_AWAY
 from codeexec.outages import Outage
 from codeexec.sandbox.client.output_batches import last_border
 from codeexec.sandbox.driver import Output
-from sessions_app.models.event import Stage
+from sessions_app.models.output_event import Stage
 from sessions_app.models.run_queries import Claim, EventRow, remove_events, write_events
 
 logger = logging.getLogger(__name__)

@@ -36,8 +36,8 @@ from sessions_app.execution.cancellations import RunInterrupts
 from sessions_app.execution.compilations import Compiled, CompiledPrograms, Reuse
 from sessions_app.execution.live_output import LiveOutput, RunOutput
 from sessions_app.execution.sandbox_connections import SandboxConnections
-from sessions_app.models.event import Stage
 from sessions_app.models.execution import Outcome, Verdict
+from sessions_app.models.output_event import Stage
 from sessions_app.models.run_queries import Claim
 from sessions_app.node.sandboxes import destroy_sandbox
 from sessions_app.services import executions

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import psycopg
 
 from sessions_app.models import Event, Execution
-from sessions_app.models.event import Stage, Stream
+from sessions_app.models.output_event import Stage, Stream
 
 REREAD_SECONDS = 2.0
 """The rows are read again after this, should a notification be lost."""

@@ -5,11 +5,11 @@ process was faster.
 
 from sessions_app.models.api_process import ApiProcess
 from sessions_app.models.client import ApiKey, Client, ClientAllowance, ClientStorage
-from sessions_app.models.event import Event
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
 from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
+from sessions_app.models.output_event import Event
 from sessions_app.models.sandbox import Sandbox
 from sessions_app.models.session import Session
 from sessions_app.models.statistics import IntervalCounts, Total, TotalMark

@@ -20,7 +20,7 @@ from sessions_app.node.registration import this_node, worker_name
 from sessions_app.services.execution_end import end_as_died
 from sessions_app.services.sessions import fail_session, restart_session
 from sessions_app.services.task_names import BUILD_TASK, CHECK_TASK
-from sessions_app.services.warm_pool import retire_warm_sandbox
+from sessions_app.services.warm_sandboxes import retire_warm_sandbox
 
 logger = logging.getLogger(__name__)
 

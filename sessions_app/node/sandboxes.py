@@ -28,7 +28,7 @@ from sessions_app.node.registration import worker_name
 from sessions_app.services.runtimes import session_runtime
 from sessions_app.services.sessions import restart_session
 from sessions_app.services.task_names import ASK_TASK, REMOVE_TASK, WARM_TASK
-from sessions_app.services.warm_pool import retire_warm_sandbox, with_wanted
+from sessions_app.services.warm_sandboxes import retire_warm_sandbox, with_wanted
 
 logger = logging.getLogger(__name__)
 

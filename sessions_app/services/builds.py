@@ -20,7 +20,7 @@ from environments_app import validators
 from environments_app.models import Environment, EnvironmentBuild, EnvironmentRevision, NodeBuild
 from environments_app.services import add_revision
 from sessions_app.models import Node, Sandbox
-from sessions_app.services.warm_pool import retire_warm_sandbox
+from sessions_app.services.warm_sandboxes import retire_warm_sandbox
 
 
 class BuildRefused(ServiceError):

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from codeexec.audit.actors import Actor
 from codeexec.audit.record import record
 from sessions_app.models import Execution, Node, Sandbox, Session
-from sessions_app.services.warm_pool import retire_warm_sandbox
+from sessions_app.services.warm_sandboxes import retire_warm_sandbox
 
 
 def drain_node(node_id: UUID | str, *, by: Actor) -> bool:

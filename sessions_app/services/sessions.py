@@ -37,7 +37,7 @@ from sessions_app.models.session import START_LEASE, default_ttl_seconds
 from sessions_app.services.runtimes import choose_runtime, is_own, session_runtime
 from sessions_app.services.stored_bytes import require_room_for_metadata
 from sessions_app.services.task_names import START_TASK, STOP_TASK
-from sessions_app.services.warm_pool import claim_warm_sandbox, retire_warm_sandbox
+from sessions_app.services.warm_sandboxes import claim_warm_sandbox, retire_warm_sandbox
 
 OPENED_SECONDS = 3.0
 """How long a session is searched for after its opening got no answer."""

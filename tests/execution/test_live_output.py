@@ -21,7 +21,7 @@ from environments_app.models import Environment
 from sessions_app.execution import live_output
 from sessions_app.execution.live_output import ROW_BYTES, LiveOutput, RunOutput
 from sessions_app.models import Event, Node, Session
-from sessions_app.models.event import Stage
+from sessions_app.models.output_event import Stage
 from tests.support.cast import claim, claim_of, new_execution, session_in
 from tests.support.patience import LONG, SOON, eventually
 from tests.support.working import notified_on

@@ -17,7 +17,7 @@ from sessions_app.node.pool_demand import BURST_LASTS, REMEMBERED, follow_demand
 from sessions_app.node.sandboxes import reserve_warm_sandbox
 from sessions_app.services.executions import RunRequest, submit_single_run
 from sessions_app.services.sessions import open_session
-from sessions_app.services.warm_pool import with_wanted, with_wanted_of_all_nodes
+from sessions_app.services.warm_sandboxes import with_wanted, with_wanted_of_all_nodes
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
 from tests.support.cast import new_session

@@ -35,7 +35,7 @@ from sessions_app.services.sessions import (
     restart_session,
     stop_session,
 )
-from sessions_app.services.warm_pool import REFILL_AFTER, hit_rate
+from sessions_app.services.warm_sandboxes import REFILL_AFTER, hit_rate
 from tests.conftest import Configure, Work
 from tests.support.cast import execution_in, new_execution, session_in
 from tests.support.fake_driver import FakeDriver

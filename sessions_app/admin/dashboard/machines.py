@@ -16,7 +16,7 @@ from sessions_app.formats import percent
 from sessions_app.models import IsolationCheck, Node, Sandbox
 from sessions_app.monitoring.period_figures import PERIODS, pool_figures
 from sessions_app.services.isolation import Standing, standings
-from sessions_app.services.warm_pool import with_wanted_of_all_nodes
+from sessions_app.services.warm_sandboxes import with_wanted_of_all_nodes
 
 
 def machines(may_see: Callable[[type[Model]], bool], _request: HttpRequest) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sessions_app.api.requests import read_single_run
 from sessions_app.management.follow_output import Channel, Write, follow
 from sessions_app.management.signals import ended_by_signals
 from sessions_app.models import Execution
-from sessions_app.models.event import Stage, Stream
+from sessions_app.models.output_event import Stage, Stream
 from sessions_app.services.executions import RequestArrival, cancel_execution, submit_single_run
 
 _CUT_SHORT: dict[str, str] = {

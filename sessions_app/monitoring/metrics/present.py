@@ -12,7 +12,7 @@ from environments_app.models import Environment
 from sessions_app.models import Node, Sandbox, Session
 from sessions_app.models.session import LIVE
 from sessions_app.monitoring.figures import messages_queued, runs_now
-from sessions_app.services.warm_pool import with_wanted_of_all_nodes
+from sessions_app.services.warm_sandboxes import with_wanted_of_all_nodes
 
 PREFIX = "code_executor"
 
