@@ -33,11 +33,8 @@ from sessions_app.execution.run_execution import ExecutorContext, run_execution
 from sessions_app.execution.run_listener import RunListener
 from sessions_app.models.run_queries import Claim
 from sessions_app.node.registration import worker_name
-from sessions_app.services.execution_end import (
-    abandon_executions_of,
-    claim_next_execution,
-    fail_execution,
-)
+from sessions_app.services.execution_claim import claim_next_execution
+from sessions_app.services.execution_end import abandon_executions_of, fail_execution
 from sessions_app.services.requeue import requeue_execution, running_of
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,5 @@
-"""Claiming executions, one of a session at a time, and ending them: with their outcome, or because
-their worker has died. A running program is ended in the executor's process first:
-`sessions_app.execution.cancellations`.
+"""Ending executions: with their outcome, or because their worker has died. A running program is
+ended in the executor's process first: `sessions_app.execution.cancellations`.
 """
 
 from __future__ import annotations
@@ -15,23 +14,6 @@ from sessions_app.models import Execution, Session, run_queries
 from sessions_app.models.execution import Outcome
 from sessions_app.services.executions import find_execution
 from sessions_app.services.sessions import enqueue_stop, restart_session, stop_session
-
-
-def claim_next_execution(
-    session_id: UUID | str, *, node_id: UUID, worker: str
-) -> run_queries.Claim | None:
-    """Claim the oldest queued execution of a ready session. None: there is nothing to do.
-
-    A process that loses this race need not try again: the winner claims the next one when it has
-    finished.
-    """
-    try:
-        return run_queries.claim(session_id, node_id=node_id, worker=worker)
-    except run_queries.NothingToClaimError:
-        # It was ended just now, and others may wait behind it.
-        Session.row(session_id).get().leave_execution()
-        run_queries.announce(session_id, node_id)
-        return None
 
 
 def finish_execution(

@@ -28,7 +28,7 @@ from sessions_app.execution.run_execution import ExecutorContext, run_execution
 from sessions_app.models import Node, WorkspaceQuery, run_queries
 from sessions_app.models.run_sql import RUNS_CHANNEL, WAITING
 from sessions_app.node.workspace_answers import answer_query
-from sessions_app.services.execution_end import claim_next_execution
+from sessions_app.services.execution_claim import claim_next_execution
 from tests.support.patience import LONG
 
 FENCE = "no more"
