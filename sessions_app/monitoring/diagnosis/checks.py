@@ -16,7 +16,7 @@ from codeexec.sandbox.errors import EngineUnavailable
 from environments_app.models import Environment
 from sessions_app.models import Client, Execution, IsolationCheck, Node, Session
 from sessions_app.monitoring.diagnosis import database, executions, host, queue, storage
-from sessions_app.monitoring.diagnosis.environments import check_images_of_nodes, check_prestart
+from sessions_app.monitoring.diagnosis.environments import check_images_of_nodes
 from sessions_app.monitoring.diagnosis.findings import (
     Check,
     Finding,
@@ -92,7 +92,6 @@ def _console_checks(load: Load) -> tuple[tuple[str, type[Model], Check], ...]:
     return (
         ("workers", Node, failing_workers),
         ("images", Environment, check_images_of_nodes),
-        ("images", Environment, check_prestart),
         ("queue", Execution, partial(executions.check_waiting_runs, load)),
         ("queue", Session, partial(executions.check_waiting_starts, load)),
         ("queue", OrmQ, partial(queue.check_late_messages, load)),

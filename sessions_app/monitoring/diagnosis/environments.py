@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from environments_app.models import Environment, EnvironmentRevision
 from sessions_app.models import Node
@@ -21,32 +21,46 @@ def check_environments() -> Iterator[Finding]:
         )
 
 
-def check_prestart() -> Iterator[Finding]:
-    """Whether programs are pre-started where they should be, by the last warm sandbox of each."""
-    latest = EnvironmentRevision.objects.filter(environment__enabled=True).latest_of_nodes()
-    for revision in latest.select_related("environment"):
-        if revision.prestart_problem:
-            yield warning(
-                f"programs of {revision.environment} are not pre-started on {revision.node}, so "
-                f"they begin later: {revision.prestart_problem}",
-                "Correct `preload` or the image, or take `prestart` out of the environment.",
-                row=revision.environment,
-            )
-
-
 def check_images_of_nodes() -> Iterator[Finding]:
-    """Whether each can be used on every node that takes sessions."""
+    """Whether each can be used on every node that takes sessions, and is pre-started there."""
     enabled = list(Environment.objects.enabled().order_by("name"))
     if not enabled:
         yield none_enabled()
-    revisions = EnvironmentRevision.objects.order_by()
-    built = set(revisions.values_list("node", "environment").distinct())
+    revisions = list(_latest_revisions())
+    built = {(each.node, each.environment_id) for each in revisions}
     for node in Node.objects.active().order_by("name"):
         missing = [each.name for each in enabled if (node.name, each.pk) not in built]
         if missing:
             yield failure(
                 f"node {node.name} has no image of {', '.join(missing)}",
                 f"On {node.name}: `manage.py build_environments --missing`.",
+            )
+    yield from _not_prestarted(enabled, revisions)
+
+
+def check_prestart() -> Iterator[Finding]:
+    """Whether programs are pre-started where they should be."""
+    yield from _not_prestarted(list(Environment.objects.enabled()), list(_latest_revisions()))
+
+
+def _latest_revisions() -> Iterable[EnvironmentRevision]:
+    needed = ("environment_id", "node", "number", "prestart_problem")
+    return EnvironmentRevision.objects.only(*needed).latest_of_nodes()
+
+
+def _not_prestarted(
+    enabled: Iterable[Environment], revisions: Iterable[EnvironmentRevision]
+) -> Iterator[Finding]:
+    """By the last warm sandbox of each revision."""
+    environments = {each.pk: each for each in enabled}
+    for revision in revisions:
+        environment = environments.get(revision.environment_id)
+        if environment is not None and revision.prestart_problem:
+            yield warning(
+                f"programs of {environment} are not pre-started on {revision.node}, so they begin "
+                f"later: {revision.prestart_problem}",
+                "Correct `preload` or the image, or take `prestart` out of the environment.",
+                row=environment,
             )
 
 
