@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import psycopg
@@ -66,7 +66,7 @@ class AsyncDatabase:
         """As `fetch_one`, but all rows."""
         places = self._here()
         with _as_django_errors():
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS) if places.locked() else nullcontext():
                 await places.acquire()
             work = asyncio.ensure_future(self._fetch(statement, parameters, seconds))
             work.add_done_callback(lambda _work: places.release())

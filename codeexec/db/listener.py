@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import psycopg
 
-from codeexec.db.postgres import connection_parameters
+from codeexec.db.postgres import BoundedAsyncConnection, connection_parameters
 from codeexec.outages import Outage
 
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -175,9 +175,9 @@ class AsyncListener:
                 self.is_connected = False
             await asyncio.sleep(pause)
 
-    async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    async def _connect(self) -> BoundedAsyncConnection:
         parameters = connection_parameters(self._name)
-        connection = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
+        connection = await BoundedAsyncConnection.connect(**parameters, autocommit=True)
         try:
             for channel in self._channels:
                 await connection.execute(_listen(channel))

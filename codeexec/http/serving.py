@@ -27,6 +27,7 @@ from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
 from corsheaders.middleware import CorsMiddleware
 from django.conf import settings
 from django.core import signals
+from django.core.cache import close_caches
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix
 from django.core.handlers.base import BaseHandler
@@ -66,10 +67,13 @@ class BodyTooLargeError(Exception):
 
 
 def disconnect_receivers() -> None:
-    """Requests need not call these, as the threads do it before each piece of work."""
+    """Requests need not call these: the threads do it before each piece of work, and a cache in
+    memory has nothing to close.
+    """
     signals.request_started.disconnect(reset_queries)
     signals.request_started.disconnect(close_old_connections)
     signals.request_finished.disconnect(close_old_connections)
+    signals.request_finished.disconnect(close_caches)
 
 
 class _SyncHandler(BaseHandler):

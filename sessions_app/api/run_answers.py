@@ -53,6 +53,10 @@ AT_ONCE_BYTES = 64 * 1024
 """Larger requests and results are handled in threads, because they would hold up all others."""
 
 
+_QUEUED, _RESULT = ExecutionQueuedSerializer(), ExecutionSerializer()
+"""Shared by all answers: neither keeps anything of one."""
+
+
 class Accepted(Deferred):
     """A valid request for a run, and how it is submitted."""
 
@@ -168,7 +172,7 @@ async def _answered(
     execution: Execution, arrival: RequestArrival, waiter: Waiter
 ) -> HttpResponseBase:
     if not arrival.awaited:
-        return accepted(_json(ExecutionQueuedSerializer(), execution, status=202), execution.pk)
+        return accepted(_json(_QUEUED, execution, status=202), execution.pk)
     del execution
     ended = await finished(arrival.execution_id, waiter, settings.CODE_EXECUTOR["REQUEST_TIMEOUT"])
     if ended is None:
@@ -202,9 +206,9 @@ async def finished(execution_id: UUID, waiter: Waiter, seconds: float) -> Execut
 
 def _result(execution: Execution, arrival: RequestArrival) -> HttpResponseBase:
     response: HttpResponseBase = (
-        LargeAnswer(ExecutionSerializer(), execution)
+        LargeAnswer(_RESULT, execution)
         if execution.left_out
-        else _json(ExecutionSerializer(), execution, status=200)
+        else _json(_RESULT, execution, status=200)
     )
     response.headers["Server-Timing"] = server_timing(execution, arrival)
     return response

@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import DEFAULT_DB_ALIAS, connection, transaction
 
 from codeexec.db.notifications import CHANNEL
 from codeexec.sandbox.types import RunResult, SandboxHandle
@@ -299,14 +299,14 @@ def read(row: Sequence[Any] | None) -> Execution:
 def _execution(values: Sequence[Any]) -> Execution:
     """From values of RESULT_COLUMNS, then REVISION_COLUMNS."""
     count = len(run_sql.RESULT_COLUMNS)
-    execution = Execution.from_db(connection.alias, run_sql.RESULT_COLUMNS, values[:count])
+    execution = Execution.from_db(DEFAULT_DB_ALIAS, run_sql.RESULT_COLUMNS, values[:count])
     large = [name for name in run_sql.OUTPUT_COLUMNS if getattr(execution, name) is None]
     for name in large:
         setattr(execution, name, b"")
     execution.left_out = tuple(large)
     if execution.revision_id is not None:
         execution.revision = EnvironmentRevision.from_db(
-            connection.alias,
+            DEFAULT_DB_ALIAS,
             ("id", *run_sql.REVISION_COLUMNS),
             (execution.revision_id, *values[count:]),
         )

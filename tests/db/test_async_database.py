@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import uvloop
 from django.db import OperationalError, connection
 
 from codeexec.db import async_database as module
@@ -102,6 +103,68 @@ def test_one_that_the_server_has_ended_is_not_noticed() -> None:
 def _end(*pids: int) -> None:
     try:
         end(set(pids))
+    finally:
+        connection.close()
+
+
+class Loop(uvloop.Loop):
+    """The server's event loop. It notes each socket that it is asked to watch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: list[int] = []
+
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
+        self.watched.append(fd)
+        super().add_reader(fd, callback, *args)
+
+
+def test_a_socket_is_watched_once_for_all_its_statements() -> None:
+    async def body() -> list[int]:
+        database = AsyncDatabase()
+        for number in range(20):
+            assert await value(database, "SELECT %s::int", number) == number
+        await database.close()
+        return loop.watched
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        loop = cast(Loop, runner.get_loop())
+        assert len(runner.run(body())) <= 2  # one of them while it connected
+
+
+def test_one_that_has_ended_is_watched_no_longer_and_its_descriptor_is_anothers() -> None:
+    async def body() -> None:
+        database = AsyncDatabase()
+        for _ in range(10):
+            idle = await value(database, PID)
+            await asyncio.to_thread(_end, idle)
+            await asyncio.sleep(0.01)  # the loop finds it readable: it must not do so for ever
+            begun = time.thread_time()
+            await asyncio.sleep(0.05)
+            assert time.thread_time() - begun < 0.03
+            used = asyncio.create_task(database.fetch_one("SELECT 1 FROM pg_sleep(30)", ()))
+            (pid,) = await eventually_async(backends_that_sleep)
+            await asyncio.to_thread(_end, pid)
+            with pytest.raises(OperationalError):
+                await used
+            assert await value(database, "SELECT 1") == 1
+        await database.close()
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(body())
+
+
+async def eventually_async(found: Callable[[], set[int]]) -> set[int]:
+    while not (result := await asyncio.to_thread(found)):
+        await asyncio.sleep(0.01)
+    return result
+
+
+def backends_that_sleep() -> set[int]:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+            return {row[0] for row in cursor.fetchall()}
     finally:
         connection.close()
 
