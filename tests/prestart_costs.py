@@ -128,6 +128,15 @@ def run(driver: DockerDriver, handle: SandboxHandle, spec: SandboxSpec, source: 
         return connection.run(Command(argv=argv, wall_seconds=20, output_bytes=MIB))
 
 
+def settled(group: Group) -> float:
+    """Its processor time, when it uses no more."""
+    used = [group.cpu_ms()]
+    while len(used) < 4 or used[-1] - used[-4] > 0.1:
+        time.sleep(0.1)
+        used.append(group.cpu_ms())
+    return used[-1]
+
+
 def cost_of_runs(
     driver: DockerDriver, handle: SandboxHandle, group: Group, spec: SandboxSpec, source: bytes
 ) -> tuple[float, float]:
@@ -136,8 +145,7 @@ def cost_of_runs(
     for _ in range(20):
         before = group.cpu_ms()
         result = run(driver, handle, spec, source)
-        time.sleep(0.3)
-        all_of_it.append(group.cpu_ms() - before)
+        all_of_it.append(settled(group) - before)
         programs.append(1000 * result.cpu_seconds)
     return statistics.median(all_of_it), statistics.median(programs)
 
@@ -151,8 +159,7 @@ def show_costs(driver: DockerDriver, name: str, *, sandboxes: int, idle_seconds:
         with contextlib.ExitStack() as stack:
             began = [stack.enter_context(started(driver, spec)) for _ in range(sandboxes)]
             groups = [group for _, group in began]
-            time.sleep(0.5)
-            cpu = [group.cpu_ms() for group in groups]
+            cpu = [settled(group) for group in groups]
             memory = statistics.median(group.memory_mib() for group in groups)
             pss = statistics.median(group.pss_mib() for group in groups)
             time.sleep(idle_seconds)

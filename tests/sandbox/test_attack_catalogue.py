@@ -12,7 +12,9 @@ from codeexec.sandbox.attacks.judge import Outcome, judge
 from codeexec.sandbox.attacks.poison import planted
 from codeexec.sandbox.attacks.subject import PROGRAMS
 from codeexec.sandbox.docker.program_image import ATTACK_SOURCES
+from codeexec.sandbox.policy import GVISOR
 from codeexec.sandbox.types import RunResult, Verdict
+from scripts.steps import ROOT
 from tests.support.sandboxes import LIMITS, MIB
 
 SERVICES = {
@@ -56,6 +58,18 @@ class TestCatalogue:
         assert len(ATTACKS) >= 100
         assert counts.keys() == set(Group)
         assert min(counts.values()) >= 10
+
+    def test_the_documents_state_how_many_there_are(self):
+        under_gvisor = [
+            each
+            for each in ATTACKS
+            if each.concerns(runtime=GVISOR, network=False, prestarted=True)
+        ]
+        isolation = " ".join((ROOT / "docs" / "isolation.md").read_text().split())
+        assert (
+            f"{len(ATTACKS)} attacks on each enabled environment ({len(under_gvisor)}" in isolation
+        )
+        assert f"runs {len(ATTACKS)} attacks" in (ROOT / "README.md").read_text()
 
     def test_names_are_unique(self):
         assert len(BY_NAME) == len(ATTACKS)

@@ -5,14 +5,15 @@ that is started as any other.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from codeexec.sandbox.driver import SandboxConnection
 from codeexec.sandbox.types import Prestart, PrestartKind, RunResult, WorkspaceFile
-from tests.sandbox.prestart_cases import PYTHON_CASES
-from tests.support.prestart import PYTHON, Pair, emptying, pair, seen
+from tests.sandbox.prestart_cases import NODE_CASES, PYTHON_CASES
+from tests.support.prestart import NODE, PYTHON, Pair, difference, emptying, pair
 from tests.support.sandboxes import AMPLE_SECONDS, command
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
@@ -85,9 +86,7 @@ def test_what_a_program_does_to_what_is_kept_ready_changes_no_later_run(
         found = [run_file(sandbox, process) for _ in range(3)]
     with attacked.driver.connect(attacked.anew) as sandbox:
         wanted = run_file(sandbox, process)
-    for each in found:
-        assert seen(each)[3].decode().splitlines() == seen(wanted)[3].decode().splitlines()
-    assert [seen(each) for each in found] == [seen(wanted)] * 3
+    assert [difference(each, wanted) for each in found] == [""] * 3
 
 
 def test_what_is_kept_ready_can_not_be_read_by_a_program(attacked: Pair) -> None:
@@ -101,8 +100,43 @@ def test_what_is_kept_ready_can_not_be_read_by_a_program(attacked: Pair) -> None
     assert others == ["None None None None None True True", "True"]
 
 
+HOOK = "/var/tmp/.prestart"  # noqa: S108  # the sandbox's
+IN_NODE = {
+    "replace the hook": f"fs.writeFileSync('{HOOK}/prestart.js', 'console.log(\"planted\")')",
+    "remove the hook": f"fs.rmSync('{HOOK}', {{recursive: true}})",
+    "link the hook": f"fs.rmSync('{HOOK}', {{recursive: true}});\n"
+    "fs.writeFileSync('/workspace/prestart.js', 'console.log(\"planted\")');\n"
+    f"fs.symlinkSync('/workspace', '{HOOK}')",
+    "close folders": "for (const each of ['/tmp', '/var/tmp']) fs.chmodSync(each, 0)",
+    "fill the disk": "for (const each of ['/tmp/full', '/var/tmp/full'])\n"
+    "  try { fs.writeFileSync(each, Buffer.alloc(100 << 20)) } catch {}",
+    "outlive the run": "require('child_process').spawn('sleep', ['99'], {detached: true}).unref()",
+}
+
+
+@pytest.mark.thorough  # in its environment's own image
+@pytest.mark.parametrize("name", IN_NODE)
+def test_what_a_program_of_node_leaves_changes_no_later_run(
+    docker_driver: DockerDriver, name: str
+) -> None:
+    prestart = Prestart(kind=PrestartKind.ONCE, argv=NODE)
+    with pair(docker_driver, "node", prestart, 256) as both:
+        with both.driver.connect(both.warm) as sandbox:
+            run_file(sandbox, f"const fs = require('fs');\n{IN_NODE[name]}", argv=NODE)
+            sandbox.run(emptying())
+            found = [run_file(sandbox, NODE_CASES["process"].source, argv=NODE) for _ in range(3)]
+        with both.driver.connect(both.anew) as sandbox:
+            wanted = run_file(sandbox, NODE_CASES["process"].source, argv=NODE)
+    assert [difference(each, wanted) for each in found] == [""] * 3
+
+
 def run_file(
-    sandbox: SandboxConnection, source: str, *, wall_seconds: float = AMPLE_SECONDS
+    sandbox: SandboxConnection,
+    source: str,
+    *,
+    wall_seconds: float = AMPLE_SECONDS,
+    argv: tuple[str, ...] = PYTHON,
 ) -> RunResult:
-    sandbox.write_files([WorkspaceFile(path="main.py", content=source.encode())])
-    return sandbox.run(command(*PYTHON, wall_seconds=wall_seconds))
+    file = WorkspaceFile(path=Path(argv[-1]).name, content=source.encode())
+    sandbox.write_files([file])
+    return sandbox.run(command(*argv, wall_seconds=wall_seconds))
