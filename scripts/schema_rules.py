@@ -39,9 +39,9 @@ def _cursors(positions: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 schemathesis.openapi.format("environment", st.sampled_from(sorted(_ENVIRONMENTS)))
 schemathesis.openapi.format("runtime", st.sampled_from(_RUNTIMES))
-schemathesis.openapi.format(
-    "cursor-of-sessions", _cursors(st.datetimes().map(lambda moment: f"{moment.isoformat()}+00:00"))
-)
+_MOMENTS = st.datetimes().map(lambda moment: f"{moment.isoformat()}+00:00")
+schemathesis.openapi.format("cursor-of-sessions", _cursors(_MOMENTS))
+schemathesis.openapi.format("cursor-of-all-executions", _cursors(_MOMENTS))
 schemathesis.openapi.format("cursor-of-executions", _cursors(st.integers(1, 2**31 - 1).map(str)))
 
 

@@ -24,6 +24,7 @@ from sessions_app.admin.display import (
     SHOWN_CHARACTERS,
     VERDICT_BADGES,
     field_block,
+    json_block,
     page_link,
     text_block,
 )
@@ -101,7 +102,7 @@ class ExecutionAdmin(ExecutionActions, HistoryAdmin):
     indexed = ("status", "verdict")
     read = 20_000
     ordering = ("-queued_at", "id")
-    not_in_list = BIG_COLUMNS
+    not_in_list = (*BIG_COLUMNS, "metadata")
     short_id = id_column("Execution")
     status_badge = badge_column("Status", "status", EXECUTION_BADGES)
     verdict_badge = badge_column("Verdict", "verdict", VERDICT_BADGES)
@@ -115,6 +116,7 @@ class ExecutionAdmin(ExecutionActions, HistoryAdmin):
     args_text = _text_column("Arguments", "args")
     env_text = _text_column("Environment variables", "env")
     files_text = _text_column("Other files", "files")
+    metadata_text = field_column("Metadata", "metadata", json_block)
     stdout_text = _text_column("Standard output", "stdout")
     stderr_text = _text_column("Standard error", "stderr")
     compile_stdout_text = _text_column("Compiler's output", "compile_stdout")
@@ -212,7 +214,8 @@ class ExecutionAdmin(ExecutionActions, HistoryAdmin):
         """Only the fields that have a value."""
         failed = obj is not None and obj.error_reason != ""
         compiled = obj is not None and obj.was_compiled
-        given = [f"{name}_text" for name in _OPTIONAL_INPUT if getattr(obj, name, None)]
+        names = (*_OPTIONAL_INPUT, "metadata")
+        given = [f"{name}_text" for name in names if getattr(obj, name, None)]
         return [
             (None, {"fields": (("error_text",) if failed else ()) + _SUMMARY}),
             ("Program", {"fields": ("filename", "code_text", *given)}),

@@ -249,6 +249,7 @@ class TimelineSerializer(ExecutionSerializer):
     env = Variables()
     files = Files()
     timeout = serializers.FloatField(help_text="Seconds.")
+    metadata = Metadata(help_text="As it was sent with the run; empty if nothing was.")
 
     def to_representation(self, execution: Execution) -> dict[str, Any]:
         return {
@@ -260,6 +261,7 @@ class TimelineSerializer(ExecutionSerializer):
             "env": execution.env,
             "files": execution.files,
             "timeout": execution.timeout_seconds,
+            "metadata": execution.metadata or {},
         }
 
 

@@ -270,6 +270,7 @@ class Metadata(_Field):
     """A JSON object that the database can keep."""
 
     schema = {"$ref": "#/components/schemas/Metadata"}
+    most_bytes = bounds.METADATA_BYTES
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
@@ -282,15 +283,19 @@ class Metadata(_Field):
                 "must hold finite numbers and valid Unicode only: no NaN, no Infinity, no half of "
                 "a surrogate pair."
             ) from None
-        if size > bounds.METADATA_BYTES:
+        if size > self.most_bytes:
             raise OutOfBounds(
-                f"metadata must be at most {bounds.METADATA_BYTES} bytes of JSON; it has {size}.",
+                f"metadata must be at most {self.most_bytes} bytes of JSON; it has {size}.",
                 field="metadata",
-                maximum=bounds.METADATA_BYTES,
+                maximum=self.most_bytes,
             )
         if _NUL.search(text):
             raise self.refuse("must not contain NUL characters.")
         return data
+
+
+class RunMetadata(Metadata):
+    most_bytes = bounds.RUN_METADATA_BYTES
 
 
 def _require_text(what: str, data: Any, *, takes_nul: bool = False) -> None:

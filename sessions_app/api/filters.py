@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator
 from decimal import Decimal, DecimalException
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
 from django.db import DataError
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.db.models.fields.json import KeyTextTransform
 from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
@@ -30,6 +30,7 @@ from environments_app.models import Environment
 from sessions_app.models import Session
 
 METADATA_PREFIX = "metadata."
+Row = TypeVar("Row", bound=Model)
 
 
 class _Pages(CursorPagination):
@@ -41,6 +42,7 @@ class _Pages(CursorPagination):
         """Raises InvalidRequest for a cursor that no page of this list has named."""
         require_single(request, "cursor", "page_size")
         try:
+            queryset = self.searched(queryset, request)
             page: Any = super().paginate_queryset(queryset, request, view)
             self._room = self._that_fit(page)
             if self._room < len(page):
@@ -53,6 +55,10 @@ class _Pages(CursorPagination):
         # A credential has no place in a link, which is stored, logged and passed on.
         self.base_url = remove_query_param(self.base_url or "", "token")
         return page
+
+    def searched(self, queryset: Any, request: Request) -> Any:
+        """The rows among which this page is searched."""
+        return queryset
 
     def get_page_size(self, request: Request) -> int | None:
         wanted = super().get_page_size(request)
@@ -77,6 +83,12 @@ class BySequence(NewestFirst):
     ordering = ("sequence",)
 
 
+class LatestFirst(NewestFirst):
+    """Executions of one session."""
+
+    ordering = ("-sequence",)
+
+
 class TextOfKey(KeyTextTransform):
     """`column ->> key`, for keys that are digits as well: metadata is never a list."""
 
@@ -89,6 +101,39 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
     """By `status`, `environment` and `metadata.<key>`. Raises InvalidRequest for an unknown status,
     a filter that is given twice, and more than an index can look up.
     """
+    if status := one_of(request, "status", Session.Status.values):
+        sessions = sessions & Session.objects.in_status(status)
+    environments = named_environments(request)
+    if environments is not None:
+        sessions = sessions.filter(environment__in=environments)
+    return filter_metadata(sessions, request)
+
+
+def one_of(request: Request, name: str, allowed: list[str]) -> str:
+    """The parameter's value, empty where it isn't given. Raises InvalidRequest."""
+    require_single(request, name)
+    value = str(request.query_params.get(name, ""))
+    if value and value not in allowed:
+        detail = f"{name} must be one of {', '.join(allowed)}, not {value[:50]!r}."
+        raise InvalidRequest(detail, field=name)
+    return value
+
+
+def named_environments(request: Request) -> list[int] | None:
+    """The keys of the environment that `environment` names; None where it isn't given.
+
+    Keys and no name, so that PostgreSQL can estimate how many sessions it has.
+    """
+    require_single(request, "environment")
+    name = request.query_params.get("environment", "")
+    _require_findable("environment", name, ENVIRONMENT_BYTES)
+    if not name:
+        return None
+    return list(Environment.objects.filter(name=name).values_list("pk", flat=True))
+
+
+def filter_metadata(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
+    """By each `metadata.<key>`. Raises InvalidRequest."""
     filters = [
         (name.removeprefix(METADATA_PREFIX), str(value))
         for name, value in request.query_params.items()
@@ -101,25 +146,12 @@ def filter_sessions(sessions: QuerySet[Session], request: Request) -> QuerySet[S
             maximum=METADATA_FILTERS,
         )
     names = [METADATA_PREFIX + key for key, _ in filters]
-    require_single(request, "status", "environment", *names)
-    for name in ("environment", *names):
-        most = ENVIRONMENT_BYTES if name == "environment" else METADATA_BYTES
-        _require_findable(name, request.query_params.get(name, ""), most)
-    status = request.query_params.get("status")
-    if status:
-        if status not in Session.Status.values:
-            known = ", ".join(Session.Status.values)
-            detail = f"status must be one of {known}, not {status[:50]!r}."
-            raise InvalidRequest(detail, field="status")
-        sessions = sessions & Session.objects.in_status(status)
-    environment = request.query_params.get("environment")
-    if environment:
-        # By its key and not its name, so that PostgreSQL can estimate how many sessions it has.
-        named = list(Environment.objects.filter(name=environment).values_list("pk", flat=True))
-        sessions = sessions.filter(environment__in=named)
+    require_single(request, *names)
+    for name in names:
+        _require_findable(name, request.query_params.get(name, ""), METADATA_BYTES)
     for number, (key, value) in enumerate(filters):
-        sessions = _with_metadata(sessions, f"metadata_{number}", key, value)
-    return sessions
+        rows = _with_metadata(rows, f"metadata_{number}", key, value)
+    return rows
 
 
 def _require_findable(name: str, value: str, most_bytes: int) -> None:
@@ -140,20 +172,18 @@ def require_single(request: Request, *names: str) -> None:
             raise InvalidRequest(f"{name} must be given only once.", field=name)
 
 
-def _with_metadata(
-    sessions: QuerySet[Session], alias: str, key: str, value: str
-) -> QuerySet[Session]:
-    """Sessions with this value, as text or as JSON: `metadata.room=7` finds {"room": "7"} and
+def _with_metadata(rows: QuerySet[Row], alias: str, key: str, value: str) -> QuerySet[Row]:
+    """Rows with this value, as text or as JSON: `metadata.room=7` finds {"room": "7"} and
     {"room": 7}.
     """
     found, parsed = Q(metadata__contains={key: value}), _parsed(value)
     if parsed is not None:
         found |= Q(metadata__contains={key: parsed})
-    sessions = sessions.filter(found)
+    rows = rows.filter(found)
     if isinstance(parsed, dict | list):  # may be contained in one that has more
         text: Any = TextOfKey(key, "metadata")
-        sessions = sessions.alias(**{alias: text}).filter(**{alias: value})
-    return sessions
+        rows = rows.alias(**{alias: text}).filter(**{alias: value})
+    return rows
 
 
 def _parsed(text: str) -> Any:

@@ -18,6 +18,7 @@ from sessions_app.api.fields import (
     InputText,
     Metadata,
     Name,
+    RunMetadata,
     RuntimeName,
     SessionSeconds,
     TimeoutSeconds,
@@ -88,6 +89,11 @@ class RunSerializer(serializers.Serializer[Any]):
     timeout = TimeoutSeconds(
         **_OPTIONAL,
         help_text="Wall-clock seconds that the program may run, up to the environment's maximum.",
+    )
+    metadata = RunMetadata(
+        **_OPTIONAL,
+        help_text="Any JSON object of your own, of 4 KiB at most. It is shown with the execution, "
+        "to session tokens as well; executions can be filtered by it.",
     )
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
@@ -164,4 +170,5 @@ def _run_request(wanted: dict[str, Any]) -> RunRequest:
         env=wanted.get("env") or {},
         files=wanted.get("files") or {},
         timeout_seconds=wanted.get("timeout"),
+        metadata=wanted.get("metadata"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -21,7 +22,7 @@ from sessions_app.api.answers import (
 from sessions_app.api.authorization import PUBLIC, Access, ApiAuthentication
 from sessions_app.api.fields import JSON_SCHEMA, METADATA_SCHEMA, WITHOUT_NUL
 from sessions_app.api.run_answers import NO, YES
-from sessions_app.models import Session
+from sessions_app.models import Execution, Session
 from sessions_app.workspace_paths import PATTERN
 
 _ERRORS = {
@@ -114,6 +115,30 @@ SESSION_FILTERS = [
         description="Sessions with this value in their metadata.",
     ),
     *paging("sessions"),
+]
+
+
+_MOMENT: dict[str, Any] = {"anyOf": [{"type": "string", "format": "date-time"}, {"const": ""}]}
+EXECUTION_FILTERS = [
+    OpenApiParameter("environment", _NAME),
+    OpenApiParameter("verdict", {"type": "string", "enum": [*Execution.Verdict.values, ""]}),
+    OpenApiParameter("status", {"type": "string", "enum": [*Execution.Status.values, ""]}),
+    OpenApiParameter("since", _MOMENT, description="Sent at this time or later."),
+    OpenApiParameter("until", _MOMENT, description="Sent before this time."),
+    OpenApiParameter(
+        "metadata.<key>",
+        _VALUE,
+        description="Executions with this value in their own metadata.",
+    ),
+    *paging("all-executions"),
+]
+TIMELINE = [
+    OpenApiParameter(
+        "order",
+        {"type": "string", "enum": ["asc", "desc", ""], "default": "asc"},
+        description="`desc`: the last execution first.",
+    ),
+    *paging("executions"),
 ]
 
 
@@ -223,13 +248,18 @@ def _add_errors(operation: dict[str, Any], *codes: int) -> None:
 
 
 def page(row: type[serializers.Serializer[Any]], *errors: int) -> dict[int, Any]:
+    return responses(_page_of(row), 200, *errors)
+
+
+@cache
+def _page_of(row: type[serializers.Serializer[Any]]) -> Any:
     name = f"{row.__name__.removesuffix('Serializer')}Page"
     fields = {
         "next": serializers.URLField(allow_null=True),
         "previous": serializers.URLField(allow_null=True),
         "results": row(many=True),
     }
-    return responses(inline_serializer(name, fields), 200, *errors)  # type: ignore[arg-type]
+    return inline_serializer(name, fields)
 
 
 _SOMETHING_TO_RUN = [

@@ -45,6 +45,7 @@ urlpatterns = [
     path("environments", EnvironmentViewSet.as_view({"get": "names"})),
     path("environments/<slug:name>", EnvironmentViewSet.as_view({"get": "retrieve"})),
     path("execute", run_once),
+    path("executions", ExecutionViewSet.as_view({"get": "index"})),
     path("executions/<id:execution_id>", execution),
     path("executions/<id:execution_id>/cancel", cancel),
     path("executions/<id:execution_id>/events", execution_events),

@@ -46,7 +46,14 @@ from sessions_app.api.authorization import (
     is_known,
     public,
 )
-from sessions_app.api.filters import BySequence, NewestFirst, filter_sessions
+from sessions_app.api.execution_search import find_executions
+from sessions_app.api.filters import (
+    BySequence,
+    LatestFirst,
+    NewestFirst,
+    filter_sessions,
+    one_of,
+)
 from sessions_app.api.inputs import takes
 from sessions_app.api.large_answers import whole
 from sessions_app.api.requests import (
@@ -64,6 +71,7 @@ from sessions_app.api.streams import watched_execution, watched_session
 from sessions_app.api.workspace_answers import Asked, as_download, as_json
 from sessions_app.callers import Role, Scope
 from sessions_app.models import Execution, Session, WorkspaceQuery
+from sessions_app.models.execution import ExecutionQuerySet
 from sessions_app.models.large_fields import fill, listed_bytes
 from sessions_app.monitoring.health import Health, latest_health
 from sessions_app.monitoring.readiness import RETRY_SECONDS, Readiness
@@ -242,17 +250,18 @@ class SessionViewSet(ApiViewSet):
         summary="A session's timeline",
         responses=schema.page(ListedExecutionSerializer, 400, 404),
     )
-    @takes(parameters=schema.paging("executions"))
+    @takes(parameters=schema.TIMELINE)
     @allows(Scope.READ, *ANY_ROLE, is_list=True)
     def executions(self, request: Request, session_id: UUID) -> Response:
-        """All executions in order, each with its code, input, output, verdict and times. `omitted`
-        names fields that are too large for a list; `GET /executions/{id}` returns them. A page may
-        have fewer executions than `page_size` even though there is a `next` one.
+        """All executions in order, or the last one first, each with its code, input, output,
+        verdict and times. `omitted` names fields that are too large for a list; `GET
+        /executions/{id}` returns them. A page may have fewer executions than `page_size` even
+        though there is a `next` one.
         """
+        order = one_of(request, "order", ["asc", "desc"])
         session = find_session(session_id, caller_of(request))
-        found = Execution.objects.filter(session=session).without_large_fields()
-        sized = found.select_related("revision").annotate(listed_bytes=listed_bytes())
-        return _page(BySequence(), sized, ListedExecutionSerializer, request, fill)
+        pages = LatestFirst() if order == "desc" else BySequence()
+        return _page_of_executions(pages, Execution.objects.filter(session=session), request)
 
     @extend_schema(
         summary="Watch a session",
@@ -271,6 +280,20 @@ class SessionViewSet(ApiViewSet):
 
 @extend_schema(tags=["executions"])
 class ExecutionViewSet(ApiViewSet):
+    @extend_schema(
+        operation_id="executions_list",
+        summary="List executions",
+        responses=schema.page(ListedExecutionSerializer, 400),
+    )
+    @takes(parameters=schema.EXECUTION_FILTERS)
+    @allows(Scope.READ, is_list=True)
+    def index(self, request: Request) -> Response:
+        """Those of all your sessions, newest first, in pages. A page may have few executions, or
+        none, even though there is a `next` one: it searches a part of the history.
+        """
+        found = find_executions(caller_of(request), request)
+        return _page_of_executions(found.pages, found.rows, request)
+
     @extend_schema(
         summary="One execution",
         responses=schema.responses(TimelineSerializer, 200, 400, 404, 503),
@@ -401,6 +424,14 @@ class HealthViewSet(ApiViewSet):
         if readiness.is_ready:
             return Response(readiness.body())
         return Response(readiness.body(), status=503, headers={"Retry-After": RETRY_SECONDS})
+
+
+def _page_of_executions(
+    paginator: CursorPagination, rows: ExecutionQuerySet, request: Request
+) -> Response:
+    found = rows.without_large_fields().select_related("revision")
+    sized = found.annotate(listed_bytes=listed_bytes())
+    return _page(paginator, sized, ListedExecutionSerializer, request, fill)
 
 
 def _page(

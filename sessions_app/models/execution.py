@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Self
 from uuid import UUID, uuid4
 
+from django.contrib.postgres.indexes import GinIndex
 from django.db import connection, models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -148,6 +149,9 @@ class Execution(models.Model):
         default=dict, help_text='Path to text, or to {"base64": "..."}, besides the code.'
     )
     timeout_seconds = models.FloatField()
+    metadata = models.JSONField(
+        null=True, help_text="Whatever its client wants to find it by. Null: nothing was given."
+    )
 
     verdict = models.CharField(max_length=20, choices=Verdict, blank=True)
     exit_code = models.IntegerField(null=True)
@@ -251,6 +255,13 @@ class Execution(models.Model):
                 name="execution_queued",
             ),
             models.Index(fields=["-queued_at", "id"], name="execution_newest"),
+            GinIndex(
+                fields=["metadata"],
+                opclasses=["jsonb_path_ops"],
+                fastupdate=False,
+                condition=Q(metadata__isnull=False),  # other runs don't pay for it
+                name="execution_metadata",
+            ),
             models.Index(
                 fields=["verdict", "-queued_at", "id"],
                 condition=~Q(verdict__in=["", "ok"]),

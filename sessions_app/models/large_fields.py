@@ -46,9 +46,10 @@ def size_of(name: str) -> str:
 
 
 def listed_bytes() -> RawSQL:
-    """The bytes that an execution's large fields add to a page of a list."""
+    """The bytes that an execution's large fields and its metadata add to a page of a list."""
     sizes = (f"({size_of(name)})" for name in LARGE_FIELDS)
-    listed = (f"CASE WHEN {size} > {FIELD_BYTES} THEN 0 ELSE {size} END" for size in sizes)
+    listed = tuple(f"CASE WHEN {size} > {FIELD_BYTES} THEN 0 ELSE {size} END" for size in sizes)
+    listed = (*listed, f"COALESCE(octet_length({_TABLE}.metadata::text), 0)")
     return RawSQL(" + ".join(listed), [], BigIntegerField())  # noqa: S611 -- our own columns
 
 

@@ -131,12 +131,14 @@ def submission(
     about only after the claim, whose commit does wait.
     """
     given = {name: json.dumps(getattr(execution, name)) for name in ("args", "env", "files")}
-    size = input_bytes(execution.code, execution.stdin, *given.values())
+    metadata = None if execution.metadata is None else json.dumps(execution.metadata)
+    size = input_bytes(execution.code, execution.stdin, metadata or "", *given.values())
     return Statement(
         text=run_sql.SUBMIT,
         is_large=size > LARGE_BYTES,
         parameters={
             **given,
+            "metadata": metadata,
             "input_bytes": size,
             "most_bytes_of_session": storage_bounds.per_session,
             "most_bytes_of_client": storage_bounds.per_client,

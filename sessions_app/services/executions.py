@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from django.db import transaction
@@ -52,6 +52,7 @@ class RunRequest:
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileContent] = field(default_factory=dict)
     timeout_seconds: float | None = None
+    metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +231,7 @@ def _new_execution(
         env=dict(request.env),
         files=_files_besides_code(request, filename),
         timeout_seconds=_timeout(environment, request.timeout_seconds),
+        metadata=dict(request.metadata) if request.metadata else None,
     )
     _require_space(environment, execution)
     return execution

@@ -49,6 +49,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("get", "/environments"): None,
     ("get", "/environments/{name}"): None,
     ("post", "/execute"): RUN,
+    ("get", "/executions"): None,
     ("get", "/executions/{execution_id}"): None,
     ("post", "/executions/{execution_id}/cancel"): None,
     ("get", "/executions/{execution_id}/events"): None,

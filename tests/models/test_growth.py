@@ -173,6 +173,67 @@ def test_a_timeline_reads_its_own_session(grown: None, client: Client) -> None:
     assert max(history_read(lambda: client.get(url)).values()) <= 2 * ran.last_sequence + 1
 
 
+EXECUTION_LISTS: list[dict[str, str]] = [
+    {},
+    {"page_size": "200"},
+    *({"status": status} for status in Execution.Status.values),
+    *({"verdict": verdict} for verdict in Execution.Verdict.values),
+    {"environment": "rust"},
+    {"environment": "cobol"},
+    {"environment": "rust", "verdict": "memory_limit"},
+    {"verdict": "cancelled", "status": "error"},
+    {"verdict": "ok", "environment": "cobol"},
+    {"since": "2031-01-01"},
+    {"until": "2001-01-01"},
+    {"until": "2001-01-01", "environment": "rust"},
+    {"since": "2001-01-01", "environment": "rust", "status": "cancelled"},
+    {"metadata.task": "7"},
+    {"metadata.task": "nothing"},
+    {"metadata.task": "7", "environment": "rust", "verdict": "ok"},
+]
+
+
+@pytest.mark.parametrize(
+    "whose",
+    [
+        pytest.param("all", marks=pytest.mark.thorough),
+        "few",
+        "many",
+        pytest.param("none", marks=pytest.mark.thorough),
+    ],
+)
+def test_finding_executions_reads_no_history(
+    grown: None,
+    client: Client,
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    whose: str,
+) -> None:
+    monkeypatch.setattr("sessions_app.api.execution_search.SEARCHED", SEARCHED)
+    monkeypatch.setattr("sessions_app.api.execution_search.FEW", SEARCHED // 10)
+    some = Execution.objects.order_by("queued_at").values_list("pk", flat=True)[:300:100]
+    Execution.objects.filter(pk__in=list(some)).update(metadata={"task": 7})
+    headers = {}
+    if whose != "all":
+        configure(API_AUTH="key")
+        owner = create_client("owner")
+        headers = {"authorization": f"Api-Key {create_key(owner).key}"}
+        mine = Session.objects.order_by("created_at").values_list("pk", flat=True)
+        count = {"few": 20, "many": SESSIONS // 4, "none": 0}[whose]
+        Session.objects.filter(pk__in=list(mine[:count])).update(client=owner)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE sessions_app_session, sessions_app_execution")
+    for query in EXECUTION_LISTS:
+        read = history_read(partial(client.get, "/api/v1/executions", query, headers=headers))
+        # Where a page is empty, the sessions' last use is looked up: sessions only, and once.
+        uses = [
+            sql for sql in read if sql.startswith('SELECT MAX("sessions_app_session"."last_act')
+        ]
+        assert sum(read.pop(sql) for sql in uses) <= SESSIONS
+        worst = max(read, key=lambda sql: read[sql])
+        assert read[worst] <= MOST, (query, read[worst], worst)
+
+
 def test_neither_dashboard_nor_upkeep_reads_history(
     grown: None, admin_client: Client, this: Node
 ) -> None:

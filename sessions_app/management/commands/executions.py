@@ -102,6 +102,7 @@ def _whole(execution: Execution) -> list[str]:
         "file": execution.filename,
         "arguments": " ".join(execution.args),
         "other files": ", ".join(execution.files),
+        "metadata": execution.metadata,
     }
     return [
         *described(known),

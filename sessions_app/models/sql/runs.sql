@@ -51,14 +51,14 @@ WITH this AS (
 ), execution AS (
     INSERT INTO sessions_app_execution (
         id, session_id, sequence, status, code, filename, stdin, args, env, files, timeout_seconds,
-        received_at, queued_at,
+        metadata, received_at, queued_at,
         verdict, signal, stdout, stderr, stdout_truncated, stderr_truncated,
         compile_stdout, compile_stderr, error_reason, worker, request_id, keeps_file
     )
     SELECT
         %(id)s, session.id, session.sequence, 'queued', %(code)s, %(filename)s, %(stdin)s,
         %(args)s::jsonb, %(env)s::jsonb, %(files)s::jsonb, %(timeout_seconds)s,
-        this.moment - make_interval(secs => %(seconds_since_received)s), this.moment,
+        %(metadata)s::jsonb, this.moment - make_interval(secs => %(seconds_since_received)s), this.moment,
         '', '', '', '', false, false, '', '', '', '', %(request_id)s, %(keeps_file)s
     FROM this, session, environment, queue
     WHERE session.is_open AND environment.version = %(version)s AND queue.full_of = ''
