@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.management import call_command
 
 from codeexec.sandbox import policy, seccomp
+from codeexec.sandbox.client import protocol
 from codeexec.sandbox.docker.docker_driver import DockerDriver
 from environments_app.models import Environment
 from sessions_app.models import IsolationCheck, Node
@@ -323,6 +324,16 @@ def test_what_waits_is_not_attacked_where_the_image_is_not_suited(check: Check) 
     Environment.objects.filter(name="python").update(prestart="python", preload="")
     _, document = check("prestart-kill", "hold-pipes")
     assert [each["attack"] for each in document["results"]] == ["hold-pipes"]
+
+
+def test_a_program_that_takes_a_kept_ones_place_is_reported(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check("program-in-the-way")[0] == 0
+    monkeypatch.setattr(protocol, "encode_program", lambda *_: ())
+    code, document = check("program-in-the-way")
+    assert (code, document["escaped"]) == (1, 1), document
+    assert "forged" in document["results"][0]["detail"]
 
 
 def test_root_with_capabilities_is_reported(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ class Check(StrEnum):
     """The same, after the attack's files were removed: it may harm later runs of its own session,
     as on any machine, but never another session.
     """
+    PUT_BACK = "put-back"
+    """A program that the service puts where compiled ones are, and then the environment's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -504,6 +506,12 @@ ATTACKS: tuple[Attack, ...] = (
         "fifo-in-the-way",
         "makes a FIFO where the next source file goes",
         "the file is written, and runs",
+    ),
+    _leftover(
+        "program-in-the-way",
+        "puts another program where a compiled one is put back, again and again",
+        "the program that was put back runs",
+        check=Check.PUT_BACK,
     ),
     _leftover(
         "locked-workspace", "removes all permissions of the workspace", "the next run gets in"

@@ -44,7 +44,9 @@ from codeexec.sandbox.docker.runner_image import runner_version
 from codeexec.sandbox.driver import Driver
 from codeexec.sandbox.errors import EngineUnavailable, RunnerSilent, SandboxError, SandboxLost
 from codeexec.sandbox.types import (
+    PROGRAM_PATH,
     Command,
+    Program,
     RunResult,
     SandboxHandle,
     SandboxSpec,
@@ -127,6 +129,18 @@ class _Sandbox:
         with self._driver.connect(self.handle) as connection:
             connection.write_files(files)
             return connection.run(command)
+
+    def run_put_back(self) -> RunResult:
+        """As the service runs a compiled program that it has kept; this one says hello."""
+        program = Program(content=self._program, mode=0o755)
+        return self.run(
+            Command(
+                argv=(PROGRAM_PATH, HELLO),
+                wall_seconds=5.0,
+                output_bytes=OUTPUT_BYTES,
+                program=program,
+            )
+        )
 
     def ask_program(
         self,
@@ -334,6 +348,9 @@ class _Arena:
         if problem is None:
             if attack.check == Check.TIDIED:
                 self._tidy()
+            if attack.check == Check.PUT_BACK:
+                problem = self._timed(self._target.run_put_back)
+        if problem is None:
             problem = self._run_first_program(self._target, compiling=compiling)
         if problem is not None:
             return self._judged_beside(problem).after("in the same sandbox")

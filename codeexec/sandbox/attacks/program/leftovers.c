@@ -114,6 +114,30 @@ static void fifo_in_the_way(void)
         held("a FIFO is where the next source file goes");
 }
 
+/* Where the service puts a compiled program back. */
+static bool forge_program(void)
+{
+    static const char forged[] = "#!/bin/sh\necho forged\n";
+    unlink("/tmp/.program");
+    int fd = open("/tmp/.program", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0700);
+    bool done = fd >= 0 && write(fd, forged, sizeof forged - 1) == sizeof forged - 1;
+    if (fd >= 0)
+        close(fd);
+    return done;
+}
+
+static void program_in_the_way(void)
+{
+    bool done = forge_program();
+    if (fork() == 0)
+        for (;;)
+            forge_program();
+    if (done)
+        held("another program is where a compiled one goes");
+    else
+        untried("a program in the way: %s", strerror(errno));
+}
+
 static void locked_workspace(void)
 {
     char workspace[PATH_MAX];
@@ -253,6 +277,7 @@ const struct attack leftovers[] = {
     {"folder-in-the-way", folder_in_the_way},
     {"link-in-the-way", link_in_the_way},
     {"fifo-in-the-way", fifo_in_the_way},
+    {"program-in-the-way", program_in_the_way},
     {"locked-workspace", locked_workspace},
     {"system-v-objects", system_v},
     {"posix-objects", posix_objects},
