@@ -25,8 +25,10 @@ REFILLS = 5
 AT_ONCE = 8
 """Sessions that are opened in one moment, as when interviews begin on the hour."""
 MOST_ROUNDS = 3
-FOLLOWING_SECONDS = 15.0
-"""Until the pools have grown to what was opened at once, and have filled up again."""
+FOLLOWING_SECONDS = 30.0
+"""Until the pools have grown to what was opened at once, and have filled up again: where much is
+loaded in advance, eight sandboxes take two processors 20 s.
+"""
 TOGETHER_SECONDS = 30.0
 
 

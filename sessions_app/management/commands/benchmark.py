@@ -42,7 +42,7 @@ in the same state:
   runner alone   in a sandbox of its own on this host's Docker Engine, attached once and attached
                  for each run; and docker exec in the same sandbox
   session ready  a cold start (a session with a longer `ttl` than a warm sandbox has), beside
-                 Docker's own create and start; a warm one; and eight at once, 15 seconds after
+                 Docker's own create and start; a warm one; and eight at once, 30 seconds after
                  eight had been opened at once before
   single run     POST /execute
   programs       what candidates write (--rows), each back to back with its bare process, and
@@ -51,7 +51,7 @@ in the same state:
                  that were not compiled again; "first" is another program each time
 
 As preset it takes about ten minutes on two processors, half an hour at most: `python` 3 to 20, each
-row of programs one at most. --runs 20 --rows none takes one and a half.
+row of programs one at most. --runs 20 --rows none takes two minutes.
 
 What can't be measured from here (no Docker Engine, a service on another host, an environment that
 is not enabled or not built) is left out, and the output says why. Ratios of percentiles are to the
