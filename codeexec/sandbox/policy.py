@@ -131,7 +131,7 @@ def container_config(
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,  # the sum of both: no swap
         "CpuPeriod": CPU_PERIOD_US,
-        "CpuQuota": round(limits.cpus * CPU_PERIOD_US),
+        "CpuQuota": cpu_quota_us(spec),
         "PidsLimit": limits.pids + 1,  # and one for the runner
         "Ulimits": [{"Name": "core", **CORE_BYTES}, {"Name": "nofile", **OPEN_FILES}],
         "Sysctls": {"kernel.shm_rmid_forced": "1"},  # no shared memory outlives its run
@@ -182,6 +182,11 @@ def _gvisor(spec: SandboxSpec, ulimits: Any) -> dict[str, Any]:
 def security_options(*, no_new_privileges: bool = True) -> list[str]:
     """The profile of system calls is sent with each container: the Engine needs no file for it."""
     return [seccomp.OPTION, *(["no-new-privileges"] if no_new_privileges else [])]
+
+
+def cpu_quota_us(spec: SandboxSpec) -> int:
+    """Its share of the processor in each CPU_PERIOD_US."""
+    return round(spec.limits.cpus * CPU_PERIOD_US)
 
 
 def with_prestart(spec: SandboxSpec) -> SandboxLimits:

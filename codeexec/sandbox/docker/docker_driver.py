@@ -20,6 +20,7 @@ from codeexec.sandbox.docker import stream
 from codeexec.sandbox.docker.engine import Engine, gone_is_fine, translated
 from codeexec.sandbox.docker.images import Account, Image, Images
 from codeexec.sandbox.docker.own_files import OwnFiles, OwnFilesMissing
+from codeexec.sandbox.docker.processor_bursts import allow_burst
 from codeexec.sandbox.docker.program_image import ATTACK_SOURCES, ProgramImage
 from codeexec.sandbox.docker.runner_image import RunnerImage
 from codeexec.sandbox.driver import KeepGoing, OnLine, always
@@ -130,6 +131,7 @@ class DockerDriver:
         container_id = self._create(spec, image, account, token)
         try:
             self._start_container(container_id)
+            allow_burst(container_id, policy.cpu_quota_us(spec))
             handle = SandboxHandle(
                 sandbox_id=spec.sandbox_id,
                 container_id=container_id,
