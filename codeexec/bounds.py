@@ -77,3 +77,10 @@ METADATA_FILTERS = 16
 
 CONFIGURATION_BYTES = 1024 * 1024
 """Of code-executor.conf, and of environments.yaml."""
+
+STDIN_PIECE_BYTES = 64 * 1024
+"""What one call may add to the input of an interactive program."""
+STDIN_WAITING_BYTES = 64 * 1024
+"""How much of it may wait until the program reads it."""
+STDIN_BYTES = 1024 * 1024
+"""Of one execution altogether: it is kept as long as the execution."""

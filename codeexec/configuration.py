@@ -280,6 +280,13 @@ SETTINGS = (
         "How long a program may run, in wall-clock time.",
     ),
     _setting(
+        "INTERACTIVE_TIMEOUT",
+        "600",
+        _decimal(0.1, 86_400, "seconds"),
+        "How long a program may run that is typed into while it runs, in wall-clock time. "
+        "`EXECUTION_TIMEOUT` is then its processor time.",
+    ),
+    _setting(
         "NETWORK_DISABLED",
         "true",
         _FLAG,

@@ -22,11 +22,14 @@
     ├── SessionClosed         409      session_closed
     ├── NoSandbox             409      no_sandbox
     ├── FileUnreadable        409      file_unreadable
+    ├── StdinClosed           409      stdin_closed
+    ├── StdinGap              409      stdin_gap (offset)
     ├── StorageFull           409      storage_full
     ├── RateLimited           429      rate_limited (with Retry-After)
     ├── TooManySessions       429      too_many_sessions (with Retry-After)
     ├── TooManyQueued         429      too_many_queued (with Retry-After)
     ├── TooManyStreams        429      too_many_streams (with Retry-After)
+    ├── StdinFull             429      stdin_full (offset, with Retry-After)
     ├── NoCapacity            503      no_capacity (with Retry-After)
     │   └── NotPrepared       503      no_capacity
     ├── SandboxUnreachable    503      sandbox_unreachable (with Retry-After)
@@ -194,6 +197,18 @@ class FileUnreadable(ServiceError):
     http_status = 409
 
 
+class StdinClosed(ServiceError):
+    code = "stdin_closed"
+    http_status = 409
+
+
+class StdinGap(ServiceError):
+    """Bytes before the given ones are missing. `offset`: the first of them."""
+
+    code = "stdin_gap"
+    http_status = 409
+
+
 class StorageFull(ServiceError):
     """This run would exceed the storage limit of the session or of its client."""
 
@@ -237,6 +252,14 @@ class TooManyStreams(ServiceError):
     code = "too_many_streams"
     http_status = 429
     retry_after_seconds = 5
+
+
+class StdinFull(ServiceError):
+    """The program hasn't read what was sent. `offset`: where the next input begins."""
+
+    code = "stdin_full"
+    http_status = 429
+    retry_after_seconds = 1
 
 
 class NoCapacity(ServiceError):

@@ -47,7 +47,7 @@ _TO_BE_BUILT = "{0} has no image yet: build it under Builds and revisions, then 
 def limits_text(environment: Environment) -> str:
     """`256m · 0.5 CPU · 50 processes · 30 s · 64m workspace`."""
     limits = environment.limits()
-    listed = [limit for limit in LIMITS if limit.key != "output"]
+    listed = [limit for limit in LIMITS if limit.key not in ("output", "interactive_timeout")]
     return " · ".join(
         f"{shown(limit, getattr(limits, limit.field))}{_UNITS.get(limit.key, '')}"
         for limit in listed

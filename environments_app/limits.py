@@ -1,4 +1,4 @@
-"""What a program may use: the six limits, their names in the YAML, and the settings behind them."""
+"""What a program may use: the limits, their names in the YAML, and the settings behind them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class EnvironmentLimits(SandboxLimits):
     """Limits of a run and of the sandbox it runs in."""
 
     timeout_seconds: float
-    """Wall-clock time of one program."""
+    """Wall-clock time of one program; of an interactive one, its processor time."""
+    interactive_seconds: float
+    """Wall-clock time of an interactive program."""
     output_bytes: int
     """What a program may write to stdout, and to stderr."""
 
@@ -63,6 +65,7 @@ LIMITS = (
     _limit("cpu", "cpus", "CONTAINER_CPU_LIMIT"),
     _limit("pids", "pids", "CONTAINER_PIDS_LIMIT"),
     _limit("timeout", "timeout_seconds", "EXECUTION_TIMEOUT"),
+    _limit("interactive_timeout", "interactive_seconds", "INTERACTIVE_TIMEOUT"),
     _limit("tmpfs", "tmpfs_bytes", "TMPFS_SIZE", is_size=True),
     _limit("output", "output_bytes", "OUTPUT_LIMIT", is_size=True),
 )

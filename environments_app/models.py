@@ -199,6 +199,7 @@ class Environment(models.Model):
     cpus = models.FloatField("CPUs", null=True, blank=True)
     pids = models.PositiveIntegerField("processes", null=True, blank=True)
     timeout_seconds = models.FloatField("time-out (s)", null=True, blank=True)
+    interactive_seconds = models.FloatField("interactive time-out (s)", null=True, blank=True)
     tmpfs_bytes = models.BigIntegerField("workspace size", null=True, blank=True)
     output_bytes = models.BigIntegerField("output", null=True, blank=True)
 
@@ -206,6 +207,9 @@ class Environment(models.Model):
     max_cpus = models.FloatField("maximum CPUs", null=True, blank=True)
     max_pids = models.PositiveIntegerField("maximum processes", null=True, blank=True)
     max_timeout_seconds = models.FloatField("maximum time-out (s)", null=True, blank=True)
+    max_interactive_seconds = models.FloatField(
+        "maximum interactive time-out (s)", null=True, blank=True
+    )
     max_tmpfs_bytes = models.BigIntegerField("maximum workspace size", null=True, blank=True)
     max_output_bytes = models.BigIntegerField("maximum output", null=True, blank=True)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from codeexec.sandbox.program_input import ProgramInput
+
 PROGRAM_PATH = "/tmp/.program"  # noqa: S108  # the sandbox's own folder
 """Compiled programs are put here, away from the user's files."""
 
@@ -234,6 +236,10 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     """On top of the image's own environment."""
     stdin: bytes = b""
+    input: ProgramInput | None = None
+    """What it reads after `stdin`, as it arrives. None: `stdin` is all."""
+    cpu_seconds: float = 0.0
+    """Limit of processor time, for the program and all that it starts. 0: none."""
     cwd: str = ""
     """Absolute; empty: the workspace."""
 

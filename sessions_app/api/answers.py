@@ -250,6 +250,7 @@ class TimelineSerializer(ExecutionSerializer):
     files = Files()
     timeout = serializers.FloatField(help_text="Seconds.")
     metadata = Metadata(help_text="As it was sent with the run; empty if nothing was.")
+    interactive = serializers.BooleanField(help_text="It can be typed into while it runs.")
 
     def to_representation(self, execution: Execution) -> dict[str, Any]:
         return {
@@ -262,6 +263,7 @@ class TimelineSerializer(ExecutionSerializer):
             "files": execution.files,
             "timeout": execution.timeout_seconds,
             "metadata": execution.metadata or {},
+            "interactive": execution.interactive,
         }
 
 
@@ -294,6 +296,14 @@ class ExecutionQueuedSerializer(serializers.Serializer[Any]):
             "session_id": execution.session_id,
             "sequence": execution.sequence,
         }
+
+
+class StdinStateSerializer(serializers.Serializer[Any]):
+    execution_id = serializers.UUIDField()
+    offset = serializers.IntegerField(
+        source="state.offset", help_text="Bytes accepted so far: where the next input begins."
+    )
+    open = serializers.BooleanField(source="state.is_open", help_text="Whether more can be sent.")
 
 
 class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
@@ -402,6 +412,7 @@ def _limits(limits: Any) -> dict[str, float]:
         "cpu": limits.cpus,
         "pids": limits.pids,
         "timeout": limits.timeout_seconds,
+        "interactive_timeout": limits.interactive_seconds,
         "tmpfs": limits.tmpfs_bytes,
         "output": limits.output_bytes,
     }

@@ -99,6 +99,11 @@ EXECUTE = [
     ),
 ]
 
+STDIN = [
+    OpenApiExample("A line", value={"data": "42\n", "offset": 0}, request_only=True),
+    OpenApiExample("The end", value={"eof": True}, request_only=True),
+]
+
 RUN_ONCE = [
     OpenApiExample(
         "A program",

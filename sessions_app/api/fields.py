@@ -6,6 +6,7 @@ other mistakes are answered together with those of the other fields.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import Any
@@ -27,6 +28,16 @@ _VARIABLE = re.compile(VARIABLE_PATTERN.strip("^$"))
 _BASE64 = re.compile(BASE64_PATTERN.strip("^$"))
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL character in JSON. After another backslash it is six harmless characters."""
+
+
+_BASE64_OBJECT = {
+    "type": "object",
+    "properties": {
+        "base64": {"type": "string", "contentEncoding": "base64", "pattern": BASE64_PATTERN}
+    },
+    "required": ["base64"],
+    "additionalProperties": False,
+}
 
 
 class _Field(serializers.Field[Any, Any, Any, Any]):
@@ -154,18 +165,7 @@ class Files(_Field):
         "additionalProperties": {
             "oneOf": [
                 Text.schema,
-                {
-                    "type": "object",
-                    "properties": {
-                        "base64": {
-                            "type": "string",
-                            "contentEncoding": "base64",
-                            "pattern": BASE64_PATTERN,
-                        }
-                    },
-                    "required": ["base64"],
-                    "additionalProperties": False,
-                },
+                _BASE64_OBJECT,
             ]
         },
         "propertyNames": {"pattern": PATH_PATTERN, "maxLength": bounds.PATH_BYTES},
@@ -188,18 +188,48 @@ def _file_content(path: str, content: Any) -> Any:
     if isinstance(content, str):
         _require_text(f"files: the content of {path!r}", content)
         return content
+    _base64_of("files", f"the content of {path!r}", content)
+    return content
+
+
+def _base64_of(field: str, what: str, content: Any) -> str:
     if not isinstance(content, dict) or not content:
         raise serializers.ValidationError(
-            f'files: the content of {path!r} must be a string or {{"base64": "..."}}.'
+            f'{field}: {what} must be a string or {{"base64": "..."}}.'
         )
     for name in content:
         if name != "base64":
-            what = unknown_name(name, "field", ["base64"], f"the file {path!r}")
-            raise UnknownField(f"files: {what}", field="files")
+            raise UnknownField(
+                f"{field}: {unknown_name(name, 'field', ['base64'], what)}", field=field
+            )
     encoded = content["base64"]
     if not isinstance(encoded, str) or not _BASE64.fullmatch(encoded):
-        raise serializers.ValidationError(f"files: the content of {path!r} is not valid base64.")
-    return content
+        raise serializers.ValidationError(f"{field}: {what} is not valid base64.")
+    return encoded
+
+
+class InputData(_Field):
+    """Text, NUL included, or {"base64": "..."}."""
+
+    schema = {
+        "oneOf": [{"type": "string"}, _BASE64_OBJECT],
+        "example": "42\n",
+    }
+
+    def to_internal_value(self, data: Any) -> bytes:
+        if isinstance(data, str):
+            _require_text(self.name, data, takes_nul=True)
+            content = data.encode()
+        else:
+            content = base64.b64decode(_base64_of(self.name, self.name, data))
+        if len(content) > bounds.STDIN_PIECE_BYTES:
+            raise OutOfBounds(
+                f"{self.name} must be at most {bounds.STDIN_PIECE_BYTES} bytes; it has "
+                f"{len(content)}.",
+                field=self.name,
+                maximum=bounds.STDIN_PIECE_BYTES,
+            )
+        return content
 
 
 class Seconds(_Field):

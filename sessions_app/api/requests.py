@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from rest_framework import serializers
 
-from codeexec.bounds import ARGUMENTS_BYTES
+from codeexec.bounds import ARGUMENTS_BYTES, STDIN_BYTES, STDIN_PIECE_BYTES
 from codeexec.errors import OutOfBounds
 from sessions_app.access.tokens import DEFAULT_SECONDS as DEFAULT_TOKEN_SECONDS
 from sessions_app.access.tokens import MAX_SECONDS as MAX_TOKEN_SECONDS
@@ -15,6 +15,7 @@ from sessions_app.api.fields import (
     Arguments,
     Code,
     Files,
+    InputData,
     InputText,
     Metadata,
     Name,
@@ -88,7 +89,13 @@ class RunSerializer(serializers.Serializer[Any]):
     files = Files(**_OPTIONAL, help_text="Files besides the code, or instead of it.")
     timeout = TimeoutSeconds(
         **_OPTIONAL,
-        help_text="Wall-clock seconds that the program may run, up to the environment's maximum.",
+        help_text="Wall-clock seconds that the program may run, up to the environment's maximum."
+        " Of an interactive program, seconds of processor time.",
+    )
+    interactive = serializers.BooleanField(
+        **_OPTIONAL,
+        help_text="Keep standard input open: `POST /executions/{id}/stdin` adds to it while the"
+        " program runs. The program may then run for the environment's `interactive_timeout`.",
     )
     metadata = RunMetadata(
         **_OPTIONAL,
@@ -135,6 +142,22 @@ class SingleRunSerializer(RunSerializer):
     runtime = RuntimeName(**_OPTIONAL, help_text=RUNTIME_HELP)
 
 
+class StdinSerializer(serializers.Serializer[Any]):
+    """Request of `POST /executions/{id}/stdin`."""
+
+    data = InputData(  # type: ignore[assignment]  # the serializer's own `data` stays
+        required=False, help_text=f"What is typed, at most {STDIN_PIECE_BYTES} bytes."
+    )
+    offset = serializers.IntegerField(
+        **_OPTIONAL,
+        min_value=0,
+        max_value=STDIN_BYTES,
+        help_text="Where `data` begins, in bytes of all input that was sent by this call. What was"
+        " accepted before is left out, so that a call can be repeated. Default: at the end.",
+    )
+    eof = serializers.BooleanField(**_OPTIONAL, help_text="Nothing follows: end of input.")
+
+
 _RUN = RunSerializer()
 _SINGLE_RUN = SingleRunSerializer()
 """Shared by all requests: copying a serializer's fields takes longer than checking with them."""
@@ -171,4 +194,5 @@ def _run_request(wanted: dict[str, Any]) -> RunRequest:
         files=wanted.get("files") or {},
         timeout_seconds=wanted.get("timeout"),
         metadata=wanted.get("metadata"),
+        interactive=wanted.get("interactive") or False,
     )

@@ -48,6 +48,7 @@ urlpatterns = [
     path("executions", ExecutionViewSet.as_view({"get": "index"})),
     path("executions/<id:execution_id>", execution),
     path("executions/<id:execution_id>/cancel", cancel),
+    path("executions/<id:execution_id>/stdin", ExecutionViewSet.as_view({"post": "stdin"})),
     path("executions/<id:execution_id>/events", execution_events),
     path("sessions", SessionViewSet.as_view({"get": "index", "post": "create"})),
     path(

@@ -30,6 +30,7 @@ from sessions_app.api.answers import (
     SessionOpenedSerializer,
     SessionSerializer,
     SessionStoppedSerializer,
+    StdinStateSerializer,
     TimelineSerializer,
     TokenSerializer,
     WorkspaceSerializer,
@@ -61,6 +62,7 @@ from sessions_app.api.requests import (
     OpenSessionSerializer,
     RunSerializer,
     SingleRunSerializer,
+    StdinSerializer,
     TokenRequestSerializer,
     checked,
     read_run,
@@ -77,6 +79,7 @@ from sessions_app.monitoring.health import Health, latest_health
 from sessions_app.monitoring.readiness import RETRY_SECONDS, Readiness
 from sessions_app.services import executions
 from sessions_app.services.executions import RequestArrival, submit_at_once, submit_single_run
+from sessions_app.services.program_input import add_input
 from sessions_app.services.sessions import (
     change_session,
     find_session,
@@ -321,6 +324,28 @@ class ExecutionViewSet(ApiViewSet):
         caller = caller_of(request)
         execution = executions.cancel_execution(execution_id, caller=caller, by=actor_of(request))
         return whole(TimelineSerializer(), execution)
+
+    @extend_schema(
+        summary="Type into a running program",
+        responses=schema.responses(StdinStateSerializer, 200, 400, 404, 409, 429),
+        examples=examples.STDIN,
+    )
+    @takes(StdinSerializer)
+    @allows(Scope.EXECUTE, *RUNS_CODE)
+    def stdin(self, request: Request, execution_id: UUID) -> Response:
+        """Adds to the standard input of an execution that was sent with `interactive`. What is sent
+        before the program runs is kept for it. `offset` of the answer is where the next input
+        begins; `open` is false after `eof` and when the execution has ended.
+        """
+        wanted = checked(StdinSerializer(), request.data)
+        state = add_input(
+            execution_id,
+            wanted.get("data", b""),
+            offset=wanted.get("offset"),
+            end=wanted.get("eof") or False,
+            caller=caller_of(request),
+        )
+        return Response(StdinStateSerializer({"execution_id": execution_id, "state": state}).data)
 
     @extend_schema(
         summary="Watch an execution",

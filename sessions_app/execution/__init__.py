@@ -8,6 +8,7 @@ stores how they ended.
     run_execution.py        one run, from the claim to its result
     not_started.py          the result of a program that could not be started
     live_output.py          output becomes events while the program runs
+    typed_input.py          what is typed into a running program reaches it
     cancellations.py        a cancelled run is ended
     leases.py               the leases of the runs are renewed
     sandbox_connections.py  the open connections to the sandboxes

@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 CONNECTIONS = 4
 """To the database, for claims, output and results."""
 LISTENING = 2
-"""More connections, which only listen: one for runs, one for cancellations."""
+"""More connections, which only listen: one for runs, one for cancellations. From the first
+interactive run on there is one more, for their input."""
 UPKEEP_SECONDS = 0.5
 """Between two renewals of the leases, which also find runs that are no longer wanted."""
 STOPPING_SECONDS = 0.1
@@ -79,7 +80,7 @@ class Executor:
         self._threads_lock = threading.Lock()
         self._runs = CurrentRuns(concurrency)
         self._connections = ConnectionPool(CONNECTIONS)
-        self._context = ExecutorContext.using(self._connections.borrowed)
+        self._context = ExecutorContext.using(self._connections.borrowed, node_id)
         self._leases = Leases()
 
     def fail_runs_of(self, predecessor_pid: int) -> None:

@@ -36,6 +36,7 @@ from sessions_app.execution.cancellations import RunInterrupts
 from sessions_app.execution.compilations import Compiled, CompiledPrograms, Reuse
 from sessions_app.execution.live_output import LiveOutput, RunOutput
 from sessions_app.execution.sandbox_connections import SandboxConnections
+from sessions_app.execution.typed_input import TypedInput
 from sessions_app.models.execution import Outcome, Verdict
 from sessions_app.models.output_event import Stage
 from sessions_app.models.run_queries import Claim
@@ -62,6 +63,7 @@ class ExecutorContext:
     database: Callable[[], AbstractContextManager[None]]
     """In its `with`, the calling thread may use the database."""
     live: LiveOutput
+    typed: TypedInput
     sandbox_connections: SandboxConnections = field(default_factory=SandboxConnections)
     programs: CompiledPrograms = field(default_factory=lambda: CompiledPrograms(0))
     interrupts: RunInterrupts = field(default_factory=RunInterrupts)
@@ -70,9 +72,16 @@ class ExecutorContext:
     outage: Outage = field(default_factory=lambda: Outage(logger, "The executor's database"))
 
     @classmethod
-    def using(cls, database: Callable[[], AbstractContextManager[None]]) -> Self:
-        programs = CompiledPrograms(settings.CODE_EXECUTOR["COMPILED_PROGRAMS_SIZE"])
-        return cls(database=database, live=LiveOutput(database), programs=programs)
+    def using(
+        cls, database: Callable[[], AbstractContextManager[None]], node_id: UUID | None = None
+    ) -> Self:
+        """`node_id`: for which node's runs input is read."""
+        return cls(
+            database=database,
+            live=LiveOutput(database),
+            programs=CompiledPrograms(settings.CODE_EXECUTOR["COMPILED_PROGRAMS_SIZE"]),
+            typed=TypedInput(node_id, database),
+        )
 
     def may_move(self, claim: Claim) -> bool:
         if len(self.moved) > _MOST_REMEMBERED:
@@ -81,6 +90,7 @@ class ExecutorContext:
         return self.moved[claim.execution_id] <= MOST_MOVES
 
     def close(self) -> None:
+        self.typed.close()
         self.live.close()
         self.sandbox_connections.close()
 
@@ -233,7 +243,9 @@ def _run_connected(
             sandbox.write_files(executions.workspace_files(claim))
             started = time.monotonic()
             with context.interrupts.of(claim.execution_id, sandbox.interrupt):
-                stages = _Stages(claim, environment, sandbox, progress, context.programs)
+                stages = _Stages(
+                    claim, environment, sandbox, progress, context.programs, context.typed
+                )
                 return stages.outcome(), started
     except (WorkspaceWriteFailed, CommandNotStarted) as error:
         compilation = progress.compilations[-1] if progress.compilations else None
@@ -289,6 +301,7 @@ class _Stages:
     sandbox: SandboxConnection
     progress: _Progress
     programs: CompiledPrograms
+    typed: TypedInput
 
     def outcome(self) -> Outcome:
         commands = build_commands(self.environment, self.claim.filename, self.claim.args)
@@ -344,15 +357,21 @@ class _Stages:
         clear_program: bool = False,
         program: Program | None = None,
     ) -> Outcome:
-        command = Command(
-            argv=commands.run,
-            wall_seconds=self.claim.timeout_seconds,
-            output_bytes=self.environment.limits().output_bytes,
-            clear_program=clear_program,
-            program=program,
-            env=self.claim.env,
-            stdin=self.claim.stdin,
-        )
+        claim, limits = self.claim, self.environment.limits()
         written = self.progress.written(Stage.RUN)
-        result = self.sandbox.run(command, keep_going=self.progress.keep_going, on_output=written)
+        with self.typed.of(claim) as typed:
+            command = Command(
+                argv=commands.run,
+                wall_seconds=limits.interactive_seconds if typed else claim.timeout_seconds,
+                cpu_seconds=claim.timeout_seconds if typed else 0.0,
+                output_bytes=limits.output_bytes,
+                clear_program=clear_program,
+                program=program,
+                env=claim.env,
+                stdin=claim.stdin,
+                input=typed,
+            )
+            result = self.sandbox.run(
+                command, keep_going=self.progress.keep_going, on_output=written
+            )
         return Outcome(verdict=Verdict(result.verdict), compilation=compilation, run=result)

@@ -7,6 +7,7 @@ from sessions_app.models.api_process import ApiProcess
 from sessions_app.models.client import ApiKey, Client, ClientAllowance, ClientStorage
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
+from sessions_app.models.input_piece import InputPiece
 from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
 from sessions_app.models.output_event import Event
@@ -26,6 +27,7 @@ __all__ = [
     "Event",
     "Execution",
     "FailedLogin",
+    "InputPiece",
     "IntervalCounts",
     "IsolationCheck",
     "Node",

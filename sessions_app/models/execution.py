@@ -152,6 +152,14 @@ class Execution(models.Model):
     metadata = models.JSONField(
         null=True, help_text="Whatever its client wants to find it by. Null: nothing was given."
     )
+    interactive = models.BooleanField(
+        default=False, db_default=False, help_text="It can be typed into while it runs."
+    )
+    stdin_read = models.BigIntegerField(
+        default=0,
+        db_default=0,
+        help_text="Of an interactive one: bytes of its input that its program was given at least.",
+    )
 
     verdict = models.CharField(max_length=20, choices=Verdict, blank=True)
     exit_code = models.IntegerField(null=True)

@@ -74,6 +74,7 @@ class Claim:
     code: str
     filename: str
     keeps_file: bool
+    interactive: bool = False
     stdin: bytes
     args: Sequence[str]
     env: Mapping[str, str]
@@ -149,6 +150,7 @@ def submission(
             "code": execution.code,
             "filename": execution.filename,
             "keeps_file": execution.keeps_file,
+            "interactive": execution.interactive,
             "stdin": execution.stdin,
             "timeout_seconds": execution.timeout_seconds,
             "seconds_since_received": seconds_since_received,

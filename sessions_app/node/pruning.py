@@ -20,7 +20,7 @@ from django.utils import timezone
 from django_q.models import Task
 
 from codeexec.db.postgres import commit_without_waiting
-from sessions_app.models import Execution, IsolationCheck, Session
+from sessions_app.models import Execution, InputPiece, IsolationCheck, Session
 from sessions_app.services.stored_bytes import STORAGE_COLUMNS, give_back
 
 BATCH = 1000
@@ -117,6 +117,7 @@ def _prune_sessions(
         totals = accumulate(session.last_sequence for session in batch)
         batch = batch[: 1 + sum(total < batch_size for total in totals)]
         keys = [session.pk for session in batch]
+        InputPiece.objects.filter(execution__session__in=keys).delete()
         deleted, _ = Execution.objects.filter(session__in=keys).delete()
         Session.objects.filter(pk__in=keys).delete()
         give_back(batch)

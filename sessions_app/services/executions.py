@@ -53,6 +53,7 @@ class RunRequest:
     files: Mapping[str, FileContent] = field(default_factory=dict)
     timeout_seconds: float | None = None
     metadata: Mapping[str, Any] | None = None
+    interactive: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +233,7 @@ def _new_execution(
         files=_files_besides_code(request, filename),
         timeout_seconds=_timeout(environment, request.timeout_seconds),
         metadata=dict(request.metadata) if request.metadata else None,
+        interactive=request.interactive,
     )
     _require_space(environment, execution)
     return execution
@@ -361,6 +363,7 @@ def _same_request(original: Execution) -> RunRequest:
         env=original.env,
         files=original.files,
         timeout_seconds=original.timeout_seconds,
+        interactive=original.interactive,
     )
 
 

@@ -52,6 +52,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("get", "/executions"): None,
     ("get", "/executions/{execution_id}"): None,
     ("post", "/executions/{execution_id}/cancel"): None,
+    ("post", "/executions/{execution_id}/stdin"): {"data": ""},
     ("get", "/executions/{execution_id}/events"): None,
     ("get", "/sessions"): None,
     ("post", "/sessions"): {"environment": "python"},
@@ -93,6 +94,7 @@ _STOPPING = {
 _RUNNING = {
     ("post", "/sessions/{session_id}/execute"),
     ("post", "/executions/{execution_id}/cancel"),
+    ("post", "/executions/{execution_id}/stdin"),
 }
 ALLOWED: dict[Role, set[tuple[str, str]]] = {
     Role.VIEWER: _LOOKING,

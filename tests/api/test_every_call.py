@@ -255,7 +255,15 @@ def test_one_environment_is_shown_in_full(api: Api, configure: Configure) -> Non
     body = api.get("/environments/python").json()
     assert (body["name"], body["default_filename"], body["revision"]) == ("python", "main.py", 1)
     assert body["limits"]["memory"] == 128 * 1024 * 1024
-    assert set(body["limits"]) == {"memory", "cpu", "pids", "timeout", "tmpfs", "output"}
+    assert set(body["limits"]) == {
+        "memory",
+        "cpu",
+        "pids",
+        "timeout",
+        "interactive_timeout",
+        "tmpfs",
+        "output",
+    }
     assert set(body["maxima"]) == set(body["limits"])
     assert body["image_digest"].startswith("sha256:")
     assert body["warm_pool_hit_rate"] is None

@@ -187,5 +187,5 @@ def test_the_nearest_name_is_near() -> None:
 def test_the_schema_says_so(api: Api) -> None:
     schemas = yaml.safe_load(api.get("/api/schema").text)["components"]["schemas"]
     requests = {name: of for name, of in schemas.items() if name.endswith("Request")}
-    assert len(requests) == 5
+    assert len(requests) == 6
     assert all(of["additionalProperties"] is False for of in requests.values())

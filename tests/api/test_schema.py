@@ -21,10 +21,11 @@ from drf_spectacular.generators import SchemaGenerator
 from codeexec.sandbox.errors import SandboxLost
 from environments_app.models import Environment
 from sessions_app.api import schema_view
-from sessions_app.models import Node
+from sessions_app.models import Execution, Node
 from tests.api.test_every_call import NOBODY
 from tests.conftest import Configure, Work
 from tests.support.api_client import Api
+from tests.support.cast import execution_in, session_in
 from tests.support.fake_driver import FakeDriver
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -99,7 +100,7 @@ def _addresses(patterns: list[Any], prefix: str) -> Iterator[str]:
 
 def test_every_operation_is_named_and_summed_up(schema: dict[str, Any]) -> None:
     names = [operation["operationId"] for _, _, operation in operations(schema)]
-    assert len(names) == len(set(names)) == 23
+    assert len(names) == len(set(names)) == 24
     for _, path, operation in operations(schema):
         assert operation["summary"], path
         assert operation["tags"], path
@@ -161,15 +162,18 @@ def test_the_examples_are_what_the_schema_says(schema: dict[str, Any]) -> None:
 
 
 def test_the_examples_of_requests_are_accepted(
-    api: Api, schema: dict[str, Any], work: Work
+    api: Api, schema: dict[str, Any], work: Work, python: Environment, this: Node
 ) -> None:
     session_id = api.post("/sessions", {}).json()["session_id"]
+    waits = execution_in("queued", session_in("pending", python, this))
+    Execution.row(waits.pk).update(interactive=True)
     sent = 0
     for method, path, operation in operations(schema):
         for example in _request_examples(operation):
-            address = path.format(session_id=session_id).removeprefix(PREFIX)
-            waits = "?wait=false" if address.endswith("execute") else ""
-            answer = api.request(method.upper(), f"{address}{waits}", json=example)
+            address = path.format(session_id=session_id, execution_id=waits.pk)
+            address = address.removeprefix(PREFIX)
+            query = "?wait=false" if address.endswith("execute") else ""
+            answer = api.request(method.upper(), f"{address}{query}", json=example)
             assert answer.status_code in (200, 201, 202), answer.text
             sent += 1
     assert sent >= 5

@@ -46,6 +46,7 @@ IMPOSSIBLE = {
     "CONTAINER_PIDS_LIMIT": ["0", "3", "100001", "5.5", "-1"],
     "TMPFS_SIZE": ["0", "512k", "64 megabytes"],
     "OUTPUT_LIMIT": ["1000", "0", "1q"],
+    "INTERACTIVE_TIMEOUT": ["0", "0.05", "86401", "30s", "nan"],
     "EXECUTION_TIMEOUT": ["0", "0.05", "86401", "30s", "nan"],
     "NETWORK_DISABLED": ["maybe", "2", "disabled"],
     "NO_NEW_PRIVILEGES": ["never"],

@@ -141,6 +141,7 @@ def test_limits_are_its_own_or_those_of_the_settings() -> None:
         cpus=2.0,
         pids=80,
         timeout_seconds=30.0,
+        interactive_seconds=600.0,
         tmpfs_bytes=64 * MIB,
         output_bytes=MIB,
     )
@@ -153,6 +154,7 @@ def test_maxima_are_its_own_or_the_limits() -> None:
         cpus=0.5,
         pids=80,
         timeout_seconds=60,
+        interactive_seconds=600.0,
         tmpfs_bytes=64 * MIB,
         output_bytes=MIB,
     )

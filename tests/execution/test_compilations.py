@@ -26,6 +26,7 @@ from sessions_app.execution import compilations
 from sessions_app.execution.compilations import Compiled, CompiledPrograms
 from sessions_app.execution.live_output import LiveOutput
 from sessions_app.execution.run_execution import ExecutorContext, run_execution
+from sessions_app.execution.typed_input import TypedInput
 from sessions_app.models import Event, Execution, Node, Session
 from sessions_app.services.executions import RunRequest, submit_execution
 from sessions_app.services.sessions import open_session
@@ -155,7 +156,10 @@ def context(transactional_db: None) -> Iterator[ExecutorContext]:
     with closing(ConnectionPool(4)) as pool:
         programs = CompiledPrograms(64 * MIB)
         context = ExecutorContext(
-            database=pool.borrowed, live=LiveOutput(pool.borrowed), programs=programs
+            database=pool.borrowed,
+            live=LiveOutput(pool.borrowed),
+            typed=TypedInput(None, pool.borrowed),
+            programs=programs,
         )
         with closing(context):
             yield context

@@ -46,6 +46,8 @@ class LocalProcess:
         self._mark = secrets.token_hex(16)
         self._cap, self._goes_on = command.output_bytes, command.cut_output
         self._input = command.stdin
+        self._typed = self._more = command.input
+        self._cpu_limit = command.cpu_seconds
         self._output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._flags = Flag(0)
         self._cause = Cause.ITSELF
@@ -107,6 +109,8 @@ class LocalProcess:
         """Move data for a moment; False once the process has ended and nothing is left of it."""
         if time.monotonic() >= self._deadline:
             self._end(Cause.CLOCK)
+        if self._cpu_limit and _cpu_seconds(self._process.pid) >= self._cpu_limit:
+            self._end(Cause.CLOCK)
         self._peak_seen = _peak_bytes(self._process.pid) or self._peak_seen
         due = self._batches.due_in()
         for key, _ in self._selector.select(min(_STEP_SECONDS, due or _STEP_SECONDS)):
@@ -154,6 +158,8 @@ class LocalProcess:
     def _move(self, name: str, fd: int) -> None:
         if name == "stdin":
             self._feed(fd)
+        elif name == "more input":
+            self._add_input()
         elif not self._take(name, fd):
             self._selector.unregister(fd)
 
@@ -165,9 +171,24 @@ class LocalProcess:
         except BrokenPipeError:
             written = len(self._input)
         self._input = self._input[written:]
+        if self._typed is not None:
+            self._typed.read_bytes += written
         if not self._input and self._process.stdin is not None:
             self._selector.unregister(fd)
-            self._process.stdin.close()
+            if self._more is None:
+                self._process.stdin.close()
+            else:
+                self._selector.register(self._more, selectors.EVENT_READ, "more input")
+
+    def _add_input(self) -> None:
+        assert self._more is not None, "registered without it"
+        assert self._process.stdin is not None, "closed before its end"
+        self._input, ended = self._more.take()
+        if self._input or ended:
+            self._selector.unregister(self._more)
+            self._selector.register(self._process.stdin, selectors.EVENT_WRITE, "stdin")
+        if ended:
+            self._more = None
 
     def _take(self, name: str, fd: int) -> bool:
         """Read once; False at the stream's end, and past its cap where that ends the program."""
@@ -228,6 +249,15 @@ class LocalProcess:
             known = usage.ru_maxrss > self._own_peak
             peak = usage.ru_maxrss * 1024 if known else self._peak_seen or mmap.PAGESIZE
             self._ended = (status, wall, cpu, peak)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of the process alone; 0.0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak_bytes(pid: int) -> int:

@@ -17,6 +17,7 @@ from codeexec.sandbox.client.workspace_queries import WorkspaceClient
 from codeexec.sandbox.docker.runner_image import SOURCES
 from codeexec.sandbox.driver import always
 from codeexec.sandbox.errors import SandboxLost
+from codeexec.sandbox.program_input import ProgramInput
 
 _NOBODY = 65534
 _OTHERS = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
@@ -115,13 +116,13 @@ class ClientStream:
         self.send(data)
         return True
 
-    def receive(self, seconds: float) -> bytes | None:
-        until = time.monotonic() + seconds
+    def receive(self, seconds: float, until: ProgramInput | None = None) -> bytes | None:
+        end = time.monotonic() + seconds
         if (pause := self._reads_from - time.monotonic()) > 0:
             time.sleep(min(pause, seconds))
             return None
         self._reads_from = time.monotonic() + self._pause_seconds
-        while not self._pending and not self._ended and (left := until - time.monotonic()) > 0:
+        while not self._pending and not self._ended and (left := end - time.monotonic()) > 0:
             self._runner.pump(left)
         if not self._pending and self._ended:
             raise SandboxLost("The runner has ended.")
@@ -147,7 +148,7 @@ class Other:
         self.send(data)
         return True
 
-    def receive(self, seconds: float) -> bytes | None:
+    def receive(self, seconds: float, until: ProgramInput | None = None) -> bytes | None:
         ready = select.select([self._descriptor], [], [], max(0.0, seconds))[0]
         return os.read(self._descriptor, 65536) if ready else None
 

@@ -19,6 +19,7 @@ from codeexec.sandbox.errors import (
     SandboxStartFailed,
     WorkspaceWriteFailed,
 )
+from codeexec.sandbox.program_input import ProgramInput
 from codeexec.sandbox.types import PROGRAM_PATH, Verdict, WorkspaceFile
 from tests.support.drivers import WithDriver
 from tests.support.patience import LONG, SOON
@@ -125,6 +126,44 @@ class SandboxContract(WithDriver):
 
     def test_without_stdin_a_program_reads_its_end(self, driver, sandbox):
         assert run_python(driver, sandbox, "print(repr(input()))").exit_code == 1
+
+    # ---- input while it runs
+
+    def test_input_arrives_while_the_program_runs(self, driver, sandbox):
+        source = "while read -r line; do printf '%s? ' \"$line\"; done; echo end"
+        answers = {b"first? ": (b"sec", b"ond\nthi"), b"second? ": (b"rd\n",)}
+        typed, seen = ProgramInput(), []
+
+        def answer(_: Output, data: bytes) -> None:
+            seen.append(data)
+            for piece in answers.get(data, ()):
+                typed.add(piece, end=piece == b"rd\n")
+
+        with driver.connect(sandbox) as connection:
+            program = command("sh", "-c", source, stdin=b"first\n", input=typed)
+            result = connection.run(program, on_output=answer)
+        assert seen == [b"first? ", b"second? "]
+        assert result.stdout == b"first? second? third? end\n"
+
+    def test_input_that_is_not_read_waits_until_it_is(self, driver, sandbox):
+        typed = ProgramInput()
+        typed.add(b"x" * 300_000, end=True)
+        result = run_shell(driver, sandbox, "sleep 0.5; wc -c", input=typed)
+        assert result.stdout.split() == [b"300000"]
+
+    def test_input_that_comes_late_reaches_no_later_program(self, driver, sandbox):
+        typed = ProgramInput()
+        with driver.connect(sandbox) as connection:
+            connection.run(command("true", input=typed))
+            typed.add(b"late\n", end=True)
+            assert connection.run(command("cat", stdin=b"own")).stdout == b"own"
+
+    def test_processor_time_is_limited_apart_from_the_clock(self, driver, sandbox):
+        result = run_shell(driver, sandbox, "while :; do :; done", cpu_seconds=0.3)
+        assert (result.verdict, result.exit_code) == (Verdict.TIME_LIMIT, 124)
+        assert run_shell(driver, sandbox, "sleep 0.6", cpu_seconds=0.3).verdict == Verdict.OK
+
+    # ---- several runs
 
     def test_several_runs_share_a_connection_and_the_workspace(self, driver, sandbox):
         with driver.connect(sandbox) as connection:

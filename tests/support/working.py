@@ -25,6 +25,7 @@ from codeexec.taskqueue.broker import PostgresBroker
 from codeexec.taskqueue.enqueue import SHARED_QUEUE
 from sessions_app.execution.live_output import LiveOutput
 from sessions_app.execution.run_execution import ExecutorContext, run_execution
+from sessions_app.execution.typed_input import TypedInput
 from sessions_app.models import Node, WorkspaceQuery, run_queries
 from sessions_app.models.run_sql import RUNS_CHANNEL, WAITING
 from sessions_app.node.workspace_answers import answer_query
@@ -101,7 +102,11 @@ def run_waiting(pool: ConnectionPool) -> int:
     """Run the next execution of each ready session of this node; how many those were."""
     node = Node.objects.filter(name=settings.CODE_EXECUTOR["NODE_NAME"]).first()
     claims = [claim for each in _waiting(node) if (claim := take_up(each, node))] if node else []
-    around = ExecutorContext(database=_this_connection, live=LiveOutput(pool.borrowed))
+    around = ExecutorContext(
+        database=_this_connection,
+        live=LiveOutput(pool.borrowed),
+        typed=TypedInput(None, _this_connection),
+    )
     try:
         for claim in claims:
             run_execution(claim, around, _wanted(claim.execution_id))

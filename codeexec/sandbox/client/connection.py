@@ -37,6 +37,7 @@ from codeexec.sandbox.errors import (
     SandboxLost,
     WorkspaceWriteFailed,
 )
+from codeexec.sandbox.program_input import ProgramInput
 from codeexec.sandbox.types import (
     Command,
     Fingerprint,
@@ -63,7 +64,7 @@ class ByteStream(Protocol):
 
     def send_at_once(self, data: bytes) -> bool: ...
 
-    def receive(self, seconds: float) -> bytes | None: ...
+    def receive(self, seconds: float, until: ProgramInput | None = None) -> bytes | None: ...
 
     def is_quiet(self) -> bool: ...
 
@@ -92,6 +93,7 @@ class RunnerConnection:
         self._running = self._begun = False
         self._paths: list[str] = []  # of this run's files, until they are known to be written
         self._program = ""  # started last
+        self._feed = _Feed(b"")
         self._ask_at = time.monotonic() + KEEP_GOING_SECONDS
         self._input_may_be_late = False
 
@@ -160,10 +162,10 @@ class RunnerConnection:
         self._program = command.argv[0]
         if command.program is not None:
             self._unsent += b"".join(protocol.encode_program(self._run_id, command.program))
-        feed = _Feed(command.stdin)
+        self._feed = feed = _Feed(command.stdin, command.input)
         written = _Written(command.output_bytes, on_output)
         self._unsent += self._encode_exec(command)
-        self._input_may_be_late |= bool(command.stdin)
+        self._input_may_be_late |= bool(command.stdin) or command.input is not None
         self._unsent += feed.frames(self._run_id)
         self._begun, started = False, time.monotonic_ns()
         try:
@@ -178,6 +180,7 @@ class RunnerConnection:
             ending = _killed_for_memory(time.monotonic_ns() - started)
         finally:
             self._running = False
+            self._feed = _Feed(b"")
         return to_result(
             ending,
             stdout=bytes(written.of(RunnerFrame.STDOUT)),
@@ -213,8 +216,6 @@ class RunnerConnection:
             if frame.type == RunnerFrame.GRANT:
                 with _checked_protocol():
                     feed.grant(protocol.decode_grant(frame.payload))
-                self._unsent += feed.frames(self._run_id)
-                self._send()
             elif frame.type == RunnerFrame.STDOUT or frame.type == RunnerFrame.STDERR:
                 with _checked_protocol():
                     written.add(RunnerFrame(frame.type), frame.payload)
@@ -292,6 +293,7 @@ class RunnerConnection:
                 wall_ms=max(1, round(command.wall_seconds * 1000)),
                 output_bytes=command.output_bytes,
                 options=RunFlag.CUT * command.cut_output | RunFlag.CLEAR * command.clear_program,
+                cpu_ms=round(command.cpu_seconds * 1000),
             )
         except protocol.ProtocolError as error:
             raise CommandNotStarted(f"The command can't be started: {error}.") from error
@@ -313,6 +315,9 @@ class RunnerConnection:
         while True:
             self._ask(keep_going)
             batches.pass_on_due()
+            if self._running:
+                self._unsent += self._feed.frames(self._run_id)
+                self._send()
             while self._frames:
                 frame = self._frames.popleft()
                 if frame.type == RunnerFrame.ACK:
@@ -341,7 +346,7 @@ class RunnerConnection:
         left = deadline - time.monotonic()
         if left <= 0:
             raise RunnerSilent("The sandbox's runner doesn't answer.")
-        data = self._stream.receive(min(left, seconds))
+        data = self._stream.receive(min(left, seconds), self._feed.input)
         with _checked_protocol():
             self._frames += self._reader.feed(data) if data else []
 
@@ -418,8 +423,11 @@ _STREAMS = {RunnerFrame.STDOUT: Output.STDOUT, RunnerFrame.STDERR: Output.STDERR
 class _Feed:
     """Stdin, sent in pieces for which the runner has room."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes, input_: ProgramInput | None = None) -> None:
+        self.input = input_
+        """None: nothing follows."""
+        self._given = input_
+        self._waiting = bytearray(data)
         self._sent = 0
         self._allowed = protocol.STDIN_WINDOW
         self._ended = False
@@ -429,13 +437,21 @@ class _Feed:
         if self._allowed + count > self._sent + protocol.STDIN_WINDOW:
             raise protocol.ProtocolError(f"a grant of {count} bytes that it had not received")
         self._allowed += count
+        if self._given is not None:
+            self._given.read_bytes = self._allowed - protocol.STDIN_WINDOW
 
     def frames(self, run_id: int) -> bytes:
         """All that may be sent now, and the end once it is reached."""
-        piece = self._data[self._sent : self._allowed]
+        if self.input is not None:
+            added, all_was_added = self.input.take()
+            self._waiting += added
+            if all_was_added:
+                self.input = None
+        piece = bytes(self._waiting[: self._allowed - self._sent])
+        del self._waiting[: len(piece)]
         self._sent += len(piece)
         sent = protocol.encode_frame(ClientFrame.STDIN, run_id, piece) if piece else b""
-        if self._sent == len(self._data) and not self._ended:
+        if self.input is None and not self._waiting and not self._ended:
             self._ended = True
             sent += protocol.encode_frame(ClientFrame.STDIN_EOF, run_id)
         return sent

@@ -292,10 +292,15 @@ def encode_exec(
     wall_ms: int,
     output_bytes: int,
     options: int = 0,
+    cpu_ms: int = 0,
 ) -> bytes:
     """Raises ProtocolError for zero bytes in a string, and for too many or too long strings."""
     command = _encode_command(argv, env, cwd, wall_ms=wall_ms, output_bytes=output_bytes)
-    return encode_frame(ClientFrame.EXEC, run_id, command + (bytes([options]) if options else b""))
+    if options or cpu_ms:
+        command += bytes([options])
+    if cpu_ms:
+        command += _U32.pack(cpu_ms)
+    return encode_frame(ClientFrame.EXEC, run_id, command)
 
 
 def encode_standby(

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from codeexec.sandbox.errors import EngineUnavailable, SandboxLost
+from codeexec.sandbox.program_input import ProgramInput
 
 CONNECT_SECONDS = 5.0
 SEND_SECONDS = 10.0
@@ -88,14 +89,20 @@ class ContainerStream:
         self.send(data)
         return True
 
-    def receive(self, seconds: float) -> bytes | None:
-        """What arrives within that time; None: nothing. Raises SandboxLost at the end of the
-        stream.
+    def receive(self, seconds: float, until: ProgramInput | None = None) -> bytes | None:
+        """What arrives within that time; None: nothing, or `until` became readable first. Raises
+        SandboxLost at the end of the stream.
         """
         if self._early:
             early, self._early = self._early, b""
             return early
-        if not self._poll.poll(max(0.0, seconds) * 1000):
+        poll = self._poll
+        if until is not None:
+            poll = select.poll()
+            poll.register(self._connection, select.POLLIN)
+            poll.register(until, select.POLLIN)
+        ready = poll.poll(max(0.0, seconds) * 1000)
+        if self._connection.fileno() not in dict(ready):
             return None
         try:
             data = self._connection.recv(_READ_BYTES)

@@ -76,6 +76,7 @@ bool order_parse(struct order *order, const unsigned char *payload, size_t lengt
         !next_strings(order->env, order->own_variables, &at, end))
         return false;
     order->options = at < end ? *at : 0;
+    order->cpu_ns = end - at > 4 ? (uint64_t)load_u32(at + 1) * 1000000 : 0;
     return inherit_environment(order);
 }
 

@@ -161,6 +161,16 @@ int64_t usage_due_ns(void)
     return usage.due;
 }
 
+uint64_t usage_cpu_ns(void)
+{
+    struct figures figures;
+    if (gvisor_figures(&figures)) /* of the processes that live: no others did before */
+        return figures.cpu_ns == UNKNOWN ? 0 : figures.cpu_ns;
+    uint64_t own = own_cpu_ns() - usage.own_cpu, cpu = cpu_of_all();
+    return cpu == UNKNOWN || usage.cpu == UNKNOWN || cpu - usage.cpu < own ? 0
+                                                                          : cpu - usage.cpu - own;
+}
+
 /* Both are raised to what all processes together are known to have used. */
 void usage_end(uint64_t *cpu_ns, uint64_t *peak_bytes)
 {

@@ -52,6 +52,7 @@ static struct {
     enum cause cause;
     unsigned flags, options;
     int64_t started, ended, deadline, ooms;
+    uint64_t cpu_limit; /* 0: none */
     uint64_t cpu_ns, cpu_before, peak_bytes; /* before: of `main`, when it became the program */
     int standby_fd;       /* of a process that has not yet reported whether it is the program */
     int program_ends[3];  /* of the pipes: another process gets them if it can't be */
@@ -85,6 +86,7 @@ static void begin(uint32_t id, const struct order *order, pid_t child, int pipes
     run.flags = 0;
     run.options = order->options;
     run.deadline = run.started + order->wall_ns;
+    run.cpu_limit = order->cpu_ns;
     run.cpu_ns = run.cpu_before = run.peak_bytes = 0;
     run.fed = run.fed_end = run.ungranted = 0;
     run.stdin_fd = keep_end(pipes[0], 1);
@@ -239,7 +241,7 @@ void run_feed_end(void)
 static void grant_more(void)
 {
     unsigned char bytes[4];
-    if (run.stdin_eof || run.ungranted < STDIN_WINDOW / 2)
+    if (run.stdin_eof || (run.ungranted < STDIN_WINDOW / 2 && run.fed < run.fed_end))
         return;
     store_u32(bytes, (uint32_t)run.ungranted);
     if (out_frame(RUNNER_GRANT, run.id, bytes, sizeof bytes))
@@ -483,8 +485,11 @@ void run_advance(void)
     int64_t now = now_ns();
     if (run.state == RUNNING && now >= run.deadline)
         run_kill(BY_CLOCK);
-    if (run.state == RUNNING && now >= usage_due_ns())
+    if (run.state == RUNNING && now >= usage_due_ns()) {
         usage_sample(now);
+        if (run.cpu_limit && usage_cpu_ns() >= run.cpu_limit)
+            run_kill(BY_CLOCK);
+    }
     if (run.state == RUNNING && gvisor_exceeded(now)) {
         run.flags |= FLAG_OOM;
         begin_ending();

@@ -131,9 +131,10 @@ bool out_flush(void); /* false: the output is gone */
 #define MAX_STRINGS 8192
 /* What CLIENT_EXEC holds: u32 wall ms, u64 cap of stdout, u64 of stderr, u16 number of arguments,
  * u16 number of variables; then, each ended by a zero byte, cwd, arguments, `NAME=value`; then, unless
- * there is none, u8 options. */
+ * there is none, u8 options and, unless there is no limit of processor time, u32 ms of it. */
 struct order {
     int64_t wall_ns;
+    uint64_t cpu_ns; /* 0: no limit */
     unsigned options;
     uint64_t caps[2];
     const char *cwd;
@@ -224,6 +225,7 @@ bool memory_left(size_t bytes); /* for so much, and for a program to be started 
 void usage_begin(int64_t now); /* a run */
 void usage_sample(int64_t now);  /* how much memory it has at this moment */
 int64_t usage_due_ns(void);    /* when usage_sample() is due again */
+uint64_t usage_cpu_ns(void);   /* processor time of the run so far; 0: not known */
 void usage_end(uint64_t *cpu_ns, uint64_t *peak_bytes); /* of all its processes together */
 struct figures { /* UNKNOWN where the kernel doesn't say */
     uint64_t memory_bytes, memory_limit, cpu_ns, processes, process_limit;

@@ -53,13 +53,13 @@ WITH this AS (
         id, session_id, sequence, status, code, filename, stdin, args, env, files, timeout_seconds,
         metadata, received_at, queued_at,
         verdict, signal, stdout, stderr, stdout_truncated, stderr_truncated,
-        compile_stdout, compile_stderr, error_reason, worker, request_id, keeps_file
+        compile_stdout, compile_stderr, error_reason, worker, request_id, keeps_file, interactive
     )
     SELECT
         %(id)s, session.id, session.sequence, 'queued', %(code)s, %(filename)s, %(stdin)s,
         %(args)s::jsonb, %(env)s::jsonb, %(files)s::jsonb, %(timeout_seconds)s,
         %(metadata)s::jsonb, this.moment - make_interval(secs => %(seconds_since_received)s), this.moment,
-        '', '', '', '', false, false, '', '', '', '', %(request_id)s, %(keeps_file)s
+        '', '', '', '', false, false, '', '', '', '', %(request_id)s, %(keeps_file)s, %(interactive)s
     FROM this, session, environment, queue
     WHERE session.is_open AND environment.version = %(version)s AND queue.full_of = ''
     RETURNING sequence, received_at, queued_at
@@ -118,7 +118,7 @@ WITH begun AS (
 SELECT
     claimed.id, claimed.session_id, begun.client_id, claimed.request_id, begun.one_shot, begun.environment_id,
     environment.xmin::text, claimed.claimed_at,
-    claimed.code, claimed.filename, claimed.keeps_file,
+    claimed.code, claimed.filename, claimed.keeps_file, claimed.interactive,
     claimed.stdin, claimed.args, claimed.env, claimed.files,
     claimed.timeout_seconds,
     sandbox.container_id, sandbox.token, sandbox.image_id, sandbox.workspace_dir
