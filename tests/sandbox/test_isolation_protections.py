@@ -333,7 +333,7 @@ def test_a_program_that_takes_a_kept_ones_place_is_reported(
     monkeypatch.setattr(protocol, "encode_program", lambda *_: ())
     code, document = check("program-in-the-way")
     assert (code, document["escaped"]) == (1, 1), document
-    assert "forged" in document["results"][0]["detail"]
+    assert "in the same sandbox" in document["results"][0]["detail"]
 
 
 def test_root_with_capabilities_is_reported(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
