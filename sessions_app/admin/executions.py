@@ -37,6 +37,7 @@ from sessions_app.formats import duration, elapsed, size
 from sessions_app.models import Execution
 from sessions_app.models.execution import ExecutionQuerySet
 from sessions_app.models.id_search import first_found, id_prefix, is_whole_id
+from sessions_app.models.input_piece import typed_into
 from sessions_app.models.large_fields import BIG_COLUMNS, read_beginnings
 
 READ_CODES = 10_000
@@ -193,6 +194,10 @@ class ExecutionAdmin(ExecutionActions, HistoryAdmin):
             return "as it is in the workspace"
         return field_block(execution, "code")
 
+    @column("Typed while it ran")
+    def typed_text(self, execution: Execution) -> str:
+        return text_block(typed_into(execution))
+
     @column("Revision and image")
     def ran_in(self, execution: Execution) -> str:
         revision = execution.revision
@@ -216,6 +221,8 @@ class ExecutionAdmin(ExecutionActions, HistoryAdmin):
         compiled = obj is not None and obj.was_compiled
         names = (*_OPTIONAL_INPUT, "metadata")
         given = [f"{name}_text" for name in names if getattr(obj, name, None)]
+        if obj is not None and obj.interactive:
+            given.append("typed_text")
         return [
             (None, {"fields": (("error_text",) if failed else ()) + _SUMMARY}),
             ("Program", {"fields": ("filename", "code_text", *given)}),

@@ -21,6 +21,7 @@ from sessions_app.admin.display import (
 )
 from sessions_app.formats import duration, size
 from sessions_app.models import Execution, Session
+from sessions_app.models.input_piece import typed_into
 from sessions_app.models.large_fields import read_beginnings
 
 RUNS_PER_PAGE = 10
@@ -181,6 +182,8 @@ def _figures(execution: Execution) -> Iterator[tuple[str, str]]:
 def _given(execution: Execution, before: Execution | None) -> Iterator[tuple[str, str]]:
     if execution.stdin:
         yield "Standard input", field_block(execution, "stdin")
+    if execution.interactive:
+        yield "Typed while it ran", text_block(typed_into(execution))
     if execution.args or "args" in execution.cut:
         yield "Arguments", _json(execution, "args")
     if execution.env or "env" in execution.cut:

@@ -8,6 +8,12 @@ from django.db.models.functions import Now
 from sessions_app.models.execution import Execution
 
 
+def typed_into(execution: Execution) -> bytes:
+    """All that was typed into it."""
+    pieces = InputPiece.objects.filter(execution=execution).order_by("start")
+    return b"".join(map(bytes, pieces.values_list("data", flat=True)))
+
+
 class InputPiece(models.Model):
     """What one call has added to an execution's input. Each begins where the one before it ends, so
     of two that are added at the same time the database accepts one.

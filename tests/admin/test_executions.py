@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from environments_app.models import Environment
 from sessions_app.admin.display import SHOWN_CHARACTERS
-from sessions_app.models import Node
+from sessions_app.models import InputPiece, Node
 from tests.support.console_fixtures import (
     EXECUTION,
     HISTORY,
@@ -291,3 +291,13 @@ def test_an_execution_page_reads_its_row_at_once(
     assert not [sql for sql in read if '"sessions_app_execution"."code"' in sql], "all of it"
     assert sum("substring(sessions_app_execution.code " in sql for sql in read) == 1
     assert len(read) == 2  # and whether it can still be cancelled
+
+
+def test_what_was_typed_into_a_run_is_shown_with_it(
+    admin_client: Client, python: Environment, this: Node
+) -> None:
+    asked = execution(session(python, this), interactive=True)
+    InputPiece.objects.create(execution=asked, start=0, data=b"forty-")
+    InputPiece.objects.create(execution=asked, start=6, data=b"two\n")
+    assert "forty-two" in text_of(admin_client, page(asked))
+    assert "forty-two" in text_of(admin_client, page(asked.session))
