@@ -57,6 +57,10 @@ TTL_SECONDS = 30 * 86_400
 METADATA_BYTES = 16 * 1024
 RUN_METADATA_BYTES = 4 * 1024
 
+# ---- repeated calls
+
+IDEMPOTENCY_KEY_BYTES = 255
+
 # ---- waiting
 
 WAIT_SECONDS = 60

@@ -25,11 +25,13 @@
     ├── StdinClosed           409      stdin_closed
     ├── StdinGap              409      stdin_gap (offset)
     ├── StorageFull           409      storage_full
+    ├── IdempotencyConflict   409      idempotency_conflict
     ├── RateLimited           429      rate_limited (with Retry-After)
     ├── TooManySessions       429      too_many_sessions (with Retry-After)
     ├── TooManyQueued         429      too_many_queued (with Retry-After)
     ├── TooManyStreams        429      too_many_streams (with Retry-After)
     ├── StdinFull             429      stdin_full (offset, with Retry-After)
+    ├── TooManyKeys           429      too_many_idempotency_keys (with Retry-After)
     ├── NoCapacity            503      no_capacity (with Retry-After)
     │   └── NotPrepared       503      no_capacity
     ├── SandboxUnreachable    503      sandbox_unreachable (with Retry-After)
@@ -216,6 +218,13 @@ class StorageFull(ServiceError):
     http_status = 409
 
 
+class IdempotencyConflict(ServiceError):
+    """The key was used for another call."""
+
+    code = "idempotency_conflict"
+    http_status = 409
+
+
 class RateLimited(ServiceError):
     code = "rate_limited"
     http_status = 429
@@ -260,6 +269,14 @@ class StdinFull(ServiceError):
     code = "stdin_full"
     http_status = 429
     retry_after_seconds = 1
+
+
+class TooManyKeys(ServiceError):
+    """As many idempotency keys are kept of the client, or the session, as it may have."""
+
+    code = "too_many_idempotency_keys"
+    http_status = 429
+    retry_after_seconds = 60
 
 
 class NoCapacity(ServiceError):

@@ -127,7 +127,9 @@ SILENCED_SYSTEM_CHECKS = [
 CORS_ALLOW_ALL_ORIGINS = "*" in CODE_EXECUTOR["CORS_ORIGINS"]
 CORS_ALLOWED_ORIGINS = [origin for origin in CODE_EXECUTOR["CORS_ORIGINS"] if origin != "*"]
 CORS_URLS_REGEX = r"^/api/"
-CORS_ALLOW_HEADERS = ["authorization", "content-type", "last-event-id", "x-request-id"]
+CORS_ALLOW_HEADERS = [
+    *("authorization", "content-type", "idempotency-key", "last-event-id", "x-request-id"),
+]
 CORS_ALLOW_METHODS = ["DELETE", "GET", "OPTIONS", "PATCH", "POST"]
 CORS_EXPOSE_HEADERS = [
     *("RateLimit-Limit", "RateLimit-Policy", "RateLimit-Remaining", "RateLimit-Reset"),

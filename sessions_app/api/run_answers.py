@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import wraps
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -27,6 +28,7 @@ from codeexec.errors import (
     AnswerLost,
     DatabaseAway,
     InvalidRequest,
+    NotFound,
     ResultPending,
     was_never_done,
 )
@@ -42,6 +44,7 @@ from sessions_app.api.large_answers import LargeAnswer
 from sessions_app.api.timing import server_timing
 from sessions_app.models import Execution, run_queries
 from sessions_app.services.executions import RequestArrival
+from sessions_app.services.idempotency import AlreadyDone
 
 YES, NO = ("true", "1", "yes"), ("false", "0", "no")
 AWAY_SECONDS = 0.5
@@ -81,7 +84,11 @@ def waiting_for_result(view: SyncView) -> AsyncView:
         if not isinstance(response, Accepted):
             return response
         with hub.subscribe(arrival.execution_id) as waiter:
-            execution = await _submitted(response.submit, arrival.execution_id)
+            try:
+                execution = await _submitted(response.submit, arrival.execution_id)
+            except AlreadyDone as done:
+                del response
+                return await _answered_again(cast(UUID, done.execution_id), arrival)
             # What was sent is in the row now, and is not held here too while it waits for minutes.
             del response
             used_memory.note(int(request.META["CONTENT_LENGTH"]))
@@ -180,6 +187,20 @@ async def _answered(
     if len(ended.stdout) + len(ended.stderr) > AT_ONCE_BYTES:
         return await in_thread(_result, ended, arrival)
     return _result(ended, arrival)
+
+
+async def _answered_again(execution_id: UUID, arrival: RequestArrival) -> HttpResponseBase:
+    """The answer of an execution that an earlier call has begun."""
+    bind_log(execution_id=execution_id)
+    arrival = replace(arrival, execution_id=execution_id)
+    with hub.subscribe(execution_id) as waiter:
+        try:
+            execution = await _read(execution_id)
+        except Execution.DoesNotExist:
+            raise NotFound(f"There is no execution {execution_id} any more.") from None
+        execution.status = Execution.Status.QUEUED  # as the first 202 told
+        waiter.notify()  # it may have ended before
+        return await _answered(execution, arrival, waiter)
 
 
 async def finished(execution_id: UUID, waiter: Waiter, seconds: float) -> Execution | None:

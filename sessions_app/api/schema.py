@@ -34,9 +34,11 @@ _ERRORS = {
     404: "`not_found`: it doesn't exist, or belongs to another client. `file_not_found`.",
     409: "`session_closed`: the session was stopped, has expired or has failed. `no_sandbox`: it"
     " has none at the moment. `file_unreadable`: it is not a regular file."
+    " `idempotency_conflict`: the key was used for another call or body."
     " `storage_full`: the session, or its client, stores as much as it may.",
     413: "`request_too_large`.",
-    429: "`rate_limited`, `too_many_sessions`, `too_many_queued`, `too_many_streams`: try again"
+    429: "`rate_limited`, `too_many_sessions`, `too_many_queued`, `too_many_streams`,"
+    " `too_many_idempotency_keys`: try again"
     " after `Retry-After` seconds.",
     503: "`no_capacity`, `sandbox_unreachable`, `database_away`: try again after `Retry-After`"
     " seconds.",

@@ -4,7 +4,8 @@ declares the scope and the roles that it needs, and `access` checks them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from codeexec.errors import DATABASE_AWAY, NotFound, ServiceError
+from codeexec.http.json_answer import render_json
 from codeexec.http.threads import begin_in_thread
 from environments_app.models import Environment
 from sessions_app.access.tokens import DEFAULT_SECONDS, issue_token
@@ -55,6 +57,7 @@ from sessions_app.api.filters import (
     filter_sessions,
     one_of,
 )
+from sessions_app.api.idempotent import IDEMPOTENCY_KEY, once_of
 from sessions_app.api.inputs import takes
 from sessions_app.api.large_answers import whole
 from sessions_app.api.requests import (
@@ -78,12 +81,19 @@ from sessions_app.models.large_fields import fill, listed_bytes
 from sessions_app.monitoring.health import Health, latest_health
 from sessions_app.monitoring.readiness import RETRY_SECONDS, Readiness
 from sessions_app.services import executions
-from sessions_app.services.executions import RequestArrival, submit_at_once, submit_single_run
+from sessions_app.services.executions import (
+    RequestArrival,
+    submit_at_once,
+    submit_execution,
+    submit_single_run,
+)
+from sessions_app.services.idempotency import AlreadyDone, Once, do_once, keep_answer
 from sessions_app.services.program_input import add_input
 from sessions_app.services.sessions import (
     change_session,
     find_session,
     open_or_find_session,
+    open_session,
     reset_session,
     stop_session,
 )
@@ -98,20 +108,25 @@ class SessionViewSet(ApiViewSet):
         responses=schema.responses(SessionOpenedSerializer, 201, 400, 409, 503),
         examples=examples.OPEN_SESSION,
     )
-    @takes(OpenSessionSerializer)
+    @takes(OpenSessionSerializer, parameters=[IDEMPOTENCY_KEY])
     @allows(Scope.SESSIONS)
     def create(self, request: Request) -> Response:
         """`ready` at once when a warm sandbox is available, otherwise `pending`. Executions may be
         sent right away in both cases: they wait until the session is ready.
         """
         wanted = checked(OpenSessionSerializer(), request.data)
-        session = open_or_find_session(
-            caller_of(request),
-            environment_name=wanted.get("environment"),
-            runtime=wanted.get("runtime"),
-            ttl_seconds=wanted.get("ttl"),
-            metadata=wanted.get("metadata"),
-        )
+        once = once_of(request, "open a session")
+        try:
+            session = open_or_find_session(
+                caller_of(request),
+                open_it=None if once is None else partial(_open_once, once),
+                environment_name=wanted.get("environment"),
+                runtime=wanted.get("runtime"),
+                ttl_seconds=wanted.get("ttl"),
+                metadata=wanted.get("metadata"),
+            )
+        except AlreadyDone as done:
+            return Response(done.answer, status=201)
         executions.remember_session(session)
         return Response(SessionOpenedSerializer(session).data, status=201)
 
@@ -239,14 +254,18 @@ class SessionViewSet(ApiViewSet):
         responses=schema.run_responses(404, 409),
         examples=examples.EXECUTE,
     )
-    @takes(RunSerializer, parameters=schema.WAIT)
+    @takes(RunSerializer, parameters=[*schema.WAIT, IDEMPOTENCY_KEY])
     @allows(Scope.EXECUTE, *RUNS_CODE)
     def execute(self, request: Request, session_id: UUID, arrival: RequestArrival) -> Response:
         """Answers when the program has ended; `verdict` says how. A session runs one execution at a
         time, in the order of their arrival.
         """
-        run = read_run(request.data)
-        return Accepted(partial(submit_at_once, session_id, run, arrival, caller_of(request)))
+        run, caller = read_run(request.data), caller_of(request)
+        once = once_of(request, f"run in {session_id}")
+        if once is None:
+            return Accepted(partial(submit_at_once, session_id, run, arrival, caller))
+        submit = partial(submit_execution, session_id, run, arrival, caller)
+        return Accepted(_submitting_once(once, submit, arrival))
 
     @extend_schema(
         operation_id="sessions_executions_list",
@@ -366,13 +385,16 @@ class ExecutionViewSet(ApiViewSet):
         responses=schema.run_responses(409),
         examples=examples.RUN_ONCE,
     )
-    @takes(SingleRunSerializer, parameters=schema.WAIT)
+    @takes(SingleRunSerializer, parameters=[*schema.WAIT, IDEMPOTENCY_KEY])
     @allows(Scope.EXECUTE)
     def run_once(self, request: Request, arrival: RequestArrival) -> Response:
         """One run in a fresh sandbox that is removed afterwards."""
         environment, runtime, run = read_single_run(request.data)
         submit = partial(submit_single_run, caller=caller_of(request), runtime=runtime)
-        return Accepted(partial(begin_in_thread, submit, environment, run, arrival))
+        once = once_of(request, "run once")
+        if once is None:
+            return Accepted(partial(begin_in_thread, submit, environment, run, arrival))
+        return Accepted(_submitting_once(once, partial(submit, environment, run, arrival), arrival))
 
 
 @extend_schema(tags=["environments"])
@@ -399,6 +421,24 @@ class EnvironmentViewSet(ApiViewSet):
         if environment is None:
             raise NotFound(f"There is no environment {name!r}; GET /environments lists them.")
         return Response(EnvironmentSerializer(environment).data)
+
+
+def _open_once(once: Once, **wanted: Any) -> Session:
+    """Raises AlreadyDone as well."""
+
+    def open_and_keep() -> Session:
+        session = open_session(**wanted)
+        keep_answer(once, json.loads(render_json(SessionOpenedSerializer(session).data)))
+        return session
+
+    return do_once(once, open_and_keep)
+
+
+def _submitting_once(
+    once: Once, submit: Callable[[], Execution], arrival: RequestArrival
+) -> Callable[[], Awaitable[Execution]]:
+    """It raises AlreadyDone as well."""
+    return partial(begin_in_thread, do_once, once, submit, execution_id=arrival.execution_id)
 
 
 async def read_health(request: Any) -> None:

@@ -7,6 +7,7 @@ from sessions_app.models.api_process import ApiProcess
 from sessions_app.models.client import ApiKey, Client, ClientAllowance, ClientStorage
 from sessions_app.models.execution import Execution
 from sessions_app.models.failed_login import FailedLogin
+from sessions_app.models.idempotency import IdempotencyKey
 from sessions_app.models.input_piece import InputPiece
 from sessions_app.models.isolation import AttackResult, IsolationCheck
 from sessions_app.models.node import Node
@@ -27,6 +28,7 @@ __all__ = [
     "Event",
     "Execution",
     "FailedLogin",
+    "IdempotencyKey",
     "InputPiece",
     "IntervalCounts",
     "IsolationCheck",

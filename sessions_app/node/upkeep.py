@@ -45,6 +45,7 @@ from sessions_app.node.sandboxes import (
     retire_stale,
 )
 from sessions_app.services.execution_end import reap_abandoned_executions
+from sessions_app.services.idempotency import forget_old_keys
 from sessions_app.services.sessions import (
     enqueue_stop,
     expire_sessions,
@@ -322,6 +323,7 @@ _scheduler = Scheduler(
         with_engine(start_queued_check): 5,
         prune_isolation_checks: 600,
         forget_gone_processes: 600,
+        forget_old_keys: 10,
         with_engine(start_queued_build): 1,
         with_engine(queue_promoted): 10,
         with_engine(remove_old_images): 600,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -53,13 +53,16 @@ class Opening:
     """Finds the session by an index."""
 
 
-def open_or_find_session(caller: Caller, **wanted: Any) -> Session:
-    """As `open_session`, but if the connection broke, searches for the session that may have been
-    opened. Raises AnswerLost as well, if it can't find out. Call it outside of a transaction.
+def open_or_find_session(
+    caller: Caller, *, open_it: Callable[..., Session] | None = None, **wanted: Any
+) -> Session:
+    """As `open_session`, or `open_it`, but if the connection broke, searches for the session that
+    may have been opened. Raises AnswerLost as well, if it can't find out. Call it outside of a
+    transaction.
     """
     opening = Opening()
     try:
-        return open_session(**wanted, opening=opening, caller=caller)
+        return (open_it or open_session)(**wanted, opening=opening, caller=caller)
     except DATABASE_AWAY as error:
         if was_never_done(error):
             raise
