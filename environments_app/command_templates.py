@@ -10,6 +10,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from codeexec.sandbox.types import PROGRAM_PATH
 from environments_app.rules import MAX_COMMAND_LENGTH
@@ -70,7 +71,7 @@ def check_names_the_file(run_command: str, compile_command: str) -> None:
 
 
 def render(template: str, values: Mapping[str, str], args: Sequence[str] = ()) -> tuple[str, ...]:
-    words = shlex.split(template)
+    words = _words(template)
     script = _script_index(words)
     filled = [
         _fill_script(word, values)
@@ -83,6 +84,12 @@ def render(template: str, values: Mapping[str, str], args: Sequence[str] = ()) -
     if script is None or script < len(words) - 1:
         return (*filled, *args)
     return (*filled[:script], _passing_arguments(filled[script]), "sh", *args)
+
+
+@lru_cache(maxsize=256)
+def _words(template: str) -> tuple[str, ...]:
+    """Kept, because every run needs them and splitting takes longer than filling in."""
+    return tuple(shlex.split(template))
 
 
 def _script_index(words: Sequence[str]) -> int | None:

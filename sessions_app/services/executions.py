@@ -261,15 +261,17 @@ def _nothing_to_run(filename: str) -> InvalidRequest:
 
 
 def _timeout(environment: Environment, wanted: float | None) -> float:
+    if wanted is None:
+        return environment.limits().timeout_seconds
     maximum = environment.maxima().timeout_seconds
-    if wanted is not None and not wanted <= maximum:  # NaN neither
+    if not wanted <= maximum:  # NaN neither
         raise LimitExceeded(
             f"timeout must be at most {maximum:g} seconds in environment {environment.name!r}.",
             limit="timeout",
             field="timeout",
             maximum=maximum,
         )
-    return environment.limits().timeout_seconds if wanted is None else wanted
+    return wanted
 
 
 def _require_space(environment: Environment, execution: Execution) -> None:
