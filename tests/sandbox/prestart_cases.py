@@ -620,7 +620,7 @@ NODE_CASES = {
     ),
     "error of a worker": Case(
         source="const { Worker, isMainThread } = require('worker_threads');\n"
-        "if (isMainThread) new Worker(__filename).on('exit', c => console.log('exit', c));\n"
+        "if (isMainThread) new Worker(__filename).on('error', e => console.log(e.message));\n"
         "else throw new Error('in the worker')",
     ),
     "warning": Case(source="process.emitWarning('careful'); new Buffer(1)"),
