@@ -30,8 +30,6 @@ DROPPED_SECONDS = 10.0
 """For the rest of a body when its request has been answered. A client that is still sending would
 not see the answer if the connection were closed at once.
 """
-_CLOCK_SECONDS = 0.002
-"""How much too early a timer may end: the event loop's clock counts milliseconds."""
 
 _CODES = {400: "invalid_request", 431: "request_head_too_large"}
 
@@ -43,11 +41,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _plain_head: bytes | None = None
     """The head of a request for an upgrade, without the upgrade."""
     _answering: RequestResponseCycle | None = None
-    _expected_within: tuple[float, float] | None = None
-    """Seconds, and their end by the event loop's clock. None: nothing is waited for."""
-    _timer: TimerHandle | None = None
-    """Ends no later than `_expected_within`. Kept where that is replaced by a later end: starting a
-    timer takes longer than looking at the clock when an old one ends."""
+    _deadline: TimerHandle | None = None
     _body_until = 0.0
     """By the event loop's clock."""
 
@@ -57,7 +51,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
-        self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -180,35 +173,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _expect(self, seconds: float) -> None:
         """Close the connection after this time, unless another expectation or none replaces it."""
-        self._expected_within = seconds, self.loop.time() + seconds
-        self._start_timer(self._expected_within[1])
+        self._expect_nothing()
+        self._deadline = self.loop.call_later(seconds, self._give_up, seconds)
 
     def _expect_body(self) -> None:
         self._expect(max(0, min(BODY_PAUSE_SECONDS, self._body_until - self.loop.time())))
 
     def _expect_nothing(self) -> None:
-        self._expected_within = None
-
-    def _start_timer(self, until: float) -> None:
-        if self._timer is None or self._timer.when() > until:
-            self._stop_timer()
-            self._timer = self.loop.call_at(until, self._look)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._expected_within is None:
-            return
-        seconds, until = self._expected_within
-        if self.loop.time() < until - _CLOCK_SECONDS:
-            self._start_timer(until)
-        else:
-            self._expected_within = None
-            self._give_up(seconds)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _give_up(self, seconds: float) -> None:
         if self.flow.read_paused:  # the server itself isn't reading
