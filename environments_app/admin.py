@@ -22,7 +22,7 @@ from environments_app.models import Environment, EnvironmentQuerySet, Environmen
 from environments_app.seeding import changed_fields
 from environments_app.services import make_default, record_definition, set_enabled
 
-PROGRAM_FIELDS = ("smoke_program", "smoke_stdout")
+PROGRAM_FIELDS = ("smoke_program", "smoke_stdout", "sample")
 
 ISOLATION_FIELDS = (
     "image",
@@ -104,7 +104,7 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
         "description",
     )
     list_filter = (("enabled", BooleanRadioFilter), "network", "runtime", "executor_user")
-    search_fields = ("name", "description", "image", "run_command", "compile_command")
+    search_fields = ("name", "title", "description", "image", "run_command", "compile_command")
     actions = ("enable", "disable", "choose_as_default")
     inlines = (EnvironmentRevisionInline,)
     readonly_fields: tuple[str, ...] = (
@@ -116,12 +116,16 @@ class EnvironmentAdmin(AuditedForms, ModelAdmin):  # type: ignore[misc]
         "updated_at",
     )
     fieldsets: tuple[Any, ...] = (
-        (None, {"fields": ("name", "description", "enabled", "is_default")}),
+        (
+            None,
+            {"fields": ("name", ("title", "version"), "description", "enabled", "is_default")},
+        ),
         ("Image", {"fields": ("image", "image_reference", "executor_user", "workspace_dir")}),
         (
             "Commands",
             {"fields": ("default_filename", "file_extension", "compile_command", "run_command")},
         ),
+        ("Editors", {"fields": ("editor_mode", "sample")}),
         ("Limits", {"fields": tuple((limit.field, limit.maximum_field) for limit in LIMITS)}),
         ("Smoke test", {"fields": ("smoke_program", "smoke_stdout", "smoke_exit_code")}),
         (

@@ -32,6 +32,10 @@ _TEXTS = {
     "file_extension": rules.EXTENSION,
     "description": rules.DESCRIPTION,
     "runtime": rules.RUNTIME,
+    "title": rules.TITLE,
+    "version": rules.VERSION,
+    "editor_mode": rules.EDITOR_MODE,
+    "sample": rules.SAMPLE,
 }
 _COMMANDS = ("run_command", "compile_command")
 _FLAGS = ("enabled", "network")
@@ -61,6 +65,10 @@ class Definition:
     run_command: str
     compile_command: str = ""
     description: str = ""
+    title: str = ""
+    version: str = ""
+    editor_mode: str = ""
+    sample: str = ""
     enabled: bool = True
     warm_pool_size: int = 1
     warm_pool_max: int | None = None

@@ -11,7 +11,10 @@ from environments_app.limits import LIMITS
 from environments_app.models import Environment
 
 _COPIED = ("image", "default_filename", "file_extension", "run_command", "enabled")
-_WHERE_SET = ("compile_command", "description", "runtime", "prestart")
+_WHERE_SET = (
+    *("compile_command", "description", "title", "version", "editor_mode", "sample"),
+    *("runtime", "prestart"),
+)
 
 
 def environments_yaml() -> str:

@@ -90,6 +90,37 @@ class Environment(models.Model):
     description = models.CharField(
         max_length=rules.DESCRIPTION.max_length, blank=True, help_text="Shown to clients."
     )
+    title = models.CharField(
+        max_length=rules.TITLE.max_length,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validators.title],
+        help_text="What people call it, such as Python 3.13. Empty: its name.",
+    )
+    version = models.CharField(
+        max_length=rules.VERSION.max_length,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validators.version],
+        help_text="Of its language, such as 3.13. Shown to clients.",
+    )
+    editor_mode = models.CharField(
+        max_length=rules.EDITOR_MODE.max_length,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validators.editor_mode],
+        help_text="How an editor highlights its programs, such as python.",
+    )
+    sample = models.TextField(
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validators.sample],
+        help_text="A first program, for clients to show in their editors.",
+    )
     enabled = models.BooleanField(
         default=True, help_text="Off: no new sessions in it; open ones continue."
     )

@@ -84,6 +84,17 @@ variables and nothing but the file. With -I, -E or -S Python would not wait for 
 DESCRIPTION = TextRule(pattern=r"[^\x00]*", allowed="1000 characters at most", max_length=1000)
 
 
+_LINE = r"[^\x00-\x1f\x7f]*"
+TITLE = TextRule(pattern=_LINE, allowed="one line of 100 characters at most", max_length=100)
+VERSION = TextRule(pattern=_LINE, allowed="one line of 50 characters at most", max_length=50)
+EDITOR_MODE = TextRule(
+    pattern=r"([A-Za-z0-9][A-Za-z0-9+#._/-]*)?",
+    allowed="a name that editors know, such as python or text/x-csrc",
+    max_length=50,
+)
+SAMPLE = TextRule(pattern=r"[^\x00]*", allowed="16384 characters at most", max_length=16_384)
+
+
 def check_kind_of_prestart(text: str) -> None:
     if text not in PRESTARTED:
         raise ValueError(f"allowed: {', '.join(PRESTARTED)}")

@@ -50,6 +50,23 @@ def preload(value: str) -> None:
     _check(rules.PRELOAD, value)
 
 
+def title(value: str) -> None:
+    _check(rules.TITLE, value)
+
+
+def version(value: str) -> None:
+    _check(rules.VERSION, value)
+
+
+def editor_mode(value: str) -> None:
+    _check(rules.EDITOR_MODE, value)
+
+
+def sample(value: str) -> None:
+    if len(value) > rules.SAMPLE.max_length or "\0" in value:
+        raise ValidationError(f"It is wrong; allowed: {rules.SAMPLE.allowed}, and no NUL.")
+
+
 def can_be_prestarted(prestart: str, preload: str, run_command: str) -> None:
     try:
         rules.check_prestart(prestart, preload, run_command)

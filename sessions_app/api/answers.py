@@ -306,8 +306,34 @@ class StdinStateSerializer(serializers.Serializer[Any]):
     open = serializers.BooleanField(source="state.is_open", help_text="Whether more can be sent.")
 
 
-class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
+class EnvironmentInListSerializer(serializers.ModelSerializer[Environment]):
+    """An environment in `GET /environments?detail=true`."""
+
+    title = serializers.SerializerMethodField(help_text="What people call it.")
     limits = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Environment
+        fields: tuple[str, ...] = (
+            "name",
+            "title",
+            "version",
+            "editor_mode",
+            "sample",
+            "default_filename",
+            "is_default",
+            "limits",
+        )
+        read_only_fields = fields
+
+    def get_title(self, environment: Environment) -> str:
+        return environment.title or environment.name
+
+    def get_limits(self, environment: Environment) -> dict[str, float]:
+        return _limits(environment.limits())
+
+
+class EnvironmentSerializer(EnvironmentInListSerializer):
     maxima = serializers.SerializerMethodField()
     network = serializers.BooleanField(source="network_enabled")
     revision = serializers.IntegerField(
@@ -331,7 +357,11 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
         model = Environment
         fields = (
             "name",
+            "title",
+            "version",
             "description",
+            "editor_mode",
+            "sample",
             "is_default",
             "default_filename",
             "file_extension",
@@ -349,9 +379,6 @@ class EnvironmentSerializer(serializers.ModelSerializer[Environment]):
             "image_digest",
         )
         read_only_fields = fields
-
-    def get_limits(self, environment: Environment) -> dict[str, float]:
-        return _limits(environment.limits())
 
     def get_maxima(self, environment: Environment) -> dict[str, float]:
         return _limits(environment.maxima())

@@ -74,7 +74,7 @@ def waiting_for_result(view: SyncView) -> AsyncView:
     @api_view
     @wraps(view)
     async def run(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-        arrival = RequestArrival(awaited=_wants_result(request))
+        arrival = RequestArrival(awaited=flag(request, "wait", default=True))
         bind_log(execution_id=arrival.execution_id)
         kwargs["arrival"] = arrival
         if int(request.META.get("CONTENT_LENGTH") or AT_ONCE_BYTES + 1) > AT_ONCE_BYTES:
@@ -134,13 +134,13 @@ def _still_runs(response: HttpResponseBase) -> bool:
     return getattr(response, "data", {}).get("status") == running
 
 
-def _wants_result(request: HttpRequest) -> bool:
-    """Raises InvalidRequest."""
-    given = request.GET.getlist("wait") or ["true"]
+def flag(request: HttpRequest, name: str, *, default: bool) -> bool:
+    """A parameter that is yes or no. Raises InvalidRequest."""
+    given = request.GET.getlist(name) or [YES[0] if default else NO[0]]
     word = given[0].lower()
     if len(given) > 1 or word not in (*YES, *NO):
         raise InvalidRequest(
-            f"wait must be given once, as one of {', '.join((*YES, *NO))}.", field="wait"
+            f"{name} must be given once, as one of {', '.join((*YES, *NO))}.", field=name
         )
     return word in YES
 

@@ -14,6 +14,7 @@ from rest_framework import serializers
 
 from codeexec.bounds import ENVIRONMENT_BYTES, METADATA_BYTES, PAGE_SIZE, WAIT_SECONDS
 from sessions_app.api.answers import (
+    EnvironmentInListSerializer,
     ErrorSerializer,
     ExecutionQueuedSerializer,
     ExecutionSerializer,
@@ -134,6 +135,17 @@ EXECUTION_FILTERS = [
     ),
     *paging("all-executions"),
 ]
+DETAIL = [
+    OpenApiParameter(
+        "detail", {**_FLAG, "default": "false"}, description="`true`: objects instead of names."
+    )
+]
+ENVIRONMENTS: dict[str, Any] = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"$ref": "#/components/schemas/EnvironmentInList"}},
+    ]
+}
 TIMELINE = [
     OpenApiParameter(
         "order",
@@ -144,7 +156,7 @@ TIMELINE = [
 ]
 
 
-def responses(answer: type[Any], status: int, *errors: int) -> dict[int, Any]:
+def responses(answer: Any, status: int, *errors: int) -> dict[int, Any]:
     described = {code: OpenApiResponse(ErrorSerializer, _ERRORS[code]) for code in errors}
     return {status: answer, **described}
 
@@ -274,6 +286,13 @@ def complete(result: dict[str, Any], **_options: Any) -> dict[str, Any]:
     """A hook of drf-spectacular: adds what serializers can't express."""
     schemas = result["components"]["schemas"]
     schemas |= {"Json": JSON_SCHEMA, "Metadata": METADATA_SCHEMA}
+    environment = schemas["Environment"]["properties"]
+    listed = EnvironmentInListSerializer.Meta.fields
+    schemas["EnvironmentInList"] = {
+        "type": "object",
+        "properties": {name: environment[name] for name in listed},
+        "required": [*listed],
+    }
     for name in ("RunRequest", "SingleRunRequest"):
         schemas[name]["anyOf"] = _SOMETHING_TO_RUN
     for name, described in schemas.items():

@@ -24,6 +24,7 @@ from environments_app.models import Environment
 from sessions_app.access.tokens import DEFAULT_SECONDS, issue_token
 from sessions_app.api import examples, schema
 from sessions_app.api.answers import (
+    EnvironmentInListSerializer,
     EnvironmentSerializer,
     HealthSerializer,
     ListedExecutionSerializer,
@@ -71,7 +72,7 @@ from sessions_app.api.requests import (
     read_run,
     read_single_run,
 )
-from sessions_app.api.run_answers import Accepted
+from sessions_app.api.run_answers import Accepted, flag
 from sessions_app.api.streams import watched_execution, watched_session
 from sessions_app.api.workspace_answers import Asked, as_download, as_json
 from sessions_app.callers import Role, Scope
@@ -402,13 +403,17 @@ class EnvironmentViewSet(ApiViewSet):
     @extend_schema(
         operation_id="environments_list",
         summary="Names of the environments",
-        responses={200: OpenApiResponse({"type": "array", "items": {"type": "string"}})},
+        responses=schema.responses(OpenApiResponse(schema.ENVIRONMENTS), 200, 400),
         examples=examples.ENVIRONMENTS,
     )
+    @takes(parameters=schema.DETAIL)
     @allows(Scope.READ, *ANY_ROLE)
     def names(self, request: Request) -> Response:
-        names = Environment.objects.enabled().order_by("name").values_list("name", flat=True)
-        return Response(list(names))
+        """Their names, or with `detail=true` what a list of languages and an editor need."""
+        enabled = Environment.objects.enabled().order_by("name")
+        if flag(request._request, "detail", default=False):
+            return Response(EnvironmentInListSerializer(enabled, many=True).data)
+        return Response(list(enabled.values_list("name", flat=True)))
 
     @extend_schema(
         summary="One environment in full",

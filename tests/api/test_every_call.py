@@ -15,7 +15,7 @@ from codeexec.db.async_database import async_database
 from environments_app.models import Environment
 from sessions_app.models import Execution, Node
 from sessions_app.monitoring import health
-from tests.conftest import Configure
+from tests.conftest import Configure, Work
 from tests.support.api_client import Api
 from tests.support.patience import eventually
 
@@ -248,6 +248,37 @@ def test_environments_are_a_plain_list_of_names(api: Api) -> None:
     answer = api.get("/environments")
     assert answer.status_code == 200
     assert answer.json() == ["node", "python", "python-ml", "rust"]
+
+
+def test_environments_are_listed_with_what_an_editor_needs(api: Api) -> None:
+    listed = api.get("/environments?detail=true").json()
+    assert [each["name"] for each in listed] == ["node", "python", "python-ml", "rust"]
+    names = {"name", "title", "version", "editor_mode", "sample", "default_filename", "limits"}
+    for each in listed:
+        assert set(each) == names | {"is_default"}
+        assert all(each[name] for name in names), each
+        alone = api.get(f"/environments/{each['name']}").json()
+        assert {name: alone[name] for name in each} == each
+    assert [each["name"] for each in listed if each["is_default"]] == ["python"]
+    (node, *_others) = listed
+    assert (node["title"], node["version"], node["editor_mode"]) == (
+        *("Node.js 20", "20", "javascript"),
+    )
+    Environment.objects.filter(name="node").update(title="", version="", enabled=True)
+    Environment.objects.filter(name="rust").update(enabled=False)
+    listed = api.get("/environments?detail=1").json()
+    assert [each["title"] for each in listed][:1] == ["node"]
+    assert len(listed) == 3
+    assert api.get("/environments?detail=false").json() == ["node", "python", "python-ml"]
+    for wrong in ("detail=perhaps", "detail=", "detail=true&detail=true"):
+        body = error(api.get(f"/environments?{wrong}"), 400, "invalid_request")
+        assert body["field"] == "detail"
+
+
+def test_the_shipped_sample_runs(api: Api, work: Work) -> None:
+    code = api.get("/environments/python").json()["sample"]
+    answer = api.post_while("/execute", {"environment": "python", "code": code}, work)
+    assert answer.json()["stdout"] == "Hello, world!\n"
 
 
 def test_one_environment_is_shown_in_full(api: Api, configure: Configure) -> None:

@@ -70,6 +70,12 @@ environments:
     run_command: "{output_path}"
     compile_command: cc -o {output_path} {file_path}
     description: All of it
+    title: Full «1»
+    version: "1.0"
+    editor_mode: text/x-full
+    sample: |
+      first
+        second
     enabled: false
     limits: {memory: 1g, cpu: 2, pids: 80, timeout: 1.5, tmpfs: 128m, output: 2048}
     maxima: {memory: 2g, cpu: 4, pids: 90, timeout: 60, tmpfs: 1g, output: 4k}
@@ -94,6 +100,10 @@ defaults:
         run_command="{output_path}",
         compile_command="cc -o {output_path} {file_path}",
         description="All of it",
+        title="Full «1»",
+        version="1.0",
+        editor_mode="text/x-full",
+        sample="first\n  second\n",
         enabled=False,
         warm_pool_size=3,
         warm_pool_max=5,

@@ -23,6 +23,10 @@ CHANGES = {
     "warm_pool_max": 12,
     "runtime": "runsc",
     "smoke_stdout": "null\n  yes: 'é'\n",
+    "title": "Python: «3.13»",
+    "version": "3.13",
+    "editor_mode": "text/x-python",
+    "sample": "if True:\n    print('é')\n\n",
     "description": "3.13: «new» # no comment",
     "compile_command": 'sh -c "true && true"',
 }
@@ -53,6 +57,8 @@ def test_an_export_is_seeded_back_to_the_same(tmp_path: Path) -> None:
     python = Environment.objects.get(name="python")
     assert (python.smoke_stdout, python.is_default) == (CHANGES["smoke_stdout"], True)
     assert (python.warm_pool_size, python.warm_pool_max) == (2, 12)
+    for name in ("title", "version", "editor_mode", "sample"):
+        assert getattr(python, name) == CHANGES[name]
 
 
 def test_promoted_dockerfiles_go_into_a_folder(tmp_path: Path) -> None:
