@@ -86,8 +86,8 @@ class TestCommand:
             _plausible(row[which]) for row in report["everyday"] for which in ("bare", "execute")
         )
         python, first, again = report["everyday"][3:]
-        assert (python["prestarted"], first["prestarted"]) == (1.0, 0.0)
-        assert (first["reused"], again["reused"]) == (0.0, 1.0)
+        assert python["prestarted"] > 0 == first["prestarted"]
+        assert again["reused"] > 0 == first["reused"]
         assert report["machine"]["postgresql"] and report["machine"]["docker"]
         assert picture.read_text().startswith("<svg")
         assert "| bare process |" in page.read_text()

@@ -14,11 +14,13 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from benchmark import containers
 from benchmark.bare import bare
-from benchmark.containers import NODE, DockerHere
+from benchmark.containers import DockerHere
 from benchmark.figures import (
     BenchmarkError,
     EnvironmentFigures,
@@ -282,6 +284,13 @@ RUST = {"default_filename": "main.rs", "file_extension": ".rs", "run_command": "
 
 @pytest.mark.docker
 class TestBareProcess:
+    @pytest.fixture(autouse=True)
+    def node(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        """Names this test's containers: other tests, in other processes, look for theirs."""
+        name = f"benchmark-{uuid4()}"
+        monkeypatch.setattr(containers, "NODE", name)
+        return name
+
     def test_it_runs_the_program_and_tells_its_milliseconds(self) -> None:
         with bare(DockerHere(), _described(), ONE) as process:
             assert 0.1 < process.run() < 60_000
@@ -296,7 +305,7 @@ class TestBareProcess:
             assert len(process.side_by_side(3, 3).samples_ms) == 3
             assert str(process.version()).startswith("Rust 1.")
 
-    def test_it_has_the_image_but_none_of_a_sandboxs_limits(self) -> None:
+    def test_it_has_the_image_but_none_of_a_sandboxs_limits(self, node: str) -> None:
         code = (
             "import os\n"
             "status = open('/proc/self/status').read()\n"
@@ -304,11 +313,11 @@ class TestBareProcess:
         )
         program = Program(code=code, stdout="True True True\n")
         with bare(DockerHere(), _described(), program):
-            (container,) = docker("ps", "-q", "--filter", f"label=node={NODE}")
+            (container,) = docker("ps", "-q", "--filter", f"label=node={node}")
             (inspected,) = json.loads("\n".join(docker("inspect", container)))
         limits = ("Memory", "CpuQuota", "NanoCpus", "PidsLimit", "ReadonlyRootfs")
         assert not any(inspected["HostConfig"][name] for name in limits)
-        assert not docker("ps", "-aq", "--filter", f"label=node={NODE}")
+        assert not docker("ps", "-aq", "--filter", f"label=node={node}")
 
     @pytest.mark.parametrize(
         ("program", "changes", "reason"),
