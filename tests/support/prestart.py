@@ -22,6 +22,7 @@ from codeexec.sandbox.types import (
     SandboxHandle,
     WorkspaceFile,
 )
+from tests.support.parallel import locked
 from tests.support.patience import eventually
 from tests.support.sandboxes import IMAGE_PREFIX, MIB, configured_image, docker_url, new_spec
 
@@ -170,8 +171,20 @@ def faulty(tmp_path: Path, file: str, right: str, wrong: str) -> Iterator[Docker
         patch.setattr(runner_image, "SOURCES", sources)
         patch.setattr(runner_image, "runner_version", lambda: version)
         driver = DockerDriver(docker_url(), image_prefix=IMAGE_PREFIX)
+        stages: set[str] = set()
         try:
-            driver.build_runner()
+            with locked("images"):
+                before = _unnamed_images()
+                driver.build_runner()
+                stages = _unnamed_images() - before
             yield driver
         finally:
             driver.remove_image(f"{IMAGE_PREFIX}-runner:{version}")
+            for stage in stages:
+                docker.APIClient(base_url=docker_url()).remove_image(stage)
+
+
+def _unnamed_images() -> set[str]:
+    """Among them what a build leaves of its stages."""
+    api = docker.APIClient(base_url=docker_url())
+    return {image["Id"] for image in api.images(filters={"dangling": True})}
