@@ -2,12 +2,6 @@
 
 const HEALTH_EVERY_MS = 10_000;
 
-const EXAMPLES = {
-  ".py": 'for number in range(1, 6):\n    print(f"{number} squared is {number ** 2}")\n',
-  ".js": "const numbers = [1, 2, 3, 4, 5];\nconsole.log(numbers.reduce((sum, number) => sum + number, 0));\n",
-  ".rs": 'fn main() {\n    let sum: u32 = (1..=5).sum();\n    println!("{sum}");\n}\n',
-};
-
 const element = (id) => document.getElementById(id);
 const form = element("run-form");
 
@@ -63,8 +57,8 @@ async function showEnvironments() {
   }
 }
 
-/** What was written for each language, by the extension of its files. */
-const drafts = { ...EXAMPLES };
+/** What was written in each language, by the extension of its files. */
+const drafts = {};
 let language = null;
 
 /** Shows the draft of the chosen environment's language, and keeps that of the one before. Until
@@ -82,7 +76,7 @@ async function offerExample() {
       drafts[language ?? environment.file_extension] = code.value;
     }
     language = environment.file_extension;
-    code.value = drafts[language] ?? "";
+    code.value = drafts[language] ?? environment.sample;
   } finally {
     element("run").disabled = false;
   }

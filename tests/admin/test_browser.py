@@ -284,7 +284,7 @@ def test_the_index_page_shows_health_and_runs_a_program(
         tab.goto("/")
         expect(tab.locator("#health-status")).to_have_text("healthy")
         expect(tab.locator("#environment")).to_have_value("python")
-        expect(tab.locator("#code")).to_have_value(re.compile("squared"))
+        expect(tab.locator("#code")).to_have_value(re.compile("greeting"))
         tab.fill("#code", "import sys\nprint('<b>bold</b>')\nprint('oh', file=sys.stderr)")
         tab.get_by_role("button", name="Run").click()
         expect(tab.locator("#verdict")).to_have_text("ok")
@@ -456,7 +456,7 @@ def test_what_is_sent_after_the_language_was_switched_is_of_that_language(
         route.fulfill(status=503, json={"detail": "Not now.", "code": "no_capacity"})
 
     tab.goto("/")
-    expect(tab.locator("#code")).to_have_value(re.compile("squared"))
+    expect(tab.locator("#code")).to_have_value(re.compile("greeting"))
     tab.route("**/environments/rust", slow)
     tab.route("**/api/v1/execute", keep)
     tab.select_option("#environment", "rust")
@@ -472,7 +472,7 @@ def test_each_language_of_the_index_page_keeps_what_was_written_for_it(
 ) -> None:
     tab.goto("/")
     code = tab.locator("#code")
-    expect(code).to_have_value(re.compile("squared"))
+    expect(code).to_have_value(re.compile("greeting"))
     code.fill("print('mine')")
     tab.select_option("#environment", "node")
     expect(code).to_have_value(re.compile(r"console\.log"))
