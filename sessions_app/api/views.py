@@ -19,6 +19,7 @@ from rest_framework.response import Response
 
 from codeexec.errors import DATABASE_AWAY, NotFound, ServiceError
 from codeexec.http.json_answer import render_json
+from codeexec.http.shares import thread_share
 from codeexec.http.threads import begin_in_thread
 from environments_app.models import Environment
 from sessions_app.access.tokens import DEFAULT_SECONDS, issue_token
@@ -75,7 +76,7 @@ from sessions_app.api.requests import (
 from sessions_app.api.run_answers import Accepted, flag
 from sessions_app.api.streams import watched_execution, watched_session
 from sessions_app.api.workspace_answers import Asked, as_download, as_json
-from sessions_app.callers import Role, Scope
+from sessions_app.callers import Caller, Role, Scope
 from sessions_app.models import Execution, Session, WorkspaceQuery
 from sessions_app.models.execution import ExecutionQuerySet
 from sessions_app.models.large_fields import fill, listed_bytes
@@ -266,7 +267,7 @@ class SessionViewSet(ApiViewSet):
         if once is None:
             return Accepted(partial(submit_at_once, session_id, run, arrival, caller))
         submit = partial(submit_execution, session_id, run, arrival, caller)
-        return Accepted(_submitting_once(once, submit, arrival))
+        return Accepted(_submitting_once(once, submit, arrival, caller))
 
     @extend_schema(
         operation_id="sessions_executions_list",
@@ -391,11 +392,13 @@ class ExecutionViewSet(ApiViewSet):
     def run_once(self, request: Request, arrival: RequestArrival) -> Response:
         """One run in a fresh sandbox that is removed afterwards."""
         environment, runtime, run = read_single_run(request.data)
-        submit = partial(submit_single_run, caller=caller_of(request), runtime=runtime)
+        caller = caller_of(request)
+        submit = partial(submit_single_run, caller=caller, runtime=runtime)
         once = once_of(request, "run once")
         if once is None:
             return Accepted(partial(begin_in_thread, submit, environment, run, arrival))
-        return Accepted(_submitting_once(once, partial(submit, environment, run, arrival), arrival))
+        single = partial(submit, environment, run, arrival)
+        return Accepted(_submitting_once(once, single, arrival, caller))
 
 
 @extend_schema(tags=["environments"])
@@ -440,10 +443,16 @@ def _open_once(once: Once, **wanted: Any) -> Session:
 
 
 def _submitting_once(
-    once: Once, submit: Callable[[], Execution], arrival: RequestArrival
+    once: Once, submit: Callable[[], Execution], arrival: RequestArrival, caller: Caller
 ) -> Callable[[], Awaitable[Execution]]:
     """It raises AlreadyDone as well."""
-    return partial(begin_in_thread, do_once, once, submit, execution_id=arrival.execution_id)
+
+    async def submit_once() -> Execution:
+        # It may wait for another call with the key, and others' calls need threads meanwhile.
+        async with thread_share(caller.client_id, is_list=False):
+            return await begin_in_thread(do_once, once, submit, execution_id=arrival.execution_id)
+
+    return submit_once
 
 
 async def read_health(request: Any) -> None:

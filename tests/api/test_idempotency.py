@@ -13,7 +13,8 @@ import pytest
 from django.db import OperationalError, connection, transaction
 from django.db.models import F
 
-from sessions_app.callers import OPERATOR
+from codeexec.http.threads import threads
+from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import Execution, IdempotencyKey, Node, Session
 from sessions_app.services import idempotency
 from sessions_app.services.sessions import stop_session
@@ -21,7 +22,8 @@ from tests.api.test_every_call import NOBODY, error
 from tests.conftest import Configure, Work
 from tests.models.test_run_queries import recorded
 from tests.support.api_client import Api
-from tests.support.platforms import api_key, bearer, platform
+from tests.support.cast import known
+from tests.support.platforms import api_key, bearer, platform, read_notifications
 from tests.support.racing import blocked_by
 from tests.support.working import working
 
@@ -233,6 +235,38 @@ def test_each_client_has_its_own_keys_and_so_have_tokens(
     assert len({each["execution_id"] for each in (first, others.json(), candidates.json())}) == 3
     # Whoever may not see the session learns nothing by a key.
     error(post(api, path, CODE, key="new", **api_key(other.key)), 404, "not_found")
+
+
+@pytest.mark.parametrize("call", ["/sessions/{}/execute?wait=false", "/execute?wait=false"])
+def test_calls_that_wait_for_a_key_leave_threads_to_other_clients(
+    api: Api, configure: Configure, work: Work, call: str
+) -> None:
+    configure(API_AUTH="key")
+    own, other = platform(api, "own"), platform(api, "other")
+    path = call.format(own.open())
+    work()
+    read_notifications(api)
+    this = idempotency.once("k", Caller(client=known(own.client)), "another call", {})
+
+    async def scene() -> list[asyncio.Task[httpx.Response]]:
+        calls = [send(api, path, CODE, **api_key(own.key)) for _ in range(2 * threads.limit)]
+        waiting = [asyncio.create_task(each) for each in calls]
+        await asyncio.sleep(0.1)
+        others = await api.send("GET", "/sessions", headers=api_key(other.key))
+        assert others.status_code == 200
+        assert not any(each.done() for each in waiting)
+        return waiting
+
+    async def answers(waiting: list[asyncio.Task[httpx.Response]]) -> list[httpx.Response]:
+        return await asyncio.gather(*waiting)
+
+    with transaction.atomic():
+        idempotency._take(this, None)
+        waiting = api.run(scene())
+        transaction.set_rollback(True)
+    found = api.run(answers(waiting))
+    assert {each.status_code for each in found} == {202}
+    assert len({each.json()["execution_id"] for each in found}) == 1
 
 
 # ---- bounds
