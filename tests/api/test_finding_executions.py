@@ -116,25 +116,26 @@ def test_it_can_be_filtered(api: Api, python: Environment, this: Node, plan: str
     }
 
 
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [
-        ("verdict=passed", "verdict"),
-        ("status=stopped", "status"),
-        ("since=yesterday", "since"),
-        ("until=2026-13-01T00:00:00Z", "until"),
-        ("since=" + "1" * 5000, "since"),
-        ("since=2026-01-05T09:34:00Z&since=2026-01-05T09:34:00Z", "since"),
-        ("verdict=ok&verdict=ok", "verdict"),
-        ("environment=" + "e" * 101, "environment"),
-        ("metadata.a=%00", "metadata.a"),
-        ("metadata.a=1&metadata.a=2", "metadata.a"),
-        ("&".join(f"metadata.{n}=1" for n in range(17)), "metadata"),
-        ("cursor=x", "cursor"),
-    ],
-)
-def test_a_filter_that_can_not_be_is_a_400(api: Api, query: str, field: str) -> None:
-    assert error(api.get(f"/executions?{query}"), 400, "invalid_request")["field"] == field
+WRONG = [
+    ("verdict=passed", "verdict"),
+    ("status=stopped", "status"),
+    ("since=yesterday", "since"),
+    ("until=2026-13-01T00:00:00Z", "until"),
+    ("since=" + "1" * 5000, "since"),
+    ("since=2026-01-05T09:34:00Z&since=2026-01-05T09:34:00Z", "since"),
+    ("verdict=ok&verdict=ok", "verdict"),
+    ("environment=" + "e" * 101, "environment"),
+    ("metadata.a=%00", "metadata.a"),
+    ("metadata.a=1&metadata.a=2", "metadata.a"),
+    ("&".join(f"metadata.{n}=1" for n in range(17)), "metadata"),
+    ("cursor=x", "cursor"),
+]
+
+
+def test_a_filter_that_can_not_be_is_a_400(api: Api) -> None:
+    for query, field in WRONG:
+        body = error(api.get(f"/executions?{query}"), 400, "invalid_request")
+        assert body["field"] == field, query
 
 
 def test_a_page_searches_a_part_of_the_history_and_says_where_to_go_on(

@@ -272,13 +272,13 @@ def test_calls_that_wait_for_a_key_leave_threads_to_other_clients(
 # ---- bounds
 
 
-@pytest.mark.parametrize("key", ["", " ", "a b", "k" * 256, "é", "\x7f", "a\tb"])
-def test_another_key_is_a_400(api: Api, session_id: str, key: str) -> None:
-    for path in (f"/sessions/{session_id}/execute", "/execute", "/sessions"):
-        headers = {"idempotency-key": key.encode("latin-1")}
-        body = {} if path == "/sessions" else CODE
-        answer = api.run(api.send("POST", path, json=body, headers=headers))
-        assert error(answer, 400, "invalid_request")["field"] == "Idempotency-Key"
+def test_another_key_is_a_400(api: Api, session_id: str) -> None:
+    for key in ["", " ", "a b", "k" * 256, "é", "\x7f", "a\tb"]:
+        for path in (f"/sessions/{session_id}/execute", "/execute", "/sessions"):
+            headers = {"idempotency-key": key.encode("latin-1")}
+            body = {} if path == "/sessions" else CODE
+            answer = api.run(api.send("POST", path, json=body, headers=headers))
+            assert error(answer, 400, "invalid_request")["field"] == "Idempotency-Key", key
     assert not Execution.objects.exists()
 
 

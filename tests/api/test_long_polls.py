@@ -76,27 +76,27 @@ def test_it_answers_after_that_many_seconds(
     assert api.get(f"/executions/{queued}?wait=0").json()["status"] == "queued"
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        "-1",
-        "60.1",
-        "nan",
-        "inf",
-        "1e999",
-        "",
-        "true",
-        "1_0",
-        "%D9%A1",
-        "+1",
-        "1&wait=1",
-        "9" * 5000,
-    ],
-)
-def test_other_waits_are_a_400(api: Api, queued: str, given: str) -> None:
-    body = error(api.get(f"/executions/{queued}?wait={given}"), 400, "invalid_request")
-    assert body["field"] == "wait"
-    assert "60" in body["detail"]
+WRONG = [
+    "-1",
+    "60.1",
+    "nan",
+    "inf",
+    "1e999",
+    "",
+    "true",
+    "1_0",
+    "%D9%A1",
+    "+1",
+    "1&wait=1",
+    "9" * 5000,
+]
+
+
+def test_other_waits_are_a_400(api: Api, queued: str) -> None:
+    for given in WRONG:
+        body = error(api.get(f"/executions/{queued}?wait={given}"), 400, "invalid_request")
+        assert body["field"] == "wait"
+        assert "60" in body["detail"]
 
 
 def test_many_that_wait_hold_no_thread_and_no_connection(api: Api, queued: str, work: Work) -> None:
