@@ -53,7 +53,9 @@ class IssuedToken:
 def issue_token(
     session: Session, role: Role, *, expires_in_seconds: int = DEFAULT_SECONDS
 ) -> IssuedToken:
-    """Raises SessionClosed, and LimitExceeded above MAX_SECONDS."""
+    """A session that has ended can still be watched. Raises SessionClosed for other roles than
+    viewer, and LimitExceeded above MAX_SECONDS.
+    """
     if expires_in_seconds > MAX_SECONDS:
         raise LimitExceeded(
             f"expires_in must be at most {MAX_SECONDS} seconds.",
@@ -61,8 +63,11 @@ def issue_token(
             field="expires_in",
             maximum=MAX_SECONDS,
         )
-    if not session.is_open:
-        raise SessionClosed("The session has ended. Open a new one.", status=session.status)
+    if not session.is_open and role != Role.VIEWER:
+        raise SessionClosed(
+            "The session has ended: only tokens of the role viewer can be made for it.",
+            status=session.status,
+        )
     expires = int(time.time()) + expires_in_seconds
     content = {"s": session.pk.hex, "r": role.value, "c": session.client_id, "e": expires}
     return IssuedToken(

@@ -242,7 +242,9 @@ class SessionViewSet(ApiViewSet):
     @takes(TokenRequestSerializer)
     @allows(Scope.TOKENS)
     def tokens(self, request: Request, session_id: UUID) -> Response:
-        """A token opens this one session to a browser, for a limited time and in one role."""
+        """A token opens this one session to a browser, for a limited time and in one role. A
+        session that has ended can be watched: `role` is `viewer` then.
+        """
         wanted = checked(TokenRequestSerializer(), request.data)
         issued = issue_token(
             find_session(session_id, caller_of(request)),

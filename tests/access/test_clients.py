@@ -343,8 +343,10 @@ def test_a_token_only_looks_once_its_session_has_ended(own: Platform, work: Work
     path = f"/sessions/{session_id}/execute"
     answer = own.api.request("POST", path, json={"code": "1"}, headers=headers)
     error(answer, 409, "session_closed")
-    answer = own.call("POST", f"/sessions/{session_id}/tokens", {"role": "viewer"})
-    error(answer, 409, "session_closed")
+    answer = own.call("POST", f"/sessions/{session_id}/tokens", {"role": "interviewer"})
+    assert "viewer" in error(answer, 409, "session_closed")["detail"]
+    viewer = bearer(own.token(session_id, "viewer"))
+    assert own.api.get(f"/sessions/{session_id}/executions", headers=viewer).status_code == 200
 
 
 @pytest.mark.parametrize(
