@@ -23,8 +23,10 @@ STATE = """
         LIMIT 1
     ) AS input ON true
     WHERE execution.id = %(execution)s
+      AND (%(sees_everything)s OR session.client_id = %(client)s::bigint)
+      AND (%(of_token)s::uuid IS NULL OR session.id = %(of_token)s::uuid)
 """
-"""What has been accepted, and what bounds the rest."""
+"""What has been accepted, and what bounds the rest. No row: the caller may not see it."""
 
 ADD = """
     WITH added AS (

@@ -16,7 +16,7 @@ from codeexec.bounds import STDIN_BYTES, STDIN_WAITING_BYTES
 from codeexec.errors import LimitExceeded, NotFound, StdinClosed, StdinFull, StdinGap
 from sessions_app.access.clients import storage_bounds
 from sessions_app.callers import OPERATOR, Caller
-from sessions_app.models import Execution, input_sql
+from sessions_app.models import input_sql
 from sessions_app.models.execution import UNFINISHED
 from sessions_app.services.stored_bytes import storage_full
 
@@ -41,10 +41,8 @@ def add_input(
 
     Raises NotFound, StdinClosed, StdinGap, StdinFull, LimitExceeded, StorageFull.
     """
-    if not Execution.objects.visible_to(caller).filter(pk=execution_id).exists():
-        raise NotFound(f"There is no execution {execution_id}.")
     while True:
-        so_far = _state_of(execution_id)
+        so_far = _state_of(execution_id, caller)
         if offset is not None and offset > so_far.accepted:
             raise StdinGap(
                 f"Bytes {so_far.accepted} to {offset} of the input have not arrived: send from "
@@ -105,9 +103,16 @@ class _SoFar:
         return "Its input was ended by `eof`."
 
 
-def _state_of(execution_id: UUID) -> _SoFar:
+def _state_of(execution_id: UUID, caller: Caller) -> _SoFar:
+    """Raises NotFound."""
+    parameters: dict[str, Any] = {
+        "execution": execution_id,
+        "sees_everything": caller.sees_everything,
+        "client": caller.client_id,
+        "of_token": caller.session_id,
+    }
     with connection.cursor() as cursor:
-        cursor.execute(input_sql.STATE, {"execution": execution_id})
+        cursor.execute(input_sql.STATE, parameters)
         row = cursor.fetchone()
     if row is None:
         raise NotFound(f"There is no execution {execution_id}.")

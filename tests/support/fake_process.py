@@ -42,7 +42,7 @@ class LocalProcess:
         command: Command,
         on_output: OnOutput | None = None,
     ) -> None:
-        self._batches = OutputBatches(on_output)
+        self._batches = OutputBatches(on_output, interactive=command.input is not None)
         self._mark = secrets.token_hex(16)
         self._cap, self._goes_on = command.output_bytes, command.cut_output
         self._input = command.stdin

@@ -145,6 +145,19 @@ class SandboxContract(WithDriver):
         assert seen == [b"first? ", b"second? "]
         assert result.stdout == b"first? second? third? end\n"
 
+    def test_the_answer_to_what_was_typed_is_passed_on_at_once(self, driver, sandbox, monkeypatch):
+        monkeypatch.setattr(output_batches, "FIRST_SECONDS", LONG)
+        typed, seen = ProgramInput(), []
+
+        def answer(_: Output, data: bytes) -> None:
+            seen.append(data)
+            typed.add(b"", end=True)
+
+        with driver.connect(sandbox) as connection:
+            program = command("sh", "-c", "echo Name?; cat", input=typed)
+            connection.run(program, on_output=answer)
+        assert seen == [b"Name?\n"]
+
     def test_input_that_is_not_read_waits_until_it_is(self, driver, sandbox):
         typed = ProgramInput()
         typed.add(b"x" * 300_000, end=True)

@@ -163,7 +163,8 @@ class RunnerConnection:
         if command.program is not None:
             self._unsent += b"".join(protocol.encode_program(self._run_id, command.program))
         self._feed = feed = _Feed(command.stdin, command.input)
-        written = _Written(command.output_bytes, on_output)
+        batches = OutputBatches(on_output, interactive=command.input is not None)
+        written = _Written(command.output_bytes, batches)
         self._unsent += self._encode_exec(command)
         self._input_may_be_late |= bool(command.stdin) or command.input is not None
         self._unsent += feed.frames(self._run_id)
@@ -398,8 +399,8 @@ _NOTHING = OutputBatches(None)
 class _Written:
     """A program's output. More than the runner was asked for is a ProtocolError."""
 
-    def __init__(self, most: int, on_output: OnOutput | None) -> None:
-        self.batches = OutputBatches(on_output)
+    def __init__(self, most: int, batches: OutputBatches) -> None:
+        self.batches = batches
         self._kept: dict[RunnerFrame, bytearray] = {
             RunnerFrame.STDOUT: bytearray(),
             RunnerFrame.STDERR: bytearray(),

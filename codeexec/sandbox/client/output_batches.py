@@ -13,6 +13,8 @@ from codeexec.sandbox.driver import OnOutput, Output
 
 FIRST_SECONDS = 0.015
 """From the first output after a silence to its batch."""
+ANSWER_SECONDS = 0.002
+"""The same of an interactive program: someone waits for the answer to what was typed."""
 NEXT_SECONDS = 0.04
 """Between one batch and the next."""
 
@@ -22,8 +24,9 @@ class OutputBatches:
     characters. Output right before the run's end is in no batch, but in the result.
     """
 
-    def __init__(self, on_output: OnOutput | None) -> None:
+    def __init__(self, on_output: OnOutput | None, *, interactive: bool = False) -> None:
         self._on_output = on_output
+        self._first_seconds = ANSWER_SECONDS if interactive else FIRST_SECONDS
         self._held: dict[Output, bytearray] = {}
         """In the order in which the streams were written to."""
         self._due: float | None = None
@@ -34,7 +37,7 @@ class OutputBatches:
             return
         self._held.setdefault(stream, bytearray()).extend(data)
         if self._due is None:
-            self._due = max(time.monotonic() + FIRST_SECONDS, self._last + NEXT_SECONDS)
+            self._due = max(time.monotonic() + self._first_seconds, self._last + NEXT_SECONDS)
 
     def due_in(self) -> float | None:
         """Seconds to the next batch; None: there is no output for one."""
