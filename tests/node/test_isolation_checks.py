@@ -76,7 +76,10 @@ case $1 in hello) echo goodbye;; tidy) ;; *) cat > /dev/null; echo "held $1: not
 def python(python: Environment) -> Environment:
     """Its first program is the shell's: an attack is followed by two, and Python starts slowly."""
     Environment.objects.filter(pk=python.pk).update(
-        default_filename="main.sh", file_extension=".sh", run_command="sh {file_path}"
+        default_filename="main.sh",
+        file_extension=".sh",
+        run_command="sh {file_path}",
+        prestart="",
     )
     return Environment.objects.get(pk=python.pk)
 

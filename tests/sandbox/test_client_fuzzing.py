@@ -215,7 +215,7 @@ class Hostile:
         self.send(data)
         return True
 
-    def receive(self, seconds: float) -> bytes | None:
+    def receive(self, seconds: float, until: object = None) -> bytes | None:
         self.now += 0.005
         if self._given:
             return self._given.pop(0)

@@ -28,7 +28,7 @@ class Flood:
         self.send(data)
         return True
 
-    def receive(self, seconds: float) -> bytes | None:
+    def receive(self, seconds: float, until: object = None) -> bytes | None:
         run_id = protocol.first_run_id(self._nonce)
         data, self._next = self._next, protocol.encode_frame(self._type, run_id, b"x" * 100_000)
         self.received += len(data)

@@ -83,7 +83,7 @@ NODE_END = (
     "process.exitCode = {};",
     "throw new Error('text {}');",
     "Promise.reject({});",
-    "setTimeout(() => {{ throw {} }}, 1);",
+    "setTimeout(() => {{ throw {} }}, 200);",
     "process.on('exit', c => console.log(c)); process.exitCode = {};",
     "process.on('uncaughtException', e => console.log(e)); throw {};",
     "process.abort();",

@@ -45,7 +45,7 @@ class Tap:
         self.send(data)
         return True
 
-    def receive(self, seconds: float) -> bytes | None:
+    def receive(self, seconds: float, until: object = None) -> bytes | None:
         data = self._stream.receive(seconds)
         if data:
             self.received.append((time.monotonic(), data))

@@ -181,7 +181,8 @@ def faulty(tmp_path: Path, file: str, right: str, wrong: str) -> Iterator[Docker
         finally:
             driver.remove_image(f"{IMAGE_PREFIX}-runner:{version}")
             for stage in stages:
-                docker.APIClient(base_url=docker_url()).remove_image(stage)
+                with contextlib.suppress(docker.errors.ImageNotFound):  # removed with another one
+                    docker.APIClient(base_url=docker_url()).remove_image(stage)
 
 
 def _unnamed_images() -> set[str]:

@@ -63,6 +63,8 @@ MAX_IDLE_SECONDS = 180
 PROGRAM = "attack"
 _TIDY_SECONDS = 15.0
 _PRIMING_SECONDS = 32.0
+_MOST_UNPREPARED = 3
+"""Attacks that wait that long in vain; the rest of them don't."""
 _RUNS_AFTER = 3
 _MEETING_SECONDS = 0.05
 
@@ -175,6 +177,8 @@ class _Arena:
         """How often the runner did not answer during this attack."""
         self._gave_up = False
         """Whether the target may have stopped to prepare its runs."""
+        self._unprepared = 0
+        """So many attacks in a row found nothing prepared."""
 
     def __enter__(self) -> _Arena:
         with contextlib.ExitStack() as stack:
@@ -255,6 +259,8 @@ class _Arena:
         """What a pre-started program finds around it; None: nothing becomes ready in time. A
         sandbox in which that failed three times prepares nothing any more.
         """
+        if self._unprepared >= _MOST_UNPREPARED:
+            return None
         if self._gave_up:
             self._target.replace()
         self._gave_up = False
@@ -262,10 +268,12 @@ class _Arena:
         while pause < _PRIMING_SECONDS:
             result = self._surroundings()
             if result.prestarted:
+                self._unprepared = 0
                 return result.stdout
             time.sleep(pause)
             pause *= 2
         self._gave_up = True
+        self._unprepared += 1
         return None
 
     def _found_as(self, before: bytes | None) -> Finding | None:
