@@ -299,6 +299,7 @@ class TestBareProcess:
             assert burst.seconds < sum(burst.samples_ms) / 1000 + 1
             assert re.fullmatch(r"Python 3\.\d+\.\d+", str(process.version()))
 
+    @pytest.mark.thorough
     def test_compiled_programs_side_by_side_are_not_in_each_others_way(self) -> None:
         program = OF_ENVIRONMENTS["rust"]
         with bare(DockerHere(), _described("rust", **RUST), program) as process:

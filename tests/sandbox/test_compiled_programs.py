@@ -16,7 +16,7 @@ from codeexec.sandbox.types import PROGRAM_PATH, Fingerprint, Program, Workspace
 from tests.support.sandboxes import EACH_RUNTIME, MIB, command, new_spec
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 SCRIPT = b"#!/bin/sh\necho kept\n"
 

@@ -17,7 +17,7 @@ from tests.support.prestart import NODE, PYTHON, Pair, difference, emptying, pai
 from tests.support.sandboxes import AMPLE_SECONDS, command
 
 pytest_plugins = ["tests.support.sandbox_fixtures"]
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 OTHERS = (
     "import ctypes, os, signal, resource, subprocess, sys, time\n"

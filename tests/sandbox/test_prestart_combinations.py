@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.prestart import Case, Pair, compare
 
 pytest_plugins = ["tests.support.prestart_fixtures"]
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 NAME = st.text(st.characters(codec="utf-8", exclude_characters="\0="), min_size=1, max_size=6)
@@ -152,26 +152,17 @@ def examples(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]
 
 
 @given(case=PYTHON_CASES)
-@examples(10)
+@examples(200)
 def test_python(python_pair: Pair, case: Case) -> None:
     compare(python_pair, case)
 
 
-@pytest.mark.thorough
-@given(case=PYTHON_CASES)
-@examples(200)
-def test_many_of_python(python_pair: Pair, case: Case) -> None:
-    compare(python_pair, case)
-
-
-@pytest.mark.thorough
 @given(case=PYTHON_CASES)
 @examples(50)
 def test_python_with_libraries(preloaded_pair: Pair, case: Case) -> None:
     compare(preloaded_pair, case)
 
 
-@pytest.mark.thorough  # in its environment's own image
 @given(case=NODE_CASES)
 @examples(100)
 def test_node(node_pair: Pair, case: Case) -> None:
