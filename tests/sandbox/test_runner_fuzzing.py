@@ -136,7 +136,7 @@ def test_a_planted_bug_is_found(
     assert text.count(right) == 1
     (sources / file).write_text(text.replace(right, wrong))
     found = Home(folder=tmp_path / "found", builds=home.builds, log=home.log)
-    outcome = fuzz_runner.run(found, target, seconds=90, sources=sources)
+    outcome = fuzz_runner.run(found, target, seconds=240, sources=sources)
     assert outcome.finding is not None
     assert outcome.finding.parent == found.findings
     assert report in outcome.output
