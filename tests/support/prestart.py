@@ -130,9 +130,11 @@ VARYING = re.compile(
     rb"(?s)<--- Last few GCs.*?(?=FATAL)|(?m:^ ?\d+: .*?\n)|0x[0-9a-f]+|(?<=\[)\d+(?=\])"
     rb"|node:internal/[^\n]*|\(node:\d+\)|(?<=SigQ:.t)\d+"
     rb"|(?<=\[)\d\d/\w\w\w/\d+ [\d:]+(?=\])"
+    rb"|(?<=Exception in thread Thread-)\d+"
 )
 """Addresses, numbers of processes, signals that wait for the user, times of day, and how far the
-garbage collector of Node.js had come.
+garbage collector of Node.js had come; and how many threads have begun, since matplotlib starts one
+where it has not found the fonts yet.
 """
 
 
