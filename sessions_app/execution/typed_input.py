@@ -84,15 +84,15 @@ class TypedInput:
             yield None
             return
         run = _Typing(claim)
-        with self._lock:
-            self._runs[claim.execution_id] = run
-            self._begin_to_listen()
         try:
+            with self._lock:
+                self._runs[claim.execution_id] = run
+                self._begin_to_listen()
             self._read_earlier(run)
             yield run.given
         finally:
             with self._lock:
-                del self._runs[claim.execution_id]
+                self._runs.pop(claim.execution_id, None)
             run.given.close()
 
     def close(self) -> None:

@@ -14,11 +14,10 @@ from django.db import connection
 
 from codeexec.bounds import STDIN_BYTES, STDIN_WAITING_BYTES
 from codeexec.errors import LimitExceeded, NotFound, StdinClosed, StdinFull, StdinGap
-from sessions_app.access.clients import storage_bounds
 from sessions_app.callers import OPERATOR, Caller
 from sessions_app.models import input_sql
 from sessions_app.models.execution import UNFINISHED
-from sessions_app.services.stored_bytes import storage_full
+from sessions_app.services.stored_bytes import require_room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +88,7 @@ class _SoFar:
                 f"{STDIN_WAITING_BYTES} may wait. Try again when it has read some.",
                 offset=self.accepted,
             )
-        bounds = storage_bounds(caller.client)
-        if self.session_bytes + size > bounds.per_session:
-            raise storage_full("session", self.session_bytes, caller.client, added="this input")
-        if bounds.per_client is not None and self.client_bytes + size > bounds.per_client:
-            raise storage_full("client", self.client_bytes, caller.client, added="this input")
+        require_room(size, self.session_bytes, self.client_bytes, caller.client, added="this input")
 
     def _why_closed(self) -> str:
         if not self.interactive:

@@ -122,12 +122,23 @@ def require_room_for_metadata(
     with connection.cursor() as cursor:
         cursor.execute(_MEASURE, [json.dumps(metadata), client.id if client else None])
         size, of_client = cursor.fetchone()
-    growth, bounds = size - replaces, storage_bounds(client)
-    if growth > 0 and in_session + growth > bounds.per_session:
-        raise storage_full("session", in_session, client, added="this metadata")
-    if growth > 0 and bounds.per_client is not None and of_client + growth > bounds.per_client:
-        raise storage_full("client", of_client, client, added="this metadata")
+    growth = size - replaces
+    if growth > 0:
+        require_room(growth, in_session, of_client, client, added="this metadata")
     return int(size)
+
+
+def require_room(
+    growth: int, in_session: int, of_client: int, client: KnownClient | None, *, added: str
+) -> None:
+    """For so many more bytes than the session and its client have. `added`: as `storage_full`.
+    Raises StorageFull.
+    """
+    bounds = storage_bounds(client)
+    if in_session + growth > bounds.per_session:
+        raise storage_full("session", in_session, client, added=added)
+    if bounds.per_client is not None and of_client + growth > bounds.per_client:
+        raise storage_full("client", of_client, client, added=added)
 
 
 def count_storage() -> None:

@@ -20,6 +20,7 @@ from sessions_app.models import Event, Execution, InputPiece, Node, Session
 from sessions_app.node.pruning import prune
 from sessions_app.services.program_input import add_input
 from tests.api.test_every_call import NOBODY, error
+from tests.conftest import Configure
 from tests.execution.test_executor import executing
 from tests.support.api_client import Api
 from tests.support.cast import execution_in, session_in
@@ -143,6 +144,16 @@ def test_input_is_bounded(api: Api, python: Environment, this: Node) -> None:
     InputPiece.objects.create(execution=execution, start=STDIN_BYTES - 1, data=b"x")
     assert error(typed(api, path, "x"), 400, "limit_exceeded")["maximum"] == STDIN_BYTES
     assert Session.objects.get().stored_bytes == 2 * len(piece)
+
+
+def test_what_is_typed_counts_as_stored(
+    api: Api, python: Environment, this: Node, configure: Configure
+) -> None:
+    execution = interactive(E.QUEUED, session_in(S.READY, python, this))
+    configure(MAX_STORAGE_PER_SESSION=10)
+    assert typed(api, str(execution.pk), "x" * 10).status_code == 200
+    refused = error(typed(api, str(execution.pk), "x"), 409, "storage_full")
+    assert (refused["storage"], refused["used"]) == ("session", 10)
 
 
 def test_a_program_that_reads_makes_room(api: Api, session_id: str, this: Node) -> None:
